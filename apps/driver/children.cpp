@@ -1,0 +1,145 @@
+#include "apps/driver/children.hpp"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#include "rl/check.hpp"
+
+namespace myriad {
+namespace {
+
+/// The janitor's whole life: wait for the driver's end of the pipe to close, then leave nothing behind.
+[[noreturn]] void keep_house(int read_end, const std::string& directory) {
+  for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGQUIT}) ::signal(signal, SIG_IGN);
+  char byte;
+  while (::read(read_end, &byte, 1) < 0 && errno == EINTR) {}
+  std::error_code ignored;
+  std::filesystem::remove_all(directory, ignored);
+  ::kill(0, SIGKILL);  // the whole group, this process included
+  ::_exit(0);
+}
+
+std::string signal_name(int signal) {
+  const char* name = ::sigabbrev_np(signal);
+  return name == nullptr ? fmt::format("signal {}", signal) : fmt::format("SIG{}", name);
+}
+
+}  // namespace
+
+std::string program_directory() { return std::filesystem::read_symlink("/proc/self/exe").parent_path().string(); }
+
+void die_with_parent(int parent_pid) {
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (::getppid() != parent_pid) ::_exit(static_cast<int>(Exit::interrupted));  // it died before the line above
+}
+
+Children::Children(std::string log_directory) : log_directory_(std::move(log_directory)) {
+  std::string name = (std::filesystem::temp_directory_path() / fmt::format("myriad-{}-XXXXXX", ::getuid())).string();
+  if (::mkdtemp(name.data()) == nullptr)
+    fail(Exit::resource, "no-socket-directory", "cannot make {}: {}", name, std::strerror(errno));
+  socket_directory_ = name;
+  int ends[2];
+  check(::pipe2(ends, O_CLOEXEC) == 0, "pipe2: {}", std::strerror(errno));
+  janitor_ = ::fork();
+  check(janitor_ >= 0, "fork: {}", std::strerror(errno));
+  if (janitor_ == 0) {
+    ::setpgid(0, 0);
+    ::close(ends[1]);
+    // It must not hold the caller's terminal or pipes open after the driver ended.
+    const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
+    for (int fd = 0; fd <= 2; ++fd) ::dup2(null, fd);
+    keep_house(ends[0], socket_directory_);
+  }
+  ::setpgid(janitor_, janitor_);
+  ::close(ends[0]);
+  pipe_ = ends[1];
+}
+
+Children::~Children() {
+  kill_all();
+  for (const auto& [pid, log] : running_) {
+    ::waitpid(pid, nullptr, 0);
+    std::error_code ignored;
+    if (std::filesystem::file_size(log, ignored) == 0) std::filesystem::remove(log, ignored);
+  }
+  ::close(pipe_);  // the janitor sweeps
+  ::waitpid(janitor_, nullptr, 0);
+}
+
+int Children::spawn(const std::string& program, const std::vector<std::string>& arguments) {
+  const std::string path = program_directory() + "/" + program;
+  std::filesystem::create_directories(log_directory_);
+  std::string log = log_directory_ + "/" + program.substr(program.find('-') + 1);
+  for (size_t i = 0; i + 1 < arguments.size(); ++i)
+    if (arguments[i] == "--slot") log += fmt::format("-{:0>4}", arguments[i + 1]);
+  log += ".txt";
+  std::vector<char*> argv{const_cast<char*>(path.c_str())};
+  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+  argv.push_back(nullptr);
+  const int output = ::open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  if (output < 0) fail(Exit::resource, "no-log", "cannot open {}: {}", log, std::strerror(errno));
+  const int pid = ::fork();
+  if (pid < 0) {
+    ::close(output);
+    fail(Exit::resource, "spawn-failed", "cannot start {}: {}", program, std::strerror(errno));
+  }
+  if (pid == 0) {  // only async-signal-safe calls from here to exec
+    ::setpgid(0, janitor_);
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    sigset_t none;
+    ::sigemptyset(&none);
+    ::sigprocmask(SIG_SETMASK, &none, nullptr);
+    const int null = ::open("/dev/null", O_RDONLY);
+    ::dup2(null, 0);
+    ::dup2(output, 1);
+    ::dup2(output, 2);
+    ::execv(path.c_str(), argv.data());
+    ::_exit(127);
+  }
+  ::close(output);
+  running_[pid] = log;
+  return pid;
+}
+
+void Children::kill(int pid, int signal) {
+  if (running_.contains(pid)) ::kill(pid, signal);
+}
+
+void Children::kill_all() {
+  for (const auto& [pid, log] : running_) ::kill(pid, SIGKILL);
+}
+
+std::string Children::last_lines(const std::string& log) const {
+  std::ifstream file(log);
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(file, line);) {
+    lines.push_back(line);
+    if (lines.size() > 20) lines.erase(lines.begin());
+  }
+  return lines.empty() ? "" : fmt::format("; its last lines:\n  {}", fmt::join(lines, "\n  "));
+}
+
+std::optional<Children::Ended> Children::reap() {
+  for (auto it = running_.begin(); it != running_.end(); ++it) {
+    int status = 0;
+    const auto& [pid, log] = *it;
+    if (::waitpid(pid, &status, WNOHANG) != pid) continue;
+    Ended ended{
+        pid, WIFSIGNALED(status) ? signal_name(WTERMSIG(status)) : fmt::format("exit status {}", WEXITSTATUS(status))};
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) ended.cause += last_lines(log);
+    std::error_code ignored;
+    if (std::filesystem::file_size(log, ignored) == 0) std::filesystem::remove(log, ignored);
+    running_.erase(it);
+    return ended;
+  }
+  return std::nullopt;
+}
+
+}  // namespace myriad

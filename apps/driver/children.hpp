@@ -1,0 +1,54 @@
+// Children: the processes a driver starts, and the promise that none of them, and no socket file, outlives it.
+//
+//   driver --fork--> janitor (leads the children's process group; waits for the pipe from the driver to close)
+//   driver --fork, exec--> learner, runners (same group: the terminal's Ctrl-C reaches the driver alone)
+//
+// Children ask the kernel to kill them when the driver dies; the janitor then removes the socket directory, and kills
+// what is left of the group. So kill -9 of the driver leaves nothing behind.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "rl/system.hpp"
+
+namespace myriad {
+
+/// The folder the running program lies in.
+std::string program_directory();
+
+/// To be called first in every child: the parent's death is ours. Exits when the parent is gone already.
+void die_with_parent(int parent_pid);
+
+class Children final : public Processes {
+ public:
+  /// Makes a 0700 directory for sockets and starts the janitor. Call before any thread exists.
+  /// `log_directory`: what children print goes to one file each there; empty ones are removed.
+  explicit Children(std::string log_directory);
+  ~Children() override;
+
+  const std::string& socket_directory() const { return socket_directory_; }
+
+  int spawn(const std::string& program, const std::vector<std::string>& arguments) override;
+  void kill(int pid, int signal) override;
+  void kill_all();
+
+  struct Ended {
+    int pid;
+    std::string cause;
+  };  ///< "SIGKILL", "exit status 3"; with the last lines it printed
+  /// A child that ended since the last call.
+  std::optional<Ended> reap();
+  bool any() const { return !running_.empty(); }
+
+ private:
+  std::string last_lines(const std::string& log) const;
+
+  std::string log_directory_, socket_directory_;
+  int janitor_ = -1, pipe_ = -1;
+  std::map<int, std::string> running_;  // pid -> log file
+};
+
+}  // namespace myriad

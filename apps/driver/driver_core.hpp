@@ -1,0 +1,151 @@
+// DriverCore: what the driver decides: who runs, when to go on, when to save, when to stop. No process, socket or file
+// here.
+//
+//   start -> learner and runners spawned -> [report -> stop? checkpoint? -> go]* -> last checkpoint -> stop all ->
+//   finished
+//
+// In sync mode the learner waits for `go` after each report, so a run stops at exactly the iteration its criterion
+// names. Commands and welcomes are repeated until their effect is seen. A state machine: one thread, time comes in.
+#pragma once
+
+#include <deque>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "env_runners/slot_supervisor.hpp"
+#include "learners/checkpoint.hpp"
+#include "rl/check.hpp"
+#include "rl/config.hpp"
+#include "rl/wire/messages.hpp"
+
+namespace myriad {
+
+class DriverCore {
+ public:
+  struct Options {
+    uint64_t run = 0, epoch = 1;
+    std::string config_toml;  ///< resolved, for the processes
+    std::string learner_endpoint;
+    std::string resume_directory;            ///< "" = a fresh run
+    std::vector<SharedBytes> runner_states;  ///< by slot, of the checkpoint; may be empty
+    uint64_t training_iteration = 0;         ///< of the checkpoint, as the two below
+    uint64_t num_env_steps_sampled_lifetime = 0, num_episodes_lifetime = 0;
+    double time_total_s = 0.0;  ///< spent before the resume
+    StopConfig stop;
+    uint64_t checkpoint_frequency = 0;
+    uint32_t smoothing_episodes = 100;
+    std::deque<double> recent_returns, recent_lengths;  ///< of the checkpoint
+    SlotSupervisor::Options slots;
+    uint64_t seed = 0;
+  };
+  static constexpr Time kRetry = std::chrono::milliseconds(250);
+  static constexpr Time kStopDeadline = std::chrono::seconds(5);  ///< from Stop to SIGKILL
+  static constexpr Time kSaveDeadline = std::chrono::seconds(60);
+
+  explicit DriverCore(Options options);
+
+  // --- inputs ---
+  struct Start {};
+  struct Received {
+    std::string peer;
+    Message message;
+  };
+  struct RunnerExited {
+    uint32_t slot, incarnation;
+    std::string cause;
+  };
+  struct LearnerExited {
+    std::string cause;
+  };
+  struct SpawnFailed {
+    std::optional<uint32_t> slot;
+    std::string cause;
+  };                      ///< no slot: the learner
+  struct Interrupted {};  ///< Ctrl-C; the second stops at once
+  struct Saved {
+    CheckpointWriter::Output result;
+  };  ///< of the last Save output
+  struct Tick {};
+  using Input = std::variant<Start, Received, RunnerExited, LearnerExited, SpawnFailed, Interrupted, Saved, Tick>;
+
+  // --- outputs ---
+  struct SpawnLearner {};
+  struct SpawnRunner {
+    uint32_t slot, incarnation;
+  };
+  struct KillRunner {
+    uint32_t slot, incarnation;
+    int signal;
+  };
+  struct KillAll {};
+  struct Send {
+    std::string peer;
+    Message message;
+  };
+  struct Save {
+    CheckpointWriter::Input input;
+  };  ///< extra files are added by the shell
+  struct Report {
+    wire::IterationReportT report;
+  };  ///< for results, view and TensorBoard
+  struct Event {
+    std::string kind, text;
+  };
+  struct Finished {
+    Exit exit;
+    std::string reason, error_code;
+  };
+  using Output = std::variant<SpawnLearner, SpawnRunner, KillRunner, KillAll, Send, Save, Report, Event, Finished>;
+
+  void step(const Input& input, Time now, std::vector<Output>& outputs);
+
+  Time next_timer() const;
+  uint64_t training_iteration() const { return iteration_; }
+  uint64_t env_steps() const { return env_steps_; }
+  double time_total_s(Time now) const { return options_.time_total_s + to_seconds(now - started_); }
+  /// NaN before the first episode ended.
+  double episode_return_mean() const;
+  double episode_len_mean() const;
+  const std::deque<double>& recent_returns() const { return returns_; }
+  const std::deque<double>& recent_lengths() const { return lengths_; }
+  uint64_t episodes_lifetime() const { return episodes_; }
+  const SlotSupervisor& slots() const { return slots_; }
+  const std::string& last_checkpoint() const { return last_checkpoint_; }
+  bool finishing() const { return !stop_reason_.empty(); }
+
+ private:
+  enum class Phase { starting, running, saving, stopping, finished };
+  void from_learner(const std::string& peer, const Message& message, Time now, std::vector<Output>& outputs);
+  void from_runner(const std::string& peer, const Message& message, Time now, std::vector<Output>& outputs);
+  void report(const wire::IterationReportT& report, Time now, std::vector<Output>& outputs);
+  void apply_slots(const SlotSupervisor::Input& input, Time now, std::vector<Output>& outputs);
+  void go_on(Time now, std::vector<Output>& outputs);  // after a report or a checkpoint
+  void begin_save(Time now, std::vector<Output>& outputs);
+  void stop_all(Time now, Exit exit, std::string reason, std::string code, std::vector<Output>& outputs);
+  void send(const std::string& peer, Message message, std::vector<Output>& outputs);
+  void send_command(Time now, std::vector<Output>& outputs);
+  void send_slot(uint32_t slot, bool up, std::vector<Output>& outputs);
+  std::string stop_criterion(Time now) const;
+
+  Options options_;
+  SlotSupervisor slots_;
+  Phase phase_ = Phase::starting;
+  std::string learner_;  // its routing id; "" before its hello
+  bool learner_alive_ = false;
+  uint64_t iteration_ = 0, env_steps_ = 0, episodes_ = 0;
+  std::deque<double> returns_, lengths_;
+  wire::CommandT command_;  // the newest; repeated until answered
+  uint64_t checkpoint_sequence_ = 0, saved_iteration_ = UINT64_MAX;
+  bool commit_pending_ = false;
+  std::string last_checkpoint_;
+  std::string stop_reason_;
+  int interrupts_ = 0;
+  Exit exit_ = Exit::ok;
+  std::string exit_code_;
+  std::optional<wire::ProcessErrorT> process_error_;
+  Time started_{}, last_sent_{}, deadline_ = Time::max();
+};
+
+}  // namespace myriad

@@ -1,0 +1,88 @@
+// RunDirectory: the folder of one run, its lock and the plain files that say what the run is.
+//
+//   runs/0007-calm-heron/
+//     run.json               state, start and end, last iteration and step, best (replaced atomically)
+//     command.txt  config.toml (as given)  config.effective.toml (every default)  system.json
+//     run.lock               held with flock while a driver works here; says its process id
+//
+// Owned by the driver, used from its one thread. The lock goes with the process, however it ends.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace myriad {
+
+/// Writes `text` beside `path`, syncs it and renames it over `path`: a reader sees the old file or the new one.
+/// Throws Error("cannot-write").
+void write_atomically(const std::filesystem::path& path, std::string_view text);
+
+/// The file's bytes. Throws Error("cannot-read").
+std::string read_file(const std::filesystem::path& path);
+
+/// `text` as a JSON string, quotes included; bytes that are not UTF-8 become '?'.
+std::string json_string(std::string_view text);
+
+/// "0007-calm-heron": the same for the same number, always.
+std::string run_name(int64_t number);
+
+/// `arguments` as one line for a shell.
+std::string shell_line(const std::vector<std::string>& arguments);
+
+/// What run.json says. Times are seconds since 1970.
+struct RunRecord {
+  std::string id;                 ///< "0007", or the folder's name where it has no number
+  std::string name;               ///< the folder's name
+  std::string state = "running";  ///< running | finished | failed | interrupted
+  double start_time_s = 0.0;
+  std::optional<double> end_time_s;
+  std::string exit_reason;  ///< why it is no longer running: the stop criterion met, or the error's line
+  int64_t last_iteration = 0;
+  int64_t last_step = 0;       ///< env steps
+  std::optional<double> best;  ///< best mean return so far
+};
+
+std::string to_json(const RunRecord& record);
+/// Reads run.json of a run's folder. Throws Error("cannot-read") or Error("corrupt-file").
+RunRecord read_run(const std::filesystem::path& directory);
+
+/// The process that works in this run's folder, if one does.
+std::optional<int64_t> running_pid(const std::filesystem::path& directory);
+
+/// This machine, for system.json: version, cpu, cores, memory, kernel, host.
+std::string system_json(std::string_view version);
+
+class RunDirectory {
+ public:
+  /// Makes the next numbered run under `out`. Throws Error("cannot-write").
+  static RunDirectory create_numbered(const std::filesystem::path& out);
+  /// Makes exactly `directory`. Throws Error("run-exists") when it already holds a run, Error("run-in-use").
+  static RunDirectory create_exact(const std::filesystem::path& directory);
+  /// Opens a run to go on with it. Throws Error("no-run") or Error("run-in-use") naming the process.
+  static RunDirectory open(const std::filesystem::path& directory);
+
+  RunDirectory(RunDirectory&& other) noexcept;
+  RunDirectory& operator=(RunDirectory&& other) noexcept;
+  ~RunDirectory();
+
+  const std::filesystem::path& path() const { return path_; }
+
+  /// The record of a new run, or what run.json said when it was opened; write it back with `save`.
+  RunRecord record;
+  void save() const { write_atomically(path_ / "run.json", to_json(record)); }
+
+  /// command.txt, config.toml, config.effective.toml and system.json.
+  void write_setup(const std::vector<std::string>& command, std::string_view config, std::string_view effective_config,
+                   std::string_view version) const;
+
+ private:
+  explicit RunDirectory(std::filesystem::path path);
+  std::filesystem::path path_;
+  int lock_ = -1;  // file descriptor of run.lock
+};
+
+}  // namespace myriad

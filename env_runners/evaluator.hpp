@@ -1,0 +1,81 @@
+// Evaluator: runs exactly N episodes of a policy and reports each one.
+//
+// One thread. Episode i has its own random streams and is run by environment i mod B; an environment with no episode left
+// rests. So no short episode is counted in place of a long one, and results do not depend on B.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "env_runners/action_dist.hpp"
+#include "env_runners/eigen_policy.hpp"
+#include "rl/config.hpp"
+#include "rl/connector.hpp"
+#include "rl/environment.hpp"
+#include "rl/weights.hpp"
+
+namespace myriad {
+
+struct EvaluationResult {
+  struct Episode {
+    double episode_return = 0.0;  ///< undiscounted sum of the environment's own rewards
+    uint32_t length = 0;          ///< env steps
+  };
+  std::vector<Episode> episodes;  ///< by episode number
+
+  double return_mean() const;
+  double return_stddev() const;   ///< of the sample (n - 1); 0 for fewer than two
+  double length_mean() const;
+};
+
+class Evaluator {
+ public:
+  struct Options {
+    int episodes = 20;
+    uint64_t seed = 0;
+    bool explore = false;  ///< sample actions instead of taking the mode
+  };
+  /// Keeps `weights`. Throws what making the environments throws.
+  Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec& module, WeightsPtr weights, const Options& options);
+
+  /// At most `steps` steps of every environment; true when all episodes are over. Throws Error (exit 3) as VectorEnv does.
+  bool step_some(int steps);
+  size_t num_finished() const { return finished_; }
+  const EvaluationResult& result() const { return result_; }
+
+ private:
+  struct Slot {
+    std::unique_ptr<Environment> env;
+    size_t episode;  // which one it runs
+    RandomStream random;
+  };
+  void start(size_t slot);
+  void step_once();
+  void read_observation(size_t slot);
+  [[noreturn]] void fail_episode(size_t slot, std::string_view code, std::string_view fact) const;
+
+  EnvSpec spec_;
+  WeightsPtr weights_;
+  Options options_;
+  int64_t time_limit_;
+  ObservationFlattener flatten_;
+  std::optional<MeanStdFilter> filter_;
+  EigenPolicy policy_;
+  ActionDist dist_;
+  ActionConnector connector_;
+  std::vector<Slot> slots_;                  // those with an episode to run
+  std::vector<RandomStream> action_streams_; // [slots]
+  std::vector<float> features_, filtered_;   // [slots, obs_size]
+  std::vector<float> inputs_, logp_;         // [slots, n], [slots]
+  std::vector<std::byte> row_, actions_, env_action_;
+  size_t finished_ = 0;
+  EvaluationResult result_;
+};
+
+/// Runs `episodes` episodes from `seed`.
+EvaluationResult evaluate(const Config& config, const EnvSpec& env, const ModuleSpec& module, const Weights& weights,
+                          int episodes, uint64_t seed, bool explore);
+
+}  // namespace myriad

@@ -1,0 +1,87 @@
+// RolloutWorker: an env runner's loop without its sockets: fills fragments with the experience of B environments.
+//
+// One thread. Per step: [filter] -> EigenPolicy -> ActionDist -> ActionConnector -> VectorEnv, each writing straight into the
+// fragment's columns where shapes allow; no heap allocation, lock or shared atomic per step. A fragment can be filled
+// in pieces, so that the caller may send heartbeats between them:
+//
+//   worker.begin(fragment, weights); while (!worker.step_some(8)) heartbeat();      // or worker.sample(fragment, weights)
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "env_runners/action_dist.hpp"
+#include "env_runners/eigen_policy.hpp"
+#include "env_runners/evaluator.hpp"
+#include "env_runners/vector_env.hpp"
+#include "rl/config.hpp"
+#include "rl/connector.hpp"
+#include "rl/fragment.hpp"
+#include "rl/weights.hpp"
+
+namespace myriad {
+
+class RolloutWorker {
+ public:
+  /// The columns of a run's fragments: T = config.fragment_length(), B = num_envs_per_env_runner.
+  static FragmentLayout layout_for(const Config& config, const EnvSpec& env, const ModuleSpec& module);
+
+  /// `first_env_index` is slot * B. `env` may be the registered spec or the configured one.
+  RolloutWorker(const Config& config, const EnvSpec& env, const ModuleSpec& module, uint64_t first_env_index);
+
+  /// Fills all T steps under `weights`: begin() and step_some(T). The fragment's id is the caller's to set.
+  void sample(Fragment& fragment, const Weights& weights);
+
+  /// Starts a fragment: both arguments must stay until it is full. The first one resets the environments.
+  void begin(Fragment& fragment, const Weights& weights);
+  /// At most `steps` vector steps; true when the fragment is full. Throws Error (exit 3) when an environment fails.
+  bool step_some(int steps);
+
+  uint64_t num_env_steps() const { return env_steps_; }  ///< by this object, over all B
+
+  /// Everything the next fragment depends on but the weights, as safetensors; only between fragments.
+  std::vector<std::byte> state() const;
+  /// Continues from what state() gave; returns a note where an environment had to start its episode anew, else "".
+  /// Throws Error("corrupt-file" or "foreign-checkpoint").
+  std::string set_state(std::span<const std::byte> bytes);
+
+ private:
+  struct Target {  // the fragment being filled
+    Fragment* fragment = nullptr;
+    float *obs, *rewards, *logp, *inputs, *final_obs;
+    std::byte* actions;
+    uint8_t *terminateds, *truncateds;
+    int t = 0;
+  };
+  void step_once();
+  void choose_actions(const float* obs, std::byte* actions, float* logp, float* inputs);
+  void to_features(const std::byte* rows, size_t n, float* features) const;
+
+  enum class Mode { sample, mode, uniform };
+
+  size_t num_envs_, obs_size_, action_bytes_;
+  Mode mode_;
+  VectorEnv envs_;
+  ObservationFlattener flatten_;
+  bool flat_;                           ///< an env row is its features
+  std::optional<MeanStdFilter> filter_;
+  EigenPolicy policy_;
+  ActionDist dist_;
+  UniformActions uniform_;
+  ActionConnector connector_;
+  std::vector<RandomStream> action_streams_;   // [B]
+  std::vector<float> features_;                // [B, obs_size]  S_t where the next fragment starts
+  std::vector<float> filtered_;                // [B, obs_size]
+  std::vector<float> inputs_;                  // [B, n]  where the fragment has no such column
+  std::vector<std::byte> rows_, final_rows_;   // [B, row_bytes]  where rows are not features
+  std::vector<std::byte> env_actions_;         // [B, action row_bytes]
+  bool started_ = false;
+  uint64_t env_steps_ = 0;
+  Target target_;
+};
+
+}  // namespace myriad

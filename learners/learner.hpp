@@ -1,0 +1,71 @@
+// Learner: module, optimizer, filter and algorithm of one shard, and the update that ties them together.
+//
+//   batch -> filter -> values -> targets -> num_epochs x minibatches of (loss, gradient, Adam) -> filter statistics
+//
+// No socket, file or clock: apps/myriad_learner feeds it batches and publishes weights(). Constructed and called by one thread.
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "learners/algorithm.hpp"
+#include "learners/optimizer.hpp"
+#include "learners/tensor_batch.hpp"
+#include "learners/torch_module.hpp"
+#include "rl/config.hpp"
+#include "rl/weights.hpp"
+
+namespace myriad {
+
+struct UpdateResult {
+  Metrics metrics;            ///< under RLlib's names; losses are means over the last epoch
+  int64_t grad_updates = 0;   ///< optimizer steps taken
+  int64_t skipped = 0;        ///< minibatches whose gradient was not finite
+};
+
+/// All of a learner that changes. A new learner with this state continues bit for bit.
+struct LearnerState {
+  TensorMap module;      ///< parameters by name
+  TensorMap optimizer;
+  TensorMap connectors;  ///< "mean_std_filter", where there is one
+  TensorMap scalars;     ///< counters, random position, the algorithm's coefficients
+};
+
+class Learner {
+ public:
+  /// Throws Error for an unknown algorithm, device or executor, or spaces no module covers.
+  Learner(const Config& config, const Space& observation_space, const Space& action_space);
+
+  const ModuleSpec& spec() const { return module_->spec(); }
+  const Algorithm& algorithm() const { return *algorithm_; }
+  uint64_t version() const { return version_; }
+
+  /// Trains on one batch (T x all its environments). Throws Error("diverged") at the third gradient in a row that is not finite.
+  UpdateResult update(Fragment& batch);
+
+  /// What runners need: the inference part, the filter's statistics and the version.
+  Weights weights() const;
+
+  LearnerState state() const;
+  void set_state(const LearnerState& state);  ///< throws Error("foreign-checkpoint") when it does not fit
+
+ private:
+  void fill_values(TensorBatch& batch);
+  Columns flat_columns(const TensorBatch& batch) const;
+  Metrics train_epoch(const Columns& columns, int64_t rows, double lr, UpdateResult& result);
+  bool train_minibatch(const Columns& minibatch, double lr, double weight, Metrics& sums);
+  void update_filter(Fragment& batch);
+
+  TrainingConfig training_;
+  Space action_space_;
+  std::unique_ptr<Algorithm> algorithm_;
+  std::unique_ptr<TorchModule> module_;
+  std::unique_ptr<Optimizer> optimizer_;
+  std::optional<MeanStdFilter> filter_;
+  RandomStream random_;          ///< of minibatches
+  uint64_t version_ = 0;         ///< updates done
+  int64_t env_steps_ = 0;        ///< trained on, lifetime
+  int64_t module_steps_ = 0;     ///< rows that went through the loss, lifetime
+};
+
+}  // namespace myriad

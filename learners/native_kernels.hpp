@@ -1,0 +1,56 @@
+// The arithmetic of NativeModule and Optimizer as plain loops over plain pointers, one table a CPU generation.
+//
+// native_kernels.cpp is compiled three times (x86-64-v2, v3, v4) and the best table the CPU supports is chosen once at
+// run time, so that what ships needs no -march=native. Only pointers cross this border: no template of the standard
+// library may be instantiated behind it, or the linker could pick an AVX-512 copy for an older CPU.
+//
+// Matrices are columns of samples: X [n, size] row-major in memory. Every function is single-threaded.
+#pragma once
+
+#include <cstddef>
+
+namespace myriad {
+
+/// Mirrors Activation: the kernels see no other header.
+enum class NativeActivation : int { linear, tanh, relu, silu, gelu, elu };
+
+struct AdamStep {
+  float lr;             ///< divided by 1 - beta1^t
+  float beta1, beta2;
+  float epsilon;
+  float second_scale;   ///< 1 / sqrt(1 - beta2^t)
+  float gradient_scale; ///< what global-norm clipping leaves, 1 without
+};
+
+struct NativeKernels {
+  const char* isa;
+
+  /// y [n, out] = x [n, in] w^T + b.
+  void (*linear)(const float* w, const float* b, const float* x, int n, int in, int out, float* y);
+  /// dw [out, in] += dy^T x, db [out] += sum of dy, dx [n, in] = dy w (dx may be null).
+  void (*linear_backward)(const float* w, const float* x, const float* dy, int n, int in, int out, float* dw, float* db, float* dx);
+
+  /// y = f(x); y may be x.
+  void (*activate)(NativeActivation f, const float* x, float* y, size_t count);
+  /// dy *= f'(x), where tanh, relu and elu look at y only.
+  void (*activate_backward)(NativeActivation f, const float* x, const float* y, float* dy, size_t count);
+
+  /// y = (x - mean) / sqrt(var + 1e-5) * gain + bias, a sample at a time (Ba et al. 2016).
+  void (*layer_norm)(const float* gain, const float* bias, const float* x, int n, int size, float* y);
+  /// dgain, dbias +=; dy becomes dx.
+  void (*layer_norm_backward)(const float* gain, const float* x, int n, int size, float* dgain, float* dbias, float* dy);
+
+  /// Sum of squares in double precision.
+  double (*sum_squares)(const float* x, size_t count);
+  void (*adam)(const AdamStep& step, const float* gradient, float* parameter, float* first, float* second, size_t count);
+  void (*add)(const float* x, float* y, size_t count);  ///< y += x
+};
+
+/// The best table this CPU supports.
+const NativeKernels& native_kernels();
+
+const NativeKernels& native_kernels_v2();
+const NativeKernels& native_kernels_v3();
+const NativeKernels& native_kernels_v4();
+
+}  // namespace myriad

@@ -1,0 +1,89 @@
+// NativeModule: a ModuleSpec's training executor on CPUs, in Eigen, without torch.
+//
+// Forward keeps what backward needs; backward adds into one flat gradient buffer laid out like the parameters. Samples
+// are taken in chunks of 256, and a chunk's activations stay in the cache from layer to layer:
+//
+//   chunk c -> lane c % 8;  task = (network, lane);  each task adds its chunks in order into its own gradient;
+//   the lanes are added in order at the end.
+//
+// Which thread runs a task does not matter, so the gradient is the same to the bit for any number of threads.
+// Owned and called by one thread (the learner's); worker threads live inside and only during a call do they touch it.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "learners/native_kernels.hpp"
+#include "rl/module_spec.hpp"
+
+namespace myriad {
+
+class WorkerThreads;
+
+class NativeModule {
+ public:
+  /// `threads` >= 1 take part in a call large enough to share.
+  NativeModule(const ModuleSpec& spec, int threads, const NativeKernels& kernels = native_kernels());
+  ~NativeModule();
+
+  const ModuleSpec& spec() const { return spec_; }
+  int threads() const { return threads_; }
+
+  /// Computes both outputs and keeps the activations for backward(). `obs` must stay alive until then.
+  void forward(const float* parameters, const float* obs,  // [num_parameters], [n, obs_size]
+               size_t n, float* action_dist_inputs,        // [n, inputs_size]
+               float* values);                             // [n]
+
+  /// Adds the gradient of the last forward() to `gradient`. Throws Error when no forward() came before.
+  void backward(const float* parameters, const float* d_action_dist_inputs,  // [num_parameters], [n, inputs_size]
+                const float* d_values, float* gradient);                     // [n], [num_parameters]
+
+  /// Values alone; keeps nothing.
+  void values(const float* parameters, const float* obs, size_t n, float* values);  // [n, obs_size] -> [n]
+
+ private:
+  struct Step;
+  struct Network;
+  struct Head { size_t weight = 0, bias = 0; int inputs = 0, outputs = 0; };
+  struct Scratch { std::vector<float> activations, a, b, head; };
+  struct Call {  ///< what the tasks of one call read
+    const float* parameters = nullptr;
+    const float* obs = nullptr;
+    size_t n = 0;
+    float* action_dist_inputs = nullptr;
+    float* values = nullptr;
+    const float* d_action_dist_inputs = nullptr;
+    const float* d_values = nullptr;
+    float* gradient = nullptr;
+  };
+  using Task = void (NativeModule::*)(size_t task, size_t thread);
+
+  void add_network(const std::vector<Layer>& layers, size_t& offset);
+  size_t lanes() const;
+  float* lane_gradient(size_t lane);
+  void run(size_t tasks, size_t multiplications, Task task);
+  void forward_task(size_t task, size_t thread);
+  void backward_task(size_t task, size_t thread);
+  void values_task(size_t task, size_t thread);
+  const float* features_of(const Network& network, size_t start, int columns, float* activations) const;
+  void policy_head(const float* features, size_t start, int columns, std::vector<float>& head);
+  const float* policy_head_gradient(size_t start, int columns, std::vector<float>& head, float* gradient) const;
+  void trunk_backward(const Network& network, size_t start, int columns, float* gradient, Scratch& scratch) const;
+
+  ModuleSpec spec_;
+  int threads_;
+  const NativeKernels& k_;
+  size_t num_parameters_, num_inference_, log_std_at_ = 0;
+  int inputs_size_, gaussian_ = 0;    ///< action elements of a DiagGaussian, else 0
+  bool free_log_std_ = false;
+  std::vector<Network> networks_;     ///< the policy's; the value's unless they share
+  Head policy_, value_;
+  std::vector<float> raw_;            ///< [n, 2 gaussian] before the log std is clipped, where it depends on the state
+  std::vector<Scratch> scratch_;      ///< one a thread
+  std::vector<std::vector<float>> lane_gradients_;  ///< of lanes 1, 2, ...
+  Call call_;
+  std::unique_ptr<WorkerThreads> workers_;
+};
+
+}  // namespace myriad

@@ -1,0 +1,131 @@
+#include "learners/torch_module.hpp"
+
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "rl/check.hpp"
+
+namespace myriad {
+namespace {
+
+template <class... F> struct Overloaded : F... { using F::operator()...; };
+template <class... F> Overloaded(F...) -> Overloaded<F...>;
+
+/// The whole module as one operation. Its parameters are no inputs of the graph: backward adds their gradient in place.
+struct NativeFunction : torch::autograd::Function<NativeFunction> {
+  using Context = torch::autograd::AutogradContext;
+  using List = torch::autograd::variable_list;
+
+  static List forward(Context* context, const at::Tensor& /*anchor*/, const at::Tensor& obs, NativeModule* module, float* parameters,
+                      float* gradient) {
+    const int64_t n = obs.size(0);
+    at::Tensor inputs = at::empty({n, inputs_size(module->spec().distribution)}, obs.options());
+    at::Tensor values = at::empty({n}, obs.options());
+    module->forward(parameters, obs.const_data_ptr<float>(), static_cast<size_t>(n), inputs.mutable_data_ptr<float>(),
+                    values.mutable_data_ptr<float>());
+    context->saved_data["obs"] = obs;  // alive until backward
+    context->saved_data["module"] = reinterpret_cast<int64_t>(module);
+    context->saved_data["parameters"] = reinterpret_cast<int64_t>(parameters);
+    context->saved_data["gradient"] = reinterpret_cast<int64_t>(gradient);
+    return {inputs, values};
+  }
+
+  static List backward(Context* context, List d) {
+    const auto pointer = [&](const char* name) { return context->saved_data[name].toInt(); };
+    auto* module = reinterpret_cast<NativeModule*>(pointer("module"));
+    const at::Tensor d_inputs = d[0].contiguous(), d_values = d[1].contiguous();
+    module->backward(reinterpret_cast<const float*>(pointer("parameters")), d_inputs.const_data_ptr<float>(),
+                     d_values.const_data_ptr<float>(), reinterpret_cast<float*>(pointer("gradient")));
+    return List(5);
+  }
+};
+
+at::Tensor activate(Activation activation, const at::Tensor& x) {
+  switch (activation) {
+    case Activation::linear: return x;
+    case Activation::tanh: return at::tanh(x);
+    case Activation::relu: return at::relu(x);
+    case Activation::silu: return at::silu(x);
+    case Activation::gelu: return at::gelu(x);
+    case Activation::elu: return at::elu(x);
+  }
+  return x;
+}
+
+std::span<float> span_of(const at::Tensor& tensor) {
+  return {tensor.mutable_data_ptr<float>(), static_cast<size_t>(tensor.numel())};
+}
+
+}  // namespace
+
+TorchModule::TorchModule(const ModuleSpec& spec, std::span<const float> initial, Executor executor, int threads) : spec_(spec) {
+  check(initial.size() == spec.num_parameters(), "{} values for a module of {} parameters", initial.size(), spec.num_parameters());
+  flat_ = at::empty({static_cast<int64_t>(initial.size())}, at::kFloat);
+  std::copy(initial.begin(), initial.end(), parameters().begin());
+  gradient_ = at::zeros_like(flat_);
+  if (executor == Executor::native) {
+    native_ = std::make_unique<NativeModule>(spec, threads);
+    anchor_ = at::zeros({}, at::kFloat).set_requires_grad(true);
+    return;
+  }
+  for (const Parameter& p : spec.parameters()) {
+    const std::vector<int64_t> shape(p.shape.begin(), p.shape.end());
+    const auto part = [&](const at::Tensor& whole) {
+      return whole.narrow(0, static_cast<int64_t>(p.offset), static_cast<int64_t>(p.count)).view(shape);
+    };
+    at::Tensor view = part(flat_).detach().set_requires_grad(true);
+    view.mutable_grad() = part(gradient_);  // autograd adds in place to a gradient that is there
+    views_.push_back(std::move(view));
+  }
+}
+
+std::span<float> TorchModule::parameters() { return span_of(flat_); }
+std::span<float> TorchModule::gradients() { return span_of(gradient_); }
+void TorchModule::zero_gradients() { std::ranges::fill(gradients(), 0.0f); }
+
+at::Tensor TorchModule::trunk(const std::vector<Layer>& layers, at::Tensor x, size_t& next) const {
+  for (const Layer& layer : layers)
+    x = std::visit(Overloaded{[&](const Linear&) {
+                                next += 2;
+                                return at::linear(x, views_[next - 2], views_[next - 1]);
+                              },
+                              [&](const Activate& l) { return activate(l.activation, x); },
+                              [&](const LayerNorm& l) {
+                                next += 2;
+                                return at::layer_norm(x, {l.size}, views_[next - 2], views_[next - 1], 1e-5);
+                              }},
+                   layer);
+  return x;
+}
+
+ModuleOutput TorchModule::forward_torch(const at::Tensor& obs) const {
+  size_t next = 0;  // the next tensor in the spec's order
+  const at::Tensor features = trunk(spec_.encoder, obs, next);
+  at::Tensor inputs = at::linear(features, views_[next], views_[next + 1]);
+  next += 2;
+  if (const auto* gaussian = std::get_if<DiagGaussian>(&spec_.distribution)) {
+    const at::Tensor mean = gaussian->free_log_std ? inputs : inputs.narrow(1, 0, gaussian->n);
+    const at::Tensor log_std = gaussian->free_log_std ? views_[next++].expand_as(inputs) : inputs.narrow(1, gaussian->n, gaussian->n);
+    inputs = at::cat({mean, log_std.clamp(-spec_.log_std_clip, spec_.log_std_clip)}, 1);
+  }
+  const at::Tensor value_features = spec_.shares_encoder ? features : trunk(spec_.value_encoder, obs, next);
+  return {inputs, at::linear(value_features, views_[next], views_[next + 1]).squeeze(1)};
+}
+
+ModuleOutput TorchModule::forward(const at::Tensor& obs) {
+  check(obs.dim() == 2 && obs.size(1) == spec_.obs_size, "obs has {} features, want {}", obs.size(-1), spec_.obs_size);
+  if (!native_) return forward_torch(obs);
+  auto outputs = NativeFunction::apply(anchor_, obs.contiguous(), native_.get(), parameters().data(), gradients().data());
+  return {outputs[0], outputs[1]};
+}
+
+at::Tensor TorchModule::values(const at::Tensor& obs) {
+  const at::NoGradGuard no_grad;
+  if (!native_) return forward_torch(obs).values;
+  const at::Tensor rows = obs.contiguous();
+  at::Tensor values = at::empty({rows.size(0)}, rows.options());
+  native_->values(parameters().data(), rows.const_data_ptr<float>(), static_cast<size_t>(rows.size(0)), values.mutable_data_ptr<float>());
+  return values;
+}
+
+}  // namespace myriad

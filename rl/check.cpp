@@ -1,0 +1,48 @@
+#include "rl/check.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+namespace myriad {
+namespace {
+
+/// Levenshtein distance (Levenshtein 1966), one row at a time.
+size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), 0);
+  for (size_t i = 0; i < a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i + 1;
+    for (size_t j = 0; j < b.size(); ++j) {
+      const size_t substituted = diagonal + (a[i] == b[j] ? 0 : 1);
+      diagonal = row[j + 1];
+      row[j + 1] = std::min({row[j] + 1, row[j + 1] + 1, substituted});
+    }
+  }
+  return row.back();
+}
+
+}  // namespace
+
+std::string nearest_name(std::string_view name, std::span<const std::string> known) {
+  size_t best = std::max<size_t>(2, name.size() / 3) + 1;
+  std::string nearest;
+  for (const std::string& candidate : known) {
+    const size_t distance = edit_distance(name, candidate);
+    if (distance < best) {
+      best = distance;
+      nearest = candidate;
+    }
+  }
+  return nearest;
+}
+
+std::string suggestion(std::string_view name, std::span<const std::string> known) {
+  const std::string nearest = nearest_name(name, known);
+  if (!nearest.empty()) return fmt::format("; did you mean {}?", nearest);
+  if (known.empty()) return "";
+  return fmt::format("; known: {}", fmt::join(known, ", "));
+}
+
+}  // namespace myriad

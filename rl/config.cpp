@@ -1,0 +1,689 @@
+// toml++ is compiled here and nowhere else, as headers: no program needs its shared library.
+#undef TOML_HEADER_ONLY
+#undef TOML_SHARED_LIB
+#define TOML_HEADER_ONLY 1
+#include <toml++/toml.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <utility>
+
+#include "rl/check.hpp"
+#include "rl/config.hpp"
+
+namespace myriad {
+
+// Weak here: runners and the tests of rl/ and sims/ link this file without any algorithm.
+[[gnu::weak]] const std::vector<AlgorithmInfo>& algorithm_infos();
+
+namespace {
+
+const std::vector<AlgorithmInfo>& linked_algorithms() {
+  const std::vector<AlgorithmInfo>& (*infos)() = &algorithm_infos;
+  check(infos != nullptr, "this program was linked without algorithms and cannot read a config");
+  return infos();
+}
+
+const AlgorithmInfo& algorithm_named(const std::string& name) {
+  const std::vector<AlgorithmInfo>& infos = linked_algorithms();
+  const auto found = std::ranges::find(infos, name, &AlgorithmInfo::name);
+  check(found != infos.end(), "no algorithm {} is linked", name);  // a file's wrong name is refused by its choices
+  return *found;
+}
+
+/// A string setting with known values.
+SettingInfo choice(std::string_view key, std::string_view meaning, std::vector<std::string> choices) {
+  SettingInfo info{key, "", meaning};
+  info.choices = std::move(choices);
+  return info;
+}
+
+// ---- the settings of each group: {key, unit, meaning, low, high} ----
+
+void top_settings(Config& config, SettingVisitor& v) {
+  std::vector<std::string> names;
+  for (const AlgorithmInfo& info : linked_algorithms()) names.push_back(info.name);
+  v.visit(choice("algorithm", "the learning algorithm", names), config.algorithm);
+  v.visit({"seed", "", "same seed, same config: the same batches", 0}, config.seed);
+}
+
+void model_settings(ModelConfig& model, SettingVisitor& v) {
+  std::vector<std::string> activations;
+  for (const Activation a :
+       {Activation::linear, Activation::tanh, Activation::relu, Activation::silu, Activation::gelu, Activation::elu})
+    activations.emplace_back(name_of(a));
+  v.visit({"fcnet_hiddens", "", "sizes of the hidden layers", 1, 65536}, model.fcnet_hiddens);
+  v.visit(choice("fcnet_activation", "after each hidden layer", activations), model.fcnet_activation);
+  v.visit({"fcnet_use_layernorm", "", "LayerNorm before each activation"}, model.fcnet_use_layernorm);
+  v.visit({"vf_share_layers", "", "policy and value share the encoder"}, model.vf_share_layers);
+  v.visit({"free_log_std", "", "Box actions: log std is a parameter, not an output"}, model.free_log_std);
+  v.visit({"log_std_init", "", "initial value of a free log std", -20, 20}, model.log_std_init);
+  v.visit({"log_std_clip_param", "", "log std is clipped to +/- this", 0, 100}, model.log_std_clip_param);
+}
+
+/// Calls f(group, list) for each group in the file's order; `list(visitor)` hands its settings to the visitor.
+template <class F>
+void for_each_group(Config& config, F&& f) {
+  f("", [&](SettingVisitor& v) { top_settings(config, v); });
+  f("environment", [&](SettingVisitor& v) { config.environment.settings(v); });
+  f("env_runners", [&](SettingVisitor& v) { config.env_runners.settings(v); });
+  f("training", [&](SettingVisitor& v) {
+    config.training.settings(v);
+    if (config.algorithm_config) config.algorithm_config->settings(v);
+  });
+  f("rl_module", [&](SettingVisitor& v) { model_settings(config.rl_module, v); });
+  f("learners", [&](SettingVisitor& v) { config.learners.settings(v); });
+  f("evaluation", [&](SettingVisitor& v) { config.evaluation.settings(v); });
+  f("reporting", [&](SettingVisitor& v) { config.reporting.settings(v); });
+  f("checkpointing", [&](SettingVisitor& v) { config.checkpointing.settings(v); });
+  f("fault_tolerance", [&](SettingVisitor& v) { config.fault_tolerance.settings(v); });
+  f("stop", [&](SettingVisitor& v) { config.stop.settings(v); });
+}
+
+std::string full_name(std::string_view group, std::string_view key) {
+  return group.empty() ? std::string(key) : fmt::format("{}.{}", group, key);
+}
+
+// ---- printing values ----
+
+/// Shortest text that reads back as the same double, spelled as a TOML float.
+std::string spell(double value) {
+  std::string text = fmt::format("{}", value);
+  if (std::isfinite(value) && text.find_first_of(".e") == std::string::npos) text += ".0";
+  return text;
+}
+
+std::string quote(std::string_view text) {
+  std::string out = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\')
+      out += {'\\', c};
+    else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F)
+      out += fmt::format("\\u{:04X}", static_cast<unsigned char>(c));
+    else
+      out += c;
+  }
+  return out + '"';
+}
+
+std::string spell_key(std::string_view key) {
+  const bool bare = !key.empty() && std::ranges::all_of(key, [](unsigned char c) {
+    return c < 0x80 && (std::isalnum(c) != 0 || c == '_' || c == '-');
+  });
+  return bare ? std::string(key) : quote(key);
+}
+
+/// The setting whose 0 is spelled "auto" in a file.
+bool zero_is_auto(const SettingInfo& info) { return info.key == "rollout_fragment_length"; }
+
+/// Hands key, type, TOML spelling of the value and the SettingInfo of every setting to a function.
+class Printer : public SettingVisitor {
+ public:
+  using Sink = std::function<void(const SettingInfo& info, std::string type, std::string value)>;
+  explicit Printer(Sink sink) : sink_(std::move(sink)) {}
+
+  void visit(const SettingInfo& info, bool& value) override { sink_(info, "boolean", value ? "true" : "false"); }
+  void visit(const SettingInfo& info, int64_t& value) override {
+    if (zero_is_auto(info))
+      sink_(info, "integer or \"auto\"", value == 0 ? "\"auto\"" : fmt::format("{}", value));
+    else
+      sink_(info, "integer", fmt::format("{}", value));
+  }
+  void visit(const SettingInfo& info, double& value) override { sink_(info, "number", spell(value)); }
+  void visit(const SettingInfo& info, std::string& value) override {
+    sink_(info, info.choices.empty() ? "string" : fmt::format("{}", fmt::join(info.choices, " | ")), quote(value));
+  }
+  void visit(const SettingInfo& info, std::vector<int>& value) override {
+    sink_(info, "list of integers", fmt::format("[{}]", fmt::join(value, ", ")));
+  }
+  void visit(const SettingInfo& info, Schedule& value) override {
+    std::string text;
+    for (const auto& [step, y] : value.points)
+      text += fmt::format("{}[{}, {}]", text.empty() ? "" : ", ", step, spell(y));
+    sink_(info, "number or [[env steps, value], ...]",
+          value.points.size() == 1 && value.points[0].first == 0 ? spell(value.points[0].second)
+                                                                 : fmt::format("[{}]", text));
+  }
+  void visit(const SettingInfo& info, std::optional<double>& value) override {
+    // Spelled out, not left out: an algorithm may have the setting on by default.
+    sink_(info, "number or \"off\"", value ? spell(*value) : "\"off\"");
+  }
+  void visit(const SettingInfo& info, EnvOptions& value) override {
+    std::string text;
+    for (const auto& [name, number] : value)
+      text += fmt::format("{}{} = {}", text.empty() ? "" : ", ", spell_key(name), spell(number));
+    sink_(info, "table of numbers", value.empty() ? "{}" : fmt::format("{{ {} }}", text));
+  }
+
+ private:
+  Sink sink_;
+};
+
+// ---- reading values ----
+
+/// Where a table came from, for the place an error names: a file with lines, or one override.
+struct Source {
+  toml::table table;
+  std::string name;
+  bool has_lines = true;
+
+  std::string place(const toml::source_region& region) const {
+    if (!has_lines || !region.begin) return name;
+    return fmt::format("{}:{}:{}", name, region.begin.line, region.begin.column);
+  }
+};
+
+/// What the value is, for "got": `"fast" (string)`.
+std::string describe(const toml::node& node) {
+  if (const auto* value = node.as_string()) {
+    const std::string& text = value->get();
+    return fmt::format("{} (string)", quote(text.size() > 40 ? text.substr(0, 40) + "..." : text));
+  }
+  if (const auto* value = node.as_integer()) return fmt::format("{} (integer)", value->get());
+  if (const auto* value = node.as_floating_point()) return fmt::format("{} (number)", spell(value->get()));
+  if (const auto* value = node.as_boolean()) return fmt::format("{} (boolean)", value->get());
+  if (const auto* value = node.as_array()) return fmt::format("an array of {}", value->size());
+  if (node.is_table()) return "a table";
+  return "a date or time";
+}
+
+std::optional<double> number_in(const toml::node& node) {
+  if (const auto* value = node.as_integer()) return static_cast<double>(value->get());
+  if (const auto* value = node.as_floating_point()) return value->get();
+  return std::nullopt;
+}
+
+using Places = std::map<std::string, std::string>;  // "training.lr" -> where it was set
+
+/// Reads one group's settings from one source; remembers where each was set.
+class Reader : public SettingVisitor {
+ public:
+  Reader(const Source& source, const toml::table& table, std::string_view group, Places& places)
+      : source_(source), table_(table), group_(group), places_(places) {}
+
+  void visit(const SettingInfo& info, bool& value) override {
+    if (const toml::node* node = find(info)) {
+      if (!node->is_boolean()) wrong_type(*node, info, "true or false");
+      value = node->as_boolean()->get();
+    }
+  }
+  void visit(const SettingInfo& info, int64_t& value) override {
+    const toml::node* node = find(info);
+    if (node == nullptr) return;
+    if (zero_is_auto(info) && node->is_string() && node->as_string()->get() == "auto") {
+      value = 0;
+      return;
+    }
+    const auto* real = node->as_floating_point();
+    if (real != nullptr && std::abs(real->get()) < 0x1p53 && real->get() == std::trunc(real->get()))
+      wrong_type(*node, info, fmt::format("an integer: {}", static_cast<int64_t>(real->get())));
+    if (!node->is_integer()) wrong_type(*node, info, zero_is_auto(info) ? "an integer or \"auto\"" : "an integer");
+    in_range(*node, info, static_cast<double>(node->as_integer()->get()));
+    value = node->as_integer()->get();
+  }
+  void visit(const SettingInfo& info, double& value) override {
+    if (const toml::node* node = find(info)) value = number(*node, info, "a number");
+  }
+  void visit(const SettingInfo& info, std::string& value) override {
+    const toml::node* node = find(info);
+    if (node == nullptr) return;
+    if (!node->is_string()) wrong_type(*node, info, "a string");
+    const std::string text = node->as_string()->get();
+    if (!info.choices.empty() && std::ranges::find(info.choices, text) == info.choices.end())
+      fail(Exit::usage, info.key == "algorithm" ? "unknown-algorithm" : "out-of-range", "{}: {} is {}{}",
+           source_.place(node->source()), full_name(group_, info.key), quote(text), suggestion(text, info.choices));
+    value = text;
+  }
+  void visit(const SettingInfo& info, std::vector<int>& value) override {
+    const toml::node* node = find(info);
+    if (node == nullptr) return;
+    if (!node->is_array()) wrong_type(*node, info, "a list of integers");
+    std::vector<int> items;
+    for (const toml::node& item : *node->as_array()) {
+      if (!item.is_integer()) wrong_type(item, info, "integers in the list");
+      const int64_t n = item.as_integer()->get();
+      in_range(item, info, static_cast<double>(n));
+      if (!std::in_range<int>(n)) out_of_range(item, info, "a 32-bit integer");
+      items.push_back(static_cast<int>(n));
+    }
+    value = std::move(items);
+  }
+  void visit(const SettingInfo& info, Schedule& value) override {
+    static constexpr std::string_view kWant = "a number or [[env steps, value], ...]";
+    const toml::node* node = find(info);
+    if (node == nullptr) return;
+    if (!node->is_array()) {
+      value = number(*node, info, kWant);
+      return;
+    }
+    std::vector<std::pair<double, double>> points;
+    for (const toml::node& item : *node->as_array()) {
+      const toml::array* pair = item.as_array();
+      if (pair == nullptr || pair->size() != 2 || !number_in((*pair)[0])) wrong_type(item, info, kWant);
+      const double step = *number_in((*pair)[0]);
+      if (!std::isfinite(step) || step < 0 || (!points.empty() && step <= points.back().first))
+        out_of_range(item, info, "env steps that start at 0 or more and ascend");
+      points.emplace_back(step, number((*pair)[1], info, kWant));
+    }
+    if (points.empty()) wrong_type(*node, info, kWant);
+    value = Schedule(std::move(points));
+  }
+  void visit(const SettingInfo& info, std::optional<double>& value) override {
+    const toml::node* node = find(info);
+    if (node == nullptr) return;
+    if (node->is_string() && node->as_string()->get() == "off")
+      value.reset();
+    else
+      value = number(*node, info, "a number or \"off\"");
+  }
+  void visit(const SettingInfo& info, EnvOptions& value) override {
+    const toml::node* node = find(info);
+    if (node == nullptr) return;
+    if (!node->is_table()) wrong_type(*node, info, "a table of numbers: { name = 1.0 }");
+    for (const auto& [key, item] : *node->as_table()) {
+      const std::string name = full_name(full_name(group_, info.key), key.str());
+      if (const auto* flag = item.as_boolean()) {
+        value[std::string(key.str())] = flag->get() ? 1.0 : 0.0;
+        continue;
+      }
+      const std::optional<double> got = number_in(item);
+      if (!got)
+        fail(Exit::usage, "wrong-type", "{}: {} is {}, want a number or true or false", source_.place(item.source()),
+             name, describe(item));
+      if (!std::isfinite(*got))
+        fail(Exit::usage, "out-of-range", "{}: {} is {}, want a finite number", source_.place(item.source()), name,
+             describe(item));
+      value[std::string(key.str())] = *got;
+    }
+  }
+
+ private:
+  const toml::node* find(const SettingInfo& info) {
+    const toml::node* node = table_.get(info.key);
+    if (node != nullptr) places_[full_name(group_, info.key)] = source_.place(node->source());
+    return node;
+  }
+
+  double number(const toml::node& node, const SettingInfo& info, std::string_view want) {
+    const std::optional<double> value = number_in(node);
+    if (!value) wrong_type(node, info, want);
+    in_range(node, info, *value);
+    return *value;
+  }
+
+  void in_range(const toml::node& node, const SettingInfo& info, double value) {
+    if (value >= info.low && value <= info.high) return;  // false for NaN
+    const auto spelled = [](double bound) { return fmt::format("{}", bound); };
+    if (std::isinf(info.low) && std::isinf(info.high)) out_of_range(node, info, "a number");
+    if (std::isinf(info.high)) out_of_range(node, info, spelled(info.low) + " or more");
+    if (std::isinf(info.low)) out_of_range(node, info, spelled(info.high) + " or less");
+    out_of_range(node, info, fmt::format("{} to {}", info.low, info.high));
+  }
+
+  [[noreturn]] void wrong_type(const toml::node& node, const SettingInfo& info, std::string_view want) {
+    fail(Exit::usage, "wrong-type", "{}: {} is {}, want {}", source_.place(node.source()), full_name(group_, info.key),
+         describe(node), want);
+  }
+  [[noreturn]] void out_of_range(const toml::node& node, const SettingInfo& info, std::string_view want) {
+    fail(Exit::usage, "out-of-range", "{}: {} is {}, want {}{}{}", source_.place(node.source()),
+         full_name(group_, info.key), describe(node), want, info.unit.empty() ? "" : " ", info.unit);
+  }
+
+  const Source& source_;
+  const toml::table& table_;
+  std::string_view group_;
+  Places& places_;
+};
+
+// ---- unknown keys ----
+
+/// What other libraries call a setting: a newcomer's first typo is a name from there.
+const std::map<std::string, std::string, std::less<>> kForeignNames = {
+    {"learning_rate", "lr"},
+    {"gae_lambda", "lambda"},
+    {"lambda_", "lambda"},
+    {"clip_range", "clip_param"},
+    {"clip_coef", "clip_param"},
+    {"ent_coef", "entropy_coeff"},
+    {"vf_coef", "vf_loss_coeff"},
+    {"max_grad_norm", "grad_clip"},
+    {"batch_size", "minibatch_size"},
+    {"sgd_minibatch_size", "minibatch_size"},
+    {"n_epochs", "num_epochs"},
+    {"update_epochs", "num_epochs"},
+    {"num_sgd_iter", "num_epochs"},
+    {"n_steps", "rollout_fragment_length"},
+    {"num_workers", "num_env_runners"},
+    {"n_envs", "num_envs_per_env_runner"},
+    {"num_envs", "num_envs_per_env_runner"},
+    {"env_id", "env"},
+    {"total_timesteps", "num_env_steps_sampled_lifetime"},
+    {"hidden_sizes", "fcnet_hiddens"},
+};
+
+using KnownKeys = std::vector<std::pair<std::string, std::vector<std::string>>>;  // group -> keys, in order
+
+KnownKeys known_keys(Config& config) {
+  KnownKeys known;
+  for_each_group(config, [&](std::string_view group, const auto& list) {
+    std::vector<std::string> keys;
+    Printer printer([&](const SettingInfo& info, std::string, std::string) {
+      check(std::ranges::find(keys, info.key) == keys.end(), "{} is listed twice", full_name(group, info.key));
+      keys.emplace_back(info.key);
+    });
+    list(printer);
+    known.emplace_back(std::string(group), std::move(keys));
+  });
+  return known;
+}
+
+/// What to write instead of `key` in `group`: the group it belongs in, the nearest key, or the known ones.
+std::string hint(std::string_view key, std::string_view group, const KnownKeys& known) {
+  std::vector<std::string> names;
+  const auto translated = kForeignNames.find(key);
+  for (const auto& [other, keys] : known) {
+    if (translated != kForeignNames.end() && std::ranges::find(keys, translated->second) != keys.end() &&
+        other != group)
+      return fmt::format("; did you mean {} in [{}]?", translated->second, other);
+    if (other == group) {
+      names.insert(names.end(), keys.begin(), keys.end());
+    } else if (std::ranges::find(keys, key) != keys.end()) {
+      return other.empty() ? "; it belongs at the top, before any [group]" : fmt::format("; it belongs in [{}]", other);
+    }
+  }
+  if (group.empty())
+    for (const auto& [other, keys] : known)
+      if (!other.empty()) names.push_back(other);
+  const std::vector<std::string> own = names;
+  for (const auto& [foreign, ours] : kForeignNames)
+    if (std::ranges::find(own, ours) != own.end()) names.push_back(foreign);
+  const auto foreign = kForeignNames.find(nearest_name(key, names));
+  if (foreign != kForeignNames.end() && std::ranges::find(own, foreign->second) != own.end())
+    return fmt::format("; did you mean {}?", foreign->second);
+  return suggestion(key, own);
+}
+
+void refuse_unknown(const Source& source, const KnownKeys& known) {
+  const std::vector<std::string>& top = known.front().second;
+  for (const auto& [key, node] : source.table) {
+    if (std::ranges::find(top, key.str()) != top.end()) continue;
+    const auto group =
+        std::ranges::find(known, key.str(), [](const auto& entry) { return std::string_view(entry.first); });
+    if (group == known.end() || key.str().empty())
+      fail(Exit::usage, "unknown-key", "{}: no {} {}{}", source.place(key.source()),
+           node.is_table() ? "group" : "top-level setting", key.str(), hint(key.str(), "", known));
+    if (!node.is_table())
+      fail(Exit::usage, "wrong-type", "{}: {} is {}, want a group: [{}]", source.place(node.source()), key.str(),
+           describe(node), key.str());
+    for (const auto& [inner, value] : *node.as_table())
+      if (std::ranges::find(group->second, inner.str()) == group->second.end())
+        fail(Exit::usage, "unknown-key", "{}: [{}] has no {}{}", source.place(inner.source()), group->first,
+             inner.str(), hint(inner.str(), group->first, known));
+  }
+}
+
+// ---- sources ----
+
+std::string one_line(std::string_view text) {
+  std::string line(text);
+  std::ranges::replace(line, '\n', ' ');
+  return line;
+}
+
+Source parse_file(std::string_view text, std::string_view name) {
+  try {
+    return {toml::parse(text, std::string(name)), std::string(name), true};
+  } catch (const toml::parse_error& error) {
+    fail(Exit::usage, "bad-toml", "{}:{}:{}: not TOML: {}", name, error.source().begin.line,
+         error.source().begin.column, one_line(error.description()));
+  }
+}
+
+/// The value of an override: TOML, or a bare word (CartPole-v1, cuda:0) as a string.
+toml::table parse_value(std::string_view text, const std::string& name) {
+  const auto is_word = [](unsigned char c) {
+    return c < 0x80 &&
+           (std::isalnum(c) != 0 || std::string_view("_-./:+@").find(static_cast<char>(c)) != std::string_view::npos);
+  };
+  std::string problem = "want key=value";
+  try {
+    toml::table table = toml::parse(fmt::format("value = {}", text));
+    if (table.size() == 1) return table;
+    problem = "one value only";
+  } catch (const toml::parse_error& error) {
+    if (!text.empty() && std::ranges::all_of(text, is_word)) return toml::table{{"value", std::string(text)}};
+    problem = one_line(error.description());
+  }
+  fail(Exit::usage, "bad-toml", "{}: not a TOML value: {}", name, problem);
+}
+
+Source parse_override(const std::string& text) {
+  Source source{{}, fmt::format("override {}", one_line(text)), false};
+  const size_t equals = text.find('=');
+  if (equals == std::string::npos || equals == 0)
+    fail(Exit::usage, "bad-toml", "{}: want group.key=value, as in training.lr=1e-3", source.name);
+  toml::table value = parse_value(std::string_view(text).substr(equals + 1), source.name);
+  toml::table* table = &source.table;
+  std::string_view path = std::string_view(text).substr(0, equals);
+  for (size_t dot = path.find('.'); dot != std::string_view::npos; dot = path.find('.')) {
+    table = table->insert_or_assign(path.substr(0, dot), toml::table{}).first->second.as_table();
+    path.remove_prefix(dot + 1);
+  }
+  table->insert_or_assign(path, std::move(*value.get("value")));
+  return source;
+}
+
+// ---- combinations ----
+
+class Combinations {
+ public:
+  Combinations(const Config& config, const Places& places, std::string_view name)
+      : config_(config), places_(places), name_(name) {}
+
+  void refuse_impossible() const {
+    const TrainingConfig& training = config_.training;
+    if (training.minibatch_size > training.train_batch_size)
+      fail(Exit::usage, "impossible", "{}: training.minibatch_size {} is more than train_batch_size {}; at most {}",
+           place({"training.minibatch_size", "training.train_batch_size"}), training.minibatch_size,
+           training.train_batch_size, training.train_batch_size);
+    if (algorithm_named(config_.algorithm).on_policy) refuse_uneven_batch();
+    const FaultToleranceConfig& faults = config_.fault_tolerance;
+    if (faults.restart_backoff_max_s < faults.restart_backoff_s)
+      fail(Exit::usage, "impossible", "{}: fault_tolerance.restart_backoff_max_s {} is less than restart_backoff_s {}",
+           place({"fault_tolerance.restart_backoff_max_s", "fault_tolerance.restart_backoff_s"}),
+           faults.restart_backoff_max_s, faults.restart_backoff_s);
+  }
+
+ private:
+  /// A batch is a whole number of fragments, and fragments have one length.
+  void refuse_uneven_batch() const {
+    const EnvRunnersConfig& runners = config_.env_runners;
+    const int64_t batch = config_.training.train_batch_size, steps = runners.rollout_fragment_length;
+    const int64_t unit = runners.num_envs_per_env_runner * (steps == 0 ? runners.num_env_runners : steps);
+    if (batch % unit == 0) return;
+    const int64_t below = batch / unit * unit;
+    const std::string nearest = below == 0 ? fmt::format("{}", unit) : fmt::format("{} or {}", below, below + unit);
+    const std::string parts =
+        steps == 0 ? fmt::format("runners {} x envs {}", runners.num_env_runners, runners.num_envs_per_env_runner)
+                   : fmt::format("a fragment: envs {} x steps {}", runners.num_envs_per_env_runner, steps);
+    fail(Exit::usage, "impossible", "{}: training.train_batch_size {} is not a multiple of {} ({}); nearest: {}",
+         place({"training.train_batch_size", "env_runners.rollout_fragment_length",
+                "env_runners.num_envs_per_env_runner", "env_runners.num_env_runners"}),
+         batch, unit, parts, nearest);
+  }
+
+  /// Where the first of `keys` that was set at all was set.
+  std::string place(std::initializer_list<const char*> keys) const {
+    for (const char* key : keys)
+      if (const auto found = places_.find(key); found != places_.end()) return found->second;
+    return std::string(name_);
+  }
+
+  const Config& config_;
+  const Places& places_;
+  std::string_view name_;
+};
+
+}  // namespace
+
+double Schedule::at(double env_steps) const {
+  check(!points.empty(), "a schedule has no points");
+  if (env_steps <= points.front().first) return points.front().second;
+  for (size_t i = 1; i < points.size(); ++i) {
+    const auto& [x0, y0] = points[i - 1];
+    const auto& [x1, y1] = points[i];
+    if (env_steps < x1) return y0 + (y1 - y0) * (env_steps - x0) / (x1 - x0);
+  }
+  return points.back().second;
+}
+
+void EnvironmentConfig::settings(SettingVisitor& v) {
+  v.visit({"env", "", "the environment's id: myriad envs"}, env);
+  v.visit({"env_config", "", "the environment's own options"}, env_config);
+  v.visit({"max_episode_steps", "env steps", "time limit; 0: the environment's own", 0, 2147483647}, max_episode_steps);
+  v.visit({"normalize_actions", "", "Box actions: the policy's [-1, 1] becomes [low, high]"}, normalize_actions);
+  v.visit({"clip_actions", "", "Box actions are clipped to [low, high] before the step"}, clip_actions);
+  v.visit({"reward_scale", "", "factor on the rewards the learner sees; returns stay as they are", -1e9, 1e9},
+          reward_scale);
+  v.visit(choice("observation_filter", "running normalization of observations", {"NoFilter", "MeanStdFilter"}),
+          observation_filter);
+  v.visit({"observation_clip", "std", "filtered observations are clipped to +/- this", 1e-6, 1e9}, observation_clip);
+}
+
+void EnvRunnersConfig::settings(SettingVisitor& v) {
+  v.visit({"num_env_runners", "processes", "env runners of the run", 1, 100000}, num_env_runners);
+  v.visit({"num_envs_per_env_runner", "environments", "stepped together by one runner", 1, 65536},
+          num_envs_per_env_runner);
+  v.visit({"rollout_fragment_length", "env steps",
+           "of one environment in a fragment; auto: train_batch_size / (runners x envs)", 0, 1e6},
+          rollout_fragment_length);
+  v.visit({"explore", "", "sample actions; false: take the most likely one"}, explore);
+  v.visit({"random_actions", "", "uniform actions, whatever the policy says"}, random_actions);
+  v.visit({"step_timeout_s", "s", "a runner without progress for so long is restarted", 0.1, 1e6}, step_timeout_s);
+}
+
+void TrainingConfig::settings(SettingVisitor& v) {
+  v.visit({"gamma", "", "discount of future rewards", 0, 1}, gamma);
+  v.visit({"lr", "", "learning rate of Adam", 0, 10}, lr);
+  v.visit({"train_batch_size", "env steps", "what one update round consumes", 1, 1e9}, train_batch_size);
+  v.visit({"num_epochs", "passes", "over each batch", 1, 10000}, num_epochs);
+  v.visit({"minibatch_size", "env steps", "of one gradient step", 1, 1e9}, minibatch_size);
+  v.visit({"shuffle_batch_per_epoch", "", "new minibatches in every epoch"}, shuffle_batch_per_epoch);
+  v.visit({"grad_clip", "", "global norm of the gradient is held to this", 1e-9, 1e9}, grad_clip);
+  v.visit({"adam_epsilon", "", "Adam's epsilon", 1e-16, 1}, adam_epsilon);
+}
+
+void LearnersConfig::settings(SettingVisitor& v) {
+  v.visit({"num_learners", "processes", "learner shards", 1, 4096}, num_learners);
+  v.visit({"device", "", "cpu, cuda or cuda:N"}, device);
+  v.visit(choice("executor", "who runs the module on a CPU", {"auto", "torch", "native"}), executor);
+  v.visit({"num_threads", "threads", "of a learner; 0: the machine's cores", 0, 1024}, num_threads);
+}
+
+void EvaluationConfig::settings(SettingVisitor& v) {
+  v.visit({"evaluation_duration", "episodes", "of one evaluation", 1, 1e6}, evaluation_duration);
+  v.visit({"explore", "", "sample actions; false: take the most likely one"}, explore);
+  v.visit({"evaluate_at_end", "", "evaluate the final policy"}, evaluate_at_end);
+}
+
+void ReportingConfig::settings(SettingVisitor& v) {
+  v.visit({"metrics_num_episodes_for_smoothing", "episodes", "in the mean return", 1, 1e6},
+          metrics_num_episodes_for_smoothing);
+  v.visit({"min_time_s_per_iteration", "s", "a report comes no sooner than this", 0, 1e6}, min_time_s_per_iteration);
+}
+
+void CheckpointingConfig::settings(SettingVisitor& v) {
+  v.visit({"checkpoint_frequency", "iterations", "between checkpoints; 0: only at the end", 0, 1e9},
+          checkpoint_frequency);
+  v.visit({"num_to_keep", "checkpoints", "the latest; older ones are removed", 1, 1e6}, num_to_keep);
+}
+
+void FaultToleranceConfig::settings(SettingVisitor& v) {
+  v.visit({"restart_backoff_s", "s", "before a crashed runner's first restart; doubles each time", 0, 1e6},
+          restart_backoff_s);
+  v.visit({"restart_backoff_max_s", "s", "where the doubling ends", 0, 1e6}, restart_backoff_max_s);
+  v.visit({"max_crashes_per_minute", "crashes", "of one slot; then it is quarantined", 1, 1e6}, max_crashes_per_minute);
+}
+
+void StopConfig::settings(SettingVisitor& v) {
+  v.visit({"training_iteration", "iterations", "0: not a criterion", 0}, training_iteration);
+  v.visit({"num_env_steps_sampled_lifetime", "env steps", "0: not a criterion", 0}, num_env_steps_sampled_lifetime);
+  v.visit({"episode_return_mean", "", "stop when the mean return reaches this"}, episode_return_mean);
+  v.visit({"time_total_s", "s", "0: not a criterion", 0}, time_total_s);
+}
+
+int64_t Config::fragment_length() const {
+  if (env_runners.rollout_fragment_length > 0) return env_runners.rollout_fragment_length;
+  return std::max<int64_t>(
+      1, training.train_batch_size / (env_runners.num_env_runners * env_runners.num_envs_per_env_runner));
+}
+
+int64_t Config::fragments_per_batch() const {
+  return std::max<int64_t>(1, training.train_batch_size / (fragment_length() * env_runners.num_envs_per_env_runner));
+}
+
+Config load_config(std::string_view text, std::string_view name, const std::vector<std::string>& overrides) {
+  std::vector<Source> sources;  // moved into, never copied: toml++ drops the places of copied values
+  sources.push_back(parse_file(text, name));
+  for (const std::string& override : overrides) sources.push_back(parse_override(override));
+
+  // The algorithm first: it decides which settings exist and some of their defaults.
+  Config config;
+  Places places;
+  for (const Source& source : sources) {
+    Reader reader(source, source.table, "", places);
+    top_settings(config, reader);
+  }
+  const AlgorithmInfo& info = algorithm_named(config.algorithm);
+  config.algorithm_config = info.make_config();
+  if (info.set_defaults) info.set_defaults(config.training, config.rl_module);
+
+  const KnownKeys known = known_keys(config);
+  for (const Source& source : sources) {
+    refuse_unknown(source, known);
+    for_each_group(config, [&](std::string_view group, const auto& list) {
+      const toml::table* table = group.empty() ? &source.table : source.table[group].as_table();
+      if (table == nullptr) return;
+      Reader reader(source, *table, group, places);
+      list(reader);
+    });
+  }
+  Combinations(config, places, name).refuse_impossible();
+  return config;
+}
+
+std::string to_toml(Config& config, bool describe) {
+  std::string text;
+  for_each_group(config, [&](std::string_view group, const auto& list) {
+    if (!group.empty()) text += fmt::format("\n[{}]\n", group);
+    Printer printer([&](const SettingInfo& info, const std::string& type, const std::string& value) {
+      const std::string line = fmt::format("{} = {}", info.key, value);
+      if (!describe) {
+        text += line + '\n';
+        return;
+      }
+      const std::string unit = info.unit.empty() ? "" : fmt::format(" [{}]", info.unit);
+      const std::string choices = info.choices.empty() ? "" : fmt::format(": {}", type);
+      text += fmt::format("{:<42}  # {}{}{}\n", line, info.meaning, choices, unit);
+    });
+    list(printer);
+  });
+  return text;
+}
+
+std::vector<SettingRow> setting_rows(Config& config) {
+  std::vector<SettingRow> rows;
+  for_each_group(config, [&](std::string_view group, const auto& list) {
+    Printer printer([&](const SettingInfo& info, std::string type, std::string value) {
+      rows.push_back({std::string(group), std::string(info.key), std::move(type), std::move(value),
+                      std::string(info.unit), std::string(info.meaning)});
+    });
+    list(printer);
+  });
+  return rows;
+}
+
+}  // namespace myriad

@@ -1,0 +1,180 @@
+// Config: every setting of a run, in groups named after RLlib's AlgorithmConfig, read from TOML.
+//
+// Each group is a plain struct with its defaults and one `settings` function that lists key, unit, meaning and range:
+// that list is what reads the file, refuses unknown keys, prints `myriad config` and writes config.toml of a run.
+// An algorithm adds its own settings to [training]; they are described in its torch-free header.
+#pragma once
+
+#include <functional>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "rl/environment.hpp"
+#include "rl/module_spec.hpp"
+
+namespace myriad {
+
+/// Piecewise-linear value over env steps: one number, or [[step, value], ...] (RLlib's schedules).
+struct Schedule {
+  std::vector<std::pair<double, double>> points;  ///< ascending steps; one point = constant
+  Schedule(double constant = 0.0) : points{{0.0, constant}} {}  // NOLINT: a number is a schedule
+  explicit Schedule(std::vector<std::pair<double, double>> p) : points(std::move(p)) {}
+  double at(double env_steps) const;
+  bool operator==(const Schedule&) const = default;
+};
+
+/// What `settings` says of one setting.
+struct SettingInfo {
+  std::string_view key;      ///< within the group: "lr"
+  std::string_view unit;     ///< "s", "env steps", ""
+  std::string_view meaning;
+  double low = -std::numeric_limits<double>::infinity();  ///< numbers outside [low, high] are refused
+  double high = std::numeric_limits<double>::infinity();
+  std::vector<std::string> choices = {};                  ///< for strings: the known values
+};
+
+/// Receives each setting of a group: one door for each type a setting may have.
+class SettingVisitor {
+ public:
+  virtual ~SettingVisitor() = default;
+  virtual void visit(const SettingInfo& info, bool& value) = 0;
+  virtual void visit(const SettingInfo& info, int64_t& value) = 0;
+  virtual void visit(const SettingInfo& info, double& value) = 0;
+  virtual void visit(const SettingInfo& info, std::string& value) = 0;
+  virtual void visit(const SettingInfo& info, std::vector<int>& value) = 0;
+  virtual void visit(const SettingInfo& info, Schedule& value) = 0;
+  virtual void visit(const SettingInfo& info, std::optional<double>& value) = 0;  ///< absent = off
+  virtual void visit(const SettingInfo& info, EnvOptions& value) = 0;
+};
+
+struct EnvironmentConfig {
+  std::string env = "CartPole-v1";
+  EnvOptions env_config;
+  int64_t max_episode_steps = 0;   ///< 0: the environment's own limit
+  bool normalize_actions = true;   ///< Box actions: the policy's [-1, 1] is unsquashed to [low, high]
+  bool clip_actions = true;        ///< Box actions are clipped to [low, high] before the step
+  double reward_scale = 1.0;       ///< what the learner sees; episode returns stay the environment's own
+  std::string observation_filter = "NoFilter";
+  double observation_clip = 10.0;
+  void settings(SettingVisitor& v);
+};
+
+struct EnvRunnersConfig {
+  int64_t num_env_runners = 2;
+  int64_t num_envs_per_env_runner = 8;
+  int64_t rollout_fragment_length = 0;  ///< 0: train_batch_size / (runners x envs)
+  bool explore = true;
+  bool random_actions = false;
+  double step_timeout_s = 30.0;         ///< a runner without progress for so long is restarted
+  void settings(SettingVisitor& v);
+};
+
+struct TrainingConfig {
+  double gamma = 0.99;
+  Schedule lr = 5e-5;
+  int64_t train_batch_size = 4000;      ///< env steps an update round consumes
+  int64_t num_epochs = 30;
+  int64_t minibatch_size = 128;
+  bool shuffle_batch_per_epoch = true;
+  std::optional<double> grad_clip;      ///< global norm
+  double adam_epsilon = 1e-8;
+  void settings(SettingVisitor& v);
+};
+
+struct LearnersConfig {
+  int64_t num_learners = 1;
+  std::string device = "cpu";
+  std::string executor = "auto";        ///< auto | torch | native
+  int64_t num_threads = 0;              ///< 0: the machine's cores
+  void settings(SettingVisitor& v);
+};
+
+struct EvaluationConfig {
+  int64_t evaluation_duration = 20;     ///< episodes
+  bool explore = false;
+  bool evaluate_at_end = true;
+  void settings(SettingVisitor& v);
+};
+
+struct ReportingConfig {
+  int64_t metrics_num_episodes_for_smoothing = 100;
+  double min_time_s_per_iteration = 0.0;
+  void settings(SettingVisitor& v);
+};
+
+struct CheckpointingConfig {
+  int64_t checkpoint_frequency = 0;     ///< iterations between checkpoints; 0: only at the end
+  int64_t num_to_keep = 3;
+  void settings(SettingVisitor& v);
+};
+
+struct FaultToleranceConfig {
+  double restart_backoff_s = 0.1;
+  double restart_backoff_max_s = 30.0;
+  int64_t max_crashes_per_minute = 5;   ///< then the slot is quarantined
+  void settings(SettingVisitor& v);
+};
+
+struct StopConfig {
+  int64_t training_iteration = 0;       ///< 0 = not a criterion
+  int64_t num_env_steps_sampled_lifetime = 0;
+  std::optional<double> episode_return_mean;
+  double time_total_s = 0.0;
+  void settings(SettingVisitor& v);
+};
+
+/// An algorithm's own part of [training].
+class AlgorithmConfig {
+ public:
+  virtual ~AlgorithmConfig() = default;
+  virtual void settings(SettingVisitor& v) = 0;
+  virtual std::unique_ptr<AlgorithmConfig> clone() const = 0;
+};
+
+/// What the driver knows of an algorithm without linking torch.
+struct AlgorithmInfo {
+  std::string name;                         ///< "PPO"
+  std::string summary;                      ///< one line with the paper
+  std::function<std::unique_ptr<AlgorithmConfig>()> make_config;
+  std::function<void(TrainingConfig&, ModelConfig&)> set_defaults;  ///< the algorithm's defaults of shared settings
+  bool on_policy = true;
+};
+const std::vector<AlgorithmInfo>& algorithm_infos();        ///< sorted by name; defined in algorithms/infos.cpp
+const AlgorithmInfo& find_algorithm(const std::string& name);  ///< throws Error("unknown-algorithm")
+
+struct Config {
+  std::string algorithm = "PPO";
+  int64_t seed = 0;
+  EnvironmentConfig environment;
+  EnvRunnersConfig env_runners;
+  TrainingConfig training;
+  std::unique_ptr<AlgorithmConfig> algorithm_config;
+  ModelConfig rl_module;
+  LearnersConfig learners;
+  EvaluationConfig evaluation;
+  ReportingConfig reporting;
+  CheckpointingConfig checkpointing;
+  FaultToleranceConfig fault_tolerance;
+  StopConfig stop;
+
+  /// T of a fragment: rollout_fragment_length, or what makes the batch with one fragment a runner.
+  int64_t fragment_length() const;
+  int64_t fragments_per_batch() const;
+};
+
+/// Reads `text` (of file `name`) and `overrides` ("training.lr=1e-3"). Throws Error with code unknown-key, wrong-type,
+/// out-of-range, bad-toml or impossible (combinations), naming file:line:column, got, wanted and the nearest key.
+Config load_config(std::string_view text, std::string_view name, const std::vector<std::string>& overrides = {});
+
+/// The whole config as TOML: load_config(to_toml(c)) == c. With `describe`, each setting's meaning and unit as a comment.
+std::string to_toml(Config& config, bool describe = false);
+
+/// One row for each setting, for `myriad config`.
+struct SettingRow { std::string group, key, type, value, unit, meaning; };
+std::vector<SettingRow> setting_rows(Config& config);
+
+}  // namespace myriad

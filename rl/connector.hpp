@@ -1,0 +1,64 @@
+// Connectors: what lies between an environment and a module. All write where the caller says; nothing allocates a step.
+//
+//   env row --ObservationFlattener--> f32 features --(fragment keeps these)--> MeanStdFilter --> module
+//   module action --ActionConnector (unsquash, clip)--> env action row
+//
+// The fragment keeps unfiltered features: the learner owns the statistics, updates them from the batches it accepted and
+// sends them with the weights, so nothing is counted twice and every runner filters alike.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "rl/space.hpp"
+
+namespace myriad {
+
+/// Any observation space -> flat_size() floats: Box as it is, Discrete and MultiDiscrete one-hot, Dict/Tuple side by side.
+class ObservationFlattener {
+ public:
+  explicit ObservationFlattener(const Space& space) : space_(space) {}
+  /// A row that already is flat float32 can be written straight into the fragment.
+  bool is_identity() const;
+  void operator()(std::span<const std::byte> row, std::span<float> features) const;
+
+ private:
+  Space space_;
+};
+
+/// Running mean and variance of features (Chan et al. 1979): exact to merge, in any grouping to rounding.
+class MeanStdFilter {
+ public:
+  explicit MeanStdFilter(int size, double clip = 10.0);
+  int size() const { return static_cast<int>(mean_.size()); }
+  double count() const { return count_; }
+
+  void update(std::span<const float> rows);       ///< [n, size]
+  void merge(const MeanStdFilter& other);
+
+  /// out = clip((x - mean) / max(std, 1e-4)); the identity until two rows were seen. `out` may be `rows`.
+  void apply(std::span<const float> rows, std::span<float> out) const;
+
+  std::vector<double> state() const;              ///< [count, mean..., m2...]
+  void set_state(std::span<const double> state);  ///< throws Error when the length is wrong
+
+ private:
+  void refresh();
+  double clip_, count_ = 0;
+  std::vector<double> mean_, m2_;
+  std::vector<float> shift_, scale_;  ///< what apply uses, kept beside the statistics
+};
+
+/// The policy's action -> the environment's. Box: optional unsquash of [-1, 1] to [low, high], then clip; integers as they are.
+class ActionConnector {
+ public:
+  ActionConnector(const Space& space, bool normalize, bool clip);
+  void operator()(std::span<const std::byte> action, std::span<std::byte> env_action) const;
+
+ private:
+  Space space_;
+  bool identity_;
+  std::vector<float> scale_, offset_, low_, high_;
+};
+
+}  // namespace myriad

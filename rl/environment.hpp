@@ -1,0 +1,124 @@
+// Environment: the contract a simulator fills, and the registry that finds it by name.
+//
+// An environment is owned by one VectorEnv and used by one thread. It writes observations where the caller says, in the
+// layout of its observation space; it knows no time limit and never resets itself: VectorEnv does both. Its whole
+// state, if it can give it, is a list of doubles, so that a run resumes bit for bit and `myriad play --state` can start anywhere.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "rl/random.hpp"
+#include "rl/space.hpp"
+
+namespace myriad {
+
+/// A row of a space: bytes with typed doors. The caller guarantees size and alignment; each door names the leaf's type.
+class Row {
+ public:
+  explicit Row(std::span<std::byte> bytes) : bytes_(bytes) {}
+  std::span<float> f32() const { return as<float>(); }
+  std::span<double> f64() const { return as<double>(); }
+  std::span<uint8_t> u8() const { return as<uint8_t>(); }
+  std::span<int32_t> i32() const { return as<int32_t>(); }
+  std::span<std::byte> bytes() const { return bytes_; }
+  /// One leaf of a Dict or Tuple.
+  Row leaf(const Leaf& leaf) const { return Row(bytes_.subspan(leaf.offset, leaf.count * size_of(leaf.dtype))); }
+
+ private:
+  template <class T> std::span<T> as() const { return {reinterpret_cast<T*>(bytes_.data()), bytes_.size() / sizeof(T)}; }
+  std::span<std::byte> bytes_;
+};
+
+/// A read-only row: the action handed to step().
+class ConstRow {
+ public:
+  explicit ConstRow(std::span<const std::byte> bytes) : bytes_(bytes) {}
+  std::span<const float> f32() const { return as<const float>(); }
+  std::span<const double> f64() const { return as<const double>(); }
+  std::span<const int32_t> i32() const { return as<const int32_t>(); }
+  std::span<const std::byte> bytes() const { return bytes_; }
+
+ private:
+  template <class T> std::span<T> as() const { return {reinterpret_cast<T*>(bytes_.data()), bytes_.size() / sizeof(T)}; }
+  std::span<const std::byte> bytes_;
+};
+
+/// R_{t+1} and whether S_{t+1} is terminal. Time limits are not terminations: VectorEnv adds `truncated`.
+struct StepResult {
+  double reward = 0.0;
+  bool terminated = false;
+};
+
+class Environment {
+ public:
+  virtual ~Environment() = default;
+
+  /// Starts an episode: draws the initial state from `random` and writes S_0.
+  virtual void reset(RandomStream& random, Row observation) = 0;
+
+  /// Applies A_t and writes S_{t+1}. `random` is the environment's own stream (for stochastic dynamics).
+  virtual StepResult step(ConstRow action, RandomStream& random, Row observation) = 0;
+
+  /// The whole simulator state, from which set_state continues bit for bit; nullopt where it cannot be given.
+  virtual std::optional<std::vector<double>> state() const { return std::nullopt; }
+
+  /// Restores `state` and writes its observation. Throws Error when the length is wrong.
+  virtual void set_state(std::span<const double> state, Row observation);
+};
+
+/// Keyword options of an environment, e.g. {"ctrl_cost_weight": 0.1}; unknown ones are errors.
+using EnvOptions = std::map<std::string, double>;
+
+/// An environment's facts, known without making one.
+struct EnvSpec {
+  std::string id;                          ///< Gymnasium's id where one exists
+  Space observation_space;
+  Space action_space;
+  int max_episode_steps = 0;               ///< the time limit in env steps; 0 = none
+  std::optional<double> reward_threshold = {};  ///< the mean return called solved
+  std::string source;                      ///< what it is aligned with
+  EnvOptions options = {};                 ///< options with their defaults
+  std::vector<std::string> state_names = {};  ///< names of the values set_state takes, in order; may be empty
+  std::function<std::unique_ptr<Environment>(const EnvOptions& options)> make;  ///< receives every option
+  std::function<void(EnvSpec& spec)> configure = {};  ///< adapts the spaces to spec.options, where options change them
+};
+
+class EnvRegistry {
+ public:
+  static EnvRegistry& instance();
+
+  void add(EnvSpec spec);
+
+  /// Throws Error("unknown-env") naming the closest ids. Loads the sims modules beside the program on the first miss.
+  const EnvSpec& find(const std::string& id);
+
+  std::vector<const EnvSpec*> all();  ///< every environment of every module, sorted by id
+
+ private:
+  void load_modules();
+  std::map<std::string, EnvSpec> specs_;
+  bool modules_loaded_ = false;
+};
+
+/// `static const RegisterEnv cart_pole{{.id = "CartPole-v1", ...}};` in the environment's own file.
+struct RegisterEnv {
+  explicit RegisterEnv(EnvSpec spec) { EnvRegistry::instance().add(std::move(spec)); }
+};
+
+/// Makes an environment; `options` must be among the spec's. Throws Error("unknown-env-option").
+std::unique_ptr<Environment> make_environment(const EnvSpec& spec, const EnvOptions& options);
+
+/// For set_state: throws Error("env-state-length") unless `got` == `want`.
+void check_state_length(std::string_view id, size_t got, size_t want);
+
+/// The spec with `options` over its defaults and the spaces which follow from them. Throws Error("unknown-env-option").
+EnvSpec configured_spec(const EnvSpec& spec, const EnvOptions& options);
+
+}  // namespace myriad

@@ -1,0 +1,111 @@
+// Fragment: the one unit of experience, T steps of B environments in one contiguous buffer of time-major columns.
+//
+//   obs                [T+1, B, ...]  S_t, in the row layout of the observation the module sees; row T bootstraps
+//   actions            [T, B, ...]    A_t
+//   rewards            [T, B]         R_{t+1}
+//   terminateds        [T, B]         S_{t+1} is terminal
+//   truncateds         [T, B]         S_{t+1} ended its episode by the time limit
+//   logp               [T, B]         log mu(A_t | S_t) of the behaviour policy
+//   action_dist_inputs [T, B, n]      where the algorithm asks for them
+//   final_obs          [F, ...]       S_{t+1} where truncated and not terminated, in time-major order of (t, b)
+//
+// obs[t+1] is already the next episode's S_0 where an episode ended, so that
+// V_next[t] = (1 - terminated) * (truncated ? V(final_obs) : V(obs[t+1])) holds at terminations, time limits and cuts.
+// The runner fills a fragment in place; the wire sends the buffer as it is; the learner copies columns into its batch.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "rl/space.hpp"
+
+namespace myriad {
+
+/// What a column has one row for.
+enum class Rows : uint8_t { step = 0, step_and_bootstrap = 1, environment = 2, final_step = 3 };
+
+struct Column {
+  std::string name;
+  Rows rows;
+  DType dtype;
+  std::vector<int> shape;  ///< of one row
+  size_t row_bytes;
+  size_t offset;           ///< bytes from the start of the buffer; 64-byte aligned
+};
+
+/// Where each column lies; the same for every fragment of a run, so shapes stay fixed (CUDA graphs need that).
+class FragmentLayout {
+ public:
+  FragmentLayout(int steps, int environments) : steps_(steps), environments_(environments) {}
+
+  /// Appends a column; Rows::final_step must come last (its used rows are the buffer's tail).
+  FragmentLayout& add(std::string name, Rows rows, DType dtype, std::vector<int> shape);
+
+  int steps() const { return steps_; }                ///< T
+  int environments() const { return environments_; }  ///< B
+  std::span<const Column> columns() const { return columns_; }
+  const Column& column(std::string_view name) const;  ///< throws Error for an unknown name
+  const Column* find(std::string_view name) const;
+  size_t rows(const Column& column) const;            ///< rows it can hold
+  size_t capacity_bytes() const { return capacity_bytes_; }
+  /// The bytes in use when `final_rows` rows of final_obs are.
+  size_t used_bytes(size_t final_rows) const;
+  /// Two ends whose hashes differ do not understand each other's buffers.
+  uint64_t hash() const;
+
+ private:
+  int steps_, environments_;
+  std::vector<Column> columns_;
+  size_t capacity_bytes_ = 0;
+};
+
+/// Which fragment this is: never reused, so that a duplicate is recognised wherever it turns up.
+struct FragmentId {
+  uint32_t slot = 0;         ///< the runner's place in the run
+  uint32_t incarnation = 0;  ///< which process in that slot
+  uint64_t seq = 0;          ///< 0, 1, 2, ... within the incarnation
+  auto operator<=>(const FragmentId&) const = default;
+};
+
+/// One finished episode, reported beside the fragment it ended in.
+struct EpisodeStats {
+  double episode_return = 0.0;  ///< undiscounted sum of the environment's own rewards
+  uint32_t length = 0;          ///< env steps
+  uint32_t env_index = 0;       ///< global index of the environment
+};
+
+class Fragment {
+ public:
+  explicit Fragment(std::shared_ptr<const FragmentLayout> layout);
+
+  const FragmentLayout& layout() const { return *layout_; }
+  std::span<std::byte> buffer() { return {buffer_.get(), layout_->capacity_bytes()}; }
+  std::span<const std::byte> used() const { return {buffer_.get(), layout_->used_bytes(final_rows)}; }
+
+  /// All rows of a column as T, row-major.
+  template <class T> std::span<T> values(const Column& column) {
+    return {reinterpret_cast<T*>(buffer_.get() + column.offset), layout_->rows(column) * column.row_bytes / sizeof(T)};
+  }
+  /// The `i`-th row in storage order: t * B + b.
+  std::byte* row(const Column& column, size_t i) { return buffer_.get() + column.offset + i * column.row_bytes; }
+
+  FragmentId id;
+  uint64_t weights_version = 0;  ///< of the behaviour policy, the same for all T steps
+  size_t final_rows = 0;         ///< rows of final_obs in use
+  std::vector<EpisodeStats> episodes;
+
+ private:
+  struct Free { void operator()(std::byte* p) const; };
+  std::shared_ptr<const FragmentLayout> layout_;
+  std::unique_ptr<std::byte[], Free> buffer_;
+};
+
+/// "" when the buffer can be used: length, flags in {0, 1}, final_rows as the flags say, every float finite,
+/// actions inside `action_space`; else the first fact that does not hold. For bytes that came from the network.
+std::string fragment_violation(const FragmentLayout& layout, std::span<const std::byte> buffer, size_t final_rows,
+                               const Space& action_space);
+
+}  // namespace myriad

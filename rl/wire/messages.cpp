@@ -1,0 +1,139 @@
+#include "rl/wire/messages.hpp"
+
+#include <cstring>
+
+#include "rl/check.hpp"
+#include "rl/hash.hpp"
+
+namespace myriad {
+namespace {
+
+/// The payload descriptions of whichever body carries some; null for the others.
+const std::vector<std::unique_ptr<wire::PayloadT>>* payloads_of(const wire::BodyUnion& body) {
+  switch (body.type) {
+    case wire::Body::FragmentHeader: return &body.AsFragmentHeader()->payloads;
+    case wire::Body::RunnerState: return &body.AsRunnerState()->payloads;
+    case wire::Body::WeightsHeader: return &body.AsWeightsHeader()->payloads;
+    case wire::Body::RunnerWelcome: return &body.AsRunnerWelcome()->payloads;
+    default: return nullptr;
+  }
+}
+
+}  // namespace
+
+Frames encode(const Message& message) {
+  wire::EnvelopeT envelope;
+  envelope.run = message.run;
+  envelope.epoch = message.epoch;
+  envelope.body = message.body;
+  if (auto* payloads = const_cast<std::vector<std::unique_ptr<wire::PayloadT>>*>(payloads_of(envelope.body))) {
+    payloads->clear();
+    for (const SharedBytes& bytes : message.payloads) {
+      auto payload = std::make_unique<wire::PayloadT>();
+      payload->bytes = bytes.view.size();
+      payload->crc32c = crc32c(bytes.view);
+      payloads->push_back(std::move(payload));
+    }
+  } else {
+    check(message.payloads.empty(), "a {} carries no payload", wire::EnumNameBody(message.body.type));
+  }
+  auto builder = std::make_shared<flatbuffers::FlatBufferBuilder>(512);
+  wire::FinishEnvelopeBuffer(*builder, wire::Envelope::Pack(*builder, &envelope));
+  Frames frames;
+  frames.reserve(1 + message.payloads.size());
+  const auto* data = reinterpret_cast<const std::byte*>(builder->GetBufferPointer());
+  const size_t size = builder->GetSize();
+  check(size <= kMaxEnvelopeBytes, "a message header of {} bytes is over the limit of {}", size, kMaxEnvelopeBytes);
+  frames.push_back({std::move(builder), {data, size}});
+  frames.insert(frames.end(), message.payloads.begin(), message.payloads.end());
+  return frames;
+}
+
+std::string_view name_of(Malformed malformed) {
+  switch (malformed) {
+    case Malformed::no_frames: return "no_frames";
+    case Malformed::too_many_frames: return "too_many_frames";
+    case Malformed::too_large: return "too_large";
+    case Malformed::not_an_envelope: return "not_an_envelope";
+    case Malformed::payload_mismatch: return "payload_mismatch";
+    case Malformed::payload_checksum: return "payload_checksum";
+    case Malformed::count: break;
+  }
+  return "?";
+}
+
+std::variant<Message, Malformed> decode(const Frames& frames) {
+  if (frames.empty()) return Malformed::no_frames;
+  if (frames.size() > kMaxFrames) return Malformed::too_many_frames;
+  if (frames[0].view.size() > kMaxEnvelopeBytes) return Malformed::too_large;
+  // FlatBuffers reads scalars at their natural alignment; a received frame has none to promise.
+  const std::vector<uint64_t> copy = [&] {
+    std::vector<uint64_t> words((frames[0].view.size() + 7) / 8);
+    std::memcpy(words.data(), frames[0].view.data(), frames[0].view.size());
+    return words;
+  }();
+  const auto* data = reinterpret_cast<const uint8_t*>(copy.data());
+  flatbuffers::Verifier verifier(data, frames[0].view.size(), /*max_depth=*/8, /*max_tables=*/1000);
+  if (frames[0].view.size() < 12 || !wire::VerifyEnvelopeBuffer(verifier)) return Malformed::not_an_envelope;
+  const wire::Envelope* envelope = wire::GetEnvelope(data);
+  if (envelope->body() == nullptr) return Malformed::not_an_envelope;
+  Message message;
+  message.run = envelope->run();
+  message.epoch = envelope->epoch();
+  message.body.type = envelope->body_type();
+  message.body.value = wire::BodyUnion::UnPack(envelope->body(), envelope->body_type(), nullptr);
+  if (message.body.value == nullptr) return Malformed::not_an_envelope;
+  if (const auto* header = message.as<wire::FragmentHeaderT>(); header != nullptr && header->key == nullptr)
+    return Malformed::not_an_envelope;
+  const auto* payloads = payloads_of(message.body);
+  if (frames.size() - 1 != (payloads == nullptr ? 0 : payloads->size())) return Malformed::payload_mismatch;
+  for (size_t i = 1; i < frames.size(); ++i) {
+    const wire::PayloadT& payload = *(*payloads)[i - 1];
+    if (frames[i].view.size() > kMaxPayloadBytes) return Malformed::too_large;
+    if (frames[i].view.size() != payload.bytes) return Malformed::payload_mismatch;
+    if (crc32c(frames[i].view) != payload.crc32c) return Malformed::payload_checksum;
+    message.payloads.push_back(frames[i]);
+  }
+  return message;
+}
+
+FragmentId id_of(const wire::FragmentHeaderT& header) {
+  return {header.key->slot(), header.key->incarnation(), header.key->seq()};
+}
+
+Message fragment_message(std::shared_ptr<Fragment> fragment, uint64_t sampling_ns, uint64_t waiting_ns) {
+  wire::FragmentHeaderT header;
+  header.key = std::make_unique<wire::FragmentKey>(fragment->id.slot, fragment->id.incarnation, fragment->id.seq);
+  header.weights_version = fragment->weights_version;
+  header.steps = static_cast<uint32_t>(fragment->layout().steps());
+  header.environments = static_cast<uint32_t>(fragment->layout().environments());
+  header.final_rows = fragment->final_rows;
+  header.episodes.reserve(fragment->episodes.size());
+  for (const EpisodeStats& e : fragment->episodes) header.episodes.emplace_back(e.episode_return, e.length, e.env_index);
+  header.sampling_ns = sampling_ns;
+  header.waiting_ns = waiting_ns;
+  const auto used = fragment->used();
+  return make_message(std::move(header), {SharedBytes{std::move(fragment), used}});
+}
+
+Message weights_message(const WeightsPtr& weights) {
+  wire::WeightsHeaderT header;
+  header.version = weights->version;
+  header.spec_hash = weights->layout_hash;
+  return make_message(std::move(header), {SharedBytes{weights, std::as_bytes(std::span(weights->values))},
+                                          SharedBytes{weights, std::as_bytes(std::span(weights->filter))}});
+}
+
+std::optional<Weights> weights_from(const Message& message) {
+  const auto* header = message.as<wire::WeightsHeaderT>();
+  if (header == nullptr || message.payloads.size() != 2) return std::nullopt;
+  const auto values = message.payloads[0].view, filter = message.payloads[1].view;
+  if (values.size() % sizeof(float) != 0 || filter.size() % sizeof(double) != 0) return std::nullopt;
+  Weights weights{header->version, header->spec_hash, std::vector<float>(values.size() / sizeof(float)),
+                  std::vector<double>(filter.size() / sizeof(double))};
+  if (!values.empty()) std::memcpy(weights.values.data(), values.data(), values.size());
+  if (!filter.empty()) std::memcpy(weights.filter.data(), filter.data(), filter.size());
+  return weights;
+}
+
+}  // namespace myriad

@@ -1,0 +1,131 @@
+#include "sims/mujoco/mujoco_env.hpp"
+
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <map>
+#include <mutex>
+
+#include "rl/check.hpp"
+
+namespace myriad {
+namespace {
+
+/// Without handlers MuJoCo writes MUJOCO_LOG.TXT into the working folder: ten thousand runners share one.
+void print_warning(const char* message) { std::fprintf(stderr, "warning: MuJoCo: %s\n", message); }
+
+[[noreturn]] void print_error_and_exit(const char* message) {
+  std::fprintf(stderr, "error[mujoco] %s\n", message);
+  std::_Exit(static_cast<int>(Exit::internal));  // MuJoCo's error handler must not return
+}
+
+/// assets/ beside the file this code was loaded from, so that the build tree can be moved.
+std::filesystem::path assets_folder() {
+  Dl_info info{};
+  check(dladdr(reinterpret_cast<const void*>(&assets_folder), &info) != 0,
+        "the MuJoCo module cannot find its own file");
+  return std::filesystem::absolute(info.dli_fname).parent_path() / "assets";
+}
+
+std::shared_ptr<const mjModel> shared_model(const std::string& xml) {
+  static std::mutex mutex;
+  static std::map<std::string, std::shared_ptr<const mjModel>> models;
+  const std::scoped_lock lock(mutex);
+  std::shared_ptr<const mjModel>& model = models[xml];
+  if (model) return model;
+  mju_user_error = print_error_and_exit;
+  mju_user_warning = [](const char*) {};  // of the XML's age: the files are pinned, with the wheel
+  const std::string file = (assets_folder() / xml).string();
+  char error[1000] = "";
+  mjModel* loaded = mj_loadXML(file.c_str(), nullptr, error, sizeof error);
+  if (loaded == nullptr) fail(Exit::environment, "mujoco-model", "MuJoCo cannot load {}: {}", file, error);
+  mju_user_warning = print_warning;
+  model.reset(loaded, [](const mjModel* m) { mj_deleteModel(const_cast<mjModel*>(m)); });
+  return model;
+}
+
+}  // namespace
+
+MujocoEnv::MujocoEnv(const std::string& xml, int frame_skip, bool contact_forces)
+    : model_(shared_model(xml)),
+      data_(mj_makeData(model_.get())),
+      frame_skip_(frame_skip),
+      contact_forces_(contact_forces) {
+  if (frame_skip < 1) fail(Exit::usage, "env-option", "frame_skip is {}, want at least 1", frame_skip);
+  check(data_ != nullptr, "MuJoCo cannot make mjData for {}", xml);
+}
+
+void MujocoEnv::reset(RandomStream& random, Row observation) {
+  mj_resetData(model_.get(), data_.get());
+  add_reset_noise(random, {data_->qpos, qpos().size()}, {data_->qvel, qvel().size()});
+  mj_forward(model_.get(), data_.get());
+  observe(observation);
+}
+
+void MujocoEnv::simulate(std::span<const float> controls) {
+  check(controls.size() == static_cast<size_t>(model_->nu), "an action has {} values, want {}", controls.size(),
+        model_->nu);
+  std::copy(controls.begin(), controls.end(), data_->ctrl);
+  for (int i = 0; i < frame_skip_; ++i) mj_step(model_.get(), data_.get());
+  if (contact_forces_) mj_rnePostConstraint(model_.get(), data_.get());
+}
+
+std::optional<std::vector<double>> MujocoEnv::state() const {
+  std::vector<double> state(mj_stateSize(model_.get(), mjSTATE_INTEGRATION));
+  mj_getState(model_.get(), data_.get(), state.data(), mjSTATE_INTEGRATION);
+  return state;
+}
+
+void MujocoEnv::set_state(std::span<const double> state, Row observation) {
+  const size_t nq = qpos().size(), full = mj_stateSize(model_.get(), mjSTATE_INTEGRATION);
+  mj_resetData(model_.get(), data_.get());
+  if (state.size() == nq + qvel().size()) {
+    std::copy_n(state.begin(), nq, data_->qpos);
+    std::copy(state.begin() + nq, state.end(), data_->qvel);
+    mj_forward(model_.get(), data_.get());
+  } else {
+    if (state.size() != full)
+      fail(Exit::usage, "env-state-length",
+           "a state of this MuJoCo environment has {} values, want {} or [qpos, qvel], {}", state.size(), full,
+           nq + qvel().size());
+    mj_setState(model_.get(), data_.get(), state.data(), mjSTATE_INTEGRATION);
+    mj_forward(model_.get(), data_.get());  // positions of bodies and the like, for observe
+    mj_setState(model_.get(), data_.get(), state.data(), mjSTATE_INTEGRATION);  // the solver's warm start again
+  }
+  observe(observation);
+}
+
+void MujocoEnv::write_qpos_qvel(Row observation, size_t skip, double qvel_limit) const {
+  const auto out = observation.f64();
+  const size_t positions = qpos().size() - skip;
+  check(out.size() == positions + qvel().size(), "an observation row has {} values, want {}", out.size(),
+        positions + qvel().size());
+  std::copy(qpos().begin() + skip, qpos().end(), out.begin());
+  std::transform(qvel().begin(), qvel().end(), out.begin() + positions,
+                 [&](double value) { return std::clamp(value, -qvel_limit, qvel_limit); });
+}
+
+Space mujoco_observation_space(int size) {
+  constexpr double kInf = std::numeric_limits<double>::infinity();
+  return Space::box(-kInf, kInf, {size}, DType::f64);
+}
+
+void include_x_position(EnvSpec& spec) {
+  if (spec.options.at("exclude_current_positions_from_observation") == 0)
+    spec.observation_space = mujoco_observation_space(spec.observation_space.flat_size() + 1);
+}
+
+float control_cost(double weight, std::span<const float> action) {
+  float sum = 0;
+  for (float value : action) sum += value * value;
+  return static_cast<float>(weight) * sum;
+}
+
+void add_uniform(RandomStream& random, std::span<double> values, double scale) {
+  for (double& value : values) value += random.uniform(-scale, scale);
+}
+
+}  // namespace myriad

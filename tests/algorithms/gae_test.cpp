@@ -1,0 +1,130 @@
+#include "algorithms/ops/gae.hpp"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <vector>
+
+#include "rl/check.hpp"
+#include "rl/random.hpp"
+
+using namespace myriad;
+
+TEST_SUITE_BEGIN("algorithms/gae");
+
+namespace {
+
+struct Example {
+  size_t steps, environments;
+  std::vector<float> rewards, values, final_values;
+  std::vector<uint8_t> terminateds, truncateds;
+  Trajectories view() const { return {steps, environments, rewards, terminateds, truncateds, values, final_values}; }
+};
+
+struct Gae { std::vector<float> advantages, targets; };
+Gae gae(const Example& e, double gamma, double lambda) {
+  Gae out{std::vector<float>(e.rewards.size()), std::vector<float>(e.rewards.size())};
+  compute_gae(e.view(), gamma, lambda, out.advantages, out.targets);
+  return out;
+}
+
+/// Random trajectories with ends of both kinds.
+Example random_example(uint64_t seed) {
+  Example e{12, 5, std::vector<float>(60), std::vector<float>(65), {}, std::vector<uint8_t>(60), std::vector<uint8_t>(60)};
+  RandomStream random(seed, StreamPurpose::simulation, 0);
+  for (float& r : e.rewards) r = static_cast<float>(random.normal());
+  for (float& v : e.values) v = static_cast<float>(random.normal());
+  for (size_t i = 0; i < 60; ++i) {
+    e.terminateds[i] = random.below(6) == 0;
+    e.truncateds[i] = random.below(6) == 0;  // both at once happen too
+    if (e.truncateds[i] && !e.terminateds[i]) e.final_values.push_back(static_cast<float>(random.normal()));
+  }
+  return e;
+}
+
+}  // namespace
+
+TEST_CASE("compute_gae: a termination, a time limit and a cut by hand") {
+  // gamma 0.5, lambda 0.5; three environments of two steps, time-major.
+  //   env 0: terminal after step 0; env 1: time limit after step 0 with V(final) = 8; env 2: cut by the fragment's end.
+  const Example e{.steps = 2, .environments = 3, .rewards = {1, 1, 1, 2, 2, 2}, .values = {4, 4, 4, 6, 6, 6, 10, 10, 10}, .final_values = {8},
+                  .terminateds = {1, 0, 0, 0, 0, 0}, .truncateds = {0, 1, 0, 0, 0, 0}};
+  const Gae out = gae(e, 0.5, 0.5);
+  // t = 1, all: 2 + 0.5 * 10 - 6 = 1.
+  // t = 0: terminal 1 - 4 = -3; limit 1 + 0.5 * 8 - 4 = 1; going on 1 + 0.5 * 6 - 4 = 0, plus 0.25 * 1.
+  CHECK(out.advantages == std::vector<float>{-3, 1, 0.25f, 1, 1, 1});
+  CHECK(out.targets == std::vector<float>{1, 5, 4.25f, 7, 7, 7});
+}
+
+TEST_CASE("compute_gae: final values are read in time-major order, not where a termination came at the limit") {
+  const Example e{.steps = 2, .environments = 2, .rewards = {0, 0, 0, 0}, .values = {0, 0, 0, 0, 0, 0}, .final_values = {1, 2},
+                  .terminateds = {0, 1, 0, 0}, .truncateds = {1, 1, 0, 1}};
+  CHECK(gae(e, 1.0, 0.0).advantages == std::vector<float>{1, 0, 0, 2});
+}
+
+TEST_CASE("compute_gae: lambda 0 is the one-step TD error") {
+  const Example e = random_example(1);
+  const Gae out = gae(e, 0.9, 0.0);
+  size_t final_row = 0;
+  for (size_t i = 0; i < e.rewards.size(); ++i) {
+    double next = e.values[i + e.environments];
+    if (e.truncateds[i] && !e.terminateds[i]) next = e.final_values[final_row++];
+    if (e.terminateds[i]) next = 0;
+    CHECK(out.advantages[i] == doctest::Approx(e.rewards[i] + 0.9 * next - e.values[i]).epsilon(1e-5));
+  }
+}
+
+TEST_CASE("compute_gae: lambda 1 is the discounted return minus V") {
+  const Example e = random_example(2);
+  const Gae out = gae(e, 0.9, 1.0);
+  for (size_t i = 0; i < e.rewards.size(); ++i) {
+    double result = 0, discount = 1;
+    for (size_t j = i;; j += e.environments) {
+      result += discount * e.rewards[j];
+      discount *= 0.9;
+      if (e.terminateds[j]) break;
+      if (e.truncateds[j]) {
+        size_t row = 0;
+        for (size_t k = 0; k < j; ++k) row += e.truncateds[k] && !e.terminateds[k];
+        result += discount * e.final_values[row];
+        break;
+      }
+      if (j + e.environments >= e.rewards.size()) {
+        result += discount * e.values[j + e.environments];
+        break;
+      }
+    }
+    CHECK(out.targets[i] == doctest::Approx(result).epsilon(1e-4));
+    CHECK(out.advantages[i] == doctest::Approx(result - e.values[i]).epsilon(1e-4));
+  }
+}
+
+TEST_CASE("compute_gae: shapes that do not fit are refused") {
+  Example e = random_example(3);
+  e.final_values.push_back(0);
+  CHECK_THROWS_AS(gae(e, 0.9, 0.9), Error);
+  e.final_values.resize(e.final_values.size() - 2);
+  CHECK_THROWS_AS(gae(e, 0.9, 0.9), Error);
+  e = random_example(3);
+  e.values.pop_back();
+  CHECK_THROWS_AS(gae(e, 0.9, 0.9), Error);
+}
+
+TEST_CASE("explained_variance: 1 for the truth, 0 for a constant, floored at -1") {
+  const std::vector<float> y{1, 2, 3, 4};
+  CHECK(explained_variance(y, y) == 1.0);
+  CHECK(explained_variance(y, std::vector<float>(4, 7.0f)) == doctest::Approx(0.0));
+  CHECK(explained_variance(y, std::vector<float>{-100, 100, -100, 100}) == -1.0);
+  CHECK(explained_variance(std::vector<float>(4, 1.0f), y) == 0.0);
+}
+
+TEST_CASE("standardise: mean 0 and std 1; a constant stays finite") {
+  std::vector<float> x{1, 2, 3, 6};  // mean 3, population variance 3.5
+  standardise(x);
+  CHECK(x[3] == doctest::Approx(3 / std::sqrt(3.5)));
+  std::vector<float> same(5, 2.0f);
+  standardise(same);
+  CHECK(same == std::vector<float>(5, 0.0f));
+}
+
+TEST_SUITE_END();

@@ -1,0 +1,160 @@
+#include "learners/native_module.hpp"
+
+#include <ATen/ATen.h>
+#include <doctest/doctest.h>
+
+#include "learners/torch_module.hpp"
+#include "rl/check.hpp"
+
+using namespace myriad;
+
+TEST_SUITE_BEGIN("learners/native_module");
+
+namespace {
+
+constexpr int kObs = 5;
+
+at::Tensor random_tensor(std::vector<int64_t> shape, uint64_t seed, double scale = 1.0) {
+  at::Tensor tensor = at::empty(shape, at::kFloat);
+  RandomStream random(seed, StreamPurpose::simulation, 9);
+  for (int64_t i = 0; i < tensor.numel(); ++i) tensor.mutable_data_ptr<float>()[i] = static_cast<float>(scale * random.normal());
+  return tensor;
+}
+
+/// Parameters with nothing at a special value: biases, gains and log std moved.
+std::vector<float> parameters_of(const ModuleSpec& spec) {
+  auto values = initial_parameters(spec, 3);
+  RandomStream random(4, StreamPurpose::simulation, 1);
+  for (float& v : values) v += static_cast<float>(0.1 * random.normal());
+  return values;
+}
+
+struct Result { at::Tensor inputs, values, all_values; std::vector<float> gradient; };
+
+Result run(const ModuleSpec& spec, Executor executor, int64_t n, int threads = 1) {
+  TorchModule module(spec, parameters_of(spec), executor, threads);
+  const at::Tensor obs = random_tensor({n, kObs}, 1);
+  const ModuleOutput out = module.forward(obs);
+  // Weights 1/n keep the gradients' size independent of n, so that one tolerance serves.
+  const at::Tensor loss = (out.action_dist_inputs * random_tensor(out.action_dist_inputs.sizes().vec(), 2, 1.0 / static_cast<double>(n))).sum() +
+                          (out.values * random_tensor({n}, 5, 1.0 / static_cast<double>(n))).sum();
+  loss.backward();
+  return {out.action_dist_inputs.detach(), out.values.detach(), module.values(obs), {module.gradients().begin(), module.gradients().end()}};
+}
+
+float largest_difference(const at::Tensor& a, const at::Tensor& b) { return (a - b).abs().max().item<float>(); }
+
+void compare(const ModuleSpec& spec, int64_t n) {
+  CAPTURE(spec.to_string());
+  CAPTURE(n);
+  const Result torch = run(spec, Executor::torch, n), native = run(spec, Executor::native, n);
+  CHECK(largest_difference(torch.inputs, native.inputs) <= 1e-5f);
+  CHECK(largest_difference(torch.values, native.values) <= 1e-5f);
+  CHECK(largest_difference(torch.values, native.all_values) <= 1e-5f);
+  for (const Parameter& p : spec.parameters()) {
+    float worst = 0, size = 0;
+    for (size_t i = p.offset; i < p.offset + p.count; ++i) {
+      worst = std::max(worst, std::abs(torch.gradient[i] - native.gradient[i]));
+      size = std::max(size, std::abs(torch.gradient[i]));
+    }
+    CHECK_MESSAGE(worst <= 1e-5f, p.name);
+    CHECK_MESSAGE(size > 0, p.name);
+  }
+}
+
+ModuleSpec spec_of(const Space& action_space, ModelConfig config) { return make_mlp_spec(Space::box(-1, 1, {kObs}), action_space, config); }
+
+}  // namespace
+
+TEST_CASE("NativeModule: equals torch, forward and backward, for every activation") {
+  for (const char* activation : {"linear", "tanh", "relu", "silu", "gelu", "elu"})
+    for (const bool norm : {false, true}) {
+      ModelConfig config;
+      config.fcnet_hiddens = {24, 17};
+      config.fcnet_activation = activation;
+      config.fcnet_use_layernorm = norm;
+      compare(spec_of(Space::discrete(3), config), 33);
+    }
+}
+
+TEST_CASE("NativeModule: equals torch for every head, shared and separate, with and without hidden layers") {
+  const std::vector<Space> actions{Space::discrete(1), Space::discrete(4), Space(MultiDiscrete{{2, 3}}), Space::box(-1, 1, {1}), Space::box(-1, 1, {3})};
+  for (const Space& action : actions)
+    for (const bool shared : {false, true})
+      for (const bool free : {false, true})
+        for (const std::vector<int>& hiddens : {std::vector<int>{}, {16}, {16, 8, 12}}) {
+          ModelConfig config;
+          config.fcnet_hiddens = hiddens;
+          config.vf_share_layers = shared;
+          config.free_log_std = free;
+          compare(spec_of(action, config), 19);
+        }
+}
+
+TEST_CASE("NativeModule: equals torch for odd stacks of layers") {
+  ModelConfig config;
+  config.fcnet_hiddens = {8};
+  ModuleSpec spec = spec_of(Space::discrete(2), config);
+  spec.encoder = {LayerNorm{kObs}, Activate{Activation::tanh, kObs}, Activate{Activation::silu, kObs}, Linear{kObs, 8}, Activate{Activation::relu, 8},
+                  Activate{Activation::tanh, 8}, LayerNorm{8}, Activate{Activation::elu, 8}};
+  spec.value_encoder = {Activate{Activation::tanh, kObs}, Linear{kObs, 8}};
+  compare(spec, 21);
+}
+
+TEST_CASE("NativeModule: equals torch across the borders of chunks and lanes") {
+  ModelConfig config;
+  config.fcnet_hiddens = {16};
+  for (const int64_t n : {1, 2, 255, 256, 257, 2048, 2049, 2600}) compare(spec_of(Space::box(-1, 1, {2}), config), n);
+}
+
+TEST_CASE("NativeModule: a clipped log std passes no gradient, in both executors alike") {
+  for (const bool free : {false, true}) {
+    ModelConfig config;
+    config.fcnet_hiddens = {8};
+    config.free_log_std = free;
+    config.log_std_clip_param = 0.05;
+    const ModuleSpec spec = spec_of(Space::box(-1, 1, {4}), config);
+    const Result torch = run(spec, Executor::torch, 40), native = run(spec, Executor::native, 40);
+    CHECK(largest_difference(torch.inputs, native.inputs) <= 1e-5f);
+    for (size_t i = 0; i < torch.gradient.size(); ++i) CHECK(torch.gradient[i] == doctest::Approx(native.gradient[i]).epsilon(1e-4));
+  }
+}
+
+TEST_CASE("NativeModule: the gradient is the same to the bit for any number of threads") {
+  ModelConfig config;
+  config.fcnet_hiddens = {64, 64};
+  for (const bool shared : {false, true}) {
+    config.vf_share_layers = shared;
+    const ModuleSpec spec = spec_of(Space::discrete(3), config);
+    const Result one = run(spec, Executor::native, 3000, 1);
+    for (const int threads : {2, 3}) CHECK(run(spec, Executor::native, 3000, threads).gradient == one.gradient);
+  }
+}
+
+TEST_CASE("NativeModule: every CPU generation's kernels agree") {
+  ModelConfig config;
+  config.fcnet_hiddens = {32, 32};
+  const ModuleSpec spec = spec_of(Space::discrete(3), config);
+  const auto parameters = parameters_of(spec);
+  const at::Tensor obs = random_tensor({100, kObs}, 1);
+  std::vector<std::vector<float>> outputs;
+  for (const NativeKernels* kernels : {&native_kernels_v2(), &native_kernels_v3(), &native_kernels_v4()}) {
+    if (!((kernels == &native_kernels_v2()) || (kernels == &native_kernels_v3() && __builtin_cpu_supports("x86-64-v3")) ||
+          __builtin_cpu_supports("x86-64-v4")))
+      continue;
+    NativeModule module(spec, 1, *kernels);
+    std::vector<float> out(300), values(100);
+    module.forward(parameters.data(), obs.const_data_ptr<float>(), 100, out.data(), values.data());
+    outputs.push_back(out);
+    for (size_t i = 0; i < out.size(); ++i) CHECK(std::abs(out[i] - outputs[0][i]) <= 1e-5f);
+  }
+}
+
+TEST_CASE("NativeModule: backward() without forward() is an error") {
+  ModelConfig config;
+  config.fcnet_hiddens = {8};
+  NativeModule module(spec_of(Space::discrete(2), config), 1);
+  CHECK_THROWS_AS(module.backward(nullptr, nullptr, nullptr, nullptr), Error);
+}
+
+TEST_SUITE_END();

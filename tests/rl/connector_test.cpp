@@ -1,0 +1,205 @@
+#include "rl/connector.hpp"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "rl/check.hpp"
+#include "rl/random.hpp"
+
+namespace myriad {
+namespace {
+
+template <class T>
+std::span<const std::byte> bytes_of(const std::vector<T>& values) {
+  return std::as_bytes(std::span(values));
+}
+
+template <class T>
+void put(std::vector<std::byte>& row, const Leaf& leaf, size_t i, T value) {
+  std::memcpy(row.data() + leaf.offset + i * sizeof(T), &value, sizeof(T));
+}
+
+std::vector<float> flattened(const Space& space, std::span<const std::byte> row) {
+  std::vector<float> features(static_cast<size_t>(space.flat_size()), -7.0f);
+  ObservationFlattener{space}(row, features);
+  return features;
+}
+
+std::vector<float> normal_rows(size_t count, uint64_t index) {
+  RandomStream random(5, StreamPurpose::environment, index);
+  std::vector<float> rows(count);
+  for (float& x : rows) x = static_cast<float>(100.0 + 3.0 * random.normal());
+  return rows;
+}
+
+template <class T>
+std::vector<T> acted(const ActionConnector& connector, const std::vector<T>& action) {
+  std::vector<T> out(action.size());
+  connector(bytes_of(action), std::as_writable_bytes(std::span(out)));
+  return out;
+}
+
+}  // namespace
+
+TEST_SUITE("rl/connector") {
+  TEST_CASE("ObservationFlattener: float32 Boxes are copied, other Boxes converted") {
+    const Space box = Space::box(-10, 10, {3});
+    CHECK(ObservationFlattener(box).is_identity());
+    CHECK(flattened(box, bytes_of(std::vector<float>{1, -2, 3})) == std::vector<float>{1, -2, 3});
+    const Space image = Space::box(0, 255, {2, 2}, DType::u8);
+    CHECK_FALSE(ObservationFlattener(image).is_identity());
+    CHECK(flattened(image, bytes_of(std::vector<uint8_t>{0, 1, 128, 255})) == std::vector<float>{0, 1, 128, 255});
+    const Space wide = Space::box(-1, 1, {2}, DType::f64);
+    CHECK(flattened(wide, bytes_of(std::vector<double>{0.5, -0.25})) == std::vector<float>{0.5f, -0.25f});
+  }
+
+  TEST_CASE("ObservationFlattener: Discrete and MultiDiscrete become one-hot, MultiBinary stays") {
+    CHECK(flattened(Space::discrete(4), bytes_of(std::vector<int32_t>{2})) == std::vector<float>{0, 0, 1, 0});
+    CHECK(flattened(Space::discrete(3, -1), bytes_of(std::vector<int32_t>{-1})) == std::vector<float>{1, 0, 0});
+    CHECK(flattened(Space(MultiDiscrete{{2, 3}}), bytes_of(std::vector<int32_t>{1, 2})) ==
+          std::vector<float>{0, 1, 0, 0, 1});
+    CHECK(flattened(Space(MultiBinary{3}), bytes_of(std::vector<int32_t>{1, 0, 1})) == std::vector<float>{1, 0, 1});
+    // A value outside the space names no element.
+    CHECK(flattened(Space::discrete(2), bytes_of(std::vector<int32_t>{9})) == std::vector<float>{0, 0});
+  }
+
+  TEST_CASE("ObservationFlattener: the leaves of a Dict lie side by side, padding left out") {
+    const Space space(Dict{{{"flag", Space::box(0, 255, {1}, DType::u8)},
+                            {"goal", Space::discrete(3)},
+                            {"position", Space(Tuple{{Space::box(-1, 1, {2}, DType::f64), Space::box(-1, 1, {1})}})}}});
+    std::vector<std::byte> row(space.row_bytes(), std::byte{0xEE});
+    put(row, space.leaves()[0], 0, uint8_t{7});
+    put(row, space.leaves()[1], 0, int32_t{1});
+    put(row, space.leaves()[2], 0, 0.5);
+    put(row, space.leaves()[2], 1, -0.5);
+    put(row, space.leaves()[3], 0, 0.25f);
+    CHECK(flattened(space, row) == std::vector<float>{7, 0, 1, 0, 0.5f, -0.5f, 0.25f});
+    CHECK_FALSE(ObservationFlattener(space).is_identity());
+  }
+
+  TEST_CASE("ObservationFlattener: a row or an output of another size is refused") {
+    const ObservationFlattener flatten(Space::box(-1, 1, {2}));
+    std::vector<float> features(2), row(3);
+    CHECK_THROWS_AS(flatten(bytes_of(row), features), Error);
+    CHECK_THROWS_AS(flatten(bytes_of(features), row), Error);
+  }
+
+  TEST_CASE("MeanStdFilter: mean and standard deviation by hand") {
+    // Feature 0: 1, 2, 3, 6: mean 3, squares 4 + 1 + 0 + 9 = 14, std sqrt(14 / 3). Feature 1 never moves.
+    MeanStdFilter filter(2);
+    filter.update(std::vector<float>{1, 5, 2, 5, 3, 5, 6, 5});
+    CHECK(filter.count() == 4);
+    CHECK(filter.state() == std::vector<double>{4, 3, 5, 14, 0});
+    std::vector<float> out(4);
+    filter.apply(std::vector<float>{6, 5, 3, 5.0005f}, out);
+    CHECK(out[0] == doctest::Approx(3.0 / std::sqrt(14.0 / 3.0)));
+    CHECK(out[1] == 0.0f);
+    CHECK(out[2] == 0.0f);
+    CHECK(out[3] == doctest::Approx(5.0).epsilon(1e-3));  // 0.0005 / 1e-4
+  }
+
+  TEST_CASE("MeanStdFilter: clips, and works in place") {
+    MeanStdFilter filter(1, 2.0);
+    filter.update(std::vector<float>{-1, 1});  // mean 0, std sqrt(2)
+    std::vector<float> rows{100, -100, 1};
+    filter.apply(rows, rows);
+    CHECK(rows[0] == 2.0f);
+    CHECK(rows[1] == -2.0f);
+    CHECK(rows[2] == doctest::Approx(1.0 / std::sqrt(2.0)));
+  }
+
+  TEST_CASE("MeanStdFilter: the identity until two rows were seen") {
+    MeanStdFilter filter(1);
+    std::vector<float> out(1);
+    filter.apply(std::vector<float>{50}, out);
+    CHECK(out[0] == 50.0f);
+    filter.update(std::vector<float>{7});
+    filter.apply(std::vector<float>{50}, out);
+    CHECK(out[0] == 50.0f);
+    filter.update({});
+    CHECK(filter.count() == 1);
+  }
+
+  TEST_CASE("MeanStdFilter: any grouping of the same rows gives the same statistics") {
+    constexpr int kSize = 3;
+    const std::vector<float> rows = normal_rows(kSize * 1000, 0);
+    MeanStdFilter whole(kSize);
+    whole.update(rows);
+    RandomStream random(9, StreamPurpose::minibatch, 0);
+    for (int grouping = 0; grouping < 20; ++grouping) {
+      // Cut into pieces of random length, each its own filter, then merge random neighbours until one is left.
+      std::vector<MeanStdFilter> parts;
+      for (size_t row = 0; row < 1000;) {
+        const size_t n = std::min<size_t>(1 + random.below(200), 1000 - row);
+        parts.emplace_back(kSize).update(std::span(rows).subspan(row * kSize, n * kSize));
+        row += n;
+      }
+      while (parts.size() > 1) {
+        const size_t i = random.below(parts.size() - 1);
+        parts[i].merge(parts[i + 1]);
+        parts.erase(parts.begin() + static_cast<std::ptrdiff_t>(i) + 1);
+      }
+      const std::vector<double> want = whole.state(), got = parts[0].state();
+      for (size_t i = 0; i < want.size(); ++i)
+        CHECK(std::abs(got[i] - want[i]) <= 1e-12 * std::max(1.0, std::abs(want[i])));
+    }
+  }
+
+  TEST_CASE("MeanStdFilter: merging an empty filter, or into one, changes nothing") {
+    MeanStdFilter filled(2), empty(2);
+    filled.update(normal_rows(20, 1));
+    const std::vector<double> state = filled.state();
+    filled.merge(empty);
+    CHECK(filled.state() == state);
+    empty.merge(filled);
+    for (size_t i = 0; i < state.size(); ++i) CHECK(empty.state()[i] == doctest::Approx(state[i]).epsilon(1e-14));
+    MeanStdFilter other(3);
+    CHECK_THROWS_AS(other.merge(filled), Error);
+  }
+
+  TEST_CASE("MeanStdFilter: the state goes round exactly") {
+    MeanStdFilter filter(4), again(4);
+    filter.update(normal_rows(400, 2));
+    again.set_state(filter.state());
+    CHECK(again.state() == filter.state());
+    const std::vector<float> rows = normal_rows(40, 3);
+    std::vector<float> a(40), b(40);
+    filter.apply(rows, a);
+    again.apply(rows, b);
+    CHECK(a == b);
+    CHECK_THROWS_AS(again.set_state(std::vector<double>(8)), Error);
+  }
+
+  TEST_CASE("ActionConnector: unsquash maps [-1, 1] to [low, high], then clips") {
+    // [-2, 4]: half width 3, middle 1. [0, 1]: half width 0.5, middle 0.5.
+    const Space space(Box{.low = {-2, 0}, .high = {4, 1}, .shape = {2}});
+    CHECK(acted<float>(ActionConnector(space, true, true), {-1, 1}) == std::vector<float>{-2, 1});
+    CHECK(acted<float>(ActionConnector(space, true, true), {0.5f, 0}) == std::vector<float>{2.5f, 0.5f});
+    CHECK(acted<float>(ActionConnector(space, true, true), {3, -3}) == std::vector<float>{4, 0});
+    CHECK(acted<float>(ActionConnector(space, true, false), {3, -3}) == std::vector<float>{10, -1});
+    CHECK(acted<float>(ActionConnector(space, false, true), {3, -3}) == std::vector<float>{3, 0});
+    CHECK(acted<float>(ActionConnector(space, false, false), {30, -3}) == std::vector<float>{30, -3});
+  }
+
+  TEST_CASE("ActionConnector: an open side has nothing to map to; float64 actions are converted too") {
+    const double infinity = std::numeric_limits<double>::infinity();
+    const Space open(Box{.low = {0}, .high = {infinity}, .shape = {1}});
+    CHECK(acted<float>(ActionConnector(open, true, true), {5}) == std::vector<float>{5});
+    CHECK(acted<float>(ActionConnector(open, true, true), {-5}) == std::vector<float>{0});
+    const Space wide = Space::box(-2, 4, {1}, DType::f64);
+    CHECK(acted<double>(ActionConnector(wide, true, true), {0.5}) == std::vector<double>{2.5});
+  }
+
+  TEST_CASE("ActionConnector: integers pass as they are") {
+    CHECK(acted<int32_t>(ActionConnector(Space::discrete(5), true, true), {4}) == std::vector<int32_t>{4});
+    CHECK(acted<int32_t>(ActionConnector(Space(MultiDiscrete{{2, 9}}), true, true), {1, 8}) ==
+          std::vector<int32_t>{1, 8});
+    CHECK_THROWS_AS(acted<int32_t>(ActionConnector(Space::discrete(5), true, true), {4, 4}), Error);
+  }
+}
+
+}  // namespace myriad

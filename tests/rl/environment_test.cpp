@@ -1,0 +1,98 @@
+#include "rl/environment.hpp"
+
+#include <doctest/doctest.h>
+
+#include <functional>
+
+#include "rl/check.hpp"
+
+namespace myriad {
+namespace {
+
+/// Says what it was told; cannot give or restore a state.
+class Echo final : public Environment {
+ public:
+  explicit Echo(double scale) : scale_(scale) {}
+  void reset(RandomStream&, Row observation) override { observation.f32()[0] = 0; }
+  StepResult step(ConstRow action, RandomStream&, Row observation) override {
+    observation.f32()[0] = action.f32()[0];
+    return {.reward = scale_ * action.f32()[0], .terminated = false};
+  }
+
+ private:
+  double scale_;
+};
+
+EnvSpec echo_spec(const std::string& id) {
+  return {.id = id,
+          .observation_space = Space::box(-1, 1, {1}),
+          .action_space = Space::box(-1, 1, {1}),
+          .source = "this test",
+          .options = {{"scale", 2.0}},
+          .make = [](const EnvOptions& options) { return std::make_unique<Echo>(options.at("scale")); },
+          .configure = [](EnvSpec& spec) { spec.action_space = Space::box(0, spec.options.at("scale"), {1}); }};
+}
+
+const RegisterEnv echo{echo_spec("TestEcho-v0")};
+
+std::string error_of(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const Error& error) { return error.line(); }
+  return "";
+}
+
+double reward_of(Environment& env, float action) {
+  RandomStream random(1, StreamPurpose::environment, 0);
+  float observation = 0;
+  return env
+      .step(ConstRow(std::as_bytes(std::span(&action, 1))), random,
+            Row(std::as_writable_bytes(std::span(&observation, 1))))
+      .reward;
+}
+
+}  // namespace
+
+TEST_SUITE("rl/environment") {
+  TEST_CASE("EnvRegistry: a registered environment is found by its id") {
+    CHECK(EnvRegistry::instance().find("TestEcho-v0").source == "this test");
+    bool listed = false;
+    for (const EnvSpec* spec : EnvRegistry::instance().all()) listed |= spec->id == "TestEcho-v0";
+    CHECK(listed);
+  }
+
+  TEST_CASE("EnvRegistry: an unknown id is an error which names the nearest") {
+    CHECK(error_of([] { EnvRegistry::instance().find("TestEko-v0"); }) ==
+          "error[unknown-env] there is no environment TestEko-v0; did you mean TestEcho-v0?");
+  }
+
+  TEST_CASE("EnvRegistry: an id is registered once") {
+    CHECK(error_of([] { EnvRegistry::instance().add(echo_spec("TestEcho-v0")); }) ==
+          "error[internal] environment TestEcho-v0 is registered twice");
+  }
+
+  TEST_CASE("make_environment: options go over the defaults; an unknown one is an error") {
+    const EnvSpec& spec = EnvRegistry::instance().find("TestEcho-v0");
+    CHECK(reward_of(*make_environment(spec, {}), 0.5f) == 1.0);
+    CHECK(reward_of(*make_environment(spec, {{"scale", 4.0}}), 0.5f) == 2.0);
+    CHECK(error_of([&] {
+            make_environment(spec, {{"scal", 4.0}});
+          }) == "error[unknown-env-option] TestEcho-v0 has no option scal; did you mean scale?");
+  }
+
+  TEST_CASE("configured_spec: the spaces follow the options") {
+    const EnvSpec& spec = EnvRegistry::instance().find("TestEcho-v0");
+    CHECK(configured_spec(spec, {{"scale", 4.0}}).action_space.to_string() == "Box(0.0, 4.0, (1,), float32)");
+    CHECK(spec.action_space.to_string() == "Box(-1.0, 1.0, (1,), float32)");
+  }
+
+  TEST_CASE("Environment: one without a state refuses to restore one") {
+    float observation = 0;
+    Echo env(1.0);
+    CHECK_FALSE(env.state().has_value());
+    CHECK(error_of([&] { env.set_state(std::vector{1.0}, Row(std::as_writable_bytes(std::span(&observation, 1)))); }) ==
+          "error[no-env-state] this environment cannot restore a state (of 1 values)");
+  }
+}
+
+}  // namespace myriad

@@ -1,0 +1,180 @@
+// Every environment against the simulator it reproduces: tests/golden/gymnasium, written by scripts/align_gymnasium.py.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <fstream>
+#include <map>
+
+#include "rl/check.hpp"
+#include "rl/environment.hpp"
+
+namespace myriad {
+namespace {
+
+// The goldens are met exactly where they were made; other processors' libm may differ in the last digit.
+constexpr double kClassicTolerance = 1e-6;  // float32 observations
+constexpr double kMujocoTolerance = 1e-9;   // float64 observations
+
+struct Step {
+  std::vector<double> action, observation;
+  double reward;
+  bool terminated;
+};
+
+struct Episode {
+  std::string policy;
+  std::vector<double> observation;
+  std::vector<Step> steps;
+  std::map<size_t, std::vector<double>> states;  // before step t: the first, then one every 20 steps
+};
+
+struct Golden {
+  std::string observation_space, action_space, reward_threshold;
+  int max_episode_steps = 0;
+  std::vector<Episode> episodes;
+};
+
+std::vector<double> numbers(std::string_view text) {
+  std::vector<double> values;
+  for (const char* at = text.data(); at != text.data() + text.size();) {
+    if (*at == ' ') {
+      ++at;
+      continue;
+    }
+    const auto [next, error] = std::from_chars(at, text.data() + text.size(), values.emplace_back());
+    check(error == std::errc(), "a golden has the line {}", text);
+    at = next;
+  }
+  return values;
+}
+
+/// "A_t | R_{t+1} terminated | S_{t+1}".
+Step read_step(std::string_view line) {
+  const size_t first = line.find('|'), second = line.rfind('|');
+  check(first != second, "a golden has the line {}", line);
+  const std::vector<double> outcome = numbers(line.substr(first + 1, second - first - 1));
+  check(outcome.size() == 2, "a golden has the line {}", line);
+  return {.action = numbers(line.substr(0, first)),
+          .observation = numbers(line.substr(second + 1)),
+          .reward = outcome[0],
+          .terminated = outcome[1] != 0};
+}
+
+Golden read_golden(const std::string& id) {
+  const std::string file = fmt::format("{}/tests/golden/gymnasium/{}.txt", MYRIAD_SOURCE_ROOT, id);
+  std::ifstream in(file);
+  check(in.good(), "{} cannot be read", file);
+  Golden golden;
+  for (std::string line; std::getline(in, line);) {
+    const size_t blank = line.find(' ');
+    const std::string key = line.substr(0, blank), rest = line.substr(blank + 1);
+    if (key == "#") continue;
+    if (key == "observation_space")
+      golden.observation_space = rest;
+    else if (key == "action_space")
+      golden.action_space = rest;
+    else if (key == "max_episode_steps")
+      golden.max_episode_steps = std::stoi(rest);
+    else if (key == "reward_threshold")
+      golden.reward_threshold = rest;
+    else if (key == "episode")
+      golden.episodes.push_back({.policy = rest, .observation = {}, .steps = {}, .states = {}});
+    else if (key == "state")
+      golden.episodes.back().states[golden.episodes.back().steps.size()] = numbers(rest);
+    else if (key == "observation")
+      golden.episodes.back().observation = numbers(rest);
+    else
+      golden.episodes.back().steps.push_back(read_step(line));
+  }
+  return golden;
+}
+
+std::vector<double> doubles_of(const Space& space, std::span<std::byte> row) {
+  if (space.leaves()[0].dtype == DType::f64) return {Row(row).f64().begin(), Row(row).f64().end()};
+  return {Row(row).f32().begin(), Row(row).f32().end()};
+}
+
+void write_action(const Space& space, const std::vector<double>& action, std::span<std::byte> row) {
+  if (space.get_if<Discrete>() != nullptr)
+    std::ranges::transform(action, Row(row).i32().begin(), [](double v) { return static_cast<int32_t>(v); });
+  else
+    std::ranges::transform(action, Row(row).f32().begin(), [](double v) { return static_cast<float>(v); });
+}
+
+double largest_difference(const std::vector<double>& got, const std::vector<double>& want) {
+  check(got.size() == want.size(), "an observation has {} values, want {}", got.size(), want.size());
+  double largest = 0;
+  // A NaN counts as infinitely far.
+  for (size_t i = 0; i < got.size(); ++i)
+    largest = std::max(largest, std::isnan(got[i]) ? 1e300 : std::abs(got[i] - want[i]));
+  return largest;
+}
+
+/// Replays every golden episode from its states with its actions.
+void replay(const std::string& id, double tolerance) {
+  const EnvSpec& spec = EnvRegistry::instance().find(id);
+  const Golden golden = read_golden(id);
+  CHECK(spec.observation_space.to_string() == golden.observation_space);
+  CHECK(spec.action_space.to_string() == golden.action_space);
+  CHECK(spec.max_episode_steps == golden.max_episode_steps);
+  CHECK((spec.reward_threshold ? fmt::format("{:.1f}", *spec.reward_threshold) : "None") == golden.reward_threshold);
+  REQUIRE(golden.episodes.size() >= 4);
+  const auto env = make_environment(spec, {});
+  std::vector<double> aligned_row(spec.observation_space.row_bytes() / sizeof(double) + 1), aligned_action(8);
+  const auto row = std::as_writable_bytes(std::span(aligned_row)).first(spec.observation_space.row_bytes());
+  const auto action = std::as_writable_bytes(std::span(aligned_action)).first(spec.action_space.row_bytes());
+  const auto observation_difference_to = [&](std::vector<double> want) {
+    // Goldens have a float32's shortest text: read it as the float32 it stands for.
+    if (spec.observation_space.leaves()[0].dtype == DType::f32)
+      for (double& value : want) value = static_cast<float>(value);
+    return largest_difference(doubles_of(spec.observation_space, row), want);
+  };
+  RandomStream random(1, StreamPurpose::environment, 0);
+  double observation_difference = 0, reward_difference = 0;
+  int states = 0, exact_states = 0;
+  for (const Episode& episode : golden.episodes) {
+    INFO("episode ", episode.policy);
+    env->set_state(episode.states.at(0), Row(row));
+    CHECK(observation_difference_to(episode.observation) <= tolerance);
+    for (size_t t = 0; t < episode.steps.size(); ++t) {
+      INFO("step ", t);
+      const Step& want = episode.steps[t];
+      if (const auto recorded = episode.states.find(t); t > 0 && recorded != episode.states.end()) {
+        exact_states += env->state() == recorded->second, ++states;
+        env->set_state(recorded->second, Row(row));
+      }
+      write_action(spec.action_space, want.action, action);
+      const StepResult got = env->step(ConstRow(action), random, Row(row));
+      const double difference = observation_difference_to(want.observation);
+      REQUIRE(difference <= tolerance);
+      REQUIRE(std::abs(got.reward - want.reward) <= tolerance);
+      REQUIRE(got.terminated == want.terminated);
+      observation_difference = std::max(observation_difference, difference);
+      reward_difference = std::max(reward_difference, std::abs(got.reward - want.reward));
+    }
+  }
+  INFO("largest difference: observation ", observation_difference, ", reward ", reward_difference,
+       "; states met exactly ", exact_states, " of ", states);
+  CHECK(std::max(observation_difference, reward_difference) <= tolerance);  // shown by --success
+}
+
+}  // namespace
+
+TEST_SUITE("sims/alignment") {
+  TEST_CASE("CartPole-v1: aligned with Gymnasium, step by step") { replay("CartPole-v1", kClassicTolerance); }
+  TEST_CASE("Pendulum-v1: aligned with Gymnasium, step by step") { replay("Pendulum-v1", kClassicTolerance); }
+  TEST_CASE("Acrobot-v1: aligned with Gymnasium, step by step") { replay("Acrobot-v1", kClassicTolerance); }
+  TEST_CASE("MountainCar-v0: aligned with Gymnasium, step by step") { replay("MountainCar-v0", kClassicTolerance); }
+  TEST_CASE("MountainCarContinuous-v0: aligned with Gymnasium, step by step") {
+    replay("MountainCarContinuous-v0", kClassicTolerance);
+  }
+  TEST_CASE("HalfCheetah-v5: aligned with Gymnasium, step by step") { replay("HalfCheetah-v5", kMujocoTolerance); }
+  TEST_CASE("Hopper-v5: aligned with Gymnasium, step by step") { replay("Hopper-v5", kMujocoTolerance); }
+  TEST_CASE("InvertedPendulum-v5: aligned with Gymnasium, step by step") {
+    replay("InvertedPendulum-v5", kMujocoTolerance);
+  }
+}
+
+}  // namespace myriad

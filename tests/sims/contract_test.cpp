@@ -1,0 +1,191 @@
+// What every registered environment must keep, whatever it simulates.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+
+#include "rl/check.hpp"
+#include "rl/environment.hpp"
+
+namespace myriad {
+namespace {
+
+constexpr int kSteps = 300;
+
+/// One environment under random actions, reset at terminations; its streams are named by `seed`.
+class Run {
+ public:
+  Run(const EnvSpec& spec, uint64_t seed)
+      : spec_(spec),
+        env_(make_environment(spec, {})),
+        random_(seed, StreamPurpose::environment, 0),
+        action_random_(seed, StreamPurpose::action, 0),
+        observation_(spec.observation_space.row_bytes() / sizeof(double) + 1),
+        action_(spec.action_space.row_bytes() / sizeof(double) + 1) {
+    env_->reset(random_, Row(observation()));
+  }
+
+  std::span<std::byte> observation() { return row(observation_, spec_.observation_space); }
+  std::span<std::byte> action() { return row(action_, spec_.action_space); }
+  Environment& env() { return *env_; }
+
+  StepResult step() {
+    spec_.action_space.sample(action_random_, action());
+    const StepResult result = env_->step(ConstRow(action()), random_, Row(observation()));
+    if (result.terminated) env_->reset(random_, Row(observation()));
+    return result;
+  }
+
+  /// Continues where `other` is: its state and its streams.
+  void continue_from(const Run& other, const std::vector<double>& state) {
+    env_->set_state(state, Row(observation()));
+    random_ = other.random_;
+    action_random_ = other.action_random_;
+  }
+
+ private:
+  static std::span<std::byte> row(std::vector<double>& storage, const Space& space) {
+    return std::as_writable_bytes(std::span(storage)).first(space.row_bytes());
+  }
+
+  const EnvSpec& spec_;
+  std::unique_ptr<Environment> env_;
+  RandomStream random_, action_random_;
+  std::vector<double> observation_, action_;  // doubles for their alignment
+};
+
+void check_same_steps(Run& a, Run& b, int steps) {
+  for (int t = 0; t < steps; ++t) {
+    const StepResult x = a.step(), y = b.step();
+    REQUIRE(x.reward == y.reward);
+    REQUIRE(x.terminated == y.terminated);
+    REQUIRE(std::ranges::equal(a.observation(), b.observation()));
+  }
+}
+
+template <class F>
+void for_each_env(F check_env) {
+  for (const EnvSpec* spec : EnvRegistry::instance().all()) {
+    INFO(spec->id);
+    check_env(*spec);
+  }
+}
+
+std::string error_of(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const Error& error) { return error.line(); }
+  return "";
+}
+
+}  // namespace
+
+TEST_SUITE("sims/contract") {
+  TEST_CASE("Registry: the environments of the program and of its modules are there") {
+    for (const char* id : {"CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0",
+                           "HalfCheetah-v5", "Hopper-v5", "InvertedPendulum-v5"})
+      CHECK(EnvRegistry::instance().find(id).id == id);
+    CHECK(error_of([] { EnvRegistry::instance().find("HalfCheeta-v5"); }) ==
+          "error[unknown-env] there is no environment HalfCheeta-v5; did you mean HalfCheetah-v5?");
+  }
+
+  TEST_CASE("Environment: observations and sampled actions lie in their spaces, rewards are finite") {
+    for_each_env([](const EnvSpec& spec) {
+      Run run(spec, 1);
+      CHECK(spec.observation_space.violation(run.observation(), "observation") == "");
+      for (int t = 0; t < kSteps; ++t) {
+        REQUIRE(std::isfinite(run.step().reward));
+        REQUIRE(spec.observation_space.violation(run.observation(), "observation") == "");
+        REQUIRE(spec.action_space.violation(run.action(), "action") == "");
+      }
+    });
+  }
+
+  TEST_CASE("Environment: the same streams give the same episodes, others give others") {
+    for_each_env([](const EnvSpec& spec) {
+      Run a(spec, 7), b(spec, 7), c(spec, 8);
+      CHECK(std::ranges::equal(a.observation(), b.observation()));
+      check_same_steps(a, b, kSteps);
+      bool differs = false;
+      for (int t = 0; t < kSteps && !differs; ++t) {
+        b.step(), c.step();
+        differs = !std::ranges::equal(b.observation(), c.observation());
+      }
+      CHECK(differs);
+    });
+  }
+
+  TEST_CASE("Environment: state and set_state continue bit for bit") {
+    for_each_env([](const EnvSpec& spec) {
+      Run original(spec, 3), copy(spec, 4);
+      for (int t = 0; t < 100; ++t) original.step();
+      for (int t = 0; t < 17; ++t) copy.step();  // the copy has a past of its own, to be forgotten
+      const auto state = original.env().state();
+      if (!state) return;
+      copy.continue_from(original, *state);
+      CHECK(std::ranges::equal(original.observation(), copy.observation()));
+      CHECK(copy.env().state() == state);
+      check_same_steps(original, copy, kSteps);
+    });
+  }
+
+  TEST_CASE("Environment: set_state takes as many values as state_names has, and no other length") {
+    for_each_env([](const EnvSpec& spec) {
+      Run run(spec, 1);
+      if (!run.env().state()) return;
+      if (!spec.state_names.empty())
+        run.env().set_state(std::vector<double>(spec.state_names.size(), 0.1), Row(run.observation()));
+      const std::vector<double> wrong(run.env().state()->size() + 1);
+      const std::string error = error_of([&] { run.env().set_state(wrong, Row(run.observation())); });
+      CHECK(error.starts_with("error[env-state-length]"));
+      CHECK(error.find(fmt::format("has {} values", wrong.size())) != std::string::npos);
+    });
+  }
+
+  TEST_CASE("Environment: an unknown option is an error which names the nearest") {
+    for_each_env([](const EnvSpec& spec) {
+      CHECK(error_of([&] {
+              make_environment(spec, {{"no_such_option", 1}});
+            }).starts_with("error[unknown-env-option]"));
+      for (const auto& [name, value] : spec.options) {
+        CHECK(error_of([&, name = name] {
+                make_environment(spec, {{name + "x", 1}});
+              }) ==
+              fmt::format("error[unknown-env-option] {} has no option {}x; did you mean {}?", spec.id, name, name));
+      }
+    });
+  }
+
+  TEST_CASE("Options: configured_spec changes the observation space with the observation") {
+    for (const char* id : {"HalfCheetah-v5", "Hopper-v5"}) {
+      const EnvSpec& spec = EnvRegistry::instance().find(id);
+      const EnvSpec with_x = configured_spec(spec, {{"exclude_current_positions_from_observation", 0}});
+      CHECK(with_x.observation_space.flat_size() == spec.observation_space.flat_size() + 1);
+      std::vector<double> row(with_x.observation_space.flat_size());
+      RandomStream random(1, StreamPurpose::environment, 0);
+      const auto env = make_environment(with_x, with_x.options);
+      env->reset(random, Row(std::as_writable_bytes(std::span(row))));
+      CHECK(row[0] == env->state()->at(1));  // after the time comes x
+    }
+  }
+
+  TEST_CASE("CartPole-v1: Sutton and Barto's reward is 0, and -1 at the fall") {
+    const auto env = make_environment(EnvRegistry::instance().find("CartPole-v1"), {{"sutton_barto_reward", 1}});
+    float row[4];
+    const int32_t right = 1;
+    RandomStream random(1, StreamPurpose::environment, 0);
+    const auto push = [&] {
+      return env->step(ConstRow(std::as_bytes(std::span(&right, 1))), random,
+                       Row(std::as_writable_bytes(std::span(row))));
+    };
+    env->reset(random, Row(std::as_writable_bytes(std::span(row))));
+    CHECK(push().reward == 0.0);
+    env->set_state(std::vector{2.39, 5.0, 0.0, 0.0}, Row(std::as_writable_bytes(std::span(row))));
+    const StepResult fall = push();  // x = 2.39 + 0.02 * 5 = 2.49 > 2.4
+    CHECK(fall.terminated);
+    CHECK(fall.reward == -1.0);
+  }
+}
+
+}  // namespace myriad
