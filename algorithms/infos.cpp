@@ -14,7 +14,8 @@ void PpoConfig::settings(SettingVisitor& v) {
   v.visit({"vf_clip_param", "", "the squared value error is clamped to this", 0.0}, vf_clip_param);
   v.visit({"entropy_coeff", "", "coefficient of the entropy bonus, a schedule over env steps", 0.0}, entropy_coeff);
   v.visit({"normalize_advantages", "", "standardise advantages over the batch (std floor 1e-4)"}, normalize_advantages);
-  v.visit({"target_kl_stop", "", "> 0: an update ends early once an epoch's mean KL exceeds this", 0.0}, target_kl_stop);
+  v.visit({"target_kl_stop", "", "> 0: an update ends early once an epoch's mean KL exceeds this", 0.0},
+          target_kl_stop);
 }
 
 const std::vector<AlgorithmInfo>& algorithm_infos() {

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <span>
+#include <vector>
 
 #include "rl/module_spec.hpp"
 #include "rl/random.hpp"
@@ -19,7 +20,7 @@ class ActionDist {
   ActionDist(const ActionDistribution& distribution, const Space& action_space);
 
   /// Draws an action a stream. inputs [n, num_inputs] -> actions [n, row_bytes], logp [n].
-  void sample(const float* inputs, std::span<RandomStream> streams, std::byte* actions, float* logp) const;
+  void sample(const float* inputs, std::span<RandomStream> streams, std::byte* actions, float* logp);
 
   /// The mode: argmax, or the mean. inputs [n, num_inputs] -> actions [n, row_bytes], logp [n].
   void mode(const float* inputs, size_t n, std::byte* actions, float* logp) const;
@@ -36,6 +37,7 @@ class ActionDist {
   int inputs_;
   int start_ = 0;          ///< Discrete::start
   bool f64_ = false;       ///< a Box of float64
+  std::vector<float> cumulative_;  // scratch of sample(): the largest group's running sums
 };
 
 /// Actions drawn uniformly from what the policy's actions may be: the space, or with `normalize` [-1, 1] for each bounded

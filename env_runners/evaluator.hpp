@@ -11,6 +11,7 @@
 
 #include "env_runners/action_dist.hpp"
 #include "env_runners/eigen_policy.hpp"
+#include "env_runners/vector_env.hpp"
 #include "rl/config.hpp"
 #include "rl/connector.hpp"
 #include "rl/environment.hpp"
@@ -53,23 +54,29 @@ class Evaluator {
   };
   void start(size_t slot);
   void step_once();
+  void finish(size_t slot);
   void read_observation(size_t slot);
+  template <class F>
+  void guarded(size_t slot, F&& f) const;
   [[noreturn]] void fail_episode(size_t slot, std::string_view code, std::string_view fact) const;
 
   EnvSpec spec_;
   WeightsPtr weights_;
   Options options_;
-  int64_t time_limit_;
+  int64_t time_limit_;                       // env steps; 0 = none
+  RowCheck observation_check_;
   ObservationFlattener flatten_;
   std::optional<MeanStdFilter> filter_;
   EigenPolicy policy_;
   ActionDist dist_;
   ActionConnector connector_;
+  size_t obs_size_, num_envs_ = 0;           // num_envs_: B of the beginning
   std::vector<Slot> slots_;                  // those with an episode to run
   std::vector<RandomStream> action_streams_; // [slots]
   std::vector<float> features_, filtered_;   // [slots, obs_size]
   std::vector<float> inputs_, logp_;         // [slots, n], [slots]
-  std::vector<std::byte> row_, actions_, env_action_;
+  std::vector<std::byte> row_;               // of one observation
+  std::vector<std::byte> actions_, env_action_;  // [slots] rows; one row
   size_t finished_ = 0;
   EvaluationResult result_;
 };

@@ -45,8 +45,8 @@ void linear_panel(const float* w, const float* b, const float* x, int in, int ou
   using P = typename PacketFor<kLanes>::type;
   constexpr int kParts = kLanes / simd::unpacket_traits<P>::size;
   constexpr int kRegisters = EIGEN_ARCH_DEFAULT_NUMBER_OF_REGISTERS;  // 16 below AVX-512, 32 from there on
-  // Accumulators and one packet of inputs fill the registers; the weight is broadcast from memory.
-  constexpr int kBlock = kRegisters >= 32 ? (kParts == 1 ? 16 : 8) : (kParts == 1 ? 8 : kParts == 2 ? 4 : 2);
+  // As many sums as registers hold beside the inputs; the weights are broadcast from memory.
+  constexpr int kBlock = kRegisters >= 32 || kParts == 1 ? 8 : kParts == 2 ? 4 : 2;
   int o = 0;
   for (; o + kBlock <= out; o += kBlock) linear_block<kLanes, kBlock>(w + o * in, b + o, x, in, y + o * kLanes);
   for (; o + 2 <= out; o += 2) linear_block<kLanes, 2>(w + o * in, b + o, x, in, y + o * kLanes);

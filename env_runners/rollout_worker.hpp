@@ -50,7 +50,7 @@ class RolloutWorker {
   std::string set_state(std::span<const std::byte> bytes);
 
  private:
-  struct Target {  // the fragment being filled
+  struct Target {  // where step t of the fragment being filled goes
     Fragment* fragment = nullptr;
     float *obs, *rewards, *logp, *inputs, *final_obs;
     std::byte* actions;
@@ -58,12 +58,12 @@ class RolloutWorker {
     int t = 0;
   };
   void step_once();
-  void choose_actions(const float* obs, std::byte* actions, float* logp, float* inputs);
+  void choose_actions(const float* obs, std::byte* actions, float* logp, float* inputs);  // [B, ...] each
   void to_features(const std::byte* rows, size_t n, float* features) const;
 
   enum class Mode { sample, mode, uniform };
 
-  size_t num_envs_, obs_size_, action_bytes_;
+  size_t num_envs_, obs_size_;
   Mode mode_;
   VectorEnv envs_;
   ObservationFlattener flatten_;
@@ -76,7 +76,6 @@ class RolloutWorker {
   std::vector<RandomStream> action_streams_;   // [B]
   std::vector<float> features_;                // [B, obs_size]  S_t where the next fragment starts
   std::vector<float> filtered_;                // [B, obs_size]
-  std::vector<float> inputs_;                  // [B, n]  where the fragment has no such column
   std::vector<std::byte> rows_, final_rows_;   // [B, row_bytes]  where rows are not features
   std::vector<std::byte> env_actions_;         // [B, action row_bytes]
   bool started_ = false;

@@ -15,6 +15,12 @@ void SlotSupervisor::spawn(uint32_t index, Time now, std::vector<Output>& output
   outputs.push_back(Spawn{index, slot.incarnation});
 }
 
+void SlotSupervisor::respawn(uint32_t index, Time now, std::vector<Output>& outputs) {
+  ++slots_[index].incarnation;
+  ++restarts_;
+  spawn(index, now, outputs);
+}
+
 Time SlotSupervisor::deadline(const Slot& slot) const {
   if (slot.state == State::backing_off) return slot.since;
   if (slot.state != State::running || slot.reported_hung) return Time::max();
@@ -69,16 +75,14 @@ void SlotSupervisor::step(const Input& input, Time now, std::vector<Output>& out
     Time delay = in_a_row == 0 ? Time::zero() : std::min(options_.backoff_max, options_.backoff * (int64_t{1} << std::min(in_a_row - 1, 20u)));
     delay += Time(static_cast<int64_t>(static_cast<double>(delay.count()) * 0.5 * random_.uniform()));
     outputs.push_back(Down{exited->slot, slot.incarnation, exited->cause, delay});
-    ++slot.incarnation;
-    ++restarts_;
     slot.state = State::backing_off;
     slot.since = now + delay;
-    if (delay == Time::zero()) spawn(exited->slot, now, outputs);
+    if (delay == Time::zero()) respawn(exited->slot, now, outputs);
   } else if (!stopping_) {
     for (uint32_t i = 0; i < slots_.size(); ++i) {
       if (deadline(slots_[i]) > now) continue;
       if (slots_[i].state == State::backing_off) {
-        spawn(i, now, outputs);
+        respawn(i, now, outputs);
       } else {
         slots_[i].reported_hung = true;
         outputs.push_back(Hung{i, slots_[i].incarnation, now - slots_[i].since});

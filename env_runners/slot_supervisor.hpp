@@ -47,6 +47,7 @@ class SlotSupervisor {
   uint32_t num_running() const;
   uint32_t num_quarantined() const;
   uint64_t num_restarts() const { return restarts_; }
+  /// Of the process that runs or, between two processes, of the one that ended.
   uint32_t incarnation(uint32_t slot) const { return slots_[slot].incarnation; }
   bool running(uint32_t slot) const { return slots_[slot].state == State::running; }
 
@@ -62,6 +63,7 @@ class SlotSupervisor {
     std::vector<Time> crashes;   // of the last minute
   };
   void spawn(uint32_t slot, Time now, std::vector<Output>& outputs);
+  void respawn(uint32_t slot, Time now, std::vector<Output>& outputs);
   Time deadline(const Slot& slot) const;
 
   Options options_;

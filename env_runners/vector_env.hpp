@@ -40,6 +40,9 @@ class RowCheck {
   std::vector<int64_t> low_i64_, high_i64_;
 };
 
+/// The code of an observation's violation: "nan" for a value that is not finite, else "obs-bounds".
+std::string_view observation_error_code(std::string_view violation);
+
 class VectorEnv {
  public:
   struct Options {

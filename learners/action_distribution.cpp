@@ -11,13 +11,18 @@
 namespace myriad {
 namespace {
 
-template <class... F> struct Overloaded : F... { using F::operator()...; };
-template <class... F> Overloaded(F...) -> Overloaded<F...>;
+template <class... F>
+struct Overloaded : F... {
+  using F::operator()...;
+};
+template <class... F>
+Overloaded(F...) -> Overloaded<F...>;
 
 const double kHalfLog2Pi = 0.5 * std::log(2.0 * std::numbers::pi);
 
 /// Sums `term(group's columns, i)` over a MultiCategorical's groups.
-template <class Term> at::Tensor sum_groups(const MultiCategorical& d, Term term) {
+template <class Term>
+at::Tensor sum_groups(const MultiCategorical& d, Term term) {
   at::Tensor sum;
   int64_t start = 0;
   for (size_t i = 0; i < d.nvec.size(); ++i) {
@@ -40,11 +45,14 @@ at::Tensor categorical_kl(const at::Tensor& p, const at::Tensor& q) {
   return (log_p.exp() * (log_p - at::log_softmax(q, 1))).sum(1);
 }
 
-/// One sample's terms, and their derivatives by the inputs where `jacobian` is given: rows logp, entropy, kl of [k] each.
-struct SampleTerms { float logp = 0, entropy = 0, kl = 0; };
+/// One sample's terms, and their derivatives by the inputs where `jacobian` is given: rows logp, entropy, kl of [k]
+/// each.
+struct SampleTerms {
+  float logp = 0, entropy = 0, kl = 0;
+};
 
-void categorical_terms(int n, const float* logits, const float* behaviour, int32_t action, SampleTerms& out, float* d_logp,
-                       float* d_entropy, float* d_kl) {
+void categorical_terms(int n, const float* logits, const float* behaviour, int32_t action, SampleTerms& out,
+                       float* d_logp, float* d_entropy, float* d_kl) {
   const auto log_sum_exp = [n](const float* x) {
     float top = x[0], sum = 0;
     for (int j = 1; j < n; ++j) top = std::max(top, x[j]);
@@ -67,8 +75,8 @@ void categorical_terms(int n, const float* logits, const float* behaviour, int32
   out.entropy += h;
 }
 
-void gaussian_terms(int n, const float* inputs, const float* behaviour, const float* action, SampleTerms& out, float* d_logp,
-                    float* d_entropy, float* d_kl) {
+void gaussian_terms(int n, const float* inputs, const float* behaviour, const float* action, SampleTerms& out,
+                    float* d_logp, float* d_entropy, float* d_kl) {
   const float half_log_2pi = static_cast<float>(kHalfLog2Pi);
   for (int j = 0; j < n; ++j) {
     const float log_std = inputs[n + j], precision = std::exp(-2.0f * log_std), apart = action[j] - inputs[j];
@@ -93,47 +101,9 @@ struct TermsFunction : torch::autograd::Function<TermsFunction> {
   static List forward(Context* context, const at::Tensor& inputs, const ActionDistribution* distribution,
                       const at::Tensor& behaviour, const at::Tensor& actions) {
     context->set_materialize_grads(false);  // a term the loss leaves out costs nothing
-    const int64_t n = inputs.size(0), k = inputs.size(1), width = n == 0 ? 0 : actions.numel() / n;
-    List terms{at::empty({n}, inputs.options()), at::empty({n}, inputs.options()), at::empty({n}, inputs.options())};
-    at::Tensor jacobian = at::empty({3, n, k}, inputs.options());
-    const float* x = inputs.const_data_ptr<float>();
-    const float* mu = behaviour.const_data_ptr<float>();
-    std::array<float*, 3> out, d;
-    for (size_t i = 0; i < 3; ++i) {
-      out[i] = terms[i].mutable_data_ptr<float>();
-      d[i] = jacobian.mutable_data_ptr<float>() + static_cast<int64_t>(i) * n * k;
-    }
-    const int32_t* indices = actions.scalar_type() == at::kInt ? actions.const_data_ptr<int32_t>() : nullptr;
-    const float* reals = indices ? nullptr : actions.const_data_ptr<float>();
-    const auto each = [&](auto sample) {
-      for (int64_t i = 0; i < n; ++i) {
-        SampleTerms t;
-        sample(i, i * k, t);
-        out[0][i] = t.logp;
-        out[1][i] = t.entropy;
-        out[2][i] = t.kl;
-      }
-    };
-    std::visit(Overloaded{[&](const Categorical& c) {
-                            each([&](int64_t i, int64_t at, SampleTerms& t) {
-                              categorical_terms(c.n, x + at, mu + at, indices[i], t, d[0] + at, d[1] + at, d[2] + at);
-                            });
-                          },
-                          [&](const MultiCategorical& m) {
-                            each([&](int64_t i, int64_t at, SampleTerms& t) {
-                              for (size_t g = 0; g < m.nvec.size(); at += m.nvec[g++])
-                                categorical_terms(m.nvec[g], x + at, mu + at, indices[i * width + static_cast<int64_t>(g)], t, d[0] + at,
-                                                  d[1] + at, d[2] + at);
-                            });
-                          },
-                          [&](const DiagGaussian& g) {
-                            each([&](int64_t i, int64_t at, SampleTerms& t) {
-                              gaussian_terms(g.n, x + at, mu + at, reals + i * width, t, d[0] + at, d[1] + at, d[2] + at);
-                            });
-                          }},
-               *distribution);
-    context->saved_data["jacobian"] = jacobian;
-    return terms;
+    const DistributionJacobian j = distribution_jacobian(*distribution, inputs, behaviour, actions);
+    context->saved_data["jacobian"] = j.derivatives;
+    return {j.terms.select(0, 0), j.terms.select(0, 1), j.terms.select(0, 2)};
   }
 
   static List backward(Context* context, List gradients) {
@@ -156,52 +126,101 @@ struct TermsFunction : torch::autograd::Function<TermsFunction> {
 }  // namespace
 
 at::Tensor log_prob(const ActionDistribution& distribution, const at::Tensor& inputs, const at::Tensor& actions) {
-  return std::visit(
-      Overloaded{[&](const Categorical&) { return categorical_log_prob(inputs, actions); },
-                 [&](const MultiCategorical& d) {
-                   return sum_groups(d, [&](int64_t start, int64_t n, int64_t i) {
-                     return categorical_log_prob(inputs.narrow(1, start, n), actions.select(1, i));
-                   });
-                 },
-                 [&](const DiagGaussian& d) {
-                   const at::Tensor log_std = inputs.narrow(1, d.n, d.n);
-                   const at::Tensor z = (actions - inputs.narrow(1, 0, d.n)) * (-log_std).exp();
-                   return -(0.5 * z * z + log_std + kHalfLog2Pi).sum(1);
-                 }},
-      distribution);
-}
-
-at::Tensor entropy(const ActionDistribution& distribution, const at::Tensor& inputs) {
-  return std::visit(Overloaded{[&](const Categorical&) { return categorical_entropy(inputs); },
+  return std::visit(Overloaded{[&](const Categorical&) { return categorical_log_prob(inputs, actions); },
                                [&](const MultiCategorical& d) {
-                                 return sum_groups(d, [&](int64_t start, int64_t n, int64_t) { return categorical_entropy(inputs.narrow(1, start, n)); });
-                               },
-                               [&](const DiagGaussian& d) { return inputs.narrow(1, d.n, d.n).sum(1) + d.n * (0.5 + kHalfLog2Pi); }},
-                    distribution);
-}
-
-at::Tensor kl_divergence(const ActionDistribution& distribution, const at::Tensor& p, const at::Tensor& q) {
-  return std::visit(Overloaded{[&](const Categorical&) { return categorical_kl(p, q); },
-                               [&](const MultiCategorical& d) {
-                                 return sum_groups(d, [&](int64_t start, int64_t n, int64_t) {
-                                   return categorical_kl(p.narrow(1, start, n), q.narrow(1, start, n));
+                                 return sum_groups(d, [&](int64_t start, int64_t n, int64_t i) {
+                                   return categorical_log_prob(inputs.narrow(1, start, n), actions.select(1, i));
                                  });
                                },
                                [&](const DiagGaussian& d) {
-                                 const at::Tensor log_p = p.narrow(1, d.n, d.n), log_q = q.narrow(1, d.n, d.n);
-                                 const at::Tensor apart = p.narrow(1, 0, d.n) - q.narrow(1, 0, d.n);
-                                 return (log_q - log_p + 0.5 * ((2 * log_p).exp() + apart * apart) * (-2 * log_q).exp() - 0.5).sum(1);
+                                 const at::Tensor log_std = inputs.narrow(1, d.n, d.n);
+                                 const at::Tensor z = (actions - inputs.narrow(1, 0, d.n)) * (-log_std).exp();
+                                 return -(0.5 * z * z + log_std + kHalfLog2Pi).sum(1);
                                }},
                     distribution);
 }
 
+at::Tensor entropy(const ActionDistribution& distribution, const at::Tensor& inputs) {
+  return std::visit(
+      Overloaded{[&](const Categorical&) { return categorical_entropy(inputs); },
+                 [&](const MultiCategorical& d) {
+                   return sum_groups(d, [&](int64_t start, int64_t n, int64_t) {
+                     return categorical_entropy(inputs.narrow(1, start, n));
+                   });
+                 },
+                 [&](const DiagGaussian& d) { return inputs.narrow(1, d.n, d.n).sum(1) + d.n * (0.5 + kHalfLog2Pi); }},
+      distribution);
+}
+
+at::Tensor kl_divergence(const ActionDistribution& distribution, const at::Tensor& p, const at::Tensor& q) {
+  return std::visit(
+      Overloaded{[&](const Categorical&) { return categorical_kl(p, q); },
+                 [&](const MultiCategorical& d) {
+                   return sum_groups(d, [&](int64_t start, int64_t n, int64_t) {
+                     return categorical_kl(p.narrow(1, start, n), q.narrow(1, start, n));
+                   });
+                 },
+                 [&](const DiagGaussian& d) {
+                   const at::Tensor log_p = p.narrow(1, d.n, d.n), log_q = q.narrow(1, d.n, d.n);
+                   const at::Tensor apart = p.narrow(1, 0, d.n) - q.narrow(1, 0, d.n);
+                   return (log_q - log_p + 0.5 * ((2 * log_p).exp() + apart * apart) * (-2 * log_q).exp() - 0.5).sum(1);
+                 }},
+      distribution);
+}
+
+DistributionJacobian distribution_jacobian(const ActionDistribution& distribution, const at::Tensor& given_inputs,
+                                           const at::Tensor& given_behaviour, const at::Tensor& given_actions) {
+  const at::Tensor inputs = given_inputs.contiguous(), behaviour = given_behaviour.contiguous(),
+                   actions = given_actions.contiguous();
+  const int64_t n = inputs.size(0), k = inputs_size(distribution), width = n == 0 ? 0 : actions.numel() / n;
+  check(inputs.dim() == 2 && inputs.size(1) == k && behaviour.sizes() == inputs.sizes() && actions.size(0) == n,
+        "action_dist_inputs [{}, {}] do not fit a distribution of {} inputs", n, inputs.size(1), k);
+  check((actions.scalar_type() == at::kInt) != std::holds_alternative<DiagGaussian>(distribution),
+        "actions are of a wrong type");
+  const DistributionJacobian result{at::empty({3, n}, inputs.options()), at::empty({3, n, k}, inputs.options())};
+  const float* x = inputs.const_data_ptr<float>();
+  const float* mu = behaviour.const_data_ptr<float>();
+  std::array<float*, 3> out, d;
+  for (size_t i = 0; i < 3; ++i) {
+    out[i] = result.terms.mutable_data_ptr<float>() + static_cast<int64_t>(i) * n;
+    d[i] = result.derivatives.mutable_data_ptr<float>() + static_cast<int64_t>(i) * n * k;
+  }
+  const int32_t* indices = actions.scalar_type() == at::kInt ? actions.const_data_ptr<int32_t>() : nullptr;
+  const float* reals = indices ? nullptr : actions.const_data_ptr<float>();
+  const auto each = [&](auto sample) {
+    for (int64_t i = 0; i < n; ++i) {
+      SampleTerms t;
+      sample(i, i * k, t);
+      out[0][i] = t.logp;
+      out[1][i] = t.entropy;
+      out[2][i] = t.kl;
+    }
+  };
+  std::visit(Overloaded{[&](const Categorical& c) {
+                          each([&](int64_t i, int64_t at, SampleTerms& t) {
+                            categorical_terms(c.n, x + at, mu + at, indices[i], t, d[0] + at, d[1] + at, d[2] + at);
+                          });
+                        },
+                        [&](const MultiCategorical& m) {
+                          each([&](int64_t i, int64_t at, SampleTerms& t) {
+                            for (size_t g = 0; g < m.nvec.size(); at += m.nvec[g++])
+                              categorical_terms(m.nvec[g], x + at, mu + at,
+                                                indices[i * width + static_cast<int64_t>(g)], t, d[0] + at, d[1] + at,
+                                                d[2] + at);
+                          });
+                        },
+                        [&](const DiagGaussian& g) {
+                          each([&](int64_t i, int64_t at, SampleTerms& t) {
+                            gaussian_terms(g.n, x + at, mu + at, reals + i * width, t, d[0] + at, d[1] + at, d[2] + at);
+                          });
+                        }},
+             distribution);
+  return result;
+}
+
 DistributionTerms distribution_terms(const ActionDistribution& distribution, const at::Tensor& inputs,
                                      const at::Tensor& behaviour_inputs, const at::Tensor& actions) {
-  const int k = inputs_size(distribution);
-  check(inputs.dim() == 2 && inputs.size(1) == k && behaviour_inputs.sizes() == inputs.sizes() && actions.size(0) == inputs.size(0),
-        "action_dist_inputs [{}, {}] do not fit a distribution of {} inputs", inputs.size(0), inputs.size(1), k);
-  check((actions.scalar_type() == at::kInt) != std::holds_alternative<DiagGaussian>(distribution), "actions are of a wrong type");
-  auto terms = TermsFunction::apply(inputs.contiguous(), &distribution, behaviour_inputs.contiguous(), actions.contiguous());
+  auto terms = TermsFunction::apply(inputs, &distribution, behaviour_inputs, actions);
   return {terms[0], terms[1], terms[2]};
 }
 

@@ -22,7 +22,8 @@ std::unique_ptr<Algorithm> make_algorithm(const Config& config) {
   if (found != registry().end()) return found->second(config);
   std::vector<std::string> known;
   for (const auto& [name, make] : registry()) known.push_back(name);
-  fail(Exit::usage, "unknown-algorithm", "unknown algorithm '{}'{}", config.algorithm, suggestion(config.algorithm, known));
+  fail(Exit::usage, "unknown-algorithm", "unknown algorithm '{}'{}", config.algorithm,
+       suggestion(config.algorithm, known));
 }
 
 }  // namespace myriad

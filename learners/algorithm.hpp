@@ -1,15 +1,16 @@
 // Algorithm: what a learner asks of PPO, IMPALA, ...; one file each in algorithms/, registered by name.
 //
-//   begin_update(env steps) -> add_targets(batch) -> for each minibatch: loss(module output, columns) -> end_update(metrics)
+//   begin_update(env steps) -> add_targets(batch) -> for each minibatch: loss(module output, columns) ->
+//   end_update(metrics)
 //
 // The learner owns module, optimizer, filter and loop; an algorithm owns its coefficients and nothing else. One thread.
 #pragma once
 
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "learners/tensor_batch.hpp"
@@ -30,8 +31,9 @@ enum class Sampling : uint8_t {
 };
 
 struct Loss {
-  at::Tensor total;  // []  what is differentiated
-  std::vector<std::pair<std::string_view, at::Tensor>> metrics;  ///< scalars, averaged over minibatches
+  at::Tensor total;                         // []   what is differentiated
+  at::Tensor metrics;                       // [m]  float32 means over the minibatch, averaged over minibatches
+  std::span<const std::string_view> names;  ///< of the metrics; static
 };
 
 class Algorithm {

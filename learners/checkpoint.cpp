@@ -21,13 +21,10 @@ std::string manifest_text(uint64_t iteration, const std::vector<CheckpointFile>&
   boost::json::array rows;
   for (const CheckpointFile& file : files)
     rows.push_back({{"name", file.name}, {"bytes", file.bytes}, {"crc32c", fmt::format("{:08x}", file.crc32c)}});
-  const boost::json::array& listed = rows;
-  const std::string body = boost::json::serialize(listed);
-  // The manifest vouches for itself too: a flipped bit in a name or a size must not go unseen.
-  return boost::json::serialize(boost::json::object{{"format_version", kFormatVersion},
-                                                    {"training_iteration", iteration},
-                                                    {"files_crc32c", fmt::format("{:08x}", crc32c(bytes_of(body)))},
-                                                    {"files", rows}}) + "\n";
+  boost::json::object manifest{{"format_version", kFormatVersion}, {"training_iteration", iteration}, {"files", rows}};
+  // The manifest vouches for itself too: a flipped bit in a name or a number must not go unseen.
+  manifest["manifest_crc32c"] = fmt::format("{:08x}", crc32c(bytes_of(boost::json::serialize(manifest))));
+  return boost::json::serialize(manifest) + "\n";
 }
 
 }  // namespace
@@ -56,9 +53,13 @@ std::string checkpoint_violation(Files& files, const std::string& directory) {
     if (manifest.at("format_version").to_number<int>() != kFormatVersion)
       return fmt::format("format {}, this program reads {}", boost::json::serialize(manifest.at("format_version")), kFormatVersion);
     const auto& rows = manifest.at("files").as_array();
-    const std::string listed = boost::json::serialize(rows);
-    if (manifest.at("files_crc32c").as_string() != fmt::format("{:08x}", crc32c(bytes_of(listed))))
-      return fmt::format("{}: its list of files does not match its checksum", kManifest);
+    std::vector<CheckpointFile> listed;
+    for (const auto& row : rows)
+      listed.push_back({std::string(row.at("name").as_string()), row.at("bytes").to_number<uint64_t>(),
+                        static_cast<uint32_t>(std::stoul(std::string(row.at("crc32c").as_string()), nullptr, 16))});
+    const std::string want_text = manifest_text(manifest.at("training_iteration").to_number<uint64_t>(), listed);
+    if (want_text != std::string_view(reinterpret_cast<const char*>(text.data()), text.size()))
+      return fmt::format("{}: it does not match its checksum", kManifest);
     for (const auto& row : rows) {
       const std::string name(row.at("name").as_string());
       if (name.starts_with('/') || name.find("..") != std::string::npos) return fmt::format("{}: file name {}", kManifest, name);

@@ -75,14 +75,16 @@ void FragmentQueue::step(const Input& input, std::vector<Output>& outputs) {
   } else if (const auto* up = std::get_if<SlotUp>(&input)) {
     if (up->slot >= num_slots()) return;
     Slot& slot = slots_[up->slot];
-    if (up->incarnation < slot.incarnation || (slot.up && up->incarnation == slot.incarnation)) return;
+    if (up->incarnation <= slot.incarnation) return;  // it is known, or ended: a process does not come back
     if (slot.up) step(SlotDown{up->slot, slot.incarnation}, outputs);  // its end was not heard of
     slot = Slot{.up = true, .incarnation = up->incarnation, .place_of = {}, .received = {}, .first_seq = 0};
     for (const uint32_t place : std::exchange(orphans_, {})) give(place, up->slot, outputs);
   } else if (const auto* down = std::get_if<SlotDown>(&input)) {
     if (down->slot >= num_slots()) return;
     Slot& slot = slots_[down->slot];
-    if (!slot.up || down->incarnation != slot.incarnation) return;
+    if (down->incarnation < slot.incarnation) return;
+    slot.incarnation = down->incarnation;
+    if (!slot.up) return;
     slot.up = false;
     const auto place_of = std::exchange(slot.place_of, {});
     const auto received = std::exchange(slot.received, {});

@@ -27,8 +27,8 @@ class FragmentQueue {
 
   // --- inputs ---
   struct BeginRound { uint64_t weights_version; };
-  struct SlotUp { uint32_t slot, incarnation; };    ///< a process of this incarnation runs (idempotent; older ones are ignored)
-  struct SlotDown { uint32_t slot, incarnation; };  ///< it ended; its credit moves on
+  struct SlotUp { uint32_t slot, incarnation; };    ///< a process of this incarnation runs (repeats, ended and older ones are ignored)
+  struct SlotDown { uint32_t slot, incarnation; };  ///< it and those before it ended; the credit moves on
   /// A fragment whose bytes were checked; `valid` is false when its columns break their contract.
   struct Arrived { FragmentId id; uint64_t weights_version; bool valid; };
   using Input = std::variant<BeginRound, SlotUp, SlotDown, Arrived>;

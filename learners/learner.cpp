@@ -21,7 +21,8 @@ Executor executor_of(const LearnersConfig& config) {
   if (config.executor == "auto" || config.executor == "native") return Executor::native;
   if (config.executor == "torch") return Executor::torch;
   const std::vector<std::string> known{"auto", "native", "torch"};
-  fail(Exit::usage, "out-of-range", "unknown learners.executor '{}'{}", config.executor, suggestion(config.executor, known));
+  fail(Exit::usage, "out-of-range", "unknown learners.executor '{}'{}", config.executor,
+       suggestion(config.executor, known));
 }
 
 int threads_of(const LearnersConfig& config) {
@@ -48,7 +49,8 @@ const Tensor& find(const TensorMap& tensors, const std::string& name) {
 }
 int64_t integer(const TensorMap& tensors, const std::string& name) {
   const std::vector<int64_t> values = find(tensors, name).i64();
-  if (values.size() != 1) fail(Exit::usage, "foreign-checkpoint", "the learner's '{}' has {} values, want 1", name, values.size());
+  if (values.size() != 1)
+    fail(Exit::usage, "foreign-checkpoint", "the learner's '{}' has {} values, want 1", name, values.size());
   return values[0];
 }
 
@@ -65,9 +67,11 @@ Learner::Learner(const Config& config, const Space& observation_space, const Spa
   const Executor executor = executor_of(config.learners);
   const int threads = threads_of(config.learners);
   set_torch_threads(executor == Executor::native || spec.num_parameters() < kSmallModule ? 1 : threads);
-  module_ = std::make_unique<TorchModule>(spec, initial_parameters(spec, static_cast<uint64_t>(config.seed)), executor, threads);
+  module_ = std::make_unique<TorchModule>(spec, initial_parameters(spec, static_cast<uint64_t>(config.seed)), executor,
+                                          threads);
   optimizer_ = std::make_unique<Optimizer>(spec, training_.adam_epsilon, training_.grad_clip);
-  if (config.environment.observation_filter == "MeanStdFilter") filter_.emplace(spec.obs_size, config.environment.observation_clip);
+  if (config.environment.observation_filter == "MeanStdFilter")
+    filter_.emplace(spec.obs_size, config.environment.observation_clip);
 }
 
 UpdateResult Learner::update(Fragment& fragment) {
@@ -110,7 +114,8 @@ Columns Learner::flat_columns(const TensorBatch& batch) const {
   Columns columns;
   for (const std::string& name : algorithm_->loss_columns()) {
     const auto found = batch.columns.find(name);
-    check(found != batch.columns.end(), "the loss wants the column {}, which neither runners nor add_targets gave", name);
+    check(found != batch.columns.end(), "the loss wants the column {}, which neither runners nor add_targets gave",
+          name);
     columns[name] = found->second.flatten(0, 1);
   }
   return columns;
@@ -152,9 +157,9 @@ bool Learner::train_minibatch(const Columns& minibatch, double lr, double weight
   loss.total.backward();
   if (optimizer_->step(module_->parameters(), module_->gradients(), lr) == Optimizer::Outcome::skipped) return false;
   const auto add = [&](std::string_view name, double value) { sums[std::string(name)] += weight * value; };
-  const auto read = [](const at::Tensor& t) { return static_cast<double>(*t.const_data_ptr<float>()); };
-  add("total_loss", read(loss.total));
-  for (const auto& [name, value] : loss.metrics) add(name, read(value));
+  add("total_loss", static_cast<double>(*loss.total.const_data_ptr<float>()));
+  const float* values = loss.metrics.const_data_ptr<float>();
+  for (size_t i = 0; i < loss.names.size(); ++i) add(loss.names[i], static_cast<double>(values[i]));
   add("gradients_default_optimizer_global_norm", optimizer_->gradient_norm());
   return true;
 }
@@ -164,7 +169,8 @@ void Learner::update_filter(Fragment& fragment) {
   if (!filter_) return;
   const FragmentLayout& layout = fragment.layout();
   const std::span<float> obs = fragment.values<float>(layout.column("obs"));
-  const auto rows = obs.first(static_cast<size_t>(layout.steps()) * static_cast<size_t>(layout.environments()) * static_cast<size_t>(spec().obs_size));
+  const auto rows = obs.first(static_cast<size_t>(layout.steps()) * static_cast<size_t>(layout.environments()) *
+                              static_cast<size_t>(spec().obs_size));
   // One bad row would stay in the statistics for ever.
   if (std::all_of(rows.begin(), rows.end(), [](float x) { return std::isfinite(x); })) filter_->update(rows);
 }
@@ -172,13 +178,17 @@ void Learner::update_filter(Fragment& fragment) {
 Weights Learner::weights() const {
   const std::span<const float> all = module_->parameters();
   const auto inference = all.first(spec().num_inference_parameters());
-  Weights weights{.version = version_, .layout_hash = spec().hash(), .values = {inference.begin(), inference.end()}, .filter = {}};
+  Weights weights{
+      .version = version_, .layout_hash = spec().hash(), .values = {inference.begin(), inference.end()}, .filter = {}};
   if (filter_) weights.filter = filter_->state();
   return weights;
 }
 
 LearnerState Learner::state() const {
-  LearnerState state{.module = named_parameters(spec(), module_->parameters()), .optimizer = optimizer_->state(), .connectors = {}, .scalars = {}};
+  LearnerState state{.module = named_parameters(spec(), module_->parameters()),
+                     .optimizer = optimizer_->state(),
+                     .connectors = {},
+                     .scalars = {}};
   if (filter_) {
     const std::vector<double> statistics = filter_->state();
     state.connectors["mean_std_filter"] = Tensor::of(std::span<const double>(statistics), {statistics.size()});

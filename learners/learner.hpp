@@ -2,7 +2,8 @@
 //
 //   batch -> filter -> values -> targets -> num_epochs x minibatches of (loss, gradient, Adam) -> filter statistics
 //
-// No socket, file or clock: apps/myriad_learner feeds it batches and publishes weights(). Constructed and called by one thread.
+// No socket, file or clock: apps/myriad_learner feeds it batches and publishes weights(). Constructed and called by one
+// thread.
 #pragma once
 
 #include <memory>
@@ -18,14 +19,14 @@
 namespace myriad {
 
 struct UpdateResult {
-  Metrics metrics;            ///< under RLlib's names; losses are means over the last epoch
-  int64_t grad_updates = 0;   ///< optimizer steps taken
-  int64_t skipped = 0;        ///< minibatches whose gradient was not finite
+  Metrics metrics;           ///< under RLlib's names; losses are means over the last epoch
+  int64_t grad_updates = 0;  ///< optimizer steps taken
+  int64_t skipped = 0;       ///< minibatches whose gradient was not finite
 };
 
 /// All of a learner that changes. A new learner with this state continues bit for bit.
 struct LearnerState {
-  TensorMap module;      ///< parameters by name
+  TensorMap module;  ///< parameters by name
   TensorMap optimizer;
   TensorMap connectors;  ///< "mean_std_filter", where there is one
   TensorMap scalars;     ///< counters, random position, the algorithm's coefficients
@@ -40,7 +41,8 @@ class Learner {
   const Algorithm& algorithm() const { return *algorithm_; }
   uint64_t version() const { return version_; }
 
-  /// Trains on one batch (T x all its environments). Throws Error("diverged") at the third gradient in a row that is not finite.
+  /// Trains on one batch (T x all its environments). Throws Error("diverged") at the third gradient in a row that is
+  /// not finite.
   UpdateResult update(Fragment& batch);
 
   /// What runners need: the inference part, the filter's statistics and the version.
@@ -62,10 +64,10 @@ class Learner {
   std::unique_ptr<TorchModule> module_;
   std::unique_ptr<Optimizer> optimizer_;
   std::optional<MeanStdFilter> filter_;
-  RandomStream random_;          ///< of minibatches
-  uint64_t version_ = 0;         ///< updates done
-  int64_t env_steps_ = 0;        ///< trained on, lifetime
-  int64_t module_steps_ = 0;     ///< rows that went through the loss, lifetime
+  RandomStream random_;       ///< of minibatches
+  uint64_t version_ = 0;      ///< updates done
+  int64_t env_steps_ = 0;     ///< trained on, lifetime
+  int64_t module_steps_ = 0;  ///< rows that went through the loss, lifetime
 };
 
 }  // namespace myriad

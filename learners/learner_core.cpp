@@ -82,7 +82,8 @@ void LearnerCore::step(const Input& input, Time now, std::vector<Output>& output
     for (const auto& [key, value] : drops()) add(key, value);
     add("sampling_s", sampling_ns_ * 1e-9 / queue_.num_slots());
     add("waiting_s", waiting_ns_ * 1e-9 / queue_.num_slots());
-    report_.episodes = std::exchange(episodes_, {});
+    for (const auto& [place, episodes] : std::exchange(episodes_, {}))
+      report_.episodes.insert(report_.episodes.end(), episodes.begin(), episodes.end());
     sampling_ns_ = waiting_ns_ = 0;
     report_pending_ = true;
     phase_ = Phase::waiting;
@@ -123,7 +124,9 @@ void LearnerCore::from_driver(const Message& message, Time now, std::vector<Outp
     switch (command->kind) {
       case wire::CommandKind::go: until_ = std::max(until_, command->until); break;
       case wire::CommandKind::checkpoint:
-        if (command->sequence > checkpoint_sequence_) {
+        // Only of the iteration the learner stands at: an older one was abandoned and would save other weights.
+        if (command->sequence > checkpoint_sequence_ && command->until == iteration_ &&
+            (phase_ == Phase::waiting || phase_ == Phase::saving)) {
           checkpoint_sequence_ = command->sequence;
           checkpoint_directory_ = command->directory;
         } else if (command->sequence == done_sequence_) {
@@ -147,19 +150,17 @@ void LearnerCore::from_runner(const std::string& peer, const Message& message, T
   if (const auto* join = message.as<wire::JoinT>()) {
     const bool matches = join->spec_hash == options_.spec_hash && join->fragment_hash == options_.fragment_hash;
     if (!matches || join->slot >= queue_.num_slots()) {
-      wire::RefusedT refused;
-      refused.reason = join->slot >= queue_.num_slots()
-                           ? fmt::format("slot {} is not one of {}", join->slot, queue_.num_slots())
-                           : fmt::format("module {:016x} and fragment {:016x} differ from the learner's {:016x} and {:016x}",
-                                         join->spec_hash, join->fragment_hash, options_.spec_hash, options_.fragment_hash);
-      Message answer = make_message(std::move(refused));
-      answer.run = options_.run;
-      answer.epoch = options_.epoch;
-      outputs.push_back(ToRunner{peer, std::move(answer)});
+      refuse(peer,
+             join->slot >= queue_.num_slots()
+                 ? fmt::format("slot {} is not one of {}", join->slot, queue_.num_slots())
+                 : fmt::format("module {:016x} and fragment {:016x} differ from the learner's {:016x} and {:016x}",
+                               join->spec_hash, join->fragment_hash, options_.spec_hash, options_.fragment_hash),
+             outputs);
       return;
     }
     apply_queue(FragmentQueue::SlotUp{join->slot, join->incarnation}, nullptr, outputs);
-    if (queue_.credit(join->slot).incarnation != join->incarnation) return;  // an older process of the slot
+    // An older process of the slot, or one that ended while this Join was on its way.
+    if (!queue_.is_up(join->slot) || queue_.credit(join->slot).incarnation != join->incarnation) return;
     auto& known = peer_of_slot_[join->slot];
     std::vector<WeightsPublisher::Send> sends;
     if (!known.empty() && known != peer) publisher_.step(WeightsPublisher::PeerGone{known}, sends);
@@ -187,11 +188,32 @@ void LearnerCore::from_runner(const std::string& peer, const Message& message, T
   }
 }
 
-void LearnerCore::fragment(const std::string&, const Message& message, std::vector<Output>& outputs) {
+void LearnerCore::refuse(const std::string& peer, std::string reason, std::vector<Output>& outputs) {
+  wire::RefusedT refused;
+  refused.reason = std::move(reason);
+  Message message = make_message(std::move(refused));
+  message.run = options_.run;
+  message.epoch = options_.epoch;
+  outputs.push_back(ToRunner{peer, std::move(message)});
+}
+
+void LearnerCore::fragment(const std::string& peer, const Message& message, std::vector<Output>& outputs) {
   const auto& header = *message.as<wire::FragmentHeaderT>();
-  const bool valid = message.payloads.size() == 1 && header.steps == options_.steps && header.environments == options_.environments &&
-                     options_.violation(header, message.payloads[0].view).empty();
-  apply_queue(FragmentQueue::Arrived{id_of(header), header.weights_version, valid}, &message, outputs);
+  std::string violation;
+  if (message.payloads.size() != 1 || header.steps != options_.steps || header.environments != options_.environments)
+    violation = fmt::format("{} payloads of {} x {} steps, want 1 of {} x {}", message.payloads.size(), header.steps,
+                            header.environments, options_.steps, options_.environments);
+  else
+    violation = options_.violation(header, message.payloads[0].view);
+  const auto before = queue_.drops();
+  apply_queue(FragmentQueue::Arrived{id_of(header), header.weights_version, violation.empty()}, &message, outputs);
+  // It is never acknowledged and would be sent again for ever: the runner has to start anew.
+  const auto dropped = [&](Drop reason) { return queue_.drops()[static_cast<size_t>(reason)] > before[static_cast<size_t>(reason)]; };
+  if (dropped(Drop::invalid) || dropped(Drop::wrong_version))
+    refuse(peer, fmt::format("fragment {} of runner {} is not used: {}", header.key->seq(), header.key->slot(),
+                             violation.empty() ? fmt::format("weights {}, the round has {}", header.weights_version,
+                                                             queue_.weights_version()) : violation),
+           outputs);
 }
 
 void LearnerCore::apply_queue(const FragmentQueue::Input& input, const Message* arrived, std::vector<Output>& outputs) {
@@ -205,7 +227,7 @@ void LearnerCore::apply_queue(const FragmentQueue::Input& input, const Message* 
     } else if (const auto* accepted = std::get_if<FragmentQueue::Accepted>(&result)) {
       const auto& header = *arrived->as<wire::FragmentHeaderT>();
       env_steps_ += uint64_t{header.steps} * header.environments;
-      episodes_.insert(episodes_.end(), header.episodes.begin(), header.episodes.end());
+      episodes_[accepted->place] = header.episodes;
       sampling_ns_ += static_cast<double>(header.sampling_ns);
       waiting_ns_ += static_cast<double>(header.waiting_ns);
       outputs.push_back(Assemble{{accepted->place, *arrived}});

@@ -78,6 +78,7 @@ class LearnerCore {
   enum class Phase { waiting, sampling, updating, saving };
   void from_driver(const Message& message, Time now, std::vector<Output>& outputs);
   void from_runner(const std::string& peer, const Message& message, Time now, std::vector<Output>& outputs);
+  void refuse(const std::string& peer, std::string reason, std::vector<Output>& outputs);
   void fragment(const std::string& peer, const Message& message, std::vector<Output>& outputs);
   void apply_queue(const FragmentQueue::Input& input, const Message* arrived, std::vector<Output>& outputs);
   void advance(Time now, std::vector<Output>& outputs);
@@ -94,7 +95,7 @@ class LearnerCore {
   uint64_t iteration_ = 0, env_steps_ = 0, until_ = 0;
   wire::IterationReportT report_;               // of the last iteration; repeated until the driver answers
   bool report_pending_ = false;
-  std::vector<wire::Episode> episodes_;         // of the round under way
+  std::map<uint32_t, std::vector<wire::Episode>> episodes_;  // of the round under way, by place: not by arrival
   double sampling_ns_ = 0, waiting_ns_ = 0;
   uint64_t checkpoint_sequence_ = 0;            // wanted; > done_sequence_ while it is not written
   uint64_t done_sequence_ = 0;

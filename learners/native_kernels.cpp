@@ -1,4 +1,5 @@
-// Compiled once for each CPU generation, with MYRIAD_ISA = v2 | v3 | v4 and Eigen's namespace renamed alike (-DEigen=...).
+// Compiled once for each CPU generation, with MYRIAD_ISA = v2 | v3 | v4 and Eigen's namespace renamed alike
+// (-DEigen=...).
 #include "learners/native_kernels.hpp"
 
 #include <Eigen/Core>
@@ -29,7 +30,8 @@ void linear(const float* w, const float* b, const float* x, int n, int in, int o
   outputs.colwise() += ConstVector(b, out);
 }
 
-void linear_backward(const float* w, const float* x, const float* dy, int n, int in, int out, float* dw, float* db, float* dx) {
+void linear_backward(const float* w, const float* x, const float* dy, int n, int in, int out, float* dw, float* db,
+                     float* dx) {
   const ConstColumns inputs(x, in, n);
   if (out == 1) {
     const ConstVector gradient(dy, n);
@@ -49,14 +51,24 @@ void activate(NativeActivation f, const float* x, float* y, size_t count) {
   const ConstArray in(x, n);
   Array out(y, n);
   switch (f) {
-    case NativeActivation::linear: out = in; return;
-    case NativeActivation::tanh: out = in.tanh(); return;
-    case NativeActivation::relu: out = in.max(0.0f); return;
-    case NativeActivation::silu: out = in / (1.0f + (-in).exp()); return;
+    case NativeActivation::linear:
+      out = in;
+      return;
+    case NativeActivation::tanh:
+      out = in.tanh();
+      return;
+    case NativeActivation::relu:
+      out = in.max(0.0f);
+      return;
+    case NativeActivation::silu:
+      out = in / (1.0f + (-in).exp());
+      return;
     case NativeActivation::gelu:  // exact, as torch's default (Hendrycks and Gimpel 2016)
       for (Eigen::Index i = 0; i < n; ++i) y[i] = 0.5f * x[i] * (1.0f + ::erff(x[i] * 0.70710678f));
       return;
-    case NativeActivation::elu: out = (in > 0.0f).select(in, in.min(0.0f).exp() - 1.0f); return;
+    case NativeActivation::elu:
+      out = (in > 0.0f).select(in, in.min(0.0f).exp() - 1.0f);
+      return;
   }
 }
 
@@ -65,9 +77,14 @@ void activate_backward(NativeActivation f, const float* x, const float* y, float
   const ConstArray in(x, n), out(y, n);
   Array d(dy, n);
   switch (f) {
-    case NativeActivation::linear: return;
-    case NativeActivation::tanh: d *= 1.0f - out.square(); return;
-    case NativeActivation::relu: d = (out > 0.0f).select(d, 0.0f); return;
+    case NativeActivation::linear:
+      return;
+    case NativeActivation::tanh:
+      d *= 1.0f - out.square();
+      return;
+    case NativeActivation::relu:
+      d = (out > 0.0f).select(d, 0.0f);
+      return;
     case NativeActivation::silu:  // s + x s (1 - s) with s = sigmoid(x)
       for (Eigen::Index i = 0; i < n; ++i) {
         const float s = 1.0f / (1.0f + ::expf(-x[i]));
@@ -78,7 +95,9 @@ void activate_backward(NativeActivation f, const float* x, const float* y, float
       for (Eigen::Index i = 0; i < n; ++i)
         dy[i] *= 0.5f * (1.0f + ::erff(x[i] * 0.70710678f)) + x[i] * 0.39894228f * ::expf(-0.5f * x[i] * x[i]);
       return;
-    case NativeActivation::elu: d *= out.min(0.0f) + 1.0f; return;
+    case NativeActivation::elu:
+      d *= out.min(0.0f) + 1.0f;
+      return;
   }
 }
 
@@ -132,8 +151,16 @@ void add(const float* x, float* y, size_t count) {
 #define MYRIAD_TEXT_(a) #a
 #define MYRIAD_TEXT(a) MYRIAD_TEXT_(a)
 const NativeKernels& MYRIAD_JOIN(native_kernels_, MYRIAD_ISA)() {
-  static constexpr NativeKernels table{MYRIAD_TEXT(MYRIAD_ISA), linear,     linear_backward,     activate, activate_backward,
-                                       layer_norm,              layer_norm_backward, sum_squares, adam,     add};
+  static constexpr NativeKernels table{MYRIAD_TEXT(MYRIAD_ISA),
+                                       linear,
+                                       linear_backward,
+                                       activate,
+                                       activate_backward,
+                                       layer_norm,
+                                       layer_norm_backward,
+                                       sum_squares,
+                                       adam,
+                                       add};
   return table;
 }
 

@@ -15,11 +15,11 @@ namespace myriad {
 enum class NativeActivation : int { linear, tanh, relu, silu, gelu, elu };
 
 struct AdamStep {
-  float lr;             ///< divided by 1 - beta1^t
+  float lr;  ///< divided by 1 - beta1^t
   float beta1, beta2;
   float epsilon;
-  float second_scale;   ///< 1 / sqrt(1 - beta2^t)
-  float gradient_scale; ///< what global-norm clipping leaves, 1 without
+  float second_scale;    ///< 1 / sqrt(1 - beta2^t)
+  float gradient_scale;  ///< what global-norm clipping leaves, 1 without
 };
 
 struct NativeKernels {
@@ -28,7 +28,8 @@ struct NativeKernels {
   /// y [n, out] = x [n, in] w^T + b.
   void (*linear)(const float* w, const float* b, const float* x, int n, int in, int out, float* y);
   /// dw [out, in] += dy^T x, db [out] += sum of dy, dx [n, in] = dy w (dx may be null).
-  void (*linear_backward)(const float* w, const float* x, const float* dy, int n, int in, int out, float* dw, float* db, float* dx);
+  void (*linear_backward)(const float* w, const float* x, const float* dy, int n, int in, int out, float* dw, float* db,
+                          float* dx);
 
   /// y = f(x); y may be x.
   void (*activate)(NativeActivation f, const float* x, float* y, size_t count);
@@ -38,11 +39,13 @@ struct NativeKernels {
   /// y = (x - mean) / sqrt(var + 1e-5) * gain + bias, a sample at a time (Ba et al. 2016).
   void (*layer_norm)(const float* gain, const float* bias, const float* x, int n, int size, float* y);
   /// dgain, dbias +=; dy becomes dx.
-  void (*layer_norm_backward)(const float* gain, const float* x, int n, int size, float* dgain, float* dbias, float* dy);
+  void (*layer_norm_backward)(const float* gain, const float* x, int n, int size, float* dgain, float* dbias,
+                              float* dy);
 
   /// Sum of squares in double precision.
   double (*sum_squares)(const float* x, size_t count);
-  void (*adam)(const AdamStep& step, const float* gradient, float* parameter, float* first, float* second, size_t count);
+  void (*adam)(const AdamStep& step, const float* gradient, float* parameter, float* first, float* second,
+               size_t count);
   void (*add)(const float* x, float* y, size_t count);  ///< y += x
 };
 

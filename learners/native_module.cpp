@@ -16,8 +16,12 @@ constexpr size_t kLanes = 8;    // fixed, because the lanes decide the order of 
 constexpr size_t kObs = std::numeric_limits<size_t>::max();
 constexpr size_t kWorthSharing = 4'000'000;  // multiply-adds: some 40 us, several times what waking a thread costs
 
-template <class... F> struct Overloaded : F... { using F::operator()...; };
-template <class... F> Overloaded(F...) -> Overloaded<F...>;
+template <class... F>
+struct Overloaded : F... {
+  using F::operator()...;
+};
+template <class... F>
+Overloaded(F...) -> Overloaded<F...>;
 
 NativeActivation native(Activation f) { return static_cast<NativeActivation>(f); }
 static_assert(static_cast<int>(NativeActivation::elu) == static_cast<int>(Activation::elu));
@@ -29,15 +33,15 @@ struct NativeModule::Step {
   enum class Kind { linear, activate, layer_norm } kind;
   NativeActivation activation = NativeActivation::linear;
   int inputs = 0, outputs = 0;
-  size_t weight = 0, bias = 0;  // floats from the start of the parameters
+  size_t weight = 0, bias = 0;         // floats from the start of the parameters
   size_t input_at = 0, output_at = 0;  // floats a sample into the network's activations; kObs = the observation
 };
 
 struct NativeModule::Network {
   std::vector<Step> steps;
-  size_t width = 0;                // floats a sample keeps
+  size_t width = 0;  // floats a sample keeps
   int features = 0, widest = 1;
-  std::vector<float> activations;  // [chunk][layer][sample in chunk, feature]
+  AlignedVector activations;  // [chunk][layer][sample in chunk, feature]
 };
 
 const NativeKernels& native_kernels() {
@@ -76,8 +80,9 @@ NativeModule::NativeModule(const ModuleSpec& spec, int threads, const NativeKern
   if (!spec.shares_encoder) add_network(spec.value_encoder, offset);
   value_ = head(spec.value_head);
   check(offset == num_parameters_, "the native module has {} parameters, its spec {}", offset, num_parameters_);
-  check(policy_.inputs == networks_.front().features && value_.inputs == networks_.back().features && value_.outputs == 1,
-        "a head does not fit its encoder");
+  check(
+      policy_.inputs == networks_.front().features && value_.inputs == networks_.back().features && value_.outputs == 1,
+      "a head does not fit its encoder");
   scratch_.resize(static_cast<size_t>(threads_));
   for (Scratch& s : scratch_)
     for (const Network& network : networks_) {
@@ -95,7 +100,9 @@ void NativeModule::add_network(const std::vector<Layer>& layers, size_t& offset)
   Network network;
   size_t at = kObs;
   int size = spec_.obs_size;
-  const auto place = [&](int outputs) { return std::exchange(network.width, network.width + static_cast<size_t>(outputs)); };
+  const auto place = [&](int outputs) {
+    return std::exchange(network.width, network.width + static_cast<size_t>(outputs));
+  };
   for (const Layer& layer : layers) {
     const bool after_activation = !network.steps.empty() && network.steps.back().kind == Step::Kind::activate;
     Step step = std::visit(
@@ -106,11 +113,15 @@ void NativeModule::add_network(const std::vector<Layer>& layers, size_t& offset)
                    },
                    [&](const Activate& l) {
                      // Where backward needs the output only, the output takes the input's place.
-                     const bool in_place = at != kObs && !after_activation && l.activation != Activation::silu && l.activation != Activation::gelu;
-                     return Step{Step::Kind::activate, native(l.activation), l.size, l.size, 0, 0, at, in_place ? at : place(l.size)};
+                     const bool in_place = at != kObs && !after_activation && l.activation != Activation::silu &&
+                                           l.activation != Activation::gelu;
+                     return Step{Step::Kind::activate,         native(l.activation), l.size, l.size, 0, 0, at,
+                                 in_place ? at : place(l.size)};
                    },
                    [&](const LayerNorm& l) {
-                     return Step{Step::Kind::layer_norm, {}, l.size, l.size, offset, offset + static_cast<size_t>(l.size), at, place(l.size)};
+                     return Step{
+                         Step::Kind::layer_norm, {}, l.size, l.size, offset, offset + static_cast<size_t>(l.size), at,
+                         place(l.size)};
                    }},
         layer);
     check(step.inputs == size, "a layer takes {} features and gets {}", step.inputs, size);
@@ -126,7 +137,9 @@ void NativeModule::add_network(const std::vector<Layer>& layers, size_t& offset)
 
 size_t NativeModule::lanes() const { return std::min(kLanes, (call_.n + kChunk - 1) / kChunk); }
 
-float* NativeModule::lane_gradient(size_t lane) { return lane == 0 ? call_.gradient : lane_gradients_[lane - 1].data(); }
+float* NativeModule::lane_gradient(size_t lane) {
+  return lane == 0 ? call_.gradient : lane_gradients_[lane - 1].data();
+}
 
 void NativeModule::run(size_t tasks, size_t multiplications, Task task) {
   if (threads_ == 1 || tasks == 1 || multiplications < kWorthSharing) {
@@ -139,7 +152,8 @@ void NativeModule::run(size_t tasks, size_t multiplications, Task task) {
   });
 }
 
-void NativeModule::forward(const float* parameters, const float* obs, size_t n, float* action_dist_inputs, float* values) {
+void NativeModule::forward(const float* parameters, const float* obs, size_t n, float* action_dist_inputs,
+                           float* values) {
   call_ = {.parameters = parameters, .obs = obs, .n = n, .action_dist_inputs = action_dist_inputs, .values = values};
   for (Network& network : networks_)
     if (network.activations.size() < n * network.width) network.activations.resize(n * network.width);
@@ -147,7 +161,8 @@ void NativeModule::forward(const float* parameters, const float* obs, size_t n, 
   run(networks_.size() * lanes(), n * num_parameters_, &NativeModule::forward_task);
 }
 
-void NativeModule::backward(const float* parameters, const float* d_action_dist_inputs, const float* d_values, float* gradient) {
+void NativeModule::backward(const float* parameters, const float* d_action_dist_inputs, const float* d_values,
+                            float* gradient) {
   check(call_.obs != nullptr, "backward() without a forward()");
   call_.parameters = parameters;
   call_.d_action_dist_inputs = d_action_dist_inputs;
@@ -171,17 +186,24 @@ const float* NativeModule::features_of(const Network& network, size_t start, int
   for (const Step& s : network.steps) {
     float* y = activations + s.output_at * static_cast<size_t>(columns);
     switch (s.kind) {
-      case Step::Kind::linear: k_.linear(call_.parameters + s.weight, call_.parameters + s.bias, x, columns, s.inputs, s.outputs, y); break;
-      case Step::Kind::activate: k_.activate(s.activation, x, y, static_cast<size_t>(columns) * static_cast<size_t>(s.outputs)); break;
-      case Step::Kind::layer_norm: k_.layer_norm(call_.parameters + s.weight, call_.parameters + s.bias, x, columns, s.outputs, y); break;
+      case Step::Kind::linear:
+        k_.linear(call_.parameters + s.weight, call_.parameters + s.bias, x, columns, s.inputs, s.outputs, y);
+        break;
+      case Step::Kind::activate:
+        k_.activate(s.activation, x, y, static_cast<size_t>(columns) * static_cast<size_t>(s.outputs));
+        break;
+      case Step::Kind::layer_norm:
+        k_.layer_norm(call_.parameters + s.weight, call_.parameters + s.bias, x, columns, s.outputs, y);
+        break;
     }
     x = y;
   }
   return x;
 }
 
-void NativeModule::policy_head(const float* features, size_t start, int columns, std::vector<float>& head) {
-  const size_t width = static_cast<size_t>(inputs_size_), g = static_cast<size_t>(gaussian_), count = static_cast<size_t>(columns);
+void NativeModule::policy_head(const float* features, size_t start, int columns, AlignedVector& head) {
+  const size_t width = static_cast<size_t>(inputs_size_), g = static_cast<size_t>(gaussian_),
+               count = static_cast<size_t>(columns);
   float* out = call_.action_dist_inputs + start * width;
   const float* w = call_.parameters + policy_.weight;
   const float* b = call_.parameters + policy_.bias;
@@ -199,8 +221,9 @@ void NativeModule::policy_head(const float* features, size_t start, int columns,
 }
 
 /// d(head output) [columns, head outputs]; adds a free log std's gradient.
-const float* NativeModule::policy_head_gradient(size_t start, int columns, std::vector<float>& head, float* gradient) const {
-  const size_t width = static_cast<size_t>(inputs_size_), g = static_cast<size_t>(gaussian_), count = static_cast<size_t>(columns);
+const float* NativeModule::policy_head_gradient(size_t start, int columns, AlignedVector& head, float* gradient) const {
+  const size_t width = static_cast<size_t>(inputs_size_), g = static_cast<size_t>(gaussian_),
+               count = static_cast<size_t>(columns);
   const float* d = call_.d_action_dist_inputs + start * width;
   if (gaussian_ == 0) return d;
   const auto inside = [&](float log_std) { return std::abs(log_std) <= spec_.log_std_clip; };  // else the clip stops it
@@ -218,7 +241,8 @@ const float* NativeModule::policy_head_gradient(size_t start, int columns, std::
   return head.data();
 }
 
-void NativeModule::trunk_backward(const Network& network, size_t start, int columns, float* gradient, Scratch& scratch) const {
+void NativeModule::trunk_backward(const Network& network, size_t start, int columns, float* gradient,
+                                  Scratch& scratch) const {
   const float* activations = network.activations.data() + start * network.width;
   const float* obs = call_.obs + start * static_cast<size_t>(spec_.obs_size);
   float* d = scratch.a.data();  // gradient of the features, replaced layer by layer
@@ -232,9 +256,12 @@ void NativeModule::trunk_backward(const Network& network, size_t start, int colu
                            gradient + s->bias, s->input_at == kObs ? nullptr : spare);
         std::swap(d, spare);
         break;
-      case Step::Kind::activate: k_.activate_backward(s->activation, x, y, d, static_cast<size_t>(columns) * static_cast<size_t>(s->outputs)); break;
+      case Step::Kind::activate:
+        k_.activate_backward(s->activation, x, y, d, static_cast<size_t>(columns) * static_cast<size_t>(s->outputs));
+        break;
       case Step::Kind::layer_norm:
-        k_.layer_norm_backward(call_.parameters + s->weight, x, columns, s->outputs, gradient + s->weight, gradient + s->bias, d);
+        k_.layer_norm_backward(call_.parameters + s->weight, x, columns, s->outputs, gradient + s->weight,
+                               gradient + s->bias, d);
         break;
     }
   }
@@ -248,7 +275,8 @@ void NativeModule::forward_task(size_t task, size_t thread) {
     const float* features = features_of(network, start, columns, network.activations.data() + start * network.width);
     if (index == 0) policy_head(features, start, columns, scratch_[thread].head);
     if (index + 1 == networks_.size())
-      k_.linear(call_.parameters + value_.weight, call_.parameters + value_.bias, features, columns, value_.inputs, 1, call_.values + start);
+      k_.linear(call_.parameters + value_.weight, call_.parameters + value_.bias, features, columns, value_.inputs, 1,
+                call_.values + start);
   }
 }
 
@@ -256,7 +284,8 @@ void NativeModule::values_task(size_t task, size_t thread) {
   for (size_t start = task * kChunk; start < call_.n; start += lanes() * kChunk) {
     const int columns = static_cast<int>(std::min(kChunk, call_.n - start));
     const float* features = features_of(networks_.back(), start, columns, scratch_[thread].activations.data());
-    k_.linear(call_.parameters + value_.weight, call_.parameters + value_.bias, features, columns, value_.inputs, 1, call_.values + start);
+    k_.linear(call_.parameters + value_.weight, call_.parameters + value_.bias, features, columns, value_.inputs, 1,
+              call_.values + start);
   }
 }
 
@@ -270,9 +299,9 @@ void NativeModule::backward_task(size_t task, size_t thread) {
     std::fill(gradient + (policy ? 0 : num_inference_), gradient + (value ? num_parameters_ : num_inference_), 0.0f);
   for (size_t start = lane * kChunk; start < call_.n; start += stride) {
     const int columns = static_cast<int>(std::min(kChunk, call_.n - start));
-    const float* features = network.steps.empty()
-                                ? call_.obs + start * static_cast<size_t>(spec_.obs_size)
-                                : network.activations.data() + start * network.width + network.steps.back().output_at * static_cast<size_t>(columns);
+    const float* features = network.steps.empty() ? call_.obs + start * static_cast<size_t>(spec_.obs_size)
+                                                  : network.activations.data() + start * network.width +
+                                                        network.steps.back().output_at * static_cast<size_t>(columns);
     float* d_features = network.steps.empty() ? nullptr : scratch.a.data();
     if (policy) {
       const float* d = policy_head_gradient(start, columns, scratch.head, gradient);
@@ -283,7 +312,8 @@ void NativeModule::backward_task(size_t task, size_t thread) {
       float* d_value_features = policy && d_features ? scratch.b.data() : d_features;
       k_.linear_backward(call_.parameters + value_.weight, features, call_.d_values + start, columns, value_.inputs, 1,
                          gradient + value_.weight, gradient + value_.bias, d_value_features);
-      if (policy && d_features) k_.add(d_value_features, d_features, static_cast<size_t>(columns) * static_cast<size_t>(network.features));
+      if (policy && d_features)
+        k_.add(d_value_features, d_features, static_cast<size_t>(columns) * static_cast<size_t>(network.features));
     }
     if (d_features) trunk_backward(network, start, columns, gradient, scratch);
   }

@@ -6,7 +6,8 @@
 //   chunk c -> lane c % 8;  task = (network, lane);  each task adds its chunks in order into its own gradient;
 //   the lanes are added in order at the end.
 //
-// Which thread runs a task does not matter, so the gradient is the same to the bit for any number of threads.
+// Which thread runs a task does not matter, so the gradient is the same to the bit for any number of threads,
+// as long as the caller's buffers keep their alignment (torch's tensors lie at multiples of 64 bytes).
 // Owned and called by one thread (the learner's); worker threads live inside and only during a call do they touch it.
 #pragma once
 
@@ -14,6 +15,7 @@
 #include <memory>
 #include <vector>
 
+#include "learners/aligned_vector.hpp"
 #include "learners/native_kernels.hpp"
 #include "rl/module_spec.hpp"
 
@@ -45,8 +47,13 @@ class NativeModule {
  private:
   struct Step;
   struct Network;
-  struct Head { size_t weight = 0, bias = 0; int inputs = 0, outputs = 0; };
-  struct Scratch { std::vector<float> activations, a, b, head; };
+  struct Head {
+    size_t weight = 0, bias = 0;
+    int inputs = 0, outputs = 0;
+  };
+  struct Scratch {
+    AlignedVector activations, a, b, head;
+  };
   struct Call {  ///< what the tasks of one call read
     const float* parameters = nullptr;
     const float* obs = nullptr;
@@ -67,21 +74,21 @@ class NativeModule {
   void backward_task(size_t task, size_t thread);
   void values_task(size_t task, size_t thread);
   const float* features_of(const Network& network, size_t start, int columns, float* activations) const;
-  void policy_head(const float* features, size_t start, int columns, std::vector<float>& head);
-  const float* policy_head_gradient(size_t start, int columns, std::vector<float>& head, float* gradient) const;
+  void policy_head(const float* features, size_t start, int columns, AlignedVector& head);
+  const float* policy_head_gradient(size_t start, int columns, AlignedVector& head, float* gradient) const;
   void trunk_backward(const Network& network, size_t start, int columns, float* gradient, Scratch& scratch) const;
 
   ModuleSpec spec_;
   int threads_;
   const NativeKernels& k_;
   size_t num_parameters_, num_inference_, log_std_at_ = 0;
-  int inputs_size_, gaussian_ = 0;    ///< action elements of a DiagGaussian, else 0
+  int inputs_size_, gaussian_ = 0;  ///< action elements of a DiagGaussian, else 0
   bool free_log_std_ = false;
-  std::vector<Network> networks_;     ///< the policy's; the value's unless they share
+  std::vector<Network> networks_;  ///< the policy's; the value's unless they share
   Head policy_, value_;
-  std::vector<float> raw_;            ///< [n, 2 gaussian] before the log std is clipped, where it depends on the state
-  std::vector<Scratch> scratch_;      ///< one a thread
-  std::vector<std::vector<float>> lane_gradients_;  ///< of lanes 1, 2, ...
+  AlignedVector raw_;             ///< [n, 2 gaussian] before the log std is clipped, where it depends on the state
+  std::vector<Scratch> scratch_;  ///< one a thread
+  std::vector<AlignedVector> lane_gradients_;  ///< of lanes 1, 2, ...
   Call call_;
   std::unique_ptr<WorkerThreads> workers_;
 };

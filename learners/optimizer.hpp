@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include "learners/aligned_vector.hpp"
 #include "learners/native_kernels.hpp"
 #include "rl/module_spec.hpp"
 #include "rl/weights.hpp"
@@ -18,16 +19,18 @@ namespace myriad {
 class Optimizer {
  public:
   /// `grad_clip`: the largest global norm of a gradient; absent = no clipping.
-  Optimizer(const ModuleSpec& spec, double epsilon, std::optional<double> grad_clip, const NativeKernels& kernels = native_kernels());
+  Optimizer(const ModuleSpec& spec, double epsilon, std::optional<double> grad_clip,
+            const NativeKernels& kernels = native_kernels());
 
   enum class Outcome : uint8_t { stepped, skipped };
 
-  /// One step with `gradient`. Throws Error("diverged"), naming the first tensor that is not finite, at the third skip in a row.
+  /// One step with `gradient`. Throws Error("diverged"), naming the first tensor that is not finite, at the third skip
+  /// in a row.
   [[nodiscard]] Outcome step(std::span<float> parameters, std::span<const float> gradient, double lr);
 
   double gradient_norm() const { return gradient_norm_; }  ///< of the last step, before clipping
   int64_t num_steps() const { return steps_; }
-  int64_t num_skipped() const { return skipped_; }         ///< lifetime
+  int64_t num_skipped() const { return skipped_; }  ///< lifetime
 
   TensorMap state() const;
   void set_state(const TensorMap& state);  ///< throws Error("foreign-checkpoint") when it does not fit
@@ -40,7 +43,7 @@ class Optimizer {
   double epsilon_;
   std::optional<double> grad_clip_;
   const NativeKernels& k_;
-  std::vector<float> first_, second_;  ///< moments
+  AlignedVector first_, second_;  ///< moments
   double gradient_norm_ = 0.0;
   int64_t steps_ = 0, skipped_ = 0, skipped_in_a_row_ = 0;
 };

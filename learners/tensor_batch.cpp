@@ -11,11 +11,16 @@ namespace {
 
 at::ScalarType torch_type(DType dtype) {
   switch (dtype) {
-    case DType::f32: return at::kFloat;
-    case DType::f64: return at::kDouble;
-    case DType::u8: return at::kByte;
-    case DType::i32: return at::kInt;
-    case DType::i64: return at::kLong;
+    case DType::f32:
+      return at::kFloat;
+    case DType::f64:
+      return at::kDouble;
+    case DType::u8:
+      return at::kByte;
+    case DType::i32:
+      return at::kInt;
+    case DType::i64:
+      return at::kLong;
   }
   return at::kFloat;
 }
@@ -51,30 +56,36 @@ at::Tensor choices(const at::Tensor& actions, const ModuleSpec& spec, const Spac
 
 }  // namespace
 
-TensorBatch make_tensor_batch(Fragment& fragment, const ModuleSpec& spec, const Space& action_space, const MeanStdFilter* filter) {
+TensorBatch make_tensor_batch(Fragment& fragment, const ModuleSpec& spec, const Space& action_space,
+                              const MeanStdFilter* filter) {
   const FragmentLayout& layout = fragment.layout();
   TensorBatch batch;
   batch.steps = layout.steps();
   batch.environments = layout.environments();
   const Column& obs = layout.column("obs");
   const auto count = [](const Column& c) { return c.row_bytes / size_of(c.dtype); };
-  check(obs.dtype == DType::f32 && count(obs) == static_cast<size_t>(spec.obs_size), "the fragment's obs are {} {}, the module wants {} f32",
-        count(obs), name_of(obs.dtype), spec.obs_size);
-  batch.obs = filtered(view(fragment, obs, {batch.steps + 1, batch.environments}).view({batch.steps + 1, batch.environments, spec.obs_size}), filter);
+  check(obs.dtype == DType::f32 && count(obs) == static_cast<size_t>(spec.obs_size),
+        "the fragment's obs are {} {}, the module wants {} f32", count(obs), name_of(obs.dtype), spec.obs_size);
+  batch.obs = filtered(view(fragment, obs, {batch.steps + 1, batch.environments})
+                           .view({batch.steps + 1, batch.environments, spec.obs_size}),
+                       filter);
   for (const Column& column : layout.columns())
-    if (column.rows == Rows::step) batch.columns[column.name] = view(fragment, column, {batch.steps, batch.environments});
+    if (column.rows == Rows::step)
+      batch.columns[column.name] = view(fragment, column, {batch.steps, batch.environments});
   batch.columns["obs"] = batch.obs.narrow(0, 0, batch.steps);
   const auto rows = static_cast<int64_t>(fragment.final_rows);
   const Column* final_obs = layout.find("final_obs");
   check(final_obs != nullptr || rows == 0, "the fragment has final rows and no final_obs");
-  batch.final_obs = final_obs ? filtered(view(fragment, *final_obs, {rows}).view({rows, spec.obs_size}), filter) : at::empty({0, spec.obs_size}, at::kFloat);
+  batch.final_obs = final_obs ? filtered(view(fragment, *final_obs, {rows}).view({rows, spec.obs_size}), filter)
+                              : at::empty({0, spec.obs_size}, at::kFloat);
 
   const Column& actions = layout.column("actions");
   const auto* gaussian = std::get_if<DiagGaussian>(&spec.distribution);
   const auto* multi = std::get_if<MultiCategorical>(&spec.distribution);
   const size_t elements = gaussian ? static_cast<size_t>(gaussian->n) : multi ? multi->nvec.size() : 1;
-  check(actions.dtype == (gaussian ? DType::f32 : DType::i32) && count(actions) == elements, "the fragment's actions are {} {}, the module wants {} {}",
-        count(actions), name_of(actions.dtype), elements, gaussian ? "f32" : "i32");
+  check(actions.dtype == (gaussian ? DType::f32 : DType::i32) && count(actions) == elements,
+        "the fragment's actions are {} {}, the module wants {} {}", count(actions), name_of(actions.dtype), elements,
+        gaussian ? "f32" : "i32");
   if (!gaussian) batch.columns["actions"] = choices(batch.columns["actions"], spec, action_space);
   return batch;
 }

@@ -1,5 +1,5 @@
-// TensorBatch: a fragment as torch tensors, observations filtered. Tensors that need no change are views of the fragment's
-// buffer, so the fragment outlives the batch. One thread.
+// TensorBatch: a fragment as torch tensors, observations filtered. Tensors that need no change are views of the
+// fragment's buffer, so the fragment outlives the batch. One thread.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -23,11 +23,12 @@ struct TensorBatch {
   at::Tensor final_obs;      // [F, obs_size]       filtered
   at::Tensor values;         // [T+1, N]            V(obs), by the learner's own module before the update
   at::Tensor final_values;   // [F]                 V(final_obs)
-  Columns columns;           // [T, N, ...]         "obs" (its first T rows), "actions", "rewards", ..., what add_targets adds
+  Columns columns;  // [T, N, ...]         "obs" (its first T rows), "actions", "rewards", ..., what add_targets adds
 };
 
-/// Views `fragment` as tensors; `filter` may be null. Discrete actions count from 0. Throws Error for columns or actions
-/// that do not fit `spec`.
-TensorBatch make_tensor_batch(Fragment& fragment, const ModuleSpec& spec, const Space& action_space, const MeanStdFilter* filter);
+/// Views `fragment` as tensors; `filter` may be null. Discrete actions count from 0. Throws Error for columns or
+/// actions that do not fit `spec`.
+TensorBatch make_tensor_batch(Fragment& fragment, const ModuleSpec& spec, const Space& action_space,
+                              const MeanStdFilter* filter);
 
 }  // namespace myriad

@@ -8,16 +8,20 @@
 namespace myriad {
 namespace {
 
-template <class... F> struct Overloaded : F... { using F::operator()...; };
-template <class... F> Overloaded(F...) -> Overloaded<F...>;
+template <class... F>
+struct Overloaded : F... {
+  using F::operator()...;
+};
+template <class... F>
+Overloaded(F...) -> Overloaded<F...>;
 
 /// The whole module as one operation. Its parameters are no inputs of the graph: backward adds their gradient in place.
 struct NativeFunction : torch::autograd::Function<NativeFunction> {
   using Context = torch::autograd::AutogradContext;
   using List = torch::autograd::variable_list;
 
-  static List forward(Context* context, const at::Tensor& /*anchor*/, const at::Tensor& obs, NativeModule* module, float* parameters,
-                      float* gradient) {
+  static List forward(Context* context, const at::Tensor& /*anchor*/, const at::Tensor& obs, NativeModule* module,
+                      float* parameters, float* gradient) {
     const int64_t n = obs.size(0);
     at::Tensor inputs = at::empty({n, inputs_size(module->spec().distribution)}, obs.options());
     at::Tensor values = at::empty({n}, obs.options());
@@ -42,12 +46,18 @@ struct NativeFunction : torch::autograd::Function<NativeFunction> {
 
 at::Tensor activate(Activation activation, const at::Tensor& x) {
   switch (activation) {
-    case Activation::linear: return x;
-    case Activation::tanh: return at::tanh(x);
-    case Activation::relu: return at::relu(x);
-    case Activation::silu: return at::silu(x);
-    case Activation::gelu: return at::gelu(x);
-    case Activation::elu: return at::elu(x);
+    case Activation::linear:
+      return x;
+    case Activation::tanh:
+      return at::tanh(x);
+    case Activation::relu:
+      return at::relu(x);
+    case Activation::silu:
+      return at::silu(x);
+    case Activation::gelu:
+      return at::gelu(x);
+    case Activation::elu:
+      return at::elu(x);
   }
   return x;
 }
@@ -58,8 +68,10 @@ std::span<float> span_of(const at::Tensor& tensor) {
 
 }  // namespace
 
-TorchModule::TorchModule(const ModuleSpec& spec, std::span<const float> initial, Executor executor, int threads) : spec_(spec) {
-  check(initial.size() == spec.num_parameters(), "{} values for a module of {} parameters", initial.size(), spec.num_parameters());
+TorchModule::TorchModule(const ModuleSpec& spec, std::span<const float> initial, Executor executor, int threads)
+    : spec_(spec) {
+  check(initial.size() == spec.num_parameters(), "{} values for a module of {} parameters", initial.size(),
+        spec.num_parameters());
   flat_ = at::empty({static_cast<int64_t>(initial.size())}, at::kFloat);
   std::copy(initial.begin(), initial.end(), parameters().begin());
   gradient_ = at::zeros_like(flat_);
@@ -105,7 +117,8 @@ ModuleOutput TorchModule::forward_torch(const at::Tensor& obs) const {
   next += 2;
   if (const auto* gaussian = std::get_if<DiagGaussian>(&spec_.distribution)) {
     const at::Tensor mean = gaussian->free_log_std ? inputs : inputs.narrow(1, 0, gaussian->n);
-    const at::Tensor log_std = gaussian->free_log_std ? views_[next++].expand_as(inputs) : inputs.narrow(1, gaussian->n, gaussian->n);
+    const at::Tensor log_std =
+        gaussian->free_log_std ? views_[next++].expand_as(inputs) : inputs.narrow(1, gaussian->n, gaussian->n);
     inputs = at::cat({mean, log_std.clamp(-spec_.log_std_clip, spec_.log_std_clip)}, 1);
   }
   const at::Tensor value_features = spec_.shares_encoder ? features : trunk(spec_.value_encoder, obs, next);
@@ -115,7 +128,8 @@ ModuleOutput TorchModule::forward_torch(const at::Tensor& obs) const {
 ModuleOutput TorchModule::forward(const at::Tensor& obs) {
   check(obs.dim() == 2 && obs.size(1) == spec_.obs_size, "obs has {} features, want {}", obs.size(-1), spec_.obs_size);
   if (!native_) return forward_torch(obs);
-  auto outputs = NativeFunction::apply(anchor_, obs.contiguous(), native_.get(), parameters().data(), gradients().data());
+  auto outputs =
+      NativeFunction::apply(anchor_, obs.contiguous(), native_.get(), parameters().data(), gradients().data());
   return {outputs[0], outputs[1]};
 }
 
@@ -124,7 +138,8 @@ at::Tensor TorchModule::values(const at::Tensor& obs) {
   if (!native_) return forward_torch(obs).values;
   const at::Tensor rows = obs.contiguous();
   at::Tensor values = at::empty({rows.size(0)}, rows.options());
-  native_->values(parameters().data(), rows.const_data_ptr<float>(), static_cast<size_t>(rows.size(0)), values.mutable_data_ptr<float>());
+  native_->values(parameters().data(), rows.const_data_ptr<float>(), static_cast<size_t>(rows.size(0)),
+                  values.mutable_data_ptr<float>());
   return values;
 }
 

@@ -25,23 +25,35 @@ class WorkerThreads {
   }
   WorkerThreads(const WorkerThreads&) = delete;
 
-  /// Runs `work(thread)` on the caller (thread 0) and every worker; returns when all have. `work` must not throw.
+  /// Runs `work(thread)` on the caller (thread 0) and on the workers that come while it lasts; returns when all of
+  /// these have finished. `work` shares out its tasks itself and must not throw. A worker the system does not schedule
+  /// in time takes no part, so that a busy machine slows a call down and never stalls it.
   void run(const std::function<void(size_t thread)>& work) {
     work_ = &work;
-    busy_.store(threads_.size());
+    gate_.store(kOpen, std::memory_order_release);
     call_.fetch_add(1);
     call_.notify_all();
     work(0);
-    while (busy_.load(std::memory_order_acquire) != 0) pause();
+    gate_.fetch_and(~kOpen, std::memory_order_acq_rel);
+    for (int i = 0; gate_.load(std::memory_order_acquire) != 0; ++i) i < kSpins ? pause() : std::this_thread::yield();
   }
 
  private:
   static constexpr int kSpins = 2000;
+  static constexpr uint32_t kOpen = 1u << 31;
 
   static void pause() {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #endif
+  }
+
+  /// Whether the call is still open; then it counts this worker as inside.
+  bool enter() {
+    uint32_t gate = gate_.load(std::memory_order_acquire);
+    while ((gate & kOpen) != 0)
+      if (gate_.compare_exchange_weak(gate, gate + 1, std::memory_order_acq_rel)) return true;
+    return false;
   }
 
   void loop(size_t thread) {
@@ -51,13 +63,14 @@ class WorkerThreads {
       call_.wait(seen);
       seen = call_.load();
       if (stop_) return;
+      if (!enter()) continue;
       (*work_)(thread);
-      busy_.fetch_sub(1, std::memory_order_release);
+      gate_.fetch_sub(1, std::memory_order_acq_rel);
     }
   }
 
   std::atomic<uint64_t> call_{0};
-  std::atomic<size_t> busy_{0};
+  std::atomic<uint32_t> gate_{0};  ///< kOpen + the workers inside
   std::atomic<bool> stop_{false};
   const std::function<void(size_t)>* work_ = nullptr;
   std::vector<std::thread> threads_;

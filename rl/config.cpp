@@ -343,8 +343,8 @@ class Reader : public SettingVisitor {
 /// What other libraries call a setting: a newcomer's first typo is a name from there.
 const std::map<std::string, std::string, std::less<>> kForeignNames = {
     {"learning_rate", "lr"},
-    {"gae_lambda", "lambda"},
-    {"lambda_", "lambda"},
+    {"gae_lambda", "lambda_"},
+    {"lambda", "lambda_"},
     {"clip_range", "clip_param"},
     {"clip_coef", "clip_param"},
     {"ent_coef", "entropy_coeff"},

@@ -10,8 +10,12 @@
 namespace myriad {
 namespace {
 
-template <class... F> struct Overloaded : F... { using F::operator()...; };
-template <class... F> Overloaded(F...) -> Overloaded<F...>;
+template <class... F>
+struct Overloaded : F... {
+  using F::operator()...;
+};
+template <class... F>
+Overloaded(F...) -> Overloaded<F...>;
 
 constexpr std::array<std::string_view, 6> kActivations{"linear", "tanh", "relu", "silu", "gelu", "elu"};
 
@@ -45,12 +49,13 @@ std::string layers_text(const std::vector<Layer>& layers) {
 }
 
 std::string distribution_text(const ActionDistribution& distribution) {
-  return std::visit(Overloaded{[](const Categorical& d) { return fmt::format("categorical {}", d.n); },
-                               [](const MultiCategorical& d) { return fmt::format("categorical {}", fmt::join(d.nvec, "+")); },
-                               [](const DiagGaussian& d) {
-                                 return fmt::format("gaussian {}{}", d.n, d.free_log_std ? "" : " with state-dependent std");
-                               }},
-                    distribution);
+  return std::visit(
+      Overloaded{[](const Categorical& d) { return fmt::format("categorical {}", d.n); },
+                 [](const MultiCategorical& d) { return fmt::format("categorical {}", fmt::join(d.nvec, "+")); },
+                 [](const DiagGaussian& d) {
+                   return fmt::format("gaussian {}{}", d.n, d.free_log_std ? "" : " with state-dependent std");
+                 }},
+      distribution);
 }
 
 /// The structure as one line: all that both executors must agree on, and nothing of how parameters begin.
@@ -71,7 +76,8 @@ std::string structure(const ModuleSpec& spec) {
 }
 
 /// Rows (or columns, where there are fewer) of a normal matrix made orthonormal: Saxe et al. 2014, "Exact solutions to
-/// the nonlinear dynamics of learning in deep linear neural networks". Gram-Schmidt twice keeps it orthonormal to rounding.
+/// the nonlinear dynamics of learning in deep linear neural networks". Gram-Schmidt twice keeps it orthonormal to
+/// rounding.
 void fill_orthogonal(const Linear& layer, RandomStream& random, float* out) {
   const size_t rows = static_cast<size_t>(std::min(layer.outputs, layer.inputs));
   const size_t length = static_cast<size_t>(std::max(layer.outputs, layer.inputs));
@@ -101,11 +107,14 @@ void fill_uniform(const Linear& layer, double bound, RandomStream& random, float
 
 void fill_weight(const Linear& layer, RandomStream& random, float* out) {
   switch (layer.initializer) {
-    case Initializer::orthogonal: return fill_orthogonal(layer, random, out);
+    case Initializer::orthogonal:
+      return fill_orthogonal(layer, random, out);
     // Glorot and Bengio 2010.
-    case Initializer::xavier_uniform: return fill_uniform(layer, std::sqrt(6.0 / (layer.inputs + layer.outputs)), random, out);
+    case Initializer::xavier_uniform:
+      return fill_uniform(layer, std::sqrt(6.0 / (layer.inputs + layer.outputs)), random, out);
     // He et al. 2015 with the slope sqrt(5) of torch's Linear: U(-1/sqrt(in), 1/sqrt(in)).
-    case Initializer::kaiming_uniform: return fill_uniform(layer, 1.0 / std::sqrt(layer.inputs), random, out);
+    case Initializer::kaiming_uniform:
+      return fill_uniform(layer, 1.0 / std::sqrt(layer.inputs), random, out);
   }
 }
 
@@ -135,10 +144,11 @@ Activation activation_from(std::string_view name) {
 }
 
 int inputs_size(const ActionDistribution& distribution) {
-  return std::visit(Overloaded{[](const Categorical& d) { return d.n; },
-                               [](const MultiCategorical& d) { return std::accumulate(d.nvec.begin(), d.nvec.end(), 0); },
-                               [](const DiagGaussian& d) { return 2 * d.n; }},
-                    distribution);
+  return std::visit(
+      Overloaded{[](const Categorical& d) { return d.n; },
+                 [](const MultiCategorical& d) { return std::accumulate(d.nvec.begin(), d.nvec.end(), 0); },
+                 [](const DiagGaussian& d) { return 2 * d.n; }},
+      distribution);
 }
 
 ActionDistribution distribution_for(const Space& action_space, bool free_log_std) {
@@ -149,14 +159,16 @@ ActionDistribution distribution_for(const Space& action_space, bool free_log_std
   if (const auto* box = action_space.get_if<Box>(); box && (box->dtype == DType::f32 || box->dtype == DType::f64))
     return DiagGaussian{action_space.flat_size(), free_log_std};
   fail(Exit::usage, "unsupported-space",
-       "no action distribution covers {}; known: Discrete, MultiDiscrete, MultiBinary and Box of floats", action_space.to_string());
+       "no action distribution covers {}; known: Discrete, MultiDiscrete, MultiBinary and Box of floats",
+       action_space.to_string());
 }
 
 std::vector<Parameter> ModuleSpec::parameters() const {
   std::vector<Parameter> list;
   size_t offset = 0;
   const auto add = [&](std::string name, std::vector<int> shape) {
-    const size_t count = std::accumulate(shape.begin(), shape.end(), size_t{1}, [](size_t a, int b) { return a * static_cast<size_t>(b); });
+    const size_t count = std::accumulate(shape.begin(), shape.end(), size_t{1},
+                                         [](size_t a, int b) { return a * static_cast<size_t>(b); });
     list.push_back({std::move(name), std::move(shape), offset, count});
     offset += count;
   };
@@ -190,8 +202,9 @@ uint64_t ModuleSpec::hash() const { return fnv1a(structure(*this)); }
 
 std::string ModuleSpec::to_string() const {
   const std::string trunk = layers_text(encoder), value = layers_text(value_encoder);
-  return fmt::format("{} -> {}{}{}; value {}{}1", obs_size, trunk, trunk.empty() ? "" : " -> ", distribution_text(distribution),
-                     shares_encoder ? "shares the encoder -> " : value, shares_encoder || value.empty() ? "" : " -> ");
+  return fmt::format("{} -> {}{}{}; value {}{}1", obs_size, trunk, trunk.empty() ? "" : " -> ",
+                     distribution_text(distribution), shares_encoder ? "shares the encoder -> " : value,
+                     shares_encoder || value.empty() ? "" : " -> ");
 }
 
 ModuleSpec make_mlp_spec(const Space& observation_space, const Space& action_space, const ModelConfig& config) {

@@ -29,7 +29,7 @@ interrupted() {
 progress() {
   local log=$1 seconds=0 count pause=30
   [[ -t 2 ]] && pause=1
-  while sleep "$pause"; do
+  while sleep "$pause" && kill -0 $$ 2>/dev/null; do  # $$: the set-up itself, which may have been killed
     seconds=$((seconds + pause))
     count=$(tail -c 4000 "$log" 2>/dev/null | grep -o '^\[[0-9]*/[0-9]*\]' | tail -n 1)
     if [[ -t 2 ]]; then printf '\r  %s %d s ' "$count" "$seconds" >&2; else say "  ... $count $seconds s"; fi

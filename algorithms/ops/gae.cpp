@@ -9,9 +9,12 @@
 namespace myriad {
 namespace {
 
-struct Moments { double mean = 0, variance = 0; };
+struct Moments {
+  double mean = 0, variance = 0;
+};
 
-template <class Value> Moments moments(size_t count, Value value) {
+template <class Value>
+Moments moments(size_t count, Value value) {
   Moments m;
   for (size_t i = 0; i < count; ++i) m.mean += value(i);
   m.mean /= static_cast<double>(count);
@@ -22,13 +25,16 @@ template <class Value> Moments moments(size_t count, Value value) {
 
 }  // namespace
 
-void compute_gae(const Trajectories& x, double gamma, double lambda, std::span<float> advantages, std::span<float> value_targets) {
+void compute_gae(const Trajectories& x, double gamma, double lambda, std::span<float> advantages,
+                 std::span<float> value_targets) {
   const size_t n = x.environments, rows = x.steps * n;
   check(rows > 0, "GAE over {} steps of {} environments", x.steps, n);
-  check(x.rewards.size() == rows && x.terminateds.size() == rows && x.truncateds.size() == rows, "GAE wants {} steps, got {} rewards, {} terminateds, {} truncateds",
-        rows, x.rewards.size(), x.terminateds.size(), x.truncateds.size());
+  check(x.rewards.size() == rows && x.terminateds.size() == rows && x.truncateds.size() == rows,
+        "GAE wants {} steps, got {} rewards, {} terminateds, {} truncateds", rows, x.rewards.size(),
+        x.terminateds.size(), x.truncateds.size());
   check(x.values.size() == rows + n, "GAE wants {} values, got {}", rows + n, x.values.size());
-  check(advantages.size() == rows && value_targets.size() == rows, "GAE writes {} steps, got room for {} and {}", rows, advantages.size(), value_targets.size());
+  check(advantages.size() == rows && value_targets.size() == rows, "GAE writes {} steps, got room for {} and {}", rows,
+        advantages.size(), value_targets.size());
   size_t final_row = x.final_values.size();  // read backwards, as the steps are
   std::vector<double> next_advantage(n, 0.0);
   for (size_t i = rows; i-- > 0;) {
@@ -46,13 +52,16 @@ void compute_gae(const Trajectories& x, double gamma, double lambda, std::span<f
     advantages[i] = static_cast<float>(next_advantage[env]);
     value_targets[i] = static_cast<float>(next_advantage[env] + x.values[i]);
   }
-  check(final_row == 0, "GAE got {} final values, {} more than steps cut by the time limit", x.final_values.size(), final_row);
+  check(final_row == 0, "GAE got {} final values, {} more than steps cut by the time limit", x.final_values.size(),
+        final_row);
 }
 
 double explained_variance(std::span<const float> targets, std::span<const float> predictions) {
-  check(targets.size() == predictions.size() && !targets.empty(), "explained variance of {} targets and {} predictions", targets.size(), predictions.size());
+  check(targets.size() == predictions.size() && !targets.empty(), "explained variance of {} targets and {} predictions",
+        targets.size(), predictions.size());
   const double total = moments(targets.size(), [&](size_t i) { return double{targets[i]}; }).variance;
-  const double left = moments(targets.size(), [&](size_t i) { return double{targets[i]} - double{predictions[i]}; }).variance;
+  const double left =
+      moments(targets.size(), [&](size_t i) { return double{targets[i]} - double{predictions[i]}; }).variance;
   return total > 0.0 ? std::max(-1.0, 1.0 - left / total) : 0.0;
 }
 

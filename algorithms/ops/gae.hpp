@@ -1,5 +1,5 @@
-// Generalised advantage estimation (Schulman et al. 2016, "High-Dimensional Continuous Control Using GAE"): pure functions
-// over time-major arrays, shapes checked first.
+// Generalised advantage estimation (Schulman et al. 2016, "High-Dimensional Continuous Control Using GAE"): pure
+// functions over time-major arrays, shapes checked first.
 #pragma once
 
 #include <cstdint>

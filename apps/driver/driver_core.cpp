@@ -27,9 +27,10 @@ double DriverCore::episode_return_mean() const { return mean_of(returns_); }
 double DriverCore::episode_len_mean() const { return mean_of(lengths_); }
 
 Time DriverCore::next_timer() const {
-  Time next = std::min(slots_.next_timer(), deadline_);
-  if (phase_ == Phase::starting || phase_ == Phase::running || phase_ == Phase::saving)
-    next = std::min(next, last_sent_ + kRetry);
+  if (phase_ == Phase::finished) return Time::max();
+  Time next = slots_.next_timer();
+  if (!commit_pending_) next = std::min(next, deadline_);
+  if (phase_ == Phase::running || (phase_ == Phase::saving && !commit_pending_)) next = std::min(next, last_sent_ + kRetry);
   if (options_.stop.time_total_s > 0 && phase_ == Phase::running && !finishing())
     next = std::min(next, started_ + seconds(options_.stop.time_total_s - options_.time_total_s));
   return next;
@@ -116,6 +117,10 @@ void DriverCore::step(const Input& input, Time now, std::vector<Output>& outputs
     } else {
       apply_slots(SlotSupervisor::Exited{*failed->slot, slots_.incarnation(*failed->slot), failed->cause}, now,
                   outputs);
+      if (slots_.num_quarantined() == options_.slots.num_slots)
+        stop_all(now, Exit::resource,
+                 fmt::format("every runner slot is quarantined; the last cause: {}", failed->cause), "spawn-failed",
+                 outputs);
     }
   } else if (std::holds_alternative<Interrupted>(input)) {
     if (++interrupts_ == 1 && phase_ != Phase::stopping && !learner_.empty() &&
@@ -226,7 +231,7 @@ void DriverCore::from_runner(const std::string& peer, const Message& message, Ti
     const bool resumes = hello->incarnation == 0 && hello->slot < options_.runner_states.size();
     send(peer, make_message(std::move(welcome), {resumes ? options_.runner_states[hello->slot] : SharedBytes{}}),
          outputs);
-    send_slot(hello->slot, true, outputs);
+    send_slot(hello->slot, slots_.running(hello->slot), outputs);  // a late hello may be of one that ended
     apply_slots(SlotSupervisor::Progress{hello->slot, hello->incarnation}, now, outputs);
   } else if (const auto* status = message.as<wire::RunnerStatusT>()) {
     apply_slots(SlotSupervisor::Progress{status->slot, status->incarnation}, now, outputs);
@@ -259,6 +264,7 @@ void DriverCore::from_learner(const std::string& peer, const Message& message, T
     report(*iteration, now, outputs);
   } else if (const auto* done = message.as<wire::CheckpointDoneT>()) {
     if (phase_ != Phase::saving || done->sequence != checkpoint_sequence_ || commit_pending_) return;
+    if (done->error.empty() && done->training_iteration != iteration_) return;  // never another iteration's weights
     commit_pending_ = true;
     if (!done->error.empty()) {
       outputs.push_back(Event{"checkpoint-failed", done->error});

@@ -267,13 +267,15 @@ void ResultsWriter::write(const Report& report, int64_t step, double wall_time_s
   if (columns_.empty()) {
     for (const ReportValue& entry : report) {
       columns_.push_back(entry.key);
-      rows += (rows.empty() ? "" : ",") + csv_cell({"", entry.key});
+      if (!rows.empty()) rows += ',';
+      rows += csv_cell({"", entry.key});
     }
     rows += '\n';
   }
   for (size_t i = 0; i < columns_.size(); ++i) {
     const auto entry = std::ranges::find(report, columns_[i], &ReportValue::key);
-    rows += (i == 0 ? "" : ",") + (entry == report.end() ? std::string() : csv_cell(*entry));
+    if (i > 0) rows += ',';
+    if (entry != report.end()) rows += csv_cell(*entry);
   }
   append(progress_, rows + '\n', "progress.csv");
   tensorboard_.write(report, step, wall_time_s);

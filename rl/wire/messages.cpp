@@ -8,6 +8,8 @@
 namespace myriad {
 namespace {
 
+constexpr size_t kChecksumBytes = sizeof(uint32_t);
+
 /// The payload descriptions of whichever body carries some; null for the others.
 const std::vector<std::unique_ptr<wire::PayloadT>>* payloads_of(const wire::BodyUnion& body) {
   switch (body.type) {
@@ -37,14 +39,19 @@ Frames encode(const Message& message) {
   } else {
     check(message.payloads.empty(), "a {} carries no payload", wire::EnumNameBody(message.body.type));
   }
-  auto builder = std::make_shared<flatbuffers::FlatBufferBuilder>(512);
-  wire::FinishEnvelopeBuffer(*builder, wire::Envelope::Pack(*builder, &envelope));
+  flatbuffers::FlatBufferBuilder builder(512);
+  wire::FinishEnvelopeBuffer(builder, wire::Envelope::Pack(builder, &envelope));
   Frames frames;
   frames.reserve(1 + message.payloads.size());
-  const auto* data = reinterpret_cast<const std::byte*>(builder->GetBufferPointer());
-  const size_t size = builder->GetSize();
-  check(size <= kMaxEnvelopeBytes, "a message header of {} bytes is over the limit of {}", size, kMaxEnvelopeBytes);
-  frames.push_back({std::move(builder), {data, size}});
+  const auto* data = reinterpret_cast<const std::byte*>(builder.GetBufferPointer());
+  const size_t size = builder.GetSize();
+  check(size + kChecksumBytes <= kMaxEnvelopeBytes, "a message header of {} bytes is over the limit of {}", size,
+        kMaxEnvelopeBytes);
+  std::vector<std::byte> envelope_and_sum(size + kChecksumBytes);
+  std::memcpy(envelope_and_sum.data(), data, size);
+  const uint32_t sum = crc32c({data, size});
+  std::memcpy(envelope_and_sum.data() + size, &sum, kChecksumBytes);
+  frames.push_back(SharedBytes::of(std::move(envelope_and_sum)));
   frames.insert(frames.end(), message.payloads.begin(), message.payloads.end());
   return frames;
 }
@@ -54,6 +61,7 @@ std::string_view name_of(Malformed malformed) {
     case Malformed::no_frames: return "no_frames";
     case Malformed::too_many_frames: return "too_many_frames";
     case Malformed::too_large: return "too_large";
+    case Malformed::envelope_checksum: return "envelope_checksum";
     case Malformed::not_an_envelope: return "not_an_envelope";
     case Malformed::payload_mismatch: return "payload_mismatch";
     case Malformed::payload_checksum: return "payload_checksum";
@@ -66,15 +74,21 @@ std::variant<Message, Malformed> decode(const Frames& frames) {
   if (frames.empty()) return Malformed::no_frames;
   if (frames.size() > kMaxFrames) return Malformed::too_many_frames;
   if (frames[0].view.size() > kMaxEnvelopeBytes) return Malformed::too_large;
+  if (frames[0].view.size() < 12 + kChecksumBytes) return Malformed::not_an_envelope;
+  // FlatBuffers' verifier knows a well-formed buffer from a broken one, not a flipped bit in a counter.
+  const auto envelope_bytes = frames[0].view.first(frames[0].view.size() - kChecksumBytes);
+  uint32_t sum = 0;
+  std::memcpy(&sum, frames[0].view.data() + envelope_bytes.size(), kChecksumBytes);
+  if (crc32c(envelope_bytes) != sum) return Malformed::envelope_checksum;
   // FlatBuffers reads scalars at their natural alignment; a received frame has none to promise.
   const std::vector<uint64_t> copy = [&] {
-    std::vector<uint64_t> words((frames[0].view.size() + 7) / 8);
-    std::memcpy(words.data(), frames[0].view.data(), frames[0].view.size());
+    std::vector<uint64_t> words((envelope_bytes.size() + 7) / 8);
+    std::memcpy(words.data(), envelope_bytes.data(), envelope_bytes.size());
     return words;
   }();
   const auto* data = reinterpret_cast<const uint8_t*>(copy.data());
-  flatbuffers::Verifier verifier(data, frames[0].view.size(), /*max_depth=*/8, /*max_tables=*/1000);
-  if (frames[0].view.size() < 12 || !wire::VerifyEnvelopeBuffer(verifier)) return Malformed::not_an_envelope;
+  flatbuffers::Verifier verifier(data, envelope_bytes.size(), /*max_depth=*/8, /*max_tables=*/1000);
+  if (!wire::VerifyEnvelopeBuffer(verifier)) return Malformed::not_an_envelope;
   const wire::Envelope* envelope = wire::GetEnvelope(data);
   if (envelope->body() == nullptr) return Malformed::not_an_envelope;
   Message message;

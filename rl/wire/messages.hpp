@@ -42,11 +42,13 @@ Message make_message(T body, std::vector<SharedBytes> payloads = {}) {
   return message;
 }
 
-/// Frame 0 is the envelope, the payloads follow as they are (not copied).
+/// Frame 0 is the envelope and its CRC-32C (4 bytes, little-endian), the payloads follow as they are (not copied).
 Frames encode(const Message& message);
 
 /// Why bytes are not a message of this run; the metric is dropped/<name>.
-enum class Malformed : uint8_t { no_frames, too_many_frames, too_large, not_an_envelope, payload_mismatch, payload_checksum, count };
+enum class Malformed : uint8_t {
+  no_frames, too_many_frames, too_large, envelope_checksum, not_an_envelope, payload_mismatch, payload_checksum, count
+};
 std::string_view name_of(Malformed malformed);
 
 std::variant<Message, Malformed> decode(const Frames& frames);

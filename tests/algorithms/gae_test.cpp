@@ -21,7 +21,9 @@ struct Example {
   Trajectories view() const { return {steps, environments, rewards, terminateds, truncateds, values, final_values}; }
 };
 
-struct Gae { std::vector<float> advantages, targets; };
+struct Gae {
+  std::vector<float> advantages, targets;
+};
 Gae gae(const Example& e, double gamma, double lambda) {
   Gae out{std::vector<float>(e.rewards.size()), std::vector<float>(e.rewards.size())};
   compute_gae(e.view(), gamma, lambda, out.advantages, out.targets);
@@ -30,7 +32,8 @@ Gae gae(const Example& e, double gamma, double lambda) {
 
 /// Random trajectories with ends of both kinds.
 Example random_example(uint64_t seed) {
-  Example e{12, 5, std::vector<float>(60), std::vector<float>(65), {}, std::vector<uint8_t>(60), std::vector<uint8_t>(60)};
+  Example e{
+      12, 5, std::vector<float>(60), std::vector<float>(65), {}, std::vector<uint8_t>(60), std::vector<uint8_t>(60)};
   RandomStream random(seed, StreamPurpose::simulation, 0);
   for (float& r : e.rewards) r = static_cast<float>(random.normal());
   for (float& v : e.values) v = static_cast<float>(random.normal());
@@ -47,8 +50,13 @@ Example random_example(uint64_t seed) {
 TEST_CASE("compute_gae: a termination, a time limit and a cut by hand") {
   // gamma 0.5, lambda 0.5; three environments of two steps, time-major.
   //   env 0: terminal after step 0; env 1: time limit after step 0 with V(final) = 8; env 2: cut by the fragment's end.
-  const Example e{.steps = 2, .environments = 3, .rewards = {1, 1, 1, 2, 2, 2}, .values = {4, 4, 4, 6, 6, 6, 10, 10, 10}, .final_values = {8},
-                  .terminateds = {1, 0, 0, 0, 0, 0}, .truncateds = {0, 1, 0, 0, 0, 0}};
+  const Example e{.steps = 2,
+                  .environments = 3,
+                  .rewards = {1, 1, 1, 2, 2, 2},
+                  .values = {4, 4, 4, 6, 6, 6, 10, 10, 10},
+                  .final_values = {8},
+                  .terminateds = {1, 0, 0, 0, 0, 0},
+                  .truncateds = {0, 1, 0, 0, 0, 0}};
   const Gae out = gae(e, 0.5, 0.5);
   // t = 1, all: 2 + 0.5 * 10 - 6 = 1.
   // t = 0: terminal 1 - 4 = -3; limit 1 + 0.5 * 8 - 4 = 1; going on 1 + 0.5 * 6 - 4 = 0, plus 0.25 * 1.
@@ -57,8 +65,13 @@ TEST_CASE("compute_gae: a termination, a time limit and a cut by hand") {
 }
 
 TEST_CASE("compute_gae: final values are read in time-major order, not where a termination came at the limit") {
-  const Example e{.steps = 2, .environments = 2, .rewards = {0, 0, 0, 0}, .values = {0, 0, 0, 0, 0, 0}, .final_values = {1, 2},
-                  .terminateds = {0, 1, 0, 0}, .truncateds = {1, 1, 0, 1}};
+  const Example e{.steps = 2,
+                  .environments = 2,
+                  .rewards = {0, 0, 0, 0},
+                  .values = {0, 0, 0, 0, 0, 0},
+                  .final_values = {1, 2},
+                  .terminateds = {0, 1, 0, 0},
+                  .truncateds = {1, 1, 0, 1}};
   CHECK(gae(e, 1.0, 0.0).advantages == std::vector<float>{1, 0, 0, 2});
 }
 

@@ -17,7 +17,8 @@ constexpr int kObs = 5;
 at::Tensor random_tensor(std::vector<int64_t> shape, uint64_t seed, double scale = 1.0) {
   at::Tensor tensor = at::empty(shape, at::kFloat);
   RandomStream random(seed, StreamPurpose::simulation, 9);
-  for (int64_t i = 0; i < tensor.numel(); ++i) tensor.mutable_data_ptr<float>()[i] = static_cast<float>(scale * random.normal());
+  for (int64_t i = 0; i < tensor.numel(); ++i)
+    tensor.mutable_data_ptr<float>()[i] = static_cast<float>(scale * random.normal());
   return tensor;
 }
 
@@ -29,17 +30,25 @@ std::vector<float> parameters_of(const ModuleSpec& spec) {
   return values;
 }
 
-struct Result { at::Tensor inputs, values, all_values; std::vector<float> gradient; };
+struct Result {
+  at::Tensor inputs, values, all_values;
+  std::vector<float> gradient;
+};
 
 Result run(const ModuleSpec& spec, Executor executor, int64_t n, int threads = 1) {
   TorchModule module(spec, parameters_of(spec), executor, threads);
   const at::Tensor obs = random_tensor({n, kObs}, 1);
   const ModuleOutput out = module.forward(obs);
   // Weights 1/n keep the gradients' size independent of n, so that one tolerance serves.
-  const at::Tensor loss = (out.action_dist_inputs * random_tensor(out.action_dist_inputs.sizes().vec(), 2, 1.0 / static_cast<double>(n))).sum() +
-                          (out.values * random_tensor({n}, 5, 1.0 / static_cast<double>(n))).sum();
+  const at::Tensor loss =
+      (out.action_dist_inputs * random_tensor(out.action_dist_inputs.sizes().vec(), 2, 1.0 / static_cast<double>(n)))
+          .sum() +
+      (out.values * random_tensor({n}, 5, 1.0 / static_cast<double>(n))).sum();
   loss.backward();
-  return {out.action_dist_inputs.detach(), out.values.detach(), module.values(obs), {module.gradients().begin(), module.gradients().end()}};
+  return {out.action_dist_inputs.detach(),
+          out.values.detach(),
+          module.values(obs),
+          {module.gradients().begin(), module.gradients().end()}};
 }
 
 float largest_difference(const at::Tensor& a, const at::Tensor& b) { return (a - b).abs().max().item<float>(); }
@@ -62,7 +71,9 @@ void compare(const ModuleSpec& spec, int64_t n) {
   }
 }
 
-ModuleSpec spec_of(const Space& action_space, ModelConfig config) { return make_mlp_spec(Space::box(-1, 1, {kObs}), action_space, config); }
+ModuleSpec spec_of(const Space& action_space, ModelConfig config) {
+  return make_mlp_spec(Space::box(-1, 1, {kObs}), action_space, config);
+}
 
 }  // namespace
 
@@ -78,7 +89,8 @@ TEST_CASE("NativeModule: equals torch, forward and backward, for every activatio
 }
 
 TEST_CASE("NativeModule: equals torch for every head, shared and separate, with and without hidden layers") {
-  const std::vector<Space> actions{Space::discrete(1), Space::discrete(4), Space(MultiDiscrete{{2, 3}}), Space::box(-1, 1, {1}), Space::box(-1, 1, {3})};
+  const std::vector<Space> actions{Space::discrete(1), Space::discrete(4), Space(MultiDiscrete{{2, 3}}),
+                                   Space::box(-1, 1, {1}), Space::box(-1, 1, {3})};
   for (const Space& action : actions)
     for (const bool shared : {false, true})
       for (const bool free : {false, true})
@@ -95,8 +107,9 @@ TEST_CASE("NativeModule: equals torch for odd stacks of layers") {
   ModelConfig config;
   config.fcnet_hiddens = {8};
   ModuleSpec spec = spec_of(Space::discrete(2), config);
-  spec.encoder = {LayerNorm{kObs}, Activate{Activation::tanh, kObs}, Activate{Activation::silu, kObs}, Linear{kObs, 8}, Activate{Activation::relu, 8},
-                  Activate{Activation::tanh, 8}, LayerNorm{8}, Activate{Activation::elu, 8}};
+  spec.encoder = {LayerNorm{kObs}, Activate{Activation::tanh, kObs}, Activate{Activation::silu, kObs},
+                  Linear{kObs, 8}, Activate{Activation::relu, 8},    Activate{Activation::tanh, 8},
+                  LayerNorm{8},    Activate{Activation::elu, 8}};
   spec.value_encoder = {Activate{Activation::tanh, kObs}, Linear{kObs, 8}};
   compare(spec, 21);
 }
@@ -116,7 +129,8 @@ TEST_CASE("NativeModule: a clipped log std passes no gradient, in both executors
     const ModuleSpec spec = spec_of(Space::box(-1, 1, {4}), config);
     const Result torch = run(spec, Executor::torch, 40), native = run(spec, Executor::native, 40);
     CHECK(largest_difference(torch.inputs, native.inputs) <= 1e-5f);
-    for (size_t i = 0; i < torch.gradient.size(); ++i) CHECK(torch.gradient[i] == doctest::Approx(native.gradient[i]).epsilon(1e-4));
+    for (size_t i = 0; i < torch.gradient.size(); ++i)
+      CHECK(torch.gradient[i] == doctest::Approx(native.gradient[i]).epsilon(1e-4));
   }
 }
 
@@ -139,7 +153,8 @@ TEST_CASE("NativeModule: every CPU generation's kernels agree") {
   const at::Tensor obs = random_tensor({100, kObs}, 1);
   std::vector<std::vector<float>> outputs;
   for (const NativeKernels* kernels : {&native_kernels_v2(), &native_kernels_v3(), &native_kernels_v4()}) {
-    if (!((kernels == &native_kernels_v2()) || (kernels == &native_kernels_v3() && __builtin_cpu_supports("x86-64-v3")) ||
+    if (!((kernels == &native_kernels_v2()) ||
+          (kernels == &native_kernels_v3() && __builtin_cpu_supports("x86-64-v3")) ||
           __builtin_cpu_supports("x86-64-v4")))
       continue;
     NativeModule module(spec, 1, *kernels);

@@ -51,7 +51,8 @@ TEST_CASE("Adam: a hundred clipped steps equal torch's") {
   RandomStream random(2, StreamPurpose::simulation, 0);
   std::vector<float> gradient(ours.size());
   for (int step = 0; step < 100; ++step) {
-    for (float& g : gradient) g = static_cast<float>(random.normal() * (step % 3 == 0 ? 1e-3 : 1.0));  // some are not clipped
+    for (float& g : gradient)
+      g = static_cast<float>(random.normal() * (step % 3 == 0 ? 1e-3 : 1.0));  // some are not clipped
     at::Tensor g = at::from_blob(gradient.data(), {count}, at::kFloat).clone();
     g.mul_(std::min(1.0, 0.5 / (g.norm().item<double>() + 1e-6)));
     theirs.mutable_grad() = g;

@@ -48,8 +48,8 @@ TEST_CASE("ModuleSpec: a shared encoder, layer norm and a free log std have thei
   const ModuleSpec spec = make_mlp_spec(kFour, Space::box(-1, 1, {2}), config);
   std::vector<std::string> names;
   for (const Parameter& p : spec.parameters()) names.push_back(p.name);
-  CHECK(names == std::vector<std::string>{"encoder.0.weight", "encoder.0.bias", "encoder.1.gain", "encoder.1.bias", "pi.weight",
-                                          "pi.bias", "log_std", "vf.weight", "vf.bias"});
+  CHECK(names == std::vector<std::string>{"encoder.0.weight", "encoder.0.bias", "encoder.1.gain", "encoder.1.bias",
+                                          "pi.weight", "pi.bias", "log_std", "vf.weight", "vf.bias"});
   CHECK(spec.num_inference_parameters() == 25 + 10 + 12 + 2);
   CHECK(spec.num_parameters() == 49 + 6);
   const auto values = initial_parameters(spec, 1);

@@ -1,0 +1,67 @@
+#include "apps/child.hpp"
+
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <cstdio>
+
+namespace myriad {
+
+ChildArguments::ChildArguments(int argc, char** argv) {
+  for (int i = 1; i + 1 < argc; i += 2) values_[argv[i]] = argv[i + 1];
+  if (!values_.contains("--control"))
+    fail(Exit::usage, "not-a-command", "this program is started by myriad: try `myriad train CONFIG`");
+}
+
+const std::string& ChildArguments::text(const std::string& name) const {
+  const auto it = values_.find(name);
+  if (it == values_.end()) fail(Exit::usage, "missing-argument", "{} is missing", name);
+  return it->second;
+}
+uint64_t ChildArguments::number(const std::string& name) const { return std::stoull(text(name)); }
+
+ControlLink::ControlLink(const SocketContext& context, const ChildArguments& arguments, const std::string& routing_id)
+    : run_(arguments.number("--run")), epoch_(arguments.number("--epoch")), dealer_(context, arguments.text("--control"), routing_id) {}
+
+void ControlLink::send_message(Message message) {
+  message.run = run_;
+  message.epoch = epoch_;
+  (void)dealer_.send(encode(message));  // the driver asks again for what it misses
+}
+
+std::optional<Message> ControlLink::receive() {
+  while (auto received = dealer_.receive()) {
+    auto decoded = decode(received->frames);
+    if (auto* message = std::get_if<Message>(&decoded); message != nullptr && message->run == run_ && message->epoch == epoch_)
+      return std::move(*message);
+  }
+  return std::nullopt;
+}
+
+int run_child(const ChildArguments& arguments, const std::string& routing_id,
+              int (*body)(const ChildArguments&, const SocketContext&, ControlLink&)) {
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (::getppid() != static_cast<pid_t>(arguments.number("--parent"))) return static_cast<int>(Exit::interrupted);
+  ::signal(SIGINT, SIG_IGN);  // the terminal's Ctrl-C is the driver's to handle
+  const SocketContext context;
+  ControlLink link(context, arguments, routing_id);
+  wire::ProcessErrorT last_word;
+  try {
+    return body(arguments, context, link);
+  } catch (const Error& error) {
+    last_word.code = error.code();
+    last_word.message = error.what();
+    last_word.exit = static_cast<int32_t>(error.exit_status());
+  } catch (const std::exception& error) {
+    last_word.code = "internal";
+    last_word.message = error.what();
+    last_word.exit = static_cast<int32_t>(Exit::internal);
+  }
+  std::fprintf(stderr, "error[%s] %s\n", last_word.code.c_str(), last_word.message.c_str());
+  const int exit = last_word.exit;
+  link.send(std::move(last_word));
+  return exit;
+}
+
+}  // namespace myriad

@@ -1,0 +1,55 @@
+// ChildProcess: what a learner and an env runner share: arguments, the control link to the driver, the last word.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "rl/check.hpp"
+#include "rl/wire/messages.hpp"
+#include "rl/wire/transport.hpp"
+
+namespace myriad {
+
+/// --control ENDPOINT --run N --epoch N --parent PID [--slot N --incarnation N], as the driver writes them.
+class ChildArguments {
+ public:
+  ChildArguments(int argc, char** argv);  ///< throws Error(usage)
+  const std::string& text(const std::string& name) const;
+  uint64_t number(const std::string& name) const;
+
+ private:
+  std::map<std::string, std::string> values_;
+};
+
+/// The DEALER to the driver, with this run's number and epoch on every message.
+class ControlLink {
+ public:
+  ControlLink(const SocketContext& context, const ChildArguments& arguments, const std::string& routing_id);
+
+  template <class T> void send(T body) { send_message(make_message(std::move(body))); }
+  void send_message(Message message);
+  std::optional<Message> receive();  ///< messages of other runs and malformed ones are dropped
+  const Socket& socket() const { return dealer_; }
+
+  /// Says `hello` until a T comes; returns that message. Throws Error when nobody answers for 60 s.
+  template <class T, class Hello>
+  Message introduce(const Hello& hello) {
+    const auto clock = make_system_clock();
+    for (const Time give_up = clock->now() + std::chrono::seconds(60); clock->now() < give_up;) {
+      send(hello);
+      if (!wait_readable({&dealer_}, -1, std::chrono::milliseconds(200))) continue;
+      while (auto message = receive())
+        if (message->as<T>() != nullptr) return std::move(*message);
+    }
+    fail(Exit::resource, "no-driver", "the driver did not answer for 60 s");
+  }
+
+ private:
+  uint64_t run_, epoch_;
+  Dealer dealer_;
+};
+
+/// Runs `body(link)`; an Error is sent to the driver and printed. Returns main()'s exit status.
+int run_child(const ChildArguments& arguments, const std::string& routing_id, int (*body)(const ChildArguments&, const SocketContext&, ControlLink&));
+
+}  // namespace myriad

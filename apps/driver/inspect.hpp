@@ -1,0 +1,37 @@
+// The verbs that look without training: envs, algorithms, config, play, evaluate. Each prints a table, or JSON lines.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace myriad {
+
+int print_envs(bool json);
+int print_algorithms(bool json);
+
+/// Every setting with default, unit and meaning; with `resolved`, the whole config of that file as TOML.
+int print_config(const std::string& resolved, const std::vector<std::string>& overrides, bool json);
+
+struct PlayOptions {
+  std::string env;
+  std::string state;    ///< JSON: [numbers] or {"state": [...]}; "" = reset from the seed
+  std::string actions;  ///< file with one JSON action a line (a number or a list); "" = random ones
+  uint64_t seed = 0;
+  int64_t steps = 0;    ///< 0: to the end of the episode, or of the file
+  std::vector<std::string> env_options;  ///< "key=value"
+  bool json = false;
+};
+/// Replays actions from a state and prints every step, full precision.
+int play(const PlayOptions& options);
+
+struct EvaluateOptions {
+  std::string checkpoint;
+  int64_t episodes = 20;
+  uint64_t seed = 0;
+  bool explore = false, json = false;
+};
+int evaluate_command(const EvaluateOptions& options);
+
+}  // namespace myriad

@@ -1,0 +1,22 @@
+// A policy from a checkpoint, ready to run: what `evaluate` and the end of `train` use. No torch.
+#pragma once
+
+#include <string>
+
+#include "env_runners/evaluator.hpp"
+
+namespace myriad {
+
+struct SavedPolicy {
+  Config config;
+  EnvSpec env;
+  ModuleSpec module;
+  WeightsPtr weights;
+};
+
+/// Reads a checkpoint directory, or the newest good one of a run's directory. Throws Error("corrupt-checkpoint", "no-checkpoint").
+SavedPolicy load_policy(const std::string& directory);
+
+EvaluationResult evaluate_checkpoint(const std::string& directory, int episodes, uint64_t seed, bool explore);
+
+}  // namespace myriad

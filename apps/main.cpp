@@ -1,0 +1,107 @@
+// myriad: the command line. Parses, calls one function of apps/driver, prints one line where something cannot be.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "apps/driver/inspect.hpp"
+#include "apps/driver/train.hpp"
+#include "rl/check.hpp"
+
+namespace {
+
+using namespace myriad;
+
+/// `train cartpole-ppo training.lr=1e-3`: what holds a '=' is an override, the other one the config.
+void split_positionals(const std::vector<std::string>& words, std::string& config, std::vector<std::string>& overrides) {
+  for (const std::string& word : words) {
+    if (word.find('=') != std::string::npos) overrides.push_back(word);
+    else if (config.empty()) config = word;
+    else fail(Exit::usage, "extra-argument", "got {} and {}: one config, then key=value", config, word);
+  }
+}
+
+int run(int argc, char** argv) {
+  CLI::App app{"Myriad: reinforcement learning from thousands of env-runner processes"};
+  app.set_version_flag("--version", std::string("myriad ") + MYRIAD_VERSION);
+  app.require_subcommand(1);
+  app.name("myriad");
+  bool json = false;
+  std::vector<std::string> words;
+  std::function<int()> verb;
+
+  TrainOptions train_options;
+  CLI::App* train_verb = app.add_subcommand("train", "train a config: myriad train CONFIG [key=value ...]");
+  train_verb->add_option("config", words, "a TOML file or a shipped config's name, then overrides such as training.lr=1e-3");
+  train_verb->add_option("--out", train_options.out, "the run's directory (default: the next one under runs/)");
+  train_verb->add_option("--resume", train_options.resume, "go on with a run's directory or one checkpoint");
+  train_verb->add_flag("--json", train_options.json, "one JSON object a report");
+  train_verb->callback([&] {
+    verb = [&] {
+      split_positionals(words, train_options.config, train_options.overrides);
+      if (train_options.config.empty() == train_options.resume.empty())
+        fail(Exit::usage, "missing-argument", "train wants a CONFIG or --resume DIR, and not both");
+      train_options.command.assign(argv, argv + argc);
+      return train(train_options);
+    };
+  });
+
+  EvaluateOptions evaluate_options;
+  CLI::App* evaluate_verb = app.add_subcommand("evaluate", "run episodes with a saved policy");
+  evaluate_verb->add_option("checkpoint", evaluate_options.checkpoint, "a checkpoint's or a run's directory")->required();
+  evaluate_verb->add_option("--episodes", evaluate_options.episodes, "how many")->check(CLI::PositiveNumber);
+  evaluate_verb->add_option("--seed", evaluate_options.seed, "of environments and actions");
+  evaluate_verb->add_flag("--explore", evaluate_options.explore, "sample actions instead of taking the most likely");
+  evaluate_verb->add_flag("--json", evaluate_options.json, "one object an episode");
+  evaluate_verb->callback([&] { verb = [&] { return evaluate_command(evaluate_options); }; });
+
+  PlayOptions play_options;
+  CLI::App* play_verb = app.add_subcommand("play", "step an environment and print every step");
+  play_verb->add_option("env", play_options.env, "an id of `myriad envs`")->required();
+  play_verb->add_option("--state", play_options.state, "simulator state to start from, a JSON list");
+  play_verb->add_option("--actions", play_options.actions, "file with one JSON action a line (default: random actions)");
+  play_verb->add_option("--seed", play_options.seed, "of the reset and of random actions");
+  play_verb->add_option("--steps", play_options.steps, "how many random steps at most")->check(CLI::PositiveNumber);
+  play_verb->add_option("--option", play_options.env_options, "key=value of the environment");
+  play_verb->add_flag("--json", play_options.json, "one object a step, full precision");
+  play_verb->callback([&] { verb = [&] { return play(play_options); }; });
+
+  app.add_subcommand("envs", "list the environments")->callback([&] { verb = [&] { return print_envs(json); }; });
+  app.add_subcommand("algorithms", "list the algorithms")->callback([&] { verb = [&] { return print_algorithms(json); }; });
+  app.get_subcommand("envs")->add_flag("--json", json, "one object a line");
+  app.get_subcommand("algorithms")->add_flag("--json", json, "one object a line");
+
+  std::string resolved;
+  CLI::App* config_verb = app.add_subcommand("config", "print every setting with default, unit and meaning");
+  config_verb->add_option("--resolved", resolved, "print the whole config that FILE stands for");
+  config_verb->add_option("overrides", words, "key=value");
+  config_verb->add_flag("--json", json, "one object a setting");
+  config_verb->callback([&] { verb = [&] { return print_config(resolved, words, json); }; });
+
+  // CLI11 would only say that a subcommand is required.
+  if (argc > 1 && argv[1][0] != '-') {
+    std::vector<std::string> known;
+    for (const CLI::App* sub : app.get_subcommands({})) known.push_back(sub->get_name());
+    if (std::find(known.begin(), known.end(), argv[1]) == known.end())
+      fail(Exit::usage, "unknown-verb", "myriad has no verb {}{}", argv[1], suggestion(argv[1], known));
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    fail(Exit::usage, "usage", "{}; see myriad {} --help", error.what(), argc > 1 ? argv[1] : "");
+  }
+  return verb();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const myriad::Error& error) {
+    std::fprintf(stderr, "%s\n", error.line().c_str());
+    return static_cast<int>(error.exit_status());
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "error[internal] %s\n", error.what());
+    return static_cast<int>(myriad::Exit::internal);
+  }
+}

@@ -1,0 +1,233 @@
+#include "env_runners/action_dist.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numbers>
+#include <tuple>
+
+#include "rl/check.hpp"
+
+namespace myriad {
+namespace {
+
+template <class... F>
+struct Overloaded : F... {
+  using F::operator()...;
+};
+
+const float kHalfLog2Pi = static_cast<float>(0.5 * std::log(2.0 * std::numbers::pi));
+
+/// Which elements a group of logits stands for: Categorical has one group, MultiCategorical several.
+std::span<const int> groups_of(const Categorical& d) { return {&d.n, 1}; }
+std::span<const int> groups_of(const MultiCategorical& d) { return d.nvec; }
+
+struct LogSumExp {
+  float top, sum;  // largest logit; sum of exp(logit - top)
+  int argmax;
+  float logp(float logit) const { return logit - top - std::log(sum); }
+};
+
+/// `cumulative`, where given, gets the running sums.
+LogSumExp log_sum_exp(const float* logits, int n, float* cumulative = nullptr) {
+  const int argmax = static_cast<int>(std::max_element(logits, logits + n) - logits);
+  LogSumExp total{logits[argmax], 0.0f, argmax};
+  for (int i = 0; i < n; ++i) {
+    total.sum += i == argmax ? 1.0f : std::exp(logits[i] - total.top);
+    if (cumulative) cumulative[i] = total.sum;
+  }
+  return total;
+}
+
+/// Inversion: the first i whose running sum exceeds u times the whole. Rounding may leave none: then the likeliest.
+int draw(const LogSumExp& total, const float* cumulative, int n, double u) {
+  const double threshold = u * static_cast<double>(total.sum);
+  for (int i = 0; i < n; ++i)
+    if (threshold < static_cast<double>(cumulative[i])) return i;
+  return total.argmax;
+}
+
+void store(std::byte* row, size_t i, bool f64, float value) {
+  const double wide = static_cast<double>(value);
+  if (f64) std::memcpy(row + i * sizeof wide, &wide, sizeof wide);
+  else std::memcpy(row + i * sizeof value, &value, sizeof value);
+}
+float load(const std::byte* row, size_t i, bool f64) {
+  float value;
+  double wide;
+  if (!f64) return std::memcpy(&value, row + i * sizeof value, sizeof value), value;
+  return std::memcpy(&wide, row + i * sizeof wide, sizeof wide), static_cast<float>(wide);
+}
+void store(std::byte* row, size_t i, int32_t value) { std::memcpy(row + i * sizeof value, &value, sizeof value); }
+int32_t load(const std::byte* row, size_t i) {
+  int32_t value;
+  return std::memcpy(&value, row + i * sizeof value, sizeof value), value;
+}
+
+/// Two independent standard normals (Box and Muller 1958) from one draw: 32 bits each reach 6.6 standard deviations.
+std::pair<float, float> normal_pair(RandomStream& random) {
+  const uint64_t bits = random.next_u64();
+  const float u = (static_cast<float>(bits >> 32) + 1.0f) * 0x1p-32f;  // (0, 1]
+  const float angle = static_cast<float>(bits & 0xFFFFFFFF) * static_cast<float>(2.0 * std::numbers::pi * 0x1p-32);
+  const float radius = std::sqrt(std::max(0.0f, -2.0f * std::log(u)));
+  return {radius * std::cos(angle), radius * std::sin(angle)};
+}
+
+/// One element's log density; from the stored action, so that the learner's ratio starts at 1.
+float normal_logp(float action, float mean, float log_std) {
+  const float z = (action - mean) * std::exp(-log_std);
+  return -0.5f * z * z - log_std - kHalfLog2Pi;
+}
+
+}  // namespace
+
+ActionDist::ActionDist(const ActionDistribution& distribution, const Space& action_space)
+    : distribution_(distribution), row_bytes_(action_space.row_bytes()), inputs_(inputs_size(distribution)) {
+  check(action_space.is_leaf(), "the action space {} has no single row of elements", action_space.to_string());
+  const Leaf& leaf = action_space.leaves()[0];
+  if (const auto* discrete = action_space.get_if<Discrete>()) start_ = discrete->start;
+  f64_ = leaf.dtype == DType::f64;
+  const auto fits = [&](bool holds) {
+    check(holds, "a distribution of {} inputs does not fit {}", inputs_, action_space.to_string());
+  };
+  std::visit(Overloaded{[&](const Categorical& d) {
+                          const auto* discrete = action_space.get_if<Discrete>();
+                          fits(discrete != nullptr && discrete->n == d.n);
+                        },
+                        [&](const MultiCategorical& d) { fits(leaf.dtype == DType::i32 && d.nvec.size() == leaf.count); },
+                        [&](const DiagGaussian& d) {
+                          fits((f64_ || leaf.dtype == DType::f32) && static_cast<size_t>(d.n) == leaf.count);
+                        }},
+             distribution_);
+  int largest = 1;
+  if (const auto* one = std::get_if<Categorical>(&distribution_)) largest = one->n;
+  if (const auto* multi = std::get_if<MultiCategorical>(&distribution_))
+    largest = *std::max_element(multi->nvec.begin(), multi->nvec.end());
+  cumulative_.resize(static_cast<size_t>(largest));
+}
+
+void ActionDist::sample(const float* inputs, std::span<RandomStream> streams, std::byte* actions, float* logp) {
+  const auto categories = [&](const auto& d) {
+    for (RandomStream& random : streams) {
+      float sum = 0.0f;
+      size_t element = 0;
+      for (const int n : groups_of(d)) {
+        const LogSumExp total = log_sum_exp(inputs, n, cumulative_.data());
+        const int choice = draw(total, cumulative_.data(), n, random.uniform());
+        sum += total.logp(inputs[choice]);
+        store(actions, element++, start_ + choice);
+        inputs += n;
+      }
+      *logp++ = sum;
+      actions += row_bytes_;
+    }
+  };
+  const auto gaussian = [&](const DiagGaussian& d) {
+    for (RandomStream& random : streams) {
+      float sum = 0.0f;
+      float noise[2] = {};
+      for (int j = 0; j < d.n; ++j) {
+        if (j % 2 == 0) std::tie(noise[0], noise[1]) = normal_pair(random);
+        const float mean = inputs[j], log_std = inputs[d.n + j];
+        const float action = mean + std::exp(log_std) * noise[j % 2];
+        store(actions, static_cast<size_t>(j), f64_, action);
+        sum += normal_logp(action, mean, log_std);
+      }
+      *logp++ = sum;
+      actions += row_bytes_;
+      inputs += 2 * d.n;
+    }
+  };
+  std::visit(Overloaded{[&](const Categorical& d) { categories(d); }, [&](const MultiCategorical& d) { categories(d); }, gaussian},
+             distribution_);
+}
+
+void ActionDist::mode(const float* inputs, size_t n, std::byte* actions, float* logp) const {
+  const auto categories = [&](const auto& d, const float* in, std::byte* action) {
+    size_t element = 0;
+    for (const int size : groups_of(d)) {
+      store(action, element++, start_ + static_cast<int>(std::max_element(in, in + size) - in));
+      in += size;
+    }
+  };
+  for (size_t i = 0; i < n; ++i, inputs += inputs_, actions += row_bytes_) {
+    std::visit(Overloaded{[&](const Categorical& d) { categories(d, inputs, actions); },
+                          [&](const MultiCategorical& d) { categories(d, inputs, actions); },
+                          [&](const DiagGaussian& d) {
+                            for (int j = 0; j < d.n; ++j) store(actions, static_cast<size_t>(j), f64_, inputs[j]);
+                          }},
+               distribution_);
+    logp[i] = this->logp(inputs, actions);
+  }
+}
+
+float ActionDist::logp(const float* inputs, const std::byte* action) const {
+  float sum = 0.0f;
+  const auto categories = [&](const auto& d) {
+    size_t element = 0;
+    for (const int n : groups_of(d)) {
+      const int choice = load(action, element++) - start_;
+      check(choice >= 0 && choice < n, "action {} lies outside [0, {})", choice, n);
+      sum += log_sum_exp(inputs, n).logp(inputs[choice]);
+      inputs += n;
+    }
+  };
+  std::visit(Overloaded{[&](const Categorical& d) { categories(d); }, [&](const MultiCategorical& d) { categories(d); },
+                        [&](const DiagGaussian& d) {
+                          for (int j = 0; j < d.n; ++j)
+                            sum += normal_logp(load(action, static_cast<size_t>(j), f64_), inputs[j], inputs[d.n + j]);
+                        }},
+             distribution_);
+  return sum;
+}
+
+// ---- UniformActions ----
+
+namespace {
+double bound(const std::vector<double>& bounds, size_t i) { return bounds.size() == 1 ? bounds[0] : bounds[i]; }
+
+/// The space with [-1, 1] for every bounded element of a Box.
+Space normalized(const Space& space) {
+  const auto* box = space.get_if<Box>();
+  if (box == nullptr) return space;
+  Box unit{.low = {}, .high = {}, .shape = box->shape, .dtype = box->dtype};
+  for (size_t i = 0; i < space.leaves()[0].count; ++i) {
+    const double low = bound(box->low, i), high = bound(box->high, i);
+    const bool bounded = std::isfinite(low) && std::isfinite(high);
+    unit.low.push_back(bounded ? -1.0 : low);
+    unit.high.push_back(bounded ? 1.0 : high);
+  }
+  return Space(std::move(unit));
+}
+}  // namespace
+
+UniformActions::UniformActions(const Space& action_space, bool normalize)
+    : space_(normalize ? normalized(action_space) : action_space), dtype_(action_space.leaves()[0].dtype) {
+  check(action_space.is_leaf(), "the action space {} has no single row of elements", action_space.to_string());
+  const auto integers = [&](auto n) {
+    for (size_t i = 0; i < space_.leaves()[0].count; ++i) bounded_logp_ -= std::log(static_cast<double>(n(i)));
+  };
+  if (const auto* one = space_.get_if<Discrete>()) integers([&](size_t) { return one->n; });
+  if (const auto* multi = space_.get_if<MultiDiscrete>()) integers([&](size_t i) { return multi->nvec[i]; });
+  if (space_.get_if<MultiBinary>()) integers([](size_t) { return 2; });
+  if (const auto* box = space_.get_if<Box>())
+    for (size_t i = 0; i < space_.leaves()[0].count; ++i) {
+      const double low = bound(box->low, i), high = bound(box->high, i);
+      if (std::isfinite(low) && std::isfinite(high)) bounded_logp_ -= high > low ? std::log(high - low) : 0.0;
+      else unbounded_.push_back({i, low, high});
+    }
+}
+
+float UniformActions::operator()(RandomStream& random, std::span<std::byte> action) const {
+  space_.sample(random, action);
+  double logp = bounded_logp_;
+  for (const Unbounded& u : unbounded_) {
+    const double value = static_cast<double>(load(action.data(), u.index, dtype_ == DType::f64));
+    if (std::isfinite(u.low)) logp -= value - u.low;         // exponential above low
+    else if (std::isfinite(u.high)) logp -= u.high - value;  // and below high
+    else logp += -0.5 * value * value - static_cast<double>(kHalfLog2Pi);
+  }
+  return static_cast<float>(logp);
+}
+
+}  // namespace myriad

@@ -1,0 +1,151 @@
+#include "env_runners/evaluator.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "rl/check.hpp"
+
+namespace myriad {
+namespace {
+
+constexpr size_t kMaxSlots = 16;                  // one panel of the policy
+constexpr uint64_t kActions = uint64_t{1} << 32;  // index of the episode's action stream, apart from its environment's
+
+}  // namespace
+
+double EvaluationResult::return_mean() const {
+  double sum = 0.0;
+  for (const Episode& episode : episodes) sum += episode.episode_return;
+  return episodes.empty() ? 0.0 : sum / static_cast<double>(episodes.size());
+}
+
+double EvaluationResult::return_stddev() const {
+  if (episodes.size() < 2) return 0.0;
+  const double mean = return_mean();
+  double squares = 0.0;
+  for (const Episode& episode : episodes) squares += (episode.episode_return - mean) * (episode.episode_return - mean);
+  return std::sqrt(squares / static_cast<double>(episodes.size() - 1));
+}
+
+double EvaluationResult::length_mean() const {
+  double sum = 0.0;
+  for (const Episode& episode : episodes) sum += episode.length;
+  return episodes.empty() ? 0.0 : sum / static_cast<double>(episodes.size());
+}
+
+Evaluator::Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec& module, WeightsPtr weights, const Options& options)
+    : spec_(configured_spec(env, config.environment.env_config)),
+      weights_(std::move(weights)),
+      options_(options),
+      time_limit_(config.environment.max_episode_steps > 0 ? config.environment.max_episode_steps : env.max_episode_steps),
+      observation_check_(spec_.observation_space),
+      flatten_(spec_.observation_space),
+      policy_(module),
+      dist_(module.distribution, spec_.action_space),
+      connector_(spec_.action_space, config.environment.normalize_actions, config.environment.clip_actions),
+      obs_size_(static_cast<size_t>(module.obs_size)),
+      row_(spec_.observation_space.row_bytes()),
+      env_action_(dist_.row_bytes()) {
+  check(options.episodes >= 1, "an evaluation of {} episodes, want at least 1", options.episodes);
+  check(module.obs_size == spec_.observation_space.flat_size(), "the module takes {} features, {} has {}", module.obs_size,
+        spec_.id, spec_.observation_space.flat_size());
+  policy_.load(weights_->values);
+  if (config.environment.observation_filter == "MeanStdFilter") {
+    filter_.emplace(module.obs_size, config.environment.observation_clip);
+    filter_->set_state(weights_->filter);
+  }
+  result_.episodes.resize(static_cast<size_t>(options.episodes));
+  num_envs_ = std::min(result_.episodes.size(), kMaxSlots);
+  const size_t n = num_envs_;
+  features_.resize(n * obs_size_), filtered_.resize(features_.size());
+  inputs_.resize(n * static_cast<size_t>(dist_.num_inputs())), logp_.resize(n);
+  actions_.resize(n * dist_.row_bytes());
+  for (size_t i = 0; i < n; ++i) {
+    slots_.push_back({make_environment(spec_, config.environment.env_config), i, RandomStream(0, StreamPurpose::evaluation, 0)});
+    action_streams_.emplace_back(0, StreamPurpose::evaluation, 0);
+  }
+  for (size_t i = 0; i < n; ++i) start(i);
+}
+
+void Evaluator::start(size_t i) {
+  slots_[i].random = RandomStream(options_.seed, StreamPurpose::evaluation, slots_[i].episode);
+  action_streams_[i] = RandomStream(options_.seed, StreamPurpose::evaluation, slots_[i].episode | kActions);
+  guarded(i, [&] { slots_[i].env->reset(slots_[i].random, Row(row_)); });
+  read_observation(i);
+}
+
+/// Calls the simulator; what it throws gets its place and reason.
+template <class F>
+void Evaluator::guarded(size_t i, F&& f) const {
+  try {
+    f();
+  } catch (const std::exception& error) {
+    fail_episode(i, "env-exception", fmt::format("the simulator threw: {}", error.what()));
+  } catch (...) {
+    fail_episode(i, "env-exception", "the simulator threw something that is not a std::exception");
+  }
+}
+
+void Evaluator::read_observation(size_t i) {
+  if (!observation_check_.holds(row_.data())) [[unlikely]] {
+    const std::string fact = spec_.observation_space.violation(row_, "obs");
+    fail_episode(i, observation_error_code(fact), fact);
+  }
+  flatten_(row_, {features_.data() + i * obs_size_, obs_size_});
+}
+
+void Evaluator::fail_episode(size_t i, std::string_view code, std::string_view fact) const {
+  const size_t episode = slots_[i].episode;
+  fail(Exit::environment, code, "{} evaluation episode {} (seed {}) at step {}: {}; check: myriad check-env {}", spec_.id,
+       episode, options_.seed, result_.episodes[episode].length, fact, spec_.id);
+}
+
+bool Evaluator::step_some(int steps) {
+  for (; steps > 0 && !slots_.empty(); --steps) step_once();
+  return slots_.empty();
+}
+
+void Evaluator::step_once() {
+  const size_t n = slots_.size(), row_bytes = dist_.row_bytes();
+  const std::span<float> features{features_.data(), n * obs_size_};
+  const std::span<float> filtered{filtered_.data(), features.size()};
+  if (filter_) filter_->apply(features, filtered);
+  policy_.forward(filter_ ? filtered.data() : features.data(), n, inputs_.data());
+  if (options_.explore) dist_.sample(inputs_.data(), action_streams_, actions_.data(), logp_.data());
+  else dist_.mode(inputs_.data(), n, actions_.data(), logp_.data());
+  for (size_t i = n; i-- > 0;) {  // downwards: the last slot moves into a place whose turn is over
+    Slot& slot = slots_[i];
+    EvaluationResult::Episode& episode = result_.episodes[slot.episode];
+    connector_({actions_.data() + i * row_bytes, row_bytes}, env_action_);
+    ++episode.length;
+    StepResult result;
+    guarded(i, [&] { result = slot.env->step(ConstRow(env_action_), slot.random, Row(row_)); });
+    if (!std::isfinite(result.reward)) fail_episode(i, "nan", fmt::format("reward = {}", result.reward));
+    episode.episode_return += result.reward;
+    read_observation(i);
+    if (result.terminated || int64_t{episode.length} == time_limit_) finish(i);
+  }
+}
+
+/// The slot's episode is over: it starts its next one, num_envs_ further on, or leaves.
+void Evaluator::finish(size_t i) {
+  ++finished_;
+  slots_[i].episode += num_envs_;
+  if (slots_[i].episode < result_.episodes.size()) return start(i);
+  const size_t last = slots_.size() - 1;
+  std::copy_n(features_.data() + last * obs_size_, obs_size_, features_.data() + i * obs_size_);
+  if (i != last) slots_[i] = std::move(slots_[last]);
+  action_streams_[i] = action_streams_[last];
+  slots_.pop_back();
+  action_streams_.pop_back();
+}
+
+EvaluationResult evaluate(const Config& config, const EnvSpec& env, const ModuleSpec& module, const Weights& weights,
+                          int episodes, uint64_t seed, bool explore) {
+  const WeightsPtr borrowed(std::shared_ptr<void>(), &weights);  // the caller keeps them until we return
+  Evaluator evaluator(config, env, module, borrowed, {.episodes = episodes, .seed = seed, .explore = explore});
+  while (!evaluator.step_some(1000)) continue;
+  return evaluator.result();
+}
+
+}  // namespace myriad

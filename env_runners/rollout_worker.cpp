@@ -1,0 +1,211 @@
+#include "env_runners/rollout_worker.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "rl/check.hpp"
+
+namespace myriad {
+namespace {
+
+VectorEnv::Options env_options(const Config& config, const EnvSpec& env, uint64_t first_env_index) {
+  const EnvironmentConfig& e = config.environment;
+  return {.num_envs = static_cast<int>(config.env_runners.num_envs_per_env_runner),
+          .first_env_index = first_env_index,
+          .seed = static_cast<uint64_t>(config.seed),
+          .env_config = e.env_config,
+          .max_episode_steps = e.max_episode_steps > 0 ? e.max_episode_steps : env.max_episode_steps,
+          .reward_scale = e.reward_scale};
+}
+
+const Tensor& tensor_of(const TensorMap& tensors, const std::string& name) {
+  const auto found = tensors.find(name);
+  if (found == tensors.end()) fail(Exit::environment, "corrupt-file", "the runner's state has no tensor {}", name);
+  return found->second;
+}
+
+}  // namespace
+
+FragmentLayout RolloutWorker::layout_for(const Config& config, const EnvSpec& env, const ModuleSpec& module) {
+  const EnvSpec spec = configured_spec(env, config.environment.env_config);
+  check(spec.action_space.is_leaf(), "the action space {} has no single row of elements", spec.action_space.to_string());
+  const Leaf& action = spec.action_space.leaves()[0];
+  FragmentLayout layout(static_cast<int>(config.fragment_length()),
+                        static_cast<int>(config.env_runners.num_envs_per_env_runner));
+  layout.add("obs", Rows::step_and_bootstrap, DType::f32, {module.obs_size})
+      .add("actions", Rows::step, action.dtype, action.shape)
+      .add("rewards", Rows::step, DType::f32, {})
+      .add("terminateds", Rows::step, DType::u8, {})
+      .add("truncateds", Rows::step, DType::u8, {})
+      .add("logp", Rows::step, DType::f32, {})
+      .add("action_dist_inputs", Rows::step, DType::f32, {inputs_size(module.distribution)})
+      .add("final_obs", Rows::final_step, DType::f32, {module.obs_size});
+  return layout;
+}
+
+RolloutWorker::RolloutWorker(const Config& config, const EnvSpec& env, const ModuleSpec& module, uint64_t first_env_index)
+    : num_envs_(static_cast<size_t>(config.env_runners.num_envs_per_env_runner)),
+      obs_size_(static_cast<size_t>(module.obs_size)),
+      mode_(config.env_runners.random_actions ? Mode::uniform : config.env_runners.explore ? Mode::sample : Mode::mode),
+      envs_(env, env_options(config, env, first_env_index)),
+      flatten_(envs_.spec().observation_space),
+      flat_(flatten_.is_identity()),
+      policy_(module),
+      dist_(module.distribution, envs_.spec().action_space),
+      uniform_(envs_.spec().action_space, config.environment.normalize_actions),
+      connector_(envs_.spec().action_space, config.environment.normalize_actions, config.environment.clip_actions),
+      features_(num_envs_ * obs_size_),
+      env_actions_(num_envs_ * dist_.row_bytes()) {
+  const int flat_size = envs_.spec().observation_space.flat_size();
+  check(module.obs_size == flat_size, "the module takes {} features, {} has {}", module.obs_size, envs_.spec().id, flat_size);
+  if (config.environment.observation_filter == "MeanStdFilter") {
+    filter_.emplace(module.obs_size, config.environment.observation_clip);
+    filtered_.resize(features_.size());
+  }
+  if (!flat_) {
+    rows_.resize(num_envs_ * envs_.row_bytes());
+    final_rows_.resize(rows_.size());
+  }
+  action_streams_.reserve(num_envs_);
+  for (size_t b = 0; b < num_envs_; ++b)
+    action_streams_.emplace_back(static_cast<uint64_t>(config.seed), StreamPurpose::action, first_env_index + b);
+}
+
+void RolloutWorker::to_features(const std::byte* rows, size_t n, float* features) const {
+  const size_t row_bytes = envs_.row_bytes();
+  for (size_t i = 0; i < n; ++i) flatten_({rows + i * row_bytes, row_bytes}, {features + i * obs_size_, obs_size_});
+}
+
+void RolloutWorker::sample(Fragment& fragment, const Weights& weights) {
+  begin(fragment, weights);
+  step_some(fragment.layout().steps());
+}
+
+void RolloutWorker::begin(Fragment& fragment, const Weights& weights) {
+  check(target_.fragment == nullptr, "a fragment is begun before the last one is full");
+  const FragmentLayout& layout = fragment.layout();
+  check(static_cast<size_t>(layout.environments()) == num_envs_, "a fragment of {} environments, want {}",
+        layout.environments(), num_envs_);
+  policy_.load(weights.values);
+  if (filter_) filter_->set_state(weights.filter);
+  if (!started_) {
+    envs_.reset(flat_ ? reinterpret_cast<std::byte*>(features_.data()) : rows_.data());
+    if (!flat_) to_features(rows_.data(), num_envs_, features_.data());
+    started_ = true;
+  }
+  const auto start = [&](const char* name) { return fragment.row(layout.column(name), 0); };
+  const auto floats = [&](const char* name) { return reinterpret_cast<float*>(start(name)); };
+  const auto flags = [&](const char* name) { return reinterpret_cast<uint8_t*>(start(name)); };
+  target_ = {.fragment = &fragment,
+             .obs = floats("obs"),
+             .rewards = floats("rewards"),
+             .logp = floats("logp"),
+             .inputs = floats("action_dist_inputs"),
+             .final_obs = floats("final_obs"),
+             .actions = start("actions"),
+             .terminateds = flags("terminateds"),
+             .truncateds = flags("truncateds")};
+  std::copy(features_.begin(), features_.end(), target_.obs);
+  const size_t samples = static_cast<size_t>(layout.steps()) * num_envs_;
+  if (mode_ == Mode::uniform) std::fill_n(target_.inputs, samples * static_cast<size_t>(dist_.num_inputs()), 0.0f);
+  fragment.weights_version = weights.version;
+  fragment.final_rows = 0;
+  fragment.episodes.clear();
+  fragment.episodes.reserve(samples);  // the worst case, so that no step allocates
+}
+
+bool RolloutWorker::step_some(int steps) {
+  check(target_.fragment != nullptr, "no fragment is begun");
+  const int end = std::min(target_.fragment->layout().steps(), target_.t + steps);
+  while (target_.t < end) step_once();
+  if (end < target_.fragment->layout().steps()) return false;
+  std::copy_n(target_.obs, features_.size(), features_.begin());  // row T is the next fragment's row 0
+  target_.fragment = nullptr;
+  return true;
+}
+
+void RolloutWorker::step_once() {
+  Target& to = target_;
+  const size_t n = num_envs_, row_bytes = dist_.row_bytes();
+  choose_actions(to.obs, to.actions, to.logp, to.inputs);
+  for (size_t b = 0; b < n; ++b)
+    connector_({to.actions + b * row_bytes, row_bytes}, {env_actions_.data() + b * row_bytes, row_bytes});
+
+  float* const next_obs = to.obs + n * obs_size_;
+  float* const next_final = to.final_obs + to.fragment->final_rows * obs_size_;
+  const size_t final_rows =
+      envs_.step(env_actions_.data(), {.obs = flat_ ? reinterpret_cast<std::byte*>(next_obs) : rows_.data(),
+                                       .rewards = to.rewards,
+                                       .terminateds = to.terminateds,
+                                       .truncateds = to.truncateds,
+                                       .final_obs = flat_ ? reinterpret_cast<std::byte*>(next_final) : final_rows_.data(),
+                                       .episodes = &to.fragment->episodes});
+  if (!flat_) {
+    to_features(rows_.data(), n, next_obs);
+    to_features(final_rows_.data(), final_rows, next_final);
+  }
+  to.fragment->final_rows += final_rows;
+  to.obs = next_obs;
+  to.actions += n * row_bytes;
+  to.rewards += n, to.logp += n, to.terminateds += n, to.truncateds += n;
+  to.inputs += n * static_cast<size_t>(dist_.num_inputs());
+  ++to.t;
+  env_steps_ += n;
+}
+
+void RolloutWorker::choose_actions(const float* obs, std::byte* actions, float* logp, float* inputs) {
+  if (mode_ == Mode::uniform) {
+    for (size_t b = 0; b < num_envs_; ++b)
+      logp[b] = uniform_(action_streams_[b], {actions + b * dist_.row_bytes(), dist_.row_bytes()});
+    return;
+  }
+  if (filter_) {
+    filter_->apply({obs, features_.size()}, filtered_);
+    obs = filtered_.data();
+  }
+  policy_.forward(obs, num_envs_, inputs);
+  if (mode_ == Mode::sample) dist_.sample(inputs, action_streams_, actions, logp);
+  else dist_.mode(inputs, num_envs_, actions, logp);
+  float sum = 0.0f;  // NaN or inf where one of them is
+  for (size_t b = 0; b < num_envs_; ++b) sum += logp[b];
+  if (!std::isfinite(sum)) [[unlikely]]
+    fail(Exit::internal, "nan", "the policy of weights version {} gives an action whose log probability is {}: its outputs are not finite",
+         target_.fragment->weights_version, sum);
+}
+
+std::vector<std::byte> RolloutWorker::state() const {
+  check(target_.fragment == nullptr, "the state is asked for within a fragment");
+  if (!started_) return encode_safetensors({});  // nothing has happened yet
+  TensorMap tensors = envs_.state();
+  std::vector<int64_t> positions;
+  for (const RandomStream& stream : action_streams_) positions.push_back(static_cast<int64_t>(stream.position()));
+  tensors["action/random_position"] = Tensor::of(std::span<const int64_t>(positions), {num_envs_});
+  tensors["obs"] = Tensor::of(std::span<const float>(features_), {num_envs_, obs_size_});
+  return encode_safetensors(tensors, {{"content", "rollout_worker"}, {"env", envs_.spec().id}});
+}
+
+std::string RolloutWorker::set_state(std::span<const std::byte> bytes) {
+  check(target_.fragment == nullptr, "a state is set within a fragment");
+  const TensorMap tensors = decode_safetensors(bytes, "runner state");
+  if (tensors.empty()) return "";
+  const std::vector<int64_t> positions = tensor_of(tensors, "action/random_position").i64();
+  const std::vector<float> obs = tensor_of(tensors, "obs").f32();
+  if (positions.size() != num_envs_ || obs.size() != features_.size())
+    fail(Exit::usage, "foreign-checkpoint", "the runner's state has {} environments of {} features in all, want {} of {}",
+         positions.size(), obs.size(), num_envs_, features_.size());
+  const std::vector<int> restarted =
+      envs_.set_state(tensors, flat_ ? reinterpret_cast<std::byte*>(features_.data()) : rows_.data());
+  if (!flat_) to_features(rows_.data(), num_envs_, features_.data());
+  for (size_t b = 0; b < num_envs_; ++b) {
+    action_streams_[b].set_position(static_cast<uint64_t>(positions[b]));
+    // The observation as it was, should the simulator's own be of another rounding; not of an episode that began anew.
+    if (std::find(restarted.begin(), restarted.end(), static_cast<int>(b)) == restarted.end())
+      std::copy_n(obs.data() + b * obs_size_, obs_size_, features_.data() + b * obs_size_);
+  }
+  started_ = true;
+  if (restarted.empty()) return "";
+  return fmt::format("{} cannot give its state: {} of {} episodes start anew", envs_.spec().id, restarted.size(), num_envs_);
+}
+
+}  // namespace myriad

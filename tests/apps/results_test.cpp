@@ -1,0 +1,287 @@
+#include "apps/driver/results.hpp"
+
+#include <doctest/doctest.h>
+#include <unistd.h>
+
+#include <boost/json.hpp>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "apps/driver/run_directory.hpp"
+#include "rl/check.hpp"
+#include "rl/hash.hpp"
+
+namespace myriad {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+
+/// A folder of the test's own, gone with it.
+struct Folder {
+  fs::path path;
+  Folder() {
+    std::string name = (fs::temp_directory_path() / "myriad-results-XXXXXX").string();
+    REQUIRE(::mkdtemp(name.data()) != nullptr);
+    path = name;
+  }
+  ~Folder() {
+    std::error_code ignored;
+    fs::remove_all(path, ignored);
+  }
+};
+
+Report report(double iteration, double mean) {
+  return {{"training_iteration", iteration},
+          {"num_env_steps_sampled_lifetime", iteration * 4000},
+          {"env_runners/episode_return_mean", mean},
+          {"env_runners/num_episodes", 3.0},
+          {"learners/default_policy/mean_kl_loss", 0.0125},
+          {"note", std::string("a \"quoted\", note")}};
+}
+
+void append_text(const fs::path& path, std::string_view text) { std::ofstream(path, std::ios::app) << text; }
+
+// ---- a reader of event files, written from the formats' descriptions ----
+
+template <class T>
+T take(std::string_view& bytes) {
+  T value;
+  REQUIRE(bytes.size() >= sizeof value);
+  std::memcpy(&value, bytes.data(), sizeof value);
+  bytes.remove_prefix(sizeof value);
+  return value;
+}
+
+uint64_t take_varint(std::string_view& bytes) {
+  uint64_t value = 0;
+  for (int shift = 0;; shift += 7) {
+    const uint8_t byte = take<uint8_t>(bytes);
+    value |= uint64_t{byte & 0x7Fu} << shift;
+    if (byte < 0x80) return value;
+  }
+}
+
+uint32_t masked(std::string_view bytes) {
+  const uint32_t crc = crc32c(std::as_bytes(std::span(bytes.data(), bytes.size())));
+  return ((crc >> 15) | (crc << 17)) + 0xa282ead8u;
+}
+
+std::vector<std::string_view> records_of(std::string_view file) {
+  std::vector<std::string_view> records;
+  while (!file.empty()) {
+    const std::string_view length_bytes = file.substr(0, 8);
+    const uint64_t length = take<uint64_t>(file);
+    CHECK(take<uint32_t>(file) == masked(length_bytes));
+    REQUIRE(file.size() >= length + 4);
+    records.push_back(file.substr(0, length));
+    file.remove_prefix(length);
+    CHECK(take<uint32_t>(file) == masked(records.back()));
+  }
+  return records;
+}
+
+struct Event {
+  double wall_time = 0;
+  uint64_t step = 0;
+  std::string file_version;
+  uint64_t session_status = 0;
+  std::vector<std::pair<std::string, float>> values;
+};
+
+std::string_view take_bytes(std::string_view& bytes) {
+  const uint64_t length = take_varint(bytes);
+  REQUIRE(bytes.size() >= length);
+  const std::string_view field = bytes.substr(0, length);
+  bytes.remove_prefix(length);
+  return field;
+}
+
+/// Protobuf: a varint (field << 3 | wire type), then the value.
+Event event_of(std::string_view bytes) {
+  Event event;
+  while (!bytes.empty()) {
+    const uint64_t tag = take_varint(bytes);
+    if (tag == (1 << 3 | 1)) {
+      event.wall_time = take<double>(bytes);
+    } else if (tag == (2 << 3 | 0)) {
+      event.step = take_varint(bytes);
+    } else if (tag == (3 << 3 | 2)) {
+      event.file_version = take_bytes(bytes);
+    } else if (tag == (7 << 3 | 2)) {
+      std::string_view session = take_bytes(bytes);
+      CHECK(take_varint(session) == (1 << 3 | 0));
+      event.session_status = take_varint(session);
+    } else {
+      REQUIRE(tag == (5 << 3 | 2));
+      for (std::string_view summary = take_bytes(bytes); !summary.empty();) {
+        CHECK(take_varint(summary) == (1 << 3 | 2));
+        std::string_view value = take_bytes(summary);
+        CHECK(take_varint(value) == (1 << 3 | 2));
+        const std::string name(take_bytes(value));
+        CHECK(take_varint(value) == (2 << 3 | 5));
+        event.values.emplace_back(name, take<float>(value));
+        CHECK(value.empty());
+      }
+    }
+  }
+  return event;
+}
+
+}  // namespace
+
+TEST_SUITE("apps/results") {
+  TEST_CASE("to_json_line: keys with '/' become nested objects in their order") {
+    CHECK(to_json_line(report(3, 212.5)) ==
+          R"({"training_iteration": 3, "num_env_steps_sampled_lifetime": 12000, )"
+          R"("env_runners": {"episode_return_mean": 212.5, "num_episodes": 3}, )"
+          R"("learners": {"default_policy": {"mean_kl_loss": 0.0125}}, "note": "a \"quoted\", note"})");
+    CHECK(to_json_line({{"a", kNan}, {"b", HUGE_VAL}, {"c", 0.1}}) == R"({"a": null, "b": null, "c": 0.1})");
+    CHECK_THROWS_AS(to_json_line({{"a", 1.0}, {"a/b", 1.0}}), Error);
+    CHECK_THROWS_AS(to_json_line({{"a/b", 1.0}, {"a", 1.0}}), Error);
+    CHECK_THROWS_AS(to_json_line({{"a", 1.0}, {"a", 1.0}}), Error);
+  }
+
+  TEST_CASE("ResultsWriter: one line a report in results.jsonl and progress.csv, readable at once") {
+    const Folder folder;
+    ResultsWriter writer(folder.path, 1000.0);
+    writer.write(report(1, kNan), 4000, 1001.0);
+    CHECK(read_file(folder.path / "results.jsonl") == to_json_line(report(1, kNan)) + "\n");
+    writer.write(report(2, 212.5), 8000, 1002.0);
+    CHECK(read_file(folder.path / "results.jsonl") ==
+          to_json_line(report(1, kNan)) + "\n" + to_json_line(report(2, 212.5)) + "\n");
+    CHECK(read_file(folder.path / "progress.csv") ==
+          "training_iteration,num_env_steps_sampled_lifetime,env_runners/episode_return_mean,env_runners/num_episodes,"
+          "learners/default_policy/mean_kl_loss,note\n"
+          "1,4000,nan,3,0.0125,\"a \"\"quoted\"\", note\"\n"
+          "2,8000,212.5,3,0.0125,\"a \"\"quoted\"\", note\"\n");
+    CHECK_THROWS_AS(writer.write({{"loss", 1.0}}, 0, 0.0), Error);
+  }
+
+  TEST_CASE("ResultsWriter: the columns of progress.csv are fixed at the first report, also over a restart") {
+    const Folder folder;
+    { ResultsWriter(folder.path, 1000.0).write({{"training_iteration", 1.0}, {"a", 1.0}, {"b", 2.0}}, 1, 1001.0); }
+    ResultsWriter writer(folder.path, 2000.0, 1);
+    writer.write({{"late", 9.0}, {"b", 4.0}, {"training_iteration", 2.0}}, 2, 2001.0);
+    CHECK(read_file(folder.path / "progress.csv") == "training_iteration,a,b\n1,1,2\n2,,4\n");
+    CHECK(read_file(folder.path / "results.jsonl").find("\"late\": 9") != std::string::npos);
+  }
+
+  TEST_CASE("ResultsWriter: events are lines of time, kind and text") {
+    const Folder folder;
+    ResultsWriter writer(folder.path, 1000.0);
+    writer.event(1000.5, "start", "2 runners");
+    writer.event(1001.25, "restart", "runner 3: \"SIGSEGV\"\nin libdrone.so \xff");
+    const std::string text = read_file(folder.path / "events.jsonl");
+    CHECK(text.starts_with("{\"time\": 1000.500, \"kind\": \"start\", \"text\": \"2 runners\"}\n"));
+    const boost::json::value second = boost::json::parse(text.substr(text.find('\n') + 1));
+    CHECK(second.at("time").as_double() == 1001.25);
+    CHECK(std::string(second.at("text").as_string()) == "runner 3: \"SIGSEGV\"\nin libdrone.so ?");
+  }
+
+  TEST_CASE("EventFile: TensorBoard's framing and messages, byte by byte") {
+    const Folder folder;
+    EventFile file(folder.path / "tb", 1700000000.5);
+    file.write(report(1, kNan), 4000, 1700000001.5);
+    file.write(report(2, 212.5), int64_t{1} << 40, 1700000002.5);
+    CHECK(file.path().filename().string().starts_with("events.out.tfevents.1700000000."));
+    const std::string bytes = read_file(file.path());
+    // The first bytes of any file TensorFlow wrote: a record of 24 bytes and the checksum of that length.
+    CHECK(masked(std::string_view("\x18\0\0\0\0\0\0\0", 8)) == 0x224b7fa3u);
+    // The first record by hand: an Event of 1 + 8 (wall_time), 1 + 1 (step 0), 1 + 1 + 13 ("brain.Event:2") = 26 bytes.
+    CHECK(bytes.substr(0, 8) == std::string("\x1a\0\0\0\0\0\0\0", 8));
+    CHECK(bytes.substr(12 + 11, 15) ==
+          "\x1a\x0d"
+          "brain.Event:2");
+    const std::vector<std::string_view> records = records_of(bytes);
+    REQUIRE(records.size() == 3);
+    CHECK(event_of(records[0]).file_version == "brain.Event:2");
+    const Event first = event_of(records[1]), second = event_of(records[2]);
+    CHECK(first.wall_time == 1700000001.5);
+    CHECK(first.step == 4000);
+    CHECK(first.values.size() == 4);  // without NaN and the string
+    CHECK(second.step == uint64_t{1} << 40);
+    REQUIRE(second.values.size() == 5);
+    CHECK(second.values[2] == std::pair<std::string, float>("env_runners/episode_return_mean", 212.5f));
+  }
+
+  TEST_CASE("EventFile: a resumed run starts a file that hides what came after its checkpoint") {
+    const Folder folder;
+    const EventFile before(folder.path, 1000.0), after(folder.path, 1000.0, 8000);
+    CHECK(before.path() != after.path());
+    const std::string bytes = read_file(after.path());
+    const std::vector<std::string_view> records = records_of(bytes);
+    REQUIRE(records.size() == 2);
+    CHECK(event_of(records[1]).session_status == 1);  // SessionLog.START
+    CHECK(event_of(records[1]).step == 8000);
+  }
+
+  TEST_CASE("truncate_results: cuts back to the checkpoint, and the run goes on as if the rest had not been") {
+    const Folder cut, straight;
+    {
+      ResultsWriter writer(cut.path, 1000.0);
+      for (int i = 1; i <= 5; ++i) writer.write(report(i, 10.0 * i), 4000 * i, 1000.0 + i);
+    }
+    append_text(cut.path / "results.jsonl", "{\"training_iteration\": 6, \"env_run");  // torn by a crash
+    append_text(cut.path / "progress.csv", "6,240");
+    truncate_results(cut.path, 3);
+    {
+      ResultsWriter again(cut.path, 2000.0, 12000);
+      for (int i = 4; i <= 5; ++i) again.write(report(i, -1.0 * i), 4000 * i, 2000.0 + i);
+      ResultsWriter writer(straight.path, 1000.0);
+      for (int i = 1; i <= 5; ++i) writer.write(report(i, i <= 3 ? 10.0 * i : -1.0 * i), 4000 * i, 1000.0 + i);
+    }
+    for (const char* file : {"results.jsonl", "progress.csv"})
+      CHECK(read_file(cut.path / file) == read_file(straight.path / file));
+    for (const fs::directory_entry& entry : fs::directory_iterator(cut.path)) CHECK(entry.path().extension() != ".tmp");
+  }
+
+  TEST_CASE("truncate_results: a torn last line goes; an earlier one that cannot be read is an error") {
+    const Folder folder;
+    {
+      ResultsWriter writer(folder.path, 1000.0);
+      for (int i = 1; i <= 2; ++i) writer.write(report(i, i), i, 1000.0);
+    }
+    const std::string whole = read_file(folder.path / "results.jsonl");
+    append_text(folder.path / "results.jsonl", "{\"training_iter");
+    truncate_results(folder.path, 10);
+    CHECK(read_file(folder.path / "results.jsonl") == whole);
+    truncate_results(folder.path, 0);
+    CHECK(read_file(folder.path / "results.jsonl").empty());
+    CHECK(read_file(folder.path / "progress.csv").find('\n') + 1 == fs::file_size(folder.path / "progress.csv"));
+
+    append_text(folder.path / "results.jsonl", "not json\n" + whole);
+    try {
+      truncate_results(folder.path, 2);
+      FAIL("a broken file was cut");
+    } catch (const Error& error) {
+      CHECK(error.code() == "corrupt-file");
+      CHECK(std::string(error.what()).find("results.jsonl:1:") != std::string::npos);
+    }
+    CHECK(read_file(folder.path / "results.jsonl") == "not json\n" + whole);
+    CHECK_NOTHROW(truncate_results(folder.path / "nowhere", 2));
+  }
+
+  TEST_CASE("ResultsWriter: a torn last line is cut off before the next report is appended") {
+    const Folder folder;
+    { ResultsWriter(folder.path, 1000.0).write({{"training_iteration", 1.0}}, 1, 1000.0); }
+    append_text(folder.path / "results.jsonl", "{\"train");
+    append_text(folder.path / "progress.csv", "2");
+    ResultsWriter(folder.path, 1000.0).write({{"training_iteration", 2.0}}, 2, 1000.0);
+    CHECK(read_file(folder.path / "results.jsonl") == "{\"training_iteration\": 1}\n{\"training_iteration\": 2}\n");
+    CHECK(read_file(folder.path / "progress.csv") == "training_iteration\n1\n2\n");
+  }
+
+  TEST_CASE("ResultsWriter: a folder that cannot be written names the file") {
+    try {
+      ResultsWriter("/proc/nowhere", 0.0);
+      FAIL("written");
+    } catch (const Error& error) {
+      CHECK(error.code() == "cannot-write");
+      CHECK(error.exit_status() == Exit::resource);
+    }
+  }
+}
+
+}  // namespace myriad

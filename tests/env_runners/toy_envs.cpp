@@ -1,0 +1,171 @@
+#include "tests/env_runners/toy_envs.hpp"
+
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+
+namespace myriad::test {
+namespace {
+
+class Counter : public Environment {
+ public:
+  Counter(double length, bool remembers) : length_(length), remembers_(remembers) {}
+  void reset(RandomStream& random, Row observation) override {
+    count_ = 0;
+    mark_ = random.uniform();
+    write(observation);
+  }
+  StepResult step(ConstRow action, RandomStream&, Row observation) override {
+    ++count_;
+    write(observation);
+    return {.reward = count_ + action.i32()[0], .terminated = count_ == length_};
+  }
+  std::optional<std::vector<double>> state() const override {
+    return remembers_ ? std::optional(std::vector{count_, mark_}) : std::nullopt;
+  }
+  void set_state(std::span<const double> state, Row observation) override {
+    check_state_length("Counter", state.size(), 2);
+    count_ = state[0], mark_ = state[1];
+    write(observation);
+  }
+
+ private:
+  void write(Row observation) const {
+    observation.f32()[0] = static_cast<float>(count_);
+    observation.f32()[1] = static_cast<float>(mark_);
+  }
+  double length_, count_ = 0, mark_ = 0;
+  bool remembers_;
+};
+
+class Faulty : public Environment {
+ public:
+  explicit Faulty(int fault) : fault_(fault) {}
+  void reset(RandomStream&, Row observation) override {
+    count_ = 0;
+    observation.f32()[0] = 0.0f;
+    observation.f32()[1] = fault_ == 5 ? 2.0f : 0.0f;
+  }
+  StepResult step(ConstRow, RandomStream&, Row observation) override {
+    observation.f32()[0] = observation.f32()[1] = 0.5f;
+    if (++count_ < 3) return {};
+    if (fault_ == 0) observation.f32()[1] = std::numeric_limits<float>::quiet_NaN();
+    if (fault_ == 1) observation.f32()[1] = 1.5f;
+    if (fault_ == 2) throw std::runtime_error("the joint came off");
+    if (fault_ == 4) throw 4;
+    return {.reward = fault_ == 3 ? std::numeric_limits<double>::infinity() : 0.0};
+  }
+
+ private:
+  int fault_, count_ = 0;
+};
+
+class Pixels : public Environment {
+ public:
+  void reset(RandomStream&, Row observation) override {
+    count_ = 0;
+    std::ranges::fill(observation.u8(), uint8_t{0});
+  }
+  StepResult step(ConstRow action, RandomStream&, Row observation) override {
+    std::ranges::fill(observation.u8(), static_cast<uint8_t>(++count_));
+    return {.reward = static_cast<double>(action.i32()[0]), .terminated = count_ == 4};
+  }
+
+ private:
+  int count_ = 0;
+};
+
+class Rooms : public Environment {
+ public:
+  void reset(RandomStream& random, Row observation) override {
+    x_ = random.uniform(), count_ = 0;
+    write(observation);
+  }
+  StepResult step(ConstRow action, RandomStream& random, Row observation) override {
+    x_ = random.uniform(), ++count_;
+    write(observation);
+    return {.reward = static_cast<double>(action.f32()[0]) + static_cast<double>(action.f32()[1]), .terminated = false};
+  }
+  std::optional<std::vector<double>> state() const override { return std::vector{x_, count_}; }
+  void set_state(std::span<const double> state, Row observation) override {
+    check_state_length("Rooms", state.size(), 2);
+    x_ = state[0], count_ = state[1];
+    write(observation);
+  }
+
+ private:
+  void write(Row observation) const {
+    const Space& space = rooms().observation_space;
+    const Row pose = observation.leaf(space.leaves()[0]), room = observation.leaf(space.leaves()[1]);
+    pose.f32()[0] = static_cast<float>(x_), pose.f32()[1] = static_cast<float>(-x_);
+    room.i32()[0] = static_cast<int32_t>(count_) % 3;
+  }
+  double x_ = 0, count_ = 0;
+};
+
+EnvSpec counter_spec(std::string id, bool remembers) {
+  return {.id = std::move(id),
+          .observation_space = Space::box(0.0, INFINITY, {2}),
+          .action_space = Space::discrete(2),
+          .source = "a toy",
+          .options = {{"length", 0}},
+          .make = [remembers](const EnvOptions& o) { return std::make_unique<Counter>(o.at("length"), remembers); }};
+}
+
+const EnvSpec& registered(EnvSpec spec) {
+  const std::string id = spec.id;
+  EnvRegistry::instance().add(std::move(spec));
+  return EnvRegistry::instance().find(id);
+}
+
+}  // namespace
+
+const EnvSpec& counter() {
+  static const EnvSpec& spec = registered(counter_spec("ToyCounter-v0", true));
+  return spec;
+}
+const EnvSpec& forgetful() {
+  static const EnvSpec& spec = registered(counter_spec("ToyForgetful-v0", false));
+  return spec;
+}
+const EnvSpec& faulty() {
+  static const EnvSpec& spec =
+      registered({.id = "ToyFaulty-v0",
+                  .observation_space = Space::box(-1.0, 1.0, {2}),
+                  .action_space = Space::discrete(2),
+                  .source = "a toy",
+                  .options = {{"fault", 0}},
+                  .make = [](const EnvOptions& o) { return std::make_unique<Faulty>(static_cast<int>(o.at("fault"))); }});
+  return spec;
+}
+const EnvSpec& pixels() {
+  static const EnvSpec& spec = registered({.id = "ToyPixels-v0",
+                                           .observation_space = Space::box(0, 255, {2, 2}, DType::u8),
+                                           .action_space = Space::discrete(3, 5),
+                                           .source = "a toy",
+                                           .make = [](const EnvOptions&) { return std::make_unique<Pixels>(); }});
+  return spec;
+}
+const EnvSpec& rooms() {
+  static const EnvSpec& spec = registered(
+      {.id = "ToyRooms-v0",
+       .observation_space = Dict{{{"pose", Space::box(-1.0, 1.0, {2})}, {"room", Space::discrete(3)}}},
+       .action_space = Space::box(-2.0, 4.0, {2}),
+       .max_episode_steps = 5,
+       .source = "a toy",
+       .make = [](const EnvOptions&) { return std::make_unique<Rooms>(); }});
+  return spec;
+}
+
+Config config_for(const EnvSpec& env, int environments, int steps, int64_t seed) {
+  Config config;
+  config.seed = seed;
+  config.environment.env = env.id;
+  config.env_runners.num_env_runners = 1;
+  config.env_runners.num_envs_per_env_runner = environments;
+  config.env_runners.rollout_fragment_length = steps;
+  config.rl_module.fcnet_hiddens = {16, 16};
+  return config;
+}
+
+}  // namespace myriad::test

@@ -1,0 +1,25 @@
+// Toy environments whose every number is known; registered when toy_envs.cpp is linked.
+#pragma once
+
+#include "rl/config.hpp"
+#include "rl/environment.hpp"
+
+namespace myriad::test {
+
+/// Observation [c, k]: c = steps since reset, k = drawn at reset from the env's stream in [0, 1). Reward: c + action.
+/// Terminates at c == options["length"] (0 = never).
+const EnvSpec& counter();
+/// As the counter, but cannot give its state.
+const EnvSpec& forgetful();
+/// Goes wrong at step 3 as options["fault"] says: 0 NaN observation, 1 observation outside, 2 throws, 3 inf reward,
+/// 4 throws an int, 5 outside at reset.
+const EnvSpec& faulty();
+/// uint8 Box [2, 2] filled with the step count; Discrete(3, start = 5) actions; reward = action.
+const EnvSpec& pixels();
+/// Dict{pose: Box [2], room: Discrete 3}; Box action [2] in [-2, 4]; reward = sum of the action.
+const EnvSpec& rooms();
+
+/// A config for `env` with B environments and fragments of T steps.
+Config config_for(const EnvSpec& env, int environments, int steps, int64_t seed = 7);
+
+}  // namespace myriad::test
