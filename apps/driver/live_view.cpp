@@ -174,7 +174,7 @@ std::string grouped(double value) {
   if (magnitude >= 1e15) return fmt::format("{:.3g}", value);
   if (magnitude < 100 && value != std::trunc(value)) return fmt::format("{:.3g}", value);
   std::string digits = fmt::format("{:.0f}", std::round(magnitude));
-  for (size_t i = digits.size(); i > 3; i -= 3) digits.insert(i - 3, ",");
+  for (size_t i = digits.size(); i > 3; i -= 3) digits.insert(i - 3, 1, ',');
   if (value < 0 && digits != "0") digits.insert(digits.begin(), '-');
   return digits;
 }
