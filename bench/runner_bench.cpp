@@ -1,7 +1,8 @@
-// What a runner's step costs beside the simulator's: the environment alone, with inference, and the whole RolloutWorker.
+// What a runner's step costs beside the simulator's: the environment alone, with inference, and the whole
+// RolloutWorker.
 //
-// One thread, medians of 5 repetitions of about 0.3 s. The framework's cost is the worker's time per env step less the bare
-// environment's; inference is shown apart, since its size is the user's choice.
+// One thread, medians of 5 repetitions of about 0.3 s. The framework's cost is the worker's time per env step less the
+// bare environment's; inference is shown apart, since its size is the user's choice.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -46,7 +47,9 @@ struct BareEnvs {
       slots[b].env->reset(slots[b].random, Row(obs));
     }
   }
-  std::span<std::byte> action(size_t i) { return std::span(actions).subspan(i * spec.action_space.row_bytes(), spec.action_space.row_bytes()); }
+  std::span<std::byte> action(size_t i) {
+    return std::span(actions).subspan(i * spec.action_space.row_bytes(), spec.action_space.row_bytes());
+  }
   uint64_t run() {
     for (int t = 0; t < 64; ++t)
       for (Slot& slot : slots) {
@@ -104,9 +107,10 @@ void bench(const std::string& id, std::vector<int> hiddens, int n) {
   };
   const double random_ns = worker_ns(true), whole_ns = worker_ns(false);
   const auto million = [](double ns) { return 1e3 / ns; };
-  std::printf("%-15s %3d  %10.1f %8.3f  %8.1f %8.2f  %10.1f  %10.1f %8.3f  %9.1f %6.1f %%  %6.1f %%\n", id.c_str(), n, env_ns, million(env_ns),
-              policy_ns, million(policy_ns), random_ns, whole_ns, million(whole_ns), whole_ns - env_ns - policy_ns,
-              100 * (whole_ns - env_ns - policy_ns) / env_ns, 100 * (whole_ns - env_ns) / env_ns);
+  std::printf("%-15s %3d  %10.1f %8.3f  %8.1f %8.2f  %10.1f  %10.1f %8.3f  %9.1f %6.1f %%  %6.1f %%\n", id.c_str(), n,
+              env_ns, million(env_ns), policy_ns, million(policy_ns), random_ns, whole_ns, million(whole_ns),
+              whole_ns - env_ns - policy_ns, 100 * (whole_ns - env_ns - policy_ns) / env_ns,
+              100 * (whole_ns - env_ns) / env_ns);
 }
 
 }  // namespace
@@ -115,9 +119,10 @@ void bench(const std::string& id, std::vector<int> hiddens, int n) {
 int main(int argc, char** argv) {
   using namespace myriad;
   try {
-    std::printf("kernels %s; ns and million per second, per env step; framework = sample - env - policy, of env\n", policy_kernels().isa);
-    std::printf("%-15s %3s  %10s %8s  %8s %8s  %10s  %10s %8s  %9s %8s  %8s\n", "environment", "B", "env ns", "M/s", "policy", "M/s",
-                "random ns", "sample ns", "M/s", "framework", "of env", "+policy");
+    std::printf("kernels %s; ns and million per second, per env step; framework = sample - env - policy, of env\n",
+                policy_kernels().isa);
+    std::printf("%-15s %3s  %10s %8s  %8s %8s  %10s  %10s %8s  %9s %8s  %8s\n", "environment", "B", "env ns", "M/s",
+                "policy", "M/s", "random ns", "sample ns", "M/s", "framework", "of env", "+policy");
     for (const int n : {1, 8, 16, 64}) bench("CartPole-v1", {64, 64}, n);
     if (argc < 2 || std::string(argv[1]) != "--classic")
       for (const int n : {1, 8, 16}) bench("HalfCheetah-v5", {64, 64}, n);

@@ -24,33 +24,37 @@ std::span<const int> groups_of(const MultiCategorical& d) { return d.nvec; }
 
 struct LogSumExp {
   float top, sum;  // largest logit; sum of exp(logit - top)
-  int argmax;
   float logp(float logit) const { return logit - top - std::log(sum); }
 };
 
 /// `cumulative`, where given, gets the running sums.
 LogSumExp log_sum_exp(const float* logits, int n, float* cumulative = nullptr) {
-  const int argmax = static_cast<int>(std::max_element(logits, logits + n) - logits);
-  LogSumExp total{logits[argmax], 0.0f, argmax};
+  LogSumExp total{logits[0], 0.0f};
+  for (int i = 1; i < n; ++i) total.top = std::max(total.top, logits[i]);
   for (int i = 0; i < n; ++i) {
-    total.sum += i == argmax ? 1.0f : std::exp(logits[i] - total.top);
+    total.sum += std::exp(logits[i] - total.top);
     if (cumulative) cumulative[i] = total.sum;
   }
   return total;
 }
 
-/// Inversion: the first i whose running sum exceeds u times the whole. Rounding may leave none: then the likeliest.
-int draw(const LogSumExp& total, const float* cumulative, int n, double u) {
-  const double threshold = u * static_cast<double>(total.sum);
-  for (int i = 0; i < n; ++i)
-    if (threshold < static_cast<double>(cumulative[i])) return i;
-  return total.argmax;
+int argmax(const float* logits, int n) { return static_cast<int>(std::max_element(logits, logits + n) - logits); }
+
+/// Inversion: the first i whose running sum exceeds u times the whole, counted without a branch that chance would
+/// decide.
+int draw(const float* logits, const float* cumulative, int n, double u) {
+  const double threshold = u * static_cast<double>(cumulative[n - 1]);
+  int choice = 0;
+  for (int i = 0; i < n; ++i) choice += static_cast<double>(cumulative[i]) <= threshold;
+  return choice < n ? choice : argmax(logits, n);  // rounding may leave none: then the likeliest
 }
 
 void store(std::byte* row, size_t i, bool f64, float value) {
   const double wide = static_cast<double>(value);
-  if (f64) std::memcpy(row + i * sizeof wide, &wide, sizeof wide);
-  else std::memcpy(row + i * sizeof value, &value, sizeof value);
+  if (f64)
+    std::memcpy(row + i * sizeof wide, &wide, sizeof wide);
+  else
+    std::memcpy(row + i * sizeof value, &value, sizeof value);
 }
 float load(const std::byte* row, size_t i, bool f64) {
   float value;
@@ -90,15 +94,16 @@ ActionDist::ActionDist(const ActionDistribution& distribution, const Space& acti
   const auto fits = [&](bool holds) {
     check(holds, "a distribution of {} inputs does not fit {}", inputs_, action_space.to_string());
   };
-  std::visit(Overloaded{[&](const Categorical& d) {
-                          const auto* discrete = action_space.get_if<Discrete>();
-                          fits(discrete != nullptr && discrete->n == d.n);
-                        },
-                        [&](const MultiCategorical& d) { fits(leaf.dtype == DType::i32 && d.nvec.size() == leaf.count); },
-                        [&](const DiagGaussian& d) {
-                          fits((f64_ || leaf.dtype == DType::f32) && static_cast<size_t>(d.n) == leaf.count);
-                        }},
-             distribution_);
+  std::visit(
+      Overloaded{[&](const Categorical& d) {
+                   const auto* discrete = action_space.get_if<Discrete>();
+                   fits(discrete != nullptr && discrete->n == d.n);
+                 },
+                 [&](const MultiCategorical& d) { fits(leaf.dtype == DType::i32 && d.nvec.size() == leaf.count); },
+                 [&](const DiagGaussian& d) {
+                   fits((f64_ || leaf.dtype == DType::f32) && static_cast<size_t>(d.n) == leaf.count);
+                 }},
+      distribution_);
   int largest = 1;
   if (const auto* one = std::get_if<Categorical>(&distribution_)) largest = one->n;
   if (const auto* multi = std::get_if<MultiCategorical>(&distribution_))
@@ -113,7 +118,7 @@ void ActionDist::sample(const float* inputs, std::span<RandomStream> streams, st
       size_t element = 0;
       for (const int n : groups_of(d)) {
         const LogSumExp total = log_sum_exp(inputs, n, cumulative_.data());
-        const int choice = draw(total, cumulative_.data(), n, random.uniform());
+        const int choice = draw(inputs, cumulative_.data(), n, random.uniform());
         sum += total.logp(inputs[choice]);
         store(actions, element++, start_ + choice);
         inputs += n;
@@ -138,7 +143,8 @@ void ActionDist::sample(const float* inputs, std::span<RandomStream> streams, st
       inputs += 2 * d.n;
     }
   };
-  std::visit(Overloaded{[&](const Categorical& d) { categories(d); }, [&](const MultiCategorical& d) { categories(d); }, gaussian},
+  std::visit(Overloaded{[&](const Categorical& d) { categories(d); }, [&](const MultiCategorical& d) { categories(d); },
+                        gaussian},
              distribution_);
 }
 
@@ -146,7 +152,7 @@ void ActionDist::mode(const float* inputs, size_t n, std::byte* actions, float* 
   const auto categories = [&](const auto& d, const float* in, std::byte* action) {
     size_t element = 0;
     for (const int size : groups_of(d)) {
-      store(action, element++, start_ + static_cast<int>(std::max_element(in, in + size) - in));
+      store(action, element++, start_ + argmax(in, size));
       in += size;
     }
   };
@@ -213,8 +219,10 @@ UniformActions::UniformActions(const Space& action_space, bool normalize)
   if (const auto* box = space_.get_if<Box>())
     for (size_t i = 0; i < space_.leaves()[0].count; ++i) {
       const double low = bound(box->low, i), high = bound(box->high, i);
-      if (std::isfinite(low) && std::isfinite(high)) bounded_logp_ -= high > low ? std::log(high - low) : 0.0;
-      else unbounded_.push_back({i, low, high});
+      if (std::isfinite(low) && std::isfinite(high))
+        bounded_logp_ -= high > low ? std::log(high - low) : 0.0;
+      else
+        unbounded_.push_back({i, low, high});
     }
 }
 
@@ -223,9 +231,12 @@ float UniformActions::operator()(RandomStream& random, std::span<std::byte> acti
   double logp = bounded_logp_;
   for (const Unbounded& u : unbounded_) {
     const double value = static_cast<double>(load(action.data(), u.index, dtype_ == DType::f64));
-    if (std::isfinite(u.low)) logp -= value - u.low;         // exponential above low
-    else if (std::isfinite(u.high)) logp -= u.high - value;  // and below high
-    else logp += -0.5 * value * value - static_cast<double>(kHalfLog2Pi);
+    if (std::isfinite(u.low))
+      logp -= value - u.low;  // exponential above low
+    else if (std::isfinite(u.high))
+      logp -= u.high - value;  // and below high
+    else
+      logp += -0.5 * value * value - static_cast<double>(kHalfLog2Pi);
   }
   return static_cast<float>(logp);
 }

@@ -1,7 +1,8 @@
 // ActionDist: from action_dist_inputs to actions and their log probabilities.
 //
-// Used by one thread; no allocation. Each environment draws from its own random stream, so what it draws does not depend on its
-// neighbours. Actions are rows of the action space (int32; float32 or float64 for Box), before the ActionConnector.
+// Used by one thread; no allocation. Each environment draws from its own random stream, so what it draws does not
+// depend on its neighbours. Actions are rows of the action space (int32; float32 or float64 for Box), before the
+// ActionConnector.
 #pragma once
 
 #include <cstddef>
@@ -35,13 +36,13 @@ class ActionDist {
   ActionDistribution distribution_;
   size_t row_bytes_;
   int inputs_;
-  int start_ = 0;          ///< Discrete::start
-  bool f64_ = false;       ///< a Box of float64
+  int start_ = 0;                  ///< Discrete::start
+  bool f64_ = false;               ///< a Box of float64
   std::vector<float> cumulative_;  // scratch of sample(): the largest group's running sums
 };
 
-/// Actions drawn uniformly from what the policy's actions may be: the space, or with `normalize` [-1, 1] for each bounded
-/// element of a Box (the ActionConnector stretches it). Unbounded elements as Space::sample draws them.
+/// Actions drawn uniformly from what the policy's actions may be: the space, or with `normalize` [-1, 1] for each
+/// bounded element of a Box (the ActionConnector stretches it). Unbounded elements as Space::sample draws them.
 class UniformActions {
  public:
   UniformActions(const Space& action_space, bool normalize);
@@ -50,9 +51,12 @@ class UniformActions {
 
  private:
   Space space_;
-  double bounded_logp_ = 0.0;           ///< of all discrete and bounded elements
-  struct Unbounded { size_t index; double low, high; };
-  std::vector<Unbounded> unbounded_;    ///< Box elements without one or both bounds
+  double bounded_logp_ = 0.0;  ///< of all discrete and bounded elements
+  struct Unbounded {
+    size_t index;
+    double low, high;
+  };
+  std::vector<Unbounded> unbounded_;  ///< Box elements without one or both bounds
   DType dtype_ = DType::i32;
 };
 

@@ -36,12 +36,18 @@ void pack(const float* rows, int samples, int size, int lanes, float* panel) {
 
 PolicyActivation kernel_of(Activation activation) {
   switch (activation) {
-    case Activation::linear: return PolicyActivation::linear;
-    case Activation::tanh: return PolicyActivation::tanh;
-    case Activation::relu: return PolicyActivation::relu;
-    case Activation::silu: return PolicyActivation::silu;
-    case Activation::gelu: return PolicyActivation::gelu;
-    case Activation::elu: return PolicyActivation::elu;
+    case Activation::linear:
+      return PolicyActivation::linear;
+    case Activation::tanh:
+      return PolicyActivation::tanh;
+    case Activation::relu:
+      return PolicyActivation::relu;
+    case Activation::silu:
+      return PolicyActivation::silu;
+    case Activation::gelu:
+      return PolicyActivation::gelu;
+    case Activation::elu:
+      return PolicyActivation::elu;
   }
   fail(Exit::internal, "internal", "activation {} has no kernel", static_cast<int>(activation));
 }

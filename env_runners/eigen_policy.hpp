@@ -26,10 +26,12 @@ class EigenPolicy {
   int obs_size() const { return spec_.obs_size; }
   int num_outputs() const { return outputs_; }  ///< inputs_size(distribution)
 
-  /// Uses `values` (the inference part or more) in place: they must stay until the next load. Throws Error when too short.
+  /// Uses `values` (the inference part or more) in place: they must stay until the next load. Throws Error when too
+  /// short.
   void load(std::span<const float> values);
 
-  /// obs [n, obs_size] (already filtered) -> action_dist_inputs [n, num_outputs]; DiagGaussian: [mean, clipped log std].
+  /// obs [n, obs_size] (already filtered) -> action_dist_inputs [n, num_outputs]; DiagGaussian: [mean, clipped log
+  /// std].
   void forward(const float* obs, size_t n, float* action_dist_inputs);
 
  private:

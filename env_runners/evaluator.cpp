@@ -33,11 +33,13 @@ double EvaluationResult::length_mean() const {
   return episodes.empty() ? 0.0 : sum / static_cast<double>(episodes.size());
 }
 
-Evaluator::Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec& module, WeightsPtr weights, const Options& options)
+Evaluator::Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec& module, WeightsPtr weights,
+                     const Options& options)
     : spec_(configured_spec(env, config.environment.env_config)),
       weights_(std::move(weights)),
       options_(options),
-      time_limit_(config.environment.max_episode_steps > 0 ? config.environment.max_episode_steps : env.max_episode_steps),
+      time_limit_(config.environment.max_episode_steps > 0 ? config.environment.max_episode_steps
+                                                           : env.max_episode_steps),
       observation_check_(spec_.observation_space),
       flatten_(spec_.observation_space),
       policy_(module),
@@ -47,8 +49,8 @@ Evaluator::Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec&
       row_(spec_.observation_space.row_bytes()),
       env_action_(dist_.row_bytes()) {
   check(options.episodes >= 1, "an evaluation of {} episodes, want at least 1", options.episodes);
-  check(module.obs_size == spec_.observation_space.flat_size(), "the module takes {} features, {} has {}", module.obs_size,
-        spec_.id, spec_.observation_space.flat_size());
+  check(module.obs_size == spec_.observation_space.flat_size(), "the module takes {} features, {} has {}",
+        module.obs_size, spec_.id, spec_.observation_space.flat_size());
   policy_.load(weights_->values);
   if (config.environment.observation_filter == "MeanStdFilter") {
     filter_.emplace(module.obs_size, config.environment.observation_clip);
@@ -61,7 +63,8 @@ Evaluator::Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec&
   inputs_.resize(n * static_cast<size_t>(dist_.num_inputs())), logp_.resize(n);
   actions_.resize(n * dist_.row_bytes());
   for (size_t i = 0; i < n; ++i) {
-    slots_.push_back({make_environment(spec_, config.environment.env_config), i, RandomStream(0, StreamPurpose::evaluation, 0)});
+    slots_.push_back(
+        {make_environment(spec_, config.environment.env_config), i, RandomStream(0, StreamPurpose::evaluation, 0)});
     action_streams_.emplace_back(0, StreamPurpose::evaluation, 0);
   }
   for (size_t i = 0; i < n; ++i) start(i);
@@ -81,9 +84,7 @@ void Evaluator::guarded(size_t i, F&& f) const {
     f();
   } catch (const std::exception& error) {
     fail_episode(i, "env-exception", fmt::format("the simulator threw: {}", error.what()));
-  } catch (...) {
-    fail_episode(i, "env-exception", "the simulator threw something that is not a std::exception");
-  }
+  } catch (...) { fail_episode(i, "env-exception", "the simulator threw something that is not a std::exception"); }
 }
 
 void Evaluator::read_observation(size_t i) {
@@ -96,8 +97,8 @@ void Evaluator::read_observation(size_t i) {
 
 void Evaluator::fail_episode(size_t i, std::string_view code, std::string_view fact) const {
   const size_t episode = slots_[i].episode;
-  fail(Exit::environment, code, "{} evaluation episode {} (seed {}) at step {}: {}; check: myriad check-env {}", spec_.id,
-       episode, options_.seed, result_.episodes[episode].length, fact, spec_.id);
+  fail(Exit::environment, code, "{} evaluation episode {} (seed {}) at step {}: {}; check: myriad check-env {}",
+       spec_.id, episode, options_.seed, result_.episodes[episode].length, fact, spec_.id);
 }
 
 bool Evaluator::step_some(int steps) {
@@ -111,8 +112,10 @@ void Evaluator::step_once() {
   const std::span<float> filtered{filtered_.data(), features.size()};
   if (filter_) filter_->apply(features, filtered);
   policy_.forward(filter_ ? filtered.data() : features.data(), n, inputs_.data());
-  if (options_.explore) dist_.sample(inputs_.data(), action_streams_, actions_.data(), logp_.data());
-  else dist_.mode(inputs_.data(), n, actions_.data(), logp_.data());
+  if (options_.explore)
+    dist_.sample(inputs_.data(), action_streams_, actions_.data(), logp_.data());
+  else
+    dist_.mode(inputs_.data(), n, actions_.data(), logp_.data());
   for (size_t i = n; i-- > 0;) {  // downwards: the last slot moves into a place whose turn is over
     Slot& slot = slots_[i];
     EvaluationResult::Episode& episode = result_.episodes[slot.episode];

@@ -1,7 +1,7 @@
 // Evaluator: runs exactly N episodes of a policy and reports each one.
 //
-// One thread. Episode i has its own random streams and is run by environment i mod B; an environment with no episode left
-// rests. So no short episode is counted in place of a long one, and results do not depend on B.
+// One thread. Episode i has its own random streams and is run by environment i mod B; an environment with no episode
+// left rests. So no short episode is counted in place of a long one, and results do not depend on B.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,7 @@ struct EvaluationResult {
   std::vector<Episode> episodes;  ///< by episode number
 
   double return_mean() const;
-  double return_stddev() const;   ///< of the sample (n - 1); 0 for fewer than two
+  double return_stddev() const;  ///< of the sample (n - 1); 0 for fewer than two
   double length_mean() const;
 };
 
@@ -39,9 +39,11 @@ class Evaluator {
     bool explore = false;  ///< sample actions instead of taking the mode
   };
   /// Keeps `weights`. Throws what making the environments throws.
-  Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec& module, WeightsPtr weights, const Options& options);
+  Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec& module, WeightsPtr weights,
+            const Options& options);
 
-  /// At most `steps` steps of every environment; true when all episodes are over. Throws Error (exit 3) as VectorEnv does.
+  /// At most `steps` steps of every environment; true when all episodes are over. Throws Error (exit 3) as VectorEnv
+  /// does.
   bool step_some(int steps);
   size_t num_finished() const { return finished_; }
   const EvaluationResult& result() const { return result_; }
@@ -63,19 +65,19 @@ class Evaluator {
   EnvSpec spec_;
   WeightsPtr weights_;
   Options options_;
-  int64_t time_limit_;                       // env steps; 0 = none
+  int64_t time_limit_;  // env steps; 0 = none
   RowCheck observation_check_;
   ObservationFlattener flatten_;
   std::optional<MeanStdFilter> filter_;
   EigenPolicy policy_;
   ActionDist dist_;
   ActionConnector connector_;
-  size_t obs_size_, num_envs_ = 0;           // num_envs_: B of the beginning
-  std::vector<Slot> slots_;                  // those with an episode to run
-  std::vector<RandomStream> action_streams_; // [slots]
-  std::vector<float> features_, filtered_;   // [slots, obs_size]
-  std::vector<float> inputs_, logp_;         // [slots, n], [slots]
-  std::vector<std::byte> row_;               // of one observation
+  size_t obs_size_, num_envs_ = 0;               // num_envs_: B of the beginning
+  std::vector<Slot> slots_;                      // those with an episode to run
+  std::vector<RandomStream> action_streams_;     // [slots]
+  std::vector<float> features_, filtered_;       // [slots, obs_size]
+  std::vector<float> inputs_, logp_;             // [slots, n], [slots]
+  std::vector<std::byte> row_;                   // of one observation
   std::vector<std::byte> actions_, env_action_;  // [slots] rows; one row
   size_t finished_ = 0;
   EvaluationResult result_;

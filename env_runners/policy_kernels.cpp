@@ -1,5 +1,6 @@
-// Compiled once for each CPU generation, with MYRIAD_ISA = v2 | v3 | v4 and Eigen's namespace renamed alike (-DEigen=...).
-// Written on Eigen's packets: its loads, fused multiply-adds, exp and tanh for whichever SIMD width the target has.
+// Compiled once for each CPU generation, with MYRIAD_ISA = v2 | v3 | v4 and Eigen's namespace renamed alike
+// (-DEigen=...). Written on Eigen's packets: its loads, fused multiply-adds, exp and tanh for whichever SIMD width the
+// target has.
 #include "env_runners/policy_kernels.hpp"
 
 #include <Eigen/Core>
@@ -20,7 +21,8 @@ struct PacketFor {
 template <int kLanes, class P>
 struct PacketFor<kLanes, P, false> : PacketFor<kLanes, typename simd::unpacket_traits<P>::half> {};
 
-/// kOutputs rows of one Linear. Each accumulator adds its products in the order of the inputs, whatever the panel's width.
+/// kOutputs rows of one Linear. Each accumulator adds its products in the order of the inputs, whatever the panel's
+/// width.
 template <int kLanes, int kOutputs>
 inline void linear_block(const float* w, const float* b, const float* x, int in, float* y) {
   using P = typename PacketFor<kLanes>::type;
@@ -67,11 +69,15 @@ inline void map_packets(float* x, size_t count, F f) {
 void activate(PolicyActivation f, float* x, size_t count) {
   const Widest zero = simd::pset1<Widest>(0.0f), one = simd::pset1<Widest>(1.0f);
   switch (f) {
-    case PolicyActivation::linear: return;
-    case PolicyActivation::tanh: return map_packets(x, count, [](Widest v) { return simd::ptanh(v); });
-    case PolicyActivation::relu: return map_packets(x, count, [=](Widest v) { return simd::pmax(v, zero); });
+    case PolicyActivation::linear:
+      return;
+    case PolicyActivation::tanh:
+      return map_packets(x, count, [](Widest v) { return simd::ptanh(v); });
+    case PolicyActivation::relu:
+      return map_packets(x, count, [=](Widest v) { return simd::pmax(v, zero); });
     case PolicyActivation::silu:  // Elfwing et al. 2018: x sigmoid(x)
-      return map_packets(x, count, [=](Widest v) { return simd::pdiv(v, simd::padd(one, simd::pexp(simd::pnegate(v)))); });
+      return map_packets(x, count,
+                         [=](Widest v) { return simd::pdiv(v, simd::padd(one, simd::pexp(simd::pnegate(v)))); });
     case PolicyActivation::gelu:  // Hendrycks and Gimpel 2016: exact, as torch's default
       for (size_t i = 0; i < count; ++i) x[i] = 0.5f * x[i] * (1.0f + __builtin_erff(x[i] * 0.70710678f));
       return;

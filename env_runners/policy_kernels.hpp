@@ -1,8 +1,8 @@
 // The arithmetic of EigenPolicy on panels, one table a CPU generation.
 //
-// policy_kernels.cpp is compiled for x86-64-v2, v3 and v4 with Eigen's namespace renamed each time; the best table the CPU
-// supports is chosen once at run time. Only pointers cross this border: a template instantiated on both sides could be
-// linked in its AVX-512 copy for an older CPU.
+// policy_kernels.cpp is compiled for x86-64-v2, v3 and v4 with Eigen's namespace renamed each time; the best table the
+// CPU supports is chosen once at run time. Only pointers cross this border: a template instantiated on both sides could
+// be linked in its AVX-512 copy for an older CPU.
 //
 // A panel is feature-major, x[feature][lanes] with lanes = 16, 8 or 4, 64-byte aligned and padded to 16 floats.
 #pragma once

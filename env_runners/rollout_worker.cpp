@@ -29,7 +29,8 @@ const Tensor& tensor_of(const TensorMap& tensors, const std::string& name) {
 
 FragmentLayout RolloutWorker::layout_for(const Config& config, const EnvSpec& env, const ModuleSpec& module) {
   const EnvSpec spec = configured_spec(env, config.environment.env_config);
-  check(spec.action_space.is_leaf(), "the action space {} has no single row of elements", spec.action_space.to_string());
+  check(spec.action_space.is_leaf(), "the action space {} has no single row of elements",
+        spec.action_space.to_string());
   const Leaf& action = spec.action_space.leaves()[0];
   FragmentLayout layout(static_cast<int>(config.fragment_length()),
                         static_cast<int>(config.env_runners.num_envs_per_env_runner));
@@ -44,10 +45,13 @@ FragmentLayout RolloutWorker::layout_for(const Config& config, const EnvSpec& en
   return layout;
 }
 
-RolloutWorker::RolloutWorker(const Config& config, const EnvSpec& env, const ModuleSpec& module, uint64_t first_env_index)
+RolloutWorker::RolloutWorker(const Config& config, const EnvSpec& env, const ModuleSpec& module,
+                             uint64_t first_env_index)
     : num_envs_(static_cast<size_t>(config.env_runners.num_envs_per_env_runner)),
       obs_size_(static_cast<size_t>(module.obs_size)),
-      mode_(config.env_runners.random_actions ? Mode::uniform : config.env_runners.explore ? Mode::sample : Mode::mode),
+      mode_(config.env_runners.random_actions ? Mode::uniform
+            : config.env_runners.explore      ? Mode::sample
+                                              : Mode::mode),
       envs_(env, env_options(config, env, first_env_index)),
       flatten_(envs_.spec().observation_space),
       flat_(flatten_.is_identity()),
@@ -58,7 +62,8 @@ RolloutWorker::RolloutWorker(const Config& config, const EnvSpec& env, const Mod
       features_(num_envs_ * obs_size_),
       env_actions_(num_envs_ * dist_.row_bytes()) {
   const int flat_size = envs_.spec().observation_space.flat_size();
-  check(module.obs_size == flat_size, "the module takes {} features, {} has {}", module.obs_size, envs_.spec().id, flat_size);
+  check(module.obs_size == flat_size, "the module takes {} features, {} has {}", module.obs_size, envs_.spec().id,
+        flat_size);
   if (config.environment.observation_filter == "MeanStdFilter") {
     filter_.emplace(module.obs_size, config.environment.observation_clip);
     filtered_.resize(features_.size());
@@ -134,13 +139,13 @@ void RolloutWorker::step_once() {
 
   float* const next_obs = to.obs + n * obs_size_;
   float* const next_final = to.final_obs + to.fragment->final_rows * obs_size_;
-  const size_t final_rows =
-      envs_.step(env_actions_.data(), {.obs = flat_ ? reinterpret_cast<std::byte*>(next_obs) : rows_.data(),
-                                       .rewards = to.rewards,
-                                       .terminateds = to.terminateds,
-                                       .truncateds = to.truncateds,
-                                       .final_obs = flat_ ? reinterpret_cast<std::byte*>(next_final) : final_rows_.data(),
-                                       .episodes = &to.fragment->episodes});
+  const size_t final_rows = envs_.step(
+      env_actions_.data(), {.obs = flat_ ? reinterpret_cast<std::byte*>(next_obs) : rows_.data(),
+                            .rewards = to.rewards,
+                            .terminateds = to.terminateds,
+                            .truncateds = to.truncateds,
+                            .final_obs = flat_ ? reinterpret_cast<std::byte*>(next_final) : final_rows_.data(),
+                            .episodes = &to.fragment->episodes});
   if (!flat_) {
     to_features(rows_.data(), n, next_obs);
     to_features(final_rows_.data(), final_rows, next_final);
@@ -165,12 +170,15 @@ void RolloutWorker::choose_actions(const float* obs, std::byte* actions, float* 
     obs = filtered_.data();
   }
   policy_.forward(obs, num_envs_, inputs);
-  if (mode_ == Mode::sample) dist_.sample(inputs, action_streams_, actions, logp);
-  else dist_.mode(inputs, num_envs_, actions, logp);
+  if (mode_ == Mode::sample)
+    dist_.sample(inputs, action_streams_, actions, logp);
+  else
+    dist_.mode(inputs, num_envs_, actions, logp);
   float sum = 0.0f;  // NaN or inf where one of them is
   for (size_t b = 0; b < num_envs_; ++b) sum += logp[b];
   if (!std::isfinite(sum)) [[unlikely]]
-    fail(Exit::internal, "nan", "the policy of weights version {} gives an action whose log probability is {}: its outputs are not finite",
+    fail(Exit::internal, "nan",
+         "the policy of weights version {} gives an action whose log probability is {}: its outputs are not finite",
          target_.fragment->weights_version, sum);
 }
 
@@ -192,8 +200,9 @@ std::string RolloutWorker::set_state(std::span<const std::byte> bytes) {
   const std::vector<int64_t> positions = tensor_of(tensors, "action/random_position").i64();
   const std::vector<float> obs = tensor_of(tensors, "obs").f32();
   if (positions.size() != num_envs_ || obs.size() != features_.size())
-    fail(Exit::usage, "foreign-checkpoint", "the runner's state has {} environments of {} features in all, want {} of {}",
-         positions.size(), obs.size(), num_envs_, features_.size());
+    fail(Exit::usage, "foreign-checkpoint",
+         "the runner's state has {} environments of {} features in all, want {} of {}", positions.size(), obs.size(),
+         num_envs_, features_.size());
   const std::vector<int> restarted =
       envs_.set_state(tensors, flat_ ? reinterpret_cast<std::byte*>(features_.data()) : rows_.data());
   if (!flat_) to_features(rows_.data(), num_envs_, features_.data());
@@ -205,7 +214,8 @@ std::string RolloutWorker::set_state(std::span<const std::byte> bytes) {
   }
   started_ = true;
   if (restarted.empty()) return "";
-  return fmt::format("{} cannot give its state: {} of {} episodes start anew", envs_.spec().id, restarted.size(), num_envs_);
+  return fmt::format("{} cannot give its state: {} of {} episodes start anew", envs_.spec().id, restarted.size(),
+                     num_envs_);
 }
 
 }  // namespace myriad

@@ -1,10 +1,11 @@
 // RolloutWorker: an env runner's loop without its sockets: fills fragments with the experience of B environments.
 //
-// One thread. Per step: [filter] -> EigenPolicy -> ActionDist -> ActionConnector -> VectorEnv, each writing straight into the
-// fragment's columns where shapes allow; no heap allocation, lock or shared atomic per step. A fragment can be filled
-// in pieces, so that the caller may send heartbeats between them:
+// One thread. Per step: [filter] -> EigenPolicy -> ActionDist -> ActionConnector -> VectorEnv, each writing straight
+// into the fragment's columns where shapes allow; no heap allocation, lock or shared atomic per step. A fragment can be
+// filled in pieces, so that the caller may send heartbeats between them:
 //
-//   worker.begin(fragment, weights); while (!worker.step_some(8)) heartbeat();      // or worker.sample(fragment, weights)
+//   worker.begin(fragment, weights); while (!worker.step_some(8)) heartbeat();      // or worker.sample(fragment,
+//   weights)
 #pragma once
 
 #include <cstdint>
@@ -67,17 +68,17 @@ class RolloutWorker {
   Mode mode_;
   VectorEnv envs_;
   ObservationFlattener flatten_;
-  bool flat_;                           ///< an env row is its features
+  bool flat_;  ///< an env row is its features
   std::optional<MeanStdFilter> filter_;
   EigenPolicy policy_;
   ActionDist dist_;
   UniformActions uniform_;
   ActionConnector connector_;
-  std::vector<RandomStream> action_streams_;   // [B]
-  std::vector<float> features_;                // [B, obs_size]  S_t where the next fragment starts
-  std::vector<float> filtered_;                // [B, obs_size]
-  std::vector<std::byte> rows_, final_rows_;   // [B, row_bytes]  where rows are not features
-  std::vector<std::byte> env_actions_;         // [B, action row_bytes]
+  std::vector<RandomStream> action_streams_;  // [B]
+  std::vector<float> features_;               // [B, obs_size]  S_t where the next fragment starts
+  std::vector<float> filtered_;               // [B, obs_size]
+  std::vector<std::byte> rows_, final_rows_;  // [B, row_bytes]  where rows are not features
+  std::vector<std::byte> env_actions_;        // [B, action row_bytes]
   bool started_ = false;
   uint64_t env_steps_ = 0;
   Target target_;

@@ -52,18 +52,29 @@ RowCheck::RowCheck(const Space& space) {
   };
   for (const Leaf& leaf : space.leaves()) {
     const auto integers = [&](int start, auto n) {
-      add(leaf, DType::i32, low_i32_, high_i32_, [=](size_t) { return double(start); },
+      add(
+          leaf, DType::i32, low_i32_, high_i32_, [=](size_t) { return double(start); },
           [=](size_t i) { return double(start) + n(i) - 1; });
     };
     if (const auto* box = leaf.space->get_if<Box>()) {
       const auto low = [box](size_t i) { return bound(box->low, i); };
       const auto high = [box](size_t i) { return bound(box->high, i); };
       switch (box->dtype) {
-        case DType::f32: add(leaf, box->dtype, low_f32_, high_f32_, low, high); break;
-        case DType::f64: add(leaf, box->dtype, low_f64_, high_f64_, low, high); break;
-        case DType::u8: add(leaf, box->dtype, low_u8_, high_u8_, low, high); break;
-        case DType::i32: add(leaf, box->dtype, low_i32_, high_i32_, low, high); break;
-        case DType::i64: add(leaf, box->dtype, low_i64_, high_i64_, low, high); break;
+        case DType::f32:
+          add(leaf, box->dtype, low_f32_, high_f32_, low, high);
+          break;
+        case DType::f64:
+          add(leaf, box->dtype, low_f64_, high_f64_, low, high);
+          break;
+        case DType::u8:
+          add(leaf, box->dtype, low_u8_, high_u8_, low, high);
+          break;
+        case DType::i32:
+          add(leaf, box->dtype, low_i32_, high_i32_, low, high);
+          break;
+        case DType::i64:
+          add(leaf, box->dtype, low_i64_, high_i64_, low, high);
+          break;
       }
     } else if (const auto* one = leaf.space->get_if<Discrete>()) {
       integers(one->start, [one](size_t) { return one->n; });
@@ -88,11 +99,21 @@ bool RowCheck::holds(const std::byte* row) const {
   for (const Range& range : ranges_) {
     bool inside = false;
     switch (range.dtype) {
-      case DType::f32: inside = range_holds(range, low_f32_.data(), high_f32_.data(), row); break;
-      case DType::f64: inside = range_holds(range, low_f64_.data(), high_f64_.data(), row); break;
-      case DType::u8: inside = range_holds(range, low_u8_.data(), high_u8_.data(), row); break;
-      case DType::i32: inside = range_holds(range, low_i32_.data(), high_i32_.data(), row); break;
-      case DType::i64: inside = range_holds(range, low_i64_.data(), high_i64_.data(), row); break;
+      case DType::f32:
+        inside = range_holds(range, low_f32_.data(), high_f32_.data(), row);
+        break;
+      case DType::f64:
+        inside = range_holds(range, low_f64_.data(), high_f64_.data(), row);
+        break;
+      case DType::u8:
+        inside = range_holds(range, low_u8_.data(), high_u8_.data(), row);
+        break;
+      case DType::i32:
+        inside = range_holds(range, low_i32_.data(), high_i32_.data(), row);
+        break;
+      case DType::i64:
+        inside = range_holds(range, low_i64_.data(), high_i64_.data(), row);
+        break;
     }
     if (!inside) return false;
   }
@@ -124,11 +145,11 @@ VectorEnv::VectorEnv(const EnvSpec& spec, const Options& options)
 
 void VectorEnv::fail_step(size_t b, std::string_view code, std::string_view fact) const {
   const uint32_t step = slots_[b].episode_length;
-  throw LocatedError(Exit::environment, std::string(code),
-                     fmt::format("{} env {} (seed {}) {}: {}; check: myriad check-env {}", spec_.id,
-                                 options_.first_env_index + b, options_.seed,
-                                 step == 0 ? std::string("at reset") : fmt::format("at step {} of its episode", step), fact,
-                                 spec_.id));
+  throw LocatedError(
+      Exit::environment, std::string(code),
+      fmt::format("{} env {} (seed {}) {}: {}; check: myriad check-env {}", spec_.id, options_.first_env_index + b,
+                  options_.seed, step == 0 ? std::string("at reset") : fmt::format("at step {} of its episode", step),
+                  fact, spec_.id));
 }
 
 void VectorEnv::fail_observation(size_t b, Row observation) const {
@@ -143,13 +164,9 @@ void VectorEnv::for_each_env(F&& f) {
   size_t b = 0;
   try {
     for (; b < slots_.size(); ++b) f(b, slots_[b]);
-  } catch (const LocatedError&) {
-    throw;
-  } catch (const std::exception& error) {
+  } catch (const LocatedError&) { throw; } catch (const std::exception& error) {
     fail_step(b, "env-exception", fmt::format("the simulator threw: {}", error.what()));
-  } catch (...) {
-    fail_step(b, "env-exception", "the simulator threw something that is not a std::exception");
-  }
+  } catch (...) { fail_step(b, "env-exception", "the simulator threw something that is not a std::exception"); }
 }
 
 void VectorEnv::start_episode(Slot& slot, Row observation) {
@@ -171,20 +188,25 @@ size_t VectorEnv::step(const std::byte* actions, const Destination& to) {
     const Row observation = row(to.obs, b);
     std::byte* bytes = observation.bytes().data();
     ++slot.episode_length;
-    const StepResult result = slot.env->step(ConstRow({actions + b * action_bytes_, action_bytes_}), slot.random, observation);
+    const StepResult result =
+        slot.env->step(ConstRow({actions + b * action_bytes_, action_bytes_}), slot.random, observation);
     const float reward = static_cast<float>(result.reward * options_.reward_scale);
-    if (!std::isfinite(reward)) [[unlikely]] fail_step(b, "nan", fmt::format("reward = {}", result.reward));
-    if (!observation_check_.holds(bytes)) [[unlikely]] fail_observation(b, observation);
+    if (!std::isfinite(reward)) [[unlikely]]
+      fail_step(b, "nan", fmt::format("reward = {}", result.reward));
+    if (!observation_check_.holds(bytes)) [[unlikely]]
+      fail_observation(b, observation);
     slot.episode_return += result.reward;
     const bool truncated = slot.episode_length == time_limit_;
     to.rewards[b] = reward;
     to.terminateds[b] = result.terminated;
     to.truncateds[b] = truncated;  // as Gymnasium's TimeLimit, beside a termination too
     if (!result.terminated && !truncated) return;
-    to.episodes->push_back({slot.episode_return, slot.episode_length, static_cast<uint32_t>(options_.first_env_index + b)});
+    to.episodes->push_back(
+        {slot.episode_return, slot.episode_length, static_cast<uint32_t>(options_.first_env_index + b)});
     if (!result.terminated) std::memcpy(to.final_obs + final_rows++ * row_bytes(), bytes, row_bytes());
     start_episode(slot, observation);
-    if (!observation_check_.holds(bytes)) [[unlikely]] fail_observation(b, observation);
+    if (!observation_check_.holds(bytes)) [[unlikely]]
+      fail_observation(b, observation);
   });
   return final_rows;
 }
@@ -200,7 +222,8 @@ TensorMap VectorEnv::state() const {
     returns.push_back(slot.episode_return);
     episode_lengths.push_back(slot.episode_length);
   }
-  const std::vector<int64_t> identity{static_cast<int64_t>(options_.seed), static_cast<int64_t>(options_.first_env_index)};
+  const std::vector<int64_t> identity{static_cast<int64_t>(options_.seed),
+                                      static_cast<int64_t>(options_.first_env_index)};
   const size_t n = slots_.size();
   return {{"env/identity", Tensor::of(std::span<const int64_t>(identity), {2})},
           {"env/state", Tensor::of(std::span<const double>(states), {states.size()})},
@@ -213,7 +236,8 @@ TensorMap VectorEnv::state() const {
 std::vector<int> VectorEnv::set_state(const TensorMap& state, std::byte* obs) {
   const size_t n = slots_.size();
   const std::vector<int64_t> identity = tensor_of(state, "env/identity", 2).i64();
-  if (static_cast<uint64_t>(identity[0]) != options_.seed || static_cast<uint64_t>(identity[1]) != options_.first_env_index)
+  if (static_cast<uint64_t>(identity[0]) != options_.seed ||
+      static_cast<uint64_t>(identity[1]) != options_.first_env_index)
     fail(Exit::usage, "foreign-checkpoint", "the runner's state is of seed {}, environments {}..., want seed {}, {}...",
          identity[0], identity[1], options_.seed, options_.first_env_index);
   const std::vector<int64_t> lengths = tensor_of(state, "env/state_length", n).i64();
@@ -222,7 +246,8 @@ std::vector<int> VectorEnv::set_state(const TensorMap& state, std::byte* obs) {
   const std::vector<double> returns = tensor_of(state, "env/episode_return", n).f64();
   size_t total = 0;
   for (const int64_t length : lengths) {
-    if (length < -1 || length > int64_t{1} << 32) fail(Exit::environment, "corrupt-file", "a state of {} values", length);
+    if (length < -1 || length > int64_t{1} << 32)
+      fail(Exit::environment, "corrupt-file", "a state of {} values", length);
     total += static_cast<size_t>(std::max<int64_t>(length, 0));
   }
   const std::vector<double> states = tensor_of(state, "env/state", total).f64();

@@ -1,8 +1,8 @@
 // VectorEnv: B environments of one kind stepped together, with time limits, auto-reset and episode statistics.
 //
-// Owned by one RolloutWorker, used by one thread. Environment b has the global index first_env_index + b and its own random
-// stream of that index, so what it experiences does not depend on which process runs it. Observations are written where
-// the caller says. Same-step reset: where an episode ended the row already holds the next episode's S_0.
+// Owned by one RolloutWorker, used by one thread. Environment b has the global index first_env_index + b and its own
+// random stream of that index, so what it experiences does not depend on which process runs it. Observations are
+// written where the caller says. Same-step reset: where an episode ended the row already holds the next episode's S_0.
 //
 //   step t:  A_t -> Environment::step -> S_{t+1} --ended?--> [truncated only: copy to final_obs] -> reset -> S_0
 #pragma once
@@ -32,8 +32,8 @@ class RowCheck {
   template <class T>
   bool range_holds(const Range& range, const T* low, const T* high, const std::byte* row) const;
 
-  std::vector<Range> ranges_;                  ///< leaves whose type alone does not keep them in the space
-  std::vector<float> low_f32_, high_f32_;      ///< infinite bounds are the largest finite floats: NaN and inf fail too
+  std::vector<Range> ranges_;              ///< leaves whose type alone does not keep them in the space
+  std::vector<float> low_f32_, high_f32_;  ///< infinite bounds are the largest finite floats: NaN and inf fail too
   std::vector<double> low_f64_, high_f64_;
   std::vector<uint8_t> low_u8_, high_u8_;
   std::vector<int32_t> low_i32_, high_i32_;
@@ -46,21 +46,21 @@ std::string_view observation_error_code(std::string_view violation);
 class VectorEnv {
  public:
   struct Options {
-    int num_envs = 1;                 ///< B
-    uint64_t first_env_index = 0;     ///< global index of environment 0
+    int num_envs = 1;              ///< B
+    uint64_t first_env_index = 0;  ///< global index of environment 0
     uint64_t seed = 0;
     EnvOptions env_config = {};
-    int64_t max_episode_steps = 0;    ///< env steps; 0 = no time limit
-    double reward_scale = 1.0;        ///< of the rewards written; episode returns stay the environment's own
+    int64_t max_episode_steps = 0;  ///< env steps; 0 = no time limit
+    double reward_scale = 1.0;      ///< of the rewards written; episode returns stay the environment's own
   };
 
   /// Where one step is written.
   struct Destination {
-    std::byte* obs;            ///< [B, row_bytes]  S_{t+1}, or S_0 of the next episode
-    float* rewards;            ///< [B]             R_{t+1} * reward_scale
-    uint8_t* terminateds;      ///< [B]
-    uint8_t* truncateds;       ///< [B]
-    std::byte* final_obs;      ///< [<= B, row_bytes]  S_{t+1} of episodes truncated and not terminated, by ascending b
+    std::byte* obs;        ///< [B, row_bytes]  S_{t+1}, or S_0 of the next episode
+    float* rewards;        ///< [B]             R_{t+1} * reward_scale
+    uint8_t* terminateds;  ///< [B]
+    uint8_t* truncateds;   ///< [B]
+    std::byte* final_obs;  ///< [<= B, row_bytes]  S_{t+1} of episodes truncated and not terminated, by ascending b
     std::vector<EpisodeStats>* episodes;  ///< finished episodes are appended
   };
 

@@ -93,7 +93,8 @@ std::string fragment_violation(const FragmentLayout& layout, std::span<const std
     if (!finite) return fmt::format("column {} has a value that is not finite", column.name);
     if (column.name == "terminateds") terminated = data;
     if (column.name == "truncateds") truncated = data;
-    if (column.name == "actions")
+    // Integers index the module's outputs; a Gaussian's action is clipped on its way to the environment, not before.
+    if (column.name == "actions" && column.dtype == DType::i32)
       for (size_t i = 0; i < rows; ++i) {
         std::string fact = action_space.violation({data + i * column.row_bytes, column.row_bytes}, "action");
         if (!fact.empty()) return fact;

@@ -40,7 +40,10 @@ struct Rig {
     for (float& value : weights.values) value *= 2.0f;
   }
   void sample() { worker.sample(fragment, weights); }
-  template <class T> std::span<T> column(const char* name) { return fragment.values<T>(layout->column(name)); }
+  template <class T>
+  std::span<T> column(const char* name) {
+    return fragment.values<T>(layout->column(name));
+  }
   /// All bytes of environment `b` at step `t` of a column.
   std::span<const std::byte> cell(const char* name, size_t t, size_t b) {
     const Column& c = layout->column(name);
@@ -54,7 +57,8 @@ struct Rig {
   RolloutWorker worker;
 };
 
-constexpr const char* kStepColumns[]{"obs", "actions", "rewards", "terminateds", "truncateds", "logp", "action_dist_inputs"};
+constexpr const char* kStepColumns[]{"obs",        "actions", "rewards",           "terminateds",
+                                     "truncateds", "logp",    "action_dist_inputs"};
 
 bool same(std::span<const std::byte> a, std::span<const std::byte> b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size()) == 0;
@@ -67,231 +71,234 @@ bool same_fragment(const Rig& a, const Rig& b) {
 }  // namespace
 
 TEST_SUITE("env_runners/rollout_worker") {
+  TEST_CASE("RolloutWorker: obs[t+1] is the next episode's S_0, final_obs lists time limits in order of (t, b)") {
+    Config config = config_for(counter(), 2, 7);
+    config.environment.max_episode_steps = 3;
+    config.environment.reward_scale = 0.1;
+    Rig rig(config, counter());
+    rig.sample();
+    const auto obs = rig.column<float>("obs");  // [8, 2, 2]
+    const auto truncateds = rig.column<uint8_t>("truncateds");
+    const float counts[]{0, 1, 2, 0, 1, 2, 0, 1};  // of obs[t], for both environments
+    for (size_t t = 0; t < 8; ++t)
+      for (size_t b = 0; b < 2; ++b) CHECK(obs[(t * 2 + b) * 2] == counts[t]);
+    for (size_t t = 0; t < 7; ++t) CHECK(truncateds[t * 2] == (t == 2 || t == 5));
+    REQUIRE(rig.fragment.final_rows == 4);
+    const auto final_obs = rig.column<float>("final_obs");
+    for (size_t i = 0; i < 4; ++i) CHECK(final_obs[i * 2] == 3.0f);
+    CHECK(final_obs[1] == obs[1]);                    // t = 2, b = 0: the mark of its first episode
+    CHECK(final_obs[3] == obs[3]);                    // t = 2, b = 1
+    CHECK(final_obs[5] == obs[(3 * 2 + 0) * 2 + 1]);  // t = 5, b = 0: of its second
+    CHECK(rig.fragment.weights_version == 3);
+    CHECK(fragment_violation(*rig.layout, rig.fragment.used(), rig.fragment.final_rows, counter().action_space) == "");
 
-TEST_CASE("RolloutWorker: obs[t+1] is the next episode's S_0, final_obs lists time limits in order of (t, b)") {
-  Config config = config_for(counter(), 2, 7);
-  config.environment.max_episode_steps = 3;
-  config.environment.reward_scale = 0.1;
-  Rig rig(config, counter());
-  rig.sample();
-  const auto obs = rig.column<float>("obs");          // [8, 2, 2]
-  const auto truncateds = rig.column<uint8_t>("truncateds");
-  const float counts[]{0, 1, 2, 0, 1, 2, 0, 1};       // of obs[t], for both environments
-  for (size_t t = 0; t < 8; ++t)
-    for (size_t b = 0; b < 2; ++b) CHECK(obs[(t * 2 + b) * 2] == counts[t]);
-  for (size_t t = 0; t < 7; ++t) CHECK(truncateds[t * 2] == (t == 2 || t == 5));
-  REQUIRE(rig.fragment.final_rows == 4);
-  const auto final_obs = rig.column<float>("final_obs");
-  for (size_t i = 0; i < 4; ++i) CHECK(final_obs[i * 2] == 3.0f);
-  CHECK(final_obs[1] == obs[1]);                      // t = 2, b = 0: the mark of its first episode
-  CHECK(final_obs[3] == obs[3]);                      // t = 2, b = 1
-  CHECK(final_obs[5] == obs[(3 * 2 + 0) * 2 + 1]);    // t = 5, b = 0: of its second
-  CHECK(rig.fragment.weights_version == 3);
-  CHECK(fragment_violation(*rig.layout, rig.fragment.used(), rig.fragment.final_rows, counter().action_space) == "");
-
-  const auto actions = rig.column<int32_t>("actions");
-  const auto rewards = rig.column<float>("rewards");
-  double episode_return = 0;
-  for (size_t t = 0; t < 3; ++t) {
-    const double reward = static_cast<double>(t) + 1 + actions[t * 2];
-    CHECK(rewards[t * 2] == doctest::Approx(0.1 * reward));
-    episode_return += reward;
+    const auto actions = rig.column<int32_t>("actions");
+    const auto rewards = rig.column<float>("rewards");
+    double episode_return = 0;
+    for (size_t t = 0; t < 3; ++t) {
+      const double reward = static_cast<double>(t) + 1 + actions[t * 2];
+      CHECK(rewards[t * 2] == doctest::Approx(0.1 * reward));
+      episode_return += reward;
+    }
+    REQUIRE(rig.fragment.episodes.size() == 4);
+    CHECK(rig.fragment.episodes[0].episode_return == episode_return);
+    CHECK(rig.fragment.episodes[0].length == 3);
+    CHECK(rig.fragment.episodes[1].env_index == 1);
   }
-  REQUIRE(rig.fragment.episodes.size() == 4);
-  CHECK(rig.fragment.episodes[0].episode_return == episode_return);
-  CHECK(rig.fragment.episodes[0].length == 3);
-  CHECK(rig.fragment.episodes[1].env_index == 1);
-}
 
-TEST_CASE("RolloutWorker: the cut between fragments loses nothing") {
-  Config config = config_for(counter(), 3, 8), halved = config_for(counter(), 3, 4);
-  config.environment.max_episode_steps = halved.environment.max_episode_steps = 5;
-  Rig whole(config, counter()), half(halved, counter());
-  whole.sample();
-  for (size_t part = 0; part < 2; ++part) {
-    half.sample();
-    for (const char* name : kStepColumns)
-      for (size_t t = 0; t < 4; ++t)
-        for (size_t b = 0; b < 3; ++b) CHECK(same(half.cell(name, t, b), whole.cell(name, part * 4 + t, b)));
-  }
-  CHECK(half.worker.num_env_steps() == 24);
-}
-
-TEST_CASE("RolloutWorker: the same environments give the same bits in 1, 2 or 4 workers") {
-  for (const EnvSpec* env : {&counter(), &rooms()}) {
-    Config config = config_for(*env, 8, 12);
-    config.environment.max_episode_steps = 5;
-    Rig whole(config, *env);
+  TEST_CASE("RolloutWorker: the cut between fragments loses nothing") {
+    Config config = config_for(counter(), 3, 8), halved = config_for(counter(), 3, 4);
+    config.environment.max_episode_steps = halved.environment.max_episode_steps = 5;
+    Rig whole(config, counter()), half(halved, counter());
     whole.sample();
-    for (const size_t workers : {size_t{2}, size_t{4}}) {
-      const size_t each = 8 / workers;
-      config.env_runners.num_envs_per_env_runner = static_cast<int64_t>(each);
-      for (size_t w = 0; w < workers; ++w) {
-        Rig part(config, *env, w * each);
-        part.sample();
-        for (const char* name : kStepColumns)
-          for (size_t t = 0; t < 12; ++t)
-            for (size_t b = 0; b < each; ++b) CHECK(same(part.cell(name, t, b), whole.cell(name, t, w * each + b)));
+    for (size_t part = 0; part < 2; ++part) {
+      half.sample();
+      for (const char* name : kStepColumns)
+        for (size_t t = 0; t < 4; ++t)
+          for (size_t b = 0; b < 3; ++b) CHECK(same(half.cell(name, t, b), whole.cell(name, part * 4 + t, b)));
+    }
+    CHECK(half.worker.num_env_steps() == 24);
+  }
+
+  TEST_CASE("RolloutWorker: the same environments give the same bits in 1, 2 or 4 workers") {
+    for (const EnvSpec* env : {&counter(), &rooms()}) {
+      Config config = config_for(*env, 8, 12);
+      config.environment.max_episode_steps = 5;
+      Rig whole(config, *env);
+      whole.sample();
+      for (const size_t workers : {size_t{2}, size_t{4}}) {
+        const size_t each = 8 / workers;
+        config.env_runners.num_envs_per_env_runner = static_cast<int64_t>(each);
+        for (size_t w = 0; w < workers; ++w) {
+          Rig part(config, *env, w * each);
+          part.sample();
+          for (const char* name : kStepColumns)
+            for (size_t t = 0; t < 12; ++t)
+              for (size_t b = 0; b < each; ++b) CHECK(same(part.cell(name, t, b), whole.cell(name, t, w * each + b)));
+        }
       }
     }
   }
-}
 
-TEST_CASE("RolloutWorker: a fragment filled in pieces is the same") {
-  const Config config = config_for(counter(), 2, 9);
-  Rig a(config, counter()), b(config, counter());
-  a.sample();
-  b.worker.begin(b.fragment, b.weights);
-  CHECK_THROWS_AS(b.worker.begin(b.fragment, b.weights), Error);
-  CHECK_THROWS_AS((void)b.worker.state(), Error);
-  CHECK(!b.worker.step_some(4));
-  CHECK(!b.worker.step_some(4));
-  CHECK(b.worker.step_some(4));
-  CHECK(same_fragment(a, b));
-  CHECK_THROWS_AS(b.worker.step_some(1), Error);
-}
-
-TEST_CASE("RolloutWorker: after a restored state the next fragment is the same bits") {
-  for (const EnvSpec* env : {&counter(), &rooms()}) {
-    Config config = config_for(*env, 3, 7);
-    config.environment.max_episode_steps = 5;
-    config.environment.observation_filter = "MeanStdFilter";
-    Rig a(config, *env), b(config, *env);
-    MeanStdFilter filter(a.spec.obs_size);
-    for (int i = 0; i < 9; ++i) filter.update(std::vector<float>(static_cast<size_t>(a.spec.obs_size), 0.3f * static_cast<float>(i)));
-    a.weights.filter = b.weights.filter = filter.state();
+  TEST_CASE("RolloutWorker: a fragment filled in pieces is the same") {
+    const Config config = config_for(counter(), 2, 9);
+    Rig a(config, counter()), b(config, counter());
     a.sample();
-    a.sample();
-    CHECK(b.worker.set_state(a.worker.state()) == "");
-    for (int i = 0; i < 3; ++i) {
-      a.sample(), b.sample();
-      CHECK(same_fragment(a, b));
-      REQUIRE(a.fragment.episodes.size() == b.fragment.episodes.size());
-      for (size_t e = 0; e < a.fragment.episodes.size(); ++e)
-        CHECK(a.fragment.episodes[e].episode_return == b.fragment.episodes[e].episode_return);
-    }
+    b.worker.begin(b.fragment, b.weights);
+    CHECK_THROWS_AS(b.worker.begin(b.fragment, b.weights), Error);
+    CHECK_THROWS_AS((void)b.worker.state(), Error);
+    CHECK(!b.worker.step_some(4));
+    CHECK(!b.worker.step_some(4));
+    CHECK(b.worker.step_some(4));
+    CHECK(same_fragment(a, b));
+    CHECK_THROWS_AS(b.worker.step_some(1), Error);
   }
-}
 
-TEST_CASE("RolloutWorker: a state before the first fragment is no state; a foreign or mangled one is refused") {
-  const Config config = config_for(counter(), 2, 4);
-  Rig fresh(config, counter()), other(config, counter(), 2), wide(config_for(counter(), 3, 4), counter());
-  Rig never(config, counter());
-  CHECK(fresh.worker.set_state(never.worker.state()) == "");
-  fresh.sample(), never.sample();
-  CHECK(same_fragment(fresh, never));
-  const std::vector<std::byte> state = fresh.worker.state();
-  CHECK_THROWS_AS(other.worker.set_state(state), Error);
-  CHECK_THROWS_AS(wide.worker.set_state(state), Error);
-  CHECK_THROWS_AS(never.worker.set_state(std::span(state).first(state.size() - 3)), Error);
-}
-
-TEST_CASE("RolloutWorker: an environment without state() restarts with a note") {
-  const Config config = config_for(forgetful(), 2, 4);
-  Rig a(config, forgetful()), b(config, forgetful());
-  a.sample();
-  CHECK(b.worker.set_state(a.worker.state()) == "ToyForgetful-v0 cannot give its state: 2 of 2 episodes start anew");
-  b.sample();
-  CHECK(b.column<float>("obs")[0] == 0.0f);
-}
-
-TEST_CASE("RolloutWorker: uint8 observations become features, actions respect Discrete::start") {
-  Rig rig(config_for(pixels(), 2, 6), pixels());
-  rig.sample();
-  const auto obs = rig.column<float>("obs");  // [7, 2, 4]
-  for (size_t t = 0; t < 7; ++t) CHECK(obs[t * 8] == static_cast<float>(t % 4));
-  for (const int32_t action : rig.column<int32_t>("actions")) CHECK((action >= 5 && action < 8));
-  CHECK(rig.column<uint8_t>("terminateds")[3 * 2] == 1);
-  CHECK(rig.fragment.final_rows == 0);
-}
-
-TEST_CASE("RolloutWorker: Dict observations are flattened, also in final_obs; Box actions are unsquashed and clipped") {
-  Rig rig(config_for(rooms(), 1, 6), rooms());
-  rig.sample();
-  const auto obs = rig.column<float>("obs");  // [7, 1, 5]: pose, one-hot room
-  CHECK(obs[1] == -obs[0]);
-  CHECK(obs[2] == 1.0f);
-  CHECK(obs[5 + 3] == 1.0f);
-  REQUIRE(rig.fragment.final_rows == 1);
-  const auto final_obs = rig.column<float>("final_obs");
-  CHECK(final_obs[2 + 5 % 3] == 1.0f);
-  CHECK(final_obs[2] == 0.0f);
-  const auto actions = rig.column<float>("actions");
-  const auto rewards = rig.column<float>("rewards");
-  for (size_t t = 0; t < 6; ++t) {  // [-1, 1] -> [-2, 4]: 3 a + 1
-    const float x = std::clamp(3 * actions[2 * t] + 1, -2.0f, 4.0f), y = std::clamp(3 * actions[2 * t + 1] + 1, -2.0f, 4.0f);
-    CHECK(rewards[t] == doctest::Approx(x + y));
-  }
-}
-
-TEST_CASE("RolloutWorker: logp and action_dist_inputs are the behaviour policy's on filtered features") {
-  Config config = config_for(counter(), 2, 5);
-  config.environment.observation_filter = "MeanStdFilter";
-  Rig rig(config, counter());
-  MeanStdFilter filter(2);
-  filter.update(std::vector<float>{0, 0, 4, 1, 2, 0.5f});
-  rig.weights.filter = filter.state();
-  rig.sample();
-  EigenPolicy policy(rig.spec);
-  policy.load(rig.weights.values);
-  const ActionDist dist(rig.spec.distribution, counter().action_space);
-  for (size_t i = 0; i < 10; ++i) {
-    float filtered[2], inputs[2];
-    filter.apply(rig.column<float>("obs").subspan(i * 2, 2), filtered);
-    policy.forward(filtered, 1, inputs);
-    CHECK(inputs[0] == rig.column<float>("action_dist_inputs")[2 * i]);
-    CHECK(inputs[1] == rig.column<float>("action_dist_inputs")[2 * i + 1]);
-    CHECK(dist.logp(inputs, reinterpret_cast<const std::byte*>(&rig.column<int32_t>("actions")[i])) == rig.column<float>("logp")[i]);
-  }
-}
-
-TEST_CASE("RolloutWorker: explore = false takes the mode, random_actions ignores the policy") {
-  Config config = config_for(counter(), 2, 50);
-  config.env_runners.explore = false;
-  Rig greedy(config, counter());
-  greedy.sample();
-  const auto inputs = greedy.column<float>("action_dist_inputs");
-  for (size_t i = 0; i < 100; ++i) CHECK(greedy.column<int32_t>("actions")[i] == (inputs[2 * i + 1] > inputs[2 * i] ? 1 : 0));
-  config.env_runners.random_actions = true;
-  Rig uniform(config, counter());
-  uniform.weights.values[uniform.spec.num_inference_parameters() - 1] = 100.0f;
-  uniform.sample();
-  int ones = 0;
-  for (size_t i = 0; i < 100; ++i) {
-    ones += uniform.column<int32_t>("actions")[i];
-    CHECK(uniform.column<float>("logp")[i] == doctest::Approx(std::log(0.5)));
-    CHECK(uniform.column<float>("action_dist_inputs")[2 * i] == 0.0f);
-  }
-  CHECK(ones > 30);
-  CHECK(ones < 70);
-}
-
-TEST_CASE("RolloutWorker: a policy that is not finite is an error, not an action") {
-  Rig rig(config_for(counter(), 2, 4), counter());
-  rig.weights.values[0] = std::nanf("");
-  try {
-    rig.sample();
-    FAIL("nothing was thrown");
-  } catch (const Error& error) {
-    CHECK(error.code() == "nan");
-    CHECK(std::string(error.what()).find("weights version 3") != std::string::npos);
-  }
-}
-
-TEST_CASE("RolloutWorker: sampling allocates nothing once the first fragment is full") {
-  for (const EnvSpec* env : {&counter(), &rooms(), &pixels()})
-    for (const bool random_actions : {false, true}) {
-      Config config = config_for(*env, 5, 40);
-      config.environment.max_episode_steps = 3;
+  TEST_CASE("RolloutWorker: after a restored state the next fragment is the same bits") {
+    for (const EnvSpec* env : {&counter(), &rooms()}) {
+      Config config = config_for(*env, 3, 7);
+      config.environment.max_episode_steps = 5;
       config.environment.observation_filter = "MeanStdFilter";
-      config.env_runners.random_actions = random_actions;
-      Rig rig(config, *env);
-      rig.weights.filter = MeanStdFilter(rig.spec.obs_size).state();
-      rig.sample();
-      const std::size_t before = g_allocations;
-      rig.sample();
-      CHECK(g_allocations - before == 0);
+      Rig a(config, *env), b(config, *env);
+      MeanStdFilter filter(a.spec.obs_size);
+      for (int i = 0; i < 9; ++i)
+        filter.update(std::vector<float>(static_cast<size_t>(a.spec.obs_size), 0.3f * static_cast<float>(i)));
+      a.weights.filter = b.weights.filter = filter.state();
+      a.sample();
+      a.sample();
+      CHECK(b.worker.set_state(a.worker.state()) == "");
+      for (int i = 0; i < 3; ++i) {
+        a.sample(), b.sample();
+        CHECK(same_fragment(a, b));
+        REQUIRE(a.fragment.episodes.size() == b.fragment.episodes.size());
+        for (size_t e = 0; e < a.fragment.episodes.size(); ++e)
+          CHECK(a.fragment.episodes[e].episode_return == b.fragment.episodes[e].episode_return);
+      }
     }
-}
+  }
 
+  TEST_CASE("RolloutWorker: a state before the first fragment is no state; a foreign or mangled one is refused") {
+    const Config config = config_for(counter(), 2, 4);
+    Rig fresh(config, counter()), other(config, counter(), 2), wide(config_for(counter(), 3, 4), counter());
+    Rig never(config, counter());
+    CHECK(fresh.worker.set_state(never.worker.state()) == "");
+    fresh.sample(), never.sample();
+    CHECK(same_fragment(fresh, never));
+    const std::vector<std::byte> state = fresh.worker.state();
+    CHECK_THROWS_AS(other.worker.set_state(state), Error);
+    CHECK_THROWS_AS(wide.worker.set_state(state), Error);
+    CHECK_THROWS_AS(never.worker.set_state(std::span(state).first(state.size() - 3)), Error);
+  }
+
+  TEST_CASE("RolloutWorker: an environment without state() restarts with a note") {
+    const Config config = config_for(forgetful(), 2, 4);
+    Rig a(config, forgetful()), b(config, forgetful());
+    a.sample();
+    CHECK(b.worker.set_state(a.worker.state()) == "ToyForgetful-v0 cannot give its state: 2 of 2 episodes start anew");
+    b.sample();
+    CHECK(b.column<float>("obs")[0] == 0.0f);
+  }
+
+  TEST_CASE("RolloutWorker: uint8 observations become features, actions respect Discrete::start") {
+    Rig rig(config_for(pixels(), 2, 6), pixels());
+    rig.sample();
+    const auto obs = rig.column<float>("obs");  // [7, 2, 4]
+    for (size_t t = 0; t < 7; ++t) CHECK(obs[t * 8] == static_cast<float>(t % 4));
+    for (const int32_t action : rig.column<int32_t>("actions")) CHECK((action >= 5 && action < 8));
+    CHECK(rig.column<uint8_t>("terminateds")[3 * 2] == 1);
+    CHECK(rig.fragment.final_rows == 0);
+  }
+
+  TEST_CASE(
+      "RolloutWorker: Dict observations are flattened, also in final_obs; Box actions are unsquashed and clipped") {
+    Rig rig(config_for(rooms(), 1, 6), rooms());
+    rig.sample();
+    const auto obs = rig.column<float>("obs");  // [7, 1, 5]: pose, one-hot room
+    CHECK(obs[1] == -obs[0]);
+    CHECK(obs[2] == 1.0f);
+    CHECK(obs[5 + 3] == 1.0f);
+    REQUIRE(rig.fragment.final_rows == 1);
+    const auto final_obs = rig.column<float>("final_obs");
+    CHECK(final_obs[2 + 5 % 3] == 1.0f);
+    CHECK(final_obs[2] == 0.0f);
+    const auto actions = rig.column<float>("actions");
+    const auto rewards = rig.column<float>("rewards");
+    for (size_t t = 0; t < 6; ++t) {  // [-1, 1] -> [-2, 4]: 3 a + 1
+      const float x = std::clamp(3 * actions[2 * t] + 1, -2.0f, 4.0f),
+                  y = std::clamp(3 * actions[2 * t + 1] + 1, -2.0f, 4.0f);
+      CHECK(rewards[t] == doctest::Approx(x + y));
+    }
+  }
+
+  TEST_CASE("RolloutWorker: logp and action_dist_inputs are the behaviour policy's on filtered features") {
+    Config config = config_for(counter(), 2, 5);
+    config.environment.observation_filter = "MeanStdFilter";
+    Rig rig(config, counter());
+    MeanStdFilter filter(2);
+    filter.update(std::vector<float>{0, 0, 4, 1, 2, 0.5f});
+    rig.weights.filter = filter.state();
+    rig.sample();
+    EigenPolicy policy(rig.spec);
+    policy.load(rig.weights.values);
+    const ActionDist dist(rig.spec.distribution, counter().action_space);
+    for (size_t i = 0; i < 10; ++i) {
+      float filtered[2], inputs[2];
+      filter.apply(rig.column<float>("obs").subspan(i * 2, 2), filtered);
+      policy.forward(filtered, 1, inputs);
+      CHECK(inputs[0] == rig.column<float>("action_dist_inputs")[2 * i]);
+      CHECK(inputs[1] == rig.column<float>("action_dist_inputs")[2 * i + 1]);
+      CHECK(dist.logp(inputs, reinterpret_cast<const std::byte*>(&rig.column<int32_t>("actions")[i])) ==
+            rig.column<float>("logp")[i]);
+    }
+  }
+
+  TEST_CASE("RolloutWorker: explore = false takes the mode, random_actions ignores the policy") {
+    Config config = config_for(counter(), 2, 50);
+    config.env_runners.explore = false;
+    Rig greedy(config, counter());
+    greedy.sample();
+    const auto inputs = greedy.column<float>("action_dist_inputs");
+    for (size_t i = 0; i < 100; ++i)
+      CHECK(greedy.column<int32_t>("actions")[i] == (inputs[2 * i + 1] > inputs[2 * i] ? 1 : 0));
+    config.env_runners.random_actions = true;
+    Rig uniform(config, counter());
+    uniform.weights.values[uniform.spec.num_inference_parameters() - 1] = 100.0f;
+    uniform.sample();
+    int ones = 0;
+    for (size_t i = 0; i < 100; ++i) {
+      ones += uniform.column<int32_t>("actions")[i];
+      CHECK(uniform.column<float>("logp")[i] == doctest::Approx(std::log(0.5)));
+      CHECK(uniform.column<float>("action_dist_inputs")[2 * i] == 0.0f);
+    }
+    CHECK(ones > 30);
+    CHECK(ones < 70);
+  }
+
+  TEST_CASE("RolloutWorker: a policy that is not finite is an error, not an action") {
+    Rig rig(config_for(counter(), 2, 4), counter());
+    rig.weights.values[0] = std::nanf("");
+    try {
+      rig.sample();
+      FAIL("nothing was thrown");
+    } catch (const Error& error) {
+      CHECK(error.code() == "nan");
+      CHECK(std::string(error.what()).find("weights version 3") != std::string::npos);
+    }
+  }
+
+  TEST_CASE("RolloutWorker: sampling allocates nothing once the first fragment is full") {
+    for (const EnvSpec* env : {&counter(), &rooms(), &pixels()})
+      for (const bool random_actions : {false, true}) {
+        Config config = config_for(*env, 5, 40);
+        config.environment.max_episode_steps = 3;
+        config.environment.observation_filter = "MeanStdFilter";
+        config.env_runners.random_actions = random_actions;
+        Rig rig(config, *env);
+        rig.weights.filter = MeanStdFilter(rig.spec.obs_size).state();
+        rig.sample();
+        const std::size_t before = g_allocations;
+        rig.sample();
+        CHECK(g_allocations - before == 0);
+      }
+  }
 }

@@ -129,13 +129,13 @@ const EnvSpec& forgetful() {
   return spec;
 }
 const EnvSpec& faulty() {
-  static const EnvSpec& spec =
-      registered({.id = "ToyFaulty-v0",
-                  .observation_space = Space::box(-1.0, 1.0, {2}),
-                  .action_space = Space::discrete(2),
-                  .source = "a toy",
-                  .options = {{"fault", 0}},
-                  .make = [](const EnvOptions& o) { return std::make_unique<Faulty>(static_cast<int>(o.at("fault"))); }});
+  static const EnvSpec& spec = registered(
+      {.id = "ToyFaulty-v0",
+       .observation_space = Space::box(-1.0, 1.0, {2}),
+       .action_space = Space::discrete(2),
+       .source = "a toy",
+       .options = {{"fault", 0}},
+       .make = [](const EnvOptions& o) { return std::make_unique<Faulty>(static_cast<int>(o.at("fault"))); }});
   return spec;
 }
 const EnvSpec& pixels() {
@@ -147,13 +147,13 @@ const EnvSpec& pixels() {
   return spec;
 }
 const EnvSpec& rooms() {
-  static const EnvSpec& spec = registered(
-      {.id = "ToyRooms-v0",
-       .observation_space = Dict{{{"pose", Space::box(-1.0, 1.0, {2})}, {"room", Space::discrete(3)}}},
-       .action_space = Space::box(-2.0, 4.0, {2}),
-       .max_episode_steps = 5,
-       .source = "a toy",
-       .make = [](const EnvOptions&) { return std::make_unique<Rooms>(); }});
+  static const EnvSpec& spec =
+      registered({.id = "ToyRooms-v0",
+                  .observation_space = Dict{{{"pose", Space::box(-1.0, 1.0, {2})}, {"room", Space::discrete(3)}}},
+                  .action_space = Space::box(-2.0, 4.0, {2}),
+                  .max_episode_steps = 5,
+                  .source = "a toy",
+                  .make = [](const EnvOptions&) { return std::make_unique<Rooms>(); }});
   return spec;
 }
 

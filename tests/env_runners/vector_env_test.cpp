@@ -17,13 +17,23 @@ namespace {
 /// A VectorEnv of float rows of two with all that step() writes.
 struct Bench {
   Bench(const EnvSpec& spec, const VectorEnv::Options& options)
-      : envs(spec, options), n(static_cast<size_t>(options.num_envs)), obs(2 * n), final_obs(2 * n), rewards(n), terminateds(n),
-        truncateds(n), actions(n) {}
+      : envs(spec, options),
+        n(static_cast<size_t>(options.num_envs)),
+        obs(2 * n),
+        final_obs(2 * n),
+        rewards(n),
+        terminateds(n),
+        truncateds(n),
+        actions(n) {}
   void reset() { envs.reset(bytes(obs)); }
   size_t step() {
-    return envs.step(bytes(actions), {bytes(obs), rewards.data(), terminateds.data(), truncateds.data(), bytes(final_obs), &episodes});
+    return envs.step(bytes(actions),
+                     {bytes(obs), rewards.data(), terminateds.data(), truncateds.data(), bytes(final_obs), &episodes});
   }
-  template <class T> static std::byte* bytes(std::vector<T>& values) { return reinterpret_cast<std::byte*>(values.data()); }
+  template <class T>
+  static std::byte* bytes(std::vector<T>& values) {
+    return reinterpret_cast<std::byte*>(values.data());
+  }
 
   VectorEnv envs;
   size_t n;
@@ -39,138 +49,145 @@ Error fault(int kind) {
   try {
     b.reset();
     for (int i = 0; i < 5; ++i) b.step();
-  } catch (const Error& error) {
-    return error;
-  }
+  } catch (const Error& error) { return error; }
   return Error(Exit::ok, "none", "nothing was thrown");
 }
 
 }  // namespace
 
 TEST_SUITE("env_runners/vector_env") {
-
-TEST_CASE("VectorEnv: a time limit truncates, keeps S_T and writes the next S_0 in the same step") {
-  Bench b(counter(), {.num_envs = 2, .first_env_index = 3, .seed = 1, .max_episode_steps = 3});
-  b.reset();
-  const float first_mark = b.obs[1];
-  b.actions = {0, 1};
-  CHECK(b.step() == 0);
-  CHECK(b.obs[0] == 1.0f);
-  CHECK(b.rewards == std::vector<float>{1.0f, 2.0f});
-  CHECK(b.step() == 0);
-  CHECK(b.step() == 2);
-  CHECK(b.truncateds == std::vector<uint8_t>{1, 1});
-  CHECK(b.terminateds == std::vector<uint8_t>{0, 0});
-  CHECK(b.final_obs[0] == 3.0f);
-  CHECK(b.final_obs[1] == first_mark);
-  CHECK(b.obs[0] == 0.0f);
-  CHECK(b.obs[1] != first_mark);  // a new draw of the environment's stream
-  REQUIRE(b.episodes.size() == 2);
-  CHECK(b.episodes[0].episode_return == 1 + 2 + 3);
-  CHECK(b.episodes[1].episode_return == 2 + 3 + 4);
-  CHECK(b.episodes[1].length == 3);
-  CHECK(b.episodes[1].env_index == 4);
-}
-
-TEST_CASE("VectorEnv: a termination has no final observation, even at the time limit") {
-  Bench b(counter(), {.num_envs = 1, .env_config = {{"length", 2}}, .max_episode_steps = 2, .reward_scale = 0.5});
-  b.reset();
-  b.step();
-  CHECK(b.step() == 0);
-  CHECK(b.terminateds[0] == 1);
-  CHECK(b.truncateds[0] == 1);
-  CHECK(b.rewards[0] == 1.0f);                   // 2 scaled by 0.5
-  CHECK(b.episodes.at(0).episode_return == 3);   // the environment's own 1 + 2
-  b.step();
-  CHECK(b.terminateds[0] == 0);
-  CHECK(b.truncateds[0] == 0);
-  CHECK(b.obs[0] == 1.0f);
-}
-
-TEST_CASE("VectorEnv: without a time limit an episode goes on") {
-  Bench b(counter(), {.num_envs = 1});
-  b.reset();
-  for (int i = 0; i < 5000; ++i) b.step();
-  CHECK(b.obs[0] == 5000.0f);
-  CHECK(b.episodes.empty());
-}
-
-TEST_CASE("VectorEnv: an environment experiences the same whoever its neighbours are") {
-  Bench all(counter(), {.num_envs = 4, .seed = 5, .max_episode_steps = 2}), half(counter(), {.num_envs = 2, .first_env_index = 2, .seed = 5, .max_episode_steps = 2});
-  all.reset(), half.reset();
-  for (int i = 0; i < 7; ++i) {
-    CHECK(std::memcmp(all.obs.data() + 4, half.obs.data(), 4 * sizeof(float)) == 0);
-    all.step(), half.step();
+  TEST_CASE("VectorEnv: a time limit truncates, keeps S_T and writes the next S_0 in the same step") {
+    Bench b(counter(), {.num_envs = 2, .first_env_index = 3, .seed = 1, .max_episode_steps = 3});
+    b.reset();
+    const float first_mark = b.obs[1];
+    b.actions = {0, 1};
+    CHECK(b.step() == 0);
+    CHECK(b.obs[0] == 1.0f);
+    CHECK(b.rewards == std::vector<float>{1.0f, 2.0f});
+    CHECK(b.step() == 0);
+    CHECK(b.step() == 2);
+    CHECK(b.truncateds == std::vector<uint8_t>{1, 1});
+    CHECK(b.terminateds == std::vector<uint8_t>{0, 0});
+    CHECK(b.final_obs[0] == 3.0f);
+    CHECK(b.final_obs[1] == first_mark);
+    CHECK(b.obs[0] == 0.0f);
+    CHECK(b.obs[1] != first_mark);  // a new draw of the environment's stream
+    REQUIRE(b.episodes.size() == 2);
+    CHECK(b.episodes[0].episode_return == 1 + 2 + 3);
+    CHECK(b.episodes[1].episode_return == 2 + 3 + 4);
+    CHECK(b.episodes[1].length == 3);
+    CHECK(b.episodes[1].env_index == 4);
   }
-}
 
-TEST_CASE("VectorEnv: errors say environment, index, seed, step and fact") {
-  const Error nan = fault(0), bounds = fault(1), thrown = fault(2), reward = fault(3), odd = fault(4), reset = fault(5);
-  CHECK(nan.code() == "nan");
-  CHECK(nan.exit_status() == Exit::environment);
-  CHECK(std::string(nan.what()) == "ToyFaulty-v0 env 40 (seed 9) at step 3 of its episode: obs[1] = nan; check: myriad check-env ToyFaulty-v0");
-  CHECK(bounds.code() == "obs-bounds");
-  CHECK(std::string(bounds.what()).find("obs[1] = 1.5 outside [-1, 1]") != std::string::npos);
-  CHECK(thrown.code() == "env-exception");
-  CHECK(std::string(thrown.what()).find("env 40 (seed 9) at step 3 of its episode: the simulator threw: the joint came off") != std::string::npos);
-  CHECK(reward.code() == "nan");
-  CHECK(std::string(reward.what()).find("reward = inf") != std::string::npos);
-  CHECK(odd.code() == "env-exception");
-  CHECK(reset.code() == "obs-bounds");
-  CHECK(std::string(reset.what()).find("at reset: obs[1] = 2 outside") != std::string::npos);
-}
+  TEST_CASE("VectorEnv: a termination has no final observation, even at the time limit") {
+    Bench b(counter(), {.num_envs = 1, .env_config = {{"length", 2}}, .max_episode_steps = 2, .reward_scale = 0.5});
+    b.reset();
+    b.step();
+    CHECK(b.step() == 0);
+    CHECK(b.terminateds[0] == 1);
+    CHECK(b.truncateds[0] == 1);
+    CHECK(b.rewards[0] == 1.0f);                  // 2 scaled by 0.5
+    CHECK(b.episodes.at(0).episode_return == 3);  // the environment's own 1 + 2
+    b.step();
+    CHECK(b.terminateds[0] == 0);
+    CHECK(b.truncateds[0] == 0);
+    CHECK(b.obs[0] == 1.0f);
+  }
 
-TEST_CASE("VectorEnv: a restored state continues bit for bit") {
-  const VectorEnv::Options options{.num_envs = 3, .first_env_index = 6, .seed = 2, .max_episode_steps = 4};
-  Bench a(counter(), options), b(counter(), options);
-  a.reset();
-  for (int i = 0; i < 6; ++i) a.step();
-  CHECK(b.envs.set_state(a.envs.state(), b.bytes(b.obs)).empty());
-  CHECK(a.obs == b.obs);
-  a.episodes.clear();
-  for (int i = 0; i < 9; ++i) {
-    a.step(), b.step();
+  TEST_CASE("VectorEnv: without a time limit an episode goes on") {
+    Bench b(counter(), {.num_envs = 1});
+    b.reset();
+    for (int i = 0; i < 5000; ++i) b.step();
+    CHECK(b.obs[0] == 5000.0f);
+    CHECK(b.episodes.empty());
+  }
+
+  TEST_CASE("VectorEnv: an environment experiences the same whoever its neighbours are") {
+    Bench all(counter(), {.num_envs = 4, .seed = 5, .max_episode_steps = 2}),
+        half(counter(), {.num_envs = 2, .first_env_index = 2, .seed = 5, .max_episode_steps = 2});
+    all.reset(), half.reset();
+    for (int i = 0; i < 7; ++i) {
+      CHECK(std::memcmp(all.obs.data() + 4, half.obs.data(), 4 * sizeof(float)) == 0);
+      all.step(), half.step();
+    }
+  }
+
+  TEST_CASE("VectorEnv: errors say environment, index, seed, step and fact") {
+    const Error nan = fault(0), bounds = fault(1), thrown = fault(2), reward = fault(3), odd = fault(4),
+                reset = fault(5);
+    CHECK(nan.code() == "nan");
+    CHECK(nan.exit_status() == Exit::environment);
+    CHECK(std::string(nan.what()) ==
+          "ToyFaulty-v0 env 40 (seed 9) at step 3 of its episode: obs[1] = nan; check: myriad check-env ToyFaulty-v0");
+    CHECK(bounds.code() == "obs-bounds");
+    CHECK(std::string(bounds.what()).find("obs[1] = 1.5 outside [-1, 1]") != std::string::npos);
+    CHECK(thrown.code() == "env-exception");
+    CHECK(std::string(thrown.what())
+              .find("env 40 (seed 9) at step 3 of its episode: the simulator threw: the joint came off") !=
+          std::string::npos);
+    CHECK(reward.code() == "nan");
+    CHECK(std::string(reward.what()).find("reward = inf") != std::string::npos);
+    CHECK(odd.code() == "env-exception");
+    CHECK(reset.code() == "obs-bounds");
+    CHECK(std::string(reset.what()).find("at reset: obs[1] = 2 outside") != std::string::npos);
+  }
+
+  TEST_CASE("VectorEnv: a restored state continues bit for bit") {
+    const VectorEnv::Options options{.num_envs = 3, .first_env_index = 6, .seed = 2, .max_episode_steps = 4};
+    Bench a(counter(), options), b(counter(), options);
+    a.reset();
+    for (int i = 0; i < 6; ++i) a.step();
+    CHECK(b.envs.set_state(a.envs.state(), b.bytes(b.obs)).empty());
     CHECK(a.obs == b.obs);
-    CHECK(a.rewards == b.rewards);
-    CHECK(a.truncateds == b.truncateds);
+    a.episodes.clear();
+    for (int i = 0; i < 9; ++i) {
+      a.step(), b.step();
+      CHECK(a.obs == b.obs);
+      CHECK(a.rewards == b.rewards);
+      CHECK(a.truncateds == b.truncateds);
+    }
+    REQUIRE(a.episodes.size() == b.episodes.size());
+    for (size_t i = 0; i < a.episodes.size(); ++i) CHECK(a.episodes[i].episode_return == b.episodes[i].episode_return);
   }
-  REQUIRE(a.episodes.size() == b.episodes.size());
-  for (size_t i = 0; i < a.episodes.size(); ++i) CHECK(a.episodes[i].episode_return == b.episodes[i].episode_return);
-}
 
-TEST_CASE("VectorEnv: an environment without state() starts anew and is named") {
-  Bench a(forgetful(), {.num_envs = 2}), b(forgetful(), {.num_envs = 2});
-  a.reset(), a.step();
-  CHECK(b.envs.set_state(a.envs.state(), b.bytes(b.obs)) == std::vector<int>{0, 1});
-  CHECK(b.obs[0] == 0.0f);
-}
-
-TEST_CASE("VectorEnv: a state of other environments or with parts missing is refused") {
-  Bench a(counter(), {.num_envs = 2, .seed = 1}), b(counter(), {.num_envs = 2, .seed = 2}), c(counter(), {.num_envs = 2, .seed = 1});
-  a.reset();
-  CHECK_THROWS_AS(b.envs.set_state(a.envs.state(), b.bytes(b.obs)), Error);
-  TensorMap state = a.envs.state();
-  state.erase("env/state");
-  CHECK_THROWS_AS(c.envs.set_state(state, c.bytes(c.obs)), Error);
-}
-
-TEST_CASE("RowCheck: agrees with Space::violation on every kind of leaf") {
-  const Space space = Dict{{{"a", Space::box(-1.0, 1.0, {2})}, {"b", Space::discrete(3, 2)}, {"c", Space::box(0, 200, {3}, DType::u8)},
-                            {"d", Space(MultiDiscrete{{2, 4}})}, {"e", Space(MultiBinary{2})}, {"f", Space::box(-INFINITY, 5, {1}, DType::f64)},
-                            {"g", Space::box(-7, 7, {1}, DType::i64)}, {"h", Space::box(-INFINITY, INFINITY, {1})}}};
-  const RowCheck check(space);
-  RandomStream random(3, StreamPurpose::environment, 0);
-  std::vector<std::byte> row(space.row_bytes());
-  int inside = 0, outside = 0;
-  for (int i = 0; i < 2000; ++i) {
-    space.sample(random, row);
-    if (i % 2 == 1) row[random.below(row.size())] ^= std::byte{static_cast<uint8_t>(1 + random.below(255))};
-    const bool holds = space.violation(row, "obs").empty();
-    CHECK(check.holds(row.data()) == holds);
-    ++(holds ? inside : outside);
+  TEST_CASE("VectorEnv: an environment without state() starts anew and is named") {
+    Bench a(forgetful(), {.num_envs = 2}), b(forgetful(), {.num_envs = 2});
+    a.reset(), a.step();
+    CHECK(b.envs.set_state(a.envs.state(), b.bytes(b.obs)) == std::vector<int>{0, 1});
+    CHECK(b.obs[0] == 0.0f);
   }
-  CHECK(inside > 1000);
-  CHECK(outside > 300);
-}
 
+  TEST_CASE("VectorEnv: a state of other environments or with parts missing is refused") {
+    Bench a(counter(), {.num_envs = 2, .seed = 1}), b(counter(), {.num_envs = 2, .seed = 2}),
+        c(counter(), {.num_envs = 2, .seed = 1});
+    a.reset();
+    CHECK_THROWS_AS(b.envs.set_state(a.envs.state(), b.bytes(b.obs)), Error);
+    TensorMap state = a.envs.state();
+    state.erase("env/state");
+    CHECK_THROWS_AS(c.envs.set_state(state, c.bytes(c.obs)), Error);
+  }
+
+  TEST_CASE("RowCheck: agrees with Space::violation on every kind of leaf") {
+    const Space space = Dict{{{"a", Space::box(-1.0, 1.0, {2})},
+                              {"b", Space::discrete(3, 2)},
+                              {"c", Space::box(0, 200, {3}, DType::u8)},
+                              {"d", Space(MultiDiscrete{{2, 4}})},
+                              {"e", Space(MultiBinary{2})},
+                              {"f", Space::box(-INFINITY, 5, {1}, DType::f64)},
+                              {"g", Space::box(-7, 7, {1}, DType::i64)},
+                              {"h", Space::box(-INFINITY, INFINITY, {1})}}};
+    const RowCheck check(space);
+    RandomStream random(3, StreamPurpose::environment, 0);
+    std::vector<std::byte> row(space.row_bytes());
+    int inside = 0, outside = 0;
+    for (int i = 0; i < 2000; ++i) {
+      space.sample(random, row);
+      if (i % 2 == 1) row[random.below(row.size())] ^= std::byte{static_cast<uint8_t>(1 + random.below(255))};
+      const bool holds = space.violation(row, "obs").empty();
+      CHECK(check.holds(row.data()) == holds);
+      ++(holds ? inside : outside);
+    }
+    CHECK(inside > 1000);
+    CHECK(outside > 300);
+  }
 }
