@@ -7,16 +7,16 @@ namespace myriad {
 
 /// RLlib's names and defaults (Schulman et al. 2017, "Proximal Policy Optimization Algorithms").
 struct PpoConfig final : AlgorithmConfig {
-  double lambda_ = 1.0;             ///< GAE's lambda
+  double lambda_ = 1.0;  ///< GAE's lambda
   double clip_param = 0.3;
   bool use_kl_loss = true;
-  double kl_coeff = 0.2;            ///< initial; adapts towards kl_target
+  double kl_coeff = 0.2;  ///< initial; adapts towards kl_target
   double kl_target = 0.01;
   double vf_loss_coeff = 1.0;
-  double vf_clip_param = 10.0;      ///< the squared value error is clamped to this
+  double vf_clip_param = 10.0;  ///< the squared value error is clamped to this
   Schedule entropy_coeff = 0.0;
   bool normalize_advantages = true;
-  double target_kl_stop = 0.0;      ///< > 0: an update ends early once mean KL exceeds it
+  double target_kl_stop = 0.0;  ///< > 0: an update ends early once mean KL exceeds it
 
   void settings(SettingVisitor& v) override;
   std::unique_ptr<AlgorithmConfig> clone() const override { return std::make_unique<PpoConfig>(*this); }

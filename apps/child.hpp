@@ -26,7 +26,10 @@ class ControlLink {
  public:
   ControlLink(const SocketContext& context, const ChildArguments& arguments, const std::string& routing_id);
 
-  template <class T> void send(T body) { send_message(make_message(std::move(body))); }
+  template <class T>
+  void send(T body) {
+    send_message(make_message(std::move(body)));
+  }
   void send_message(Message message);
   std::optional<Message> receive();  ///< messages of other runs and malformed ones are dropped
   const Socket& socket() const { return dealer_; }
@@ -50,6 +53,7 @@ class ControlLink {
 };
 
 /// Runs `body(link)`; an Error is sent to the driver and printed. Returns main()'s exit status.
-int run_child(const ChildArguments& arguments, const std::string& routing_id, int (*body)(const ChildArguments&, const SocketContext&, ControlLink&));
+int run_child(const ChildArguments& arguments, const std::string& routing_id,
+              int (*body)(const ChildArguments&, const SocketContext&, ControlLink&));
 
 }  // namespace myriad

@@ -1,4 +1,5 @@
-// myriad-env-runner: one env-runner process. hello -> welcome (config) -> join the learner -> sample, send, wait for credit.
+// myriad-env-runner: one env-runner process. hello -> welcome (config) -> join the learner -> sample, send, wait for
+// credit.
 //
 // No libtorch here, one thread beside ZeroMQ's: a simulator, an Eigen forward pass and two sockets.
 #include <malloc.h>
@@ -35,7 +36,8 @@ std::string routing_id(const ChildArguments& arguments) {
 
 class RunnerShell {
  public:
-  RunnerShell(const ChildArguments& arguments, const SocketContext& context, ControlLink& control, const Message& welcome)
+  RunnerShell(const ChildArguments& arguments, const SocketContext& context, ControlLink& control,
+              const Message& welcome)
       : control_(control),
         clock_(make_system_clock()),
         slot_(static_cast<uint32_t>(arguments.number("--slot"))),
@@ -44,13 +46,20 @@ class RunnerShell {
         env_(configured_spec(EnvRegistry::instance().find(config_.environment.env), config_.environment.env_config)),
         spec_(make_mlp_spec(env_.observation_space, env_.action_space, config_.rl_module)),
         layout_(std::make_shared<const FragmentLayout>(RolloutWorker::layout_for(config_, env_, spec_))),
-        worker_(config_, env_, spec_, uint64_t{slot_} * static_cast<uint64_t>(config_.env_runners.num_envs_per_env_runner)),
+        worker_(config_, env_, spec_,
+                uint64_t{slot_} * static_cast<uint64_t>(config_.env_runners.num_envs_per_env_runner)),
         data_(context, welcome.as<wire::RunnerWelcomeT>()->learner_endpoint, routing_id(arguments)),
-        core_({.run = arguments.number("--run"), .epoch = arguments.number("--epoch"), .slot = slot_, .incarnation = incarnation_,
-               .spec_hash = spec_.hash(), .fragment_hash = layout_->hash(),
-               .num_inference_parameters = spec_.num_inference_parameters(),
-               .filter_size = config_.environment.observation_filter == "NoFilter"
-                                  ? 0 : MeanStdFilter(spec_.obs_size, config_.environment.observation_clip).state().size()}) {
+        core_(
+            {.run = arguments.number("--run"),
+             .epoch = arguments.number("--epoch"),
+             .slot = slot_,
+             .incarnation = incarnation_,
+             .spec_hash = spec_.hash(),
+             .fragment_hash = layout_->hash(),
+             .num_inference_parameters = spec_.num_inference_parameters(),
+             .filter_size = config_.environment.observation_filter == "NoFilter"
+                                ? 0
+                                : MeanStdFilter(spec_.obs_size, config_.environment.observation_clip).state().size()}) {
     if (welcome.payloads.size() == 1 && !welcome.payloads[0].view.empty()) {
       const std::string note = worker_.set_state(welcome.payloads[0].view);
       if (!note.empty()) std::fprintf(stderr, "%s\n", note.c_str());
@@ -62,7 +71,8 @@ class RunnerShell {
     Time idle_since = clock_->now();
     while (g_terminated == 0) {
       pump();
-      if (!core_.refused().empty()) fail(Exit::internal, "refused", "the learner refuses this runner: {}", core_.refused());
+      if (!core_.refused().empty())
+        fail(Exit::internal, "refused", "the learner refuses this runner: {}", core_.refused());
       if (core_.may_sample()) {
         sample(clock_->now() - idle_since);
         idle_since = clock_->now();
@@ -96,8 +106,8 @@ class RunnerShell {
     worker_.begin(*fragment, *core_.weights());
     while (!worker_.step_some(kStepsBetweenChecks) && g_terminated == 0) send_status();
     if (g_terminated != 0) return;
-    core_.finished(std::move(fragment), static_cast<uint64_t>((clock_->now() - start).count()), static_cast<uint64_t>(waited.count()),
-                   clock_->now());
+    core_.finished(std::move(fragment), static_cast<uint64_t>((clock_->now() - start).count()),
+                   static_cast<uint64_t>(waited.count()), clock_->now());
     ++fragments_;
     pump();
     send_status();

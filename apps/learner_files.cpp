@@ -22,7 +22,8 @@ TensorMap read_tensors(Files& files, const std::string& directory, const char* n
 
 }  // namespace
 
-std::vector<wire::FileEntryT> save_learner(Files& files, const LearnerCore::WriteCheckpoint& request, const Learner& learner) {
+std::vector<wire::FileEntryT> save_learner(Files& files, const LearnerCore::WriteCheckpoint& request,
+                                           const Learner& learner) {
   std::vector<wire::FileEntryT> entries;
   const auto write = [&](const std::string& name, std::span<const std::byte> bytes) {
     const CheckpointFile file = write_checkpoint_file(files, request.directory, name, bytes);
@@ -41,7 +42,8 @@ std::vector<wire::FileEntryT> save_learner(Files& files, const LearnerCore::Writ
   write(kOptimizer, encode_safetensors(state.optimizer));
   write(kConnectors, encode_safetensors(state.connectors));
   write(kState, encode_safetensors(counters));
-  for (const SavedRunner& runner : request.runners) write(fmt::format("env_runners/slot-{:04}.safetensors", runner.slot), runner.state.view);
+  for (const SavedRunner& runner : request.runners)
+    write(fmt::format("env_runners/slot-{:04}.safetensors", runner.slot), runner.state.view);
   return entries;
 }
 

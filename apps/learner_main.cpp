@@ -1,7 +1,8 @@
-// myriad-learner: one learner process. This thread moves messages, assembles batches and drives LearnerCore; a second one
-// owns torch: it updates and writes the learner's part of a checkpoint.
+// myriad-learner: one learner process. This thread moves messages, assembles batches and drives LearnerCore; a second
+// one owns torch: it updates and writes the learner's part of a checkpoint.
 //
-//   runners ==fragments==> [LearnerCore + BatchAssembler] --batch k+1--> (queue of 1) --> [Learner] --weights--> publish
+//   runners ==fragments==> [LearnerCore + BatchAssembler] --batch k+1--> (queue of 1) --> [Learner] --weights-->
+//   publish
 #include <malloc.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -70,9 +71,7 @@ class Worker {
       std::exception_ptr failure;
       try {
         result = job();
-      } catch (...) {
-        failure = std::current_exception();
-      }
+      } catch (...) { failure = std::current_exception(); }
       {
         const std::lock_guard lock(mutex_);
         result_ = std::move(result);
@@ -95,7 +94,8 @@ class Worker {
 
 class LearnerShell {
  public:
-  LearnerShell(const ChildArguments& arguments, const SocketContext& context, ControlLink& control, const wire::LearnerWelcomeT& welcome)
+  LearnerShell(const ChildArguments& arguments, const SocketContext& context, ControlLink& control,
+               const wire::LearnerWelcomeT& welcome)
       : control_(control),
         clock_(make_system_clock()),
         files_(make_system_files(".")),
@@ -116,8 +116,10 @@ class LearnerShell {
       while (auto message = control_.receive()) step(LearnerCore::FromDriver{std::move(*message)});
       while (auto received = data_.receive()) {
         auto decoded = decode(received->frames);
-        if (auto* malformed = std::get_if<Malformed>(&decoded)) core_.count_malformed(*malformed);
-        else step(LearnerCore::FromRunner{received->peer, std::move(std::get<Message>(decoded))});
+        if (auto* malformed = std::get_if<Malformed>(&decoded))
+          core_.count_malformed(*malformed);
+        else
+          step(LearnerCore::FromRunner{received->peer, std::move(std::get<Message>(decoded))});
       }
       if (auto result = worker_.take_result()) step(*result);
       step(LearnerCore::Tick{});

@@ -11,11 +11,15 @@ namespace {
 using namespace myriad;
 
 /// `train cartpole-ppo training.lr=1e-3`: what holds a '=' is an override, the other one the config.
-void split_positionals(const std::vector<std::string>& words, std::string& config, std::vector<std::string>& overrides) {
+void split_positionals(const std::vector<std::string>& words, std::string& config,
+                       std::vector<std::string>& overrides) {
   for (const std::string& word : words) {
-    if (word.find('=') != std::string::npos) overrides.push_back(word);
-    else if (config.empty()) config = word;
-    else fail(Exit::usage, "extra-argument", "got {} and {}: one config, then key=value", config, word);
+    if (word.find('=') != std::string::npos)
+      overrides.push_back(word);
+    else if (config.empty())
+      config = word;
+    else
+      fail(Exit::usage, "extra-argument", "got {} and {}: one config, then key=value", config, word);
   }
 }
 
@@ -30,7 +34,8 @@ int run(int argc, char** argv) {
 
   TrainOptions train_options;
   CLI::App* train_verb = app.add_subcommand("train", "train a config: myriad train CONFIG [key=value ...]");
-  train_verb->add_option("config", words, "a TOML file or a shipped config's name, then overrides such as training.lr=1e-3");
+  train_verb->add_option("config", words,
+                         "a TOML file or a shipped config's name, then overrides such as training.lr=1e-3");
   train_verb->add_option("--out", train_options.out, "the run's directory (default: the next one under runs/)");
   train_verb->add_option("--resume", train_options.resume, "go on with a run's directory or one checkpoint");
   train_verb->add_flag("--json", train_options.json, "one JSON object a report");
@@ -46,7 +51,8 @@ int run(int argc, char** argv) {
 
   EvaluateOptions evaluate_options;
   CLI::App* evaluate_verb = app.add_subcommand("evaluate", "run episodes with a saved policy");
-  evaluate_verb->add_option("checkpoint", evaluate_options.checkpoint, "a checkpoint's or a run's directory")->required();
+  evaluate_verb->add_option("checkpoint", evaluate_options.checkpoint, "a checkpoint's or a run's directory")
+      ->required();
   evaluate_verb->add_option("--episodes", evaluate_options.episodes, "how many")->check(CLI::PositiveNumber);
   evaluate_verb->add_option("--seed", evaluate_options.seed, "of environments and actions");
   evaluate_verb->add_flag("--explore", evaluate_options.explore, "sample actions instead of taking the most likely");
@@ -57,7 +63,8 @@ int run(int argc, char** argv) {
   CLI::App* play_verb = app.add_subcommand("play", "step an environment and print every step");
   play_verb->add_option("env", play_options.env, "an id of `myriad envs`")->required();
   play_verb->add_option("--state", play_options.state, "simulator state to start from, a JSON list");
-  play_verb->add_option("--actions", play_options.actions, "file with one JSON action a line (default: random actions)");
+  play_verb->add_option("--actions", play_options.actions,
+                        "file with one JSON action a line (default: random actions)");
   play_verb->add_option("--seed", play_options.seed, "of the reset and of random actions");
   play_verb->add_option("--steps", play_options.steps, "how many random steps at most")->check(CLI::PositiveNumber);
   play_verb->add_option("--option", play_options.env_options, "key=value of the environment");
@@ -65,7 +72,9 @@ int run(int argc, char** argv) {
   play_verb->callback([&] { verb = [&] { return play(play_options); }; });
 
   app.add_subcommand("envs", "list the environments")->callback([&] { verb = [&] { return print_envs(json); }; });
-  app.add_subcommand("algorithms", "list the algorithms")->callback([&] { verb = [&] { return print_algorithms(json); }; });
+  app.add_subcommand("algorithms", "list the algorithms")->callback([&] {
+    verb = [&] { return print_algorithms(json); };
+  });
   app.get_subcommand("envs")->add_flag("--json", json, "one object a line");
   app.get_subcommand("algorithms")->add_flag("--json", json, "one object a line");
 

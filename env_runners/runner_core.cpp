@@ -38,9 +38,12 @@ void RunnerCore::received(const Message& message, Time) {
   } else if (message.as<wire::WeightsHeaderT>() != nullptr) {
     auto weights = weights_from(message);
     const bool fits = weights && weights->layout_hash == id_.spec_hash &&
-                      weights->values.size() == id_.num_inference_parameters && weights->filter.size() == id_.filter_size;
-    if (!fits) ++dropped_;
-    else if (weights_ == nullptr || weights->version > weights_->version) weights_ = std::make_shared<const Weights>(std::move(*weights));
+                      weights->values.size() == id_.num_inference_parameters &&
+                      weights->filter.size() == id_.filter_size;
+    if (!fits)
+      ++dropped_;
+    else if (weights_ == nullptr || weights->version > weights_->version)
+      weights_ = std::make_shared<const Weights>(std::move(*weights));
   } else if (const auto* refused = message.as<wire::RefusedT>()) {
     refused_ = refused->reason;
   } else {

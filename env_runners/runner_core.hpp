@@ -1,7 +1,7 @@
 // RunnerCore: the runner's side of the data path, without sockets and environments.
 //
-// Says when a fragment may be sampled and with which weights, keeps each fragment until it is acknowledged, asks again when
-// the learner is silent. Weights change only between fragments. A state machine: one thread, time comes in.
+// Says when a fragment may be sampled and with which weights, keeps each fragment until it is acknowledged, asks again
+// when the learner is silent. Weights change only between fragments. A state machine: one thread, time comes in.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,8 @@ class RunnerCore {
 
   explicit RunnerCore(const Identity& identity) : id_(identity) {}
 
-  /// A message from the learner. Messages of another run, epoch or incarnation, and weights of another layout, are counted and dropped.
+  /// A message from the learner. Messages of another run, epoch or incarnation, and weights of another layout, are
+  /// counted and dropped.
   void received(const Message& message, Time now);
   /// The fragment the shell filled after may_sample(); it is sent and kept.
   void finished(std::shared_ptr<Fragment> fragment, uint64_t sampling_ns, uint64_t waiting_ns, Time now);
@@ -39,7 +40,7 @@ class RunnerCore {
   /// Messages to send to the learner, oldest first; the caller takes them.
   std::vector<Message> take_outputs() { return std::exchange(outputs_, {}); }
 
-  bool may_sample() const;                          ///< credit is left and the weights are new enough
+  bool may_sample() const;  ///< credit is left and the weights are new enough
   const WeightsPtr& weights() const { return weights_; }
   uint64_t next_seq() const { return produced_; }
   bool wants_state() const { return want_state_ > state_sent_ && !may_sample(); }
@@ -50,7 +51,10 @@ class RunnerCore {
   std::shared_ptr<Fragment> take_free();
 
  private:
-  struct Unacknowledged { std::shared_ptr<Fragment> fragment; Message message; };
+  struct Unacknowledged {
+    std::shared_ptr<Fragment> fragment;
+    Message message;
+  };
   void send(Message message, Time now);
   void send_join(Time now);
 

@@ -35,7 +35,8 @@ Time SlotSupervisor::next_timer() const {
 }
 
 uint32_t SlotSupervisor::num_running() const {
-  return static_cast<uint32_t>(std::count_if(slots_.begin(), slots_.end(), [](const Slot& s) { return s.state == State::running; }));
+  return static_cast<uint32_t>(
+      std::count_if(slots_.begin(), slots_.end(), [](const Slot& s) { return s.state == State::running; }));
 }
 uint32_t SlotSupervisor::num_quarantined() const {
   return static_cast<uint32_t>(
@@ -71,8 +72,11 @@ void SlotSupervisor::step(const Input& input, Time now, std::vector<Output>& out
       outputs.push_back(Quarantined{exited->slot, exited->cause});
       return;
     }
-    // The first crash restarts at once; then 1, 2, 4 ... back-offs, spread by up to half so that slots do not march in step.
-    Time delay = in_a_row == 0 ? Time::zero() : std::min(options_.backoff_max, options_.backoff * (int64_t{1} << std::min(in_a_row - 1, 20u)));
+    // The first crash restarts at once; then 1, 2, 4 ... back-offs, spread by up to half so that slots do not march in
+    // step.
+    Time delay = in_a_row == 0
+                     ? Time::zero()
+                     : std::min(options_.backoff_max, options_.backoff * (int64_t{1} << std::min(in_a_row - 1, 20u)));
     delay += Time(static_cast<int64_t>(static_cast<double>(delay.count()) * 0.5 * random_.uniform()));
     outputs.push_back(Down{exited->slot, slot.incarnation, exited->cause, delay});
     slot.state = State::backing_off;

@@ -1,7 +1,8 @@
 // SlotSupervisor: keeps a process running in each runner slot: restart with back-off, quarantine, hang detection.
 //
 // A slot's process has an incarnation, one higher each time. Crashes within a minute are counted; at the limit the slot
-// is quarantined and its last cause kept. Jitter comes in as a random stream. A state machine: one thread, time comes in.
+// is quarantined and its last cause kept. Jitter comes in as a random stream. A state machine: one thread, time comes
+// in.
 #pragma once
 
 #include <cstdint>
@@ -27,18 +28,35 @@ class SlotSupervisor {
   SlotSupervisor(Options options, RandomStream random);
 
   // --- inputs ---
-  struct Start {};                                              ///< spawn every slot
-  struct Exited { uint32_t slot, incarnation; std::string cause; };
-  struct Progress { uint32_t slot, incarnation; };              ///< it said hello, stepped or waits for credit
+  struct Start {};  ///< spawn every slot
+  struct Exited {
+    uint32_t slot, incarnation;
+    std::string cause;
+  };
+  struct Progress {
+    uint32_t slot, incarnation;
+  };  ///< it said hello, stepped or waits for credit
   struct Tick {};
-  struct StopAll {};                                            ///< no restarts from here on
+  struct StopAll {};  ///< no restarts from here on
   using Input = std::variant<Start, Exited, Progress, Tick, StopAll>;
 
   // --- outputs ---
-  struct Spawn { uint32_t slot, incarnation; };
-  struct Hung { uint32_t slot, incarnation; Time silent; };     ///< abort it for its stack, then kill it
-  struct Down { uint32_t slot, incarnation; std::string cause; Time restart_in; };
-  struct Quarantined { uint32_t slot; std::string cause; };
+  struct Spawn {
+    uint32_t slot, incarnation;
+  };
+  struct Hung {
+    uint32_t slot, incarnation;
+    Time silent;
+  };  ///< abort it for its stack, then kill it
+  struct Down {
+    uint32_t slot, incarnation;
+    std::string cause;
+    Time restart_in;
+  };
+  struct Quarantined {
+    uint32_t slot;
+    std::string cause;
+  };
   using Output = std::variant<Spawn, Hung, Down, Quarantined>;
 
   void step(const Input& input, Time now, std::vector<Output>& outputs);
@@ -56,11 +74,11 @@ class SlotSupervisor {
   struct Slot {
     State state = State::idle;
     uint32_t incarnation = 0;
-    Time since{};                // spawn, last progress or, backing off, when to restart
-    bool progressed = false;     // since the spawn
+    Time since{};             // spawn, last progress or, backing off, when to restart
+    bool progressed = false;  // since the spawn
     bool reported_hung = false;
     uint32_t crashes_in_a_row = 0;
-    std::vector<Time> crashes;   // of the last minute
+    std::vector<Time> crashes;  // of the last minute
   };
   void spawn(uint32_t slot, Time now, std::vector<Output>& outputs);
   void respawn(uint32_t slot, Time now, std::vector<Output>& outputs);

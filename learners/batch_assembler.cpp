@@ -55,8 +55,8 @@ Fragment& BatchAssembler::take(uint64_t weights_version) {
       const size_t place = i / environments % places_;
       const Tail& source = tails_[place];
       check(next[place] < source.final_rows, "place {} lacks final_obs row {}", place, next[place]);
-      std::memcpy(batch.row(target, batch.final_rows++), source.buffer.view.data() + tail->offset + next[place]++ * tail->row_bytes,
-                  tail->row_bytes);
+      std::memcpy(batch.row(target, batch.final_rows++),
+                  source.buffer.view.data() + tail->offset + next[place]++ * tail->row_bytes, tail->row_bytes);
     }
   }
   for (Tail& t : tails_) t = {};

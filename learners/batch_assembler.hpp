@@ -1,8 +1,8 @@
 // BatchAssembler: puts fragments side by side into one [T, N] batch while the previous batch is being trained on.
 //
-// A batch is itself a Fragment, of N = places x B environments; place p fills columns [p*B, (p+1)*B). final_obs rows are
-// merged at the end into time-major order over all environments. Owned by the learner's I/O thread; a finished batch is lent to
-// the update thread and comes back when the next one is taken. No torch here.
+// A batch is itself a Fragment, of N = places x B environments; place p fills columns [p*B, (p+1)*B). final_obs rows
+// are merged at the end into time-major order over all environments. Owned by the learner's I/O thread; a finished
+// batch is lent to the update thread and comes back when the next one is taken. No torch here.
 #pragma once
 
 #include <memory>
@@ -31,7 +31,10 @@ class BatchAssembler {
   uint32_t places_;
   std::unique_ptr<Fragment> buffers_[2];
   int filling_ = 0;
-  struct Tail { SharedBytes buffer; size_t final_rows = 0; };
+  struct Tail {
+    SharedBytes buffer;
+    size_t final_rows = 0;
+  };
   std::vector<Tail> tails_;  // by place
 };
 

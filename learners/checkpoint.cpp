@@ -15,7 +15,9 @@ namespace {
 constexpr const char* kManifest = "MANIFEST.json";
 constexpr int kFormatVersion = 1;
 
-std::span<const std::byte> bytes_of(const std::string& text) { return std::as_bytes(std::span(text.data(), text.size())); }
+std::span<const std::byte> bytes_of(const std::string& text) {
+  return std::as_bytes(std::span(text.data(), text.size()));
+}
 
 std::string manifest_text(uint64_t iteration, const std::vector<CheckpointFile>& files) {
   boost::json::array rows;
@@ -45,13 +47,12 @@ std::string checkpoint_violation(Files& files, const std::string& directory) {
   std::vector<std::byte> text;
   try {
     text = files.read(directory + "/" + kManifest);
-  } catch (const FileError& error) {
-    return fmt::format("{}: {}", kManifest, std::strerror(error.error));
-  }
+  } catch (const FileError& error) { return fmt::format("{}: {}", kManifest, std::strerror(error.error)); }
   try {
     const auto manifest = boost::json::parse({reinterpret_cast<const char*>(text.data()), text.size()}).as_object();
     if (manifest.at("format_version").to_number<int>() != kFormatVersion)
-      return fmt::format("format {}, this program reads {}", boost::json::serialize(manifest.at("format_version")), kFormatVersion);
+      return fmt::format("format {}, this program reads {}", boost::json::serialize(manifest.at("format_version")),
+                         kFormatVersion);
     const auto& rows = manifest.at("files").as_array();
     std::vector<CheckpointFile> listed;
     for (const auto& row : rows)
@@ -62,21 +63,19 @@ std::string checkpoint_violation(Files& files, const std::string& directory) {
       return fmt::format("{}: it does not match its checksum", kManifest);
     for (const auto& row : rows) {
       const std::string name(row.at("name").as_string());
-      if (name.starts_with('/') || name.find("..") != std::string::npos) return fmt::format("{}: file name {}", kManifest, name);
+      if (name.starts_with('/') || name.find("..") != std::string::npos)
+        return fmt::format("{}: file name {}", kManifest, name);
       std::vector<std::byte> bytes;
       try {
         bytes = files.read(directory + "/" + name);
-      } catch (const FileError& error) {
-        return fmt::format("{}: {}", name, std::strerror(error.error));
-      }
+      } catch (const FileError& error) { return fmt::format("{}: {}", name, std::strerror(error.error)); }
       const auto want = row.at("bytes").to_number<uint64_t>();
       if (bytes.size() != want) return fmt::format("{} has {} bytes, want {}", name, bytes.size(), want);
       const std::string sum = fmt::format("{:08x}", crc32c(bytes));
-      if (row.at("crc32c").as_string() != sum) return fmt::format("{} has checksum {}, want {}", name, sum, std::string(row.at("crc32c").as_string()));
+      if (row.at("crc32c").as_string() != sum)
+        return fmt::format("{} has checksum {}, want {}", name, sum, std::string(row.at("crc32c").as_string()));
     }
-  } catch (const std::exception& error) {
-    return fmt::format("{}: {}", kManifest, error.what());
-  }
+  } catch (const std::exception& error) { return fmt::format("{}: {}", kManifest, error.what()); }
   return "";
 }
 
@@ -85,8 +84,10 @@ std::vector<std::string> valid_checkpoints(Files& files, const std::string& root
   for (const std::string& name : files.list(root)) {
     if (name.starts_with('.')) continue;
     const std::string violation = checkpoint_violation(files, root + "/" + name);
-    if (violation.empty()) valid.push_back(root + "/" + name);
-    else if (broken != nullptr) broken->push_back(fmt::format("{}/{}: {}", root, name, violation));
+    if (violation.empty())
+      valid.push_back(root + "/" + name);
+    else if (broken != nullptr)
+      broken->push_back(fmt::format("{}/{}: {}", root, name, violation));
   }
   return valid;
 }
@@ -119,7 +120,8 @@ CheckpointWriter::Output CheckpointWriter::step(const Input& input, Time) {
 
 CheckpointWriter::Committed CheckpointWriter::commit(const Commit& input) {
   std::vector<CheckpointFile> listed = input.files;
-  for (const auto& [name, text] : input.extra) listed.push_back(write_checkpoint_file(files_, partial(), name, bytes_of(text)));
+  for (const auto& [name, text] : input.extra)
+    listed.push_back(write_checkpoint_file(files_, partial(), name, bytes_of(text)));
   const std::string manifest = manifest_text(iteration_, listed);
   write_checkpoint_file(files_, partial(), kManifest, bytes_of(manifest));
   files_.fsync(partial());

@@ -28,11 +28,13 @@ struct CheckpointFile {
 CheckpointFile write_checkpoint_file(Files& files, const std::string& directory, const std::string& name,
                                      std::span<const std::byte> bytes);
 
-/// "" when `directory` holds a complete checkpoint, else the first thing that does not hold. Throws FileError for the disk's own faults.
+/// "" when `directory` holds a complete checkpoint, else the first thing that does not hold. Throws FileError for the
+/// disk's own faults.
 std::string checkpoint_violation(Files& files, const std::string& directory);
 
 /// Directories under `root` that verify, oldest first. Broken ones are left out and, if asked, described.
-std::vector<std::string> valid_checkpoints(Files& files, const std::string& root, std::vector<std::string>* broken = nullptr);
+std::vector<std::string> valid_checkpoints(Files& files, const std::string& root,
+                                           std::vector<std::string>* broken = nullptr);
 
 /// The driver's writer: prepare -> (learner writes its part) -> commit. A state machine over Files.
 class CheckpointWriter {
@@ -41,16 +43,28 @@ class CheckpointWriter {
       : files_(files), root_(std::move(root)), num_to_keep_(num_to_keep) {}
 
   // --- inputs ---
-  struct Prepare { uint64_t training_iteration; };  ///< makes an empty partial directory
+  struct Prepare {
+    uint64_t training_iteration;
+  };  ///< makes an empty partial directory
   /// The learner's files are in place; `extra` are the driver's own, written now; then manifest, rename, verify, prune.
-  struct Commit { std::vector<CheckpointFile> files; std::map<std::string, std::string> extra; };
-  struct Abandon {};                                ///< the learner could not; the partial directory goes
+  struct Commit {
+    std::vector<CheckpointFile> files;
+    std::map<std::string, std::string> extra;
+  };
+  struct Abandon {};  ///< the learner could not; the partial directory goes
   using Input = std::variant<Prepare, Commit, Abandon>;
 
   // --- outputs ---
-  struct Prepared { std::string directory; };
-  struct Committed { std::string directory; uint64_t training_iteration; };
-  struct Failed { std::string reason; };            ///< the last good checkpoint stands
+  struct Prepared {
+    std::string directory;
+  };
+  struct Committed {
+    std::string directory;
+    uint64_t training_iteration;
+  };
+  struct Failed {
+    std::string reason;
+  };  ///< the last good checkpoint stands
   using Output = std::variant<Prepared, Committed, Failed>;
 
   Output step(const Input& input, Time now);

@@ -8,26 +8,35 @@ namespace myriad {
 
 std::string_view name_of(Drop drop) {
   switch (drop) {
-    case Drop::unknown_slot: return "unknown_slot";
-    case Drop::stale_incarnation: return "stale_incarnation";
-    case Drop::duplicate: return "duplicate";
-    case Drop::beyond_credit: return "beyond_credit";
-    case Drop::wrong_version: return "wrong_version";
-    case Drop::invalid: return "invalid";
-    case Drop::count: break;
+    case Drop::unknown_slot:
+      return "unknown_slot";
+    case Drop::stale_incarnation:
+      return "stale_incarnation";
+    case Drop::duplicate:
+      return "duplicate";
+    case Drop::beyond_credit:
+      return "beyond_credit";
+    case Drop::wrong_version:
+      return "wrong_version";
+    case Drop::invalid:
+      return "invalid";
+    case Drop::count:
+      break;
   }
   return "?";
 }
 
 FragmentQueue::FragmentQueue(uint32_t num_slots, uint32_t fragments_per_batch)
     : places_(fragments_per_batch), filled_(fragments_per_batch), slots_(num_slots) {
-  check(num_slots > 0 && fragments_per_batch > 0, "a queue needs slots and places, got {} and {}", num_slots, fragments_per_batch);
+  check(num_slots > 0 && fragments_per_batch > 0, "a queue needs slots and places, got {} and {}", num_slots,
+        fragments_per_batch);
 }
 
 FragmentQueue::Credit FragmentQueue::credit(uint32_t slot) const {
   const Slot& s = slots_[slot];
   const auto hole = std::find(s.received.begin(), s.received.end(), false);
-  return {s.incarnation, s.first_seq + s.place_of.size(), s.first_seq + static_cast<uint64_t>(hole - s.received.begin())};
+  return {s.incarnation, s.first_seq + s.place_of.size(),
+          s.first_seq + static_cast<uint64_t>(hole - s.received.begin())};
 }
 
 void FragmentQueue::give(uint32_t place, uint32_t slot, std::vector<Output>& outputs) {
@@ -69,8 +78,10 @@ void FragmentQueue::step(const Input& input, std::vector<Output>& outputs) {
     for (uint32_t place = 0; place < places_; ++place) {
       const uint32_t owner = place % num_slots();
       const uint32_t slot = slots_[owner].up ? owner : least_loaded_slot();
-      if (slot == num_slots()) orphans_.push_back(place);
-      else give(place, slot, outputs);
+      if (slot == num_slots())
+        orphans_.push_back(place);
+      else
+        give(place, slot, outputs);
     }
   } else if (const auto* up = std::get_if<SlotUp>(&input)) {
     if (up->slot >= num_slots()) return;
@@ -91,8 +102,10 @@ void FragmentQueue::step(const Input& input, std::vector<Output>& outputs) {
     for (size_t i = 0; i < place_of.size(); ++i) {
       if (received[i]) continue;
       const uint32_t heir = least_loaded_slot();
-      if (heir == num_slots()) orphans_.push_back(place_of[i]);
-      else give(place_of[i], heir, outputs);
+      if (heir == num_slots())
+        orphans_.push_back(place_of[i]);
+      else
+        give(place_of[i], heir, outputs);
     }
   } else {
     const Arrived& arrived = std::get<Arrived>(input);

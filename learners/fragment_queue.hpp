@@ -1,9 +1,9 @@
 // FragmentQueue: who may produce how many fragments, and which arriving fragment takes which place of the next batch.
 //
 // A round (sync mode) is F places, place p owned by slot p mod S, so that the batch is the same whatever the order of
-// arrival. Credit is the number of places a slot owns. When a slot goes down its open places, and with them their credit,
-// move to the slots that are up; when none is up they wait for the first one to return. Every fragment that arrives is
-// accepted once or dropped for a counted reason. A state machine: one thread, no clock, no socket.
+// arrival. Credit is the number of places a slot owns. When a slot goes down its open places, and with them their
+// credit, move to the slots that are up; when none is up they wait for the first one to return. Every fragment that
+// arrives is accepted once or dropped for a counted reason. A state machine: one thread, no clock, no socket.
 #pragma once
 
 #include <array>
@@ -26,24 +26,47 @@ class FragmentQueue {
   FragmentQueue(uint32_t num_slots, uint32_t fragments_per_batch);
 
   // --- inputs ---
-  struct BeginRound { uint64_t weights_version; };
-  struct SlotUp { uint32_t slot, incarnation; };    ///< a process of this incarnation runs (repeats, ended and older ones are ignored)
-  struct SlotDown { uint32_t slot, incarnation; };  ///< it and those before it ended; the credit moves on
+  struct BeginRound {
+    uint64_t weights_version;
+  };
+  struct SlotUp {
+    uint32_t slot, incarnation;
+  };  ///< a process of this incarnation runs (repeats, ended and older ones are ignored)
+  struct SlotDown {
+    uint32_t slot, incarnation;
+  };  ///< it and those before it ended; the credit moves on
   /// A fragment whose bytes were checked; `valid` is false when its columns break their contract.
-  struct Arrived { FragmentId id; uint64_t weights_version; bool valid; };
+  struct Arrived {
+    FragmentId id;
+    uint64_t weights_version;
+    bool valid;
+  };
   using Input = std::variant<BeginRound, SlotUp, SlotDown, Arrived>;
 
   // --- outputs ---
-  struct CreditChanged { uint32_t slot; };                       ///< send the slot its grant
-  struct Accepted { FragmentId id; uint32_t place; };            ///< copy it to this place of the batch
-  struct Dropped { FragmentId id; Drop reason; };
-  struct RoundComplete { uint64_t weights_version; };            ///< every place is filled
+  struct CreditChanged {
+    uint32_t slot;
+  };  ///< send the slot its grant
+  struct Accepted {
+    FragmentId id;
+    uint32_t place;
+  };  ///< copy it to this place of the batch
+  struct Dropped {
+    FragmentId id;
+    Drop reason;
+  };
+  struct RoundComplete {
+    uint64_t weights_version;
+  };  ///< every place is filled
   using Output = std::variant<CreditChanged, Accepted, Dropped, RoundComplete>;
 
   void step(const Input& input, std::vector<Output>& outputs);
 
   /// What a slot may do now, cumulative over its incarnation.
-  struct Credit { uint32_t incarnation; uint64_t granted, acknowledged; };
+  struct Credit {
+    uint32_t incarnation;
+    uint64_t granted, acknowledged;
+  };
   Credit credit(uint32_t slot) const;
   bool is_up(uint32_t slot) const { return slots_[slot].up; }
   uint32_t num_slots() const { return static_cast<uint32_t>(slots_.size()); }
@@ -53,21 +76,21 @@ class FragmentQueue {
 
  private:
   struct Slot {
-    bool up = true;                     // until told otherwise: the first process is on its way
+    bool up = true;  // until told otherwise: the first process is on its way
     uint32_t incarnation = 0;
-    std::vector<uint32_t> place_of;     // place of the fragment with seq first_seq + i
+    std::vector<uint32_t> place_of;  // place of the fragment with seq first_seq + i
     std::vector<bool> received;
-    uint64_t first_seq = 0;             // fragments below belong to finished rounds
+    uint64_t first_seq = 0;  // fragments below belong to finished rounds
   };
   void give(uint32_t place, uint32_t slot, std::vector<Output>& outputs);
   uint32_t least_loaded_slot() const;
   std::optional<Drop> why_not(const Arrived& arrived) const;
 
   uint32_t places_;
-  uint32_t filled_;                     // == places_: no round is open
+  uint32_t filled_;  // == places_: no round is open
   uint64_t weights_version_ = 0;
   std::vector<Slot> slots_;
-  std::vector<uint32_t> orphans_;       // places no slot could take
+  std::vector<uint32_t> orphans_;  // places no slot could take
   std::array<uint64_t, static_cast<size_t>(Drop::count)> drops_{};
 };
 

@@ -116,13 +116,17 @@ void LearnerCore::from_driver(const Message& message, Time now, std::vector<Outp
     return;
   }
   if (const auto* slot = message.as<wire::SlotStateT>()) {
-    if (slot->up) apply_queue(FragmentQueue::SlotUp{slot->slot, slot->incarnation}, nullptr, outputs);
-    else apply_queue(FragmentQueue::SlotDown{slot->slot, slot->incarnation}, nullptr, outputs);
+    if (slot->up)
+      apply_queue(FragmentQueue::SlotUp{slot->slot, slot->incarnation}, nullptr, outputs);
+    else
+      apply_queue(FragmentQueue::SlotDown{slot->slot, slot->incarnation}, nullptr, outputs);
   } else if (const auto* command = message.as<wire::CommandT>()) {
     const uint64_t seen = command->kind == wire::CommandKind::go ? command->until - 1 : command->until;
     if (seen >= iteration_) report_pending_ = false;  // the driver answers the newest report
     switch (command->kind) {
-      case wire::CommandKind::go: until_ = std::max(until_, command->until); break;
+      case wire::CommandKind::go:
+        until_ = std::max(until_, command->until);
+        break;
       case wire::CommandKind::checkpoint:
         // Only of the iteration the learner stands at: an older one was abandoned and would save other weights.
         if (command->sequence > checkpoint_sequence_ && command->until == iteration_ &&
@@ -133,7 +137,9 @@ void LearnerCore::from_driver(const Message& message, Time now, std::vector<Outp
           send_driver(make_message(done_), outputs);  // the answer was lost
         }
         break;
-      case wire::CommandKind::stop: outputs.push_back(Exit{"stopped by the driver"}); return;
+      case wire::CommandKind::stop:
+        outputs.push_back(Exit{"stopped by the driver"});
+        return;
     }
   } else if (const auto* stop = message.as<wire::StopT>()) {
     outputs.push_back(Exit{stop->reason});
@@ -177,8 +183,8 @@ void LearnerCore::from_runner(const std::string& peer, const Message& message, T
     fragment(peer, message, outputs);
     advance(now, outputs);
   } else if (const auto* state = message.as<wire::RunnerStateT>()) {
-    const bool wanted = phase_ == Phase::saving && state->checkpoint == checkpoint_sequence_ && message.payloads.size() == 1 &&
-                        state->slot < queue_.num_slots() && queue_.is_up(state->slot) &&
+    const bool wanted = phase_ == Phase::saving && state->checkpoint == checkpoint_sequence_ &&
+                        message.payloads.size() == 1 && state->slot < queue_.num_slots() && queue_.is_up(state->slot) &&
                         queue_.credit(state->slot).incarnation == state->incarnation &&
                         queue_.credit(state->slot).granted == state->seq;
     if (wanted) states_.emplace(state->slot, message.payloads[0]);
@@ -208,11 +214,15 @@ void LearnerCore::fragment(const std::string& peer, const Message& message, std:
   const auto before = queue_.drops();
   apply_queue(FragmentQueue::Arrived{id_of(header), header.weights_version, violation.empty()}, &message, outputs);
   // It is never acknowledged and would be sent again for ever: the runner has to start anew.
-  const auto dropped = [&](Drop reason) { return queue_.drops()[static_cast<size_t>(reason)] > before[static_cast<size_t>(reason)]; };
+  const auto dropped = [&](Drop reason) {
+    return queue_.drops()[static_cast<size_t>(reason)] > before[static_cast<size_t>(reason)];
+  };
   if (dropped(Drop::invalid) || dropped(Drop::wrong_version))
-    refuse(peer, fmt::format("fragment {} of runner {} is not used: {}", header.key->seq(), header.key->slot(),
-                             violation.empty() ? fmt::format("weights {}, the round has {}", header.weights_version,
-                                                             queue_.weights_version()) : violation),
+    refuse(peer,
+           fmt::format("fragment {} of runner {} is not used: {}", header.key->seq(), header.key->slot(),
+                       violation.empty() ? fmt::format("weights {}, the round has {}", header.weights_version,
+                                                       queue_.weights_version())
+                                         : violation),
            outputs);
 }
 

@@ -1,10 +1,12 @@
-// LearnerCore: what a learner decides, without torch, sockets and files: rounds, credit, weights, checkpoints, commands.
+// LearnerCore: what a learner decides, without torch, sockets and files: rounds, credit, weights, checkpoints,
+// commands.
 //
 //   driver  --Welcome/SlotState/Command-->  LearnerCore  --Update, WriteCheckpoint--> shell (torch, disk)
 //   runners --Join/Fragment/RunnerState-->               --Send-->                    driver, runners
 //
-// In sync mode: publish v -> round of F fragments sampled with v -> update -> report -> publish v+1 once the driver says go.
-// A state machine: one thread; the shell runs the update on another thread and hands the result back as an input.
+// In sync mode: publish v -> round of F fragments sampled with v -> update -> report -> publish v+1 once the driver
+// says go. A state machine: one thread; the shell runs the update on another thread and hands the result back as an
+// input.
 #pragma once
 
 #include <map>
@@ -25,7 +27,10 @@ struct AcceptedFragment {
 };
 
 /// A runner's state for a checkpoint.
-struct SavedRunner { uint32_t slot; SharedBytes state; };
+struct SavedRunner {
+  uint32_t slot;
+  SharedBytes state;
+};
 
 class LearnerCore {
  public:
@@ -44,23 +49,46 @@ class LearnerCore {
   explicit LearnerCore(Options options);
 
   // --- inputs ---
-  struct FromDriver { Message message; };
-  struct FromRunner { std::string peer; Message message; };
-  struct Updated { WeightsPtr weights; std::map<std::string, double> metrics; };  ///< the update of the last Update output
-  struct CheckpointWritten { uint64_t sequence; std::vector<wire::FileEntryT> files; std::string error; };
+  struct FromDriver {
+    Message message;
+  };
+  struct FromRunner {
+    std::string peer;
+    Message message;
+  };
+  struct Updated {
+    WeightsPtr weights;
+    std::map<std::string, double> metrics;
+  };  ///< the update of the last Update output
+  struct CheckpointWritten {
+    uint64_t sequence;
+    std::vector<wire::FileEntryT> files;
+    std::string error;
+  };
   struct Tick {};
   using Input = std::variant<FromDriver, FromRunner, Updated, CheckpointWritten, Tick>;
 
   // --- outputs ---
-  struct ToDriver { Message message; };
-  struct ToRunner { std::string peer; Message message; };
-  struct Assemble { AcceptedFragment fragment; };
-  struct Update {};                                             ///< every place of the batch is filled
-  struct WriteCheckpoint {
-    uint64_t sequence; std::string directory;
-    std::vector<SavedRunner> runners; uint64_t training_iteration, num_env_steps_sampled_lifetime;
+  struct ToDriver {
+    Message message;
   };
-  struct Exit { std::string reason; };
+  struct ToRunner {
+    std::string peer;
+    Message message;
+  };
+  struct Assemble {
+    AcceptedFragment fragment;
+  };
+  struct Update {};  ///< every place of the batch is filled
+  struct WriteCheckpoint {
+    uint64_t sequence;
+    std::string directory;
+    std::vector<SavedRunner> runners;
+    uint64_t training_iteration, num_env_steps_sampled_lifetime;
+  };
+  struct Exit {
+    std::string reason;
+  };
   using Output = std::variant<ToDriver, ToRunner, Assemble, Update, WriteCheckpoint, Exit>;
 
   /// `weights`: the version to start from (initial or resumed).
@@ -93,11 +121,11 @@ class LearnerCore {
   Phase phase_ = Phase::waiting;
   std::map<uint32_t, std::string> peer_of_slot_;
   uint64_t iteration_ = 0, env_steps_ = 0, until_ = 0;
-  wire::IterationReportT report_;               // of the last iteration; repeated until the driver answers
+  wire::IterationReportT report_;  // of the last iteration; repeated until the driver answers
   bool report_pending_ = false;
   std::map<uint32_t, std::vector<wire::Episode>> episodes_;  // of the round under way, by place: not by arrival
   double sampling_ns_ = 0, waiting_ns_ = 0;
-  uint64_t checkpoint_sequence_ = 0;            // wanted; > done_sequence_ while it is not written
+  uint64_t checkpoint_sequence_ = 0;  // wanted; > done_sequence_ while it is not written
   uint64_t done_sequence_ = 0;
   std::string checkpoint_directory_;
   Time states_by_{};

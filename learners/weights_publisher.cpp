@@ -12,7 +12,8 @@ void WeightsPublisher::step(const Input& input, std::vector<Send>& outputs) {
     for (const auto& [peer, version] : peers_) outputs.push_back({peer, newest_});
   } else if (const auto* has = std::get_if<PeerHas>(&input)) {
     peers_[has->peer] = has->version;
-    if (newest_ != nullptr && has->version < static_cast<int64_t>(newest_->version)) outputs.push_back({has->peer, newest_});
+    if (newest_ != nullptr && has->version < static_cast<int64_t>(newest_->version))
+      outputs.push_back({has->peer, newest_});
   } else {
     peers_.erase(std::get<PeerGone>(input).peer);
   }

@@ -20,7 +20,7 @@ namespace myriad {
 
 /// Piecewise-linear value over env steps: one number, or [[step, value], ...] (RLlib's schedules).
 struct Schedule {
-  std::vector<std::pair<double, double>> points;  ///< ascending steps; one point = constant
+  std::vector<std::pair<double, double>> points;                ///< ascending steps; one point = constant
   Schedule(double constant = 0.0) : points{{0.0, constant}} {}  // NOLINT: a number is a schedule
   explicit Schedule(std::vector<std::pair<double, double>> p) : points(std::move(p)) {}
   double at(double env_steps) const;
@@ -29,12 +29,12 @@ struct Schedule {
 
 /// What `settings` says of one setting.
 struct SettingInfo {
-  std::string_view key;      ///< within the group: "lr"
-  std::string_view unit;     ///< "s", "env steps", ""
+  std::string_view key;   ///< within the group: "lr"
+  std::string_view unit;  ///< "s", "env steps", ""
   std::string_view meaning;
   double low = -std::numeric_limits<double>::infinity();  ///< numbers outside [low, high] are refused
   double high = std::numeric_limits<double>::infinity();
-  std::vector<std::string> choices = {};                  ///< for strings: the known values
+  std::vector<std::string> choices = {};  ///< for strings: the known values
 };
 
 /// Receives each setting of a group: one door for each type a setting may have.
@@ -54,10 +54,10 @@ class SettingVisitor {
 struct EnvironmentConfig {
   std::string env = "CartPole-v1";
   EnvOptions env_config;
-  int64_t max_episode_steps = 0;   ///< 0: the environment's own limit
-  bool normalize_actions = true;   ///< Box actions: the policy's [-1, 1] is unsquashed to [low, high]
-  bool clip_actions = true;        ///< Box actions are clipped to [low, high] before the step
-  double reward_scale = 1.0;       ///< what the learner sees; episode returns stay the environment's own
+  int64_t max_episode_steps = 0;  ///< 0: the environment's own limit
+  bool normalize_actions = true;  ///< Box actions: the policy's [-1, 1] is unsquashed to [low, high]
+  bool clip_actions = true;       ///< Box actions are clipped to [low, high] before the step
+  double reward_scale = 1.0;      ///< what the learner sees; episode returns stay the environment's own
   std::string observation_filter = "NoFilter";
   double observation_clip = 10.0;
   void settings(SettingVisitor& v);
@@ -69,18 +69,18 @@ struct EnvRunnersConfig {
   int64_t rollout_fragment_length = 0;  ///< 0: train_batch_size / (runners x envs)
   bool explore = true;
   bool random_actions = false;
-  double step_timeout_s = 30.0;         ///< a runner without progress for so long is restarted
+  double step_timeout_s = 30.0;  ///< a runner without progress for so long is restarted
   void settings(SettingVisitor& v);
 };
 
 struct TrainingConfig {
   double gamma = 0.99;
   Schedule lr = 5e-5;
-  int64_t train_batch_size = 4000;      ///< env steps an update round consumes
+  int64_t train_batch_size = 4000;  ///< env steps an update round consumes
   int64_t num_epochs = 30;
   int64_t minibatch_size = 128;
   bool shuffle_batch_per_epoch = true;
-  std::optional<double> grad_clip;      ///< global norm
+  std::optional<double> grad_clip;  ///< global norm
   double adam_epsilon = 1e-8;
   void settings(SettingVisitor& v);
 };
@@ -88,13 +88,13 @@ struct TrainingConfig {
 struct LearnersConfig {
   int64_t num_learners = 1;
   std::string device = "cpu";
-  std::string executor = "auto";        ///< auto | torch | native
-  int64_t num_threads = 0;              ///< 0: the machine's cores
+  std::string executor = "auto";  ///< auto | torch | native
+  int64_t num_threads = 0;        ///< 0: the machine's cores
   void settings(SettingVisitor& v);
 };
 
 struct EvaluationConfig {
-  int64_t evaluation_duration = 20;     ///< episodes
+  int64_t evaluation_duration = 20;  ///< episodes
   bool explore = false;
   bool evaluate_at_end = true;
   void settings(SettingVisitor& v);
@@ -107,7 +107,7 @@ struct ReportingConfig {
 };
 
 struct CheckpointingConfig {
-  int64_t checkpoint_frequency = 0;     ///< iterations between checkpoints; 0: only at the end
+  int64_t checkpoint_frequency = 0;  ///< iterations between checkpoints; 0: only at the end
   int64_t num_to_keep = 3;
   void settings(SettingVisitor& v);
 };
@@ -115,12 +115,12 @@ struct CheckpointingConfig {
 struct FaultToleranceConfig {
   double restart_backoff_s = 0.1;
   double restart_backoff_max_s = 30.0;
-  int64_t max_crashes_per_minute = 5;   ///< then the slot is quarantined
+  int64_t max_crashes_per_minute = 5;  ///< then the slot is quarantined
   void settings(SettingVisitor& v);
 };
 
 struct StopConfig {
-  int64_t training_iteration = 0;       ///< 0 = not a criterion
+  int64_t training_iteration = 0;  ///< 0 = not a criterion
   int64_t num_env_steps_sampled_lifetime = 0;
   std::optional<double> episode_return_mean;
   double time_total_s = 0.0;
@@ -137,13 +137,13 @@ class AlgorithmConfig {
 
 /// What the driver knows of an algorithm without linking torch.
 struct AlgorithmInfo {
-  std::string name;                         ///< "PPO"
-  std::string summary;                      ///< one line with the paper
+  std::string name;     ///< "PPO"
+  std::string summary;  ///< one line with the paper
   std::function<std::unique_ptr<AlgorithmConfig>()> make_config;
   std::function<void(TrainingConfig&, ModelConfig&)> set_defaults;  ///< the algorithm's defaults of shared settings
   bool on_policy = true;
 };
-const std::vector<AlgorithmInfo>& algorithm_infos();        ///< sorted by name; defined in algorithms/infos.cpp
+const std::vector<AlgorithmInfo>& algorithm_infos();           ///< sorted by name; defined in algorithms/infos.cpp
 const AlgorithmInfo& find_algorithm(const std::string& name);  ///< throws Error("unknown-algorithm")
 
 struct Config {
@@ -170,11 +170,14 @@ struct Config {
 /// out-of-range, bad-toml or impossible (combinations), naming file:line:column, got, wanted and the nearest key.
 Config load_config(std::string_view text, std::string_view name, const std::vector<std::string>& overrides = {});
 
-/// The whole config as TOML: load_config(to_toml(c)) == c. With `describe`, each setting's meaning and unit as a comment.
+/// The whole config as TOML: load_config(to_toml(c)) == c. With `describe`, each setting's meaning and unit as a
+/// comment.
 std::string to_toml(Config& config, bool describe = false);
 
 /// One row for each setting, for `myriad config`.
-struct SettingRow { std::string group, key, type, value, unit, meaning; };
+struct SettingRow {
+  std::string group, key, type, value, unit, meaning;
+};
 std::vector<SettingRow> setting_rows(Config& config);
 
 }  // namespace myriad

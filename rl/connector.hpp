@@ -3,8 +3,8 @@
 //   env row --ObservationFlattener--> f32 features --(fragment keeps these)--> MeanStdFilter --> module
 //   module action --ActionConnector (unsquash, clip)--> env action row
 //
-// The fragment keeps unfiltered features: the learner owns the statistics, updates them from the batches it accepted and
-// sends them with the weights, so nothing is counted twice and every runner filters alike.
+// The fragment keeps unfiltered features: the learner owns the statistics, updates them from the batches it accepted
+// and sends them with the weights, so nothing is counted twice and every runner filters alike.
 #pragma once
 
 #include <span>
@@ -14,7 +14,8 @@
 
 namespace myriad {
 
-/// Any observation space -> flat_size() floats: Box as it is, Discrete and MultiDiscrete one-hot, Dict/Tuple side by side.
+/// Any observation space -> flat_size() floats: Box as it is, Discrete and MultiDiscrete one-hot, Dict/Tuple side by
+/// side.
 class ObservationFlattener {
  public:
   explicit ObservationFlattener(const Space& space) : space_(space) {}
@@ -33,7 +34,7 @@ class MeanStdFilter {
   int size() const { return static_cast<int>(mean_.size()); }
   double count() const { return count_; }
 
-  void update(std::span<const float> rows);       ///< [n, size]
+  void update(std::span<const float> rows);  ///< [n, size]
   void merge(const MeanStdFilter& other);
 
   /// out = clip((x - mean) / max(std, 1e-4)); the identity until two rows were seen. `out` may be `rows`.
@@ -49,7 +50,8 @@ class MeanStdFilter {
   std::vector<float> shift_, scale_;  ///< what apply uses, kept beside the statistics
 };
 
-/// The policy's action -> the environment's. Box: optional unsquash of [-1, 1] to [low, high], then clip; integers as they are.
+/// The policy's action -> the environment's. Box: optional unsquash of [-1, 1] to [low, high], then clip; integers as
+/// they are.
 class ActionConnector {
  public:
   ActionConnector(const Space& space, bool normalize, bool clip);

@@ -2,7 +2,8 @@
 //
 // An environment is owned by one VectorEnv and used by one thread. It writes observations where the caller says, in the
 // layout of its observation space; it knows no time limit and never resets itself: VectorEnv does both. Its whole
-// state, if it can give it, is a list of doubles, so that a run resumes bit for bit and `myriad play --state` can start anywhere.
+// state, if it can give it, is a list of doubles, so that a run resumes bit for bit and `myriad play --state` can start
+// anywhere.
 #pragma once
 
 #include <functional>
@@ -32,7 +33,10 @@ class Row {
   Row leaf(const Leaf& leaf) const { return Row(bytes_.subspan(leaf.offset, leaf.count * size_of(leaf.dtype))); }
 
  private:
-  template <class T> std::span<T> as() const { return {reinterpret_cast<T*>(bytes_.data()), bytes_.size() / sizeof(T)}; }
+  template <class T>
+  std::span<T> as() const {
+    return {reinterpret_cast<T*>(bytes_.data()), bytes_.size() / sizeof(T)};
+  }
   std::span<std::byte> bytes_;
 };
 
@@ -46,7 +50,10 @@ class ConstRow {
   std::span<const std::byte> bytes() const { return bytes_; }
 
  private:
-  template <class T> std::span<T> as() const { return {reinterpret_cast<T*>(bytes_.data()), bytes_.size() / sizeof(T)}; }
+  template <class T>
+  std::span<T> as() const {
+    return {reinterpret_cast<T*>(bytes_.data()), bytes_.size() / sizeof(T)};
+  }
   std::span<const std::byte> bytes_;
 };
 
@@ -78,14 +85,14 @@ using EnvOptions = std::map<std::string, double>;
 
 /// An environment's facts, known without making one.
 struct EnvSpec {
-  std::string id;                          ///< Gymnasium's id where one exists
+  std::string id;  ///< Gymnasium's id where one exists
   Space observation_space;
   Space action_space;
-  int max_episode_steps = 0;               ///< the time limit in env steps; 0 = none
+  int max_episode_steps = 0;                    ///< the time limit in env steps; 0 = none
   std::optional<double> reward_threshold = {};  ///< the mean return called solved
-  std::string source;                      ///< what it is aligned with
-  EnvOptions options = {};                 ///< options with their defaults
-  std::vector<std::string> state_names = {};  ///< names of the values set_state takes, in order; may be empty
+  std::string source;                           ///< what it is aligned with
+  EnvOptions options = {};                      ///< options with their defaults
+  std::vector<std::string> state_names = {};    ///< names of the values set_state takes, in order; may be empty
   std::function<std::unique_ptr<Environment>(const EnvOptions& options)> make;  ///< receives every option
   std::function<void(EnvSpec& spec)> configure = {};  ///< adapts the spaces to spec.options, where options change them
 };

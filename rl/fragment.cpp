@@ -25,7 +25,8 @@ bool all_finite(const std::byte* bytes, size_t count) {
 FragmentLayout& FragmentLayout::add(std::string name, Rows rows, DType dtype, std::vector<int> shape) {
   check(columns_.empty() || columns_.back().rows != Rows::final_step, "column {} comes after final_obs", name);
   const size_t count = std::accumulate(shape.begin(), shape.end(), size_t{1}, std::multiplies<>());
-  columns_.push_back({std::move(name), rows, dtype, std::move(shape), count * size_of(dtype), aligned(capacity_bytes_)});
+  columns_.push_back(
+      {std::move(name), rows, dtype, std::move(shape), count * size_of(dtype), aligned(capacity_bytes_)});
   const Column& column = columns_.back();
   capacity_bytes_ = column.offset + this->rows(column) * column.row_bytes;
   return *this;
@@ -46,10 +47,14 @@ const Column& FragmentLayout::column(std::string_view name) const {
 size_t FragmentLayout::rows(const Column& column) const {
   const size_t t = static_cast<size_t>(steps_), b = static_cast<size_t>(environments_);
   switch (column.rows) {
-    case Rows::step: return t * b;
-    case Rows::step_and_bootstrap: return (t + 1) * b;
-    case Rows::environment: return b;
-    case Rows::final_step: return t * b;  // the worst case: a time limit of one step; only the used rows are touched
+    case Rows::step:
+      return t * b;
+    case Rows::step_and_bootstrap:
+      return (t + 1) * b;
+    case Rows::environment:
+      return b;
+    case Rows::final_step:
+      return t * b;  // the worst case: a time limit of one step; only the used rows are touched
   }
   return 0;
 }
@@ -62,18 +67,19 @@ size_t FragmentLayout::used_bytes(size_t final_rows) const {
 uint64_t FragmentLayout::hash() const {
   std::string text = fmt::format("{}x{}", steps_, environments_);
   for (const Column& c : columns_)
-    text += fmt::format(";{}:{}:{}:{}", c.name, static_cast<int>(c.rows), static_cast<int>(c.dtype), fmt::join(c.shape, ","));
+    text += fmt::format(";{}:{}:{}:{}", c.name, static_cast<int>(c.rows), static_cast<int>(c.dtype),
+                        fmt::join(c.shape, ","));
   return fnv1a(text);
 }
 
 Fragment::Fragment(std::shared_ptr<const FragmentLayout> layout)
     : layout_(std::move(layout)),
-      buffer_(static_cast<std::byte*>(::operator new(layout_->capacity_bytes(), std::align_val_t{kAlignment}))) {
+      buffer_(static_cast<std::byte*>(::operator new (layout_->capacity_bytes(), std::align_val_t{kAlignment}))) {
   // The tail (final_obs) is left untouched on purpose: its worst case is large and its pages are seldom needed.
   std::memset(buffer_.get(), 0, layout_->used_bytes(0));
 }
 
-void Fragment::Free::operator()(std::byte* p) const { ::operator delete(p, std::align_val_t{kAlignment}); }
+void Fragment::Free::operator()(std::byte* p) const { ::operator delete (p, std::align_val_t{kAlignment}); }
 
 std::string fragment_violation(const FragmentLayout& layout, std::span<const std::byte> buffer, size_t final_rows,
                                const Space& action_space) {
@@ -107,7 +113,8 @@ std::string fragment_violation(const FragmentLayout& layout, std::span<const std
     if (over > 1 || cut > 1) return fmt::format("flag {} is {} / {}, want 0 or 1", i, over, cut);
     expected += cut == 1 && over == 0 ? 1 : 0;
   }
-  if (expected != final_rows) return fmt::format("final_rows {}, but {} steps were cut by the time limit", final_rows, expected);
+  if (expected != final_rows)
+    return fmt::format("final_rows {}, but {} steps were cut by the time limit", final_rows, expected);
   return "";
 }
 

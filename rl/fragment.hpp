@@ -33,7 +33,7 @@ struct Column {
   DType dtype;
   std::vector<int> shape;  ///< of one row
   size_t row_bytes;
-  size_t offset;           ///< bytes from the start of the buffer; 64-byte aligned
+  size_t offset;  ///< bytes from the start of the buffer; 64-byte aligned
 };
 
 /// Where each column lies; the same for every fragment of a run, so shapes stay fixed (CUDA graphs need that).
@@ -49,7 +49,7 @@ class FragmentLayout {
   std::span<const Column> columns() const { return columns_; }
   const Column& column(std::string_view name) const;  ///< throws Error for an unknown name
   const Column* find(std::string_view name) const;
-  size_t rows(const Column& column) const;            ///< rows it can hold
+  size_t rows(const Column& column) const;  ///< rows it can hold
   size_t capacity_bytes() const { return capacity_bytes_; }
   /// The bytes in use when `final_rows` rows of final_obs are.
   size_t used_bytes(size_t final_rows) const;
@@ -86,7 +86,8 @@ class Fragment {
   std::span<const std::byte> used() const { return {buffer_.get(), layout_->used_bytes(final_rows)}; }
 
   /// All rows of a column as T, row-major.
-  template <class T> std::span<T> values(const Column& column) {
+  template <class T>
+  std::span<T> values(const Column& column) {
     return {reinterpret_cast<T*>(buffer_.get() + column.offset), layout_->rows(column) * column.row_bytes / sizeof(T)};
   }
   /// The `i`-th row in storage order: t * B + b.
@@ -98,7 +99,9 @@ class Fragment {
   std::vector<EpisodeStats> episodes;
 
  private:
-  struct Free { void operator()(std::byte* p) const; };
+  struct Free {
+    void operator()(std::byte* p) const;
+  };
   std::shared_ptr<const FragmentLayout> layout_;
   std::unique_ptr<std::byte[], Free> buffer_;
 };

@@ -30,25 +30,37 @@ struct Linear {
   Initializer initializer = Initializer::orthogonal;
   float gain = 1.0f;
 };
-struct Activate { Activation activation; int size; };
+struct Activate {
+  Activation activation;
+  int size;
+};
 /// (x - mean) / sqrt(var + 1e-5) * gain + bias over the features (Ba et al. 2016).
-struct LayerNorm { int size; };
+struct LayerNorm {
+  int size;
+};
 
 using Layer = std::variant<Linear, Activate, LayerNorm>;
 
 /// How action_dist_inputs become an action.
-struct Categorical { int n; };                               ///< logits [n]
-struct MultiCategorical { std::vector<int> nvec; };          ///< logits side by side [sum nvec]
-struct DiagGaussian { int n; bool free_log_std; };           ///< mean [n], log std [n] (a parameter when free)
+struct Categorical {
+  int n;
+};  ///< logits [n]
+struct MultiCategorical {
+  std::vector<int> nvec;
+};  ///< logits side by side [sum nvec]
+struct DiagGaussian {
+  int n;
+  bool free_log_std;
+};  ///< mean [n], log std [n] (a parameter when free)
 using ActionDistribution = std::variant<Categorical, MultiCategorical, DiagGaussian>;
-int inputs_size(const ActionDistribution& distribution);     ///< length of action_dist_inputs
+int inputs_size(const ActionDistribution& distribution);  ///< length of action_dist_inputs
 ActionDistribution distribution_for(const Space& action_space, bool free_log_std);
 
 /// One tensor of the flat buffer.
 struct Parameter {
-  std::string name;        ///< "encoder.0.weight", "pi.bias", "vf_encoder.2.weight", "log_std"
+  std::string name;  ///< "encoder.0.weight", "pi.bias", "vf_encoder.2.weight", "log_std"
   std::vector<int> shape;
-  size_t offset;           ///< floats from the start of the buffer
+  size_t offset;  ///< floats from the start of the buffer
   size_t count;
 };
 
@@ -64,7 +76,7 @@ struct ModelConfig {
 };
 
 struct ModuleSpec {
-  int obs_size = 0;                  ///< flat float32 features the encoder sees
+  int obs_size = 0;  ///< flat float32 features the encoder sees
   std::vector<Layer> encoder;
   Linear action_head{0, 0};
   std::vector<Layer> value_encoder;  ///< empty: the value head reads the encoder
@@ -78,13 +90,14 @@ struct ModuleSpec {
   size_t num_parameters() const;              ///< floats, all
   size_t num_inference_parameters() const;    ///< floats of the leading inference part
   uint64_t hash() const;                      ///< of the structure: sizes, kinds, order
-  std::string to_string() const;              ///< "4 -> 64 tanh -> 64 tanh -> categorical 2; value 64 tanh -> 64 tanh -> 1"
+  std::string to_string() const;  ///< "4 -> 64 tanh -> 64 tanh -> categorical 2; value 64 tanh -> 64 tanh -> 1"
 };
 
 /// The default module: MLP encoder(s) after flattening. Throws Error for an action space no distribution covers.
 ModuleSpec make_mlp_spec(const Space& observation_space, const Space& action_space, const ModelConfig& config);
 
-/// Fresh parameters [num_parameters], the same for the same seed on any machine and executor (Saxe et al. 2014 for orthogonal).
+/// Fresh parameters [num_parameters], the same for the same seed on any machine and executor (Saxe et al. 2014 for
+/// orthogonal).
 std::vector<float> initial_parameters(const ModuleSpec& spec, uint64_t seed);
 
 }  // namespace myriad

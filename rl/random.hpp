@@ -27,7 +27,14 @@ inline std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::
 }
 
 /// What a stream is for: streams of different purposes never share numbers.
-enum class StreamPurpose : uint32_t { environment = 1, action = 2, minibatch = 3, initial_weights = 4, evaluation = 5, simulation = 6 };
+enum class StreamPurpose : uint32_t {
+  environment = 1,
+  action = 2,
+  minibatch = 3,
+  initial_weights = 4,
+  evaluation = 5,
+  simulation = 6
+};
 
 class RandomStream {
  public:

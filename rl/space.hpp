@@ -1,7 +1,8 @@
 // Spaces: what an observation or an action looks like, in Gymnasium's vocabulary.
 //
 // Dict and Tuple keep their structure but are stored flat: a row is the leaves side by side in one run of bytes,
-// each leaf aligned to its element and the row padded so that rows in an array stay aligned. Discrete, MultiDiscrete and MultiBinary elements are int32; Box says its own type.
+// each leaf aligned to its element and the row padded so that rows in an array stay aligned. Discrete, MultiDiscrete
+// and MultiBinary elements are int32; Box says its own type.
 #pragma once
 
 #include <cstddef>
@@ -28,18 +29,29 @@ struct Box {
   std::vector<int> shape;
   DType dtype = DType::f32;
 };
-struct Discrete { int n = 0; int start = 0; };          ///< one integer in [start, start + n)
-struct MultiDiscrete { std::vector<int> nvec; };         ///< element i in [0, nvec[i])
-struct MultiBinary { int n = 0; };                       ///< n elements in {0, 1}
+struct Discrete {
+  int n = 0;
+  int start = 0;
+};  ///< one integer in [start, start + n)
+struct MultiDiscrete {
+  std::vector<int> nvec;
+};  ///< element i in [0, nvec[i])
+struct MultiBinary {
+  int n = 0;
+};  ///< n elements in {0, 1}
 
 class Space;
-struct Dict { std::vector<std::pair<std::string, Space>> spaces; };
-struct Tuple { std::vector<Space> spaces; };
+struct Dict {
+  std::vector<std::pair<std::string, Space>> spaces;
+};
+struct Tuple {
+  std::vector<Space> spaces;
+};
 
 /// One leaf of a flattened space.
 struct Leaf {
-  std::string path;        ///< "camera/rgb", "0/velocity"; "" for a space that is itself a leaf
-  const Space* space;      ///< the leaf's own space; lives as long as any copy of the Space it came from
+  std::string path;    ///< "camera/rgb", "0/velocity"; "" for a space that is itself a leaf
+  const Space* space;  ///< the leaf's own space; lives as long as any copy of the Space it came from
   DType dtype;
   std::vector<int> shape;  ///< element counts; Discrete is [1]
   size_t count;            ///< product of shape
@@ -51,21 +63,24 @@ class Space {
   using Kind = std::variant<Box, Discrete, MultiDiscrete, MultiBinary, Dict, Tuple>;
   Space(Kind kind);  // NOLINT: a Space is made from any of its kinds
   template <class K>
-    requires std::is_constructible_v<Kind, K>
-  Space(K kind) : Space(Kind(std::move(kind))) {}
+  requires std::is_constructible_v<Kind, K> Space(K kind) : Space(Kind(std::move(kind))) {}
 
   /// A Box with the same bounds for every element.
   static Space box(double low, double high, std::vector<int> shape, DType dtype = DType::f32);
   static Space discrete(int n, int start = 0) { return Space(Discrete{n, start}); }
 
   const Kind& kind() const { return *kind_; }
-  template <class K> const K* get_if() const { return std::get_if<K>(kind_.get()); }
+  template <class K>
+  const K* get_if() const {
+    return std::get_if<K>(kind_.get());
+  }
 
   std::span<const Leaf> leaves() const { return leaves_; }
   bool is_leaf() const { return leaves_.size() == 1 && leaves_[0].path.empty(); }
   size_t row_bytes() const { return row_bytes_; }
 
-  /// The number of float32 elements after flattening: Discrete and MultiDiscrete one-hot, Box and MultiBinary as they are.
+  /// The number of float32 elements after flattening: Discrete and MultiDiscrete one-hot, Box and MultiBinary as they
+  /// are.
   int flat_size() const { return flat_size_; }
 
   /// "" when the row lies in the space, else one fact: `obs[3] = nan`, `action[0] = 7 outside [0, 2)`.

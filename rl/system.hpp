@@ -1,8 +1,8 @@
 // The world outside a role: what decides in Myriad sees time, peers, files and processes only through these.
 //
-// A role is a class `step(input, now, outputs)`: one thread, no socket, no sleep, no global. The shells in apps/ wire roles to
-// ZeroMQ, the disk and the kernel; tests/simulation wires the same roles to a fake world with seeded faults. The
-// environments' step loop sees none of this.
+// A role is a class `step(input, now, outputs)`: one thread, no socket, no sleep, no global. The shells in apps/ wire
+// roles to ZeroMQ, the disk and the kernel; tests/simulation wires the same roles to a fake world with seeded faults.
+// The environments' step loop sees none of this.
 #pragma once
 
 #include <chrono>
@@ -52,12 +52,13 @@ class Files {
  public:
   virtual ~Files() = default;
   virtual void make_directory(const std::string& path) = 0;  ///< with its parents; fine if it exists
-  virtual void write(const std::string& path, std::span<const std::byte> bytes) = 0;  ///< creates or replaces, not yet durable
-  virtual void fsync(const std::string& path) = 0;            ///< of a file or a directory
+  virtual void write(const std::string& path,
+                     std::span<const std::byte> bytes) = 0;  ///< creates or replaces, not yet durable
+  virtual void fsync(const std::string& path) = 0;           ///< of a file or a directory
   virtual void rename(const std::string& from, const std::string& to) = 0;
   virtual std::vector<std::byte> read(const std::string& path) = 0;
   virtual std::vector<std::string> list(const std::string& path) = 0;  ///< names, sorted; empty for a missing directory
-  virtual void remove(const std::string& path) = 0;           ///< a file or a whole directory; fine if it is missing
+  virtual void remove(const std::string& path) = 0;  ///< a file or a whole directory; fine if it is missing
 };
 
 /// Processes this one starts.

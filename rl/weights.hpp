@@ -16,10 +16,10 @@
 namespace myriad {
 
 struct Weights {
-  uint64_t version = 0;          ///< number of updates published so far; 0 = initial
-  uint64_t layout_hash = 0;      ///< ModuleSpec::hash()
-  std::vector<float> values;     ///< the inference part (or all), in ModuleSpec's order
-  std::vector<double> filter;    ///< MeanStdFilter::state(), empty without one
+  uint64_t version = 0;        ///< number of updates published so far; 0 = initial
+  uint64_t layout_hash = 0;    ///< ModuleSpec::hash()
+  std::vector<float> values;   ///< the inference part (or all), in ModuleSpec's order
+  std::vector<double> filter;  ///< MeanStdFilter::state(), empty without one
 };
 using WeightsPtr = std::shared_ptr<const Weights>;
 
@@ -31,7 +31,7 @@ struct Tensor {
   static Tensor of(std::span<const float> values, std::vector<size_t> shape);
   static Tensor of(std::span<const double> values, std::vector<size_t> shape);
   static Tensor of(std::span<const int64_t> values, std::vector<size_t> shape);
-  std::vector<float> f32() const;    ///< throws Error("corrupt-file") when the dtype differs
+  std::vector<float> f32() const;  ///< throws Error("corrupt-file") when the dtype differs
   std::vector<double> f64() const;
   std::vector<int64_t> i64() const;
 };

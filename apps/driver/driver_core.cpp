@@ -30,7 +30,8 @@ Time DriverCore::next_timer() const {
   if (phase_ == Phase::finished) return Time::max();
   Time next = slots_.next_timer();
   if (!commit_pending_) next = std::min(next, deadline_);
-  if (phase_ == Phase::running || (phase_ == Phase::saving && !commit_pending_)) next = std::min(next, last_sent_ + kRetry);
+  if (phase_ == Phase::running || (phase_ == Phase::saving && !commit_pending_))
+    next = std::min(next, last_sent_ + kRetry);
   if (options_.stop.time_total_s > 0 && phase_ == Phase::running && !finishing())
     next = std::min(next, started_ + seconds(options_.stop.time_total_s - options_.time_total_s));
   return next;
@@ -152,9 +153,11 @@ void DriverCore::step(const Input& input, Time now, std::vector<Output>& outputs
       } else {
         outputs.push_back(
             Event{"checkpoint-failed",
-                  fmt::format("{}; the last good one: {}", std::get<CheckpointWriter::Failed>(saved->result).reason,
+                  fmt::format("{}; the last good one: {}",
+                              save_error_.empty() ? std::get<CheckpointWriter::Failed>(saved->result).reason : save_error_,
                               last_checkpoint_.empty() ? "none" : last_checkpoint_)});
       }
+      save_error_.clear();
       saved_iteration_ = iteration_;
       phase_ = Phase::running;
       go_on(now, outputs);
@@ -267,7 +270,7 @@ void DriverCore::from_learner(const std::string& peer, const Message& message, T
     if (done->error.empty() && done->training_iteration != iteration_) return;  // never another iteration's weights
     commit_pending_ = true;
     if (!done->error.empty()) {
-      outputs.push_back(Event{"checkpoint-failed", done->error});
+      save_error_ = done->error;  // told when the partial directory is gone: a full disk takes no event before
       outputs.push_back(Save{CheckpointWriter::Abandon{}});
       return;
     }
@@ -290,8 +293,10 @@ void DriverCore::report(const wire::IterationReportT& report, Time now, std::vec
       lengths_.pop_front();
     }
   }
-  go_on(now, outputs);  // first the answer, so that the learner does not wait for the disk
-  outputs.push_back(Report{report});
+  // First the answer, so that the learner does not wait for the disk; but not while it fills a disk with a checkpoint.
+  const auto answer = static_cast<std::ptrdiff_t>(outputs.size());
+  go_on(now, outputs);
+  outputs.insert(phase_ == Phase::saving ? outputs.begin() + answer : outputs.end(), Report{report});
 }
 
 void DriverCore::go_on(Time now, std::vector<Output>& outputs) {

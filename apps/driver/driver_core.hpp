@@ -137,6 +137,7 @@ class DriverCore {
   uint64_t iteration_ = 0, env_steps_ = 0, episodes_ = 0;
   std::deque<double> returns_, lengths_;
   wire::CommandT command_;  // the newest; repeated until answered
+  std::string save_error_;  // of the learner, until the partial directory is gone
   uint64_t checkpoint_sequence_ = 0, saved_iteration_ = UINT64_MAX;
   bool commit_pending_ = false;
   std::string last_checkpoint_;

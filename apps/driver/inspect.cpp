@@ -26,11 +26,21 @@ json::value row_json(const Space& space, std::span<const std::byte> row) {
     for (size_t i = 0; i < leaf.count; ++i) {
       const std::byte* at = row.data() + leaf.offset + i * size_of(leaf.dtype);
       switch (leaf.dtype) {
-        case DType::f32: values.push_back(static_cast<double>(*reinterpret_cast<const float*>(at))); break;
-        case DType::f64: values.push_back(*reinterpret_cast<const double*>(at)); break;
-        case DType::u8: values.push_back(*reinterpret_cast<const uint8_t*>(at)); break;
-        case DType::i32: values.push_back(*reinterpret_cast<const int32_t*>(at)); break;
-        case DType::i64: values.push_back(*reinterpret_cast<const int64_t*>(at)); break;
+        case DType::f32:
+          values.push_back(static_cast<double>(*reinterpret_cast<const float*>(at)));
+          break;
+        case DType::f64:
+          values.push_back(*reinterpret_cast<const double*>(at));
+          break;
+        case DType::u8:
+          values.push_back(*reinterpret_cast<const uint8_t*>(at));
+          break;
+        case DType::i32:
+          values.push_back(*reinterpret_cast<const int32_t*>(at));
+          break;
+        case DType::i64:
+          values.push_back(*reinterpret_cast<const int64_t*>(at));
+          break;
       }
     }
     only = leaf.space->get_if<Discrete>() != nullptr ? values[0] : json::value(values);
@@ -43,23 +53,37 @@ json::value row_json(const Space& space, std::span<const std::byte> row) {
 void fill_row(const Space& space, const json::value& value, std::span<std::byte> row, const std::string& place) {
   std::vector<double> numbers;
   const auto collect = [&](const auto& self, const json::value& v) -> void {
-    if (v.is_array()) for (const auto& item : v.as_array()) self(self, item);
-    else if (v.is_number()) numbers.push_back(v.to_number<double>());
-    else fail(Exit::usage, "bad-action", "{}: {} is no number or list of numbers", place, json::serialize(v));
+    if (v.is_array())
+      for (const auto& item : v.as_array()) self(self, item);
+    else if (v.is_number())
+      numbers.push_back(v.to_number<double>());
+    else
+      fail(Exit::usage, "bad-action", "{}: {} is no number or list of numbers", place, json::serialize(v));
   };
   collect(collect, value);
   size_t want = 0, next = 0;
   for (const Leaf& leaf : space.leaves()) want += leaf.count;
-  if (numbers.size() != want) fail(Exit::usage, "bad-action", "{} has {} numbers, {} wants {}", place, numbers.size(), space.to_string(), want);
+  if (numbers.size() != want)
+    fail(Exit::usage, "bad-action", "{} has {} numbers, {} wants {}", place, numbers.size(), space.to_string(), want);
   for (const Leaf& leaf : space.leaves())
     for (size_t i = 0; i < leaf.count; ++i, ++next) {
       std::byte* at = row.data() + leaf.offset + i * size_of(leaf.dtype);
       switch (leaf.dtype) {
-        case DType::f32: *reinterpret_cast<float*>(at) = static_cast<float>(numbers[next]); break;
-        case DType::f64: *reinterpret_cast<double*>(at) = numbers[next]; break;
-        case DType::u8: *reinterpret_cast<uint8_t*>(at) = static_cast<uint8_t>(numbers[next]); break;
-        case DType::i32: *reinterpret_cast<int32_t*>(at) = static_cast<int32_t>(numbers[next]); break;
-        case DType::i64: *reinterpret_cast<int64_t*>(at) = static_cast<int64_t>(numbers[next]); break;
+        case DType::f32:
+          *reinterpret_cast<float*>(at) = static_cast<float>(numbers[next]);
+          break;
+        case DType::f64:
+          *reinterpret_cast<double*>(at) = numbers[next];
+          break;
+        case DType::u8:
+          *reinterpret_cast<uint8_t*>(at) = static_cast<uint8_t>(numbers[next]);
+          break;
+        case DType::i32:
+          *reinterpret_cast<int32_t*>(at) = static_cast<int32_t>(numbers[next]);
+          break;
+        case DType::i64:
+          *reinterpret_cast<int64_t*>(at) = static_cast<int64_t>(numbers[next]);
+          break;
       }
     }
   const std::string violation = space.violation(row, "action");
@@ -86,8 +110,7 @@ EnvOptions parse_options(const std::vector<std::string>& pairs) {
     size_t used = 0;
     try {
       options[pair.substr(0, equals)] = std::stod(pair.substr(equals + 1), &used);
-    } catch (const std::exception&) {
-    }
+    } catch (const std::exception&) {}
     if (equals == std::string::npos || used == 0) fail(Exit::usage, "bad-option", "{}: want key=number", pair);
   }
   return options;
@@ -101,13 +124,20 @@ int print_envs(bool as_json) {
     if (as_json) {
       json::object options;
       for (const auto& [key, value] : spec->options) options[key] = value;
-      fmt::print("{}\n", json::serialize(json::object{{"id", spec->id}, {"observation_space", spec->observation_space.to_string()},
-                                                      {"action_space", spec->action_space.to_string()}, {"max_episode_steps", spec->max_episode_steps},
-                                                      {"reward_threshold", spec->reward_threshold ? json::value(*spec->reward_threshold) : json::value()},
-                                                      {"aligned_with", spec->source}, {"options", options}}));
+      fmt::print(
+          "{}\n",
+          json::serialize(json::object{
+              {"id", spec->id},
+              {"observation_space", spec->observation_space.to_string()},
+              {"action_space", spec->action_space.to_string()},
+              {"max_episode_steps", spec->max_episode_steps},
+              {"reward_threshold", spec->reward_threshold ? json::value(*spec->reward_threshold) : json::value()},
+              {"aligned_with", spec->source},
+              {"options", options}}));
     } else {
-      fmt::print("{:<28} {:<44} {:<28} {:>6} {:>9}\n", spec->id, spec->observation_space.to_string().substr(0, 44), spec->action_space.to_string().substr(0, 28),
-                 spec->max_episode_steps, spec->reward_threshold ? fmt::format("{}", *spec->reward_threshold) : "-");
+      fmt::print("{:<28} {:<44} {:<28} {:>6} {:>9}\n", spec->id, spec->observation_space.to_string().substr(0, 44),
+                 spec->action_space.to_string().substr(0, 28), spec->max_episode_steps,
+                 spec->reward_threshold ? fmt::format("{}", *spec->reward_threshold) : "-");
     }
   }
   return 0;
@@ -115,7 +145,8 @@ int print_envs(bool as_json) {
 
 int print_algorithms(bool as_json) {
   for (const AlgorithmInfo& info : algorithm_infos())
-    fmt::print("{}\n", as_json ? json::serialize(json::object{{"name", info.name}, {"summary", info.summary}, {"on_policy", info.on_policy}})
+    fmt::print("{}\n", as_json ? json::serialize(json::object{
+                                     {"name", info.name}, {"summary", info.summary}, {"on_policy", info.on_policy}})
                                : fmt::format("{:<8} {}", info.name, info.summary));
   return 0;
 }
@@ -133,12 +164,19 @@ int print_config(const std::string& resolved, const std::vector<std::string>& ov
   std::string group;
   for (const SettingRow& row : setting_rows(config)) {
     if (as_json) {
-      fmt::print("{}\n", json::serialize(json::object{{"group", row.group}, {"key", row.key}, {"type", row.type}, {"value", row.value}, {"unit", row.unit}, {"meaning", row.meaning}}));
+      fmt::print("{}\n", json::serialize(json::object{{"group", row.group},
+                                                      {"key", row.key},
+                                                      {"type", row.type},
+                                                      {"value", row.value},
+                                                      {"unit", row.unit},
+                                                      {"meaning", row.meaning}}));
       continue;
     }
-    if (row.group != group) fmt::print("{}[{}]\n", group.empty() ? "" : "\n", row.group.empty() ? "top level" : row.group);
+    if (row.group != group)
+      fmt::print("{}[{}]\n", group.empty() ? "" : "\n", row.group.empty() ? "top level" : row.group);
     group = row.group.empty() ? " " : row.group;
-    fmt::print("  {:<36} {:<16} {}{}\n", row.key, row.value, row.meaning, row.unit.empty() ? "" : fmt::format(" [{}]", row.unit));
+    fmt::print("  {:<36} {:<16} {}{}\n", row.key, row.value, row.meaning,
+               row.unit.empty() ? "" : fmt::format(" [{}]", row.unit));
   }
   return 0;
 }
@@ -148,16 +186,21 @@ int play(const PlayOptions& options) {
   const EnvOptions env_options = parse_options(options.env_options);
   const EnvSpec spec = configured_spec(registered, env_options);
   const auto env = make_environment(spec, env_options);
-  std::vector<double> observation_words(spec.observation_space.row_bytes() / 8 + 1), action_words(spec.action_space.row_bytes() / 8 + 1);
-  const auto observation = std::as_writable_bytes(std::span(observation_words)).first(spec.observation_space.row_bytes());
+  std::vector<double> observation_words(spec.observation_space.row_bytes() / 8 + 1),
+      action_words(spec.action_space.row_bytes() / 8 + 1);
+  const auto observation =
+      std::as_writable_bytes(std::span(observation_words)).first(spec.observation_space.row_bytes());
   const auto action = std::as_writable_bytes(std::span(action_words)).first(spec.action_space.row_bytes());
-  RandomStream random(options.seed, StreamPurpose::environment, 0), action_random(options.seed, StreamPurpose::action, 0);
+  RandomStream random(options.seed, StreamPurpose::environment, 0),
+      action_random(options.seed, StreamPurpose::action, 0);
   env->reset(random, Row(observation));
   if (!options.state.empty()) {
     boost::system::error_code error;
     json::value state = json::parse(options.state, error);
     if (!error && state.is_object() && state.as_object().contains("state")) state = state.as_object().at("state");
-    if (error || !state.is_array()) fail(Exit::usage, "bad-state", "--state {}: want a JSON list of numbers [{}]", options.state, fmt::join(spec.state_names, ", "));
+    if (error || !state.is_array())
+      fail(Exit::usage, "bad-state", "--state {}: want a JSON list of numbers [{}]", options.state,
+           fmt::join(spec.state_names, ", "));
     std::vector<double> values;
     for (const auto& value : state.as_array()) {
       if (!value.is_number()) fail(Exit::usage, "bad-state", "--state: {} is no number", json::serialize(value));
@@ -165,9 +208,12 @@ int play(const PlayOptions& options) {
     }
     env->set_state(values, Row(observation));
   }
-  const std::vector<json::value> actions = options.actions.empty() ? std::vector<json::value>{} : read_actions(options.actions);
-  const int64_t limit = !options.actions.empty() ? static_cast<int64_t>(actions.size()) : options.steps > 0 ? options.steps
-                        : spec.max_episode_steps > 0 ? spec.max_episode_steps : 1000;
+  const std::vector<json::value> actions =
+      options.actions.empty() ? std::vector<json::value>{} : read_actions(options.actions);
+  const int64_t limit = !options.actions.empty()     ? static_cast<int64_t>(actions.size())
+                        : options.steps > 0          ? options.steps
+                        : spec.max_episode_steps > 0 ? spec.max_episode_steps
+                                                     : 1000;
   double episode_return = 0;
   const auto print = [&](int64_t t, const json::value& taken, const StepResult* result, bool truncated) {
     json::object line{{"t", t}, {"observation", row_json(spec.observation_space, observation)}};
@@ -179,15 +225,24 @@ int play(const PlayOptions& options) {
     } else if (const auto state = env->state()) {
       line["state"] = json::array(state->begin(), state->end());
     }
-    if (options.json) fmt::print("{}\n", json::serialize(line));
-    else if (result == nullptr) fmt::print("{:>5}  obs {}\n", t, json::serialize(line["observation"]));
-    else fmt::print("{:>5}  action {}  reward {}  obs {}{}\n", t, json::serialize(taken), result->reward, json::serialize(line["observation"]),
-                    result->terminated ? "  terminated" : truncated ? "  truncated" : "");
+    if (options.json)
+      fmt::print("{}\n", json::serialize(line));
+    else if (result == nullptr)
+      fmt::print("{:>5}  obs {}\n", t, json::serialize(line["observation"]));
+    else
+      fmt::print("{:>5}  action {}  reward {}  obs {}{}\n", t, json::serialize(taken), result->reward,
+                 json::serialize(line["observation"]),
+                 result->terminated ? "  terminated"
+                 : truncated        ? "  truncated"
+                                    : "");
   };
   print(0, nullptr, nullptr, false);
   for (int64_t t = 1; t <= limit; ++t) {
-    if (actions.empty()) spec.action_space.sample(action_random, action);
-    else fill_row(spec.action_space, actions[static_cast<size_t>(t - 1)], action, fmt::format("{}:{}", options.actions, t));
+    if (actions.empty())
+      spec.action_space.sample(action_random, action);
+    else
+      fill_row(spec.action_space, actions[static_cast<size_t>(t - 1)], action,
+               fmt::format("{}:{}", options.actions, t));
     const StepResult result = env->step(ConstRow(action), random, Row(observation));
     episode_return += result.reward;
     const bool truncated = spec.max_episode_steps > 0 && t >= spec.max_episode_steps;
@@ -199,13 +254,18 @@ int play(const PlayOptions& options) {
 }
 
 int evaluate_command(const EvaluateOptions& options) {
-  const EvaluationResult result = evaluate_checkpoint(options.checkpoint, static_cast<int>(options.episodes), options.seed, options.explore);
+  const EvaluationResult result =
+      evaluate_checkpoint(options.checkpoint, static_cast<int>(options.episodes), options.seed, options.explore);
   if (options.json) {
     for (size_t i = 0; i < result.episodes.size(); ++i)
-      fmt::print("{}\n", json::serialize(json::object{{"episode", i}, {"return", result.episodes[i].episode_return}, {"length", result.episodes[i].length}, {"seed", options.seed}}));
+      fmt::print("{}\n", json::serialize(json::object{{"episode", i},
+                                                      {"return", result.episodes[i].episode_return},
+                                                      {"length", result.episodes[i].length},
+                                                      {"seed", options.seed}}));
   } else {
-    fmt::print("return {:.2f} +/- {:.2f}, length {:.1f}, over {} episodes (seed {}, {})\n", result.return_mean(), result.return_stddev(),
-               result.length_mean(), result.episodes.size(), options.seed, options.explore ? "sampled actions" : "deterministic");
+    fmt::print("return {:.2f} +/- {:.2f}, length {:.1f}, over {} episodes (seed {}, {})\n", result.return_mean(),
+               result.return_stddev(), result.length_mean(), result.episodes.size(), options.seed,
+               options.explore ? "sampled actions" : "deterministic");
   }
   return 0;
 }

@@ -19,7 +19,7 @@ struct PlayOptions {
   std::string state;    ///< JSON: [numbers] or {"state": [...]}; "" = reset from the seed
   std::string actions;  ///< file with one JSON action a line (a number or a list); "" = random ones
   uint64_t seed = 0;
-  int64_t steps = 0;    ///< 0: to the end of the episode, or of the file
+  int64_t steps = 0;                     ///< 0: to the end of the episode, or of the file
   std::vector<std::string> env_options;  ///< "key=value"
   bool json = false;
 };

@@ -17,7 +17,8 @@ SavedPolicy load_policy(const std::string& given) {
     if (valid.empty()) fail(Exit::usage, "no-checkpoint", "{} has no checkpoint that verifies", given);
     directory = valid.back();
   }
-  if (!fs::is_directory(directory)) fail(Exit::usage, "no-checkpoint", "{} is no directory: give a checkpoint or a run", directory);
+  if (!fs::is_directory(directory))
+    fail(Exit::usage, "no-checkpoint", "{} is no directory: give a checkpoint or a run", directory);
   const std::string violation = checkpoint_violation(*files, directory);
   if (!violation.empty()) fail(Exit::usage, "corrupt-checkpoint", "{}: {}", directory, violation);
   Config config = load_config(read_file(directory + "/config.toml"), directory + "/config.toml");
@@ -30,7 +31,8 @@ SavedPolicy load_policy(const std::string& given) {
   weights.values.resize(module.num_inference_parameters());
   const std::string connector_file = directory + "/learner_group/connectors.safetensors";
   const TensorMap connectors = decode_safetensors(files->read(connector_file), connector_file);
-  if (const auto filter = connectors.find("mean_std_filter"); filter != connectors.end()) weights.filter = filter->second.f64();
+  if (const auto filter = connectors.find("mean_std_filter"); filter != connectors.end())
+    weights.filter = filter->second.f64();
   return {std::move(config), std::move(env), std::move(module), std::make_shared<const Weights>(std::move(weights))};
 }
 

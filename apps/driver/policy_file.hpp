@@ -14,7 +14,8 @@ struct SavedPolicy {
   WeightsPtr weights;
 };
 
-/// Reads a checkpoint directory, or the newest good one of a run's directory. Throws Error("corrupt-checkpoint", "no-checkpoint").
+/// Reads a checkpoint directory, or the newest good one of a run's directory. Throws Error("corrupt-checkpoint",
+/// "no-checkpoint").
 SavedPolicy load_policy(const std::string& directory);
 
 EvaluationResult evaluate_checkpoint(const std::string& directory, int episodes, uint64_t seed, bool explore);

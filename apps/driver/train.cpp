@@ -25,7 +25,9 @@ namespace {
 
 constexpr Time kRedraw = std::chrono::milliseconds(250);
 
-double wall_time_s() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
+double wall_time_s() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
 
 /// What a checkpoint's driver.json says.
 struct Saved {
@@ -43,14 +45,14 @@ std::string driver_json(const DriverCore& core, double time_total_s) {
              {"num_episodes_lifetime", core.episodes_lifetime()},
              {"time_total_s", time_total_s},
              {"recent_episode_returns", boost::json::array(core.recent_returns().begin(), core.recent_returns().end())},
-             {"recent_episode_lengths", boost::json::array(core.recent_lengths().begin(), core.recent_lengths().end())}}) + "\n";
+             {"recent_episode_lengths",
+              boost::json::array(core.recent_lengths().begin(), core.recent_lengths().end())}}) +
+         "\n";
 }
 
 Saved load_saved(Files& files, const std::string& directory, int64_t num_slots) {
   Saved saved;
   saved.directory = directory;
-  const std::string violation = checkpoint_violation(files, directory);
-  if (!violation.empty()) fail(Exit::usage, "corrupt-checkpoint", "{}: {}", directory, violation);
   try {
     const std::string text = read_file(directory + "/driver.json");
     const auto object = boost::json::parse(text).as_object();
@@ -58,8 +60,10 @@ Saved load_saved(Files& files, const std::string& directory, int64_t num_slots) 
     saved.env_steps = object.at("num_env_steps_sampled_lifetime").to_number<uint64_t>();
     saved.episodes = object.at("num_episodes_lifetime").to_number<uint64_t>();
     saved.time_total_s = object.at("time_total_s").to_number<double>();
-    for (const auto& value : object.at("recent_episode_returns").as_array()) saved.returns.push_back(value.to_number<double>());
-    for (const auto& value : object.at("recent_episode_lengths").as_array()) saved.lengths.push_back(value.to_number<double>());
+    for (const auto& value : object.at("recent_episode_returns").as_array())
+      saved.returns.push_back(value.to_number<double>());
+    for (const auto& value : object.at("recent_episode_lengths").as_array())
+      saved.lengths.push_back(value.to_number<double>());
   } catch (const std::exception& error) {
     fail(Exit::usage, "corrupt-checkpoint", "{}/driver.json: {}", directory, error.what());
   }
@@ -70,21 +74,42 @@ Saved load_saved(Files& files, const std::string& directory, int64_t num_slots) 
   return saved;
 }
 
+/// The run goes on before these: kept, but no longer what a resume finds or a new checkpoint of that number meets.
+void set_newer_aside(const fs::path& run, uint64_t iteration) {
+  std::vector<std::string> newer;
+  for (const auto& entry : fs::directory_iterator(run / "checkpoints"))
+    if (const std::string name = entry.path().filename().string(); !name.starts_with('.') && name > fmt::format("{:09}", iteration))
+      newer.push_back(name);
+  std::sort(newer.begin(), newer.end());
+  for (const std::string& name : newer) {
+    fs::create_directories(run / "checkpoints-replaced");
+    fs::remove_all(run / "checkpoints-replaced" / name);
+    fs::rename(run / "checkpoints" / name, run / "checkpoints-replaced" / name);
+    std::cerr << fmt::format("note: newer checkpoint {} moved to {}\n", name, (run / "checkpoints-replaced").string());
+  }
+}
+
 class Run {
  public:
   Run(Config config, const TrainOptions& options, RunDirectory directory, Files& files, const Saved& saved)
       : config_(std::move(config)),
+        json_(options.json),
         directory_(std::move(directory)),
         children_((directory_.path() / "logs").string()),
         clock_(make_system_clock()),
         router_(context_, "ipc://" + children_.socket_directory() + "/driver"),
         core_(core_options(saved)),
-        checkpoints_(files, (directory_.path() / "checkpoints").string(), static_cast<uint32_t>(config_.checkpointing.num_to_keep)),
-        results_(directory_.path(), wall_time_s(), saved.directory.empty() ? std::nullopt : std::optional(static_cast<int64_t>(saved.env_steps))),
+        checkpoints_(files, (directory_.path() / "checkpoints").string(),
+                     static_cast<uint32_t>(config_.checkpointing.num_to_keep)),
+        results_(directory_.path(), wall_time_s(),
+                 saved.directory.empty() ? std::nullopt : std::optional(static_cast<int64_t>(saved.env_steps))),
         terminal_(Terminal::of_stdout()),
-        view_(std::cout, view_mode(options.json, terminal_.is_terminal, std::getenv("TERM") == nullptr ? "" : std::getenv("TERM")),
+        view_(std::cout,
+              view_mode(options.json, terminal_.is_terminal, std::getenv("TERM") == nullptr ? "" : std::getenv("TERM")),
               terminal_.colour) {
     base_steps_ = saved.env_steps;
+    last_steps_ = static_cast<double>(saved.env_steps);
+    best_ = directory_.record.best.value_or(best_);
   }
 
   int run() {
@@ -98,8 +123,10 @@ class Run {
       wait_readable({&router_}, signal_fd, std::min(core_.next_timer(), next_redraw_) - clock_->now());
       while (auto received = router_.receive()) {
         auto decoded = decode(received->frames);
-        if (auto* message = std::get_if<Message>(&decoded)) step(DriverCore::Received{received->peer, std::move(*message)});
-        else ++malformed_;
+        if (auto* message = std::get_if<Message>(&decoded))
+          step(DriverCore::Received{received->peer, std::move(*message)});
+        else
+          ++malformed_;
       }
       for (signalfd_siginfo info; ::read(signal_fd, &info, sizeof info) == sizeof info;)
         if (info.ssi_signo != SIGCHLD) step(DriverCore::Interrupted{});
@@ -144,8 +171,10 @@ class Run {
   }
 
   std::vector<std::string> child_arguments() const {
-    return {"--control", "ipc://" + children_.socket_directory() + "/driver", "--run", std::to_string(run_id_), "--epoch", "1",
-            "--parent", std::to_string(::getpid())};
+    return {"--control", "ipc://" + children_.socket_directory() + "/driver",
+            "--run",     std::to_string(run_id_),
+            "--epoch",   "1",
+            "--parent",  std::to_string(::getpid())};
   }
 
   void apply(DriverCore::Output& output) {
@@ -181,12 +210,12 @@ class Run {
 
   void spawn(const std::string& program, std::optional<uint32_t> slot, uint32_t incarnation) {
     std::vector<std::string> arguments = child_arguments();
-    if (slot) arguments.insert(arguments.end(), {"--slot", std::to_string(*slot), "--incarnation", std::to_string(incarnation)});
+    if (slot)
+      arguments.insert(arguments.end(),
+                       {"--slot", std::to_string(*slot), "--incarnation", std::to_string(incarnation)});
     try {
       child_of_[children_.spawn(program, arguments)] = {slot, incarnation};
-    } catch (const Error& error) {
-      step(DriverCore::SpawnFailed{slot, error.what()});
-    }
+    } catch (const Error& error) { step(DriverCore::SpawnFailed{slot, error.what()}); }
   }
 
   void reap() {
@@ -194,11 +223,14 @@ class Run {
       // What it said before it died may still be in the socket: the cause goes before the exit.
       while (auto received = router_.receive()) {
         auto decoded = decode(received->frames);
-        if (auto* message = std::get_if<Message>(&decoded)) step(DriverCore::Received{received->peer, std::move(*message)});
+        if (auto* message = std::get_if<Message>(&decoded))
+          step(DriverCore::Received{received->peer, std::move(*message)});
       }
       const Child child = child_of_.extract(ended->pid).mapped();
-      if (child.slot) step(DriverCore::RunnerExited{*child.slot, child.incarnation, ended->cause});
-      else step(DriverCore::LearnerExited{ended->cause});
+      if (child.slot)
+        step(DriverCore::RunnerExited{*child.slot, child.incarnation, ended->cause});
+      else
+        step(DriverCore::LearnerExited{ended->cause});
     }
   }
 
@@ -240,11 +272,15 @@ class Run {
     results_.write(rows, static_cast<int64_t>(steps), wall_time_s());
     best_ = std::isnan(core_.episode_return_mean()) ? best_ : std::fmax(best_, core_.episode_return_mean());
     snapshot_.learner.clear();
-    for (const auto& [label, key] : {std::pair{"kl", "mean_kl_loss"}, {"entropy", "entropy"}, {"vf", "vf_loss"},
-                                     {"expl.var", "vf_explained_var"}, {"grad", "gradients_default_optimizer_global_norm"}})
+    for (const auto& [label, key] : {std::pair{"kl", "mean_kl_loss"},
+                                     {"entropy", "entropy"},
+                                     {"vf", "vf_loss"},
+                                     {"expl.var", "vf_explained_var"},
+                                     {"grad", "gradients_default_optimizer_global_norm"}})
       if (const auto it = metrics.find(std::string("learners/default_policy/") + key); it != metrics.end())
         snapshot_.learner.emplace_back(label, it->second);
-    const double runner_s = metrics["sampling_s"] + metrics["waiting_s"], learner_s = metrics["learner_update_s"] + metrics["learner_wait_s"];
+    const double runner_s = metrics["sampling_s"] + metrics["waiting_s"],
+                 learner_s = metrics["learner_update_s"] + metrics["learner_wait_s"];
     snapshot_.sampling_share = metrics["sampling_s"] / runner_s;
     snapshot_.wait_share = metrics["waiting_s"] / runner_s;
     snapshot_.learner_busy_share = metrics["learner_update_s"] / learner_s;
@@ -269,14 +305,19 @@ class Run {
     snapshot_.steps_per_s = done > 0 ? done / spent : Snapshot::kUnknown;
     snapshot_.stop.clear();
     if (stop.training_iteration > 0)
-      snapshot_.stop.push_back({"training_iteration", "iterations", static_cast<double>(core_.training_iteration()), static_cast<double>(stop.training_iteration)});
+      snapshot_.stop.push_back({"training_iteration", "iterations", static_cast<double>(core_.training_iteration()),
+                                static_cast<double>(stop.training_iteration)});
     if (stop.num_env_steps_sampled_lifetime > 0)
-      snapshot_.stop.push_back({"num_env_steps_sampled_lifetime", "env steps", static_cast<double>(core_.env_steps()), static_cast<double>(stop.num_env_steps_sampled_lifetime)});
-    if (stop.episode_return_mean) snapshot_.stop.push_back({"episode_return_mean", "", core_.episode_return_mean(), *stop.episode_return_mean});
+      snapshot_.stop.push_back({"num_env_steps_sampled_lifetime", "env steps", static_cast<double>(core_.env_steps()),
+                                static_cast<double>(stop.num_env_steps_sampled_lifetime)});
+    if (stop.episode_return_mean)
+      snapshot_.stop.push_back({"episode_return_mean", "", core_.episode_return_mean(), *stop.episode_return_mean});
     if (stop.time_total_s > 0) snapshot_.stop.push_back({"time_total_s", "s", snapshot_.elapsed_s, stop.time_total_s});
     snapshot_.eta_s = Snapshot::kUnknown;
     if (stop.num_env_steps_sampled_lifetime > 0 && done > 0)
-      snapshot_.eta_s = std::max(0.0, (static_cast<double>(stop.num_env_steps_sampled_lifetime) - static_cast<double>(core_.env_steps())) / (done / spent));
+      snapshot_.eta_s = std::max(
+          0.0, (static_cast<double>(stop.num_env_steps_sampled_lifetime) - static_cast<double>(core_.env_steps())) /
+                   (done / spent));
     snapshot_.return_mean = core_.episode_return_mean();
     snapshot_.return_best = best_;
     snapshot_.runners_alive = core_.slots().num_running();
@@ -295,7 +336,8 @@ class Run {
     const std::string place = fs::proximate(directory_.path()).string();
     directory_.record.state = failed ? "failed" : finished_->exit == Exit::interrupted ? "interrupted" : "finished";
     directory_.record.end_time_s = wall_time_s();
-    directory_.record.exit_reason = failed ? fmt::format("error[{}] {}", finished_->error_code, finished_->reason) : finished_->reason;
+    directory_.record.exit_reason =
+        failed ? fmt::format("error[{}] {}", finished_->error_code, finished_->reason) : finished_->reason;
     directory_.record.last_iteration = static_cast<int64_t>(core_.training_iteration());
     directory_.record.last_step = static_cast<int64_t>(core_.env_steps());
     if (!std::isnan(best_)) directory_.record.best = best_;
@@ -306,25 +348,35 @@ class Run {
       if (!core_.last_checkpoint().empty()) std::cerr << fmt::format("resume  myriad train --resume {}\n", place);
       return static_cast<int>(finished_->exit);
     }
-    std::string text = fmt::format("{}  {} after {} env steps in {:.1f} s\n", finished_->exit == Exit::interrupted ? "stopped" : "done   ",
-                                   finished_->reason, grouped(static_cast<double>(core_.env_steps())), core_.time_total_s(clock_->now()));
+    std::string text = fmt::format("{}  {} after {} env steps in {:.1f} s\n",
+                                   finished_->exit == Exit::interrupted ? "stopped" : "done   ", finished_->reason,
+                                   grouped(static_cast<double>(core_.env_steps())), core_.time_total_s(clock_->now()));
     if (!core_.last_checkpoint().empty()) {
       if (config_.evaluation.evaluate_at_end && finished_->exit == Exit::ok) {
-        const EvaluationResult result = evaluate_checkpoint(core_.last_checkpoint(), static_cast<int>(config_.evaluation.evaluation_duration),
-                                                            static_cast<uint64_t>(config_.seed), config_.evaluation.explore);
-        text += fmt::format("return   {:.1f} +/- {:.1f} over {} evaluation episodes\n", result.return_mean(), result.return_stddev(), result.episodes.size());
+        const EvaluationResult result =
+            evaluate_checkpoint(core_.last_checkpoint(), static_cast<int>(config_.evaluation.evaluation_duration),
+                                static_cast<uint64_t>(config_.seed), config_.evaluation.explore);
+        text += fmt::format("return   {:.1f} +/- {:.1f} over {} evaluation episodes\n", result.return_mean(),
+                            result.return_stddev(), result.episodes.size());
       }
-      text += fmt::format("saved    {}\nnext     myriad evaluate {}\n         myriad train --resume {} stop.{}\n",
-                          fs::proximate(core_.last_checkpoint()).string(), fs::proximate(core_.last_checkpoint()).string(), place,
-                          "num_env_steps_sampled_lifetime=N   go on");
+      text +=
+          fmt::format("saved    {}\nnext     myriad evaluate {}\n         myriad train --resume {} stop.{}\n",
+                      fs::proximate(core_.last_checkpoint()).string(), fs::proximate(core_.last_checkpoint()).string(),
+                      place, "num_env_steps_sampled_lifetime=N   go on");
     }
-    std::cout << (snapshot_.run_name.empty() ? "" : "\n") << text << std::flush;
+    // With --json every line of stdout is an object.
+    if (json_) std::cerr << text;
+    else std::cout << (snapshot_.run_name.empty() ? "" : "\n") << text << std::flush;
     return static_cast<int>(finished_->exit);
   }
 
-  struct Child { std::optional<uint32_t> slot; uint32_t incarnation = 0; };
+  struct Child {
+    std::optional<uint32_t> slot;
+    uint32_t incarnation = 0;
+  };
 
   Config config_;
+  bool json_;
   RunDirectory directory_;
   uint64_t run_id_ = std::random_device{}() | uint64_t{std::random_device{}()} << 32;
   Children children_;  // before the context: it forks while there is one thread
@@ -350,14 +402,16 @@ class Run {
 ConfigFile read_config(const std::string& path_or_name) {
   if (fs::exists(path_or_name)) return {path_or_name, read_file(path_or_name)};
   std::vector<std::string> shipped;
-  for (const fs::path& folder : {fs::path(program_directory()) / "../../configs", fs::path(program_directory()) / "../share/myriad/configs"}) {
+  for (const fs::path& folder :
+       {fs::path(program_directory()) / "../../configs", fs::path(program_directory()) / "../share/myriad/configs"}) {
     const fs::path file = folder / (path_or_name + ".toml");
     if (fs::exists(file)) return {path_or_name + ".toml", read_file(file)};
     if (fs::exists(folder))
       for (const auto& entry : fs::directory_iterator(folder)) shipped.push_back(entry.path().stem().string());
   }
   std::sort(shipped.begin(), shipped.end());
-  fail(Exit::usage, "no-config", "no file {} and no shipped config of that name{}", path_or_name, suggestion(path_or_name, shipped));
+  fail(Exit::usage, "no-config", "no file {} and no shipped config of that name{}", path_or_name,
+       suggestion(path_or_name, shipped));
 }
 
 EnvSpec check_environment(const Config& config) {
@@ -377,7 +431,8 @@ int train(const TrainOptions& options) {
     const ConfigFile file = read_config(options.config);
     Config config = load_config(file.text, file.name, options.overrides);
     check_environment(config);
-    RunDirectory directory = options.out.empty() ? RunDirectory::create_numbered("runs") : RunDirectory::create_exact(options.out);
+    RunDirectory directory =
+        options.out.empty() ? RunDirectory::create_numbered("runs") : RunDirectory::create_exact(options.out);
     directory.record.start_time_s = wall_time_s();
     directory.write_setup(options.command, file.text, to_toml(config), MYRIAD_VERSION);
     directory.save();
@@ -396,9 +451,13 @@ int train(const TrainOptions& options) {
     if (valid.empty()) fail(Exit::usage, "no-checkpoint", "{} has no checkpoint that verifies", run_path.string());
     checkpoint = valid.back();
   }
+  // Before anything is read from it: a flipped bit is no mistake in the config.
+  const std::string violation = checkpoint_violation(*files, checkpoint);
+  if (!violation.empty()) fail(Exit::usage, "corrupt-checkpoint", "{}: {}", checkpoint, violation);
   Config config = load_config(read_file(checkpoint + "/config.toml"), checkpoint + "/config.toml", options.overrides);
   check_environment(config);
   const Saved saved = load_saved(*files, checkpoint, config.env_runners.num_env_runners);
+  set_newer_aside(run_path, saved.iteration);
   truncate_results(run_path, static_cast<int64_t>(saved.iteration));
   directory.record.state = "running";
   directory.save();

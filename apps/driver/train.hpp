@@ -1,4 +1,5 @@
-// train: one run from its config to its last checkpoint. The shell around DriverCore: processes, sockets, signals, files.
+// train: one run from its config to its last checkpoint. The shell around DriverCore: processes, sockets, signals,
+// files.
 #pragma once
 
 #include <string>
@@ -14,14 +15,16 @@ struct TrainOptions {
   std::string out;                     ///< the run's directory; "" = the next one under runs/
   std::string resume;                  ///< a run's directory, or one checkpoint in it
   bool json = false;
-  std::vector<std::string> command;    ///< as typed, for command.txt
+  std::vector<std::string> command;  ///< as typed, for command.txt
 };
 
 /// Returns the exit status. Throws Error before anything was started.
 int train(const TrainOptions& options);
 
 /// The text of a config given by path or shipped name, and what to call it in messages. Throws Error("no-config").
-struct ConfigFile { std::string name, text; };
+struct ConfigFile {
+  std::string name, text;
+};
 ConfigFile read_config(const std::string& path_or_name);
 
 /// Fails as a run would for an environment or spaces that cannot be; returns the environment with its options applied.

@@ -13,11 +13,16 @@ constexpr size_t kChecksumBytes = sizeof(uint32_t);
 /// The payload descriptions of whichever body carries some; null for the others.
 const std::vector<std::unique_ptr<wire::PayloadT>>* payloads_of(const wire::BodyUnion& body) {
   switch (body.type) {
-    case wire::Body::FragmentHeader: return &body.AsFragmentHeader()->payloads;
-    case wire::Body::RunnerState: return &body.AsRunnerState()->payloads;
-    case wire::Body::WeightsHeader: return &body.AsWeightsHeader()->payloads;
-    case wire::Body::RunnerWelcome: return &body.AsRunnerWelcome()->payloads;
-    default: return nullptr;
+    case wire::Body::FragmentHeader:
+      return &body.AsFragmentHeader()->payloads;
+    case wire::Body::RunnerState:
+      return &body.AsRunnerState()->payloads;
+    case wire::Body::WeightsHeader:
+      return &body.AsWeightsHeader()->payloads;
+    case wire::Body::RunnerWelcome:
+      return &body.AsRunnerWelcome()->payloads;
+    default:
+      return nullptr;
   }
 }
 
@@ -58,14 +63,22 @@ Frames encode(const Message& message) {
 
 std::string_view name_of(Malformed malformed) {
   switch (malformed) {
-    case Malformed::no_frames: return "no_frames";
-    case Malformed::too_many_frames: return "too_many_frames";
-    case Malformed::too_large: return "too_large";
-    case Malformed::envelope_checksum: return "envelope_checksum";
-    case Malformed::not_an_envelope: return "not_an_envelope";
-    case Malformed::payload_mismatch: return "payload_mismatch";
-    case Malformed::payload_checksum: return "payload_checksum";
-    case Malformed::count: break;
+    case Malformed::no_frames:
+      return "no_frames";
+    case Malformed::too_many_frames:
+      return "too_many_frames";
+    case Malformed::too_large:
+      return "too_large";
+    case Malformed::envelope_checksum:
+      return "envelope_checksum";
+    case Malformed::not_an_envelope:
+      return "not_an_envelope";
+    case Malformed::payload_mismatch:
+      return "payload_mismatch";
+    case Malformed::payload_checksum:
+      return "payload_checksum";
+    case Malformed::count:
+      break;
   }
   return "?";
 }
@@ -123,7 +136,8 @@ Message fragment_message(std::shared_ptr<Fragment> fragment, uint64_t sampling_n
   header.environments = static_cast<uint32_t>(fragment->layout().environments());
   header.final_rows = fragment->final_rows;
   header.episodes.reserve(fragment->episodes.size());
-  for (const EpisodeStats& e : fragment->episodes) header.episodes.emplace_back(e.episode_return, e.length, e.env_index);
+  for (const EpisodeStats& e : fragment->episodes)
+    header.episodes.emplace_back(e.episode_return, e.length, e.env_index);
   header.sampling_ns = sampling_ns;
   header.waiting_ns = waiting_ns;
   const auto used = fragment->used();

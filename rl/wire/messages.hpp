@@ -1,7 +1,7 @@
 // Messages: the schema's tables as structs, and the way between them and frames.
 //
-// decode() is the only door for bytes from the network: sizes, FlatBuffers verification, payload lengths and CRC-32C are
-// checked before anything is read. It never throws for what a peer sent; it says why a message is not one.
+// decode() is the only door for bytes from the network: sizes, FlatBuffers verification, payload lengths and CRC-32C
+// are checked before anything is read. It never throws for what a peer sent; it says why a message is not one.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +28,8 @@ struct Message {
   std::vector<SharedBytes> payloads;
 
   /// The body as a table T (wire::JoinT, ...), or null when it is another.
-  template <class T> const T* as() const {
+  template <class T>
+  const T* as() const {
     return body.type == wire::BodyUnionTraits<T>::enum_value ? static_cast<const T*>(body.value) : nullptr;
   }
 };
@@ -47,7 +48,14 @@ Frames encode(const Message& message);
 
 /// Why bytes are not a message of this run; the metric is dropped/<name>.
 enum class Malformed : uint8_t {
-  no_frames, too_many_frames, too_large, envelope_checksum, not_an_envelope, payload_mismatch, payload_checksum, count
+  no_frames,
+  too_many_frames,
+  too_large,
+  envelope_checksum,
+  not_an_envelope,
+  payload_mismatch,
+  payload_checksum,
+  count
 };
 std::string_view name_of(Malformed malformed);
 

@@ -13,14 +13,15 @@
 namespace myriad {
 namespace {
 
-constexpr int kHighWaterMark = 1000;        // messages a peer; credit keeps the real number far below
-constexpr int kBacklog = 4096;              // thousands of runners connect at once
+constexpr int kHighWaterMark = 1000;  // messages a peer; credit keeps the real number far below
+constexpr int kBacklog = 4096;        // thousands of runners connect at once
 constexpr int kReconnectMs = 10, kReconnectMaxMs = 1000;
 constexpr int kHandshakeMs = 2000;
-constexpr size_t kCopyBelowBytes = 256;     // cheaper to copy than to keep an owner alive
+constexpr size_t kCopyBelowBytes = 256;  // cheaper to copy than to keep an owner alive
 
 void set(void* socket, int option, int value) {
-  check(zmq_setsockopt(socket, option, &value, sizeof value) == 0, "zmq_setsockopt {}: {}", option, zmq_strerror(errno));
+  check(zmq_setsockopt(socket, option, &value, sizeof value) == 0, "zmq_setsockopt {}: {}", option,
+        zmq_strerror(errno));
 }
 
 void release(void*, void* owner) { delete static_cast<std::shared_ptr<const void>*>(owner); }
@@ -72,7 +73,8 @@ std::optional<Received> Socket::receive() {
       delete m;
     });
     zmq_msg_init(message.get());
-    if (zmq_msg_recv(message.get(), handle_, ZMQ_DONTWAIT) < 0) return std::nullopt;  // parts arrive together or not at all
+    if (zmq_msg_recv(message.get(), handle_, ZMQ_DONTWAIT) < 0)
+      return std::nullopt;  // parts arrive together or not at all
     more = zmq_msg_more(message.get()) != 0;
     const std::span<const std::byte> view{static_cast<const std::byte*>(zmq_msg_data(message.get())),
                                           zmq_msg_size(message.get())};

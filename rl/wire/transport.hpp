@@ -1,7 +1,8 @@
 // Transport: typed ZeroMQ sockets that carry frames, never block without a deadline and never grow without a bound.
 //
-// ZeroMQ is framing and reconnection here: acknowledgement, credit and heartbeat are the roles' own. A socket is used by the
-// thread that made it. Every limit libzmq leaves open is set: message size, high-water mark, linger, backlog, reconnect.
+// ZeroMQ is framing and reconnection here: acknowledgement, credit and heartbeat are the roles' own. A socket is used
+// by the thread that made it. Every limit libzmq leaves open is set: message size, high-water mark, linger, backlog,
+// reconnect.
 #pragma once
 
 #include <memory>

@@ -40,16 +40,20 @@ void SimFiles::apply(Tree& tree, const Operation& operation) {
       tree[operation.parent].entries[operation.name] = operation.inode;
       tree[operation.inode].directory = operation.directory;
       break;
-    case bytes: tree[operation.inode].bytes = operation.bytes; break;
+    case bytes:
+      tree[operation.inode].bytes = operation.bytes;
+      break;
     case rename: {
       auto& entries = tree[operation.parent].entries;
-      if (const auto it = entries.find(operation.name); it != entries.end() && it->second == operation.inode) entries.erase(it);
+      if (const auto it = entries.find(operation.name); it != entries.end() && it->second == operation.inode)
+        entries.erase(it);
       entries[operation.to] = operation.inode;
       break;
     }
     case unlink: {
       auto& entries = tree[operation.parent].entries;
-      if (const auto it = entries.find(operation.name); it != entries.end() && it->second == operation.inode) entries.erase(it);
+      if (const auto it = entries.find(operation.name); it != entries.end() && it->second == operation.inode)
+        entries.erase(it);
       break;
     }
   }
@@ -83,7 +87,8 @@ void SimFiles::write(const std::string& path, std::span<const std::byte> bytes) 
       record(std::move(made));
     }
     Operation data{.kind = Operation::Kind::bytes, .inode = inode};
-    data.bytes = std::make_shared<const std::vector<std::byte>>(bytes.begin(), bytes.begin() + static_cast<ptrdiff_t>(count));
+    data.bytes =
+        std::make_shared<const std::vector<std::byte>>(bytes.begin(), bytes.begin() + static_cast<ptrdiff_t>(count));
     record(std::move(data));
   };
   try {

@@ -1,8 +1,8 @@
 // SimFiles: a disk in memory that forgets what was not synced, as a crash does.
 //
-// Every change is an operation in a journal: a directory entry made, moved or removed, or a file's bytes. fsync of a file
-// makes its bytes durable, fsync of a directory its entries: no more than POSIX promises. A crash keeps the durable
-// operations and any subset of the others.
+// Every change is an operation in a journal: a directory entry made, moved or removed, or a file's bytes. fsync of a
+// file makes its bytes durable, fsync of a directory its entries: no more than POSIX promises. A crash keeps the
+// durable operations and any subset of the others.
 #pragma once
 
 #include <functional>
@@ -26,9 +26,9 @@ class SimFiles : public Files {
   struct Operation {
     enum class Kind { link, bytes, rename, unlink } kind;
     uint32_t parent = 0, inode = 0;
-    std::string name, to;
+    std::string name = {}, to = {};
     bool directory = false;
-    std::shared_ptr<const std::vector<std::byte>> bytes;
+    std::shared_ptr<const std::vector<std::byte>> bytes = nullptr;
     size_t durable_at = SIZE_MAX;  ///< number of operations there were when the fsync came that covers this one
   };
   /// Called before each call that changes something; an errno other than 0 makes it fail.

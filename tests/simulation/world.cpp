@@ -46,9 +46,13 @@ class Dice {
   double uniform() { return static_cast<double>(next() >> 11) * 0x1.0p-53; }
   bool chance(double p) { return p > 0 && uniform() < p; }
   uint64_t below(uint64_t n) { return next() % n; }
-  Time time(Time low, Time high) { return low + Time(static_cast<int64_t>(uniform() * static_cast<double>((high - low).count()))); }
+  Time time(Time low, Time high) {
+    return low + Time(static_cast<int64_t>(uniform() * static_cast<double>((high - low).count())));
+  }
   Time log_time(Time low, Time high) {
-    return Time(static_cast<int64_t>(static_cast<double>(low.count()) * std::pow(static_cast<double>(high.count()) / static_cast<double>(low.count()), uniform())));
+    return Time(static_cast<int64_t>(
+        static_cast<double>(low.count()) *
+        std::pow(static_cast<double>(high.count()) / static_cast<double>(low.count()), uniform())));
   }
 
  private:
@@ -63,16 +67,22 @@ struct Truth {
 static_assert(sizeof(Truth) == 64);
 
 /// The learner's and the driver's part of a checkpoint.
-struct LearnerFile { uint64_t iteration, env_steps, version, hash; };
-struct DriverFile { uint64_t iteration, env_steps, episodes; };
+struct LearnerFile {
+  uint64_t iteration, env_steps, version, hash;
+};
+struct DriverFile {
+  uint64_t iteration, env_steps, episodes;
+};
 
 template <class T>
-std::span<const std::byte> bytes_of(const T& value) { return std::as_bytes(std::span(&value, 1)); }
+std::span<const std::byte> bytes_of(const T& value) {
+  return std::as_bytes(std::span(&value, 1));
+}
 
 struct Plan {
   uint32_t slots = 1, fragments = 1, faults = 0;
-  double loss = 0, duplicates = 0, flips = 0, slow = 0, kills_per_s = 0, pauses_per_s = 0, hang = 0, spawn_failure = 0, invalid = 0,
-         disk = 0;
+  double loss = 0, duplicates = 0, flips = 0, slow = 0, kills_per_s = 0, pauses_per_s = 0, hang = 0, spawn_failure = 0,
+         invalid = 0, disk = 0;
   Time jitter{}, faults_end{}, interrupt = Time::max(), second_interrupt = Time::max(), learner_kill = Time::max();
   std::vector<Time> crashes;
   uint32_t bad_slot = UINT32_MAX;
@@ -88,13 +98,13 @@ Plan draw_plan(uint64_t seed, uint32_t allowed) {
   for (uint32_t i = 0; i < static_cast<uint32_t>(Fault::count); ++i) {
     const bool rare = i == static_cast<uint32_t>(Fault::learner_kill) || i == static_cast<uint32_t>(Fault::interrupt) ||
                       i == static_cast<uint32_t>(Fault::bad_slot) || i == static_cast<uint32_t>(Fault::hangs);
-    if (dice.chance(rare ? 0.2 : 0.5)) plan.faults |= 1u << i;  // the draw does not depend on `allowed`
+    if (dice.chance(rare ? 0.12 : 0.5)) plan.faults |= 1u << i;  // the draw does not depend on `allowed`
   }
   plan.faults &= allowed;
   const auto has = [&](Fault fault) { return (plan.faults & bit(fault)) != 0; };
   const bool wide = dice.chance(0.04);
   plan.slots = wide ? 7 + static_cast<uint32_t>(dice.below(34)) : 1 + static_cast<uint32_t>(dice.below(6));
-  plan.fragments = wide ? plan.slots : 1 + static_cast<uint32_t>(dice.below(2 * plan.slots + 1));
+  plan.fragments = wide ? plan.slots : 1 + static_cast<uint32_t>(dice.below(3 * plan.slots + 1));
   const double loss = 0.3 * dice.uniform(), duplicates = 0.5 * dice.uniform(), flips = 0.01 * dice.uniform();
   plan.loss = has(Fault::loss) ? loss : 0;
   plan.duplicates = has(Fault::duplicates) ? duplicates : 0;
@@ -103,8 +113,10 @@ Plan draw_plan(uint64_t seed, uint32_t allowed) {
   plan.jitter = has(Fault::latency) ? jitter : Time::zero();
   plan.slow = has(Fault::latency) ? 0.003 : 0;
   const bool lengthy = !wide && dice.chance(0.05);
-  plan.faults_end = lengthy ? dice.time(std::chrono::seconds(10), std::chrono::seconds(60)) : dice.log_time(milliseconds(500), std::chrono::seconds(6));
-  const double kills = (0.05 + dice.uniform()) * (lengthy ? 0.1 : 1.0), pauses = (0.1 + dice.uniform()) * (lengthy ? 0.1 : 1.0);
+  plan.faults_end = lengthy ? dice.time(std::chrono::seconds(10), std::chrono::seconds(60))
+                            : dice.log_time(milliseconds(500), std::chrono::seconds(12));
+  const double kills = (0.05 + dice.uniform()) * (lengthy ? 0.1 : 1.0),
+               pauses = (0.1 + dice.uniform()) * (lengthy ? 0.1 : 1.0);
   plan.kills_per_s = has(Fault::runner_kills) ? kills : 0;
   plan.pauses_per_s = has(Fault::pauses) ? pauses : 0;
   plan.hang = has(Fault::hangs) ? 0.05 : 0;
@@ -113,10 +125,13 @@ Plan draw_plan(uint64_t seed, uint32_t allowed) {
   plan.disk = has(Fault::disk) ? 0.02 + 0.1 * dice.uniform() : 0;
   const auto bad_slot = static_cast<uint32_t>(dice.below(plan.slots));
   if (has(Fault::bad_slot)) plan.bad_slot = bad_slot;
-  const auto moment = [&] { return dice.time(milliseconds(10), std::min<Time>(plan.faults_end, std::chrono::seconds(4))); };
+  const auto moment = [&] {
+    return dice.time(milliseconds(10), std::min<Time>(plan.faults_end, std::chrono::seconds(6)));
+  };
   const Time interrupt = moment(), learner_kill = moment();
   if (has(Fault::interrupt)) plan.interrupt = interrupt;
-  if (has(Fault::interrupt) && dice.chance(0.3)) plan.second_interrupt = interrupt + dice.log_time(milliseconds(1), std::chrono::seconds(3));
+  if (has(Fault::interrupt) && dice.chance(0.3))
+    plan.second_interrupt = interrupt + dice.log_time(milliseconds(1), std::chrono::seconds(3));
   if (has(Fault::learner_kill)) plan.learner_kill = learner_kill;
   const uint64_t crashes = 1 + dice.below(3);
   if (has(Fault::crash))
@@ -131,11 +146,15 @@ Plan draw_plan(uint64_t seed, uint32_t allowed) {
     plan.start_version = edge - 1 - dice.below(4);
     plan.start_steps = edge - dice.below(40);
   }
-  const uint64_t iterations = 2 + dice.below(8);
+  const uint64_t iterations = 2 + dice.below(24);
   switch (dice.below(4)) {
-    case 0: break;  // until the schedule ends
-    case 1: plan.stop_steps = plan.start_steps + iterations * plan.fragments * kSteps * kEnvironments - dice.below(3); break;
-    default: plan.stop_iteration = plan.start_iteration + iterations;
+    case 0:
+      break;  // until the schedule ends
+    case 1:
+      plan.stop_steps = plan.start_steps + iterations * plan.fragments * kSteps * kEnvironments - dice.below(3);
+      break;
+    default:
+      plan.stop_iteration = plan.start_iteration + iterations;
   }
   plan.checkpoint_frequency = dice.below(4);
   plan.num_to_keep = 1 + static_cast<uint32_t>(dice.below(3));
@@ -147,16 +166,20 @@ std::string to_text(const Plan& plan) {
   std::string faults;
   for (uint32_t i = 0; i < static_cast<uint32_t>(Fault::count); ++i)
     if ((plan.faults >> i & 1) != 0) faults += fmt::format(" {}", name_of(static_cast<Fault>(i)));
-  return fmt::format("{} slots, {} fragments a batch, faults until {:.2f} s:{}; loss {:.2f} dup {:.2f} flips {:.4f} jitter {:.0f} ms disk {:.2f}; "
-                     "start {}, stop at iteration {} / {} steps; checkpoint every {}, keep {}; sample {:.0f} ms update {:.0f} ms; "
-                     "crash-restarts {}, step timeout {:.0f} s",
-                     plan.slots, plan.fragments, to_seconds(plan.faults_end), faults.empty() ? " none" : faults, plan.loss, plan.duplicates,
-                     plan.flips, to_seconds(plan.jitter) * 1e3, plan.disk, plan.start_iteration, plan.stop_iteration, plan.stop_steps,
-                     plan.checkpoint_frequency, plan.num_to_keep, to_seconds(plan.sample) * 1e3, to_seconds(plan.update) * 1e3,
-                     plan.crashes.size(), to_seconds(plan.step_timeout));
+  return fmt::format(
+      "{} slots, {} fragments a batch, faults until {:.2f} s:{}; loss {:.2f} dup {:.2f} flips {:.4f} jitter {:.0f} ms "
+      "disk {:.2f}; "
+      "start {}, stop at iteration {} / {} steps; checkpoint every {}, keep {}; sample {:.0f} ms update {:.0f} ms; "
+      "crash-restarts {}, step timeout {:.0f} s",
+      plan.slots, plan.fragments, to_seconds(plan.faults_end), faults.empty() ? " none" : faults, plan.loss,
+      plan.duplicates, plan.flips, to_seconds(plan.jitter) * 1e3, plan.disk, plan.start_iteration, plan.stop_iteration,
+      plan.stop_steps, plan.checkpoint_frequency, plan.num_to_keep, to_seconds(plan.sample) * 1e3,
+      to_seconds(plan.update) * 1e3, plan.crashes.size(), to_seconds(plan.step_timeout));
 }
 
-struct Violation { std::string text; };
+struct Violation {
+  std::string text;
+};
 
 template <class... Args>
 void rule(bool holds, std::string_view name, fmt::format_string<Args...> format, Args&&... args) {
@@ -170,7 +193,10 @@ struct Process {
   uint64_t life = 0;
   bool learner = false, alive = true, paused = false, hung = false, welcomed = false, terminating = false;
   Time born{}, armed = Time::max(), resumes_at{}, next_status{};
-  struct Letter { uint32_t from; Message message; };
+  struct Letter {
+    uint32_t from;
+    Message message;
+  };
   std::deque<Letter> inbox;  // while it works or stands still
 
   // a runner
@@ -180,7 +206,11 @@ struct Process {
   uint64_t environment = 0;  // the state of its environments
   uint64_t granted = 0, acknowledged = 0, version = 0;
   bool has_version = false;
-  struct Produced { uint64_t content; uint64_t version; bool valid, accepted; };
+  struct Produced {
+    uint64_t content;
+    uint64_t version;
+    bool valid, accepted;
+  };
   std::vector<Produced> produced;  // by seq
 
   // the learner
@@ -195,7 +225,12 @@ struct Process {
 class World {
  public:
   World(uint64_t seed, uint32_t allowed, Bug bug, bool verbose)
-      : seed_(seed), bug_(bug), verbose_(verbose), plan_(draw_plan(seed, allowed)), dice_(mix(seed, 2)), network_(mix(seed, 3)) {
+      : seed_(seed),
+        bug_(bug),
+        verbose_(verbose),
+        plan_(draw_plan(seed, allowed)),
+        dice_(mix(seed, 2)),
+        network_(mix(seed, 3)) {
     layout_ = std::make_shared<FragmentLayout>(kSteps, kEnvironments);
     layout_->add("truth", Rows::environment, DType::i64, {4});
   }
@@ -204,8 +239,22 @@ class World {
 
  private:
   enum class Kind : uint8_t {
-    deliver, timer, sampled, updated, written, runner_exited, learner_exited, kill, pause, resume, faults_end, interrupt, learner_kill,
-    crash, restart, deadline
+    deliver,
+    timer,
+    sampled,
+    updated,
+    written,
+    runner_exited,
+    learner_exited,
+    kill,
+    pause,
+    resume,
+    faults_end,
+    interrupt,
+    learner_kill,
+    crash,
+    restart,
+    deadline
   };
   struct Event {
     Time at;
@@ -215,7 +264,9 @@ class World {
     bool operator>(const Event& other) const { return at != other.at ? at > other.at : id > other.id; }
   };
 
-  void push(Time at, Kind kind, uint32_t process = 0, uint32_t extra = 0) { queue_.push({at, next_id_++, kind, process, extra}); }
+  void push(Time at, Kind kind, uint32_t process = 0, uint32_t extra = 0) {
+    queue_.push({at, next_id_++, kind, process, extra});
+  }
   void note(const std::string& text) {
     if (verbose_) result_.log += fmt::format("{:10.4f} {}\n", to_seconds(now_), text);
   }
@@ -240,7 +291,10 @@ class World {
   void timer(Process& process);
   void arm(Process& process);
   void to_driver(const Process& process, Message message);
-  template <class T> void to_driver(const Process& process, T body) { to_driver(process, make_message(std::move(body))); }
+  template <class T>
+  void to_driver(const Process& process, T body) {
+    to_driver(process, make_message(std::move(body)));
+  }
   void runner_message(Process& process, const Message& message);
   void pump(Process& process);
   void finish_sample(Process& process);
@@ -268,8 +322,12 @@ class World {
 
   void handle(const Event& event);
   void check_progress(bool last);
-  uint64_t fresh_environment(uint32_t slot, uint32_t incarnation) const { return mix(mix(seed_, slot), incarnation == 0 ? 0 : mix(life_, incarnation)); }
-  static uint64_t content_of(uint32_t slot, uint64_t environment, uint64_t weights) { return mix(mix(environment, slot), weights); }
+  uint64_t fresh_environment(uint32_t slot, uint32_t incarnation) const {
+    return mix(mix(seed_, slot), incarnation == 0 ? 0 : mix(life_, incarnation));
+  }
+  static uint64_t content_of(uint32_t slot, uint64_t environment, uint64_t weights) {
+    return mix(mix(environment, slot), weights);
+  }
 
   /// What is true of an iteration, told apart from the roles' own books.
   struct State {
@@ -288,7 +346,11 @@ class World {
   Time now_{};
   uint64_t next_id_ = 0;
   std::priority_queue<Event, std::vector<Event>, std::greater<>> queue_;
-  std::vector<Frames> letters_;
+  struct Letter {
+    uint32_t from;
+    Frames frames;
+  };  // `from` is what ZeroMQ's routing id says
+  std::vector<Letter> letters_;
   std::vector<uint32_t> free_letters_;
 
   uint64_t life_ = 0;
@@ -302,13 +364,13 @@ class World {
   uint32_t learner_ = kDriver;     // none
   Saved saved_;
 
-  std::map<uint64_t, uint64_t> published_;  // version -> hash, of this life
-  std::map<uint64_t, State> states_;        // by iteration
+  std::map<uint64_t, uint64_t> published_;      // version -> hash, of this life
+  std::map<uint64_t, State> states_;            // by iteration
   std::vector<int64_t> heard_up_, heard_down_;  // by slot: the newest incarnation the learner was told of
   std::vector<std::deque<Time>> spawns_;
   bool deterministic_ = true;
-  uint64_t iteration_ = 0;                  // of the learner
-  uint64_t reported_ = 0;                   // by the driver
+  uint64_t iteration_ = 0;  // of the learner
+  uint64_t reported_ = 0;   // by the driver
   std::optional<uint64_t> committed_;
   Time last_update_ = -seconds(1);
   bool learner_killed_ = false, interrupted_ = false, restarting_ = false, done_ = false;
@@ -330,22 +392,22 @@ void World::send(uint32_t from, uint32_t to, const Message& message) {
     if (faulty() && network_.chance(plan_.flips)) {
       SharedBytes& frame = sent[network_.below(sent.size())];
       std::vector<std::byte> bytes(frame.view.begin(), frame.view.end());
-      if (!bytes.empty() && network_.chance(0.8)) bytes[network_.below(bytes.size())] ^= static_cast<std::byte>(1u << network_.below(8));
-      else bytes.resize(network_.below(bytes.size() + 1));
+      if (!bytes.empty() && network_.chance(0.8))
+        bytes[network_.below(bytes.size())] ^= static_cast<std::byte>(1u << network_.below(8));
+      else
+        bytes.resize(network_.below(bytes.size() + 1));
       frame = SharedBytes::of(std::move(bytes));
     }
     uint32_t letter;
     if (free_letters_.empty()) {
       letter = static_cast<uint32_t>(letters_.size());
-      letters_.push_back(std::move(sent));
+      letters_.push_back({from, std::move(sent)});
     } else {
       letter = free_letters_.back();
       free_letters_.pop_back();
-      letters_[letter] = std::move(sent);
+      letters_[letter] = {from, std::move(sent)};
     }
-    // `from` travels beside the frames, as ZeroMQ's routing id does.
-    queue_.push({now_ + latency, next_id_++, Kind::deliver, to, letter});
-    letters_[letter].push_back({nullptr, {reinterpret_cast<const std::byte*>(static_cast<uintptr_t>(from)), 0}});
+    push(now_ + latency, Kind::deliver, to, letter);
   }
 }
 
@@ -361,8 +423,8 @@ void World::deliver(uint32_t from, uint32_t to, const Frames& frames) {
   }
   Message& message = std::get<Message>(decoded);
   if (verbose_)
-    note(fmt::format("  {} -> {}: {}", from == kDriver ? "driver" : fmt::format("p{}", from), to == kDriver ? "driver" : fmt::format("p{}", to),
-                     wire::EnumNameBody(message.body.type)));
+    note(fmt::format("  {} -> {}: {}", from == kDriver ? "driver" : fmt::format("p{}", from),
+                     to == kDriver ? "driver" : fmt::format("p{}", to), wire::EnumNameBody(message.body.type)));
   result_.trace = mix(result_.trace, static_cast<uint64_t>(message.body.type));
   if (bugged(Bug::stale_epoch_accepted) && to != kDriver) message.epoch = life_;
   if (to == kDriver) {
@@ -370,8 +432,10 @@ void World::deliver(uint32_t from, uint32_t to, const Frames& frames) {
     return;
   }
   Process& process = processes_[to];
-  if (process.paused || process.hung || process.sampling) process.inbox.push_back({from, std::move(message)});
-  else receive(process, from, std::move(message));
+  if (process.paused || process.hung || process.sampling)
+    process.inbox.push_back({from, std::move(message)});
+  else
+    receive(process, from, std::move(message));
 }
 
 // --- driver ---
@@ -443,7 +507,8 @@ void World::apply_driver(DriverCore::Output& output) {
     auto& recent = spawns_[runner->slot];
     while (!recent.empty() && now_ - recent.front() > std::chrono::minutes(1)) recent.pop_front();
     recent.push_back(now_);
-    rule(recent.size() <= plan_.max_crashes + 1, "I10", "slot {} was started {} times in a minute", runner->slot, recent.size());
+    rule(recent.size() <= plan_.max_crashes + 1, "I10", "slot {} was started {} times in a minute", runner->slot,
+         recent.size());
     if (runner->incarnation > 0) deterministic_ = false;
     if (faulty() && dice_.chance(plan_.spawn_failure)) {
       deterministic_ = false;
@@ -454,8 +519,10 @@ void World::apply_driver(DriverCore::Output& output) {
   } else if (const auto* stop = std::get_if<DriverCore::KillRunner>(&output)) {
     const uint32_t id = current_[stop->slot];
     if (id == UINT32_MAX || !processes_[id].alive || processes_[id].incarnation != stop->incarnation) return;
-    if (stop->signal == SIGKILL && !bugged(Bug::hung_runner_not_killed)) kill(processes_[id], "SIGKILL");
-    else if (stop->signal == SIGTERM && !processes_[id].paused && !processes_[id].hung) kill(processes_[id], "SIGTERM");
+    if (stop->signal == SIGKILL && !bugged(Bug::hung_runner_not_killed))
+      kill(processes_[id], "SIGKILL");
+    else if (stop->signal == SIGTERM && !processes_[id].paused && !processes_[id].hung)
+      kill(processes_[id], "SIGTERM");
   } else if (std::holds_alternative<DriverCore::KillAll>(output)) {
     for (Process& process : processes_)
       if (process.alive && process.life == life_) kill(process, "SIGKILL");
@@ -470,11 +537,12 @@ void World::apply_driver(DriverCore::Output& output) {
     rule(iteration == reported_ + 1, "I8", "iteration {} reported after {}", iteration, reported_);
     reported_ = iteration;
     const State& state = states_.at(iteration);
-    rule(driver_->env_steps() == state.env_steps, "I8", "iteration {} has {} env steps, want {}", iteration, driver_->env_steps(), state.env_steps);
+    rule(driver_->env_steps() == state.env_steps, "I8", "iteration {} has {} env steps, want {}", iteration,
+         driver_->env_steps(), state.env_steps);
     rule(driver_->episodes_lifetime() == state.episodes, "I8", "iteration {} has {} episodes, want {}", iteration,
          driver_->episodes_lifetime(), state.episodes);
-    rule(report->report.weights_version == state.version, "I4", "iteration {} reported with weights {}, want {}", iteration,
-         report->report.weights_version, state.version);
+    rule(report->report.weights_version == state.version, "I4", "iteration {} reported with weights {}, want {}",
+         iteration, report->report.weights_version, state.version);
   } else if (const auto* event = std::get_if<DriverCore::Event>(&output)) {
     note(fmt::format("{}: {}", event->kind, event->text));
   } else {
@@ -492,8 +560,8 @@ void World::save(CheckpointWriter::Input& input) {
   if (const auto* committed = std::get_if<CheckpointWriter::Committed>(&result)) {
     ++result_.checkpoints;
     if (bugged(Bug::newest_pruned) && committed->training_iteration % 2 == 1) files_.remove(committed->directory);
-    rule(!committed_ || committed->training_iteration >= *committed_, "I7", "checkpoint {} committed after {}", committed->training_iteration,
-         committed_.value_or(0));
+    rule(!committed_ || committed->training_iteration >= *committed_, "I7", "checkpoint {} committed after {}",
+         committed->training_iteration, committed_.value_or(0));
     committed_ = committed->training_iteration;
     check_newest_checkpoint();
     const auto valid = valid_checkpoints(files_, kRoot);
@@ -531,12 +599,17 @@ uint32_t World::spawn(bool learner, uint32_t slot, uint32_t incarnation) {
 
 void World::kill(Process& process, const char* cause) {
   if (!process.alive) return;
-  note(fmt::format("p{} ({}) ends: {}", process.id, process.learner ? "learner" : fmt::format("runner {}.{}", process.slot, process.incarnation), cause));
+  note(fmt::format("p{} ({}) ends: {}", process.id,
+                   process.learner ? "learner" : fmt::format("runner {}.{}", process.slot, process.incarnation),
+                   cause));
   process.alive = false;
   process.inbox.clear();
-  if (process.learner) close_ledger(process);
-  else ++result_.runner_deaths;
-  push(now_ + dice_.time(milliseconds(1), milliseconds(10)), process.learner ? Kind::learner_exited : Kind::runner_exited, process.id);
+  if (process.learner)
+    close_ledger(process);
+  else
+    ++result_.runner_deaths;
+  push(now_ + dice_.time(milliseconds(1), milliseconds(10)),
+       process.learner ? Kind::learner_exited : Kind::runner_exited, process.id);
 }
 
 // --- processes ---
@@ -550,10 +623,14 @@ void World::to_driver(const Process& process, Message message) {
 void World::arm(Process& process) {
   if (!process.alive) return;
   Time next;
-  if (!process.welcomed) next = now_ + kHelloRetry;
-  else if (process.learner) next = process.core->next_timer();
-  else if (process.sampling) return;
-  else next = std::min(process.runner->next_timer(), process.next_status);
+  if (!process.welcomed)
+    next = now_ + kHelloRetry;
+  else if (process.learner)
+    next = process.core->next_timer();
+  else if (process.sampling)
+    return;
+  else
+    next = std::min(process.runner->next_timer(), process.next_status);
   next = std::max(next, now_);
   if (next >= process.armed) return;
   process.armed = next;
@@ -602,7 +679,8 @@ void World::timer(Process& process) {
 void World::receive(Process& process, uint32_t from, Message&& message) {
   if (process.learner) {
     if (!process.welcomed) {
-      if (const auto* welcome = message.as<wire::LearnerWelcomeT>(); welcome != nullptr && message.epoch == process.life)
+      if (const auto* welcome = message.as<wire::LearnerWelcomeT>();
+          welcome != nullptr && message.epoch == process.life)
         start_learner(process, *welcome);
     } else {
       learner_message(process, from, std::move(message));
@@ -613,8 +691,8 @@ void World::receive(Process& process, uint32_t from, Message&& message) {
     process.welcomed = true;
     if (message.payloads.size() == 1 && message.payloads[0].view.size() == 8 && !bugged(Bug::runner_state_not_restored))
       std::memcpy(&process.environment, message.payloads[0].view.data(), 8);
-    process.runner = std::make_unique<RunnerCore>(RunnerCore::Identity{kRun, process.life, process.slot, process.incarnation, kSpecHash,
-                                                                       layout_->hash(), 4, 2});
+    process.runner = std::make_unique<RunnerCore>(
+        RunnerCore::Identity{kRun, process.life, process.slot, process.incarnation, kSpecHash, layout_->hash(), 4, 2});
     process.next_status = now_;
     process.runner->tick(now_);
     pump(process);
@@ -640,23 +718,25 @@ uint64_t hash_of(const Weights& weights) {
 void World::check_weights(Process& process) {
   const WeightsPtr& weights = process.runner->weights();
   if (weights == nullptr) return;
-  rule(!process.has_version || weights->version >= process.version, "I4", "runner {} went from weights {} to {}", process.slot, process.version,
-       weights->version);
+  rule(!process.has_version || weights->version >= process.version, "I4", "runner {} went from weights {} to {}",
+       process.slot, process.version, weights->version);
   if (process.has_version && weights->version == process.version) return;
   process.has_version = true;
   process.version = weights->version;
   const auto published = published_.find(weights->version);
-  rule(published != published_.end(), "I4", "runner {} has weights {} that nobody published", process.slot, weights->version);
+  rule(published != published_.end(), "I4", "runner {} has weights {} that nobody published", process.slot,
+       weights->version);
   const Weights want = weights_of(weights->version, published->second);
-  rule(weights->values == want.values && weights->filter == want.filter, "I4", "runner {}: weights {} are not the published ones",
-       process.slot, weights->version);
+  rule(weights->values == want.values && weights->filter == want.filter, "I4",
+       "runner {}: weights {} are not the published ones", process.slot, weights->version);
 }
 
 void World::runner_message(Process& process, const Message& message) {
   Message changed = message;
   if (auto* header = changed.body.AsWeightsHeader()) {
     if (process.first_weights == nullptr) {
-      if (auto weights = weights_from(changed)) process.first_weights = std::make_shared<const Weights>(std::move(*weights));
+      if (auto weights = weights_from(changed))
+        process.first_weights = std::make_shared<const Weights>(std::move(*weights));
     } else if (header->version > process.first_weights->version) {
       const Message old = weights_message(process.first_weights);
       if (bugged(Bug::weights_torn)) changed.payloads[1] = old.payloads[1];
@@ -671,11 +751,13 @@ void World::runner_message(Process& process, const Message& message) {
     if (bugged(Bug::old_weights_sampled)) grant->weights_version = 0;
     // I2: what the learner acknowledges is in a batch; the runner forgets it.
     if (message.run == kRun && message.epoch == process.life && grant->incarnation == process.incarnation) {
-      rule(grant->acknowledged <= process.produced.size(), "I2", "runner {}.{} produced {} fragments, {} are acknowledged", process.slot,
-           process.incarnation, process.produced.size(), grant->acknowledged);
+      rule(grant->acknowledged <= process.produced.size(), "I2",
+           "runner {}.{} produced {} fragments, {} are acknowledged", process.slot, process.incarnation,
+           process.produced.size(), grant->acknowledged);
       for (; process.acknowledged < grant->acknowledged; ++process.acknowledged)
-        rule(process.produced[process.acknowledged].accepted, "I2", "fragment {} of runner {}.{} was acknowledged and is in no batch",
-             process.acknowledged, process.slot, process.incarnation);
+        rule(process.produced[process.acknowledged].accepted, "I2",
+             "fragment {} of runner {}.{} was acknowledged and is in no batch", process.acknowledged, process.slot,
+             process.incarnation);
     }
   }
   process.runner->received(changed, now_);
@@ -694,7 +776,8 @@ void World::pump(Process& process) {
       to_driver(process, std::move(error));
       return kill(process, core.refused().c_str());
     }
-    const bool ignores = bugged(Bug::runner_ignores_credit) && core.weights() != nullptr && process.produced.size() < 64;
+    const bool ignores =
+        bugged(Bug::runner_ignores_credit) && core.weights() != nullptr && process.produced.size() < 64;
     if (core.may_sample() || ignores) {
       process.sampling = true;
       process.sampled_with = core.weights();
@@ -710,8 +793,8 @@ void World::pump(Process& process) {
 void World::finish_sample(Process& process) {
   process.sampling = false;
   RunnerCore& core = *process.runner;
-  rule(core.next_seq() < process.granted, "I3", "runner {}.{} produces fragment {} with credit for {}", process.slot, process.incarnation,
-       core.next_seq(), process.granted);
+  rule(core.next_seq() < process.granted, "I3", "runner {}.{} produces fragment {} with credit for {}", process.slot,
+       process.incarnation, core.next_seq(), process.granted);
   rule(process.sampled_with == core.weights(), "I4", "weights changed within a fragment");
   std::shared_ptr<Fragment> fragment = core.take_free();
   if (fragment == nullptr) fragment = std::make_shared<Fragment>(layout_);
@@ -783,12 +866,16 @@ void World::learner_message(Process& process, uint32_t from, Message&& message) 
     if (ours) ++process.fragments_arrived;
     const FragmentQueue& queue = process.core->queue();
     const auto credit = queue.credit(header->key->slot());
-    if (bugged(Bug::no_incarnation_check) && ours && header->key->incarnation() < credit.incarnation) {
+    const bool open = credit.acknowledged < credit.granted;
+    if (bugged(Bug::no_incarnation_check) && ours && open && header->key->incarnation() < credit.incarnation) {
       header->key = std::make_unique<wire::FragmentKey>(header->key->slot(), credit.incarnation, credit.acknowledged);
       header->weights_version = queue.weights_version();
     }
-    if (bugged(Bug::stale_epoch_accepted)) header->weights_version = queue.weights_version();
-    if (bugged(Bug::duplicate_accepted) && ours && header->key->incarnation() == credit.incarnation &&
+    if (bugged(Bug::stale_epoch_accepted) && processes_[from].life != process.life && open) {
+      header->key = std::make_unique<wire::FragmentKey>(header->key->slot(), credit.incarnation, credit.acknowledged);
+      header->weights_version = queue.weights_version();
+    }
+    if (bugged(Bug::duplicate_accepted) && ours && open && header->key->incarnation() == credit.incarnation &&
         header->key->seq() < credit.acknowledged) {
       header->key = std::make_unique<wire::FragmentKey>(header->key->slot(), credit.incarnation, credit.acknowledged);
       header->weights_version = queue.weights_version();
@@ -852,27 +939,29 @@ void World::assemble(Process& process, const AcceptedFragment& fragment) {
   rule(truth.process < processes_.size(), "I2", "a fragment of no process is in a batch");
   Process& source = processes_[truth.process];
   rule(source.life == process.life, "I5", "a fragment of life {} is in a batch of life {}", source.life, process.life);
-  rule(truth.seq < source.produced.size(), "I2", "fragment {} of runner {}.{} was never produced", truth.seq, source.slot, source.incarnation);
-  auto& produced = source.produced[truth.seq];
-  rule(!produced.accepted, "I1", "fragment {} of runner {}.{} is twice in a batch", truth.seq, source.slot, source.incarnation);
-  produced.accepted = true;
-  rule(produced.content == truth.content && produced.version == truth.version, "I2", "fragment {} of runner {}.{} changed on its way", truth.seq,
+  rule(truth.seq < source.produced.size(), "I2", "fragment {} of runner {}.{} was never produced", truth.seq,
        source.slot, source.incarnation);
+  auto& produced = source.produced[truth.seq];
+  rule(!produced.accepted, "I1", "fragment {} of runner {}.{} is twice in a batch", truth.seq, source.slot,
+       source.incarnation);
+  produced.accepted = true;
+  rule(produced.content == truth.content && produced.version == truth.version, "I2",
+       "fragment {} of runner {}.{} changed on its way", truth.seq, source.slot, source.incarnation);
   rule(produced.valid, "I2", "an invalid fragment is in a batch");
   rule(source.incarnation >= heard_up_[source.slot] && source.incarnation > heard_down_[source.slot], "I5",
-       "fragment of runner {}.{} is in a batch after incarnation {} began and {} ended", source.slot, source.incarnation, heard_up_[source.slot],
-       heard_down_[source.slot]);
-  rule(truth.version == process.core->queue().weights_version(), "I4", "a fragment of weights {} is in a round of {}", truth.version,
-       process.core->queue().weights_version());
+       "fragment of runner {}.{} is in a batch after incarnation {} began and {} ended", source.slot,
+       source.incarnation, heard_up_[source.slot], heard_down_[source.slot]);
+  rule(truth.version == process.core->queue().weights_version(), "I4", "a fragment of weights {} is in a round of {}",
+       truth.version, process.core->queue().weights_version());
   size_t place = fragment.place;
   rule(place < process.batch.size(), "I3", "place {} of {}", place, process.batch.size());
-  rule(!process.batch[place], "I3", "place {} is filled twice", place);
-  if (bugged(Bug::batch_in_arrival_order)) place = static_cast<size_t>(std::find(process.batch.begin(), process.batch.end(), std::nullopt) - process.batch.begin());
+  rule(!process.batch[place] || bugged(Bug::batch_in_arrival_order), "I3", "place {} is filled twice", place);
+  if (bugged(Bug::batch_in_arrival_order))
+    place = static_cast<size_t>(std::find_if(process.batch.begin(), process.batch.end(), [](const auto& taken) { return !taken; }) -
+                                process.batch.begin());
   process.batch[place] = truth;
   ++process.accepted;
 }
-
-bool operator==(const std::optional<Truth>& truth, std::nullopt_t) { return !truth.has_value(); }
 
 void World::updated(Process& process) {
   const State before = states_.at(iteration_);
@@ -891,7 +980,8 @@ void World::updated(Process& process) {
     }
     process.batch[place].reset();
   }
-  rule(!deterministic_ || batch == want, "determinism", "the batch of iteration {} is not the one of the undisturbed run", iteration_ + 1);
+  rule(!deterministic_ || batch == want, "determinism",
+       "the batch of iteration {} is not the one of the undisturbed run", iteration_ + 1);
   state.env_steps += uint64_t{plan_.fragments} * kSteps * kEnvironments;
   state.version = before.version + 1;
   state.hash = mix(process.hash, batch);
@@ -906,8 +996,10 @@ void World::updated(Process& process) {
   published_[state.version] = state.hash;
   last_update_ = now_;
   ++result_.updates;
-  step_learner(process, LearnerCore::Updated{std::make_shared<const Weights>(weights_of(state.version, state.hash)), {{"loss", 0.5}}});
-  rule(process.core->training_iteration() == iteration_, "I8", "the learner is at iteration {}, want {}", process.core->training_iteration(), iteration_);
+  step_learner(process, LearnerCore::Updated{std::make_shared<const Weights>(weights_of(state.version, state.hash)),
+                                             {{"loss", 0.5}}});
+  rule(process.core->training_iteration() == iteration_, "I8", "the learner is at iteration {}, want {}",
+       process.core->training_iteration(), iteration_);
   close_ledger(process);
 }
 
@@ -917,10 +1009,11 @@ void World::close_ledger(const Process& learner) {
   const auto& drops = learner.core->queue().drops();
   uint64_t dropped = 0;
   for (const uint64_t count : drops) dropped += count;
-  rule(learner.fragments_arrived == learner.accepted + dropped, "I2", "{} fragments came, {} are in batches, {} dropped", learner.fragments_arrived,
-       learner.accepted, dropped);
+  rule(learner.fragments_arrived == learner.accepted + dropped, "I2",
+       "{} fragments came, {} are in batches, {} dropped", learner.fragments_arrived, learner.accepted, dropped);
   const auto of = [&](Drop reason) { return drops[static_cast<size_t>(reason)]; };
-  rule(of(Drop::unknown_slot) == 0 && of(Drop::beyond_credit) == 0, "I3", "{} fragments beyond credit", of(Drop::beyond_credit));
+  rule(of(Drop::unknown_slot) == 0 && of(Drop::beyond_credit) == 0, "I3", "{} fragments beyond credit",
+       of(Drop::beyond_credit));
   rule(of(Drop::wrong_version) == 0, "I4", "{} fragments sampled with other weights", of(Drop::wrong_version));
   rule(plan_.invalid > 0 || of(Drop::invalid) == 0, "I2", "{} fragments dropped as invalid", of(Drop::invalid));
 }
@@ -941,10 +1034,9 @@ void World::written(Process& process) {
     const LearnerFile file{request.training_iteration, request.num_env_steps_sampled_lifetime, state.version,
                            bugged(Bug::other_iterations_weights) ? process.previous_hash : process.hash};
     add("learner_group/state.bin", bytes_of(file));
-    for (const SavedRunner& runner : request.runners) add(fmt::format("env_runners/slot-{:04}", runner.slot), runner.state.view);
-  } catch (const FileError& error) {
-    written.error = fmt::format("{}: {}", error.path, std::strerror(error.error));
-  }
+    for (const SavedRunner& runner : request.runners)
+      add(fmt::format("env_runners/slot-{:04}", runner.slot), runner.state.view);
+  } catch (const FileError& error) { written.error = fmt::format("{}: {}", error.path, std::strerror(error.error)); }
   step_learner(process, written);
 }
 
@@ -970,24 +1062,27 @@ World::Saved World::load(const std::string& directory) {
   return saved;
 }
 
-/// I7: the newest checkpoint that verifies is not older than the last one committed, and holds exactly its iteration's state.
+/// I7: the newest checkpoint that verifies is not older than the last one committed, and holds exactly its iteration's
+/// state.
 void World::check_newest_checkpoint() {
   std::vector<std::string> broken;
   const auto valid = valid_checkpoints(files_, kRoot, &broken);
   if (!committed_ && valid.empty()) return;
-  rule(!valid.empty(), "I7", "checkpoint {} was committed and none verifies: {}", committed_.value_or(0), broken.empty() ? "none there" : broken[0]);
+  rule(!valid.empty(), "I7", "checkpoint {} was committed and none verifies: {}", committed_.value_or(0),
+       broken.empty() ? "none there" : broken[0]);
   const Saved saved = load(valid.back());
-  rule(!committed_ || saved.driver.iteration >= *committed_, "I7", "the newest checkpoint is of iteration {}, {} was committed",
-       saved.driver.iteration, committed_.value_or(0));
+  rule(!committed_ || saved.driver.iteration >= *committed_, "I7",
+       "the newest checkpoint is of iteration {}, {} was committed", saved.driver.iteration, committed_.value_or(0));
   const State& state = states_.at(saved.driver.iteration);
-  rule(saved.learner.iteration == saved.driver.iteration, "I7", "the learner's part is of iteration {}, the driver's of {}", saved.learner.iteration,
-       saved.driver.iteration);
-  rule(saved.learner.version == state.version && saved.learner.hash == state.hash, "I7", "checkpoint {} holds other weights than its iteration's",
-       saved.driver.iteration);
-  rule(saved.learner.env_steps == state.env_steps && saved.driver.env_steps == state.env_steps, "I8", "checkpoint {} counts {} / {} env steps, want {}",
-       saved.driver.iteration, saved.learner.env_steps, saved.driver.env_steps, state.env_steps);
-  rule(saved.driver.episodes == state.episodes, "I8", "checkpoint {} counts {} episodes, want {}", saved.driver.iteration, saved.driver.episodes,
-       state.episodes);
+  rule(saved.learner.iteration == saved.driver.iteration, "I7",
+       "the learner's part is of iteration {}, the driver's of {}", saved.learner.iteration, saved.driver.iteration);
+  rule(saved.learner.version == state.version && saved.learner.hash == state.hash, "I7",
+       "checkpoint {} holds other weights than its iteration's", saved.driver.iteration);
+  rule(saved.learner.env_steps == state.env_steps && saved.driver.env_steps == state.env_steps, "I8",
+       "checkpoint {} counts {} / {} env steps, want {}", saved.driver.iteration, saved.learner.env_steps,
+       saved.driver.env_steps, state.env_steps);
+  rule(saved.driver.episodes == state.episodes, "I8", "checkpoint {} counts {} episodes, want {}",
+       saved.driver.iteration, saved.driver.episodes, state.episodes);
 }
 
 void World::crash() {
@@ -1005,7 +1100,7 @@ void World::crash() {
   const double kept = std::array{0.0, 0.5, 1.0}[dice_.below(3)];
   files_.crash([&](const SimFiles::Operation&) { return dice_.chance(kept); });
   restarting_ = true;
-  push(now_ + seconds(1), Kind::restart);
+  push(now_ + dice_.log_time(milliseconds(1), seconds(1)), Kind::restart);
 }
 
 // --- the loop ---
@@ -1019,14 +1114,16 @@ void World::check_progress(bool last) {
   const bool ending = driver_->finishing() || learner_killed_ || interrupted_;
   bool slots_settled = driver_->slots().num_running() + driver_->slots().num_quarantined() == plan_.slots;
   for (uint32_t slot = 0; slot < plan_.slots && slots_settled; ++slot)
-    if (driver_->slots().running(slot)) slots_settled = current_[slot] != UINT32_MAX && processes_[current_[slot]].alive && !processes_[current_[slot]].hung;
+    if (driver_->slots().running(slot))
+      slots_settled =
+          current_[slot] != UINT32_MAX && processes_[current_[slot]].alive && !processes_[current_[slot]].hung;
   if (!ending && slots_settled && last_update_ > plan_.faults_end) {
     done_ = true;
     return;
   }
-  rule(!last, "I9", "{:.0f} s after the last fault: last update at {:.2f} s, {} running, {} quarantined of {}{}", to_seconds(kLiveness),
-       to_seconds(last_update_), driver_->slots().num_running(), driver_->slots().num_quarantined(), plan_.slots,
-       ending ? ", the run does not end" : "");
+  rule(!last, "I9", "{:.0f} s after the last fault: last update at {:.2f} s, {} running, {} quarantined of {}{}",
+       to_seconds(kLiveness), to_seconds(last_update_), driver_->slots().num_running(),
+       driver_->slots().num_quarantined(), plan_.slots, ending ? ", the run does not end" : "");
 }
 
 void World::handle(const Event& event) {
@@ -1034,11 +1131,9 @@ void World::handle(const Event& event) {
   const bool alive = process != nullptr && process->alive;
   switch (event.kind) {
     case Kind::deliver: {
-      Frames frames = std::move(letters_[event.extra]);
+      const Letter letter = std::move(letters_[event.extra]);
       free_letters_.push_back(event.extra);
-      const auto from = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(frames.back().view.data()));
-      frames.pop_back();
-      deliver(from, event.process, frames);
+      deliver(letter.from, event.process, letter.frames);
       break;
     }
     case Kind::timer:
@@ -1058,8 +1153,10 @@ void World::handle(const Event& event) {
       break;
     case Kind::sampled:
       if (!alive || process->hung) return;
-      if (process->paused) push(process->resumes_at + milliseconds(1), Kind::sampled, event.process);
-      else finish_sample(*process);
+      if (process->paused)
+        push(process->resumes_at + milliseconds(1), Kind::sampled, event.process);
+      else
+        finish_sample(*process);
       break;
     case Kind::updated:
       if (alive) updated(*process);
@@ -1085,7 +1182,8 @@ void World::handle(const Event& event) {
         return;
       }
       process->paused = true;
-      process->resumes_at = std::min(now_ + dice_.log_time(milliseconds(1), std::chrono::seconds(60)), plan_.faults_end);
+      process->resumes_at =
+          std::min(now_ + dice_.log_time(milliseconds(1), std::chrono::seconds(60)), plan_.faults_end);
       note(fmt::format("p{} is paused until {:.3f}", process->id, to_seconds(process->resumes_at)));
       push(process->resumes_at, Kind::resume, event.process);
       break;
@@ -1097,14 +1195,17 @@ void World::handle(const Event& event) {
       if (!process->sampling)
         for (Process::Letter& letter : std::exchange(process->inbox, {}))
           if (process->alive) {
-            if (process->sampling) process->inbox.push_back(std::move(letter));
-            else receive(*process, letter.from, std::move(letter.message));
+            if (process->sampling)
+              process->inbox.push_back(std::move(letter));
+            else
+              receive(*process, letter.from, std::move(letter.message));
           }
       process->armed = Time::max();
       arm(*process);
       break;
     }
-    case Kind::faults_end: break;
+    case Kind::faults_end:
+      break;
     case Kind::interrupt:
       if (driver_ == nullptr || finished_) return;
       interrupted_ = true;
@@ -1120,8 +1221,12 @@ void World::handle(const Event& event) {
       if (driver_ == nullptr || finished_ || interrupted_ || learner_killed_) return;
       crash();
       break;
-    case Kind::restart: start_life(); break;
-    case Kind::deadline: check_progress(true); break;
+    case Kind::restart:
+      start_life();
+      break;
+    case Kind::deadline:
+      check_progress(true);
+      break;
   }
 }
 
@@ -1148,7 +1253,8 @@ Result World::run() {
       const Event event = queue_.top();
       queue_.pop();
       now_ = event.at;
-      result_.trace = mix(result_.trace, mix(static_cast<uint64_t>(event.at.count()), uint64_t{event.process} << 8 | static_cast<uint64_t>(event.kind)));
+      result_.trace = mix(result_.trace, mix(static_cast<uint64_t>(event.at.count()),
+                                             uint64_t{event.process} << 8 | static_cast<uint64_t>(event.kind)));
       rule(++result_.events < kMaxEvents, "I10", "more than {} events", kMaxEvents);
       handle(event);
       if (event.kind == Kind::updated || event.kind == Kind::timer) check_progress(false);
@@ -1158,27 +1264,26 @@ Result World::run() {
       rule(!finished_->reason.empty(), "I9", "the run finished without a reason");
       if (finished_->exit == Exit::ok) {
         rule(!interrupted_, "I9", "an interrupted run says it is done");
-        rule(plan_.stop_iteration == 0 || driver_->training_iteration() == std::max(plan_.stop_iteration, plan_.start_iteration), "I9",
-             "stopped at iteration {}, want {}", driver_->training_iteration(), plan_.stop_iteration);
+        rule(plan_.stop_iteration == 0 ||
+                 driver_->training_iteration() == std::max(plan_.stop_iteration, plan_.start_iteration),
+             "I9", "stopped at iteration {}, want {}", driver_->training_iteration(), plan_.stop_iteration);
         const uint64_t per_iteration = uint64_t{plan_.fragments} * kSteps * kEnvironments;
-        rule(plan_.stop_steps == 0 || (driver_->env_steps() >= plan_.stop_steps && driver_->env_steps() < plan_.stop_steps + per_iteration), "I9",
-             "stopped at {} env steps, want {}", driver_->env_steps(), plan_.stop_steps);
+        rule(plan_.stop_steps == 0 ||
+                 (driver_->env_steps() >= plan_.stop_steps && driver_->env_steps() < plan_.stop_steps + per_iteration),
+             "I9", "stopped at {} env steps, want {}", driver_->env_steps(), plan_.stop_steps);
       } else if (learner_killed_ && !interrupted_ && finished_->exit == Exit::internal) {
-        rule(finished_->error_code == "learner-lost" || finished_->error_code == "refused", "I9", "a lost learner ends the run with {}", finished_->error_code);
+        rule(finished_->error_code == "learner-lost" || finished_->error_code == "refused", "I9",
+             "a lost learner ends the run with {}", finished_->error_code);
       } else {
-        rule(interrupted_ || learner_killed_ || driver_->slots().num_quarantined() == plan_.slots, "I9", "the run ended for nothing: {}",
-             finished_->reason);
+        rule(interrupted_ || learner_killed_ || driver_->slots().num_quarantined() == plan_.slots, "I9",
+             "the run ended for nothing: {}", finished_->reason);
       }
     }
     if (learner_ != kDriver) close_ledger(processes_[learner_]);
     check_newest_checkpoint();
-  } catch (const Violation& violation) {
-    result_.violation = violation.text;
-  } catch (const std::exception& error) {
+  } catch (const Violation& violation) { result_.violation = violation.text; } catch (const std::exception& error) {
     result_.violation = fmt::format("exception: {}", error.what());
-  } catch (const FileError& error) {
-    result_.violation = fmt::format("file error {} of {}", error.error, error.path);
-  }
+  } catch (const FileError& error) { result_.violation = fmt::format("file error {} of {}", error.error, error.path); }
   return result_;
 }
 
@@ -1186,20 +1291,39 @@ Result World::run() {
 
 std::string_view name_of(Fault fault) {
   constexpr std::array<std::string_view, static_cast<size_t>(Fault::count)> kNames = {
-      "loss", "duplicates", "latency", "bit_flips", "runner_kills", "pauses", "hangs", "bad_slot", "spawn_failures", "invalid_fragments",
-      "learner_kill", "interrupt", "disk", "crash"};
+      "loss",     "duplicates",     "latency",           "bit_flips",    "runner_kills", "pauses", "hangs",
+      "bad_slot", "spawn_failures", "invalid_fragments", "learner_kill", "interrupt",    "disk",   "crash"};
   return kNames[static_cast<size_t>(fault)];
 }
 
 std::string_view name_of(Bug bug) {
-  constexpr std::array<std::string_view, static_cast<size_t>(Bug::count)> kNames = {
-      "none", "ack_before_enqueue", "no_incarnation_check", "duplicate_accepted", "stale_epoch_accepted", "no_file_fsync", "no_directory_fsync",
-      "credit_leak_on_death", "weights_torn", "old_weights_under_new_version", "grants_not_repeated", "runner_ignores_credit",
-      "report_not_repeated", "other_iterations_weights", "restart_without_backoff", "filter_not_resent", "counters_reset_on_resume",
-      "hung_runner_not_killed", "runner_state_not_restored", "newest_pruned", "batch_in_arrival_order", "old_weights_sampled"};
+  constexpr std::array<std::string_view, static_cast<size_t>(Bug::count)> kNames = {"none",
+                                                                                    "ack_before_enqueue",
+                                                                                    "no_incarnation_check",
+                                                                                    "duplicate_accepted",
+                                                                                    "stale_epoch_accepted",
+                                                                                    "no_file_fsync",
+                                                                                    "no_directory_fsync",
+                                                                                    "credit_leak_on_death",
+                                                                                    "weights_torn",
+                                                                                    "old_weights_under_new_version",
+                                                                                    "grants_not_repeated",
+                                                                                    "runner_ignores_credit",
+                                                                                    "report_not_repeated",
+                                                                                    "other_iterations_weights",
+                                                                                    "restart_without_backoff",
+                                                                                    "filter_not_resent",
+                                                                                    "counters_reset_on_resume",
+                                                                                    "hung_runner_not_killed",
+                                                                                    "runner_state_not_restored",
+                                                                                    "newest_pruned",
+                                                                                    "batch_in_arrival_order",
+                                                                                    "old_weights_sampled"};
   return kNames[static_cast<size_t>(bug)];
 }
 
-Result run_schedule(uint64_t seed, uint32_t allowed, Bug bug, bool verbose) { return World(seed, allowed, bug, verbose).run(); }
+Result run_schedule(uint64_t seed, uint32_t allowed, Bug bug, bool verbose) {
+  return World(seed, allowed, bug, verbose).run();
+}
 
 }  // namespace myriad::simulation

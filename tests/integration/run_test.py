@@ -1,0 +1,650 @@
+"""Whole runs of the built programs, as a user starts them: `run_test.py BUILD [CASE ...]`.
+
+Every test case is one of the totals in the last line. Nothing waits for a fixed time: a case waits for what it needs to
+see, and fails when that has not come after DEADLINE_S. Each case has a folder of its own as TMPDIR and for its runs; no
+process that names the folder may be left when it ends.
+"""
+import contextlib
+import json
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+import zlib
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+BUILD = pathlib.Path(os.environ.get("MYRIAD_BUILD", ROOT / "build"))
+DEADLINE_S = 60
+HIDDEN = 64
+
+CARTPOLE = """
+algorithm = "PPO"
+[environment]
+env = "CartPole-v1"
+[env_runners]
+num_env_runners = 2
+num_envs_per_env_runner = 8
+rollout_fragment_length = 32
+[training]
+lr = 1e-3
+train_batch_size = 512
+num_epochs = 4
+minibatch_size = 128
+gamma = 0.98
+lambda_ = 0.8
+[rl_module]
+fcnet_hiddens = [64, 64]
+[learners]
+num_threads = 1
+[evaluation]
+evaluate_at_end = false
+"""
+PENDULUM = CARTPOLE.replace('"CartPole-v1"', '"Pendulum-v1"\nobservation_filter = "MeanStdFilter"')
+
+
+def environment(tmp: pathlib.Path) -> dict[str, str]:
+    return os.environ | {"TMPDIR": str(tmp), "TERM": "dumb"}
+
+
+def json_lines(path: pathlib.Path) -> list[dict]:
+    """The whole lines of a file that may still grow."""
+    if not path.exists():
+        return []
+    text = path.read_text()
+    return [json.loads(line) for line in text[:text.rfind("\n") + 1].splitlines()]
+
+
+def flip_byte(path: pathlib.Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x04
+    path.write_bytes(content)
+
+
+def crc32c(data: bytes) -> int:
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+class Case(unittest.TestCase):
+    """A folder, ways to start the programs in it, and the check that they left nothing."""
+    maxDiff = None
+
+    def setUp(self) -> None:
+        self.root = pathlib.Path(tempfile.mkdtemp(prefix="mr", dir="/tmp"))  # short: a socket's path has 107 characters
+        self.tmp = self.root / "t"
+        self.tmp.mkdir()
+        self.config = self.file("cartpole.toml", CARTPOLE)
+        self.started: list[subprocess.Popen] = []
+
+    def tearDown(self) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+        with contextlib.suppress(AssertionError):
+            self.wait_for(lambda: not self.processes(), "", 10)
+        left = self.processes()
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self.root, ignore_errors=True)
+        self.assertEqual({}, left, "processes left behind")
+
+    def file(self, name: str, text: str) -> pathlib.Path:
+        (self.root / name).write_text(text)
+        return self.root / name
+
+    def start(self, *arguments: object, program: str = "myriad") -> subprocess.Popen:
+        process = subprocess.Popen([str(BUILD / "apps" / program), *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, text=True, env=environment(self.tmp), cwd=self.root)
+        self.started.append(process)
+        return process
+
+    def finish(self, process: subprocess.Popen, status: int | None = 0) -> subprocess.CompletedProcess:
+        out, err = process.communicate(timeout=DEADLINE_S)
+        if status is not None:
+            self.assertEqual(status, process.returncode, f"{process.args}\n{out}{err}")
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def call(self, *arguments: object, status: int | None = 0, program: str = "myriad") -> subprocess.CompletedProcess:
+        return self.finish(self.start(*arguments, program=program), status)
+
+    def train(self, out: pathlib.Path, *overrides: str, config: pathlib.Path | None = None) -> subprocess.CompletedProcess:
+        return self.call("train", config or self.config, "--out", out, *overrides)
+
+    def start_train(self, *overrides: str) -> tuple[subprocess.Popen, pathlib.Path]:
+        """A run that has made its first reports."""
+        run = self.root / "run"
+        driver = self.start("train", self.config, "--out", run, *overrides)
+        self.wait_for(lambda: len(json_lines(run / "results.jsonl")) >= 3, "three reports", driver=driver)
+        return driver, run
+
+    def wait_for(self, condition, what: str, deadline_s: float = DEADLINE_S, driver: subprocess.Popen | None = None):
+        until = time.monotonic() + deadline_s
+        while True:
+            value = condition()
+            if value:
+                return value
+            if driver is not None and driver.poll() is not None and not condition():
+                self.fail(f"the run ended before {what}: {driver.communicate()}")
+            if time.monotonic() > until:
+                self.fail(f"no {what} after {deadline_s} s")
+            time.sleep(0.005)
+
+    def processes(self, *words: str) -> dict[int, str]:
+        """Living processes whose command line has this case's folder and the words."""
+        found = {}
+        for entry in pathlib.Path("/proc").iterdir():
+            if not entry.name.isdigit() or int(entry.name) == os.getpid():
+                continue
+            with contextlib.suppress(OSError):
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if f"{self.root}/" in line and all(word in line for word in words):
+                    found[int(entry.name)] = line
+        return found
+
+    def runner(self, slot: int) -> int:
+        return self.wait_for(lambda: list(self.processes("myriad-env-runner", f"--slot {slot} ")), f"runner {slot}")[0]
+
+    def wait_event(self, run: pathlib.Path, kind: str, driver: subprocess.Popen | None = None) -> dict:
+        return self.wait_for(lambda: [e for e in json_lines(run / "events.jsonl") if e["kind"] == kind], f"event {kind}", driver=driver)[0]
+
+    def assert_nothing_left(self, deadline_s: float = 5) -> None:
+        self.wait_for(lambda: not self.processes(), f"end of {self.processes()}", deadline_s)
+        self.wait_for(lambda: not list(self.tmp.iterdir()), f"removal of {list(self.tmp.iterdir())}", deadline_s)
+
+    def checkpoints(self, run: pathlib.Path) -> list[pathlib.Path]:
+        return sorted(p for p in (run / "checkpoints").glob("*") if not p.name.startswith("."))
+
+    def assert_counted_once(self, run: pathlib.Path, iterations: int, batch: int = 512) -> list[dict]:
+        results = json_lines(run / "results.jsonl")
+        self.assertEqual([(i, i * batch) for i in range(1, iterations + 1)],
+                         [(r["training_iteration"], r["num_env_steps_sampled_lifetime"]) for r in results])
+        for r in results:
+            self.assertEqual(batch, r["env_runners"]["num_env_steps_sampled"])
+        return results
+
+    def state_files(self, checkpoint: pathlib.Path) -> dict[str, bytes]:
+        """All but the times: what has to be equal in runs that are the same."""
+        files = {str(p.relative_to(checkpoint)): p.read_bytes() for p in checkpoint.rglob("*") if p.is_file()}
+        del files["MANIFEST.json"]  # has the checksum of driver.json
+        driver = json.loads(files.pop("driver.json"))
+        del driver["time_total_s"]
+        return files | {"driver.json": json.dumps(driver).encode()}
+
+    def assert_same_state(self, a: pathlib.Path, b: pathlib.Path) -> None:
+        a_files, b_files = self.state_files(a), self.state_files(b)
+        self.assertEqual(sorted(a_files), sorted(b_files))
+        self.assertEqual([], [name for name in a_files if a_files[name] != b_files[name]], "files that differ")
+
+
+class Training(Case):
+    def test_cartpole_is_solved_and_leaves_its_artefacts(self):
+        run = self.root / "run"
+        result = self.train(run, config=ROOT / "configs/cartpole-ppo.toml")
+        results = json_lines(run / "results.jsonl")
+        last = results[-1]
+        self.assertGreaterEqual(last["env_runners"]["episode_return_mean"], 475)
+        self.assertLessEqual(last["num_env_steps_sampled_lifetime"], 200_000)
+        self.assertEqual(list(range(1, len(results) + 1)), [r["training_iteration"] for r in results])
+        for key in ("episode_return_mean", "episode_return_min", "episode_return_max", "episode_len_mean", "num_episodes", "num_env_steps_sampled",
+                    "num_env_steps_sampled_lifetime"):
+            self.assertIn(key, last["env_runners"])
+        for key in ("policy_loss", "vf_loss", "total_loss", "entropy", "mean_kl_loss", "vf_explained_var", "curr_kl_coeff",
+                    "default_optimizer_learning_rate", "num_module_steps_trained"):
+            self.assertIn(key, last["learners"]["default_policy"])
+        for key in ("num_healthy_workers", "num_remote_worker_restarts"):
+            self.assertIn(key, last["fault_tolerance"])
+        rows = (run / "progress.csv").read_text().splitlines()
+        self.assertEqual(len(results) + 1, len(rows))
+        self.assertIn("env_runners/episode_return_mean", rows[0].split(","))
+        for key in (b"env_runners/episode_return_mean", b"learners/default_policy/policy_loss"):
+            self.assertIn(key, self.tensorboard_records(run)[-1])
+        self.assertEqual((ROOT / "configs/cartpole-ppo.toml").read_text(), (run / "config.toml").read_text())
+        self.assertIn("vf_loss_coeff", (run / "config.effective.toml").read_text())
+        record = json.loads((run / "run.json").read_text())
+        self.assertEqual(("finished", len(results)), (record["state"], record["last_iteration"]))
+        checkpoint = self.checkpoints(run)[-1]
+        manifest = json.loads((checkpoint / "MANIFEST.json").read_text())
+        files = {str(p.relative_to(checkpoint)) for p in checkpoint.rglob("*") if p.is_file()}
+        self.assertEqual(files - {"MANIFEST.json"}, {f["name"] for f in manifest["files"]})
+        self.assertIn("learner_group/modules/default_policy.safetensors", files)
+        module = (checkpoint / "learner_group/modules/default_policy.safetensors").read_bytes()
+        self.assertIsInstance(json.loads(module[8:8 + struct.unpack("<Q", module[:8])[0]]), dict)
+        self.assertEqual([], [p for p in run.rglob("*") if p.suffix in (".pkl", ".pickle", ".pt")])
+        for text in ("done", "return ", "saved ", "myriad evaluate ", "myriad train --resume "):
+            self.assertIn(text, result.stdout)
+        self.assertEqual("", result.stderr)
+        self.assert_nothing_left()
+        # The commands it names work.
+        command = re.search(r"myriad (evaluate \S+)", result.stdout)[1].split()
+        lines = self.call(*command, "--episodes", 20, "--json").stdout
+        episodes = [json.loads(line) for line in lines.splitlines()]
+        self.assertEqual(list(range(20)), [e["episode"] for e in episodes])
+        self.assertGreater(sum(e["return"] for e in episodes) / 20, 400)
+        self.assertEqual(lines, self.call(*command, "--episodes", 20, "--json").stdout)
+        sampled = self.call(*command, "--episodes", 3, "--json", "--seed", 1, "--explore").stdout
+        self.assertEqual(sampled, self.call(*command, "--episodes", 3, "--json", "--seed", 1, "--explore").stdout)
+
+    def tensorboard_records(self, run: pathlib.Path) -> list[bytes]:
+        data, records = next((run / "tb").iterdir()).read_bytes(), []
+        while data:
+            length, = struct.unpack("<Q", data[:8])
+            records.append(data[12:12 + length])
+            for payload, at in ((data[:8], 8), (records[-1], 12 + length)):
+                if len(records) < 3:  # the checksum is slow here
+                    crc = crc32c(payload)
+                    self.assertEqual(((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF, struct.unpack("<I", data[at:at + 4])[0])
+            data = data[16 + length:]
+        return records
+
+    def resumes_bit_exactly(self, config: pathlib.Path):
+        a, b = self.root / "a", self.root / "b"
+        self.train(a, "stop.training_iteration=12", config=config)
+        self.train(b, "stop.training_iteration=6", config=config)
+        self.call("train", "--resume", b, "stop.training_iteration=12")
+        self.assert_same_state(self.checkpoints(a)[-1], self.checkpoints(b)[-1])
+        times = ("time_total_s", "time_this_iter_s", "timers")
+        left, right = self.assert_counted_once(a, 12), self.assert_counted_once(b, 12)
+        for report in left + right:
+            for key in times:
+                del report[key]
+            del report["env_runners"]["num_env_steps_sampled_lifetime_throughput"]
+        self.assertEqual(left, right)
+        self.assertEqual(13, len((b / "progress.csv").read_text().splitlines()))
+
+    def test_resume_is_bit_exact(self):
+        self.resumes_bit_exactly(self.config)
+
+    def test_resume_is_bit_exact_with_continuous_actions_and_a_filter(self):
+        self.resumes_bit_exactly(self.file("pendulum.toml", PENDULUM))
+
+    def test_resume_of_an_older_checkpoint_replaces_what_came_after_it(self):
+        run = self.root / "run"
+        self.train(run, "stop.training_iteration=6", "checkpointing.checkpoint_frequency=2")
+        old = (self.checkpoints(run)[1] / "learner_group/modules/default_policy.safetensors").read_bytes()
+        self.call("train", "--resume", self.checkpoints(run)[0], "training.lr=1e-2", "stop.training_iteration=4")
+        self.assertEqual(["000000002", "000000004"], [c.name for c in self.checkpoints(run)])
+        self.assertNotEqual(old, (self.checkpoints(run)[1] / "learner_group/modules/default_policy.safetensors").read_bytes())
+        self.assert_counted_once(run, 4)
+
+    def test_seed_decides(self):
+        checkpoints = []
+        for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+            self.train(self.root / name, "stop.training_iteration=5", f"seed={seed}")
+            checkpoints += self.checkpoints(self.root / name)
+        self.assert_same_state(checkpoints[0], checkpoints[1])
+        a, c = self.state_files(checkpoints[0]), self.state_files(checkpoints[2])
+        for name in ("learner_group/modules/default_policy.safetensors", "env_runners/slot-0000.safetensors", "driver.json"):
+            self.assertNotEqual(a[name], c[name], name)
+
+
+class Faults(Case):
+    def test_killed_runner_is_replaced_and_no_step_counts_twice(self):
+        driver, run = self.start_train("stop.training_iteration=400")
+        killed = self.runner(0)
+        os.kill(killed, signal.SIGKILL)
+        event = self.wait_event(run, "runner-down", driver)
+        self.assertIn("SIGKILL", event["text"])
+        self.assertIn("runner 0 ", event["text"])
+        self.assertNotEqual(killed, self.runner(0))
+        self.finish(driver)
+        results = self.assert_counted_once(run, 400)
+        self.assertEqual({"num_healthy_workers": 2, "num_remote_worker_restarts": 1}, results[-1]["fault_tolerance"])
+        self.assertEqual("finished", json.loads((run / "run.json").read_text())["state"])
+
+    def test_hung_runner_is_replaced(self):
+        driver, run = self.start_train("stop.training_iteration=200", "env_runners.step_timeout_s=1.0")
+        os.kill(self.runner(1), signal.SIGSTOP)
+        self.assertIn("runner 1 ", self.wait_event(run, "runner-hung", driver)["text"])
+        self.finish(driver)
+        self.assertEqual(1, self.assert_counted_once(run, 200)[-1]["fault_tolerance"]["num_remote_worker_restarts"])
+
+    def test_killed_learner_ends_the_run_with_its_cause(self):
+        driver, run = self.start_train("checkpointing.checkpoint_frequency=2")
+        self.wait_event(run, "checkpoint", driver)
+        os.kill(list(self.processes("myriad-learner"))[0], signal.SIGKILL)
+        result = self.finish(driver, None)
+        self.assertGreater(result.returncode, 0)
+        self.assertIn("SIGKILL", result.stderr)
+        self.assertIn("myriad train --resume", result.stderr)
+        self.assertEqual("failed", json.loads((run / "run.json").read_text())["state"])
+        self.assert_nothing_left()
+
+    def test_killed_driver_leaves_nothing_and_its_run_resumes(self):
+        driver, run = self.start_train("checkpointing.checkpoint_frequency=5")
+        self.wait_for(lambda: len(self.checkpoints(run)) == 3, "three checkpoints", driver=driver)
+        self.assertEqual(3, len(self.processes("--control ipc://" + str(self.tmp))))
+        driver.kill()
+        self.finish(driver, -signal.SIGKILL)
+        self.assert_nothing_left()
+        last = int(self.checkpoints(run)[-1].name)
+        self.call("train", "--resume", run, f"stop.training_iteration={last + 7}")
+        self.assert_counted_once(run, last + 7)
+
+    def test_interrupt_saves_and_names_the_way_on(self):
+        driver, run = self.start_train()
+        driver.send_signal(signal.SIGINT)
+        result = self.finish(driver, 130)
+        self.assertIn("myriad train --resume", result.stdout)
+        iterations = len(json_lines(run / "results.jsonl"))
+        self.assertEqual(iterations, int(self.checkpoints(run)[-1].name))
+        record = json.loads((run / "run.json").read_text())
+        self.assertEqual(("interrupted", iterations), (record["state"], record["last_iteration"]))
+        self.assert_nothing_left()
+        self.call("train", "--resume", run, f"stop.training_iteration={iterations + 3}")
+        self.assert_counted_once(run, iterations + 3)
+
+    def test_second_interrupt_ends_at_once(self):
+        driver, run = self.start_train()
+        os.kill(self.runner(0), signal.SIGSTOP)  # so that the first one cannot finish
+        driver.send_signal(signal.SIGINT)
+        self.wait_event(run, "interrupt", driver)
+        begin = time.monotonic()
+        driver.send_signal(signal.SIGINT)
+        self.finish(driver, 130)
+        self.assertLess(time.monotonic() - begin, 3)
+        self.assertEqual("interrupted", json.loads((run / "run.json").read_text())["state"])
+        self.assert_nothing_left()
+
+    def test_full_disk_fails_the_checkpoint_and_not_the_run(self):
+        disk = self.root / "disk"
+        disk.mkdir()
+        if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", disk], stderr=subprocess.DEVNULL).returncode != 0:
+            self.skipTest("a small disk cannot be mounted here")
+        try:
+            run, filler = disk / "run", disk / "filler"
+            driver = self.start("train", self.config, "--out", run, "rl_module.fcnet_hiddens=[256,256]", "training.num_epochs=1",
+                                "checkpointing.checkpoint_frequency=5", "checkpointing.num_to_keep=2", "stop.training_iteration=100")
+            self.wait_event(run, "checkpoint", driver)
+            with filler.open("wb") as out:
+                while self.free_bytes(disk) > 1_200_000:  # not enough for a checkpoint, but for reports
+                    out.write(bytes(65536))
+                    out.flush()
+            self.wait_event(run, "checkpoint-failed", driver)
+            self.finish(driver)
+            event = self.wait_event(run, "checkpoint-failed")
+            self.assertIn("No space left on device", event["text"])
+            self.assert_counted_once(run, 100)
+            self.assertEqual("finished", json.loads((run / "run.json").read_text())["state"])
+            self.call("evaluate", self.checkpoints(run)[-1], "--episodes", 1)
+            self.assertEqual([], [p for p in (run / "checkpoints").iterdir() if p.name.startswith(".")])
+            filler.unlink()
+            result = self.call("train", "--resume", run, "stop.training_iteration=101")
+            self.assertEqual("", result.stderr)
+            self.assert_counted_once(run, 101)
+        finally:
+            for process in self.started:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+            self.wait_for(lambda: not self.processes(), "end of the run", 10)
+            subprocess.run(["umount", "-l", disk], check=True)
+
+    def free_bytes(self, path: pathlib.Path) -> int:
+        stat = os.statvfs(path)
+        return stat.f_bavail * stat.f_bsize
+
+
+class Checkpoints(Case):
+    def trained(self) -> pathlib.Path:
+        run = self.root / "run"
+        self.train(run, "stop.training_iteration=4", "checkpointing.checkpoint_frequency=2")
+        return run
+
+    def test_corrupt_file_is_named_and_an_older_checkpoint_taken(self):
+        run = self.trained()
+        newest = self.checkpoints(run)[-1]
+        kinds = sorted(str(p.relative_to(newest)) for p in newest.rglob("*") if p.is_file())
+        self.assertEqual(["MANIFEST.json", "config.toml", "driver.json", "env_runners/slot-0000.safetensors", "env_runners/slot-0001.safetensors",
+                          "learner_group/connectors.safetensors", "learner_group/modules/default_policy.safetensors",
+                          "learner_group/optimizer.safetensors", "learner_group/state.safetensors"], kinds)
+        for name in kinds:
+            with self.subTest(name):
+                copy = self.root / "copy"
+                shutil.rmtree(copy, ignore_errors=True)
+                shutil.copytree(run, copy)
+                checkpoint = self.checkpoints(copy)[-1]
+                before = (copy / "results.jsonl").read_bytes()
+                flip_byte(checkpoint / name)
+                for command in (["evaluate", checkpoint], ["train", "--resume", checkpoint, "stop.training_iteration=5"]):
+                    result = self.call(*command, status=2)
+                    self.assertEqual(1, len(result.stderr.splitlines()), result.stderr)
+                    self.assertTrue(result.stderr.startswith("error[corrupt-checkpoint] "), result.stderr)
+                    self.assertIn(name, result.stderr)
+                self.assertEqual(before, (copy / "results.jsonl").read_bytes())
+                if name not in ("MANIFEST.json", "config.toml", "learner_group/optimizer.safetensors"):
+                    continue
+                result = self.call("train", "--resume", copy, "stop.training_iteration=5")
+                self.assertIn("warning[corrupt-checkpoint]", result.stderr)
+                self.assertIn(name, result.stderr)
+                self.assert_counted_once(copy, 5)
+                self.call("evaluate", self.checkpoints(copy)[-1], "--episodes", 1)
+
+    def test_missing_and_torn_files_are_named(self):
+        run = self.trained()
+        first, last = self.checkpoints(run)
+        module = "learner_group/modules/default_policy.safetensors"
+        (last / module).unlink()
+        self.assertIn(module, self.call("evaluate", last, status=2).stderr)
+        os.truncate(first / "config.toml", 10)
+        self.assertIn("config.toml", self.call("train", "--resume", first, status=2).stderr)
+        result = self.call("train", "--resume", run, status=2)
+        self.assertIn("error[no-checkpoint]", result.stderr)
+        self.assertIn("error[no-checkpoint]", self.call("evaluate", run, status=2).stderr)
+        self.assert_nothing_left()
+
+    def test_foreign_module_is_refused(self):
+        run = self.trained()
+        result = self.call("train", "--resume", run, "rl_module.fcnet_hiddens=[32]", "stop.training_iteration=5", status=2)
+        self.assertRegex(result.stderr, r"^error\[foreign-checkpoint\] .*\[64, 4\].*\[32, 4\]")
+        self.assertEqual(1, len([line for line in result.stderr.splitlines() if line.startswith("error")]), result.stderr)
+        self.assert_nothing_left()
+        self.assert_counted_once(run, 4)
+
+
+class Refusals(Case):
+    def refuse(self, arguments: list[object], *texts: str, status: int = 2):
+        before = sorted(self.root.iterdir())
+        result = self.call(*arguments, status=status)
+        self.assertEqual(1, len(result.stderr.splitlines()), result.stderr)
+        self.assertRegex(result.stderr, r"^error\[[a-z-]+\] ")
+        for text in texts:
+            self.assertIn(text, result.stderr)
+        self.assertEqual(before, sorted(self.root.iterdir()))
+        self.assertEqual("", result.stdout)
+        self.assert_nothing_left()
+
+    def refuse_config(self, text: str, *texts: str):
+        self.refuse(["train", self.file("bad.toml", text), "--out", self.root / "run"], *texts)
+
+    def test_bad_configs(self):
+        self.refuse_config(CARTPOLE.replace("\nlr =", "\nlrr ="), "bad.toml:10:1", "lrr", "did you mean lr?")
+        self.refuse_config(CARTPOLE.replace("lr = 1e-3", 'lr = "fast"'), "bad.toml:10:", "lr", "fast", "want a number")
+        self.refuse_config(CARTPOLE.replace("train_batch_size = 512", "train_batch_size = 513"), "train_batch_size", "513", "512")
+        self.refuse_config(CARTPOLE.replace("CartPole-v1", "CartPole-v2"), "CartPole-v2", "did you mean CartPole-v1?")
+        self.refuse_config(CARTPOLE.replace('"PPO"', '"PPOO"'), "bad.toml:2:", "PPOO", "did you mean PPO?")
+        self.refuse_config(CARTPOLE.replace("[training]", "[trainig]"), "trainig", "did you mean training?")
+        self.refuse_config(CARTPOLE.replace("gamma = 0.98", "gamma = 1.5"), "bad.toml:14:", "gamma", "0 to 1")
+        self.refuse_config(CARTPOLE + "[", f"bad.toml:{1 + CARTPOLE.count(chr(10))}:")
+        self.refuse_config("\0\xff", "bad.toml:1:")
+
+    def test_bad_command_lines(self):
+        out = ["--out", self.root / "run"]
+        self.refuse(["train", "no-such-file.toml", *out], "no-such-file.toml")
+        self.refuse(["train", "cartpole-pp", *out], "did you mean cartpole-ppo?")
+        self.refuse(["train", self.config, *out, "training.lrr=1"], "training.lrr=1", "did you mean lr?")
+        self.refuse(["train", self.config, *out, "--oops"], "--oops")
+        self.refuse(["train", self.config, self.config, *out], "one config")
+        self.refuse(["train", *out], "CONFIG")
+        self.refuse(["trian", self.config], "trian", "did you mean train?")
+        self.refuse([], "subcommand")
+        self.refuse(["train", "--resume", self.root / "none"], "none")
+        self.refuse(["train", "--resume", self.tmp], "no run")
+        self.refuse(["evaluate", self.root / "none"], "none")
+        self.refuse(["play", "CartPole-v2"], "did you mean CartPole-v1?")
+        self.refuse(["play", "CartPole-v1", "--state", "[1,2]"])
+        self.refuse(["play", "CartPole-v1", "--state", "nonsense"], "nonsense")
+        self.refuse(["config", "--resolved", "nothing"], "nothing")
+
+    def test_directory_in_use_or_used(self):
+        driver, run = self.start_train()
+        for command in (["train", self.config, "--out", run], ["train", "--resume", run]):
+            result = self.call(*command, status=4)
+            self.assertRegex(result.stderr, rf"^error\[run-in-use\] .*\b{driver.pid}\b")
+        driver.send_signal(signal.SIGINT)
+        self.finish(driver, 130)
+        before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != "run.lock"}
+        result = self.call("train", self.config, "--out", run, status=4)
+        self.assertIn("myriad train --resume", result.stderr)
+        self.assertEqual(before, {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != "run.lock"})
+
+
+def zmtp_greeting(mechanism: bytes = b"NULL") -> bytes:
+    return b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + mechanism.ljust(20, b"\0") + bytes(32)
+
+
+def zmtp_ready(identity: bytes) -> bytes:
+    body = b"\x05READY" + b"\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER" + b"\x08Identity" + struct.pack(">I", len(identity)) + identity
+    return bytes([4, len(body)]) + body
+
+
+def zmtp_message(*frames: bytes) -> bytes:
+    """Each frame in the long form."""
+    return b"".join(struct.pack(">BQ", 2 | (i + 1 < len(frames)), len(frame)) + frame for i, frame in enumerate(frames))
+
+
+class Mangled(Case):
+    def attack(self, path: pathlib.Path, *parts: bytes) -> None:
+        """Writes the parts to a socket until it is closed on this side or that one."""
+        with socket.socket(socket.AF_UNIX) as connection, contextlib.suppress(OSError):
+            connection.settimeout(5)
+            connection.connect(str(path))
+            connection.sendall(b"".join(parts))
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(65536):  # until the other side has read it all
+                pass
+
+    def test_garbage_on_the_sockets_harms_nothing(self):
+        driver, run = self.start_train()
+        generator = random.Random(7)
+        garbage = [generator.randbytes(generator.randrange(1, 400)) for _ in range(60)]
+        summed = [g + struct.pack("<I", crc32c(g)) for g in garbage if len(g) > 12]
+        hello = zmtp_greeting() + zmtp_ready(b"")
+        sockets = list(self.tmp.glob("myriad-*/*"))
+        self.assertEqual(["driver", "learner-0"], sorted(s.name for s in sockets))
+        for path in sockets:
+            for g in garbage[:10]:
+                self.attack(path, g)
+            self.attack(path, zmtp_greeting()[:30])
+            self.attack(path, zmtp_greeting(b"CURVE"))
+            self.attack(path, zmtp_greeting(), garbage[0])
+            self.attack(path, hello, *map(zmtp_message, garbage))
+            self.attack(path, hello, *map(zmtp_message, summed))
+            self.attack(path, hello, zmtp_message(b""), zmtp_message(*garbage), zmtp_message(bytes(200_000)), zmtp_message(bytes(3_000_000)))
+            self.attack(path, hello, struct.pack(">BQ", 2, 1 << 62), bytes(1000))  # a frame longer than any may be
+            self.attack(path, hello, struct.pack(">BQ", 2, 5000), bytes(1000))  # one that ends early
+            self.attack(path, zmtp_greeting(), zmtp_ready(b"runner-0.0"), zmtp_message(garbage[1]))  # somebody else's name
+            self.attack(path, zmtp_greeting(), zmtp_ready(b"learner-0"), zmtp_message(garbage[1]))
+        kinds = ("envelope_checksum", "not_an_envelope", "too_many_frames", "too_large")
+        self.wait_for(lambda: all(json_lines(run / "results.jsonl")[-1]["dropped"][kind] > 0 for kind in kinds), f"drops of {kinds}", driver=driver)
+        driver.send_signal(signal.SIGINT)
+        self.finish(driver, 130)
+        iterations = len(json_lines(run / "results.jsonl"))
+        results = self.assert_counted_once(run, iterations)
+        self.assertEqual(0, results[-1]["fault_tolerance"]["num_remote_worker_restarts"])
+        self.assertEqual([], [e for e in json_lines(run / "events.jsonl") if e["kind"].startswith("runner")])
+        # And the result is the one of a run that nobody attacked.
+        self.train(self.root / "calm", f"stop.training_iteration={iterations}")
+        self.assert_same_state(self.checkpoints(run)[-1], self.checkpoints(self.root / "calm")[-1])
+
+
+class Verbs(Case):
+    def test_env_runner_links_neither_torch_nor_mujoco(self):
+        linked = subprocess.run(["ldd", BUILD / "apps/myriad-env-runner"], capture_output=True, text=True, check=True).stdout
+        self.assertIn("libzmq", linked)
+        for name in ("torch", "c10", "mujoco", "python"):
+            self.assertNotIn(name, linked)
+
+    def test_children_explain_themselves(self):
+        for program in ("myriad-learner", "myriad-env-runner"):
+            self.assertIn("myriad train", self.call(program=program, status=2).stderr)
+
+    def test_help_and_version(self):
+        for verb in ("train", "evaluate", "play", "envs", "algorithms", "config"):
+            self.assertIn(verb, self.call("--help").stdout)
+            self.assertIn("--help", self.call(verb, "--help").stdout)
+        self.assertRegex(self.call("--version").stdout, r"^myriad \d+\.\d+\.\d+\n$")
+
+    def test_play_follows_the_golden_trajectory(self):
+        lines = (ROOT / "tests/golden/gymnasium/CartPole-v1.txt").read_text().splitlines()
+        begin = next(i for i, line in enumerate(lines) if line.startswith("state "))
+        state = [float(word) for word in lines[begin].split()[1:]]
+        steps = [line.split(" | ") for line in lines[begin + 2:begin + 12]]
+        actions = self.file("actions.jsonl", "".join(f"{step[0]}\n" for step in steps))
+        played = [json.loads(line) for line in
+                  self.call("play", "CartPole-v1", "--state", json.dumps(state), "--actions", actions, "--json").stdout.splitlines()]
+        self.assertEqual(state, played[0]["state"])
+        self.assertEqual(len(steps), len(played) - 1)
+        for (action, outcome, observation), got in zip(steps, played[1:]):
+            self.assertEqual((int(action), float(outcome.split()[0])), (got["action"], got["reward"]))
+            for want, value in zip(observation.split(), got["observation"]):
+                self.assertEqual(struct.pack("<f", float(want)), struct.pack("<f", value))
+
+    def test_config_prints_every_setting_and_what_a_file_stands_for(self):
+        settings = [json.loads(line) for line in self.call("config", "--json").stdout.splitlines()]
+        self.assertIn(("training", "train_batch_size"), {(s["group"], s["key"]) for s in settings})
+        text = self.call("config").stdout
+        for setting in settings:
+            self.assertIn(setting["meaning"], text)
+        resolved = self.call("config", "--resolved", self.config, "training.lr=0.25").stdout
+        self.assertRegex(resolved, r"(?m)^lr = 0.25$")
+        self.assertEqual(resolved, self.call("config", "--resolved", self.file("resolved.toml", resolved)).stdout)
+
+    def test_lists(self):
+        ids = [json.loads(line)["id"] for line in self.call("envs", "--json").stdout.splitlines()]
+        self.assertIn("CartPole-v1", ids)
+        self.assertIn("CartPole-v1", self.call("envs").stdout)
+        self.assertIn("PPO", [json.loads(line)["name"] for line in self.call("algorithms", "--json").stdout.splitlines()])
+        self.assertIn("PPO", self.call("algorithms").stdout)
+
+    def test_reports_as_json(self):
+        result = self.call("train", self.config, "--out", self.root / "run", "--json", "stop.training_iteration=3")
+        lines = result.stdout.splitlines()
+        self.assertTrue(lines)
+        for line in lines:
+            json.loads(line)
+
+
+def main() -> int:
+    global BUILD
+    if len(sys.argv) > 1:
+        BUILD = pathlib.Path(sys.argv[1]).resolve()
+    loader = unittest.TestLoader()
+    if sys.argv[2:]:
+        loader.testNamePatterns = [f"*{name}*" for name in sys.argv[2:]]
+    suite = loader.loadTestsFromModule(sys.modules[__name__])
+    result = unittest.TextTestRunner(sys.stdout, verbosity=2, durations=10 if sys.version_info >= (3, 12) else None).run(suite) \
+        if sys.version_info >= (3, 12) else unittest.TextTestRunner(sys.stdout, verbosity=2).run(suite)
+    for _, reason in result.skipped:
+        print(f"SKIPPED: {reason}")
+    bad = {re.sub(r" \[.*| \(.*?\)$", "", str(getattr(test, "test_case", test))) for test, _ in result.failures + result.errors}
+    print(f"{result.testsRun - len(bad) - len(result.skipped)} passed, {len(bad)} failed, {len(result.skipped)} skipped")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
