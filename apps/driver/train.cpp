@@ -432,7 +432,7 @@ int train(const TrainOptions& options) {
     Config config = load_config(file.text, file.name, options.overrides);
     check_environment(config);
     RunDirectory directory =
-        options.out.empty() ? RunDirectory::create_numbered("runs") : RunDirectory::create_exact(options.out);
+        options.out.empty() ? RunDirectory::create_numbered(fs::absolute("runs")) : RunDirectory::create_exact(fs::absolute(options.out));
     directory.record.start_time_s = wall_time_s();
     directory.write_setup(options.command, file.text, to_toml(config), MYRIAD_VERSION);
     directory.save();

@@ -6,13 +6,21 @@
 #include <cstdlib>
 #include <string>
 
-#include "tests/simulation/failing_seeds.hpp"
 #include "tests/simulation/world.hpp"
 
 namespace myriad::simulation {
 namespace {
 
 constexpr uint64_t kSchedules = 30'000, kPlantedBudget = 5'000;
+
+struct FailingSeed {
+  uint64_t seed;
+  uint32_t faults;
+  const char* what;
+};
+constexpr FailingSeed kFailingSeeds[] = {
+#include "tests/simulation/failing_seeds.txt"
+};
 
 uint64_t from_environment(const char* name, uint64_t otherwise) {
   const char* text = std::getenv(name);
@@ -34,7 +42,7 @@ std::string explain(uint64_t seed, Result result) {
     }
   }
   return "seed " + std::to_string(seed) + ", " + result.violation + "\n  " + result.plan + "\n  faults mask " + std::to_string(faults) +
-         "; add the seed to failing_seeds.hpp";
+         "; add the seed to failing_seeds.txt";
 }
 
 }  // namespace

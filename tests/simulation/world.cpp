@@ -854,13 +854,13 @@ void World::learner_message(Process& process, uint32_t from, Message&& message) 
   const bool ours = message.run == kRun && message.epoch == process.life;
   const bool from_driver = from == kDriver;
   if (from_driver) {
-    if (const auto* slot = message.as<wire::SlotStateT>(); slot != nullptr && ours) {
+    if (const auto* slot = message.as<wire::SlotStateT>(); slot != nullptr && ours && slot->slot < plan_.slots) {
       auto& heard = slot->up ? heard_up_ : heard_down_;
       heard[slot->slot] = std::max(heard[slot->slot], int64_t{slot->incarnation});
     }
     return step_learner(process, LearnerCore::FromDriver{std::move(message)});
   }
-  if (const auto* join = message.as<wire::JoinT>(); join != nullptr && ours)
+  if (const auto* join = message.as<wire::JoinT>(); join != nullptr && ours && join->slot < plan_.slots)
     heard_up_[join->slot] = std::max(heard_up_[join->slot], int64_t{join->incarnation});
   if (auto* header = message.body.AsFragmentHeader()) {
     if (ours) ++process.fragments_arrived;

@@ -1,0 +1,146 @@
+#include "learners/fragment_queue.hpp"
+
+#include <doctest/doctest.h>
+
+#include <set>
+
+#include "rl/check.hpp"
+
+namespace myriad {
+namespace {
+
+using Outputs = std::vector<FragmentQueue::Output>;
+
+Outputs step(FragmentQueue& queue, const FragmentQueue::Input& input) {
+  Outputs outputs;
+  queue.step(input, outputs);
+  return outputs;
+}
+
+FragmentQueue::Arrived arrived(uint32_t slot, uint32_t incarnation, uint64_t seq, uint64_t version = 1, bool valid = true) {
+  return {{slot, incarnation, seq}, version, valid};
+}
+
+/// The place a fragment takes; -1 when it is dropped.
+int place_of(FragmentQueue& queue, const FragmentQueue::Arrived& fragment) {
+  for (const auto& output : step(queue, fragment))
+    if (const auto* accepted = std::get_if<FragmentQueue::Accepted>(&output)) return static_cast<int>(accepted->place);
+  return -1;
+}
+
+Drop drop_of(FragmentQueue& queue, const FragmentQueue::Arrived& fragment) {
+  const Outputs outputs = step(queue, fragment);
+  REQUIRE(outputs.size() == 1);
+  REQUIRE(std::holds_alternative<FragmentQueue::Dropped>(outputs[0]));
+  return std::get<FragmentQueue::Dropped>(outputs[0]).reason;
+}
+
+}  // namespace
+
+TEST_SUITE("learners/fragment_queue") {
+  TEST_CASE("FragmentQueue: place p belongs to slot p mod S, in any order of arrival") {
+    FragmentQueue queue(2, 5);  // slot 0: places 0 2 4; slot 1: places 1 3
+    step(queue, FragmentQueue::BeginRound{1});
+    CHECK(queue.credit(0).granted == 3);
+    CHECK(queue.credit(1).granted == 2);
+    CHECK(place_of(queue, arrived(1, 0, 1)) == 3);
+    CHECK(place_of(queue, arrived(0, 0, 2)) == 4);
+    CHECK(place_of(queue, arrived(0, 0, 0)) == 0);
+    CHECK(place_of(queue, arrived(1, 0, 0)) == 1);
+    const Outputs last = step(queue, arrived(0, 0, 1));
+    REQUIRE(last.size() == 2);
+    CHECK(std::holds_alternative<FragmentQueue::RoundComplete>(last[1]));
+    CHECK(!queue.round_open());
+  }
+
+  TEST_CASE("FragmentQueue: the acknowledgement stops at the first hole") {
+    FragmentQueue queue(1, 3);
+    step(queue, FragmentQueue::BeginRound{1});
+    place_of(queue, arrived(0, 0, 1));
+    CHECK(queue.credit(0).acknowledged == 0);
+    place_of(queue, arrived(0, 0, 0));
+    CHECK(queue.credit(0).acknowledged == 2);
+  }
+
+  TEST_CASE("FragmentQueue: every reason to drop is counted under its name") {
+    FragmentQueue queue(2, 2);
+    step(queue, FragmentQueue::BeginRound{7});
+    CHECK(drop_of(queue, arrived(2, 0, 0, 7)) == Drop::unknown_slot);
+    CHECK(drop_of(queue, arrived(0, 1, 0, 7)) == Drop::stale_incarnation);
+    CHECK(drop_of(queue, arrived(0, 0, 1, 7)) == Drop::beyond_credit);
+    CHECK(drop_of(queue, arrived(0, 0, 0, 6)) == Drop::wrong_version);
+    CHECK(drop_of(queue, arrived(0, 0, 0, 7, false)) == Drop::invalid);
+    CHECK(place_of(queue, arrived(0, 0, 0, 7)) == 0);
+    CHECK(drop_of(queue, arrived(0, 0, 0, 7)) == Drop::duplicate);
+    for (size_t i = 0; i < queue.drops().size(); ++i) CHECK(queue.drops()[i] == 1);
+  }
+
+  TEST_CASE("FragmentQueue: a dead slot's open places go to the living, what it delivered stays") {
+    FragmentQueue queue(2, 4);
+    step(queue, FragmentQueue::BeginRound{1});
+    CHECK(place_of(queue, arrived(0, 0, 0)) == 0);
+    step(queue, FragmentQueue::SlotDown{0, 0});
+    CHECK(queue.credit(1).granted == 3);
+    CHECK(place_of(queue, arrived(0, 0, 1)) == -1);
+    CHECK(place_of(queue, arrived(1, 0, 2)) == 2);
+  }
+
+  TEST_CASE("FragmentQueue: with no slot up the places wait for the first that returns") {
+    FragmentQueue queue(1, 2);
+    step(queue, FragmentQueue::BeginRound{1});
+    step(queue, FragmentQueue::SlotDown{0, 0});
+    step(queue, FragmentQueue::SlotUp{0, 1});
+    CHECK(queue.credit(0).incarnation == 1);
+    CHECK(queue.credit(0).granted == 2);
+    CHECK(place_of(queue, arrived(0, 1, 0)) == 0);
+  }
+
+  TEST_CASE("FragmentQueue: an incarnation that ended does not come back") {
+    FragmentQueue queue(2, 2);
+    step(queue, FragmentQueue::BeginRound{1});
+    step(queue, FragmentQueue::SlotDown{0, 0});
+    step(queue, FragmentQueue::SlotUp{0, 0});  // its Join, heard late
+    CHECK(!queue.is_up(0));
+    CHECK(queue.credit(1).granted == 2);
+    step(queue, FragmentQueue::SlotDown{0, 3});  // the ends of 1 and 2 were not heard of
+    step(queue, FragmentQueue::SlotUp{0, 3});
+    CHECK(!queue.is_up(0));
+    step(queue, FragmentQueue::SlotUp{0, 4});
+    CHECK(queue.is_up(0));
+  }
+
+  TEST_CASE("FragmentQueue: a newer incarnation stands for the end of the older one; repeats change nothing") {
+    FragmentQueue queue(2, 2);
+    step(queue, FragmentQueue::BeginRound{1});
+    step(queue, FragmentQueue::SlotUp{0, 2});
+    CHECK(queue.credit(0).incarnation == 2);
+    CHECK(queue.credit(0).granted == 0);  // its place went to slot 1
+    CHECK(queue.credit(1).granted == 2);
+    CHECK(step(queue, FragmentQueue::SlotUp{0, 2}).empty());
+    CHECK(step(queue, FragmentQueue::SlotUp{0, 1}).empty());
+    CHECK(step(queue, FragmentQueue::SlotDown{0, 1}).empty());
+  }
+
+  TEST_CASE("FragmentQueue: sequence numbers go on over rounds, late repeats are duplicates") {
+    FragmentQueue queue(1, 2);
+    step(queue, FragmentQueue::BeginRound{1});
+    place_of(queue, arrived(0, 0, 0));
+    place_of(queue, arrived(0, 0, 1));
+    step(queue, FragmentQueue::BeginRound{2});
+    CHECK(queue.credit(0).granted == 4);
+    CHECK(queue.credit(0).acknowledged == 2);
+    CHECK(drop_of(queue, arrived(0, 0, 1, 1)) == Drop::duplicate);
+    CHECK(place_of(queue, arrived(0, 0, 2, 2)) == 0);
+  }
+
+  TEST_CASE("FragmentQueue: a round does not begin inside another, and needs slots and places") {
+    FragmentQueue queue(1, 1);
+    step(queue, FragmentQueue::BeginRound{1});
+    Outputs outputs;
+    CHECK_THROWS_AS(queue.step(FragmentQueue::BeginRound{2}, outputs), Error);
+    CHECK_THROWS_AS(FragmentQueue(0, 1), Error);
+    CHECK_THROWS_AS(FragmentQueue(1, 0), Error);
+  }
+}
+
+}  // namespace myriad

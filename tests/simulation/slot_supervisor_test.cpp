@@ -1,0 +1,123 @@
+#include "env_runners/slot_supervisor.hpp"
+
+#include <doctest/doctest.h>
+
+namespace myriad {
+namespace {
+
+using std::chrono::milliseconds;
+using Outputs = std::vector<SlotSupervisor::Output>;
+
+SlotSupervisor supervisor(uint32_t slots = 1, uint32_t max_crashes = 5) {
+  SlotSupervisor::Options options;
+  options.num_slots = slots;
+  options.max_crashes_per_minute = max_crashes;
+  return {options, RandomStream(1, StreamPurpose::simulation, 0)};
+}
+
+Outputs step(SlotSupervisor& slots, const SlotSupervisor::Input& input, Time now) {
+  Outputs outputs;
+  slots.step(input, now, outputs);
+  return outputs;
+}
+
+template <class T>
+const T* find(const Outputs& outputs) {
+  for (const auto& output : outputs)
+    if (const T* found = std::get_if<T>(&output)) return found;
+  return nullptr;
+}
+
+}  // namespace
+
+TEST_SUITE("env_runners/slot_supervisor") {
+  TEST_CASE("SlotSupervisor: Start spawns incarnation 0 of every slot") {
+    SlotSupervisor slots = supervisor(3);
+    CHECK(step(slots, SlotSupervisor::Start{}, Time{}).size() == 3);
+    CHECK(slots.num_running() == 3);
+    CHECK(slots.next_timer() == std::chrono::seconds(60));  // the start timeout
+  }
+
+  TEST_CASE("SlotSupervisor: the first crash restarts at once, the next ones after 1, 2, 4 back-offs and at most half more") {
+    SlotSupervisor slots = supervisor(1, 10);
+    step(slots, SlotSupervisor::Start{}, Time{});
+    Time now{};
+    for (uint32_t crash = 0; crash < 5; ++crash) {
+      const Outputs outputs = step(slots, SlotSupervisor::Exited{0, crash, "SIGSEGV"}, now);
+      const auto* down = find<SlotSupervisor::Down>(outputs);
+      REQUIRE(down != nullptr);
+      const Time want = crash == 0 ? Time::zero() : Time(milliseconds(100)) * (1 << (crash - 1));
+      CHECK(down->restart_in >= want);
+      CHECK(down->restart_in <= want * 3 / 2);
+      if (crash > 0) {
+        CHECK(find<SlotSupervisor::Spawn>(outputs) == nullptr);
+        CHECK(slots.incarnation(0) == crash);  // of the one that ended, until the next one starts
+        CHECK(slots.next_timer() == now + down->restart_in);
+        now = slots.next_timer();
+        CHECK(find<SlotSupervisor::Spawn>(step(slots, SlotSupervisor::Tick{}, now - Time(1))) == nullptr);
+        CHECK(find<SlotSupervisor::Spawn>(step(slots, SlotSupervisor::Tick{}, now))->incarnation == crash + 1);
+      }
+    }
+    CHECK(slots.num_restarts() == 5);
+  }
+
+  TEST_CASE("SlotSupervisor: so many crashes within a minute quarantine the slot, with its cause") {
+    SlotSupervisor slots = supervisor(1, 3);
+    step(slots, SlotSupervisor::Start{}, Time{});
+    Time now{};
+    for (uint32_t crash = 0; crash < 2; ++crash) {
+      step(slots, SlotSupervisor::Exited{0, crash, "abort"}, now += std::chrono::seconds(1));
+      step(slots, SlotSupervisor::Tick{}, now += std::chrono::seconds(1));
+    }
+    const Outputs outputs = step(slots, SlotSupervisor::Exited{0, 2, "abort in env 7"}, now);
+    CHECK(find<SlotSupervisor::Quarantined>(outputs)->cause == "abort in env 7");
+    CHECK(slots.num_quarantined() == 1);
+    CHECK(slots.next_timer() == Time::max());
+    CHECK(step(slots, SlotSupervisor::Tick{}, now + std::chrono::hours(1)).empty());
+  }
+
+  TEST_CASE("SlotSupervisor: crashes more than a minute apart never quarantine") {
+    SlotSupervisor slots = supervisor(1, 2);
+    step(slots, SlotSupervisor::Start{}, Time{});
+    Time now{};
+    for (uint32_t crash = 0; crash < 20; ++crash) {
+      step(slots, SlotSupervisor::Exited{0, crash, "x"}, now += std::chrono::seconds(61));
+      step(slots, SlotSupervisor::Tick{}, now += std::chrono::seconds(60));
+    }
+    CHECK(slots.num_quarantined() == 0);
+    CHECK(slots.num_restarts() == 20);
+  }
+
+  TEST_CASE("SlotSupervisor: a process without progress is reported hung once") {
+    SlotSupervisor slots = supervisor();
+    step(slots, SlotSupervisor::Start{}, Time{});
+    step(slots, SlotSupervisor::Progress{0, 0}, std::chrono::seconds(1));
+    CHECK(step(slots, SlotSupervisor::Tick{}, std::chrono::seconds(30)).empty());
+    const Outputs outputs = step(slots, SlotSupervisor::Tick{}, std::chrono::seconds(31));
+    REQUIRE(find<SlotSupervisor::Hung>(outputs) != nullptr);
+    CHECK(find<SlotSupervisor::Hung>(outputs)->silent == std::chrono::seconds(30));
+    CHECK(step(slots, SlotSupervisor::Tick{}, std::chrono::seconds(99)).empty());
+    CHECK(slots.next_timer() == Time::max());
+  }
+
+  TEST_CASE("SlotSupervisor: progress and exits of another incarnation are ignored") {
+    SlotSupervisor slots = supervisor();
+    step(slots, SlotSupervisor::Start{}, Time{});
+    CHECK(step(slots, SlotSupervisor::Exited{0, 1, "?"}, Time{}).empty());
+    CHECK(step(slots, SlotSupervisor::Exited{9, 0, "?"}, Time{}).empty());
+    step(slots, SlotSupervisor::Progress{0, 1}, std::chrono::seconds(59));
+    CHECK(find<SlotSupervisor::Hung>(step(slots, SlotSupervisor::Tick{}, std::chrono::seconds(60))) != nullptr);
+  }
+
+  TEST_CASE("SlotSupervisor: after StopAll nothing is restarted") {
+    SlotSupervisor slots = supervisor(2);
+    step(slots, SlotSupervisor::Start{}, Time{});
+    step(slots, SlotSupervisor::StopAll{}, Time{});
+    CHECK(step(slots, SlotSupervisor::Exited{0, 0, "SIGTERM"}, Time{}).empty());
+    CHECK(slots.num_running() == 1);
+    CHECK(slots.next_timer() == Time::max());
+    CHECK(step(slots, SlotSupervisor::Tick{}, std::chrono::hours(1)).empty());
+  }
+}
+
+}  // namespace myriad

@@ -1,0 +1,51 @@
+#include "learners/weights_publisher.hpp"
+
+#include <doctest/doctest.h>
+
+#include "rl/check.hpp"
+
+namespace myriad {
+namespace {
+
+WeightsPtr weights(uint64_t version) { return std::make_shared<const Weights>(Weights{version, 1, {1.0f}, {}}); }
+
+std::vector<WeightsPublisher::Send> step(WeightsPublisher& publisher, const WeightsPublisher::Input& input) {
+  std::vector<WeightsPublisher::Send> sends;
+  publisher.step(input, sends);
+  return sends;
+}
+
+}  // namespace
+
+TEST_SUITE("learners/weights_publisher") {
+  TEST_CASE("WeightsPublisher: who is behind gets the newest, who has it gets nothing") {
+    WeightsPublisher publisher;
+    CHECK(step(publisher, WeightsPublisher::PeerHas{"early", -1}).empty());  // nothing to send yet
+    REQUIRE(step(publisher, WeightsPublisher::Publish{weights(0)}).size() == 1);
+    CHECK(step(publisher, WeightsPublisher::PeerHas{"late", -1}).size() == 1);
+    CHECK(step(publisher, WeightsPublisher::PeerHas{"late", 0}).empty());
+    const auto sends = step(publisher, WeightsPublisher::Publish{weights(1)});
+    REQUIRE(sends.size() == 2);
+    CHECK(sends[0].weights == sends[1].weights);  // shared, not copied
+    CHECK(sends[0].weights->version == 1);
+  }
+
+  TEST_CASE("WeightsPublisher: a version never goes back") {
+    WeightsPublisher publisher;
+    step(publisher, WeightsPublisher::Publish{weights(5)});
+    std::vector<WeightsPublisher::Send> sends;
+    CHECK_THROWS_AS(publisher.step(WeightsPublisher::Publish{weights(5)}, sends), Error);
+    CHECK_THROWS_AS(publisher.step(WeightsPublisher::Publish{weights(4)}, sends), Error);
+    CHECK(publisher.newest()->version == 5);
+  }
+
+  TEST_CASE("WeightsPublisher: a peer that is gone gets nothing more") {
+    WeightsPublisher publisher;
+    step(publisher, WeightsPublisher::PeerHas{"a", -1});
+    step(publisher, WeightsPublisher::PeerGone{"a"});
+    CHECK(publisher.num_peers() == 0);
+    CHECK(step(publisher, WeightsPublisher::Publish{weights(1)}).empty());
+  }
+}
+
+}  // namespace myriad
