@@ -47,7 +47,7 @@ class RunnerShell {
         spec_(make_mlp_spec(env_.observation_space, env_.action_space, config_.rl_module)),
         layout_(std::make_shared<const FragmentLayout>(RolloutWorker::layout_for(config_, env_, spec_))),
         worker_(config_, env_, spec_,
-                uint64_t{slot_} * static_cast<uint64_t>(config_.env_runners.num_envs_per_env_runner)),
+                uint64_t{slot_} * static_cast<uint64_t>(config_.env_runners.num_envs_per_env_runner), incarnation_),
         data_(context, welcome.as<wire::RunnerWelcomeT>()->learner_endpoint, routing_id(arguments)),
         core_(
             {.run = arguments.number("--run"),

@@ -96,7 +96,8 @@ int run(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    fail(Exit::usage, "usage", "{}; see myriad {} --help", error.what(), argc > 1 ? argv[1] : "");
+    fail(Exit::usage, "usage", "{}; see myriad {}--help", error.what(),
+         argc > 1 && argv[1][0] != '-' ? fmt::format("{} ", argv[1]) : "");
   }
   return verb();
 }

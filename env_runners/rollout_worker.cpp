@@ -9,10 +9,14 @@
 namespace myriad {
 namespace {
 
-VectorEnv::Options env_options(const Config& config, const EnvSpec& env, uint64_t first_env_index) {
+/// Streams of different incarnations start 2^40 draws apart.
+uint64_t first_draw(uint32_t incarnation) { return uint64_t{incarnation} << 40; }
+
+VectorEnv::Options env_options(const Config& config, const EnvSpec& env, uint64_t first_env_index, uint32_t incarnation) {
   const EnvironmentConfig& e = config.environment;
   return {.num_envs = static_cast<int>(config.env_runners.num_envs_per_env_runner),
           .first_env_index = first_env_index,
+          .first_draw = first_draw(incarnation),
           .seed = static_cast<uint64_t>(config.seed),
           .env_config = e.env_config,
           .max_episode_steps = e.max_episode_steps > 0 ? e.max_episode_steps : env.max_episode_steps,
@@ -46,13 +50,13 @@ FragmentLayout RolloutWorker::layout_for(const Config& config, const EnvSpec& en
 }
 
 RolloutWorker::RolloutWorker(const Config& config, const EnvSpec& env, const ModuleSpec& module,
-                             uint64_t first_env_index)
+                             uint64_t first_env_index, uint32_t incarnation)
     : num_envs_(static_cast<size_t>(config.env_runners.num_envs_per_env_runner)),
       obs_size_(static_cast<size_t>(module.obs_size)),
       mode_(config.env_runners.random_actions ? Mode::uniform
             : config.env_runners.explore      ? Mode::sample
                                               : Mode::mode),
-      envs_(env, env_options(config, env, first_env_index)),
+      envs_(env, env_options(config, env, first_env_index, incarnation)),
       flatten_(envs_.spec().observation_space),
       flat_(flatten_.is_identity()),
       policy_(module),
@@ -74,7 +78,8 @@ RolloutWorker::RolloutWorker(const Config& config, const EnvSpec& env, const Mod
   }
   action_streams_.reserve(num_envs_);
   for (size_t b = 0; b < num_envs_; ++b)
-    action_streams_.emplace_back(static_cast<uint64_t>(config.seed), StreamPurpose::action, first_env_index + b);
+    action_streams_.emplace_back(static_cast<uint64_t>(config.seed), StreamPurpose::action, first_env_index + b)
+        .set_position(first_draw(incarnation));
 }
 
 void RolloutWorker::to_features(const std::byte* rows, size_t n, float* features) const {

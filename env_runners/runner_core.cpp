@@ -30,7 +30,6 @@ void RunnerCore::received(const Message& message, Time) {
     want_state_ = std::max(want_state_, grant->want_state);
     if (state_message_ && grant->granted > state_message_->as<wire::RunnerStateT>()->seq)
       state_message_.reset();  // a round began since: the checkpoint has it, or went on without
-    granted_once_ = true;
     while (!unacknowledged_.empty() && unacknowledged_.front().fragment->id.seq < grant->acknowledged) {
       free_.push_back(std::move(unacknowledged_.front().fragment));
       unacknowledged_.pop_front();

@@ -62,7 +62,6 @@ class RunnerCore {
   WeightsPtr weights_;
   uint64_t granted_ = 0, produced_ = 0, required_version_ = 0;
   uint64_t want_state_ = 0, state_sent_ = 0, dropped_ = 0;
-  bool granted_once_ = false;
   std::optional<Message> state_message_;
   std::deque<Unacknowledged> unacknowledged_;
   std::vector<std::shared_ptr<Fragment>> free_;

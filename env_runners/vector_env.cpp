@@ -138,9 +138,11 @@ VectorEnv::VectorEnv(const EnvSpec& spec, const Options& options)
   check(options.max_episode_steps >= 0 && options.max_episode_steps <= std::numeric_limits<uint32_t>::max(),
         "a time limit of {} steps", options.max_episode_steps);
   slots_.reserve(static_cast<size_t>(options.num_envs));
-  for (size_t b = 0; b < static_cast<size_t>(options.num_envs); ++b)
-    slots_.push_back({make_environment(spec_, options.env_config),
-                      RandomStream(options.seed, StreamPurpose::environment, options.first_env_index + b)});
+  for (size_t b = 0; b < static_cast<size_t>(options.num_envs); ++b) {
+    RandomStream random(options.seed, StreamPurpose::environment, options.first_env_index + b);
+    random.set_position(options.first_draw);
+    slots_.push_back({make_environment(spec_, options.env_config), random});
+  }
 }
 
 void VectorEnv::fail_step(size_t b, std::string_view code, std::string_view fact) const {

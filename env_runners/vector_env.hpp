@@ -48,6 +48,7 @@ class VectorEnv {
   struct Options {
     int num_envs = 1;              ///< B
     uint64_t first_env_index = 0;  ///< global index of environment 0
+    uint64_t first_draw = 0;       ///< position of fresh random streams
     uint64_t seed = 0;
     EnvOptions env_config = {};
     int64_t max_episode_steps = 0;  ///< env steps; 0 = no time limit

@@ -1,8 +1,8 @@
 // Checkpoints on disk: written so that a crash at any moment leaves the old one or the new one, never neither.
 //
-//   checkpoints/.000012.partial/   files written and fsynced one by one (by the learner, then by the driver)
+//   checkpoints/.000000012.partial/ files written and fsynced one by one (by the learner, then by the driver)
 //     MANIFEST.json                last: name, bytes and CRC-32C of every file
-//   checkpoints/000012/            the same directory after rename and fsync of its parent
+//   checkpoints/000000012/          the same directory after rename and fsync of its parent
 //
 // A directory is a checkpoint only if its manifest verifies. Older ones are removed after the new one was read back.
 #pragma once

@@ -2,7 +2,7 @@
 //
 //   batch -> filter -> values -> targets -> num_epochs x minibatches of (loss, gradient, Adam) -> filter statistics
 //
-// No socket, file or clock: apps/myriad_learner feeds it batches and publishes weights(). Constructed and called by one
+// No socket, file or clock: apps/learner_main.cpp feeds it batches and publishes weights(). Constructed and called by one
 // thread.
 #pragma once
 

@@ -577,8 +577,8 @@ void TrainingConfig::settings(SettingVisitor& v) {
 }
 
 void LearnersConfig::settings(SettingVisitor& v) {
-  v.visit({"num_learners", "processes", "learner shards", 1, 4096}, num_learners);
-  v.visit({"device", "", "cpu, cuda or cuda:N"}, device);
+  v.visit({"num_learners", "processes", "learner shards; groups of several are not there yet", 1, 1}, num_learners);
+  v.visit({.key = "device", .unit = "", .meaning = "what the learner computes on", .choices = {"cpu"}}, device);
   v.visit(choice("executor", "who runs the module on a CPU", {"auto", "torch", "native"}), executor);
   v.visit({"num_threads", "threads", "of a learner; 0: the machine's cores", 0, 1024}, num_threads);
 }
@@ -592,7 +592,6 @@ void EvaluationConfig::settings(SettingVisitor& v) {
 void ReportingConfig::settings(SettingVisitor& v) {
   v.visit({"metrics_num_episodes_for_smoothing", "episodes", "in the mean return", 1, 1e6},
           metrics_num_episodes_for_smoothing);
-  v.visit({"min_time_s_per_iteration", "s", "a report comes no sooner than this", 0, 1e6}, min_time_s_per_iteration);
 }
 
 void CheckpointingConfig::settings(SettingVisitor& v) {

@@ -102,7 +102,6 @@ struct EvaluationConfig {
 
 struct ReportingConfig {
   int64_t metrics_num_episodes_for_smoothing = 100;
-  double min_time_s_per_iteration = 0.0;
   void settings(SettingVisitor& v);
 };
 

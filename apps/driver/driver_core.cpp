@@ -91,16 +91,14 @@ void DriverCore::step(const Input& input, Time now, std::vector<Output>& outputs
     const bool own_words = process_error_.has_value();
     if (own_words) cause = fmt::format("error[{}] {}", process_error_->code, process_error_->message);
     // A mistake that restarting cannot mend: the user's to act on, so the run ends with the runner's own words.
-    if (own_words && process_error_->exit == static_cast<int32_t>(Exit::usage) && phase_ != Phase::stopping) {
+    if (own_words && process_error_->exit == static_cast<int32_t>(Exit::usage))
       stop_all(now, Exit::usage, process_error_->message, process_error_->code, outputs);
-    } else {
-      apply_slots(SlotSupervisor::Exited{exited->slot, exited->incarnation, cause}, now, outputs);
-      if (slots_.num_quarantined() == options_.slots.num_slots && phase_ != Phase::stopping)
-        stop_all(now, own_words ? static_cast<Exit>(process_error_->exit) : Exit::environment,
-                 own_words ? process_error_->message
-                           : fmt::format("every runner slot is quarantined; the last cause: {}", cause),
-                 own_words ? process_error_->code : "runners-lost", outputs);
-    }
+    apply_slots(SlotSupervisor::Exited{exited->slot, exited->incarnation, cause}, now, outputs);
+    if (slots_.num_quarantined() == options_.slots.num_slots)
+      stop_all(now, own_words ? static_cast<Exit>(process_error_->exit) : Exit::environment,
+               own_words ? process_error_->message
+                         : fmt::format("every runner slot is quarantined; the last cause: {}", cause),
+               own_words ? process_error_->code : "runners-lost", outputs);
     process_error_.reset();
   } else if (const auto* exited = std::get_if<LearnerExited>(&input)) {
     learner_alive_ = false;
@@ -151,11 +149,11 @@ void DriverCore::step(const Input& input, Time now, std::vector<Output>& outputs
         outputs.push_back(Event{"checkpoint", fmt::format("iteration {} saved to {}", committed->training_iteration,
                                                           committed->directory)});
       } else {
-        outputs.push_back(
-            Event{"checkpoint-failed",
-                  fmt::format("{}; the last good one: {}",
-                              save_error_.empty() ? std::get<CheckpointWriter::Failed>(saved->result).reason : save_error_,
-                              last_checkpoint_.empty() ? "none" : last_checkpoint_)});
+        outputs.push_back(Event{
+            "checkpoint-failed",
+            fmt::format("{}; the last good one: {}",
+                        save_error_.empty() ? std::get<CheckpointWriter::Failed>(saved->result).reason : save_error_,
+                        last_checkpoint_.empty() ? "none" : last_checkpoint_)});
       }
       save_error_.clear();
       saved_iteration_ = iteration_;

@@ -1,12 +1,15 @@
 #include "apps/driver/results.hpp"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <boost/json.hpp>
+#include <cerrno>
 #include <charconv>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "apps/driver/run_directory.hpp"
 #include "rl/check.hpp"
@@ -89,22 +92,15 @@ std::vector<std::string> csv_cells(std::string_view line) {
 // ---- files ----
 
 /// Opens for appending; what follows the last line's end was torn by a crash and goes.
-std::ofstream open_lines(const fs::path& path) {
+AppendFile open_lines(const fs::path& path) {
   std::error_code error;
   if (fs::exists(path, error)) {
     const std::string text = read_file(path);
     const size_t whole = text.rfind('\n') == std::string::npos ? 0 : text.rfind('\n') + 1;
     if (whole != text.size()) fs::resize_file(path, whole, error);
   }
-  std::ofstream out(path, std::ios::binary | std::ios::app);
-  if (!out || error)
-    fail(Exit::resource, "cannot-write", "{}: {}", path.string(), error ? error.message() : std::strerror(errno));
-  return out;
-}
-
-void append(std::ofstream& out, std::string_view bytes, std::string_view file) {
-  out.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-  if (!out.flush()) fail(Exit::resource, "cannot-write", "{}: {}", file, std::strerror(errno));
+  if (error) fail(Exit::resource, "cannot-write", "{}: {}", path.string(), error.message());
+  return AppendFile(path);
 }
 
 std::optional<double> iteration_of_json(std::string_view line) {
@@ -198,6 +194,27 @@ fs::path made(const fs::path& directory) {
 
 }  // namespace
 
+AppendFile::AppendFile(const fs::path& path) : fd_(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644)) {
+  if (fd_ < 0) fail(Exit::resource, "cannot-write", "{}: {}", path.string(), std::strerror(errno));
+}
+AppendFile::AppendFile(AppendFile&& other) noexcept
+    : fd_(std::exchange(other.fd_, -1)), pending_(std::move(other.pending_)) {}
+AppendFile::~AppendFile() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+void AppendFile::append(std::string_view bytes) {
+  if (pending_.size() + bytes.size() <= kMaxPendingBytes) pending_ += bytes;
+  size_t done = 0;
+  while (done < pending_.size()) {
+    const ssize_t n = ::write(fd_, pending_.data() + done, pending_.size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) break;
+    done += static_cast<size_t>(n);
+  }
+  pending_.erase(0, done);
+}
+
 std::optional<double> number_in(const Report& report, std::string_view key) {
   for (const ReportValue& entry : report)
     if (entry.key == key && std::holds_alternative<double>(entry.value)) return std::get<double>(entry.value);
@@ -211,8 +228,7 @@ std::string to_json_line(const Report& report) {
 }
 
 EventFile::EventFile(const fs::path& directory, double wall_time_s, std::optional<int64_t> resumed_step)
-    : path_(new_event_path(made(directory), wall_time_s)), out_(path_, std::ios::binary) {
-  if (!out_) fail(Exit::resource, "cannot-write", "{}: {}", path_.string(), std::strerror(errno));
+    : path_(new_event_path(made(directory), wall_time_s)), out_(path_) {
   std::string version = event_head(wall_time_s, 0);
   put_bytes(version, 3, "brain.Event:2");  // file_version
   append(version);
@@ -247,7 +263,7 @@ void EventFile::append(std::string_view event) {
   put_fixed(record, masked_crc(record));
   record += event;
   put_fixed(record, masked_crc(event));
-  myriad::append(out_, record, path_.string());
+  out_.append(record);
 }
 
 ResultsWriter::ResultsWriter(const fs::path& directory, double wall_time_s, std::optional<int64_t> resumed_step)
@@ -261,7 +277,7 @@ ResultsWriter::ResultsWriter(const fs::path& directory, double wall_time_s, std:
 
 void ResultsWriter::write(const Report& report, int64_t step, double wall_time_s) {
   check(number_in(report, kIteration).has_value(), "a report has no {}", kIteration);
-  append(results_, to_json_line(report) + '\n', "results.jsonl");
+  results_.append(to_json_line(report) + '\n');
 
   std::string rows;
   if (columns_.empty()) {
@@ -277,15 +293,13 @@ void ResultsWriter::write(const Report& report, int64_t step, double wall_time_s
     if (i > 0) rows += ',';
     if (entry != report.end()) rows += csv_cell(*entry);
   }
-  append(progress_, rows + '\n', "progress.csv");
+  progress_.append(rows + '\n');
   tensorboard_.write(report, step, wall_time_s);
 }
 
 void ResultsWriter::event(double wall_time_s, std::string_view kind, std::string_view text) {
-  append(events_,
-         fmt::format("{{\"time\": {:.3f}, \"kind\": {}, \"text\": {}}}\n", wall_time_s, json_string(kind),
-                     json_string(text)),
-         "events.jsonl");
+  events_.append(fmt::format("{{\"time\": {:.3f}, \"kind\": {}, \"text\": {}}}\n", wall_time_s, json_string(kind),
+                             json_string(text)));
 }
 
 void truncate_results(const fs::path& directory, int64_t iteration) {

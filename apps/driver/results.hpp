@@ -10,7 +10,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -33,6 +32,24 @@ std::optional<double> number_in(const Report& report, std::string_view key);
 /// The report as one line of results.jsonl, without the line's end. Throws Error where a key is a value and a group.
 std::string to_json_line(const Report& report);
 
+/// A file that only grows. What a full disk refuses is kept and written first once there is room, byte for byte in order.
+class AppendFile {
+ public:
+  static constexpr size_t kMaxPendingBytes = size_t{64} << 20;  ///< beyond this new lines are lost, not the run
+
+  /// Throws Error("cannot-write").
+  explicit AppendFile(const std::filesystem::path& path);
+  AppendFile(AppendFile&& other) noexcept;
+  ~AppendFile();
+
+  void append(std::string_view bytes);
+  bool behind() const { return !pending_.empty(); }  ///< the disk does not take what was written
+
+ private:
+  int fd_;
+  std::string pending_;
+};
+
 /// Scalars for TensorBoard: records of length, checksum, Event message, checksum (TFRecord).
 class EventFile {
  public:
@@ -45,7 +62,7 @@ class EventFile {
  private:
   void append(std::string_view event);
   std::filesystem::path path_;
-  std::ofstream out_;
+  AppendFile out_;
 };
 
 class ResultsWriter {
@@ -57,9 +74,10 @@ class ResultsWriter {
   /// `step`: lifetime env steps, TensorBoard's horizontal axis.
   void write(const Report& report, int64_t step, double wall_time_s);
   void event(double wall_time_s, std::string_view kind, std::string_view text);
+  bool behind() const { return results_.behind(); }  ///< reports wait for room on the disk
 
  private:
-  std::ofstream results_, progress_, events_;
+  AppendFile results_, progress_, events_;
   std::vector<std::string> columns_;  ///< of progress.csv; empty until the first report
   EventFile tensorboard_;
 };

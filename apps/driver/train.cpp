@@ -78,7 +78,8 @@ Saved load_saved(Files& files, const std::string& directory, int64_t num_slots) 
 void set_newer_aside(const fs::path& run, uint64_t iteration) {
   std::vector<std::string> newer;
   for (const auto& entry : fs::directory_iterator(run / "checkpoints"))
-    if (const std::string name = entry.path().filename().string(); !name.starts_with('.') && name > fmt::format("{:09}", iteration))
+    if (const std::string name = entry.path().filename().string();
+        !name.starts_with('.') && name > fmt::format("{:09}", iteration))
       newer.push_back(name);
   std::sort(newer.begin(), newer.end());
   for (const std::string& name : newer) {
@@ -199,10 +200,7 @@ class Run {
     } else if (const auto* report = std::get_if<DriverCore::Report>(&output)) {
       write_report(report->report);
     } else if (const auto* event = std::get_if<DriverCore::Event>(&output)) {
-      results_.event(wall_time_s(), event->kind, event->text);
-      events_.push_back(event->text);
-      if (events_.size() > 16) events_.erase(events_.begin());
-      if (event->kind != "checkpoint") view_.note(fmt::format("{}: {}", event->kind, event->text));
+      note_event(event->kind, event->text);
     } else {
       finished_ = std::get<DriverCore::Finished>(output);
     }
@@ -232,6 +230,13 @@ class Run {
       else
         step(DriverCore::LearnerExited{ended->cause});
     }
+  }
+
+  void note_event(const std::string& kind, const std::string& text) {
+    results_.event(wall_time_s(), kind, text);
+    events_.push_back(text);
+    if (events_.size() > 16) events_.erase(events_.begin());
+    if (kind != "checkpoint") view_.note(fmt::format("{}: {}", kind, text));
   }
 
   void write_report(const wire::IterationReportT& report) {
@@ -270,6 +275,11 @@ class Run {
     }
     last_steps_ = steps;
     results_.write(rows, static_cast<int64_t>(steps), wall_time_s());
+    if (results_.behind() != results_behind_) {
+      results_behind_ = results_.behind();
+      note_event("disk", results_behind_ ? "results.jsonl cannot be written; its lines wait for room, training goes on"
+                                         : "results.jsonl is written again; no line was lost");
+    }
     best_ = std::isnan(core_.episode_return_mean()) ? best_ : std::fmax(best_, core_.episode_return_mean());
     snapshot_.learner.clear();
     for (const auto& [label, key] : {std::pair{"kl", "mean_kl_loss"},
@@ -341,7 +351,11 @@ class Run {
     directory_.record.last_iteration = static_cast<int64_t>(core_.training_iteration());
     directory_.record.last_step = static_cast<int64_t>(core_.env_steps());
     if (!std::isnan(best_)) directory_.record.best = best_;
-    directory_.save();
+    try {
+      directory_.save();
+    } catch (const Error& error) {
+      std::cerr << error.line() << "\n";  // the disk is full; what the run came to is said below all the same
+    }
     results_.event(wall_time_s(), "stop", directory_.record.exit_reason);
     if (failed) {
       std::cerr << fmt::format("error[{}] {}\n", finished_->error_code, finished_->reason);
@@ -365,8 +379,10 @@ class Run {
                       place, "num_env_steps_sampled_lifetime=N   go on");
     }
     // With --json every line of stdout is an object.
-    if (json_) std::cerr << text;
-    else std::cout << (snapshot_.run_name.empty() ? "" : "\n") << text << std::flush;
+    if (json_)
+      std::cerr << text;
+    else
+      std::cout << (snapshot_.run_name.empty() ? "" : "\n") << text << std::flush;
     return static_cast<int>(finished_->exit);
   }
 
@@ -395,6 +411,7 @@ class Run {
   Time started_{}, last_report_ = std::chrono::steady_clock::now().time_since_epoch(), next_redraw_{};
   double last_steps_ = 0, best_ = std::numeric_limits<double>::quiet_NaN();
   uint64_t base_steps_ = 0, malformed_ = 0;
+  bool results_behind_ = false;
 };
 
 }  // namespace
@@ -431,8 +448,8 @@ int train(const TrainOptions& options) {
     const ConfigFile file = read_config(options.config);
     Config config = load_config(file.text, file.name, options.overrides);
     check_environment(config);
-    RunDirectory directory =
-        options.out.empty() ? RunDirectory::create_numbered(fs::absolute("runs")) : RunDirectory::create_exact(fs::absolute(options.out));
+    RunDirectory directory = options.out.empty() ? RunDirectory::create_numbered(fs::absolute("runs"))
+                                                 : RunDirectory::create_exact(fs::absolute(options.out));
     directory.record.start_time_s = wall_time_s();
     directory.write_setup(options.command, file.text, to_toml(config), MYRIAD_VERSION);
     directory.save();

@@ -1,10 +1,14 @@
 #include "rl/wire/transport.hpp"
 
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 #include <zmq.h>
 
 #include <array>
 #include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <utility>
 
 #include "rl/check.hpp"
@@ -34,6 +38,22 @@ void fill(zmq_msg_t* message, const SharedBytes& bytes) {
     zmq_msg_init_data(message, const_cast<std::byte*>(bytes.view.data()), bytes.view.size(), release,
                       new std::shared_ptr<const void>(bytes.owner));
   }
+}
+
+/// Whether somebody listens at an ipc endpoint. libzmq would unlink the path and take it over without a word.
+bool somebody_listens(const std::string& endpoint) {
+  constexpr std::string_view kScheme = "ipc://";
+  if (!endpoint.starts_with(kScheme)) return false;
+  const std::string path = endpoint.substr(kScheme.size());
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path) return false;  // zmq_bind says so
+  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+  const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0) return false;
+  const bool connected = ::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 || errno == EAGAIN;
+  ::close(fd);
+  return connected;
 }
 
 }  // namespace
@@ -104,6 +124,7 @@ bool Socket::send_frames(const Frames& frames, bool after_identity) {
 Router::Router(const SocketContext& context, const std::string& endpoint) : Socket(context, ZMQ_ROUTER) {
   set(handle_, ZMQ_ROUTER_MANDATORY, 1);
   set(handle_, ZMQ_BACKLOG, kBacklog);
+  if (somebody_listens(endpoint)) fail(Exit::resource, "endpoint-in-use", "cannot listen at {}: another process does", endpoint);
   if (zmq_bind(handle_, endpoint.c_str()) != 0)
     fail(Exit::resource, "endpoint-in-use", "cannot listen at {}: {}", endpoint, zmq_strerror(errno));
 }

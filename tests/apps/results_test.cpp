@@ -6,6 +6,7 @@
 #include <boost/json.hpp>
 #include <cmath>
 #include <cstring>
+#include <fstream>
 #include <limits>
 
 #include "apps/driver/run_directory.hpp"
@@ -271,6 +272,20 @@ TEST_SUITE("apps/results") {
     ResultsWriter(folder.path, 1000.0).write({{"training_iteration", 2.0}}, 2, 1000.0);
     CHECK(read_file(folder.path / "results.jsonl") == "{\"training_iteration\": 1}\n{\"training_iteration\": 2}\n");
     CHECK(read_file(folder.path / "progress.csv") == "training_iteration\n1\n2\n");
+  }
+
+  TEST_CASE("AppendFile: what a full disk refuses is kept, and what fits is written whole and in order") {
+    AppendFile full("/dev/full");
+    CHECK_FALSE(full.behind());
+    full.append("one\n");
+    full.append("two\n");
+    CHECK(full.behind());
+    const Folder folder;
+    AppendFile roomy(folder.path / "lines");
+    roomy.append("one\n");
+    roomy.append("two\n");
+    CHECK_FALSE(roomy.behind());
+    CHECK(read_file(folder.path / "lines") == "one\ntwo\n");
   }
 
   TEST_CASE("ResultsWriter: a folder that cannot be written names the file") {

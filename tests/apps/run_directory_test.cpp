@@ -79,7 +79,7 @@ TEST_SUITE("apps/run_directory") {
     }
     std::string message;
     CHECK(thrown([&] { RunDirectory::create_exact(path); }, &message) == "run-exists 4");
-    CHECK(message.find("myriad resume") != std::string::npos);
+    CHECK(message.find("myriad train --resume") != std::string::npos);
     CHECK(RunDirectory::create_exact(folder.path / "0012-calm-heron").record.id == "0012");
   }
 

@@ -111,11 +111,11 @@ episode_return_mean = 475
     const Config config =
         load_config("[training]\nlr = 1e-3\ngrad_clip = 0.5\n", "c.toml",
                     {"training.lr=2e-3", "training.lr=[[0, 3e-3], [100, 1e-3]]", "environment.env=CartPole-v1",
-                     "learners.device=cuda:0", "environment.env_config.gravity=9.8", "seed=3", "training.grad_clip=off",
+                     "learners.executor=torch", "environment.env_config.gravity=9.8", "seed=3", "training.grad_clip=off",
                      "env_runners.rollout_fragment_length=auto", "environment.env=\"Ant-v5\""});
     CHECK(config.training.lr == Schedule({{0.0, 3e-3}, {100.0, 1e-3}}));
     CHECK(config.environment.env == "Ant-v5");
-    CHECK(config.learners.device == "cuda:0");
+    CHECK(config.learners.executor == "torch");
     CHECK(config.environment.env_config == EnvOptions{{"gravity", 9.8}});
     CHECK(config.seed == 3);
     CHECK_FALSE(config.training.grad_clip.has_value());
