@@ -12,7 +12,8 @@ namespace {
 /// Streams of different incarnations start 2^40 draws apart.
 uint64_t first_draw(uint32_t incarnation) { return uint64_t{incarnation} << 40; }
 
-VectorEnv::Options env_options(const Config& config, const EnvSpec& env, uint64_t first_env_index, uint32_t incarnation) {
+VectorEnv::Options env_options(const Config& config, const EnvSpec& env, uint64_t first_env_index,
+                               uint32_t incarnation) {
   const EnvironmentConfig& e = config.environment;
   return {.num_envs = static_cast<int>(config.env_runners.num_envs_per_env_runner),
           .first_env_index = first_env_index,

@@ -31,7 +31,8 @@ class RolloutWorker {
   /// The columns of a run's fragments: T = config.fragment_length(), B = num_envs_per_env_runner.
   static FragmentLayout layout_for(const Config& config, const EnvSpec& env, const ModuleSpec& module);
 
-  /// `first_env_index` is slot * B; `incarnation`: a restarted runner draws other numbers than the process it replaces. `env` may be the registered spec or the configured one.
+  /// `first_env_index` is slot * B; `incarnation`: a restarted runner draws other numbers than the process it replaces.
+  /// `env` may be the registered spec or the configured one.
   RolloutWorker(const Config& config, const EnvSpec& env, const ModuleSpec& module, uint64_t first_env_index,
                 uint32_t incarnation = 0);
 

@@ -2,8 +2,8 @@
 //
 //   batch -> filter -> values -> targets -> num_epochs x minibatches of (loss, gradient, Adam) -> filter statistics
 //
-// No socket, file or clock: apps/learner_main.cpp feeds it batches and publishes weights(). Constructed and called by one
-// thread.
+// No socket, file or clock: apps/learner_main.cpp feeds it batches and publishes weights(). Constructed and called by
+// one thread.
 #pragma once
 
 #include <memory>

@@ -194,7 +194,8 @@ fs::path made(const fs::path& directory) {
 
 }  // namespace
 
-AppendFile::AppendFile(const fs::path& path) : fd_(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644)) {
+AppendFile::AppendFile(const fs::path& path)
+    : fd_(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644)) {
   if (fd_ < 0) fail(Exit::resource, "cannot-write", "{}: {}", path.string(), std::strerror(errno));
 }
 AppendFile::AppendFile(AppendFile&& other) noexcept

@@ -32,7 +32,8 @@ std::optional<double> number_in(const Report& report, std::string_view key);
 /// The report as one line of results.jsonl, without the line's end. Throws Error where a key is a value and a group.
 std::string to_json_line(const Report& report);
 
-/// A file that only grows. What a full disk refuses is kept and written first once there is room, byte for byte in order.
+/// A file that only grows. What a full disk refuses is kept and written first once there is room, byte for byte in
+/// order.
 class AppendFile {
  public:
   static constexpr size_t kMaxPendingBytes = size_t{64} << 20;  ///< beyond this new lines are lost, not the run

@@ -266,8 +266,8 @@ RunDirectory RunDirectory::create_exact(const fs::path& directory) {
   make_directories(directory);
   RunDirectory run(directory);
   if (fs::exists(directory / "run.json"))
-    fail(Exit::resource, "run-exists", "{} already holds a run; go on with it: myriad train --resume {}", directory.string(),
-         shell_line({directory.string()}));
+    fail(Exit::resource, "run-exists", "{} already holds a run; go on with it: myriad train --resume {}",
+         directory.string(), shell_line({directory.string()}));
   fs::path named = fs::absolute(directory).lexically_normal();
   if (!named.has_filename()) named = named.parent_path();
   run.record.name = named.filename().string();

@@ -51,7 +51,8 @@ bool somebody_listens(const std::string& endpoint) {
   std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
   const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0) return false;
-  const bool connected = ::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 || errno == EAGAIN;
+  const bool connected =
+      ::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 || errno == EAGAIN;
   ::close(fd);
   return connected;
 }
@@ -124,7 +125,8 @@ bool Socket::send_frames(const Frames& frames, bool after_identity) {
 Router::Router(const SocketContext& context, const std::string& endpoint) : Socket(context, ZMQ_ROUTER) {
   set(handle_, ZMQ_ROUTER_MANDATORY, 1);
   set(handle_, ZMQ_BACKLOG, kBacklog);
-  if (somebody_listens(endpoint)) fail(Exit::resource, "endpoint-in-use", "cannot listen at {}: another process does", endpoint);
+  if (somebody_listens(endpoint))
+    fail(Exit::resource, "endpoint-in-use", "cannot listen at {}: another process does", endpoint);
   if (zmq_bind(handle_, endpoint.c_str()) != 0)
     fail(Exit::resource, "endpoint-in-use", "cannot listen at {}: {}", endpoint, zmq_strerror(errno));
 }

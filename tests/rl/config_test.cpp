@@ -108,11 +108,11 @@ episode_return_mean = 475
   }
 
   TEST_CASE("load_config: overrides come after the file, in order") {
-    const Config config =
-        load_config("[training]\nlr = 1e-3\ngrad_clip = 0.5\n", "c.toml",
-                    {"training.lr=2e-3", "training.lr=[[0, 3e-3], [100, 1e-3]]", "environment.env=CartPole-v1",
-                     "learners.executor=torch", "environment.env_config.gravity=9.8", "seed=3", "training.grad_clip=off",
-                     "env_runners.rollout_fragment_length=auto", "environment.env=\"Ant-v5\""});
+    const Config config = load_config(
+        "[training]\nlr = 1e-3\ngrad_clip = 0.5\n", "c.toml",
+        {"training.lr=2e-3", "training.lr=[[0, 3e-3], [100, 1e-3]]", "environment.env=CartPole-v1",
+         "learners.executor=torch", "environment.env_config.gravity=9.8", "seed=3", "training.grad_clip=off",
+         "env_runners.rollout_fragment_length=auto", "environment.env=\"Ant-v5\""});
     CHECK(config.training.lr == Schedule({{0.0, 3e-3}, {100.0, 1e-3}}));
     CHECK(config.environment.env == "Ant-v5");
     CHECK(config.learners.executor == "torch");

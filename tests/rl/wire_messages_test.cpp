@@ -65,7 +65,8 @@ std::vector<Message> one_of_each() {
   runner.slot = 1, runner.incarnation = 2, runner.pid = 3, runner.protocol = 4;
   all.push_back(stamped(runner));
   wire::RunnerWelcomeT welcome;
-  welcome.slot = 1, welcome.incarnation = 2, welcome.config = "[training]\nlr = 1e-3\n", welcome.learner_endpoint = "ipc:///x";
+  welcome.slot = 1, welcome.incarnation = 2, welcome.config = "[training]\nlr = 1e-3\n",
+  welcome.learner_endpoint = "ipc:///x";
   all.push_back(stamped(std::move(welcome), {bytes(3)}));
   wire::RunnerStatusT status;
   status.slot = 1, status.incarnation = 2, status.env_steps = 3, status.fragments = 4, status.rss_bytes = 5;
@@ -127,7 +128,8 @@ TEST_SUITE("rl/wire/messages") {
       CHECK(back.run == message.run);
       CHECK(back.epoch == message.epoch);
       REQUIRE(back.payloads.size() == message.payloads.size());
-      for (size_t i = 0; i < back.payloads.size(); ++i) CHECK(back.payloads[i].view.data() == message.payloads[i].view.data());
+      for (size_t i = 0; i < back.payloads.size(); ++i)
+        CHECK(back.payloads[i].view.data() == message.payloads[i].view.data());
       const Frames again = encode(back);  // every field: the same bytes
       CHECK(std::equal(again[0].view.begin(), again[0].view.end(), frames[0].view.begin(), frames[0].view.end()));
     }
@@ -206,18 +208,26 @@ TEST_SUITE("rl/wire/messages") {
       Frames frames = encode(all[random.below(all.size())]);
       auto changed = envelope_of(frames);
       switch (random.below(4)) {
-        case 0: changed.resize(random.below(changed.size())); break;
-        case 1: changed.resize(changed.size() + random.below(1000)); break;
+        case 0:
+          changed.erase(changed.begin() + static_cast<ptrdiff_t>(random.below(changed.size())), changed.end());
+          break;
+        case 1:
+          changed.insert(changed.end(), random.below(1000), std::byte{0});
+          break;
         case 2: {  // a run of random bytes
           const size_t start = random.below(changed.size());
-          for (size_t j = start; j < std::min(changed.size(), start + 8); ++j) changed[j] = static_cast<std::byte>(random.next_u64());
+          for (size_t j = start; j < std::min(changed.size(), start + 8); ++j)
+            changed[j] = static_cast<std::byte>(random.next_u64());
           break;
         }
-        default: changed[random.below(changed.size())] ^= static_cast<std::byte>(1u << random.below(8));
+        default:
+          changed[random.below(changed.size())] ^= static_cast<std::byte>(1u << random.below(8));
       }
       // Half with a checksum that holds, so that the verifier is what stands between them and us.
-      if (random.below(2) == 0) frames = with_envelope(frames, std::move(changed));
-      else frames[0] = SharedBytes::of(std::move(changed));
+      if (random.below(2) == 0)
+        frames = with_envelope(frames, std::move(changed));
+      else
+        frames[0] = SharedBytes::of(std::move(changed));
       const auto result = decode(frames);
       if (const auto* message = std::get_if<Message>(&result)) {
         ++messages;

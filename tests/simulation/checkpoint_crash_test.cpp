@@ -1,5 +1,5 @@
-// Checkpoints and crashes at model level: every prefix of what saving and pruning do to a disk, and every way to lose what
-// was not synced, must leave the old checkpoint or the new one; every failing call leaves the last one standing.
+// Checkpoints and crashes at model level: every prefix of what saving and pruning do to a disk, and every way to lose
+// what was not synced, must leave the old checkpoint or the new one; every failing call leaves the last one standing.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -30,12 +30,13 @@ CheckpointWriter::Output save(SimFiles& files, CheckpointWriter& writer, uint64_
   const std::string directory = std::get<CheckpointWriter::Prepared>(prepared).directory;
   CheckpointWriter::Commit commit;
   try {
-    commit.files.push_back(write_checkpoint_file(files, directory, "learner_group/modules/default_policy.safetensors", content(iteration, 9000)));
-    commit.files.push_back(write_checkpoint_file(files, directory, "learner_group/state.safetensors", content(iteration, 40)));
-    commit.files.push_back(write_checkpoint_file(files, directory, "env_runners/slot-0000.safetensors", content(iteration + 1, 600)));
-  } catch (const FileError&) {
-    return writer.step(CheckpointWriter::Abandon{}, Time{});
-  }
+    commit.files.push_back(write_checkpoint_file(files, directory, "learner_group/modules/default_policy.safetensors",
+                                                 content(iteration, 9000)));
+    commit.files.push_back(
+        write_checkpoint_file(files, directory, "learner_group/state.safetensors", content(iteration, 40)));
+    commit.files.push_back(
+        write_checkpoint_file(files, directory, "env_runners/slot-0000.safetensors", content(iteration + 1, 600)));
+  } catch (const FileError&) { return writer.step(CheckpointWriter::Abandon{}, Time{}); }
   commit.extra["driver.json"] = fmt::format("{{\"training_iteration\": {}}}", iteration);
   return writer.step(commit, Time{});
 }
@@ -47,7 +48,8 @@ uint64_t iteration_of(SimFiles& files, const std::string& directory) {
   CHECK(files.read(directory + "/learner_group/state.safetensors") == content(iteration, 40));
   CHECK(files.read(directory + "/env_runners/slot-0000.safetensors") == content(iteration + 1, 600));
   const auto text = files.read(directory + "/driver.json");
-  CHECK(std::string(reinterpret_cast<const char*>(text.data()), text.size()) == fmt::format("{{\"training_iteration\": {}}}", iteration));
+  CHECK(std::string(reinterpret_cast<const char*>(text.data()), text.size()) ==
+        fmt::format("{{\"training_iteration\": {}}}", iteration));
   return iteration;
 }
 
@@ -56,7 +58,8 @@ struct Recorded {
   std::vector<size_t> committed_at;  ///< operations there were when checkpoint i + 1 was committed
 };
 
-Recorded record_saves(uint64_t count, uint32_t keep, bool ignores_file_fsync = false, bool ignores_directory_fsync = false) {
+Recorded record_saves(uint64_t count, uint32_t keep, bool ignores_file_fsync = false,
+                      bool ignores_directory_fsync = false) {
   Recorded recorded;
   recorded.files.make_directory(kRoot);
   recorded.files.fsync("");
@@ -81,29 +84,34 @@ void each_crash_state(const SimFiles& files, Visit visit) {
     for (const bool synced : {false, true}) {
       std::vector<size_t> pending;
       for (size_t i = 0; i < issued; ++i)
-        if (journal[i].durable_at == SIZE_MAX || (synced ? journal[i].durable_at > issued : journal[i].durable_at >= issued)) pending.push_back(i);
+        if (journal[i].durable_at == SIZE_MAX ||
+            (synced ? journal[i].durable_at > issued : journal[i].durable_at >= issued))
+          pending.push_back(i);
       const auto state = [&](const std::function<std::optional<Operation>(size_t)>& lost) {
         SimFiles::Tree tree = files.base();
         for (size_t i = 0; i < issued; ++i) {
-          if (!std::binary_search(pending.begin(), pending.end(), i)) SimFiles::apply(tree, journal[i]);
-          else if (const auto operation = lost(i)) SimFiles::apply(tree, *operation);
+          if (!std::binary_search(pending.begin(), pending.end(), i))
+            SimFiles::apply(tree, journal[i]);
+          else if (const auto operation = lost(i))
+            SimFiles::apply(tree, *operation);
         }
         visit(tree, issued, synced);
       };
-      state([&](size_t i) { return std::optional(journal[i]); });                          // all kept
+      state([&](size_t i) { return std::optional(journal[i]); });  // all kept
       if (pending.empty()) continue;
-      state([](size_t) { return std::nullopt; });                                          // all dropped
-      for (const size_t dropped : pending)                                                 // each dropped alone, each kept alone
+      state([](size_t) { return std::nullopt; });  // all dropped
+      for (const size_t dropped : pending)         // each dropped alone, each kept alone
         for (const bool alone : {true, false})
           state([&](size_t i) { return (i == dropped) == alone ? std::nullopt : std::optional(journal[i]); });
-      for (const size_t torn_at : {size_t{512}, size_t{4096}})                             // the last write torn
+      for (const size_t torn_at : {size_t{512}, size_t{4096}})  // the last write torn
         state([&](size_t i) {
           Operation operation = journal[i];
           if (i == pending.back() && operation.bytes != nullptr && operation.bytes->size() > torn_at)
-            operation.bytes = std::make_shared<const std::vector<std::byte>>(operation.bytes->begin(), operation.bytes->begin() + static_cast<ptrdiff_t>(torn_at));
+            operation.bytes = std::make_shared<const std::vector<std::byte>>(
+                operation.bytes->begin(), operation.bytes->begin() + static_cast<ptrdiff_t>(torn_at));
           return std::optional(operation);
         });
-      state([&](size_t i) {                                                                // names before bytes
+      state([&](size_t i) {  // names before bytes
         return journal[i].kind == Operation::Kind::bytes ? std::nullopt : std::optional(journal[i]);
       });
     }
@@ -115,8 +123,9 @@ size_t lost_states(const Recorded& recorded, size_t& states) {
   size_t lost = 0;
   each_crash_state(recorded.files, [&](const SimFiles::Tree& tree, size_t issued, bool synced) {
     ++states;
-    const auto committed = static_cast<uint64_t>(std::count_if(recorded.committed_at.begin(), recorded.committed_at.end(),
-                                                               [&](size_t at) { return synced ? at <= issued : at < issued; }));
+    const auto committed =
+        static_cast<uint64_t>(std::count_if(recorded.committed_at.begin(), recorded.committed_at.end(),
+                                            [&](size_t at) { return synced ? at <= issued : at < issued; }));
     SimFiles files(tree);
     const auto valid = valid_checkpoints(files, kRoot);
     const uint64_t found = valid.empty() ? 0 : iteration_of(files, valid.back());
@@ -234,7 +243,8 @@ TEST_SUITE("simulation/checkpoint_crash") {
       auto bytes = good;
       bytes[i] ^= std::byte{0x10};
       files.write(path, bytes);
-      CHECK(checkpoint_violation(files, committed.directory).starts_with("env_runners/slot-0000.safetensors has checksum"));
+      CHECK(checkpoint_violation(files, committed.directory)
+                .starts_with("env_runners/slot-0000.safetensors has checksum"));
     }
     files.remove(path);
     CHECK(checkpoint_violation(files, committed.directory).starts_with("env_runners/slot-0000.safetensors: "));

@@ -42,7 +42,8 @@ bool save(Files& files, uint64_t iteration) {
   const std::string directory = std::get<CheckpointWriter::Prepared>(prepared).directory;
   const std::vector<std::byte> weights(5000, static_cast<std::byte>(iteration));
   CheckpointWriter::Commit commit;
-  commit.files.push_back(write_checkpoint_file(files, directory, "learner_group/modules/default_policy.safetensors", weights));
+  commit.files.push_back(
+      write_checkpoint_file(files, directory, "learner_group/modules/default_policy.safetensors", weights));
   commit.files.push_back(write_checkpoint_file(files, directory, "learner_group/optimizer.safetensors", weights));
   commit.extra["driver.json"] = "{}";
   return std::holds_alternative<CheckpointWriter::Committed>(writer.step(commit, Time{}));

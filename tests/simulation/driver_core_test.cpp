@@ -50,7 +50,8 @@ struct Run {
     core.step(input, now, outputs);
     return outputs;
   }
-  template <class T> Outputs receive(T body, const std::string& peer = "learner-0") {
+  template <class T>
+  Outputs receive(T body, const std::string& peer = "learner-0") {
     Message message = make_message(std::move(body));
     message.run = kRun;
     message.epoch = 1;
@@ -258,7 +259,8 @@ TEST_SUITE("driver/driver_core") {
       hello.protocol = kProtocolVersion;
       size_t bytes = 99;
       for (const auto& output : run.receive(std::move(hello), "r"))
-        if (const auto* send = std::get_if<DriverCore::Send>(&output); send != nullptr && send->message.as<wire::RunnerWelcomeT>() != nullptr)
+        if (const auto* send = std::get_if<DriverCore::Send>(&output);
+            send != nullptr && send->message.as<wire::RunnerWelcomeT>() != nullptr)
           bytes = send->message.payloads.at(0).view.size();
       return bytes;
     };
@@ -273,7 +275,8 @@ TEST_SUITE("driver/driver_core") {
     Run run(options);
     run.learner_hello();
     CHECK(find<DriverCore::Save>(run.report(1)) != nullptr);
-    const Outputs outputs = run.step(DriverCore::Saved{CheckpointWriter::Failed{"MANIFEST.json: No space left on device"}});
+    const Outputs outputs =
+        run.step(DriverCore::Saved{CheckpointWriter::Failed{"MANIFEST.json: No space left on device"}});
     CHECK(find<DriverCore::Event>(outputs)->kind == "checkpoint-failed");
     CHECK(sent<wire::CommandT>(outputs)->until == 2);
   }

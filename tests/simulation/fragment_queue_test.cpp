@@ -17,7 +17,8 @@ Outputs step(FragmentQueue& queue, const FragmentQueue::Input& input) {
   return outputs;
 }
 
-FragmentQueue::Arrived arrived(uint32_t slot, uint32_t incarnation, uint64_t seq, uint64_t version = 1, bool valid = true) {
+FragmentQueue::Arrived arrived(uint32_t slot, uint32_t incarnation, uint64_t seq, uint64_t version = 1,
+                               bool valid = true) {
   return {{slot, incarnation, seq}, version, valid};
 }
 

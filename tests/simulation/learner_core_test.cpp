@@ -29,14 +29,17 @@ struct Fixture {
     };
     return options;
   }
-  static WeightsPtr weights(uint64_t version) { return std::make_shared<const Weights>(Weights{version, 1, {1.0f}, {}}); }
+  static WeightsPtr weights(uint64_t version) {
+    return std::make_shared<const Weights>(Weights{version, 1, {1.0f}, {}});
+  }
 
   Outputs step(LearnerCore::Input input) {
     Outputs outputs;
     core.step(input, now, outputs);
     return outputs;
   }
-  template <class T> static Message message(T body, std::vector<SharedBytes> payloads = {}) {
+  template <class T>
+  static Message message(T body, std::vector<SharedBytes> payloads = {}) {
     Message message = make_message(std::move(body), std::move(payloads));
     message.run = kRun;
     message.epoch = 1;
@@ -66,14 +69,16 @@ struct Fixture {
     body.steps = body.environments = 1;
     body.final_rows = valid ? 0 : 1;
     body.episodes.emplace_back(episode_return, 1, slot);
-    return step(LearnerCore::FromRunner{"r" + std::to_string(slot), message(std::move(body), {SharedBytes::of(std::vector<std::byte>(4))})});
+    return step(LearnerCore::FromRunner{"r" + std::to_string(slot),
+                                        message(std::move(body), {SharedBytes::of(std::vector<std::byte>(4))})});
   }
   Outputs state(uint32_t slot, uint64_t seq, uint64_t checkpoint) {
     wire::RunnerStateT body;
     body.slot = slot;
     body.seq = seq;
     body.checkpoint = checkpoint;
-    return step(LearnerCore::FromRunner{"r" + std::to_string(slot), message(std::move(body), {SharedBytes::of(std::vector<std::byte>(4))})});
+    return step(LearnerCore::FromRunner{"r" + std::to_string(slot),
+                                        message(std::move(body), {SharedBytes::of(std::vector<std::byte>(4))})});
   }
   /// Iteration 1 done and reported.
   Outputs first_iteration() {
@@ -160,12 +165,14 @@ TEST_SUITE("learners/learner_core") {
     CHECK(sent<wire::RefusedT>(join(7))->reason == "slot 7 is not one of 2");
   }
 
-  TEST_CASE_FIXTURE(Fixture, "LearnerCore: a fragment that breaks its contract is refused, not asked for again for ever") {
+  TEST_CASE_FIXTURE(Fixture,
+                    "LearnerCore: a fragment that breaks its contract is refused, not asked for again for ever") {
     join(0), join(1);
     command(wire::CommandKind::go, 1);
     const Outputs outputs = fragment(0, 0, 0, 0, /*valid=*/false);
     REQUIRE(sent<wire::RefusedT>(outputs) != nullptr);
-    CHECK(sent<wire::RefusedT>(outputs)->reason == "fragment 0 of runner 0 is not used: column reward has a value that is not finite");
+    CHECK(sent<wire::RefusedT>(outputs)->reason ==
+          "fragment 0 of runner 0 is not used: column reward has a value that is not finite");
     CHECK(core.drops().at("dropped/invalid") == 1);
   }
 
@@ -199,7 +206,8 @@ TEST_SUITE("learners/learner_core") {
     CHECK(count<LearnerCore::WriteCheckpoint>(step(LearnerCore::Tick{})) == 1);
   }
 
-  TEST_CASE_FIXTURE(Fixture, "LearnerCore: a checkpoint of an iteration that is past is not written with newer weights") {
+  TEST_CASE_FIXTURE(Fixture,
+                    "LearnerCore: a checkpoint of an iteration that is past is not written with newer weights") {
     first_iteration();
     command(wire::CommandKind::go, 2);
     fragment(0, 1, 1), fragment(1, 1, 1);

@@ -17,7 +17,8 @@ Message from_learner(T body, std::vector<SharedBytes> payloads = {}) {
   return message;
 }
 
-Message grant(uint64_t granted, uint64_t acknowledged, uint64_t version, uint64_t want_state = 0, uint32_t incarnation = 1) {
+Message grant(uint64_t granted, uint64_t acknowledged, uint64_t version, uint64_t want_state = 0,
+              uint32_t incarnation = 1) {
   wire::GrantT body;
   body.incarnation = incarnation;
   body.granted = granted;
@@ -120,7 +121,8 @@ TEST_SUITE("env_runners/runner_core") {
     CHECK(runner.take_free() != nullptr);
   }
 
-  TEST_CASE("RunnerCore: the state is asked for at the fragment boundary, repeated, and not after the next round began") {
+  TEST_CASE(
+      "RunnerCore: the state is asked for at the fragment boundary, repeated, and not after the next round began") {
     RunnerCore runner = core();
     runner.received(weights(0), Time{});
     runner.received(grant(1, 0, 0, /*want_state=*/4), Time{});

@@ -41,8 +41,8 @@ std::string explain(uint64_t seed, Result result) {
       smaller = true;
     }
   }
-  return "seed " + std::to_string(seed) + ", " + result.violation + "\n  " + result.plan + "\n  faults mask " + std::to_string(faults) +
-         "; add the seed to failing_seeds.txt";
+  return "seed " + std::to_string(seed) + ", " + result.violation + "\n  " + result.plan + "\n  faults mask " +
+         std::to_string(faults) + "; add the seed to failing_seeds.txt";
 }
 
 }  // namespace
@@ -85,8 +85,8 @@ TEST_SUITE("simulation/world") {
         CHECK(again.trace == result.trace);
       }
     }
-    MESSAGE(schedules << " schedules, " << events << " events, " << updates << " updates, " << checkpoints << " checkpoints, " << crashes
-                      << " crash-restarts, " << deaths << " runner deaths");
+    MESSAGE(schedules << " schedules, " << events << " events, " << updates << " updates, " << checkpoints
+                      << " checkpoints, " << crashes << " crash-restarts, " << deaths << " runner deaths");
     // The schedules must reach what they are for.
     CHECK(updates > 2 * schedules);
     CHECK(checkpoints > schedules / 2);
@@ -110,7 +110,10 @@ TEST_SUITE("simulation/world") {
 TEST_SUITE("simulation/planted_bugs") {
   TEST_CASE("World: every planted bug is found, by the rule it breaks") {
     // The rules that may find it first: which one does depends on the schedule.
-    struct Planted { Bug bug; const char* rules; };
+    struct Planted {
+      Bug bug;
+      const char* rules;
+    };
     const Planted planted[] = {
         {Bug::ack_before_enqueue, "I2"},
         {Bug::no_incarnation_check, "I1 I5"},

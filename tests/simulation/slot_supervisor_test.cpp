@@ -38,7 +38,8 @@ TEST_SUITE("env_runners/slot_supervisor") {
     CHECK(slots.next_timer() == std::chrono::seconds(60));  // the start timeout
   }
 
-  TEST_CASE("SlotSupervisor: the first crash restarts at once, the next ones after 1, 2, 4 back-offs and at most half more") {
+  TEST_CASE(
+      "SlotSupervisor: the first crash restarts at once, the next ones after 1, 2, 4 back-offs and at most half more") {
     SlotSupervisor slots = supervisor(1, 10);
     step(slots, SlotSupervisor::Start{}, Time{});
     Time now{};

@@ -95,11 +95,12 @@ struct Plan {
 Plan draw_plan(uint64_t seed, uint32_t allowed) {
   Dice dice(mix(seed, 1));
   Plan plan;
-  for (uint32_t i = 0; i < static_cast<uint32_t>(Fault::count); ++i) {
+  for (uint32_t i = 0; i < static_cast<uint32_t>(Fault::usage_error); ++i) {
     const bool rare = i == static_cast<uint32_t>(Fault::learner_kill) || i == static_cast<uint32_t>(Fault::interrupt) ||
                       i == static_cast<uint32_t>(Fault::bad_slot) || i == static_cast<uint32_t>(Fault::hangs);
     if (dice.chance(rare ? 0.12 : 0.5)) plan.faults |= 1u << i;  // the draw does not depend on `allowed`
   }
+  if (Dice(mix(seed, 5)).chance(0.05)) plan.faults |= bit(Fault::usage_error);
   plan.faults &= allowed;
   const auto has = [&](Fault fault) { return (plan.faults & bit(fault)) != 0; };
   const bool wide = dice.chance(0.04);
@@ -373,7 +374,7 @@ class World {
   uint64_t reported_ = 0;   // by the driver
   std::optional<uint64_t> committed_;
   Time last_update_ = -seconds(1);
-  bool learner_killed_ = false, interrupted_ = false, restarting_ = false, done_ = false;
+  bool learner_killed_ = false, interrupted_ = false, usage_error_ = false, restarting_ = false, done_ = false;
 };
 
 // --- network ---
@@ -602,6 +603,14 @@ void World::kill(Process& process, const char* cause) {
   note(fmt::format("p{} ({}) ends: {}", process.id,
                    process.learner ? "learner" : fmt::format("runner {}.{}", process.slot, process.incarnation),
                    cause));
+  if ((plan_.faults & bit(Fault::usage_error)) != 0 && faulty() && !process.learner && !driver_->finishing()) {
+    wire::ProcessErrorT error;  // a mistake of the user's, seen by one environment only
+    error.code = "out-of-range";
+    error.message = "env_config.size";
+    error.exit = static_cast<int32_t>(Exit::usage);
+    to_driver(process, std::move(error));
+    usage_error_ = true;
+  }
   process.alive = false;
   process.inbox.clear();
   if (process.learner)
@@ -957,8 +966,9 @@ void World::assemble(Process& process, const AcceptedFragment& fragment) {
   rule(place < process.batch.size(), "I3", "place {} of {}", place, process.batch.size());
   rule(!process.batch[place] || bugged(Bug::batch_in_arrival_order), "I3", "place {} is filled twice", place);
   if (bugged(Bug::batch_in_arrival_order))
-    place = static_cast<size_t>(std::find_if(process.batch.begin(), process.batch.end(), [](const auto& taken) { return !taken; }) -
-                                process.batch.begin());
+    place = static_cast<size_t>(
+        std::find_if(process.batch.begin(), process.batch.end(), [](const auto& taken) { return !taken; }) -
+        process.batch.begin());
   process.batch[place] = truth;
   ++process.accepted;
 }
@@ -1275,8 +1285,9 @@ Result World::run() {
         rule(finished_->error_code == "learner-lost" || finished_->error_code == "refused", "I9",
              "a lost learner ends the run with {}", finished_->error_code);
       } else {
-        rule(interrupted_ || learner_killed_ || driver_->slots().num_quarantined() == plan_.slots, "I9",
-             "the run ended for nothing: {}", finished_->reason);
+        rule(interrupted_ || learner_killed_ || (usage_error_ && finished_->exit == Exit::usage) ||
+                 driver_->slots().num_quarantined() == plan_.slots,
+             "I9", "the run ended for nothing: {}", finished_->reason);
       }
     }
     if (learner_ != kDriver) close_ledger(processes_[learner_]);
@@ -1291,8 +1302,9 @@ Result World::run() {
 
 std::string_view name_of(Fault fault) {
   constexpr std::array<std::string_view, static_cast<size_t>(Fault::count)> kNames = {
-      "loss",     "duplicates",     "latency",           "bit_flips",    "runner_kills", "pauses", "hangs",
-      "bad_slot", "spawn_failures", "invalid_fragments", "learner_kill", "interrupt",    "disk",   "crash"};
+      "loss",         "duplicates", "latency",  "bit_flips",      "runner_kills",
+      "pauses",       "hangs",      "bad_slot", "spawn_failures", "invalid_fragments",
+      "learner_kill", "interrupt",  "disk",     "crash",          "usage_error"};
   return kNames[static_cast<size_t>(fault)];
 }
 

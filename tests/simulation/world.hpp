@@ -31,6 +31,7 @@ enum class Fault : uint8_t {
   interrupt,
   disk,
   crash,
+  usage_error,
   count
 };
 std::string_view name_of(Fault fault);
