@@ -62,7 +62,7 @@ def cheetah(_args, tmp):
 
 def throughput(args, tmp):
     for attempt in range(3):
-        _, rows = train("half-cheetah-ppo.toml", f"{tmp}/{attempt}", "training.train_batch_size=16384", "env_runners.num_envs_per_env_runner=4",
+        _, rows = train("half-cheetah-ppo.toml", f"{tmp}/{attempt}", "training.train_batch_size=16384",
                         "stop.num_env_steps_sampled_lifetime=163840", "checkpointing.checkpoint_frequency=0", *QUIET)
         rate = steady_rate(rows)
         print(f"myriad {rate:.0f} steps/s", end="")

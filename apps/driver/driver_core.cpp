@@ -146,6 +146,7 @@ void DriverCore::step(const Input& input, Time now, std::vector<Output>& outputs
       deadline_ = Time::max();
       if (const auto* committed = std::get_if<CheckpointWriter::Committed>(&saved->result)) {
         last_checkpoint_ = committed->directory;
+        committed_iteration_ = committed->training_iteration;
         outputs.push_back(Event{"checkpoint", fmt::format("iteration {} saved to {}", committed->training_iteration,
                                                           committed->directory)});
       } else {

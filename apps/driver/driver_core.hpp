@@ -113,6 +113,10 @@ class DriverCore {
   uint64_t episodes_lifetime() const { return episodes_; }
   const SlotSupervisor& slots() const { return slots_; }
   const std::string& last_checkpoint() const { return last_checkpoint_; }
+  /// False when the last iteration's state is in no checkpoint: the disk did not take it.
+  bool newest_is_saved() const {
+    return iteration_ == options_.training_iteration || committed_iteration_ == iteration_;
+  }
   bool finishing() const { return !stop_reason_.empty(); }
 
  private:
@@ -138,7 +142,7 @@ class DriverCore {
   std::deque<double> returns_, lengths_;
   wire::CommandT command_;  // the newest; repeated until answered
   std::string save_error_;  // of the learner, until the partial directory is gone
-  uint64_t checkpoint_sequence_ = 0, saved_iteration_ = UINT64_MAX;
+  uint64_t checkpoint_sequence_ = 0, saved_iteration_ = UINT64_MAX, committed_iteration_ = UINT64_MAX;
   bool commit_pending_ = false;
   std::string last_checkpoint_;
   std::string stop_reason_;

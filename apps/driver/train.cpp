@@ -383,6 +383,13 @@ class Run {
       std::cerr << text;
     else
       std::cout << (snapshot_.run_name.empty() ? "" : "\n") << text << std::flush;
+    if (finished_->exit == Exit::ok && !core_.newest_is_saved()) {
+      std::cerr << fmt::format(
+          "error[unsaved] iteration {} is in no checkpoint; events.jsonl says why. Newest: {}\n",
+          core_.training_iteration(),
+          core_.last_checkpoint().empty() ? "none" : fs::proximate(core_.last_checkpoint()).string());
+      return static_cast<int>(Exit::resource);
+    }
     return static_cast<int>(finished_->exit);
   }
 

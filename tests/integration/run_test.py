@@ -373,7 +373,7 @@ class Faults(Case):
                     out.write(bytes(65536))
                     out.flush()
             self.wait_event(run, "checkpoint-failed", driver)
-            self.finish(driver)
+            self.assertIn("error[unsaved] iteration 100", self.finish(driver, 4).stderr)
             event = self.wait_event(run, "checkpoint-failed")
             self.assertIn("No space left on device", event["text"])
             self.assert_counted_once(run, 100)
