@@ -35,11 +35,6 @@ std::string signal_name(int signal) {
 
 std::string program_directory() { return std::filesystem::read_symlink("/proc/self/exe").parent_path().string(); }
 
-void die_with_parent(int parent_pid) {
-  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  if (::getppid() != parent_pid) ::_exit(static_cast<int>(Exit::interrupted));  // it died before the line above
-}
-
 Children::Children(std::string log_directory) : log_directory_(std::move(log_directory)) {
   std::string name = (std::filesystem::temp_directory_path() / fmt::format("myriad-{}-XXXXXX", ::getuid())).string();
   if (::mkdtemp(name.data()) == nullptr)

@@ -19,9 +19,6 @@ namespace myriad {
 /// The folder the running program lies in.
 std::string program_directory();
 
-/// To be called first in every child: the parent's death is ours. Exits when the parent is gone already.
-void die_with_parent(int parent_pid);
-
 class Children final : public Processes {
  public:
   /// Makes a 0700 directory for sockets and starts the janitor. Call before any thread exists.

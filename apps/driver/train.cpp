@@ -122,13 +122,7 @@ class Run {
     step(DriverCore::Start{});
     while (!finished_) {
       wait_readable({&router_}, signal_fd, std::min(core_.next_timer(), next_redraw_) - clock_->now());
-      while (auto received = router_.receive()) {
-        auto decoded = decode(received->frames);
-        if (auto* message = std::get_if<Message>(&decoded))
-          step(DriverCore::Received{received->peer, std::move(*message)});
-        else
-          ++malformed_;
-      }
+      receive();
       for (signalfd_siginfo info; ::read(signal_fd, &info, sizeof info) == sizeof info;)
         if (info.ssi_signo != SIGCHLD) step(DriverCore::Interrupted{});
       reap();
@@ -216,14 +210,20 @@ class Run {
     } catch (const Error& error) { step(DriverCore::SpawnFailed{slot, error.what()}); }
   }
 
+  void receive() {
+    while (auto received = router_.receive()) {
+      auto decoded = decode(received->frames);
+      if (auto* message = std::get_if<Message>(&decoded))
+        step(DriverCore::Received{received->peer, std::move(*message)});
+      else
+        ++malformed_;
+    }
+  }
+
   void reap() {
     while (auto ended = children_.reap()) {
       // What it said before it died may still be in the socket: the cause goes before the exit.
-      while (auto received = router_.receive()) {
-        auto decoded = decode(received->frames);
-        if (auto* message = std::get_if<Message>(&decoded))
-          step(DriverCore::Received{received->peer, std::move(*message)});
-      }
+      receive();
       const Child child = child_of_.extract(ended->pid).mapped();
       if (child.slot)
         step(DriverCore::RunnerExited{*child.slot, child.incarnation, ended->cause});
