@@ -23,8 +23,9 @@ const std::vector<AlgorithmInfo>& algorithm_infos() {
       {.name = "PPO",
        .summary = "Proximal Policy Optimization with an adaptive KL penalty (Schulman et al. 2017)",
        .make_config = [] { return std::make_unique<PpoConfig>(); },
-       .set_defaults = [](TrainingConfig&, ModelConfig&) {},  // RLlib's PPO defaults are those of the structs
-       .on_policy = true},
+       .set_defaults = [](Config&) {},  // RLlib's PPO defaults are those of the structs
+       .on_policy = true,
+       .sampling = {"sync", "lag1"}},
   };
   return infos;
 }

@@ -129,7 +129,7 @@ Metrics Learner::train_epoch(const Columns& columns, int64_t rows, double lr, Up
     shuffle(std::span<int64_t>(order.mutable_data_ptr<int64_t>(), static_cast<size_t>(rows)), random_);
     for (auto& [name, column] : shuffled) column = column.index_select(0, order);
   }
-  const int64_t size = std::clamp(training_.minibatch_size, int64_t{1}, rows);
+  const int64_t size = training_.minibatch_size == 0 ? rows : std::clamp(training_.minibatch_size, int64_t{1}, rows);
   const int64_t minibatches = (rows + size - 1) / size;
   Metrics sums;
   int64_t trained = 0;

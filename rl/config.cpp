@@ -70,6 +70,8 @@ void for_each_group(Config& config, F&& f) {
   f("", [&](SettingVisitor& v) { top_settings(config, v); });
   f("environment", [&](SettingVisitor& v) { config.environment.settings(v); });
   f("env_runners", [&](SettingVisitor& v) { config.env_runners.settings(v); });
+  f("hosts", [&](SettingVisitor& v) { config.hosts.settings(v); });
+  f("network", [&](SettingVisitor& v) { config.network.settings(v); });
   f("training", [&](SettingVisitor& v) {
     config.training.settings(v);
     if (config.algorithm_config) config.algorithm_config->settings(v);
@@ -489,7 +491,15 @@ class Combinations {
       fail(Exit::usage, "impossible", "{}: training.minibatch_size {} is more than train_batch_size {}; at most {}",
            place({"training.minibatch_size", "training.train_batch_size"}), training.minibatch_size,
            training.train_batch_size, training.train_batch_size);
-    if (algorithm_named(config_.algorithm).on_policy) refuse_uneven_batch();
+    const std::vector<std::string>& modes = algorithm_named(config_.algorithm).sampling;
+    if (std::find(modes.begin(), modes.end(), training.sampling) == modes.end())
+      fail(Exit::usage, "impossible", "{}: training.sampling is '{}'; {} samples {}", place({"training.sampling"}),
+           training.sampling, config_.algorithm, fmt::join(modes, " or "));
+    if (config_.hosts.num_hosts > config_.env_runners.num_env_runners)
+      fail(Exit::usage, "impossible", "{}: hosts.num_hosts {} is more than env_runners.num_env_runners {}",
+           place({"hosts.num_hosts", "env_runners.num_env_runners"}), config_.hosts.num_hosts,
+           config_.env_runners.num_env_runners);
+    refuse_uneven_batch();
     const FaultToleranceConfig& faults = config_.fault_tolerance;
     if (faults.restart_backoff_max_s < faults.restart_backoff_s)
       fail(Exit::usage, "impossible", "{}: fault_tolerance.restart_backoff_max_s {} is less than restart_backoff_s {}",
@@ -570,10 +580,35 @@ void TrainingConfig::settings(SettingVisitor& v) {
   v.visit({"lr", "", "learning rate of Adam", 0, 10}, lr);
   v.visit({"train_batch_size", "env steps", "what one update round consumes", 1, 1e9}, train_batch_size);
   v.visit({"num_epochs", "passes", "over each batch", 1, 10000}, num_epochs);
-  v.visit({"minibatch_size", "env steps", "of one gradient step", 1, 1e9}, minibatch_size);
+  v.visit({"minibatch_size", "env steps", "of one gradient step; 0: the whole batch", 0, 1e9}, minibatch_size);
   v.visit({"shuffle_batch_per_epoch", "", "new minibatches in every epoch"}, shuffle_batch_per_epoch);
   v.visit({"grad_clip", "", "global norm of the gradient is held to this", 1e-9, 1e9}, grad_clip);
   v.visit({"adam_epsilon", "", "Adam's epsilon", 1e-16, 1}, adam_epsilon);
+  v.visit(choice("sampling", "sync: by rounds; lag1: the next round fills during the update; async: free",
+                 {"sync", "lag1", "async"}),
+          sampling);
+  v.visit({"max_policy_lag", "versions", "async: older fragments are dropped, and counted", 0, 1e9}, max_policy_lag);
+  v.visit({"learner_queue_size", "batches", "async: may wait for the learner; runners have credit for no more", 1, 1e6},
+          learner_queue_size);
+  v.visit({"broadcast_interval", "updates", "async: between published weights", 1, 1e6}, broadcast_interval);
+}
+
+void HostsConfig::settings(SettingVisitor& v) {
+  v.visit({"num_hosts", "host agents", "the env runners are split evenly over them", 1, 4096}, num_hosts);
+  v.visit(choice("launcher", "who starts the agents: local: the driver, here; none: `myriad agent`, from anywhere",
+                 {"local", "none"}),
+          launcher);
+  v.visit({"runner_memory_mib", "MiB", "limit of one runner; 0: none", 0, 1e7}, runner_memory_mib);
+  v.visit({"runner_cpus", "cores", "limit of one runner; 0: none", 0, 1e5}, runner_cpus);
+  v.visit({"memory_reserve", "", "share of a host's memory; below it the largest runner is stopped", 0, 0.9},
+          memory_reserve);
+  v.visit({"weights_fanout", "hosts", "that take their weights from one source", 1, 4096}, weights_fanout);
+}
+
+void NetworkConfig::settings(SettingVisitor& v) {
+  v.visit({"bind", "", "where the run listens: ipc (this machine's files) or an address"}, bind);
+  v.visit({"port", "", "of the driver; the learner takes the next one; 0: free ones", 0, 65534}, port);
+  v.visit({"keys", "", "directory made by `myriad keys`; needed beyond loopback"}, keys);
 }
 
 void LearnersConfig::settings(SettingVisitor& v) {
@@ -592,6 +627,8 @@ void EvaluationConfig::settings(SettingVisitor& v) {
 void ReportingConfig::settings(SettingVisitor& v) {
   v.visit({"metrics_num_episodes_for_smoothing", "episodes", "in the mean return", 1, 1e6},
           metrics_num_episodes_for_smoothing);
+  v.visit({"min_time_s_per_iteration", "s", "async: updates of so much time make one iteration", 0, 1e6},
+          min_time_s_per_iteration);
 }
 
 void CheckpointingConfig::settings(SettingVisitor& v) {
@@ -638,7 +675,8 @@ Config load_config(std::string_view text, std::string_view name, const std::vect
   }
   const AlgorithmInfo& info = algorithm_named(config.algorithm);
   config.algorithm_config = info.make_config();
-  if (info.set_defaults) info.set_defaults(config.training, config.rl_module);
+  config.training.sampling = info.sampling.front();
+  if (info.set_defaults) info.set_defaults(config);
 
   const KnownKeys known = known_keys(config);
   for (const Source& source : sources) {

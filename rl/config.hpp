@@ -73,15 +73,38 @@ struct EnvRunnersConfig {
   void settings(SettingVisitor& v);
 };
 
+/// The machines that run env runners, one host agent each.
+struct HostsConfig {
+  int64_t num_hosts = 1;         ///< env runners are split evenly over them
+  std::string launcher = "local";  ///< local: the driver starts the agents here; none: `myriad agent` joins from anywhere
+  double runner_memory_mib = 0;  ///< limit of one runner; 0: none
+  double runner_cpus = 0;        ///< limit of one runner, in cores; 0: none
+  double memory_reserve = 0.05;  ///< share of the host's memory; below it the largest runner is stopped
+  int64_t weights_fanout = 8;    ///< hosts that take their weights from one source
+  void settings(SettingVisitor& v);
+};
+
+/// Where the run's processes listen.
+struct NetworkConfig {
+  std::string bind = "ipc";  ///< "ipc", or an address: "127.0.0.1", "10.0.0.5"
+  int64_t port = 0;          ///< of the driver; learners take the next ones; 0: any free
+  std::string keys;          ///< directory made by `myriad keys`; needed beyond loopback
+  void settings(SettingVisitor& v);
+};
+
 struct TrainingConfig {
   double gamma = 0.99;
   Schedule lr = 5e-5;
   int64_t train_batch_size = 4000;  ///< env steps an update round consumes
   int64_t num_epochs = 30;
-  int64_t minibatch_size = 128;
+  int64_t minibatch_size = 128;  ///< 0: the whole batch
   bool shuffle_batch_per_epoch = true;
   std::optional<double> grad_clip;  ///< global norm
   double adam_epsilon = 1e-8;
+  std::string sampling = "sync";         ///< sync | lag1 | async; the algorithm says which it can
+  std::optional<double> max_policy_lag;  ///< async: fragments sampled more versions ago are dropped, and counted
+  int64_t learner_queue_size = 3;        ///< async: batches that may wait for the learner, as credit
+  int64_t broadcast_interval = 1;        ///< async: updates between published weights
   void settings(SettingVisitor& v);
 };
 
@@ -102,6 +125,7 @@ struct EvaluationConfig {
 
 struct ReportingConfig {
   int64_t metrics_num_episodes_for_smoothing = 100;
+  double min_time_s_per_iteration = 0.0;  ///< async: updates of so much time make one iteration
   void settings(SettingVisitor& v);
 };
 
@@ -134,13 +158,16 @@ class AlgorithmConfig {
   virtual std::unique_ptr<AlgorithmConfig> clone() const = 0;
 };
 
+struct Config;
+
 /// What the driver knows of an algorithm without linking torch.
 struct AlgorithmInfo {
   std::string name;     ///< "PPO"
   std::string summary;  ///< one line with the paper
   std::function<std::unique_ptr<AlgorithmConfig>()> make_config;
-  std::function<void(TrainingConfig&, ModelConfig&)> set_defaults;  ///< the algorithm's defaults of shared settings
+  std::function<void(Config&)> set_defaults;  ///< the algorithm's defaults of shared settings
   bool on_policy = true;
+  std::vector<std::string> sampling{"sync"};  ///< the modes it can be used in
 };
 const std::vector<AlgorithmInfo>& algorithm_infos();           ///< sorted by name; defined in algorithms/infos.cpp
 const AlgorithmInfo& find_algorithm(const std::string& name);  ///< throws Error("unknown-algorithm")
@@ -150,6 +177,8 @@ struct Config {
   int64_t seed = 0;
   EnvironmentConfig environment;
   EnvRunnersConfig env_runners;
+  HostsConfig hosts;
+  NetworkConfig network;
   TrainingConfig training;
   std::unique_ptr<AlgorithmConfig> algorithm_config;
   ModelConfig rl_module;
@@ -163,6 +192,7 @@ struct Config {
   /// T of a fragment: rollout_fragment_length, or what makes the batch with one fragment a runner.
   int64_t fragment_length() const;
   int64_t fragments_per_batch() const;
+  bool async() const { return training.sampling == "async"; }
 };
 
 /// Reads `text` (of file `name`) and `overrides` ("training.lr=1e-3"). Throws Error with code unknown-key, wrong-type,
