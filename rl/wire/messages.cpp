@@ -21,6 +21,10 @@ const std::vector<std::unique_ptr<wire::PayloadT>>* payloads_of(const wire::Body
       return &body.AsWeightsHeader()->payloads;
     case wire::Body::RunnerWelcome:
       return &body.AsRunnerWelcome()->payloads;
+    case wire::Body::AgentWelcome:
+      return &body.AsAgentWelcome()->payloads;
+    case wire::Body::Parcel:
+      return &body.AsParcel()->payloads;
     default:
       return nullptr;
   }

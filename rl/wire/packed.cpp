@@ -1,0 +1,138 @@
+#include "rl/wire/packed.hpp"
+
+#include <sys/socket.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+#include "rl/check.hpp"
+#include "rl/wire/messages.hpp"
+
+namespace myriad {
+namespace {
+
+constexpr uint32_t kMagic = 0x5052594d;  // "MYRP"
+constexpr size_t kWord = sizeof(uint32_t);
+constexpr size_t kReadBytes = size_t{256} << 10, kReadsAtOnce = 4;
+
+constexpr size_t padded(size_t size) { return (size + 7) / 8 * 8; }
+
+uint32_t word_at(std::span<const std::byte> bytes, size_t index) {
+  uint32_t word;
+  std::memcpy(&word, bytes.data() + index * kWord, kWord);
+  return word;
+}
+
+}  // namespace
+
+void pack(const Frames& frames, std::vector<std::byte>& out) {
+  check(frames.size() <= kMaxFrames, "a message of {} frames, at most {}", frames.size(), kMaxFrames);
+  std::array<uint32_t, 2 + kMaxFrames> head{kMagic, static_cast<uint32_t>(frames.size())};
+  size_t size = padded((2 + frames.size()) * kWord);
+  const size_t head_bytes = size;
+  for (size_t i = 0; i < frames.size(); ++i) {
+    check(frames[i].view.size() <= kMaxPayloadBytes, "a frame of {} bytes, at most {}", frames[i].view.size(),
+          kMaxPayloadBytes);
+    head[2 + i] = static_cast<uint32_t>(frames[i].view.size());
+    size += padded(frames[i].view.size());
+  }
+  size_t at = out.size();
+  out.resize(at + size);
+  std::memcpy(out.data() + at, head.data(), (2 + frames.size()) * kWord);
+  at += head_bytes;
+  for (const SharedBytes& frame : frames) {
+    if (!frame.view.empty()) std::memcpy(out.data() + at, frame.view.data(), frame.view.size());
+    at += padded(frame.view.size());
+  }
+}
+
+std::optional<size_t> packed_size(std::span<const std::byte> bytes, size_t max_bytes) {
+  if (bytes.size() < 2 * kWord) return 0;
+  const uint32_t frames = word_at(bytes, 1);
+  if (word_at(bytes, 0) != kMagic || frames > kMaxFrames) return std::nullopt;
+  if (bytes.size() < (2 + frames) * kWord) return 0;
+  size_t size = padded((2 + frames) * kWord);
+  for (size_t i = 0; i < frames; ++i) {
+    const size_t length = word_at(bytes, 2 + i);
+    if (length > kMaxPayloadBytes) return std::nullopt;
+    size += padded(length);
+  }
+  if (size > max_bytes) return std::nullopt;
+  return size;
+}
+
+std::optional<Frames> unpack(const SharedBytes& bytes) {
+  const auto size = packed_size(bytes.view, bytes.view.size());
+  if (!size || *size == 0 || *size != bytes.view.size()) return std::nullopt;
+  const size_t count = word_at(bytes.view, 1);
+  Frames frames;
+  frames.reserve(count);
+  size_t at = padded((2 + count) * kWord);
+  for (size_t i = 0; i < count; ++i) {
+    const size_t length = word_at(bytes.view, 2 + i);
+    frames.push_back({bytes.owner, bytes.view.subspan(at, length)});
+    at += padded(length);
+  }
+  return frames;
+}
+
+std::optional<std::vector<Frames>> unpack_all(const SharedBytes& bytes, size_t count) {
+  std::vector<Frames> messages;
+  SharedBytes rest = bytes;
+  while (!rest.view.empty()) {
+    const auto size = packed_size(rest.view, rest.view.size());
+    if (!size || *size == 0 || messages.size() == count) return std::nullopt;
+    auto frames = unpack({rest.owner, rest.view.first(*size)});
+    if (!frames) return std::nullopt;
+    messages.push_back(std::move(*frames));
+    rest.view = rest.view.subspan(*size);
+  }
+  if (messages.size() != count) return std::nullopt;
+  return messages;
+}
+
+PackedReader::Outcome PackedReader::read(int fd, const std::function<void(std::span<const std::byte>)>& take) {
+  alignas(8) thread_local std::array<std::byte, kReadBytes> scratch;
+  for (size_t i = 0; i < kReadsAtOnce; ++i) {
+    // A message longer than the scratch is read straight into its own place.
+    const size_t kept = partial_.size();
+    const auto wanted = packed_size(partial_, max_bytes_);
+    const bool in_place = wanted && *wanted > kept && *wanted - kept > scratch.size() / 2;
+    if (in_place) partial_.resize(*wanted);
+    std::byte* const target = in_place ? partial_.data() + kept : scratch.data();
+    const ssize_t got = ::recv(fd, target, in_place ? *wanted - kept : scratch.size(), MSG_DONTWAIT);
+    if (in_place) partial_.resize(kept + static_cast<size_t>(std::max<ssize_t>(got, 0)));
+    if (got == 0) return Outcome::closed;
+    if (got < 0) {
+      if (errno == EINTR) continue;
+      return errno == EAGAIN || errno == EWOULDBLOCK ? Outcome::blocked : Outcome::closed;
+    }
+    std::span<const std::byte> bytes = scratch;
+    bytes = bytes.first(in_place ? 0 : static_cast<size_t>(got));
+    if (!partial_.empty() && !in_place) {
+      partial_.insert(partial_.end(), bytes.begin(), bytes.end());
+      bytes = {};
+    }
+    std::vector<std::byte> joined;
+    if (bytes.empty()) {
+      joined = std::exchange(partial_, {});
+      bytes = joined;
+    }
+    for (;;) {
+      const auto size = packed_size(bytes, max_bytes_);
+      if (!size) return Outcome::malformed;
+      if (*size == 0 || *size > bytes.size()) break;
+      take(bytes.first(*size));
+      bytes = bytes.subspan(*size);
+    }
+    if (bytes.size() == joined.size() && !joined.empty())
+      partial_ = std::move(joined);  // nothing was whole: keep the growing buffer
+    else
+      partial_.assign(bytes.begin(), bytes.end());
+    if (!in_place && static_cast<size_t>(got) < scratch.size()) return Outcome::blocked;
+  }
+  return Outcome::blocked;
+}
+
+}  // namespace myriad
