@@ -2,9 +2,11 @@
 
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstring>
 
 namespace myriad {
 
@@ -42,16 +44,28 @@ std::optional<Message> ControlLink::receive() {
   return std::nullopt;
 }
 
-int run_child(const ChildArguments& arguments, const std::string& routing_id,
-              int (*body)(const ChildArguments&, const SocketContext&, ControlLink&)) {
+std::string exit_cause(int status) {
+  if (!WIFSIGNALED(status)) return fmt::format("exit status {}", WEXITSTATUS(status));
+  const char* name = ::sigabbrev_np(WTERMSIG(status));
+  return name == nullptr ? fmt::format("signal {}", WTERMSIG(status)) : fmt::format("SIG{}", name);
+}
+
+bool bind_to_parent(const ChildArguments& arguments) {
+  ::signal(SIGINT, SIG_IGN);
+  const auto parent = static_cast<pid_t>(arguments.number("--parent"));
+  if (parent == 0) return true;
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  if (::getppid() != static_cast<pid_t>(arguments.number("--parent"))) return static_cast<int>(Exit::interrupted);
-  ::signal(SIGINT, SIG_IGN);  // the terminal's Ctrl-C is the driver's to handle
-  const SocketContext context;
+  return ::getppid() == parent;
+}
+
+int run_child(const ChildArguments& arguments, const std::string& process, const std::string& routing_id,
+              const std::function<int(const SocketContext&, ControlLink&)>& body) {
+  const SocketContext context(1, kMaxSockets,
+                              arguments.has("--keys") ? load_keys(arguments.text("--keys"), process) : SocketKeys{});
   ControlLink link(context, arguments, routing_id);
   wire::ProcessErrorT last_word;
   try {
-    return body(arguments, context, link);
+    return body(context, link);
   } catch (const Error& error) {
     last_word.code = error.code();
     last_word.message = error.what();

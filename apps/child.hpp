@@ -1,6 +1,7 @@
 // ChildProcess: what a learner and an env runner share: arguments, the control link to the driver, the last word.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <string>
 
@@ -10,12 +11,14 @@
 
 namespace myriad {
 
-/// --control ENDPOINT --run N --epoch N --parent PID [--slot N --incarnation N], as the driver writes them.
+/// --control ENDPOINT --run N --epoch N --parent PID [--keys DIR] [--agent N --incarnation N], as the driver writes them.
+/// --parent 0: nobody's child.
 class ChildArguments {
  public:
   ChildArguments(int argc, char** argv);  ///< throws Error(usage)
   const std::string& text(const std::string& name) const;
   uint64_t number(const std::string& name) const;
+  bool has(const std::string& name) const { return values_.contains(name); }
 
  private:
   std::map<std::string, std::string> values_;
@@ -52,8 +55,16 @@ class ControlLink {
   Dealer dealer_;
 };
 
-/// Runs `body(link)`; an Error is sent to the driver and printed. Returns main()'s exit status.
-int run_child(const ChildArguments& arguments, const std::string& routing_id,
-              int (*body)(const ChildArguments&, const SocketContext&, ControlLink&));
+/// How a process ended, from waitpid's status: "SIGSEGV", "exit status 3".
+std::string exit_cause(int status);
+
+/// The kernel kills this process when its parent dies, and the terminal's Ctrl-C is left to the driver. False when the
+/// parent is gone already.
+[[nodiscard]] bool bind_to_parent(const ChildArguments& arguments);
+
+/// Runs `body` with the control link of `process` ("learner-0", "agent-3"); an Error is sent to the driver and printed.
+/// Returns main()'s exit status.
+int run_child(const ChildArguments& arguments, const std::string& process, const std::string& routing_id,
+              const std::function<int(const SocketContext&, ControlLink&)>& body);
 
 }  // namespace myriad

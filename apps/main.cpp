@@ -5,6 +5,7 @@
 #include "apps/driver/inspect.hpp"
 #include "apps/driver/train.hpp"
 #include "rl/check.hpp"
+#include "rl/wire/keys.hpp"
 
 namespace {
 
@@ -77,6 +78,20 @@ int run(int argc, char** argv) {
   });
   app.get_subcommand("envs")->add_flag("--json", json, "one object a line");
   app.get_subcommand("algorithms")->add_flag("--json", json, "one object a line");
+
+  std::string keys_directory;
+  int num_agents = 1;
+  bool replace_keys = false;
+  CLI::App* keys_verb = app.add_subcommand("keys", "make the keys of a run that goes beyond this machine");
+  keys_verb->add_option("dir", keys_directory, "where to write them; made with mode 700")->required();
+  keys_verb->add_option("--agents", num_agents, "how many hosts will run an agent")->check(CLI::Range(1, 4096));
+  keys_verb->add_flag("--force", replace_keys, "replace the keys that are there");
+  keys_verb->callback([&] {
+    verb = [&] {
+      std::fputs(make_keys(keys_directory, num_agents, replace_keys).c_str(), stdout);
+      return 0;
+    };
+  });
 
   std::string resolved;
   CLI::App* config_verb = app.add_subcommand("config", "print every setting with default, unit and meaning");

@@ -24,7 +24,7 @@ std::optional<uint64_t> number_after(const std::string& path, const std::string&
   std::ifstream file(path);
   for (std::string line; std::getline(file, line);) {
     if (!line.starts_with(key + " ")) continue;
-    size_t at = line.find_first_not_of(' ', key.size());
+    const size_t at = line.find_first_not_of(' ', key.size());
     if (at != std::string::npos && line[at] >= '0' && line[at] <= '9') return std::stoull(line.substr(at));
   }
   return std::nullopt;
@@ -36,21 +36,22 @@ struct Names {
 constexpr Names kV1 = {"/memory.limit_in_bytes", "/memory.usage_in_bytes", "total_inactive_file"};
 constexpr Names kV2 = {"/memory.max", "/memory.current", "inactive_file"};
 
-/// Narrows `memory` by the group `path` below `mount` and by those above it.
-void narrow(HostMemory& memory, const std::string& mount, std::string path, const Names& names) {
+double share_left(const HostMemory& memory) {
+  return memory.total == 0 ? 1 : static_cast<double>(memory.available) / static_cast<double>(memory.total);
+}
+
+/// Narrows `memory` by the group `path` below `mount` and by those above it; `host_total` is what the machine has.
+void narrow(HostMemory& memory, uint64_t host_total, const std::string& mount, std::string path, const Names& names) {
   if (!std::filesystem::exists(mount + path)) path.clear();  // the mount shows another part of the tree
   for (;;) {
     const std::string group = mount + path;
     const std::optional<uint64_t> limit = number_in(group + names.limit), used = number_in(group + names.used);
     // A limit above what the host has (v1's "none" is nearly 2^63) limits nothing.
-    if (limit && used && *limit > 0 && (memory.total == 0 || *limit < memory.total)) {
+    if (limit && used && *limit > 0 && (host_total == 0 || *limit < host_total)) {
       const uint64_t cache = number_after(group + "/memory.stat", names.cache).value_or(0);
       const uint64_t held = *used - std::min(cache, *used);
       const HostMemory here{*limit - std::min(held, *limit), *limit};
-      const auto share = [](const HostMemory& m) {
-        return static_cast<double>(m.available) / static_cast<double>(m.total);
-      };
-      if (memory.total == 0 || share(here) < share(memory)) memory = here;
+      if (memory.total == 0 || share_left(here) < share_left(memory)) memory = here;
     }
     if (path.empty()) return;
     path.resize(path.rfind('/'));
@@ -69,7 +70,7 @@ std::optional<uint32_t> MemoryWatch::step(Time now, uint64_t available_bytes, ui
                                           const std::function<uint64_t(uint32_t slot)>& rss_of,
                                           std::span<const uint32_t> running) {
   if (stopping_ && std::find(running.begin(), running.end(), *stopping_) == running.end()) stopping_.reset();
-  const double share = total_bytes == 0 ? 1 : static_cast<double>(available_bytes) / static_cast<double>(total_bytes);
+  const double share = share_left({available_bytes, total_bytes});
   short_ = share < (short_ ? options_.release_share : options_.reserve_share);
   if (!short_ || stopping_) return std::nullopt;
   if (named_at_ && now - *named_at_ < options_.interval) return std::nullopt;
@@ -93,8 +94,9 @@ HostMemory read_host_memory(const std::string& root) {
                     cgroups = root + "/sys/fs/cgroup";
   HostMemory memory{number_after(meminfo, "MemAvailable:").value_or(0) << 10,
                     number_after(meminfo, "MemTotal:").value_or(0) << 10};
-  narrow(memory, cgroups + "/memory", own_cgroup(self, "memory"), kV1);
-  for (const char* mount : {"", "/unified"}) narrow(memory, cgroups + mount, own_cgroup(self, ""), kV2);
+  const uint64_t host_total = memory.total;
+  narrow(memory, host_total, cgroups + "/memory", own_cgroup(self, "memory"), kV1);
+  for (const char* mount : {"", "/unified"}) narrow(memory, host_total, cgroups + mount, own_cgroup(self, ""), kV2);
   return memory;
 }
 

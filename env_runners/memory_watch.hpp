@@ -24,8 +24,8 @@ class MemoryWatch {
   explicit MemoryWatch(Options options);
 
   /// The slot whose runner to stop now: the largest one. None while enough is available, within `interval` of the last
-  /// one, and while the last one has not gone. `running`: the slots that have a process; `rss_of` is asked only when one
-  /// is to be named. A total of 0 means unknown: none.
+  /// one, and while the last one has not gone. `running`: the slots that have a process; `rss_of` is asked only when
+  /// one is to be named. A total of 0 means unknown: none.
   std::optional<uint32_t> step(Time now, uint64_t available_bytes, uint64_t total_bytes,
                                const std::function<uint64_t(uint32_t slot)>& rss_of, std::span<const uint32_t> running);
 

@@ -88,12 +88,12 @@ void RolloutWorker::to_features(const std::byte* rows, size_t n, float* features
   for (size_t i = 0; i < n; ++i) flatten_({rows + i * row_bytes, row_bytes}, {features + i * obs_size_, obs_size_});
 }
 
-void RolloutWorker::sample(Fragment& fragment, const Weights& weights) {
+void RolloutWorker::sample(Fragment& fragment, const WeightsView& weights) {
   begin(fragment, weights);
   step_some(fragment.layout().steps());
 }
 
-void RolloutWorker::begin(Fragment& fragment, const Weights& weights) {
+void RolloutWorker::begin(Fragment& fragment, const WeightsView& weights) {
   check(target_.fragment == nullptr, "a fragment is begun before the last one is full");
   const FragmentLayout& layout = fragment.layout();
   check(static_cast<size_t>(layout.environments()) == num_envs_, "a fragment of {} environments, want {}",

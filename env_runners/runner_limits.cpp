@@ -121,15 +121,14 @@ std::string own_cgroup(const std::string& proc_self_cgroup, std::string_view v1_
       if (!v1_controller.empty() && name == v1_controller) matches = true;
     if (!matches) continue;
     const std::string path = line.substr(second + 1);
-    return path == "/" || path.starts_with("/..") ? "" : path;
+    return path == "/" || !path.starts_with("/") || path.starts_with("/..") ? "" : path;
   }
   return "";
 }
 
 RunnerLimits::RunnerLimits(Options options) : options_(std::move(options)) {
   check(std::isfinite(options_.cpus) && options_.cpus >= 0, "runner limits: {} cores, want 0 or more", options_.cpus);
-  const std::string v2 = v2_mount(options_.cgroup_root);
-  if (!v2.empty()) find_v2(v2);
+  if (const std::string v2 = v2_mount(options_.cgroup_root); !v2.empty()) find_v2(v2);
   if (options_.memory_bytes != 0 && memory_.version == Version::none) memory_ = find_v1("memory");
   if (options_.cpus != 0 && cpu_.version == Version::none) cpu_ = find_v1("cpu");
 }
@@ -140,18 +139,19 @@ RunnerLimits::~RunnerLimits() {
 }
 
 // From the own group upwards; a process is in one v2 group only, so both controllers get the same parent.
-bool RunnerLimits::find_v2(const std::string& root) {
+void RunnerLimits::find_v2(const std::string& root) {
   std::string path = own_cgroup(options_.proc_self_cgroup, "");
   if (!exists(root + path)) path.clear();  // the mount shows another part of the tree
   for (;;) {
     const std::string parent = root + path, controllers = parent + "/cgroup.controllers";
-    const auto usable = [&](const std::string& name) { return has_word(controllers, name) && enable(parent, name); };
-    if (can_make_groups_in(parent)) {
-      if (options_.memory_bytes != 0 && usable("memory")) memory_ = {Version::v2, parent};
-      if (options_.cpus != 0 && usable("cpu")) cpu_ = {Version::v2, parent};
-      if (memory_.version == Version::v2 || cpu_.version == Version::v2) return true;
+    const bool memory = options_.memory_bytes != 0 && has_word(controllers, "memory");
+    const bool cpu = options_.cpus != 0 && has_word(controllers, "cpu");
+    if ((memory || cpu) && can_make_groups_in(parent)) {
+      if (memory && enable(parent, "memory")) memory_ = {Version::v2, parent};
+      if (cpu && enable(parent, "cpu")) cpu_ = {Version::v2, parent};
+      if (memory_.version == Version::v2 || cpu_.version == Version::v2) return;
     }
-    if (path.empty() || is_limited_v2(parent)) return false;
+    if (path.empty() || is_limited_v2(parent)) return;
     path.resize(path.rfind('/'));
   }
 }
@@ -167,7 +167,6 @@ RunnerLimits::Controller RunnerLimits::find_v1(const std::string& controller) co
 
 // Permission bits say little here (read-only mounts, root without capabilities): make one and remove it.
 bool RunnerLimits::can_make_groups_in(const std::string& parent) const {
-  if (options_.memory_bytes == 0 && options_.cpus == 0) return false;
   const std::string probe = group({Version::none, parent}, UINT32_MAX);
   return ::mkdir(probe.c_str(), 0755) == 0 && ::rmdir(probe.c_str()) == 0;
 }
@@ -178,8 +177,8 @@ std::string RunnerLimits::group(const Controller& controller, uint32_t slot) con
 
 std::string RunnerLimits::describe() const {
   const uint64_t bytes = options_.memory_bytes;
-  const std::string memory = bytes % (1 << 20) == 0 ? fmt::format("memory {} MiB", bytes >> 20)
-                                                    : fmt::format("memory {} bytes", bytes);
+  const std::string memory =
+      bytes % (1 << 20) == 0 ? fmt::format("memory {} MiB", bytes >> 20) : fmt::format("memory {} bytes", bytes);
   const std::string cores = fmt::format("{} cores", options_.cpus);
   const auto name = [](Version version) { return version == Version::v2 ? "cgroup v2" : "cgroup v1"; };
   std::string text;

@@ -36,11 +36,12 @@ class RunnerLimits {
   RunnerLimits(const RunnerLimits&) = delete;
   RunnerLimits& operator=(const RunnerLimits&) = delete;
 
-  /// What is in force, one line for the log: "runner limits: cgroup v1: memory 64 MiB, 0.5 cores". Empty without limits.
+  /// What is in force, one line for the log: "runner limits: cgroup v1: memory 64 MiB, 0.5 cores". Empty without
+  /// limits.
   std::string describe() const;
 
-  /// Puts the process, just forked, into its slot's group. Returns "" or what went wrong. What the process touched before
-  /// is charged to its parent's group: let it wait until it has been admitted.
+  /// Puts the process, just forked, into its slot's group. Returns "" or what went wrong. What the process touched
+  /// before is charged to its parent's group: let it wait until it has been admitted.
   [[nodiscard]] std::string admit(int pid, uint32_t slot);
 
   /// In the forked child, first thing: the rlimits. Returns "" or what went wrong. RLIMIT_DATA counts private writable
@@ -57,7 +58,7 @@ class RunnerLimits {
     Version version = Version::none;
     std::string parent;  // the directory that gets the slots' groups
   };
-  bool find_v2(const std::string& root);
+  void find_v2(const std::string& root);
   Controller find_v1(const std::string& controller) const;
   bool can_make_groups_in(const std::string& parent) const;
   std::string group(const Controller& controller, uint32_t slot) const;

@@ -1,10 +1,11 @@
 // SlotSupervisor: keeps a process running in each runner slot: restart with back-off, quarantine, hang detection.
 //
 // A slot's process has an incarnation, one higher each time. Crashes within a minute are counted; at the limit the slot
-// is quarantined and its last cause kept. Jitter comes in as a random stream. A state machine: one thread, time comes
-// in.
+// is quarantined and its last cause kept. Jitter comes in as a random stream. Made for ten thousand slots: only a Tick
+// at which something may be due looks at all of them. A state machine: one thread, time comes in.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <variant>
@@ -19,6 +20,7 @@ class SlotSupervisor {
  public:
   struct Options {
     uint32_t num_slots = 1;
+    uint32_t first_incarnation = 0;                 ///< of every slot
     Time backoff = std::chrono::milliseconds(100);  ///< after the second crash in a row; doubles each time
     Time backoff_max = std::chrono::seconds(30);
     uint32_t max_crashes_per_minute = 5;
@@ -32,6 +34,7 @@ class SlotSupervisor {
   struct Exited {
     uint32_t slot, incarnation;
     std::string cause;
+    bool asked = false;  ///< it was told to end: restarted at once, and no crash
   };
   struct Progress {
     uint32_t slot, incarnation;
@@ -61,16 +64,18 @@ class SlotSupervisor {
 
   void step(const Input& input, Time now, std::vector<Output>& outputs);
 
-  Time next_timer() const;  ///< Time::max() when there is none
-  uint32_t num_running() const;
-  uint32_t num_quarantined() const;
+  /// When a Tick may be due, perhaps earlier than it is; Time::max() when nothing is awaited.
+  Time next_timer() const { return stopping_ || awaited() == 0 ? Time::max() : next_; }
+  uint32_t num_running() const { return counts_[static_cast<size_t>(State::running)]; }
+  uint32_t num_quarantined() const { return counts_[static_cast<size_t>(State::quarantined)]; }
   uint64_t num_restarts() const { return restarts_; }
   /// Of the process that runs or, between two processes, of the one that ended.
   uint32_t incarnation(uint32_t slot) const { return slots_[slot].incarnation; }
   bool running(uint32_t slot) const { return slots_[slot].state == State::running; }
+  bool quarantined(uint32_t slot) const { return slots_[slot].state == State::quarantined; }
 
  private:
-  enum class State { idle, running, backing_off, quarantined };
+  enum class State : uint8_t { idle, running, backing_off, quarantined };
   struct Slot {
     State state = State::idle;
     uint32_t incarnation = 0;
@@ -80,6 +85,10 @@ class SlotSupervisor {
     uint32_t crashes_in_a_row = 0;
     std::vector<Time> crashes;  // of the last minute
   };
+  void enter(Slot& slot, State state, Time since);
+  uint32_t awaited() const { return num_running() + counts_[static_cast<size_t>(State::backing_off)]; }
+  void ended(const Exited& exited, Time now, std::vector<Output>& outputs);
+  void look_at_all(Time now, std::vector<Output>& outputs);
   void spawn(uint32_t slot, Time now, std::vector<Output>& outputs);
   void respawn(uint32_t slot, Time now, std::vector<Output>& outputs);
   Time deadline(const Slot& slot) const;
@@ -87,6 +96,8 @@ class SlotSupervisor {
   Options options_;
   RandomStream random_;
   std::vector<Slot> slots_;
+  std::array<uint32_t, 4> counts_{};  // slots in each state
+  Time next_ = Time::max();           // no deadline is before it; progress only moves deadlines away
   uint64_t restarts_ = 0;
   bool stopping_ = false;
 };

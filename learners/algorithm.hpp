@@ -3,11 +3,14 @@
 //   begin_update(env steps) -> add_targets(batch) -> for each minibatch: loss(module output, columns) ->
 //   end_update(metrics)
 //
+// or, with a time-major plan(), without add_targets.
+//
 // The learner owns module, optimizer, filter and loop; an algorithm owns its coefficients and nothing else. One thread.
 #pragma once
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -22,12 +25,25 @@ namespace myriad {
 /// RLlib's metric names -> values.
 using Metrics = std::map<std::string, double>;
 
-/// How experience reaches the learner.
-enum class Sampling : uint8_t {
-  sync_on_policy,  ///< the next round begins with the new weights
-  bounded_lag,     ///< runners fill batch k+1 while the learner works on k
-  free_async,      ///< runners never wait; the algorithm corrects for the lag
-  replay,          ///< fragments go through a replay buffer
+/// A second set of parameters that follows the module's: target := tau * module + (1 - tau) * target, each time
+/// `interval` more env steps went through the loss.
+struct TargetNetwork {
+  double interval = 0.0, tau = 1.0;
+};
+/// The columns it gives to loss(): the target policy's action_dist_inputs [T, N, k] and log pi(a|s) [T, N].
+constexpr const char* kTargetInputs = "target_action_dist_inputs";
+constexpr const char* kTargetLogp = "target_logp";
+
+/// What an update does with a batch; fixed for a run.
+struct UpdatePlan {
+  /// false: values and add_targets() once, then minibatches of single rows, columns [n, ...].
+  /// true: minibatches are whole sequences of some environments and loss() makes its own targets from the one forward
+  /// pass: columns [T, N, ...], but "obs" and the module's outputs have rows [(T+1) * N + F, ...]: T steps, the
+  /// bootstrap row, final_obs. Whoever wants "rewards", "terminateds", "truncateds" names them in loss_columns().
+  bool time_major = false;
+  int64_t buffer_batches = 0;  ///< N of a CircularBuffer (time-major only); 0: none
+  int64_t buffer_uses = 1;     ///< K
+  std::optional<TargetNetwork> target = std::nullopt;  ///< time-major only
 };
 
 struct Loss {
@@ -49,13 +65,13 @@ class Algorithm {
   /// Columns a minibatch of loss() holds.
   virtual std::vector<std::string> loss_columns() const = 0;
 
+  virtual UpdatePlan plan() const { return {}; }
+
   /// Adds columns of targets to `batch`, whose values are filled; what it learns by the way goes into `metrics`.
-  virtual void add_targets(TensorBatch& batch, Metrics& metrics) const = 0;
+  virtual void add_targets(TensorBatch& /*batch*/, Metrics& /*metrics*/) const {}
 
-  /// The loss of one minibatch: columns [n, ...].
+  /// The loss of one minibatch, whose shapes are plan()'s.
   virtual Loss loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const = 0;
-
-  virtual Sampling sampling() const { return Sampling::sync_on_policy; }
 
   /// Schedules: `env_steps` of the whole run were trained on before this update.
   virtual void begin_update(double /*env_steps*/) {}

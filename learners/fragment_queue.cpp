@@ -20,6 +20,8 @@ std::string_view name_of(Drop drop) {
       return "wrong_version";
     case Drop::invalid:
       return "invalid";
+    case Drop::policy_lag:
+      return "policy_lag";
     case Drop::count:
       break;
   }
@@ -32,17 +34,20 @@ FragmentQueue::FragmentQueue(uint32_t num_slots, uint32_t fragments_per_batch)
         fragments_per_batch);
 }
 
-FragmentQueue::Credit FragmentQueue::credit(uint32_t slot) const {
-  const Slot& s = slots_[slot];
-  const auto hole = std::find(s.received.begin(), s.received.end(), false);
-  return {s.incarnation, s.first_seq + s.place_of.size(),
-          s.first_seq + static_cast<uint64_t>(hole - s.received.begin())};
-}
-
 void FragmentQueue::give(uint32_t place, uint32_t slot, std::vector<Output>& outputs) {
   slots_[slot].place_of.push_back(place);
   slots_[slot].received.push_back(false);
   outputs.push_back(CreditChanged{slot});
+}
+
+/// To the slot that owns it, else to the one that has least to do, else to whoever comes first.
+void FragmentQueue::hand_out(uint32_t place, std::vector<Output>& outputs) {
+  const uint32_t owner = place % num_slots();
+  const uint32_t slot = slots_[owner].up ? owner : least_loaded_slot();
+  if (slot == num_slots())
+    orphans_.push_back(place);
+  else
+    give(place, slot, outputs);
 }
 
 uint32_t FragmentQueue::least_loaded_slot() const {
@@ -66,60 +71,72 @@ std::optional<Drop> FragmentQueue::why_not(const Arrived& arrived) const {
 }
 
 void FragmentQueue::step(const Input& input, std::vector<Output>& outputs) {
-  if (const auto* begin = std::get_if<BeginRound>(&input)) {
-    check(!round_open(), "a round began while {} places of the last one are open", places_ - filled_);
-    weights_version_ = begin->weights_version;
-    filled_ = 0;
-    for (Slot& slot : slots_) {
-      slot.first_seq += slot.place_of.size();
-      slot.place_of.clear();
-      slot.received.clear();
-    }
-    for (uint32_t place = 0; place < places_; ++place) {
-      const uint32_t owner = place % num_slots();
-      const uint32_t slot = slots_[owner].up ? owner : least_loaded_slot();
-      if (slot == num_slots())
-        orphans_.push_back(place);
-      else
-        give(place, slot, outputs);
-    }
-  } else if (const auto* up = std::get_if<SlotUp>(&input)) {
-    if (up->slot >= num_slots()) return;
-    Slot& slot = slots_[up->slot];
-    if (up->incarnation <= slot.incarnation) return;  // it is known, or ended: a process does not come back
-    if (slot.up) step(SlotDown{up->slot, slot.incarnation}, outputs);  // its end was not heard of
-    slot = Slot{.up = true, .incarnation = up->incarnation, .place_of = {}, .received = {}, .first_seq = 0};
-    for (const uint32_t place : std::exchange(orphans_, {})) give(place, up->slot, outputs);
-  } else if (const auto* down = std::get_if<SlotDown>(&input)) {
-    if (down->slot >= num_slots()) return;
-    Slot& slot = slots_[down->slot];
-    if (down->incarnation < slot.incarnation) return;
-    slot.incarnation = down->incarnation;
-    if (!slot.up) return;
-    slot.up = false;
-    const auto place_of = std::exchange(slot.place_of, {});
-    const auto received = std::exchange(slot.received, {});
-    for (size_t i = 0; i < place_of.size(); ++i) {
-      if (received[i]) continue;
-      const uint32_t heir = least_loaded_slot();
-      if (heir == num_slots())
-        orphans_.push_back(place_of[i]);
-      else
-        give(place_of[i], heir, outputs);
-    }
-  } else {
-    const Arrived& arrived = std::get<Arrived>(input);
-    if (const auto reason = why_not(arrived)) {
-      ++drops_[static_cast<size_t>(*reason)];
-      outputs.push_back(Dropped{arrived.id, *reason});
-      return;
-    }
-    Slot& slot = slots_[arrived.id.slot];
-    const uint64_t index = arrived.id.seq - slot.first_seq;
-    slot.received[index] = true;
-    outputs.push_back(Accepted{arrived.id, slot.place_of[index]});
-    if (++filled_ == places_) outputs.push_back(RoundComplete{weights_version_});
+  if (const auto* round = std::get_if<BeginRound>(&input))
+    begin(round->weights_version, outputs);
+  else if (const auto* slots = std::get_if<SlotUp>(&input))
+    up(*slots, outputs);
+  else if (const auto* slot = std::get_if<SlotDown>(&input))
+    down(*slot, outputs);
+  else
+    arrived(std::get<Arrived>(input), outputs);
+}
+
+void FragmentQueue::begin(uint64_t weights_version, std::vector<Output>& outputs) {
+  check(!round_open(), "a round began while {} places of the last one are open", places_ - filled_);
+  weights_version_ = weights_version;
+  filled_ = 0;
+  for (Slot& slot : slots_) {
+    slot.first_seq += slot.place_of.size();
+    slot.place_of.clear();
+    slot.received.clear();
   }
+  for (uint32_t place = 0; place < places_; ++place) hand_out(place, outputs);
+}
+
+void FragmentQueue::up(const SlotUp& input, std::vector<Output>& outputs) {
+  for (uint32_t i = input.slot; i < num_slots() && i - input.slot < input.count; ++i) {
+    if (input.incarnation <= slots_[i].incarnation) continue;  // it is known, or ended: a process does not come back
+    const Slot before = std::exchange(slots_[i], Slot{.up = true,
+                                                      .incarnation = input.incarnation,
+                                                      .place_of = {},
+                                                      .received = {},
+                                                      .first_seq = 0});
+    for (size_t k = 0; k < before.place_of.size(); ++k)
+      if (!before.received[k]) give(before.place_of[k], i, outputs);
+  }
+  for (const uint32_t place : std::exchange(orphans_, {})) hand_out(place, outputs);
+}
+
+void FragmentQueue::down(const SlotDown& input, std::vector<Output>& outputs) {
+  if (input.slot >= num_slots()) return;
+  Slot& slot = slots_[input.slot];
+  if (input.incarnation < slot.incarnation) return;
+  slot.incarnation = input.incarnation;
+  if (!slot.up) return;
+  slot.up = false;
+  const auto place_of = std::exchange(slot.place_of, {});
+  const auto received = std::exchange(slot.received, {});
+  for (size_t i = 0; i < place_of.size(); ++i)
+    if (!received[i]) hand_out(place_of[i], outputs);
+}
+
+void FragmentQueue::arrived(const Arrived& input, std::vector<Output>& outputs) {
+  const auto reason = why_not(input);
+  if (reason) {
+    ++drops_[static_cast<size_t>(*reason)];
+    outputs.push_back(Dropped{input.id, *reason});
+    if (*reason != Drop::wrong_version && *reason != Drop::invalid) return;
+  }
+  Slot& slot = slots_[input.id.slot];
+  const uint64_t index = input.id.seq - slot.first_seq;
+  slot.received[index] = true;
+  const uint32_t place = slot.place_of[index];
+  if (reason) {
+    give(place, input.id.slot, outputs);  // the runner goes on with the next number
+    return;
+  }
+  outputs.push_back(Accepted{input.id, place});
+  if (++filled_ == places_) outputs.push_back(RoundComplete{weights_version_});
 }
 
 }  // namespace myriad

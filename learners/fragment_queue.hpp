@@ -1,9 +1,10 @@
 // FragmentQueue: who may produce how many fragments, and which arriving fragment takes which place of the next batch.
 //
-// A round (sync mode) is F places, place p owned by slot p mod S, so that the batch is the same whatever the order of
-// arrival. Credit is the number of places a slot owns. When a slot goes down its open places, and with them their
+// A round (sync and lag1) is F places, place p owned by slot p mod S, so that the batch is the same whatever the order
+// of arrival. Credit is the number of places a slot owns. When a slot goes down its open places, and with them their
 // credit, move to the slots that are up; when none is up they wait for the first one to return. Every fragment that
-// arrives is accepted once or dropped for a counted reason. A state machine: one thread, no clock, no socket.
+// arrives is accepted once or dropped for a counted reason; the place of one that cannot be used is given again. A
+// state machine: one thread, no clock, no socket.
 #pragma once
 
 #include <array>
@@ -18,8 +19,18 @@
 namespace myriad {
 
 /// Why an arriving fragment is not used; the metric is dropped/<name>.
-enum class Drop : uint8_t { unknown_slot, stale_incarnation, duplicate, beyond_credit, wrong_version, invalid, count };
+enum class Drop : uint8_t {
+  unknown_slot,
+  stale_incarnation,
+  duplicate,
+  beyond_credit,
+  wrong_version,
+  invalid,
+  policy_lag,  ///< async only, not the queue's own
+  count
+};
 std::string_view name_of(Drop drop);
+using DropCounts = std::array<uint64_t, static_cast<size_t>(Drop::count)>;
 
 class FragmentQueue {
  public:
@@ -29,9 +40,12 @@ class FragmentQueue {
   struct BeginRound {
     uint64_t weights_version;
   };
+  /// Processes of this incarnation run in `count` slots from `slot` on, or are on their way (repeats, ended and older
+  /// ones are ignored). What an older one in the slot left open is the newer one's to do.
   struct SlotUp {
     uint32_t slot, incarnation;
-  };  ///< a process of this incarnation runs (repeats, ended and older ones are ignored)
+    uint32_t count = 1;
+  };
   struct SlotDown {
     uint32_t slot, incarnation;
   };  ///< it and those before it ended; the credit moves on
@@ -62,26 +76,33 @@ class FragmentQueue {
 
   void step(const Input& input, std::vector<Output>& outputs);
 
-  /// What a slot may do now, cumulative over its incarnation.
+  /// What a slot may do now: fragments in all, cumulative over its incarnation.
   struct Credit {
     uint32_t incarnation;
-    uint64_t granted, acknowledged;
+    uint64_t granted;
   };
-  Credit credit(uint32_t slot) const;
+  Credit credit(uint32_t slot) const {
+    return {slots_[slot].incarnation, slots_[slot].first_seq + slots_[slot].place_of.size()};
+  }
   bool is_up(uint32_t slot) const { return slots_[slot].up; }
   uint32_t num_slots() const { return static_cast<uint32_t>(slots_.size()); }
   uint64_t weights_version() const { return weights_version_; }
   bool round_open() const { return filled_ < places_; }
-  const std::array<uint64_t, static_cast<size_t>(Drop::count)>& drops() const { return drops_; }
+  const DropCounts& drops() const { return drops_; }
 
  private:
   struct Slot {
     bool up = true;  // until told otherwise: the first process is on its way
     uint32_t incarnation = 0;
     std::vector<uint32_t> place_of;  // place of the fragment with seq first_seq + i
-    std::vector<bool> received;
-    uint64_t first_seq = 0;  // fragments below belong to finished rounds
+    std::vector<bool> received;      // used, or dropped for good
+    uint64_t first_seq = 0;          // fragments below belong to finished rounds
   };
+  void begin(uint64_t weights_version, std::vector<Output>& outputs);
+  void up(const SlotUp& input, std::vector<Output>& outputs);
+  void down(const SlotDown& input, std::vector<Output>& outputs);
+  void arrived(const Arrived& input, std::vector<Output>& outputs);
+  void hand_out(uint32_t place, std::vector<Output>& outputs);
   void give(uint32_t place, uint32_t slot, std::vector<Output>& outputs);
   uint32_t least_loaded_slot() const;
   std::optional<Drop> why_not(const Arrived& arrived) const;
@@ -91,7 +112,7 @@ class FragmentQueue {
   uint64_t weights_version_ = 0;
   std::vector<Slot> slots_;
   std::vector<uint32_t> orphans_;  // places no slot could take
-  std::array<uint64_t, static_cast<size_t>(Drop::count)> drops_{};
+  DropCounts drops_{};
 };
 
 }  // namespace myriad

@@ -8,6 +8,7 @@
 #include <numeric>
 #include <thread>
 
+#include "learners/action_distribution.hpp"
 #include "rl/check.hpp"
 
 namespace myriad {
@@ -56,12 +57,17 @@ int64_t integer(const TensorMap& tensors, const std::string& name) {
 
 constexpr std::string_view kCoefficient = "algorithm.";
 
+std::span<float> room_of(const at::Tensor& tensor) {
+  return {tensor.mutable_data_ptr<float>(), static_cast<size_t>(tensor.numel())};
+}
+
 }  // namespace
 
 Learner::Learner(const Config& config, const Space& observation_space, const Space& action_space)
     : training_(config.training),
       action_space_(action_space),
       algorithm_(make_algorithm(config)),
+      plan_(algorithm_->plan()),
       random_(static_cast<uint64_t>(config.seed), StreamPurpose::minibatch, 0) {
   const ModuleSpec spec = algorithm_->module_spec(observation_space, action_space);
   const Executor executor = executor_of(config.learners);
@@ -72,35 +78,63 @@ Learner::Learner(const Config& config, const Space& observation_space, const Spa
   optimizer_ = std::make_unique<Optimizer>(spec, training_.adam_epsilon, training_.grad_clip);
   if (config.environment.observation_filter == "MeanStdFilter")
     filter_.emplace(spec.obs_size, config.environment.observation_clip);
+  empty_buffer();
+  if (plan_.target) {
+    target_ = at::empty({static_cast<int64_t>(spec.num_parameters())}, at::kFloat);
+    std::ranges::copy(module_->parameters(), room_of(target_).begin());
+  }
+}
+
+void Learner::empty_buffer() {
+  if (plan_.buffer_batches > 0) buffer_.emplace(plan_.buffer_batches, plan_.buffer_uses);
 }
 
 UpdateResult Learner::update(Fragment& fragment) {
   UpdateResult result;
   TensorBatch batch = make_tensor_batch(fragment, spec(), action_space_, filter_ ? &*filter_ : nullptr);
-  fill_values(batch);
   algorithm_->begin_update(static_cast<double>(env_steps_));
-  Metrics targets;
-  algorithm_->add_targets(batch, targets);
-  const Columns columns = flat_columns(batch);
-  const int64_t rows = batch.steps * batch.environments;
   const double lr = training_.lr.at(static_cast<double>(env_steps_));
-  for (int64_t epoch = 0; epoch < training_.num_epochs; ++epoch) {
-    result.metrics = train_epoch(columns, rows, lr, result);
-    if (result.metrics.contains("total_loss") && algorithm_->stops_epochs(result.metrics)) break;
-  }
-  result.metrics.merge(targets);
+  Metrics of_batch = plan_.time_major ? train_sequences(batch, lr, result) : train_rows(batch, lr, result);
+  result.metrics.merge(of_batch);
   algorithm_->end_update(result.metrics);
   update_filter(fragment);
-  env_steps_ += rows;
+  env_steps_ += batch.steps * batch.environments;
   ++version_;
   result.metrics["default_optimizer_learning_rate"] = lr;
   result.metrics["num_trainable_parameters"] = static_cast<double>(spec().num_parameters());
   result.metrics["num_env_steps_trained_lifetime"] = static_cast<double>(env_steps_);
   result.metrics["num_module_steps_trained_lifetime"] = static_cast<double>(module_steps_);
   result.metrics["num_grad_updates"] = static_cast<double>(result.grad_updates);
+  if (plan_.target) result.metrics["num_target_updates"] = static_cast<double>(target_updates_);
   result.metrics["num_skipped_updates"] = static_cast<double>(result.skipped);
   result.metrics["num_skipped_updates_lifetime"] = static_cast<double>(optimizer_->num_skipped());
   return result;
+}
+
+Metrics Learner::train_rows(TensorBatch& batch, double lr, UpdateResult& result) {
+  Metrics metrics;
+  fill_values(batch);
+  algorithm_->add_targets(batch, metrics);
+  Columns columns = flat_columns(batch);
+  train_pass(columns, batch.steps * batch.environments, lr, result);
+  return metrics;
+}
+
+/// With a circular buffer of N batches, passes go on until fewer than N uses are left. An update that made K passes
+/// whatever is left would empty the buffer each time: N would mean nothing. So the first updates fill it, after that
+/// there are K passes an update on average, and a use waits for (N - 1) / K updates on average.
+Metrics Learner::train_sequences(const TensorBatch& batch, double lr, UpdateResult& result) {
+  const int64_t rows = batch.steps * batch.environments;
+  Columns columns = sequence_columns(batch, algorithm_->loss_columns());
+  if (!buffer_) {
+    train_pass(columns, rows, lr, result);
+    return {};
+  }
+  for (auto& [name, column] : columns) column = column.clone();  // the fragment's buffer is only lent
+  const int64_t unused = buffer_->push(std::move(columns));
+  while (buffer_->uses_left() >= plan_.buffer_batches) train_pass(*buffer_->take(random_), rows, lr, result);
+  return {{"circular_buffer_uses_dropped", static_cast<double>(unused)},
+          {"circular_buffer_uses_left", static_cast<double>(buffer_->uses_left())}};
 }
 
 void Learner::fill_values(TensorBatch& batch) {
@@ -121,24 +155,41 @@ Columns Learner::flat_columns(const TensorBatch& batch) const {
   return columns;
 }
 
-/// Every row once, in minibatches of equal size to one row, none above minibatch_size.
-Metrics Learner::train_epoch(const Columns& columns, int64_t rows, double lr, UpdateResult& result) {
-  Columns shuffled = columns;
-  if (training_.shuffle_batch_per_epoch) {
-    const at::Tensor order = at::arange(rows, at::kLong);
-    shuffle(std::span<int64_t>(order.mutable_data_ptr<int64_t>(), static_cast<size_t>(rows)), random_);
-    for (auto& [name, column] : shuffled) column = column.index_select(0, order);
+/// num_epochs over the columns; the metrics are the last one's.
+void Learner::train_pass(Columns& columns, int64_t rows, double lr, UpdateResult& result) {
+  if (plan_.target) add_target_columns(columns);
+  for (int64_t epoch = 0; epoch < training_.num_epochs; ++epoch) {
+    result.metrics = train_epoch(columns, rows, lr, result);
+    if (result.metrics.contains("total_loss") && algorithm_->stops_epochs(result.metrics)) break;
   }
-  const int64_t size = training_.minibatch_size == 0 ? rows : std::clamp(training_.minibatch_size, int64_t{1}, rows);
-  const int64_t minibatches = (rows + size - 1) / size;
+  if (plan_.target) update_target();
+}
+
+/// Every row (or, time-major, every environment) once, in minibatches of equal size to one, none above minibatch_size
+/// (but for a single environment).
+Metrics Learner::train_epoch(const Columns& columns, int64_t rows, double lr, UpdateResult& result) {
+  const int64_t unit = plan_.time_major ? columns.at("truncateds").size(0) : 1, units = rows / unit;  // rows of one
+  const int64_t size =
+      training_.minibatch_size == 0 ? units : std::clamp(training_.minibatch_size / unit, int64_t{1}, units);
+  const int64_t minibatches = (units + size - 1) / size;
+  const at::Tensor order = at::arange(units, at::kLong);
+  const std::span<int64_t> chosen(order.mutable_data_ptr<int64_t>(), static_cast<size_t>(units));
+  const bool whole = plan_.time_major && minibatches == 1;  // nothing to shuffle
+  if (training_.shuffle_batch_per_epoch && !whole) shuffle(chosen, random_);
+  Columns shuffled = columns;
+  if (training_.shuffle_batch_per_epoch && !plan_.time_major)
+    for (auto& [name, column] : shuffled) column = column.index_select(0, order);
   Metrics sums;
   int64_t trained = 0;
-  Columns minibatch;
+  Columns minibatch = columns;
   for (int64_t i = 0; i < minibatches; ++i) {
-    const int64_t begin = rows * i / minibatches, count = rows * (i + 1) / minibatches - begin;
-    for (const auto& [name, column] : shuffled) minibatch[name] = column.narrow(0, begin, count);
-    if (train_minibatch(minibatch, lr, static_cast<double>(count), sums)) {
-      trained += count;
+    const int64_t begin = units * i / minibatches, count = units * (i + 1) / minibatches - begin;
+    if (!plan_.time_major)
+      for (const auto& [name, column] : shuffled) minibatch[name] = column.narrow(0, begin, count);
+    else if (!whole)
+      minibatch = sequence_columns_of(columns, chosen.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)));
+    if (train_minibatch(minibatch, lr, static_cast<double>(count * unit), sums)) {
+      trained += count * unit;
       ++result.grad_updates;
     } else {
       ++result.skipped;
@@ -162,6 +213,28 @@ bool Learner::train_minibatch(const Columns& minibatch, double lr, double weight
   for (size_t i = 0; i < loss.names.size(); ++i) add(loss.names[i], static_cast<double>(values[i]));
   add("gradients_default_optimizer_global_norm", optimizer_->gradient_norm());
   return true;
+}
+
+/// What the target policy says of a batch; kept with a batch of the circular buffer until the target changes.
+void Learner::add_target_columns(Columns& columns) {
+  if (columns.contains(kTargetInputs)) return;
+  const at::Tensor &rewards = columns.at("rewards"), &actions = columns.at("actions");
+  const at::Tensor inputs = module_->infer(target_, step_obs(columns)).action_dist_inputs;
+  columns[kTargetLogp] =
+      log_prob(spec().distribution, inputs, actions.reshape({inputs.size(0), -1})).view(rewards.sizes());
+  columns[kTargetInputs] = inputs.view({rewards.size(0), rewards.size(1), -1});
+}
+
+void Learner::update_target() {
+  if (static_cast<double>(module_steps_ - target_updated_at_) < plan_.target->interval) return;
+  target_updated_at_ = module_steps_;
+  ++target_updates_;
+  const auto tau = static_cast<float>(plan_.target->tau);
+  std::ranges::transform(module_->parameters(), room_of(target_), room_of(target_).begin(),
+                         [tau](float p, float t) { return tau * p + (1.0f - tau) * t; });
+  if (!buffer_) return;
+  buffer_->erase(kTargetInputs);
+  buffer_->erase(kTargetLogp);
 }
 
 /// Each observation an action was taken at counts once; row T returns as row 0 of the next batch.
@@ -197,12 +270,28 @@ LearnerState Learner::state() const {
                    {"num_env_steps_trained_lifetime", scalar(env_steps_)},
                    {"num_module_steps_trained_lifetime", scalar(module_steps_)},
                    {"minibatch_random_position", scalar(static_cast<int64_t>(random_.position()))}};
+  if (plan_.target) {
+    const std::span<const float> target = room_of(target_);
+    state.scalars["target_parameters"] = Tensor::of(target, {target.size()});
+    state.scalars["num_target_updates"] = scalar(target_updates_);
+    state.scalars["target_updated_at"] = scalar(target_updated_at_);
+  }
   for (const auto& [name, value] : algorithm_->state()) state.scalars[std::string(kCoefficient) + name] = scalar(value);
   return state;
 }
 
 void Learner::set_state(const LearnerState& state) {
   const std::vector<float> parameters = flat_parameters(spec(), state.module, "the learner's state");
+  if (plan_.target) {
+    const std::vector<float> target = find(state.scalars, "target_parameters").f32();
+    if (target.size() != parameters.size())
+      fail(Exit::usage, "foreign-checkpoint", "the target network has {} parameters, want {}", target.size(),
+           parameters.size());
+    std::ranges::copy(target, room_of(target_).begin());
+    target_updates_ = integer(state.scalars, "num_target_updates");
+    target_updated_at_ = integer(state.scalars, "target_updated_at");
+  }
+  empty_buffer();
   optimizer_->set_state(state.optimizer);
   std::ranges::copy(parameters, module_->parameters().begin());
   if (filter_) filter_->set_state(find(state.connectors, "mean_std_filter").f64());

@@ -90,4 +90,40 @@ TensorBatch make_tensor_batch(Fragment& fragment, const ModuleSpec& spec, const 
   return batch;
 }
 
+Columns sequence_columns(const TensorBatch& batch, const std::vector<std::string>& names) {
+  Columns columns;
+  for (const std::string& name : names) {
+    const auto found = batch.columns.find(name);
+    check(found != batch.columns.end(), "the loss wants the column {}, which the runners did not send", name);
+    columns[name] = found->second;
+  }
+  const at::Tensor rows = batch.obs.flatten(0, 1);
+  columns["obs"] = batch.final_obs.size(0) == 0 ? rows : at::cat({rows, batch.final_obs});
+  return columns;
+}
+
+Columns sequence_columns_of(const Columns& columns, std::span<const int64_t> environments) {
+  const at::Tensor &terminateds = columns.at("terminateds"), &truncateds = columns.at("truncateds");
+  const int64_t steps = truncateds.size(0), all = truncateds.size(1);
+  const auto* terminated = terminateds.const_data_ptr<uint8_t>();
+  const auto* truncated = truncateds.const_data_ptr<uint8_t>();
+  std::vector<int64_t> rows, final_row(static_cast<size_t>(steps * all));  // [T, N]  where S_{t+1} lies in obs
+  int64_t next = (steps + 1) * all;
+  for (int64_t i = 0; i < steps * all; ++i) final_row[static_cast<size_t>(i)] = truncated[i] && !terminated[i] ? next++ : 0;
+  for (int64_t t = 0; t <= steps; ++t)
+    for (const int64_t environment : environments) rows.push_back(t * all + environment);
+  for (int64_t t = 0; t < steps; ++t)
+    for (const int64_t environment : environments)
+      if (const int64_t row = final_row[static_cast<size_t>(t * all + environment)]) rows.push_back(row);
+  const at::Tensor chosen = at::tensor(at::ArrayRef<int64_t>(environments.data(), environments.size()));
+  Columns part;
+  for (const auto& [name, column] : columns)
+    part[name] = name == "obs" ? column.index_select(0, at::tensor(rows)) : column.index_select(1, chosen);
+  return part;
+}
+
+at::Tensor step_obs(const Columns& columns) {
+  return columns.at("obs").narrow(0, 0, columns.at("truncateds").numel());
+}
+
 }  // namespace myriad

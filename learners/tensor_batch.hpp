@@ -5,7 +5,9 @@
 #include <ATen/core/Tensor.h>
 
 #include <map>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "rl/connector.hpp"
 #include "rl/fragment.hpp"
@@ -30,5 +32,15 @@ struct TensorBatch {
 /// actions that do not fit `spec`.
 TensorBatch make_tensor_batch(Fragment& fragment, const ModuleSpec& spec, const Space& action_space,
                               const MeanStdFilter* filter);
+
+/// The named columns of the whole batch, [T, N, ...], but "obs" as rows [(T+1) * N + F, obs_size]: steps, bootstrap row,
+/// final_obs. Views where they can be.
+Columns sequence_columns(const TensorBatch& batch, const std::vector<std::string>& names);
+
+/// The same of some environments, copied: [T, n, ...] and "obs" [(T+1) * n + f, obs_size].
+Columns sequence_columns_of(const Columns& columns, std::span<const int64_t> environments);
+
+/// The rows of `columns`' "obs" that an action was taken at, [T * N, obs_size].
+at::Tensor step_obs(const Columns& columns);
 
 }  // namespace myriad

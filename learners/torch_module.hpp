@@ -37,17 +37,19 @@ class TorchModule {
   ModuleOutput forward(const at::Tensor& obs);  // [n, obs_size]
   at::Tensor values(const at::Tensor& obs);     // [n, obs_size] -> [n], without autograd
 
+  /// With other parameters [P] and without autograd. Not between a forward() and its backward().
+  ModuleOutput infer(const at::Tensor& parameters, const at::Tensor& obs);  // [n, obs_size]
+
   std::span<float> parameters();
   std::span<float> gradients();
   void zero_gradients();
 
  private:
-  at::Tensor trunk(const std::vector<Layer>& layers, at::Tensor x, size_t& next) const;
-  ModuleOutput forward_torch(const at::Tensor& obs) const;
+  ModuleOutput forward_torch(const std::vector<at::Tensor>& parameters, const at::Tensor& obs) const;
 
   ModuleSpec spec_;
   at::Tensor flat_, gradient_;
-  std::vector<at::Tensor> views_;         ///< in the spec's order
+  std::vector<at::Tensor> views_;         ///< of flat_, in the spec's order
   at::Tensor anchor_;                     ///< makes autograd call the native backward
   std::unique_ptr<NativeModule> native_;  ///< null with the torch executor
 };

@@ -23,7 +23,7 @@ class WeightsPublisher {
   struct PeerHas {
     std::string peer;
     int64_t version;
-  };  ///< -1: none
+  };  ///< -1: none; INT64_MAX: takes its weights from elsewhere
   struct PeerGone {
     std::string peer;
   };

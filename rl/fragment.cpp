@@ -15,9 +15,12 @@ size_t aligned(size_t n) { return (n + kAlignment - 1) / kAlignment * kAlignment
 
 template <class T>
 bool all_finite(const std::byte* bytes, size_t count) {
-  const T* values = reinterpret_cast<const T*>(bytes);
   T sum = 0;  // 0 * x is NaN exactly where x is not finite, so the loop needs no branch
-  for (size_t i = 0; i < count; ++i) sum += values[i] * T{0};
+  for (size_t i = 0; i < count; ++i) {
+    T value;  // copied: what a socket received is not aligned
+    std::memcpy(&value, bytes + i * sizeof(T), sizeof(T));
+    sum += value * T{0};
+  }
   return sum == T{0};
 }
 }  // namespace

@@ -23,6 +23,16 @@ struct Weights {
 };
 using WeightsPtr = std::shared_ptr<const Weights>;
 
+/// Weights wherever they lie: in a Weights, or in memory shared by a host's runners.
+struct WeightsView {
+  WeightsView(const Weights& weights)  // NOLINT: a Weights is a view of itself
+      : version(weights.version), values(weights.values), filter(weights.filter) {}
+  WeightsView(uint64_t v, std::span<const float> p, std::span<const double> f) : version(v), values(p), filter(f) {}
+  uint64_t version;
+  std::span<const float> values;
+  std::span<const double> filter;
+};
+
 /// Named tensors of a safetensors file.
 struct Tensor {
   DType dtype = DType::f32;

@@ -4,8 +4,6 @@
 #include <cmath>
 #include <vector>
 
-#include "rl/check.hpp"
-
 namespace myriad {
 namespace {
 
@@ -27,33 +25,16 @@ Moments moments(size_t count, Value value) {
 
 void compute_gae(const Trajectories& x, double gamma, double lambda, std::span<float> advantages,
                  std::span<float> value_targets) {
-  const size_t n = x.environments, rows = x.steps * n;
-  check(rows > 0, "GAE over {} steps of {} environments", x.steps, n);
-  check(x.rewards.size() == rows && x.terminateds.size() == rows && x.truncateds.size() == rows,
-        "GAE wants {} steps, got {} rewards, {} terminateds, {} truncateds", rows, x.rewards.size(),
-        x.terminateds.size(), x.truncateds.size());
-  check(x.values.size() == rows + n, "GAE wants {} values, got {}", rows + n, x.values.size());
+  const size_t rows = x.steps * x.environments;
   check(advantages.size() == rows && value_targets.size() == rows, "GAE writes {} steps, got room for {} and {}", rows,
         advantages.size(), value_targets.size());
-  size_t final_row = x.final_values.size();  // read backwards, as the steps are
-  std::vector<double> next_advantage(n, 0.0);
-  for (size_t i = rows; i-- > 0;) {
-    const size_t env = i % n;
-    double next_value = x.values[i + n];
-    if (x.terminateds[i]) {
-      next_value = 0.0;
-    } else if (x.truncateds[i]) {
-      check(final_row > 0, "GAE got {} final values, fewer than steps cut by the time limit", x.final_values.size());
-      next_value = x.final_values[--final_row];
-    }
+  std::vector<double> next_advantage(x.environments, 0.0);
+  walk_back("GAE", x, [&](size_t i, size_t env, double next_value, bool ended) {
     const double delta = x.rewards[i] + gamma * next_value - x.values[i];
-    const bool ended = x.terminateds[i] || x.truncateds[i];
     next_advantage[env] = delta + (ended ? 0.0 : gamma * lambda * next_advantage[env]);
     advantages[i] = static_cast<float>(next_advantage[env]);
     value_targets[i] = static_cast<float>(next_advantage[env] + x.values[i]);
-  }
-  check(final_row == 0, "GAE got {} final values, {} more than steps cut by the time limit", x.final_values.size(),
-        final_row);
+  });
 }
 
 double explained_variance(std::span<const float> targets, std::span<const float> predictions) {

@@ -35,7 +35,7 @@ std::string signal_name(int signal) {
 
 std::string program_directory() { return std::filesystem::read_symlink("/proc/self/exe").parent_path().string(); }
 
-Children::Children(std::string log_directory) : log_directory_(std::move(log_directory)) {
+Children::Children() {
   std::string name = (std::filesystem::temp_directory_path() / fmt::format("myriad-{}-XXXXXX", ::getuid())).string();
   if (::mkdtemp(name.data()) == nullptr)
     fail(Exit::resource, "no-socket-directory", "cannot make {}: {}", name, std::strerror(errno));
@@ -53,6 +53,7 @@ Children::Children(std::string log_directory) : log_directory_(std::move(log_dir
     keep_house(ends[0], socket_directory_);
   }
   ::setpgid(janitor_, janitor_);
+  ::prctl(PR_SET_CHILD_SUBREAPER, 1);
   ::close(ends[0]);
   pipe_ = ends[1];
 }
@@ -65,7 +66,11 @@ Children::~Children() {
     if (std::filesystem::file_size(log, ignored) == 0) std::filesystem::remove(log, ignored);
   }
   ::close(pipe_);  // the janitor sweeps
-  ::waitpid(janitor_, nullptr, 0);
+  for (int waited_ms = 0; waited_ms < 5000;) {
+    const int pid = ::waitpid(-janitor_, nullptr, WNOHANG);
+    if (pid < 0 && errno != EINTR) break;  // the last of the group is gone
+    if (pid == 0) ::usleep(1000), ++waited_ms;
+  }
 }
 
 int Children::spawn(const std::string& program, const std::vector<std::string>& arguments) {
@@ -73,7 +78,7 @@ int Children::spawn(const std::string& program, const std::vector<std::string>& 
   std::filesystem::create_directories(log_directory_);
   std::string log = log_directory_ + "/" + program.substr(program.find('-') + 1);
   for (size_t i = 0; i + 1 < arguments.size(); ++i)
-    if (arguments[i] == "--slot") log += fmt::format("-{:0>4}", arguments[i + 1]);
+    if (arguments[i] == "--agent") log += fmt::format("-{:0>4}", arguments[i + 1]);
   log += ".txt";
   std::vector<char*> argv{const_cast<char*>(path.c_str())};
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
@@ -122,16 +127,16 @@ std::string Children::last_lines(const std::string& log) const {
 }
 
 std::optional<Children::Ended> Children::reap() {
-  for (auto it = running_.begin(); it != running_.end(); ++it) {
-    int status = 0;
-    const auto& [pid, log] = *it;
-    if (::waitpid(pid, &status, WNOHANG) != pid) continue;
-    Ended ended{
-        pid, WIFSIGNALED(status) ? signal_name(WTERMSIG(status)) : fmt::format("exit status {}", WEXITSTATUS(status))};
-    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) ended.cause += last_lines(log);
+  for (int pid, status; (pid = ::waitpid(-janitor_, &status, WNOHANG)) > 0;) {
+    const auto child = running_.extract(pid);
+    if (child.empty()) continue;  // a runner whose agent died
+    const std::string& log = child.mapped();
+    const bool exited = WIFEXITED(status);
+    Ended ended{pid, exited ? fmt::format("exit status {}", WEXITSTATUS(status)) : signal_name(WTERMSIG(status)),
+                exited ? WEXITSTATUS(status) : -1};
+    if (ended.exit_status != 0) ended.cause += last_lines(log);
     std::error_code ignored;
     if (std::filesystem::file_size(log, ignored) == 0) std::filesystem::remove(log, ignored);
-    running_.erase(it);
     return ended;
   }
   return std::nullopt;

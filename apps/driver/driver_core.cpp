@@ -1,6 +1,5 @@
 #include "apps/driver/driver_core.hpp"
 
-#include <csignal>
 #include <limits>
 #include <numeric>
 
@@ -12,11 +11,20 @@ double mean_of(const std::deque<double>& values) {
   return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
 
+Fleet::Options fleet_options(const DriverCore::Options& options) {
+  Fleet::Options fleet = options.fleet;
+  fleet.run = options.run;
+  fleet.epoch = options.epoch;
+  fleet.config_toml = options.config_toml;
+  fleet.seed = options.seed;
+  return fleet;
+}
+
 }  // namespace
 
 DriverCore::DriverCore(Options options)
     : options_(std::move(options)),
-      slots_(options_.slots, RandomStream(options_.seed, StreamPurpose::simulation, options_.run)),
+      fleet_(fleet_options(options_)),
       iteration_(options_.training_iteration),
       env_steps_(options_.num_env_steps_sampled_lifetime),
       episodes_(options_.num_episodes_lifetime),
@@ -28,7 +36,7 @@ double DriverCore::episode_len_mean() const { return mean_of(lengths_); }
 
 Time DriverCore::next_timer() const {
   if (phase_ == Phase::finished) return Time::max();
-  Time next = slots_.next_timer();
+  Time next = fleet_.next_timer();
   if (!commit_pending_) next = std::min(next, deadline_);
   if (phase_ == Phase::running || (phase_ == Phase::saving && !commit_pending_))
     next = std::min(next, last_sent_ + kRetry);
@@ -49,14 +57,6 @@ void DriverCore::send_command(Time now, std::vector<Output>& outputs) {
   send(learner_, make_message(command_), outputs);
 }
 
-void DriverCore::send_slot(uint32_t slot, bool up, std::vector<Output>& outputs) {
-  wire::SlotStateT state;
-  state.slot = slot;
-  state.incarnation = slots_.incarnation(slot);
-  state.up = up;
-  send(learner_, make_message(std::move(state)), outputs);
-}
-
 std::string DriverCore::stop_criterion(Time now) const {
   const StopConfig& stop = options_.stop;
   if (stop.training_iteration > 0 && iteration_ >= static_cast<uint64_t>(stop.training_iteration))
@@ -74,52 +74,39 @@ std::string DriverCore::stop_criterion(Time now) const {
 
 void DriverCore::step(const Input& input, Time now, std::vector<Output>& outputs) {
   if (phase_ == Phase::finished) return;
+  Fleet::Outputs fleet;
   if (std::holds_alternative<Start>(input)) {
     started_ = last_sent_ = now;
     learner_alive_ = true;
     outputs.push_back(SpawnLearner{});
-    apply_slots(SlotSupervisor::Start{}, now, outputs);
+    fleet_.start(now, fleet);
   } else if (const auto* received = std::get_if<Received>(&input)) {
     const Message& message = received->message;
     if (message.run != options_.run || message.epoch != options_.epoch) return;
-    if (message.as<wire::RunnerHelloT>() || message.as<wire::RunnerStatusT>())
-      from_runner(received->peer, message, now, outputs);
+    const bool may_learn = received->user.empty() || received->user.starts_with("learner-");
+    if (const auto* hello = message.as<wire::LearnerHelloT>(); hello != nullptr && may_learn)
+      learner_hello(received->peer, *hello, now, outputs);
+    else if (!learner_.empty() && received->peer == learner_)
+      from_learner(message, now, outputs);
     else
-      from_learner(received->peer, message, now, outputs);
-  } else if (const auto* exited = std::get_if<RunnerExited>(&input)) {
-    std::string cause = exited->cause;
-    const bool own_words = process_error_.has_value();
-    if (own_words) cause = fmt::format("error[{}] {}", process_error_->code, process_error_->message);
-    // A mistake that restarting cannot mend: the user's to act on, so the run ends with the runner's own words.
-    if (own_words && process_error_->exit == static_cast<int32_t>(Exit::usage))
-      stop_all(now, Exit::usage, process_error_->message, process_error_->code, outputs);
-    apply_slots(SlotSupervisor::Exited{exited->slot, exited->incarnation, cause}, now, outputs);
-    if (slots_.num_quarantined() == options_.slots.num_slots)
-      stop_all(now, own_words ? static_cast<Exit>(process_error_->exit) : Exit::environment,
-               own_words ? process_error_->message
-                         : fmt::format("every runner slot is quarantined; the last cause: {}", cause),
-               own_words ? process_error_->code : "runners-lost", outputs);
-    process_error_.reset();
+      fleet_.received(received->peer, message, now, fleet);
+  } else if (const auto* exited = std::get_if<AgentExited>(&input)) {
+    fleet_.exited(exited->agent, exited->incarnation, exited->cause, exited->drained, now, fleet);
   } else if (const auto* exited = std::get_if<LearnerExited>(&input)) {
     learner_alive_ = false;
     learner_.clear();
     if (phase_ != Phase::stopping) {
-      if (process_error_)
-        stop_all(now, static_cast<Exit>(process_error_->exit), process_error_->message, process_error_->code, outputs);
+      if (learner_error_)
+        stop_all(now, static_cast<Exit>(learner_error_->exit), learner_error_->message, learner_error_->code, outputs);
       else
         stop_all(now, Exit::internal, fmt::format("the learner ended: {}", exited->cause), "learner-lost", outputs);
     }
   } else if (const auto* failed = std::get_if<SpawnFailed>(&input)) {
-    if (!failed->slot) {
+    if (failed->agent) {
+      fleet_.spawn_failed(*failed->agent, failed->cause, now, fleet);
+    } else {
       learner_alive_ = false;
       stop_all(now, Exit::resource, failed->cause, "spawn-failed", outputs);
-    } else {
-      apply_slots(SlotSupervisor::Exited{*failed->slot, slots_.incarnation(*failed->slot), failed->cause}, now,
-                  outputs);
-      if (slots_.num_quarantined() == options_.slots.num_slots)
-        stop_all(now, Exit::resource,
-                 fmt::format("every runner slot is quarantined; the last cause: {}", failed->cause), "spawn-failed",
-                 outputs);
     }
   } else if (std::holds_alternative<Interrupted>(input)) {
     if (++interrupts_ == 1 && phase_ != Phase::stopping && !learner_.empty() &&
@@ -127,6 +114,8 @@ void DriverCore::step(const Input& input, Time now, std::vector<Output>& outputs
       stop_reason_ = "interrupted";
       outputs.push_back(Event{"interrupt", "finishing this iteration, then saving; Ctrl-C again stops at once"});
     } else {
+      fleet_.stop("interrupted", now, fleet);  // for agents that are no processes of ours
+      apply_fleet(fleet, now, outputs);
       outputs.push_back(KillAll{});
       phase_ = Phase::finished;
       outputs.push_back(Finished{Exit::interrupted, "interrupted", "interrupted"});
@@ -162,7 +151,7 @@ void DriverCore::step(const Input& input, Time now, std::vector<Output>& outputs
       go_on(now, outputs);
     }
   } else {
-    apply_slots(SlotSupervisor::Tick{}, now, outputs);
+    fleet_.tick(now, fleet);
     if (phase_ == Phase::running && !finishing())
       stop_reason_ = stop_criterion(now);  // the time; acts at the next report
     if (phase_ == Phase::saving && now >= deadline_ && !commit_pending_) {
@@ -173,95 +162,61 @@ void DriverCore::step(const Input& input, Time now, std::vector<Output>& outputs
       deadline_ = now + kStopDeadline;
     } else if ((phase_ == Phase::running || phase_ == Phase::saving) && now >= last_sent_ + kRetry &&
                !commit_pending_) {
-      for (uint32_t slot = 0; slot < options_.slots.num_slots; ++slot) send_slot(slot, slots_.running(slot), outputs);
+      fleet_.announce_all(fleet);
       send_command(now, outputs);
     }
   }
-  if (phase_ == Phase::stopping && !learner_alive_ && slots_.num_running() == 0) {
+  apply_fleet(fleet, now, outputs);
+  if (phase_ == Phase::stopping && !learner_alive_ && fleet_.num_processes() == 0) {
     phase_ = Phase::finished;
     deadline_ = Time::max();
     outputs.push_back(Finished{exit_, stop_reason_, exit_code_});
   }
 }
 
-void DriverCore::apply_slots(const SlotSupervisor::Input& input, Time now, std::vector<Output>& outputs) {
-  std::vector<SlotSupervisor::Output> results;
-  slots_.step(input, now, results);
-  for (const auto& result : results) {
-    if (const auto* spawn = std::get_if<SlotSupervisor::Spawn>(&result)) {
-      outputs.push_back(SpawnRunner{spawn->slot, spawn->incarnation});
-    } else if (const auto* hung = std::get_if<SlotSupervisor::Hung>(&result)) {
-      outputs.push_back(Event{"runner-hung", fmt::format("runner {} made no step for {:.0f} s: killed", hung->slot,
-                                                         to_seconds(hung->silent))});
-      outputs.push_back(KillRunner{hung->slot, hung->incarnation, SIGKILL});
-    } else if (const auto* down = std::get_if<SlotSupervisor::Down>(&result)) {
-      wire::SlotStateT state;
-      state.slot = down->slot;
-      state.incarnation = down->incarnation;
-      state.up = false;
-      send(learner_, make_message(std::move(state)), outputs);
-      const std::string next = down->restart_in == Time::max() ? ""
-                               : down->restart_in == Time::zero()
-                                   ? "; restarted"
-                                   : fmt::format("; restarts in {:.2f} s", to_seconds(down->restart_in));
-      outputs.push_back(Event{"runner-down", fmt::format("runner {} ended: {}{}", down->slot, down->cause, next)});
-    } else {
-      const auto& quarantined = std::get<SlotSupervisor::Quarantined>(result);
-      outputs.push_back(Event{"runner-quarantined",
-                              fmt::format("runner {} is given up after {} crashes in a minute: {}", quarantined.slot,
-                                          options_.slots.max_crashes_per_minute, quarantined.cause)});
-    }
+void DriverCore::apply_fleet(Fleet::Outputs& results, Time now, std::vector<Output>& outputs) {
+  for (auto& result : results) {
+    if (auto* to_agent = std::get_if<Fleet::ToAgent>(&result))
+      send(to_agent->peer, std::move(to_agent->message), outputs);
+    else if (auto* to_learner = std::get_if<Fleet::ToLearner>(&result))
+      send(learner_, std::move(to_learner->message), outputs);
+    else if (auto* over = std::get_if<Fleet::Over>(&result))
+      stop_all(now, over->exit, over->reason, over->error_code, outputs);
+    else if (const auto* spawn = std::get_if<SpawnAgent>(&result))
+      outputs.push_back(*spawn);
+    else if (const auto* kill = std::get_if<KillAgent>(&result))
+      outputs.push_back(*kill);
+    else
+      outputs.push_back(std::get<Event>(result));
   }
 }
 
-void DriverCore::from_runner(const std::string& peer, const Message& message, Time now, std::vector<Output>& outputs) {
-  if (const auto* hello = message.as<wire::RunnerHelloT>()) {
-    if (hello->slot >= options_.slots.num_slots || hello->incarnation != slots_.incarnation(hello->slot)) return;
-    if (hello->protocol != kProtocolVersion) {
-      stop_all(now, Exit::usage,
-               fmt::format("runner speaks protocol {}, this driver {}: install the same version", hello->protocol,
-                           kProtocolVersion),
-               "version-skew", outputs);
-      return;
-    }
-    wire::RunnerWelcomeT welcome;
-    welcome.slot = hello->slot;
-    welcome.incarnation = hello->incarnation;
-    welcome.config = options_.config_toml;
-    welcome.learner_endpoint = options_.learner_endpoint;
-    // Only the first process of a slot continues the saved environments: a later one would repeat what was trained on.
-    const bool resumes = hello->incarnation == 0 && hello->slot < options_.runner_states.size();
-    send(peer, make_message(std::move(welcome), {resumes ? options_.runner_states[hello->slot] : SharedBytes{}}),
-         outputs);
-    send_slot(hello->slot, slots_.running(hello->slot), outputs);  // a late hello may be of one that ended
-    apply_slots(SlotSupervisor::Progress{hello->slot, hello->incarnation}, now, outputs);
-  } else if (const auto* status = message.as<wire::RunnerStatusT>()) {
-    apply_slots(SlotSupervisor::Progress{status->slot, status->incarnation}, now, outputs);
+void DriverCore::learner_hello(const std::string& peer, const wire::LearnerHelloT& hello, Time now,
+                               std::vector<Output>& outputs) {
+  if (!learner_.empty() && learner_ != peer) return;  // there is one, and it does not come back under another name
+  if (hello.protocol != kProtocolVersion) {
+    stop_all(now, Exit::usage,
+             fmt::format("learner speaks protocol {}, this driver {}: install the same version", hello.protocol,
+                         kProtocolVersion),
+             "version-skew", outputs);
+    return;
+  }
+  learner_ = peer;
+  if (!hello.data_endpoint.empty()) fleet_.set_learner_endpoint(hello.data_endpoint);
+  wire::LearnerWelcomeT welcome;
+  welcome.config = options_.config_toml;
+  welcome.data_endpoint = options_.learner_endpoint;
+  welcome.checkpoint = options_.resume_directory;
+  send(peer, make_message(std::move(welcome)), outputs);
+  if (phase_ == Phase::starting) {
+    phase_ = Phase::running;
+    go_on(now, outputs);
   }
 }
 
-void DriverCore::from_learner(const std::string& peer, const Message& message, Time now, std::vector<Output>& outputs) {
-  if (const auto* error = message.as<wire::ProcessErrorT>()) {  // of a runner, too: its exit follows
-    process_error_ = *error;
-  } else if (const auto* hello = message.as<wire::LearnerHelloT>()) {
-    if (hello->protocol != kProtocolVersion) {
-      stop_all(now, Exit::usage,
-               fmt::format("learner speaks protocol {}, this driver {}: install the same version", hello->protocol,
-                           kProtocolVersion),
-               "version-skew", outputs);
-      return;
-    }
-    const bool first = learner_.empty();
-    learner_ = peer;
-    wire::LearnerWelcomeT welcome;
-    welcome.config = options_.config_toml;
-    welcome.data_endpoint = options_.learner_endpoint;
-    welcome.checkpoint = options_.resume_directory;
-    send(peer, make_message(std::move(welcome)), outputs);
-    if (first && phase_ == Phase::starting) {
-      phase_ = Phase::running;
-      go_on(now, outputs);
-    }
+void DriverCore::from_learner(const Message& message, Time now, std::vector<Output>& outputs) {
+  if (const auto* error = message.as<wire::ProcessErrorT>()) {
+    learner_error_ = *error;  // its exit follows
   } else if (const auto* iteration = message.as<wire::IterationReportT>()) {
     report(*iteration, now, outputs);
   } else if (const auto* done = message.as<wire::CheckpointDoneT>()) {
@@ -331,12 +286,12 @@ void DriverCore::stop_all(Time now, Exit exit, std::string reason, std::string c
   stop_reason_ = std::move(reason);
   exit_code_ = std::move(code);
   deadline_ = now + kStopDeadline;
-  apply_slots(SlotSupervisor::StopAll{}, now, outputs);
   wire::StopT stop;
   stop.reason = stop_reason_;
   send(learner_, make_message(stop), outputs);
-  for (uint32_t slot = 0; slot < options_.slots.num_slots; ++slot)
-    if (slots_.running(slot)) outputs.push_back(KillRunner{slot, slots_.incarnation(slot), SIGTERM});
+  Fleet::Outputs fleet;
+  fleet_.stop(stop_reason_, now, fleet);
+  apply_fleet(fleet, now, outputs);
   if (learner_.empty() && learner_alive_) outputs.push_back(KillAll{});  // not yet connected: nobody to ask
 }
 

@@ -1,7 +1,7 @@
 // DriverCore: what the driver decides: who runs, when to go on, when to save, when to stop. No process, socket or file
 // here.
 //
-//   start -> learner and runners spawned -> [report -> stop? checkpoint? -> go]* -> last checkpoint -> stop all ->
+//   start -> learner and host agents spawned -> [report -> stop? checkpoint? -> go]* -> last checkpoint -> stop all ->
 //   finished
 //
 // In sync mode the learner waits for `go` after each report, so a run stops at exactly the iteration its criterion
@@ -14,7 +14,7 @@
 #include <variant>
 #include <vector>
 
-#include "env_runners/slot_supervisor.hpp"
+#include "apps/driver/fleet.hpp"
 #include "learners/checkpoint.hpp"
 #include "rl/check.hpp"
 #include "rl/config.hpp"
@@ -26,22 +26,21 @@ class DriverCore {
  public:
   struct Options {
     uint64_t run = 0, epoch = 1;
-    std::string config_toml;  ///< resolved, for the processes
-    std::string learner_endpoint;
-    std::string resume_directory;            ///< "" = a fresh run
-    std::vector<SharedBytes> runner_states;  ///< by slot, of the checkpoint; may be empty
-    uint64_t training_iteration = 0;         ///< of the checkpoint, as the two below
+    std::string config_toml;          ///< resolved, for the processes
+    std::string learner_endpoint;     ///< where the learner is to listen; it answers with the port it got
+    std::string resume_directory;     ///< "" = a fresh run
+    uint64_t training_iteration = 0;  ///< of the checkpoint, as the two below
     uint64_t num_env_steps_sampled_lifetime = 0, num_episodes_lifetime = 0;
     double time_total_s = 0.0;  ///< spent before the resume
     StopConfig stop;
     uint64_t checkpoint_frequency = 0;
     uint32_t smoothing_episodes = 100;
     std::deque<double> recent_returns, recent_lengths;  ///< of the checkpoint
-    SlotSupervisor::Options slots;
+    Fleet::Options fleet;                               ///< run, epoch, config_toml and seed are filled in from here
     uint64_t seed = 0;
   };
   static constexpr Time kRetry = std::chrono::milliseconds(250);
-  static constexpr Time kStopDeadline = std::chrono::seconds(5);  ///< from Stop to SIGKILL
+  static constexpr Time kStopDeadline = std::chrono::seconds(15);  ///< from Stop to SIGKILL
   static constexpr Time kSaveDeadline = std::chrono::seconds(60);
 
   explicit DriverCore(Options options);
@@ -51,53 +50,45 @@ class DriverCore {
   struct Received {
     std::string peer;
     Message message;
+    std::string user = "";  ///< its name in the allow-list; "" without keys
   };
-  struct RunnerExited {
-    uint32_t slot, incarnation;
+  struct AgentExited {
+    uint32_t agent, incarnation;
     std::string cause;
+    bool drained = false;  ///< exit status 75: it was told to leave (preemption)
   };
   struct LearnerExited {
     std::string cause;
   };
   struct SpawnFailed {
-    std::optional<uint32_t> slot;
+    std::optional<uint32_t> agent;
     std::string cause;
-  };                      ///< no slot: the learner
+  };                      ///< no agent: the learner
   struct Interrupted {};  ///< Ctrl-C; the second stops at once
   struct Saved {
     CheckpointWriter::Output result;
   };  ///< of the last Save output
   struct Tick {};
-  using Input = std::variant<Start, Received, RunnerExited, LearnerExited, SpawnFailed, Interrupted, Saved, Tick>;
+  using Input = std::variant<Start, Received, AgentExited, LearnerExited, SpawnFailed, Interrupted, Saved, Tick>;
 
   // --- outputs ---
   struct SpawnLearner {};
-  struct SpawnRunner {
-    uint32_t slot, incarnation;
-  };
-  struct KillRunner {
-    uint32_t slot, incarnation;
-    int signal;
-  };
+  using SpawnAgent = Fleet::SpawnAgent;
+  using KillAgent = Fleet::KillAgent;
   struct KillAll {};
-  struct Send {
-    std::string peer;
-    Message message;
-  };
+  using Send = Fleet::ToAgent;  ///< to the learner, too
   struct Save {
     CheckpointWriter::Input input;
   };  ///< extra files are added by the shell
   struct Report {
     wire::IterationReportT report;
   };  ///< for results, view and TensorBoard
-  struct Event {
-    std::string kind, text;
-  };
+  using Event = Fleet::Event;
   struct Finished {
     Exit exit;
     std::string reason, error_code;
   };
-  using Output = std::variant<SpawnLearner, SpawnRunner, KillRunner, KillAll, Send, Save, Report, Event, Finished>;
+  using Output = std::variant<SpawnLearner, SpawnAgent, KillAgent, KillAll, Send, Save, Report, Event, Finished>;
 
   void step(const Input& input, Time now, std::vector<Output>& outputs);
 
@@ -111,7 +102,7 @@ class DriverCore {
   const std::deque<double>& recent_returns() const { return returns_; }
   const std::deque<double>& recent_lengths() const { return lengths_; }
   uint64_t episodes_lifetime() const { return episodes_; }
-  const SlotSupervisor& slots() const { return slots_; }
+  const Fleet& fleet() const { return fleet_; }
   const std::string& last_checkpoint() const { return last_checkpoint_; }
   /// False when the last iteration's state is in no checkpoint: the disk did not take it.
   bool newest_is_saved() const {
@@ -121,20 +112,19 @@ class DriverCore {
 
  private:
   enum class Phase { starting, running, saving, stopping, finished };
-  void from_learner(const std::string& peer, const Message& message, Time now, std::vector<Output>& outputs);
-  void from_runner(const std::string& peer, const Message& message, Time now, std::vector<Output>& outputs);
+  void from_learner(const Message& message, Time now, std::vector<Output>& outputs);
+  void learner_hello(const std::string& peer, const wire::LearnerHelloT& hello, Time now, std::vector<Output>& outputs);
   void report(const wire::IterationReportT& report, Time now, std::vector<Output>& outputs);
-  void apply_slots(const SlotSupervisor::Input& input, Time now, std::vector<Output>& outputs);
+  void apply_fleet(Fleet::Outputs& results, Time now, std::vector<Output>& outputs);
   void go_on(Time now, std::vector<Output>& outputs);  // after a report or a checkpoint
   void begin_save(Time now, std::vector<Output>& outputs);
   void stop_all(Time now, Exit exit, std::string reason, std::string code, std::vector<Output>& outputs);
   void send(const std::string& peer, Message message, std::vector<Output>& outputs);
   void send_command(Time now, std::vector<Output>& outputs);
-  void send_slot(uint32_t slot, bool up, std::vector<Output>& outputs);
   std::string stop_criterion(Time now) const;
 
   Options options_;
-  SlotSupervisor slots_;
+  Fleet fleet_;
   Phase phase_ = Phase::starting;
   std::string learner_;  // its routing id; "" before its hello
   bool learner_alive_ = false;
@@ -149,7 +139,7 @@ class DriverCore {
   int interrupts_ = 0;
   Exit exit_ = Exit::ok;
   std::string exit_code_;
-  std::optional<wire::ProcessErrorT> process_error_;
+  std::optional<wire::ProcessErrorT> learner_error_;  // its last words
   Time started_{}, last_sent_{}, deadline_ = Time::max();
 };
 

@@ -107,11 +107,18 @@ std::string learn_line(const Snapshot& s) {
 }
 
 std::string fleet_line(const Snapshot& s) {
-  std::string line = fmt::format("fleet    runners {}/{}   envs {}", s.runners_alive, s.runners_total,
-                                 grouped(static_cast<double>(s.envs)));
+  std::string line = "fleet    ";
+  if (s.hosts_total > 1) line += fmt::format("hosts {}/{}   ", s.hosts_alive, s.hosts_total);
+  line +=
+      fmt::format("runners {}/{}   envs {}", s.runners_alive, s.runners_total, grouped(static_cast<double>(s.envs)));
   if (known(s.lag_mean))
     line += fmt::format("   lag {:.1f} (max {})", s.lag_mean, known(s.lag_max) ? grouped(s.lag_max) : "-");
-  return line + "   dropped " + grouped(static_cast<double>(s.dropped));
+  line += "   dropped " + grouped(static_cast<double>(s.dropped));
+  std::string reasons;
+  for (const auto& [reason, number] : s.dropped_by)
+    reasons +=
+        fmt::format("{}{} {}", reasons.empty() ? "" : ", ", harmless(reason), grouped(static_cast<double>(number)));
+  return reasons.empty() ? line : line + " (" + reasons + ")";
 }
 
 std::string time_line(const Snapshot& s, int width) {
@@ -145,6 +152,9 @@ std::vector<std::pair<std::string, double>> numbers(const Snapshot& s) {
                                                      {"return_mean", s.return_mean},
                                                      {"return_best", s.return_best}};
   all.insert(all.end(), s.learner.begin(), s.learner.end());
+  if (s.hosts_total > 1)
+    all.insert(all.end(), {{"hosts_alive", static_cast<double>(s.hosts_alive)},
+                           {"hosts_total", static_cast<double>(s.hosts_total)}});
   const std::vector<std::pair<std::string, double>> rest = {{"lag_mean", s.lag_mean},
                                                             {"lag_max", s.lag_max},
                                                             {"dropped", static_cast<double>(s.dropped)},

@@ -6,7 +6,7 @@
 //   return   train 3,604   best 3,981   goal 4,800   iteration 142
 //   learn    kl 0.0113  clip 0.12  entropy 4.2  expl.var 0.83
 //   time     sampling 49 %  waiting 2 %  |  learner 97 % busy           bottleneck: learner
-//   fleet    runners 8/8   envs 128   lag 0.8 (max 2)   dropped 0
+//   fleet    hosts 2/2   runners 8/8   envs 128   lag 0.8 (max 2)   dropped 3 (too_old 3)
 //   events   12:04:11 checkpoint 560,000 (best)
 //   runs/0007-calm-heron
 //
@@ -44,12 +44,14 @@ struct Snapshot {
   double eta_s = kUnknown;
   std::vector<StopProgress> stop;
   double return_mean = kUnknown, return_best = kUnknown;
-  std::vector<std::pair<std::string, double>> learner;  ///< {"kl", 0.011}, ... in the order shown
-  double lag_mean = kUnknown, lag_max = kUnknown;       ///< policy lag, updates
-  int64_t dropped = 0;                                  ///< fragments, all reasons
-  double sampling_share = kUnknown;                     ///< of a runner's time: stepping and inference, [0, 1]
-  double wait_share = kUnknown;                         ///< of a runner's time: waiting for credit or weights
-  double learner_busy_share = kUnknown;                 ///< of the learner's time
+  std::vector<std::pair<std::string, double>> learner;      ///< {"kl", 0.011}, ... in the order shown
+  double lag_mean = kUnknown, lag_max = kUnknown;           ///< policy lag, updates
+  int64_t dropped = 0;                                      ///< messages and fragments, all reasons
+  std::vector<std::pair<std::string, int64_t>> dropped_by;  ///< reason, number; those above zero
+  double sampling_share = kUnknown;                         ///< of a runner's time: stepping and inference, [0, 1]
+  double wait_share = kUnknown;                             ///< of a runner's time: waiting for credit or weights
+  double learner_busy_share = kUnknown;                     ///< of the learner's time
+  int64_t hosts_alive = 0, hosts_total = 1;                 ///< shown where there can be more than one
   int64_t runners_alive = 0, runners_total = 0, envs = 0;
   std::vector<std::string> events;  ///< newest last; the last two are shown
   std::string directory;

@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <charconv>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <fstream>
@@ -183,6 +184,11 @@ std::string shell_line(const std::vector<std::string>& arguments) {
   return line;
 }
 
+std::string command_name() {
+  const char* name = std::getenv("MYRIAD_COMMAND");
+  return name == nullptr || *name == '\0' ? "myriad" : shell_line({name});
+}
+
 std::string to_json(const RunRecord& r) {
   std::string text = fmt::format("{{\n  \"id\": {},\n  \"name\": {},\n  \"state\": {},\n", json_string(r.id),
                                  json_string(r.name), json_string(r.state));
@@ -191,8 +197,9 @@ std::string to_json(const RunRecord& r) {
   text +=
       fmt::format("  \"end\": {},\n  \"end_time_s\": {},\n", r.end_time_s ? json_string(utc(*r.end_time_s)) : "null",
                   r.end_time_s ? spell(*r.end_time_s) : "null");
-  text += fmt::format("  \"exit_reason\": {},\n  \"last_iteration\": {},\n  \"last_step\": {},\n  \"best\": {}\n}}\n",
+  text += fmt::format("  \"exit_reason\": {},\n  \"last_iteration\": {},\n  \"last_step\": {},\n  \"best\": {},\n",
                       json_string(r.exit_reason), r.last_iteration, r.last_step, r.best ? spell(*r.best) : "null");
+  text += fmt::format("  \"join\": {}\n}}\n", json_string(r.join));
   return text;
 }
 
@@ -266,8 +273,8 @@ RunDirectory RunDirectory::create_exact(const fs::path& directory) {
   make_directories(directory);
   RunDirectory run(directory);
   if (fs::exists(directory / "run.json"))
-    fail(Exit::resource, "run-exists", "{} already holds a run; go on with it: myriad train --resume {}",
-         directory.string(), shell_line({directory.string()}));
+    fail(Exit::resource, "run-exists", "{} already holds a run; go on with it: {} train --resume {}",
+         directory.string(), command_name(), shell_line({directory.string()}));
   fs::path named = fs::absolute(directory).lexically_normal();
   if (!named.has_filename()) named = named.parent_path();
   run.record.name = named.filename().string();

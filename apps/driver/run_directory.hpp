@@ -33,6 +33,9 @@ std::string run_name(int64_t number);
 /// `arguments` as one line for a shell.
 std::string shell_line(const std::vector<std::string>& arguments);
 
+/// What the user typed to start this program, for commands that we print: "./myriad" (MYRIAD_COMMAND), or "myriad".
+std::string command_name();
+
 /// What run.json says. Times are seconds since 1970.
 struct RunRecord {
   std::string id;                 ///< "0007", or the folder's name where it has no number
@@ -44,6 +47,7 @@ struct RunRecord {
   int64_t last_iteration = 0;
   int64_t last_step = 0;       ///< env steps
   std::optional<double> best;  ///< best mean return so far
+  std::string join;            ///< the command with which another host takes part; "" when the run is over
 };
 
 std::string to_json(const RunRecord& record);

@@ -4,9 +4,8 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-#include <boost/json.hpp>
 #include <chrono>
-#include <cstring>
+#include <cmath>
 #include <filesystem>
 #include <iostream>
 #include <random>
@@ -15,7 +14,9 @@
 #include "apps/driver/driver_core.hpp"
 #include "apps/driver/live_view.hpp"
 #include "apps/driver/policy_file.hpp"
+#include "apps/driver/report_rows.hpp"
 #include "apps/driver/results.hpp"
+#include "apps/driver/resume.hpp"
 #include "apps/driver/run_directory.hpp"
 #include "rl/wire/transport.hpp"
 
@@ -29,76 +30,48 @@ double wall_time_s() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
-/// What a checkpoint's driver.json says.
-struct Saved {
-  std::string directory;  // "" = a fresh run
-  uint64_t iteration = 0, env_steps = 0, episodes = 0;
-  double time_total_s = 0;
-  std::deque<double> returns, lengths;
-  std::vector<SharedBytes> runner_states;
+/// A preempted agent that has drained ends with this (sysexits.h: EX_TEMPFAIL).
+constexpr int kDrained = 75;
+
+/// What processes connect to. Made before the run's directory: a run that cannot listen leaves none.
+struct Links {
+  explicit Links(const NetworkConfig& network)
+      : config(network),
+        context(1, kMaxSockets, is_ipc() || config.keys.empty() ? SocketKeys{} : load_keys(config.keys, "driver")),
+        router(context, endpoint("driver", 0)) {
+    if (!context.keys().server) return;
+    config.keys = fs::absolute(config.keys).lexically_normal().string();
+    require_strangers_refused(router.endpoint(), context.keys().server->public_key, kSelfTest);
+  }
+
+  bool is_ipc() const { return config.bind == "ipc"; }
+  /// Where `name` listens: the n-th port from network.port, or a file.
+  std::string endpoint(const std::string& name, int64_t n) const {
+    if (is_ipc()) return "ipc://" + children.socket_directory() + "/" + name;
+    if (config.bind == "0.0.0.0" || config.bind == "*")
+      fail(Exit::usage, "bad-bind",
+           "network.bind {} is no address to connect to; want this host's own, see `hostname -I`", config.bind);
+    return fmt::format("tcp://{}:{}", config.bind, config.port == 0 ? 0 : config.port + n);
+  }
+
+  static constexpr Time kSelfTest = std::chrono::seconds(2);
+  NetworkConfig config;
+  Children children;  // before the context: it forks while there is one thread
+  SocketContext context;
+  Router router;
 };
-
-std::string driver_json(const DriverCore& core, double time_total_s) {
-  return boost::json::serialize(boost::json::object{
-             {"training_iteration", core.training_iteration()},
-             {"num_env_steps_sampled_lifetime", core.env_steps()},
-             {"num_episodes_lifetime", core.episodes_lifetime()},
-             {"time_total_s", time_total_s},
-             {"recent_episode_returns", boost::json::array(core.recent_returns().begin(), core.recent_returns().end())},
-             {"recent_episode_lengths",
-              boost::json::array(core.recent_lengths().begin(), core.recent_lengths().end())}}) +
-         "\n";
-}
-
-Saved load_saved(Files& files, const std::string& directory, int64_t num_slots) {
-  Saved saved;
-  saved.directory = directory;
-  try {
-    const std::string text = read_file(directory + "/driver.json");
-    const auto object = boost::json::parse(text).as_object();
-    saved.iteration = object.at("training_iteration").to_number<uint64_t>();
-    saved.env_steps = object.at("num_env_steps_sampled_lifetime").to_number<uint64_t>();
-    saved.episodes = object.at("num_episodes_lifetime").to_number<uint64_t>();
-    saved.time_total_s = object.at("time_total_s").to_number<double>();
-    for (const auto& value : object.at("recent_episode_returns").as_array())
-      saved.returns.push_back(value.to_number<double>());
-    for (const auto& value : object.at("recent_episode_lengths").as_array())
-      saved.lengths.push_back(value.to_number<double>());
-  } catch (const std::exception& error) {
-    fail(Exit::usage, "corrupt-checkpoint", "{}/driver.json: {}", directory, error.what());
-  }
-  for (int64_t slot = 0; slot < num_slots; ++slot) {
-    const std::string name = fmt::format("{}/env_runners/slot-{:04}.safetensors", directory, slot);
-    saved.runner_states.push_back(fs::exists(name) ? SharedBytes::of(files.read(name)) : SharedBytes{});
-  }
-  return saved;
-}
-
-/// The run goes on before these: kept, but no longer what a resume finds or a new checkpoint of that number meets.
-void set_newer_aside(const fs::path& run, uint64_t iteration) {
-  std::vector<std::string> newer;
-  for (const auto& entry : fs::directory_iterator(run / "checkpoints"))
-    if (const std::string name = entry.path().filename().string();
-        !name.starts_with('.') && name > fmt::format("{:09}", iteration))
-      newer.push_back(name);
-  std::sort(newer.begin(), newer.end());
-  for (const std::string& name : newer) {
-    fs::create_directories(run / "checkpoints-replaced");
-    fs::remove_all(run / "checkpoints-replaced" / name);
-    fs::rename(run / "checkpoints" / name, run / "checkpoints-replaced" / name);
-    std::cerr << fmt::format("note: newer checkpoint {} moved to {}\n", name, (run / "checkpoints-replaced").string());
-  }
-}
 
 class Run {
  public:
-  Run(Config config, const TrainOptions& options, RunDirectory directory, Files& files, const Saved& saved)
+  Run(Config config, const TrainOptions& options, Links& links, RunDirectory directory, Files& files,
+      const SavedRun& saved)
       : config_(std::move(config)),
         json_(options.json),
         directory_(std::move(directory)),
-        children_((directory_.path() / "logs").string()),
+        links_(links),
+        children_(links.children),
+        router_(links.router),
         clock_(make_system_clock()),
-        router_(context_, "ipc://" + children_.socket_directory() + "/driver"),
         core_(core_options(saved)),
         checkpoints_(files, (directory_.path() / "checkpoints").string(),
                      static_cast<uint32_t>(config_.checkpointing.num_to_keep)),
@@ -108,6 +81,7 @@ class Run {
         view_(std::cout,
               view_mode(options.json, terminal_.is_terminal, std::getenv("TERM") == nullptr ? "" : std::getenv("TERM")),
               terminal_.colour) {
+    children_.log_to((directory_.path() / "logs").string());
     base_steps_ = saved.env_steps;
     last_steps_ = static_cast<double>(saved.env_steps);
     best_ = directory_.record.best.value_or(best_);
@@ -119,6 +93,7 @@ class Run {
     for (int signal : {SIGINT, SIGTERM, SIGCHLD}) ::sigaddset(&signals, signal);
     const int signal_fd = ::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
     started_ = clock_->now();
+    tell_how_to_join();
     step(DriverCore::Start{});
     while (!finished_) {
       wait_readable({&router_}, signal_fd, std::min(core_.next_timer(), next_redraw_) - clock_->now());
@@ -134,13 +109,12 @@ class Run {
   }
 
  private:
-  DriverCore::Options core_options(const Saved& saved) {
+  DriverCore::Options core_options(const SavedRun& saved) {
     DriverCore::Options options;
     options.run = run_id_;
     options.config_toml = to_toml(config_);
-    options.learner_endpoint = "ipc://" + children_.socket_directory() + "/learner-0";
+    options.learner_endpoint = links_.endpoint("learner-0", 1);
     options.resume_directory = saved.directory;
-    options.runner_states = saved.runner_states;
     options.training_iteration = saved.iteration;
     options.num_env_steps_sampled_lifetime = saved.env_steps;
     options.num_episodes_lifetime = saved.episodes;
@@ -150,13 +124,30 @@ class Run {
     options.smoothing_episodes = static_cast<uint32_t>(config_.reporting.metrics_num_episodes_for_smoothing);
     options.recent_returns = saved.returns;
     options.recent_lengths = saved.lengths;
-    options.slots.num_slots = static_cast<uint32_t>(config_.env_runners.num_env_runners);
-    options.slots.backoff = seconds(config_.fault_tolerance.restart_backoff_s);
-    options.slots.backoff_max = seconds(config_.fault_tolerance.restart_backoff_max_s);
-    options.slots.max_crashes_per_minute = static_cast<uint32_t>(config_.fault_tolerance.max_crashes_per_minute);
-    options.slots.step_timeout = seconds(config_.env_runners.step_timeout_s);
+    options.fleet.num_slots = static_cast<uint32_t>(config_.env_runners.num_env_runners);
+    options.fleet.spawns = config_.hosts.launcher == "local";
+    options.fleet.weights_fanout = static_cast<uint32_t>(config_.hosts.weights_fanout);
+    options.fleet.runner_states = saved.runner_states;
+    options.fleet.agents.num_slots = static_cast<uint32_t>(config_.hosts.num_hosts);
+    options.fleet.agents.backoff = seconds(config_.fault_tolerance.restart_backoff_s);
+    options.fleet.agents.backoff_max = seconds(config_.fault_tolerance.restart_backoff_max_s);
+    options.fleet.agents.max_crashes_per_minute = static_cast<uint32_t>(config_.fault_tolerance.max_crashes_per_minute);
     options.seed = static_cast<uint64_t>(config_.seed);
     return options;
+  }
+
+  /// Into run.json for scripts, and to whom it concerns: other hosts can reach the run, or none comes by itself.
+  void tell_how_to_join() {
+    std::vector<std::string> words{"agent", "--connect", router_.endpoint(), "--run", std::to_string(run_id_)};
+    if (!links_.is_ipc() && !links_.config.keys.empty()) words.insert(words.end(), {"--keys", links_.config.keys});
+    directory_.record.join = command_name() + " " + shell_line(words);
+    directory_.save();
+    if (links_.is_ipc() && config_.hosts.launcher == "local") return;
+    const std::string text = fmt::format("join     {}", directory_.record.join);
+    if (json_)
+      std::cerr << text << std::endl;
+    else
+      view_.note(text);
   }
 
   void step(const DriverCore::Input& input) {
@@ -166,20 +157,21 @@ class Run {
   }
 
   std::vector<std::string> child_arguments() const {
-    return {"--control", "ipc://" + children_.socket_directory() + "/driver",
-            "--run",     std::to_string(run_id_),
-            "--epoch",   "1",
-            "--parent",  std::to_string(::getpid())};
+    std::vector<std::string> arguments{
+        "--control", router_.endpoint(),        "--run", std::to_string(run_id_), "--epoch", "1",
+        "--parent",  std::to_string(::getpid())};
+    if (links_.context.keys().server) arguments.insert(arguments.end(), {"--keys", links_.config.keys});
+    return arguments;
   }
 
   void apply(DriverCore::Output& output) {
     if (std::holds_alternative<DriverCore::SpawnLearner>(output)) {
       spawn("myriad-learner", std::nullopt, 0);
-    } else if (const auto* runner = std::get_if<DriverCore::SpawnRunner>(&output)) {
-      spawn("myriad-env-runner", runner->slot, runner->incarnation);
-    } else if (const auto* kill = std::get_if<DriverCore::KillRunner>(&output)) {
+    } else if (const auto* agent = std::get_if<DriverCore::SpawnAgent>(&output)) {
+      spawn("myriad-host-agent", agent->agent, agent->incarnation);
+    } else if (const auto* kill = std::get_if<DriverCore::KillAgent>(&output)) {
       for (const auto& [pid, child] : child_of_)
-        if (child.slot == kill->slot && child.incarnation == kill->incarnation) children_.kill(pid, kill->signal);
+        if (child.agent == kill->agent && child.incarnation == kill->incarnation) children_.kill(pid, kill->signal);
     } else if (std::holds_alternative<DriverCore::KillAll>(output)) {
       children_.kill_all();
     } else if (auto* send = std::get_if<DriverCore::Send>(&output)) {
@@ -200,23 +192,33 @@ class Run {
     }
   }
 
-  void spawn(const std::string& program, std::optional<uint32_t> slot, uint32_t incarnation) {
+  void spawn(const std::string& program, std::optional<uint32_t> agent, uint32_t incarnation) {
     std::vector<std::string> arguments = child_arguments();
-    if (slot)
+    if (agent)
       arguments.insert(arguments.end(),
-                       {"--slot", std::to_string(*slot), "--incarnation", std::to_string(incarnation)});
+                       {"--agent", std::to_string(*agent), "--incarnation", std::to_string(incarnation)});
     try {
-      child_of_[children_.spawn(program, arguments)] = {slot, incarnation};
-    } catch (const Error& error) { step(DriverCore::SpawnFailed{slot, error.what()}); }
+      child_of_[children_.spawn(program, arguments)] = {agent, incarnation};
+    } catch (const Error& error) { step(DriverCore::SpawnFailed{agent, error.what()}); }
   }
 
   void receive() {
     while (auto received = router_.receive()) {
-      auto decoded = decode(received->frames);
-      if (auto* message = std::get_if<Message>(&decoded))
-        step(DriverCore::Received{received->peer, std::move(*message)});
-      else
+      const std::string& who = received->user.empty() ? received->peer : received->user;
+      if (budget_.refused(who, clock_->now())) {
         ++malformed_;
+        continue;
+      }
+      auto decoded = decode(received->frames);
+      if (auto* message = std::get_if<Message>(&decoded)) {
+        step(DriverCore::Received{received->peer, std::move(*message), received->user});
+        continue;
+      }
+      ++malformed_;
+      if (budget_.malformed(who, clock_->now()))
+        note_event("peer-refused", fmt::format("more than {} malformed messages in a minute from one peer: it is not "
+                                               "heard for a minute",
+                                               PeerBudget::kMaxMalformed));
     }
   }
 
@@ -225,8 +227,8 @@ class Run {
       // What it said before it died may still be in the socket: the cause goes before the exit.
       receive();
       const Child child = child_of_.extract(ended->pid).mapped();
-      if (child.slot)
-        step(DriverCore::RunnerExited{*child.slot, child.incarnation, ended->cause});
+      if (child.agent)
+        step(DriverCore::AgentExited{*child.agent, child.incarnation, ended->cause, ended->exit_status == kDrained});
       else
         step(DriverCore::LearnerExited{ended->cause});
     }
@@ -241,61 +243,20 @@ class Run {
 
   void write_report(const wire::IterationReportT& report) {
     const Time now = clock_->now();
-    const double iteration_s = to_seconds(now - last_report_);
-    last_report_ = now;
-    std::map<std::string, double> metrics;
-    for (const auto& row : report.metrics) metrics[row->key] = row->value;
-    double low = std::numeric_limits<double>::quiet_NaN(), high = low;
-    for (const double value : core_.recent_returns()) low = std::fmin(low, value), high = std::fmax(high, value);
     const double steps = static_cast<double>(core_.env_steps());
-    const double rate = (steps - last_steps_) / iteration_s;
-    Report rows{{"training_iteration", static_cast<double>(core_.training_iteration())},
-                {"num_env_steps_sampled_lifetime", steps},
-                {"time_total_s", core_.time_total_s(now)},
-                {"time_this_iter_s", iteration_s},
-                {"env_runners/episode_return_mean", core_.episode_return_mean()},
-                {"env_runners/episode_return_min", low},
-                {"env_runners/episode_return_max", high},
-                {"env_runners/episode_len_mean", core_.episode_len_mean()},
-                {"env_runners/num_episodes", static_cast<double>(report.episodes.size())},
-                {"env_runners/num_episodes_lifetime", static_cast<double>(core_.episodes_lifetime())},
-                {"env_runners/num_env_steps_sampled", steps - last_steps_},
-                {"env_runners/num_env_steps_sampled_lifetime", steps},
-                {"env_runners/num_env_steps_sampled_lifetime_throughput", rate},
-                {"env_runners/weights_seq_no", static_cast<double>(report.weights_version - 1)},
-                {"timers/env_runner_sampling_timer", metrics["sampling_s"]},
-                {"timers/env_runner_waiting_timer", metrics["waiting_s"]},
-                {"timers/learner_update_timer", metrics["learner_update_s"]},
-                {"fault_tolerance/num_healthy_workers", static_cast<double>(core_.slots().num_running())},
-                {"fault_tolerance/num_remote_worker_restarts", static_cast<double>(core_.slots().num_restarts())}};
-    double dropped = 0;
-    for (const auto& [key, value] : metrics) {
-      if (key.starts_with("learners/") || key.starts_with("dropped/")) rows.push_back({key, value});
-      if (key.starts_with("dropped/")) dropped += value;
-    }
+    Metrics metrics = metrics_of(report);
+    metrics["dropped/driver_malformed"] = static_cast<double>(malformed_);
+    const SinceLastReport since{core_.time_total_s(now), to_seconds(now - last_report_), steps - last_steps_};
+    last_report_ = now;
     last_steps_ = steps;
-    results_.write(rows, static_cast<int64_t>(steps), wall_time_s());
+    results_.write(report_rows(report, metrics, core_, since), static_cast<int64_t>(steps), wall_time_s());
     if (results_.behind() != results_behind_) {
       results_behind_ = results_.behind();
       note_event("disk", results_behind_ ? "results.jsonl cannot be written; its lines wait for room, training goes on"
                                          : "results.jsonl is written again; no line was lost");
     }
     best_ = std::isnan(core_.episode_return_mean()) ? best_ : std::fmax(best_, core_.episode_return_mean());
-    snapshot_.learner.clear();
-    for (const auto& [label, key] : {std::pair{"kl", "mean_kl_loss"},
-                                     {"entropy", "entropy"},
-                                     {"vf", "vf_loss"},
-                                     {"expl.var", "vf_explained_var"},
-                                     {"grad", "gradients_default_optimizer_global_norm"}})
-      if (const auto it = metrics.find(std::string("learners/default_policy/") + key); it != metrics.end())
-        snapshot_.learner.emplace_back(label, it->second);
-    const double runner_s = metrics["sampling_s"] + metrics["waiting_s"],
-                 learner_s = metrics["learner_update_s"] + metrics["learner_wait_s"];
-    snapshot_.sampling_share = metrics["sampling_s"] / runner_s;
-    snapshot_.wait_share = metrics["waiting_s"] / runner_s;
-    snapshot_.learner_busy_share = metrics["learner_update_s"] / learner_s;
-    snapshot_.lag_mean = snapshot_.lag_max = 0;  // sync: every fragment has the newest version
-    snapshot_.dropped = static_cast<int64_t>(dropped);
+    show_metrics(metrics, config_.training.sampling == "sync", snapshot_);
     if (core_.finishing()) draw();
   }
 
@@ -330,7 +291,10 @@ class Run {
                    (done / spent));
     snapshot_.return_mean = core_.episode_return_mean();
     snapshot_.return_best = best_;
-    snapshot_.runners_alive = core_.slots().num_running();
+    const Fleet::Counts fleet = core_.fleet().counts();
+    snapshot_.hosts_alive = fleet.hosts;
+    snapshot_.hosts_total = config_.hosts.num_hosts;
+    snapshot_.runners_alive = fleet.running;
     snapshot_.runners_total = config_.env_runners.num_env_runners;
     snapshot_.envs = snapshot_.runners_total * config_.env_runners.num_envs_per_env_runner;
     snapshot_.events = events_;
@@ -346,6 +310,7 @@ class Run {
     const std::string place = fs::proximate(directory_.path()).string();
     directory_.record.state = failed ? "failed" : finished_->exit == Exit::interrupted ? "interrupted" : "finished";
     directory_.record.end_time_s = wall_time_s();
+    directory_.record.join.clear();
     directory_.record.exit_reason =
         failed ? fmt::format("error[{}] {}", finished_->error_code, finished_->reason) : finished_->reason;
     directory_.record.last_iteration = static_cast<int64_t>(core_.training_iteration());
@@ -359,7 +324,8 @@ class Run {
     results_.event(wall_time_s(), "stop", directory_.record.exit_reason);
     if (failed) {
       std::cerr << fmt::format("error[{}] {}\n", finished_->error_code, finished_->reason);
-      if (!core_.last_checkpoint().empty()) std::cerr << fmt::format("resume  myriad train --resume {}\n", place);
+      if (!core_.last_checkpoint().empty())
+        std::cerr << fmt::format("resume  {} train --resume {}\n", command_name(), place);
       return static_cast<int>(finished_->exit);
     }
     std::string text = fmt::format("{}  {} after {} env steps in {:.1f} s\n",
@@ -373,10 +339,9 @@ class Run {
         text += fmt::format("return   {:.1f} +/- {:.1f} over {} evaluation episodes\n", result.return_mean(),
                             result.return_stddev(), result.episodes.size());
       }
-      text +=
-          fmt::format("saved    {}\nnext     myriad evaluate {}\n         myriad train --resume {} stop.{}\n",
-                      fs::proximate(core_.last_checkpoint()).string(), fs::proximate(core_.last_checkpoint()).string(),
-                      place, "num_env_steps_sampled_lifetime=N   go on");
+      const std::string checkpoint = fs::proximate(core_.last_checkpoint()).string();
+      text += fmt::format("saved    {1}\nnext     {0} evaluate {1}\n         {0} train --resume {2} stop.{3}\n",
+                          command_name(), checkpoint, place, "num_env_steps_sampled_lifetime=N   go on");
     }
     // With --json every line of stdout is an object.
     if (json_)
@@ -394,7 +359,7 @@ class Run {
   }
 
   struct Child {
-    std::optional<uint32_t> slot;
+    std::optional<uint32_t> agent;  // none: the learner
     uint32_t incarnation = 0;
   };
 
@@ -402,10 +367,10 @@ class Run {
   bool json_;
   RunDirectory directory_;
   uint64_t run_id_ = std::random_device{}() | uint64_t{std::random_device{}()} << 32;
-  Children children_;  // before the context: it forks while there is one thread
+  Links& links_;
+  Children& children_;
+  Router& router_;
   std::unique_ptr<Clock> clock_;
-  SocketContext context_;
-  Router router_;
   DriverCore core_;
   CheckpointWriter checkpoints_;
   ResultsWriter results_;
@@ -413,6 +378,7 @@ class Run {
   LiveView view_;
   Snapshot snapshot_;
   std::map<int, Child> child_of_;
+  PeerBudget budget_;
   std::vector<std::string> events_;
   std::optional<DriverCore::Finished> finished_;
   Time started_{}, last_report_ = std::chrono::steady_clock::now().time_since_epoch(), next_redraw_{};
@@ -455,37 +421,28 @@ int train(const TrainOptions& options) {
     const ConfigFile file = read_config(options.config);
     Config config = load_config(file.text, file.name, options.overrides);
     check_environment(config);
+    Links links(config.network);
     RunDirectory directory = options.out.empty() ? RunDirectory::create_numbered(fs::absolute("runs"))
                                                  : RunDirectory::create_exact(fs::absolute(options.out));
     directory.record.start_time_s = wall_time_s();
     directory.write_setup(options.command, file.text, to_toml(config), MYRIAD_VERSION);
     directory.save();
-    return Run(std::move(config), options, std::move(directory), *files, Saved{}).run();
+    return Run(std::move(config), options, links, std::move(directory), *files, SavedRun{}).run();
   }
   fs::path given = fs::absolute(options.resume);
   if (given.filename().empty()) given = given.parent_path();
-  const bool is_checkpoint = fs::exists(given / "MANIFEST.json");
-  const fs::path run_path = is_checkpoint ? given.parent_path().parent_path() : given;
+  const fs::path run_path = run_of(given);
   RunDirectory directory = RunDirectory::open(run_path);
-  std::vector<std::string> broken;
-  std::string checkpoint = given.string();
-  if (!is_checkpoint) {
-    const auto valid = valid_checkpoints(*files, (run_path / "checkpoints").string(), &broken);
-    for (const std::string& line : broken) std::cerr << "warning[corrupt-checkpoint] left out: " << line << "\n";
-    if (valid.empty()) fail(Exit::usage, "no-checkpoint", "{} has no checkpoint that verifies", run_path.string());
-    checkpoint = valid.back();
-  }
-  // Before anything is read from it: a flipped bit is no mistake in the config.
-  const std::string violation = checkpoint_violation(*files, checkpoint);
-  if (!violation.empty()) fail(Exit::usage, "corrupt-checkpoint", "{}: {}", checkpoint, violation);
+  const std::string checkpoint = checkpoint_of(*files, given);
   Config config = load_config(read_file(checkpoint + "/config.toml"), checkpoint + "/config.toml", options.overrides);
   check_environment(config);
-  const Saved saved = load_saved(*files, checkpoint, config.env_runners.num_env_runners);
+  const SavedRun saved = load_saved_run(*files, checkpoint, config.env_runners.num_env_runners);
+  Links links(config.network);
   set_newer_aside(run_path, saved.iteration);
   truncate_results(run_path, static_cast<int64_t>(saved.iteration));
   directory.record.state = "running";
   directory.save();
-  return Run(std::move(config), options, std::move(directory), *files, saved).run();
+  return Run(std::move(config), options, links, std::move(directory), *files, saved).run();
 }
 
 }  // namespace myriad

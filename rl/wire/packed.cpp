@@ -1,6 +1,7 @@
 #include "rl/wire/packed.hpp"
 
 #include <sys/socket.h>
+#include <sys/uio.h>
 
 #include <array>
 #include <cerrno>
@@ -26,21 +27,31 @@ uint32_t word_at(std::span<const std::byte> bytes, size_t index) {
 
 }  // namespace
 
-void pack(const Frames& frames, std::vector<std::byte>& out) {
+namespace {
+
+/// Appends magic, count, lengths and padding; returns the bytes of the whole message.
+size_t pack_head(const Frames& frames, std::vector<std::byte>& out) {
   check(frames.size() <= kMaxFrames, "a message of {} frames, at most {}", frames.size(), kMaxFrames);
-  std::array<uint32_t, 2 + kMaxFrames> head{kMagic, static_cast<uint32_t>(frames.size())};
-  size_t size = padded((2 + frames.size()) * kWord);
-  const size_t head_bytes = size;
+  std::array<uint32_t, 2 + kMaxFrames + 1> head{kMagic, static_cast<uint32_t>(frames.size())};
+  const size_t head_bytes = padded((2 + frames.size()) * kWord);
+  size_t size = head_bytes;
   for (size_t i = 0; i < frames.size(); ++i) {
     check(frames[i].view.size() <= kMaxPayloadBytes, "a frame of {} bytes, at most {}", frames[i].view.size(),
           kMaxPayloadBytes);
     head[2 + i] = static_cast<uint32_t>(frames[i].view.size());
     size += padded(frames[i].view.size());
   }
+  const auto* bytes = reinterpret_cast<const std::byte*>(head.data());
+  out.insert(out.end(), bytes, bytes + head_bytes);
+  return size;
+}
+
+}  // namespace
+
+void pack(const Frames& frames, std::vector<std::byte>& out) {
+  const size_t start = out.size(), size = pack_head(frames, out);
   size_t at = out.size();
-  out.resize(at + size);
-  std::memcpy(out.data() + at, head.data(), (2 + frames.size()) * kWord);
-  at += head_bytes;
+  out.resize(start + size);
   for (const SharedBytes& frame : frames) {
     if (!frame.view.empty()) std::memcpy(out.data() + at, frame.view.data(), frame.view.size());
     at += padded(frame.view.size());
@@ -90,6 +101,37 @@ std::optional<std::vector<Frames>> unpack_all(const SharedBytes& bytes, size_t c
   }
   if (messages.size() != count) return std::nullopt;
   return messages;
+}
+
+bool send_packed(int fd, const Frames& frames) {
+  static constexpr std::array<std::byte, 8> kZeros{};
+  std::vector<std::byte> head;
+  (void)pack_head(frames, head);
+  std::vector<iovec> parts;
+  parts.reserve(1 + 2 * frames.size());
+  const auto add = [&](const std::byte* data, size_t size) {
+    if (size > 0) parts.push_back({const_cast<std::byte*>(data), size});
+  };
+  add(head.data(), head.size());
+  for (const SharedBytes& frame : frames) {
+    add(frame.view.data(), frame.view.size());
+    add(kZeros.data(), padded(frame.view.size()) - frame.view.size());
+  }
+  for (size_t first = 0; first < parts.size();) {
+    msghdr message{};
+    message.msg_iov = parts.data() + first;
+    message.msg_iovlen = parts.size() - first;
+    ssize_t sent = ::sendmsg(fd, &message, MSG_NOSIGNAL);
+    if (sent < 0 && errno == EINTR) continue;
+    if (sent < 0) return false;
+    for (; first < parts.size() && static_cast<size_t>(sent) >= parts[first].iov_len; ++first)
+      sent -= static_cast<ssize_t>(parts[first].iov_len);
+    if (first < parts.size()) {
+      parts[first].iov_base = static_cast<std::byte*>(parts[first].iov_base) + sent;
+      parts[first].iov_len -= static_cast<size_t>(sent);
+    }
+  }
+  return true;
 }
 
 PackedReader::Outcome PackedReader::read(int fd, const std::function<void(std::span<const std::byte>)>& take) {

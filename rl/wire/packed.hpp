@@ -6,6 +6,7 @@
 // caller's limit before anything is kept: a peer cannot make the reader hold more than that.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <span>
 #include <vector>
@@ -27,7 +28,10 @@ std::optional<Frames> unpack(const SharedBytes& bytes);
 /// The messages of a parcel, each as its frames; nullopt when the bytes are not `count` packed messages.
 std::optional<std::vector<Frames>> unpack_all(const SharedBytes& bytes, size_t count);
 
-/// Reads packed messages from a non-blocking stream socket.
+/// Writes one packed message to a blocking stream socket, without a copy of the frames. False when the peer is gone.
+[[nodiscard]] bool send_packed(int fd, const Frames& frames);
+
+/// Reads packed messages from a stream socket, as far as they have come.
 class PackedReader {
  public:
   explicit PackedReader(size_t max_bytes) : max_bytes_(max_bytes) {}

@@ -15,7 +15,7 @@ TEST_CASE("algorithm_infos: every algorithm the driver knows is registered with 
     config.algorithm = info.name;
     config.algorithm_config = info.make_config();
     const auto algorithm = make_algorithm(config);
-    CHECK((algorithm->sampling() == Sampling::sync_on_policy) == info.on_policy);
+    CHECK((info.sampling.front() == "sync") == info.on_policy);
     CHECK(algorithm->module_spec(Space::box(-1, 1, {3}), Space::discrete(2)).obs_size == 3);
   }
 }

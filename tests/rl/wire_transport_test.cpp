@@ -3,45 +3,15 @@
 #include <doctest/doctest.h>
 #include <unistd.h>
 
-#include <cstring>
-#include <filesystem>
-
 #include "rl/check.hpp"
 #include "rl/random.hpp"
 #include "rl/wire/messages.hpp"
+#include "tests/rl/wire_helpers.hpp"
 
 namespace myriad {
 namespace {
 
-/// A directory of its own for sockets, removed at the end.
-struct SocketDirectory {
-  std::string path = (std::filesystem::temp_directory_path() / "myriad-wire-XXXXXX").string();
-  SocketDirectory() { REQUIRE(::mkdtemp(path.data()) != nullptr); }
-  ~SocketDirectory() { std::filesystem::remove_all(path); }
-  std::string endpoint(const std::string& name = "a") const { return "ipc://" + path + "/" + name; }
-};
-
-SharedBytes bytes(const std::string& text) {
-  std::vector<std::byte> out(text.size());
-  if (!text.empty()) std::memcpy(out.data(), text.data(), text.size());
-  return SharedBytes::of(std::move(out));
-}
-
-std::string text(const SharedBytes& frame) {
-  return {reinterpret_cast<const char*>(frame.view.data()), frame.view.size()};
-}
-
-/// Waits, at most 10 s, for the next message.
-Received next(Socket& socket) {
-  for (int i = 0; i < 10; ++i) {
-    if (auto received = socket.receive()) return std::move(*received);
-    wait_readable({&socket}, -1, std::chrono::seconds(1));
-  }
-  FAIL("no message within 10 s");
-  return {};
-}
-
-struct Pair : SocketDirectory {
+struct Pair : PrivateDirectory {
   SocketContext context;
   Router router{context, endpoint()};
   Dealer dealer{context, endpoint(), "runner-0.0"};
@@ -100,7 +70,7 @@ TEST_SUITE("rl/wire/transport") {
   }
 
   TEST_CASE("Router: the path a dead process left behind is free") {
-    SocketDirectory directory;
+    PrivateDirectory directory;
     SocketContext context;
     {
       std::FILE* left = std::fopen((directory.path + "/a").c_str(), "w");
@@ -165,6 +135,121 @@ TEST_SUITE("rl/wire/transport") {
     CHECK(malformed == 10'000);
     REQUIRE(dealer.send(good));
     CHECK(std::holds_alternative<Message>(decode(next(router).frames)));
+  }
+
+  TEST_CASE("Router: an ipc socket that other users could reach is refused") {
+    PrivateDirectory directory;
+    SocketContext context;
+    std::filesystem::permissions(directory.path, std::filesystem::perms(0750));
+    CHECK_THROWS_WITH_AS(Router(context, directory.endpoint()), doctest::Contains("mode 750"), Error);
+    std::filesystem::permissions(directory.path, std::filesystem::perms(0700));
+    CHECK_NOTHROW(Router(context, directory.endpoint()));
+    CHECK_THROWS_WITH_AS(Router(context, "ipc://@myriad"), doctest::Contains("abstract"), Error);
+  }
+
+  TEST_CASE("Router: port 0 is a free one, and it says which") {
+    SocketContext context;
+    Router router(context, "tcp://127.0.0.1:0");
+    CHECK(router.endpoint().starts_with("tcp://127.0.0.1:"));
+    CHECK(!router.endpoint().ends_with(":0"));
+    Dealer dealer(context, router.endpoint(), "d");
+    REQUIRE(dealer.send({bytes("x")}));
+    CHECK(text(next(router).frames.at(0)) == "x");
+    CHECK_THROWS_WITH_AS(Router(context, router.endpoint()), doctest::Contains("cannot listen at tcp://127.0.0.1:"),
+                         Error);
+  }
+
+  TEST_CASE("Router: without keys no socket leaves this machine, and the error says how to mend it") {
+    SocketContext context(1, 100);  // libzmq frees a socket's place a moment after it was closed
+    for (const char* endpoint :
+         {"tcp://0.0.0.0:0", "tcp://*:0", "tcp://10.0.0.5:4000", "tcp://eth0:0", "tcp://128.0.0.1:0",
+          "tcp://127.0.0.1.example:0", "tcp://[::1]:0", "tcp://127.0.0.1:1;10.0.0.5:4000"}) {
+      CAPTURE(endpoint);
+      for (const bool listens : {true, false}) {
+        try {
+          if (listens)
+            Router(context, endpoint);
+          else
+            Dealer(context, endpoint, "d");
+          FAIL("was let out");
+        } catch (const Error& error) {
+          CHECK(error.code() == "no-keys");
+          CHECK(error.exit_status() == Exit::usage);
+          CHECK(std::string(error.what()).find("myriad keys DIR") != std::string::npos);
+          CHECK(std::string(error.what()).find("network.keys") != std::string::npos);
+        }
+      }
+    }
+    for (const char* endpoint : {"tipc://{5560,0,0}", "pgm://eth0;239.0.0.1:5555", "inproc://a", "tcp://", ""})
+      CHECK_THROWS_WITH_AS(Router(context, endpoint), doctest::Contains("want ipc://PATH or tcp://ADDRESS:PORT"),
+                           Error);
+  }
+
+  TEST_CASE("SocketContext: the sockets it may have are the caller's number") {
+    SocketContext context(1, 2);
+    Router one(context, "tcp://127.0.0.1:0"), two(context, "tcp://127.0.0.1:0");
+    CHECK_THROWS_WITH_AS(Router(context, "tcp://127.0.0.1:0"), doctest::Contains("zmq_socket"), Error);
+  }
+
+  TEST_CASE("SocketContext: libzmq before 4.3.4 is refused") {
+    CHECK_NOTHROW(require_libzmq(4, 3, 4));
+    CHECK_NOTHROW(require_libzmq(5, 0, 0));
+    CHECK_THROWS_WITH_AS(require_libzmq(4, 3, 3), doctest::Contains("4.3.3"), Error);
+    CHECK_THROWS_AS(require_libzmq(3, 9, 9), Error);
+  }
+
+  TEST_CASE_FIXTURE(Pair, "Router: a second peer with a taken id is not let in") {
+    REQUIRE(dealer.send({bytes("1")}));
+    CHECK(text(next(router).frames.at(0)) == "1");
+    Dealer thief(context, endpoint(), "runner-0.0"), other(context, endpoint(), "runner-0.1");
+    REQUIRE(thief.send({bytes("stolen")}));
+    REQUIRE(other.send({bytes("2")}));
+    CHECK(text(next(router).frames.at(0)) == "2");
+    REQUIRE(router.send("runner-0.0", {bytes("for the first")}));
+    CHECK(text(next(dealer).frames.at(0)) == "for the first");
+    CHECK(!thief.receive());
+  }
+
+  TEST_CASE_FIXTURE(Pair, "Router: a message of more frames than allowed is dropped whole, the next one is read") {
+    REQUIRE(dealer.send(Frames(kMaxFrames + 1, bytes("z"))));
+    CHECK(std::get<Malformed>(decode(next(router).frames)) == Malformed::too_many_frames);
+    REQUIRE(dealer.send(Frames(20 * kMaxFrames, bytes("z"))));
+    const Received received = next(router);
+    CHECK(received.frames.size() == kMaxFrames + 1);  // what is over is not kept
+    CHECK(std::get<Malformed>(decode(received.frames)) == Malformed::too_many_frames);
+    REQUIRE(dealer.send({bytes("good")}));
+    CHECK(text(next(router).frames.at(0)) == "good");
+  }
+
+  TEST_CASE("PeerBudget: 100 malformed messages a minute are borne, one more is a minute's refusal") {
+    using std::chrono::seconds;
+    PeerBudget budget;
+    const Time start = seconds(1000);
+    for (int i = 0; i < 100; ++i) CHECK(!budget.malformed("a", start + seconds(i) / 2));
+    CHECK(!budget.refused("a", start + seconds(50)));
+    CHECK(budget.malformed("a", start + seconds(50)));
+    CHECK(!budget.malformed("a", start + seconds(50)));  // said once
+    CHECK(budget.refused("a", start + seconds(50)));
+    CHECK(!budget.refused("b", start + seconds(50)));
+    CHECK(budget.refused("a", start + seconds(109)));
+    CHECK(!budget.refused("a", start + seconds(110)));
+    CHECK(!budget.malformed("a", start + seconds(110)));  // begins anew
+    CHECK(!budget.refused("a", start + seconds(110)));
+  }
+
+  TEST_CASE("PeerBudget: 100 in one minute and 100 in the next are borne") {
+    PeerBudget budget;
+    for (int minute = 0; minute < 5; ++minute)
+      for (int i = 0; i < 100; ++i) CHECK(!budget.malformed("a", std::chrono::minutes(minute)));
+  }
+
+  TEST_CASE("PeerBudget: a peer that changes its name with every message is forgotten, not piled up") {
+    PeerBudget budget;
+    for (size_t i = 0; i < 3 * PeerBudget::kMaxPeers; ++i) budget.malformed(fmt::format("peer-{}", i), Time::zero());
+    for (int i = 0; i < 101; ++i) budget.malformed("late", Time::zero());
+    CHECK(!budget.refused("late", Time::zero()));  // no room
+    for (int i = 0; i < 101; ++i) budget.malformed("late", std::chrono::seconds(60));
+    CHECK(budget.refused("late", std::chrono::seconds(60)));
   }
 }
 

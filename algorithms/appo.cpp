@@ -1,0 +1,111 @@
+// APPO: Luo et al. 2020, "IMPACT: Importance Weighted Asynchronous Architectures with Clipped Target Networks", in
+// RLlib's form: PPO's clipped surrogate on V-trace advantages, against a target policy that is older than pi and newer
+// than the behaviour policy mu, over batches that a circular buffer gives more than once.
+//
+//   L = mean( -min(r A, clip(r, 1 - e, 1 + e) A) + c_vf 1/2 (V - vs)^2 - c_H H + c_KL KL(target || pi) )
+//   r = min(mu / target, bound) pi / mu,  (vs, A) = V-trace(target / mu) without gradient, V the current values
+//
+// Means over the minibatch, as RLlib has it here.
+#include "algorithms/appo.hpp"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "algorithms/ops/kl_coefficient.hpp"
+#include "algorithms/ops/sample_loss.hpp"
+
+namespace myriad {
+namespace {
+
+constexpr std::array<std::string_view, 7> kMetrics{
+    "policy_loss",      "vf_loss",          "entropy", "mean_kl_loss", "importance_ratio_mean", "importance_ratio_clipped",
+    "vf_explained_var"};
+
+AppoConfig own_settings(const Config& config) {
+  const auto* own = dynamic_cast<const AppoConfig*>(config.algorithm_config.get());
+  return own ? *own : AppoConfig();
+}
+
+class Appo final : public Algorithm {
+ public:
+  explicit Appo(const Config& config)
+      : config_(own_settings(config)),
+        model_(config.rl_module),
+        gamma_(config.training.gamma),
+        batch_size_(static_cast<double>(config.training.train_batch_size)),
+        kl_(config_.use_kl_loss, config_.kl_coeff, config_.kl_target) {}
+
+  ModuleSpec module_spec(const Space& observation_space, const Space& action_space) const override {
+    return make_mlp_spec(observation_space, action_space, model_);
+  }
+  UpdatePlan plan() const override {
+    const int64_t n = config_.circular_buffer_num_batches, k = config_.circular_buffer_iterations_per_batch;
+    return {.time_major = true,
+            .buffer_batches = n,
+            .buffer_uses = k,
+            .target = TargetNetwork{config_.target_network_update_freq * static_cast<double>(n * k) * batch_size_,
+                                    config_.tau}};
+  }
+  std::vector<std::string> fragment_columns() const override { return {"logp", "action_dist_inputs"}; }
+  std::vector<std::string> loss_columns() const override {
+    return {"obs", "actions", "logp", "rewards", "terminateds", "truncateds"};
+  }
+
+  void begin_update(double env_steps) override { entropy_coeff_ = config_.entropy_coeff.at(env_steps); }
+  void end_update(Metrics& metrics) override {
+    kl_.end_update(metrics);
+    metrics["curr_entropy_coeff"] = entropy_coeff_;
+  }
+
+  Loss loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override;
+
+  std::map<std::string, double> state() const override { return kl_.state(); }
+  void set_state(const std::map<std::string, double>& state) override { kl_.set_state(state); }
+
+ private:
+  AppoConfig config_;
+  ModelConfig model_;
+  double gamma_, batch_size_, entropy_coeff_ = 0.0;
+  KlCoefficient kl_;
+};
+
+Loss Appo::loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const {
+  SampleLoss loss(spec, output, minibatch.at(kTargetInputs), minibatch.at("actions"));
+  const size_t n = loss.samples();
+  const auto behaviour_logp = span_of<float>(minibatch.at("logp"));
+  const auto target_logp = span_of<float>(minibatch.at(kTargetLogp));
+  std::vector<float> ratios(n);
+  for (size_t i = 0; i < n; ++i) ratios[i] = std::exp(target_logp[i] - behaviour_logp[i]);
+  const VtraceTargets targets = vtrace_targets(minibatch, loss.values(), ratios, gamma_, config_.vtrace());
+  const auto clip = static_cast<float>(config_.clip_param), bound = static_cast<float>(config_.is_ratio_clip),
+             vf = static_cast<float>(config_.vf_loss_coeff), entropy = static_cast<float>(entropy_coeff_),
+             kl = static_cast<float>(kl_.value()), scale = 1.0f / static_cast<float>(n);
+  std::array<double, 4> sums{};  // of the first metrics
+  for (size_t i = 0; i < n; ++i) {
+    const float is_ratio = std::min(std::exp(behaviour_logp[i] - target_logp[i]), bound), a = targets.advantages[i];
+    const float ratio = is_ratio * std::exp(loss.logp(i) - behaviour_logp[i]);
+    const float clipped = std::clamp(ratio, 1.0f - clip, 1.0f + clip), error = loss.values()[i] - targets.values[i];
+    sums[0] -= std::min(ratio * a, clipped * a);
+    sums[1] += 0.5f * error * error;
+    sums[2] += loss.entropy(i);
+    sums[3] += loss.kl(i);
+    // Where the clipped side is the smaller one nothing flows; NaN passes on to the gradient, as in ppo.cpp.
+    const float d_logp = ratio * a > clipped * a ? 0.0f : -ratio * a * scale;
+    loss.set(i, d_logp, -entropy * scale, kl * scale, vf * error * scale);
+  }
+  std::array<float, kMetrics.size()> means{};
+  for (size_t m = 0; m < sums.size(); ++m) means[m] = static_cast<float>(sums[m] / static_cast<double>(n));
+  means[4] = static_cast<float>(targets.ratio_mean);
+  means[5] = static_cast<float>(targets.ratio_clipped);
+  means[6] = static_cast<float>(targets.explained_variance);
+  return loss.finish(means[0] + vf * means[1] - entropy * means[2] + kl * means[3], means, kMetrics);
+}
+
+const RegisterAlgorithm registered{
+    "APPO", [](const Config& config) -> std::unique_ptr<Algorithm> { return std::make_unique<Appo>(config); }};
+
+}  // namespace
+}  // namespace myriad

@@ -1,0 +1,77 @@
+// IMPALA: Espeholt et al. 2018, "IMPALA: Scalable Distributed Deep-RL with Importance Weighted Actor-Learner
+// Architectures", with RLlib's loss. V-trace corrects for the lag of the behaviour policy mu; its targets come from the
+// same forward pass that the gradient goes through.
+//
+//   L = sum( -log pi(a|s) A + c_vf 1/2 (V - vs)^2 - c_H H ),  (vs, A) = V-trace(pi / mu), both without gradient
+//
+// Sums over the minibatch, as the paper and RLlib have it: grad_clip 40 is meant for sums over some 500 steps. Metrics
+// are means.
+#include "algorithms/impala.hpp"
+
+#include <array>
+#include <cmath>
+
+#include "algorithms/ops/sample_loss.hpp"
+
+namespace myriad {
+namespace {
+
+constexpr std::array<std::string_view, 7> kMetrics{
+    "policy_loss",      "vf_loss",          "entropy", "mean_kl_loss", "importance_ratio_mean", "importance_ratio_clipped",
+    "vf_explained_var"};
+
+class Impala final : public Algorithm {
+ public:
+  explicit Impala(const Config& config) : model_(config.rl_module), gamma_(config.training.gamma) {
+    if (const auto* own = dynamic_cast<const ImpalaConfig*>(config.algorithm_config.get())) config_ = *own;
+  }
+
+  ModuleSpec module_spec(const Space& observation_space, const Space& action_space) const override {
+    return make_mlp_spec(observation_space, action_space, model_);
+  }
+  UpdatePlan plan() const override { return {.time_major = true}; }
+  std::vector<std::string> fragment_columns() const override { return {"logp", "action_dist_inputs"}; }
+  std::vector<std::string> loss_columns() const override {
+    return {"obs", "actions", "logp", "action_dist_inputs", "rewards", "terminateds", "truncateds"};
+  }
+
+  void begin_update(double env_steps) override { entropy_coeff_ = config_.entropy_coeff.at(env_steps); }
+  void end_update(Metrics& metrics) override { metrics["curr_entropy_coeff"] = entropy_coeff_; }
+
+  Loss loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override {
+    SampleLoss loss(spec, output, minibatch.at("action_dist_inputs"), minibatch.at("actions"));
+    const size_t n = loss.samples();
+    const auto behaviour_logp = span_of<float>(minibatch.at("logp"));
+    std::vector<float> ratios(n);
+    for (size_t i = 0; i < n; ++i) ratios[i] = std::exp(loss.logp(i) - behaviour_logp[i]);
+    const VtraceTargets targets = vtrace_targets(minibatch, loss.values(), ratios, gamma_, config_.vtrace());
+    const auto vf = static_cast<float>(config_.vf_loss_coeff), entropy = static_cast<float>(entropy_coeff_);
+    std::array<double, 4> sums{};  // of the first metrics
+    for (size_t i = 0; i < n; ++i) {
+      const float error = loss.values()[i] - targets.values[i];
+      sums[0] -= loss.logp(i) * targets.advantages[i];
+      sums[1] += 0.5f * error * error;
+      sums[2] += loss.entropy(i);
+      sums[3] += loss.kl(i);
+      loss.set(i, -targets.advantages[i], -entropy, 0.0f, vf * error);
+    }
+    std::array<float, kMetrics.size()> means{};
+    for (size_t m = 0; m < sums.size(); ++m) means[m] = static_cast<float>(sums[m] / static_cast<double>(n));
+    means[4] = static_cast<float>(targets.ratio_mean);
+    means[5] = static_cast<float>(targets.ratio_clipped);
+    means[6] = static_cast<float>(targets.explained_variance);
+    const double total = sums[0] + config_.vf_loss_coeff * sums[1] - entropy_coeff_ * sums[2];
+    return loss.finish(static_cast<float>(total), means, kMetrics);
+  }
+
+ private:
+  ImpalaConfig config_;
+  ModelConfig model_;
+  double gamma_, entropy_coeff_ = 0.0;
+};
+
+const RegisterAlgorithm registered{
+    "IMPALA", [](const Config& config) -> std::unique_ptr<Algorithm> { return std::make_unique<Impala>(config); }};
+
+}  // namespace
+}  // namespace myriad

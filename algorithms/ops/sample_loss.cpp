@@ -1,0 +1,88 @@
+#include "algorithms/ops/sample_loss.hpp"
+
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+
+#include "algorithms/ops/gae.hpp"
+
+namespace myriad {
+namespace {
+
+/// A number with given derivatives.
+struct GivenDerivatives : torch::autograd::Function<GivenDerivatives> {
+  using Context = torch::autograd::AutogradContext;
+  using List = torch::autograd::variable_list;
+
+  static at::Tensor forward(Context* context, const at::Tensor& /*inputs*/, const at::Tensor& /*values*/, float total,
+                            const at::Tensor* d_inputs, const at::Tensor* d_values) {
+    context->saved_data["d_inputs"] = *d_inputs;
+    context->saved_data["d_values"] = *d_values;
+    return at::scalar_tensor(total, at::kFloat);
+  }
+  static List backward(Context* context, List d) {
+    return {d[0] * context->saved_data["d_inputs"].toTensor(),
+            d[0] * context->saved_data["d_values"].toTensor(),
+            {},
+            {},
+            {}};
+  }
+};
+
+}  // namespace
+
+Trajectories trajectories_of(const Columns& columns, std::span<const float> values,
+                             std::span<const float> final_values) {
+  const at::Tensor& rewards = columns.at("rewards");
+  return {.steps = static_cast<size_t>(rewards.size(0)),
+          .environments = static_cast<size_t>(rewards.size(1)),
+          .rewards = span_of<float>(rewards),
+          .terminateds = span_of<uint8_t>(columns.at("terminateds")),
+          .truncateds = span_of<uint8_t>(columns.at("truncateds")),
+          .values = values,
+          .final_values = final_values};
+}
+
+SampleLoss::SampleLoss(const ModuleSpec& spec, const ModuleOutput& output, const at::Tensor& reference,
+                       const at::Tensor& actions)
+    : output_(output) {
+  const int64_t rows = output.values.size(0), k = inputs_size(spec.distribution), n = reference.numel() / k;
+  check(n <= rows && output.values.is_contiguous(), "{} samples of a module's {} rows", n, rows);
+  samples_ = static_cast<size_t>(n);
+  width_ = static_cast<size_t>(k);
+  distribution_ = distribution_jacobian(spec.distribution, output.action_dist_inputs.detach().narrow(0, 0, n),
+                                        reference.reshape({n, k}), actions.reshape({n, -1}));
+  terms_ = span_of<float>(distribution_.terms);
+  jacobian_ = span_of<float>(distribution_.derivatives);
+  values_ = span_of<float>(output.values);
+  d_inputs_ = at::empty({rows, k}, at::kFloat);
+  d_values_ = at::empty({rows}, at::kFloat);
+  d_inputs_room_ = room_of(d_inputs_);
+  d_values_room_ = room_of(d_values_);
+  std::ranges::fill(d_inputs_room_.subspan(samples_ * width_), 0.0f);
+  std::ranges::fill(d_values_room_.subspan(samples_), 0.0f);
+}
+
+Loss SampleLoss::finish(float total, std::span<const float> metrics, std::span<const std::string_view> names) const {
+  const at::Tensor means = at::empty({static_cast<int64_t>(metrics.size())}, at::kFloat);
+  std::ranges::copy(metrics, room_of(means).begin());
+  return {GivenDerivatives::apply(output_.action_dist_inputs, output_.values, total, &d_inputs_, &d_values_), means,
+          names};
+}
+
+VtraceTargets vtrace_targets(const Columns& minibatch, std::span<const float> values, std::span<const float> ratios,
+                             double gamma, const VtraceSettings& settings) {
+  const size_t n = ratios.size(), rows = n + static_cast<size_t>(minibatch.at("rewards").size(1));
+  VtraceTargets out{.values = std::vector<float>(n), .advantages = std::vector<float>(n)};
+  compute_vtrace(trajectories_of(minibatch, values.first(rows), values.subspan(rows)), ratios, gamma, settings,
+                 out.values, out.advantages);
+  out.explained_variance = explained_variance(out.values, values.first(n));
+  for (const float ratio : ratios) {
+    out.ratio_mean += ratio / static_cast<double>(n);
+    out.ratio_clipped += (ratio > settings.clip_rho ? 1.0 : 0.0) / static_cast<double>(n);
+  }
+  return out;
+}
+
+}  // namespace myriad

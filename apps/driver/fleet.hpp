@@ -1,0 +1,136 @@
+// Fleet: the places of the host agents: which agent holds each, what it may do, what it last said.
+//
+//   free --spawned by the driver, or from outside: hello--> held --welcome--> up --left, lost, ended--> free again, or
+//                                                                                                     respawned
+//
+// Place h owns the runner slots [h R / H, (h + 1) R / H). Who holds it has an incarnation, one higher each time; what
+// others say in its name is not heard. The learner is told of every agent that comes or goes. Part of DriverCore: a
+// state machine, one thread, time comes in.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "env_runners/slot_supervisor.hpp"
+#include "rl/check.hpp"
+#include "rl/wire/messages.hpp"
+
+namespace myriad {
+
+class Fleet {
+ public:
+  struct Options {
+    uint64_t run = 0, epoch = 1;
+    std::string config_toml;                 ///< resolved, for the agents
+    uint32_t num_slots = 1;                  ///< runner slots of all places
+    bool spawns = true;                      ///< hosts.launcher "local"; else every agent comes from outside
+    uint32_t weights_fanout = 8;             ///< agents that take the weights from one source
+    std::vector<SharedBytes> runner_states;  ///< by runner slot, of the checkpoint; may be empty
+    SlotSupervisor::Options agents;          ///< num_slots: places; the timeouts are set here
+    uint64_t seed = 0;
+  };
+  static constexpr uint32_t kAnyPlace = UINT32_MAX;                   ///< of an agent from outside
+  static constexpr Time kAgentTimeout = std::chrono::seconds(10);     ///< without a word: hung, or lost
+  static constexpr Time kRelayGrace = std::chrono::seconds(3);        ///< an agent waits for the one it is fed by
+  static constexpr Time kRefusalEvery = std::chrono::seconds(10);     ///< events about agents nobody can use
+  static constexpr size_t kMaxStateBytes = kMaxPayloadBytes * 7 / 8;  ///< of one agent's runners, in one welcome
+
+  explicit Fleet(Options options);
+
+  // --- outputs ---
+  struct SpawnAgent {
+    uint32_t agent, incarnation;
+  };
+  struct KillAgent {
+    uint32_t agent, incarnation;
+    int signal;
+  };
+  struct ToAgent {
+    std::string peer;
+    Message message;
+  };
+  struct ToLearner {
+    Message message;
+  };
+  struct Event {
+    std::string kind, text;
+  };
+  struct Over {
+    Exit exit;
+    std::string reason, error_code;
+  };  ///< the run cannot go on; may come more than once
+  using Output = std::variant<SpawnAgent, KillAgent, ToAgent, ToLearner, Event, Over>;
+  using Outputs = std::vector<Output>;
+
+  void start(Time now, Outputs& outputs);
+  /// Where agents send fragments; no agent is welcomed before it is known.
+  void set_learner_endpoint(const std::string& endpoint) { learner_endpoint_ = endpoint; }
+  /// AgentHello, AgentStatus, Event or ProcessError. False for anything else, and from peers it does not know.
+  bool received(const std::string& peer, const Message& message, Time now, Outputs& outputs);
+  /// `drained`: it ended because it was told to (preemption).
+  void exited(uint32_t agent, uint32_t incarnation, const std::string& cause, bool drained, Time now, Outputs& outputs);
+  void spawn_failed(uint32_t agent, const std::string& cause, Time now, Outputs& outputs);
+  void tick(Time now, Outputs& outputs);
+  /// What the learner should know, again.
+  void announce_all(Outputs& outputs) const;
+  void stop(const std::string& reason, Time now, Outputs& outputs);
+
+  Time next_timer() const;
+  uint32_t num_processes() const { return supervisor_.num_running(); }  ///< of ours
+
+  struct Counts {
+    uint32_t hosts = 0;                                  ///< that take part
+    uint32_t running = 0, quarantined = 0, waiting = 0;  ///< runners on them
+    uint64_t restarts = 0;                               ///< of runners, those of a replaced agent included
+    int64_t weights_version = -1;                        ///< the oldest that a host has
+  };
+  Counts counts() const;
+
+ private:
+  struct Place {
+    uint32_t incarnation = 0;  // of the newest agent that held it
+    bool used = false;
+    bool outside = false;  // held by an agent that is no process of ours
+    bool up = false;       // welcomed, and neither left nor gone
+    bool left = false;     // drained; its end follows
+    std::string peer;      // its routing id; "" = nobody who can be answered
+    std::string host;
+    Time first_hello{}, heard{};
+    wire::AgentStatusT status;
+    uint64_t restarts_before = 0;                            // by its earlier agents
+    std::optional<uint32_t> announced;                       // the newest incarnation the learner was told of
+    std::optional<wire::ProcessErrorT> error, runner_error;  // last words
+  };
+  uint32_t first_slot(uint32_t agent) const;
+  uint32_t num_slots(uint32_t agent) const { return first_slot(agent + 1) - first_slot(agent); }
+  void hello(const std::string& peer, const wire::AgentHelloT& hello, Time now, Outputs& outputs);
+  void status(const std::string& peer, const wire::AgentStatusT& status, Time now, Outputs& outputs);
+  void last_words(uint32_t agent, const wire::ProcessErrorT& error, Outputs& outputs);
+  void welcome(uint32_t agent, const std::string& weights_endpoint, Outputs& outputs);
+  std::optional<uint32_t> place_for(const std::string& peer, const wire::AgentHelloT& hello, Time now,
+                                    Outputs& outputs);
+  std::optional<std::string> weights_endpoint(uint32_t agent, Time now) const;
+  SharedBytes states_of(uint32_t agent, Outputs& outputs) const;
+  void take_place(uint32_t agent, uint32_t incarnation, bool outside);
+  void bind(uint32_t agent, const std::string& peer, const std::string& host, Time now);
+  void down(uint32_t agent, Outputs& outputs);
+  void vacate(uint32_t agent, Outputs& outputs);
+  void supervise(const SlotSupervisor::Input& input, Time now, Outputs& outputs);
+  void end_if_given_up(Over over, Outputs& outputs) const;
+  void announce(uint32_t agent, Outputs& outputs) const;
+  void tell_to_stop(const std::string& peer, const std::string& reason, Outputs& outputs) const;
+  void refuse(const std::string& text, Time now, Outputs& outputs);
+
+  Options options_;
+  SlotSupervisor supervisor_;
+  std::vector<Place> places_;
+  std::map<std::string, uint32_t> place_of_;  // by peer
+  std::string learner_endpoint_, stop_reason_;
+  bool stopping_ = false;
+  Time next_refusal_{};
+};
+
+}  // namespace myriad

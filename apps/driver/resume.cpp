@@ -1,0 +1,84 @@
+#include "apps/driver/resume.hpp"
+
+#include <algorithm>
+#include <boost/json.hpp>
+#include <iostream>
+
+#include "apps/driver/run_directory.hpp"
+#include "learners/checkpoint.hpp"
+#include "rl/check.hpp"
+
+namespace myriad {
+namespace fs = std::filesystem;
+
+std::string driver_json(const DriverCore& core, double time_total_s) {
+  return boost::json::serialize(boost::json::object{
+             {"training_iteration", core.training_iteration()},
+             {"num_env_steps_sampled_lifetime", core.env_steps()},
+             {"num_episodes_lifetime", core.episodes_lifetime()},
+             {"time_total_s", time_total_s},
+             {"recent_episode_returns", boost::json::array(core.recent_returns().begin(), core.recent_returns().end())},
+             {"recent_episode_lengths",
+              boost::json::array(core.recent_lengths().begin(), core.recent_lengths().end())}}) +
+         "\n";
+}
+
+SavedRun load_saved_run(Files& files, const std::string& checkpoint, int64_t num_slots) {
+  SavedRun saved;
+  saved.directory = checkpoint;
+  try {
+    const std::string text = read_file(checkpoint + "/driver.json");
+    const auto object = boost::json::parse(text).as_object();
+    saved.iteration = object.at("training_iteration").to_number<uint64_t>();
+    saved.env_steps = object.at("num_env_steps_sampled_lifetime").to_number<uint64_t>();
+    saved.episodes = object.at("num_episodes_lifetime").to_number<uint64_t>();
+    saved.time_total_s = object.at("time_total_s").to_number<double>();
+    for (const auto& value : object.at("recent_episode_returns").as_array())
+      saved.returns.push_back(value.to_number<double>());
+    for (const auto& value : object.at("recent_episode_lengths").as_array())
+      saved.lengths.push_back(value.to_number<double>());
+  } catch (const std::exception& error) {
+    fail(Exit::usage, "corrupt-checkpoint", "{}/driver.json: {}", checkpoint, error.what());
+  }
+  for (int64_t slot = 0; slot < num_slots; ++slot) {
+    const std::string name = fmt::format("{}/env_runners/slot-{:04}.safetensors", checkpoint, slot);
+    saved.runner_states.push_back(fs::exists(name) ? SharedBytes::of(files.read(name)) : SharedBytes{});
+  }
+  return saved;
+}
+
+fs::path run_of(const fs::path& given) {
+  return fs::exists(given / "MANIFEST.json") ? given.parent_path().parent_path() : given;
+}
+
+std::string checkpoint_of(Files& files, const fs::path& given) {
+  std::string checkpoint = given.string();
+  if (!fs::exists(given / "MANIFEST.json")) {
+    std::vector<std::string> broken;
+    const auto valid = valid_checkpoints(files, (given / "checkpoints").string(), &broken);
+    for (const std::string& line : broken) std::cerr << "warning[corrupt-checkpoint] left out: " << line << "\n";
+    if (valid.empty()) fail(Exit::usage, "no-checkpoint", "{} has no checkpoint that verifies", given.string());
+    checkpoint = valid.back();
+  }
+  // Before anything is read from it: a flipped bit is no mistake in the config.
+  const std::string violation = checkpoint_violation(files, checkpoint);
+  if (!violation.empty()) fail(Exit::usage, "corrupt-checkpoint", "{}: {}", checkpoint, violation);
+  return checkpoint;
+}
+
+void set_newer_aside(const fs::path& run, uint64_t iteration) {
+  std::vector<std::string> newer;
+  for (const auto& entry : fs::directory_iterator(run / "checkpoints"))
+    if (const std::string name = entry.path().filename().string();
+        !name.starts_with('.') && name > fmt::format("{:09}", iteration))
+      newer.push_back(name);
+  std::sort(newer.begin(), newer.end());
+  for (const std::string& name : newer) {
+    fs::create_directories(run / "checkpoints-replaced");
+    fs::remove_all(run / "checkpoints-replaced" / name);
+    fs::rename(run / "checkpoints" / name, run / "checkpoints-replaced" / name);
+    std::cerr << fmt::format("note: newer checkpoint {} moved to {}\n", name, (run / "checkpoints-replaced").string());
+  }
+}
+
+}  // namespace myriad

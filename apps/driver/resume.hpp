@@ -1,0 +1,39 @@
+// Resume: what of a run the driver keeps in a checkpoint (driver.json), and how a run goes on from one.
+#pragma once
+
+#include <deque>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "apps/driver/driver_core.hpp"
+#include "rl/system.hpp"
+
+namespace myriad {
+
+/// What a checkpoint's driver.json says, and its runners' states.
+struct SavedRun {
+  std::string directory;  ///< "" = a fresh run
+  uint64_t iteration = 0, env_steps = 0, episodes = 0;
+  double time_total_s = 0;
+  std::deque<double> returns, lengths;
+  std::vector<SharedBytes> runner_states;  ///< by slot; empty where it has none
+};
+
+std::string driver_json(const DriverCore& core, double time_total_s);
+
+/// Throws Error(usage, "corrupt-checkpoint").
+SavedRun load_saved_run(Files& files, const std::string& checkpoint, int64_t num_slots);
+
+/// The run that `given`, a run's directory or one checkpoint in it, belongs to.
+std::filesystem::path run_of(const std::filesystem::path& given);
+
+/// The checkpoint that `given` means, verified: itself, or the run's newest that verifies. Warns of those left out on
+/// stderr. Throws Error(usage, "no-checkpoint" or "corrupt-checkpoint").
+std::string checkpoint_of(Files& files, const std::filesystem::path& given);
+
+/// Moves the checkpoints newer than `iteration` away: kept, but no longer what a resume finds or a new checkpoint of
+/// that number meets.
+void set_newer_aside(const std::filesystem::path& run, uint64_t iteration);
+
+}  // namespace myriad

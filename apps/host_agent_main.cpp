@@ -1,0 +1,479 @@
+// myriad-host-agent: one host's agent. zygote -> hello -> welcome (config, slots) -> runners -> relay until stopped.
+//
+// One thread beside ZeroMQ's; epoll over the runners' sockets. What it decides is env_runners/host_agent.
+#include <malloc.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+#include "apps/child.hpp"
+#include "env_runners/env_runner.hpp"
+#include "env_runners/host_agent.hpp"
+#include "env_runners/memory_watch.hpp"
+#include "env_runners/zygote.hpp"
+#include "learners/weights_publisher.hpp"
+#include "rl/wire/packed.hpp"
+
+namespace myriad {
+namespace {
+
+constexpr int kPreempted = 75;              // sysexits' EX_TEMPFAIL: schedulers start such a job again
+constexpr uint32_t kSpawnsUnderWay = 32;    // more, and agent and zygote could fill each other's sockets
+constexpr Time kLookEvery = std::chrono::milliseconds(250);     // at the runners' progress and the host's memory
+constexpr Time kZygoteDeadline = std::chrono::seconds(120);     // to load the simulators
+constexpr Time kParentDeadline = std::chrono::seconds(3);       // then weights come from the learner again
+constexpr int64_t kElsewhere = INT64_MAX;                       // Join: the weights come from another agent
+constexpr size_t kMessageSlack = size_t{1} << 20;               // of a runner's message beyond its fragment
+
+class AgentShell {
+ public:
+  AgentShell(const ChildArguments& arguments, const SocketContext& context, ControlLink& control, Zygote& zygote,
+             const Message& welcome)
+      : control_(control),
+        zygote_(zygote),
+        clock_(make_system_clock()),
+        run_(arguments.number("--run")),
+        epoch_(arguments.number("--epoch")),
+        welcome_(*welcome.as<wire::AgentWelcomeT>()),
+        ready_(load_simulators()),
+        region_(SharedMemory::create("myriad-weights", ready_.weights.bytes(), true)),
+        writer_(ready_.weights, region_.data()),
+        data_(context, welcome_.learner_endpoint, fmt::format("agent-{}.{}", welcome_.agent, welcome_.incarnation)),
+        core_(options()),
+        connections_(welcome_.num_slots),
+        watch_({.reserve_share = config_.hosts.memory_reserve,
+                .release_share = std::max(config_.hosts.memory_reserve * 1.6, config_.hosts.memory_reserve + 0.01)}),
+        epoll_(::epoll_create1(EPOLL_CLOEXEC)) {
+    zygote_.share_weights(region_);
+    if (!welcome_.weights_endpoint.empty())
+      parent_.emplace(context, welcome_.weights_endpoint,
+                      fmt::format("agent-{}.{}", welcome_.agent, welcome_.incarnation));
+    serve_weights(arguments, context);
+    if (!welcome.payloads.empty()) keep_states(welcome.payloads[0]);
+    if (ready_.text[0] != '\0') say("limits", ready_.text);
+    watch_fd(zygote_.fd(), kZygote);
+    sigset_t signals;
+    ::sigemptyset(&signals);
+    ::sigaddset(&signals, SIGTERM);
+    signals_ = ::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+    watch_fd(signals_, kSignals);
+  }
+
+  int run() {
+    step(HostAgent::Start{});
+    while (!done_) {
+      const Time now = clock_->now();
+      const Time timeout = std::min(core_.next_timer(), next_look_) - now;
+      if (parent_ && server_)
+        wait_readable({&data_, &control_.socket(), &*parent_, &*server_}, epoll_, timeout);
+      else if (server_)
+        wait_readable({&data_, &control_.socket(), &*server_}, epoll_, timeout);
+      else
+        wait_readable({&data_, &control_.socket()}, epoll_, timeout);
+      receive();
+      poll_descriptors();
+      spawn_some();
+      if (clock_->now() >= next_look_) look();
+      step(HostAgent::Tick{});
+      step(HostAgent::Flush{});
+    }
+    return exit_;
+  }
+
+ private:
+  static constexpr uint64_t kZygote = UINT64_MAX, kSignals = UINT64_MAX - 1;
+
+  struct Connection {
+    Connection(int socket, SharedMemory own_page, uint32_t which, size_t max_bytes)
+        : fd(socket), page(std::move(own_page)), incarnation(which), reader(max_bytes) {}
+    ~Connection() { ::close(fd); }
+    RunnerPage& shared() { return *reinterpret_cast<RunnerPage*>(page.data()); }
+    int fd;
+    SharedMemory page;
+    uint32_t incarnation;
+    PackedReader reader;
+    std::vector<std::byte> unsent;
+    int pid = 0;
+    uint64_t progress = 0;
+  };
+
+  ZygoteReport load_simulators() {
+    zygote_.set_up(run_, epoch_, welcome_.agent, welcome_.config);
+    config_ = load_config(welcome_.config, "config");
+    for (const Time give_up = clock_->now() + kZygoteDeadline; clock_->now() < give_up;) {
+      wait_readable({}, zygote_.fd(), kLookEvery);
+      const auto report = zygote_.receive();
+      if (!report) continue;
+      if (report->kind == ZygoteReport::Kind::failed)
+        throw Error(static_cast<Exit>(report->exit), report->code, report->text);
+      return *report;
+    }
+    fail(Exit::resource, "zygote-hangs", "the simulators are not loaded after {} s", to_seconds(kZygoteDeadline));
+  }
+
+  HostAgent::Options options() const {
+    HostAgent::Options options;
+    options.run = run_;
+    options.epoch = epoch_;
+    options.agent = welcome_.agent;
+    options.incarnation = welcome_.incarnation;
+    options.first_slot = welcome_.first_slot;
+    options.spec_hash = ready_.spec_hash;
+    options.fragment_hash = ready_.fragment_hash;
+    options.num_inference_parameters = ready_.weights.num_values;
+    options.filter_size = ready_.weights.num_filter;
+    options.fragment_bytes = ready_.fragment_bytes;
+    options.by_slot = !config_.async();
+    options.slots.num_slots = welcome_.num_slots;
+    options.slots.first_incarnation = welcome_.incarnation << 16;
+    options.slots.backoff = seconds(config_.fault_tolerance.restart_backoff_s);
+    options.slots.backoff_max = seconds(config_.fault_tolerance.restart_backoff_max_s);
+    options.slots.max_crashes_per_minute = static_cast<uint32_t>(config_.fault_tolerance.max_crashes_per_minute);
+    options.slots.step_timeout = seconds(config_.env_runners.step_timeout_s);
+    options.seed = static_cast<uint64_t>(config_.seed);
+    return options;
+  }
+
+  /// Others may take the weights from here: beside the driver's socket, or where --relay says.
+  void serve_weights(const ChildArguments& arguments, const SocketContext& context) {
+    const std::string& control = arguments.text("--control");
+    std::string endpoint = arguments.has("--relay") ? arguments.text("--relay") : "";
+    if (endpoint.empty() && control.starts_with("ipc://"))
+      endpoint = fmt::format("{}/weights-{}.{}", control.substr(0, control.rfind('/')), welcome_.agent,
+                             welcome_.incarnation);
+    if (endpoint.empty()) return;
+    server_.emplace(context, endpoint);
+    weights_endpoint_ = server_->endpoint();
+  }
+
+  void keep_states(const SharedBytes& packed) {
+    SharedBytes rest = packed;
+    while (!rest.view.empty()) {
+      const auto size = packed_size(rest.view, rest.view.size());
+      check(size && *size > 0, "the runner states of the welcome are damaged");
+      const auto frames = unpack({rest.owner, rest.view.first(*size)});
+      auto decoded = decode(*frames);
+      const auto* message = std::get_if<Message>(&decoded);
+      const auto* state = message == nullptr ? nullptr : message->as<wire::RunnerStateT>();
+      check(state != nullptr && message->payloads.size() == 1, "a runner state of the welcome is damaged");
+      states_[state->slot] = message->payloads[0];
+      rest.view = rest.view.subspan(*size);
+    }
+  }
+
+  void watch_fd(int fd, uint64_t tag, uint32_t events = EPOLLIN) {
+    epoll_event event{};
+    event.events = events;
+    event.data.u64 = tag;
+    if (::epoll_ctl(epoll_, EPOLL_CTL_ADD, fd, &event) != 0 && errno == EEXIST)
+      ::epoll_ctl(epoll_, EPOLL_CTL_MOD, fd, &event);
+  }
+
+  void say(const std::string& kind, const std::string& text) {
+    wire::EventT event;
+    event.kind = kind;
+    event.text = text;
+    control_.send(std::move(event));
+  }
+
+  Connection* connection(uint32_t slot) { return connections_[slot - welcome_.first_slot].get(); }
+
+  void step(const HostAgent::Input& input) {
+    std::vector<HostAgent::Output> outputs;
+    core_.step(input, clock_->now(), outputs);
+    for (HostAgent::Output& output : outputs) apply(output);
+  }
+
+  void apply(HostAgent::Output& output) {
+    if (const auto* spawn = std::get_if<HostAgent::Spawn>(&output)) {
+      to_spawn_.push_back(*spawn);
+    } else if (const auto* kill = std::get_if<HostAgent::Kill>(&output)) {
+      if (const Connection* c = connection(kill->slot); c != nullptr && c->incarnation == kill->incarnation && c->pid > 0)
+        ::kill(c->pid, kill->signal);
+    } else if (const auto* send = std::get_if<HostAgent::ToRunner>(&output)) {
+      send_runner(send->slot, send->message);
+    } else if (auto* send = std::get_if<HostAgent::ToLearner>(&output)) {
+      if (auto* join = send->message.body.AsJoin(); join != nullptr && parent_) {
+        (void)parent_->send(encode(send->message));
+        if (clock_->now() - parent_heard_ < kParentDeadline) join->weights_version = kElsewhere;
+      }
+      (void)data_.send(encode(send->message));  // parcels and joins are repeated
+    } else if (auto* send = std::get_if<HostAgent::ToDriver>(&output)) {
+      if (auto* status = send->message.body.AsAgentStatus()) {
+        status->rss_bytes = resident_bytes(::getpid());
+        status->weights_endpoint = weights_endpoint_;
+      }
+      control_.send_message(std::move(send->message));
+    } else if (const auto* install = std::get_if<HostAgent::Install>(&output)) {
+      pending_ = install->weights;
+      publish();
+    } else if (const auto* refused = std::get_if<HostAgent::Refused>(&output)) {
+      fail(Exit::internal, "refused", "the learner refuses this agent: {}", refused->reason);
+    } else {
+      done_ = true;
+      exit_ = kPreempted;
+    }
+  }
+
+  /// The newest weights into shared memory; later, if slow runners pin every buffer.
+  void publish() {
+    if (pending_ == nullptr) return;
+    uint32_t pins = 0;
+    for (const uint32_t slot : core_.sampling())
+      if (Connection* c = connection(slot)) {
+        const uint32_t pinned = c->shared().pinned.load(std::memory_order_seq_cst);
+        if (pinned >= 1 && pinned <= SharedWeightsLayout::kBuffers) pins |= 1u << (pinned - 1);
+      }
+    if (!writer_.publish(*pending_, [pins](uint32_t buffer) { return (pins >> buffer & 1) != 0; })) return;
+    if (server_) {
+      std::vector<WeightsPublisher::Send> sends;
+      publisher_.step(WeightsPublisher::Publish{pending_}, sends);
+      serve(sends);
+    }
+    pending_ = nullptr;
+  }
+
+  void serve(const std::vector<WeightsPublisher::Send>& sends) {
+    for (const auto& send : sends) {
+      Message message = weights_message(send.weights);
+      message.run = run_;
+      message.epoch = epoch_;
+      (void)server_->send(send.peer, encode(message));
+    }
+  }
+
+  void receive() {
+    while (auto message = control_.receive())
+      if (message->as<wire::StopT>() != nullptr) {
+        step(HostAgent::StopAll{});
+        done_ = true;
+      }
+    while (auto received = data_.receive()) {
+      auto decoded = decode(received->frames);
+      if (auto* message = std::get_if<Message>(&decoded)) step(HostAgent::FromLearner{std::move(*message)});
+    }
+    while (auto received = parent_ ? parent_->receive() : std::nullopt) {
+      auto decoded = decode(received->frames);
+      auto* message = std::get_if<Message>(&decoded);
+      if (message == nullptr || message->as<wire::WeightsHeaderT>() == nullptr) continue;
+      parent_heard_ = clock_->now();
+      step(HostAgent::FromLearner{std::move(*message)});
+    }
+    while (auto received = server_ ? server_->receive() : std::nullopt) {
+      auto decoded = decode(received->frames);
+      const auto* message = std::get_if<Message>(&decoded);
+      const auto* join = message == nullptr ? nullptr : message->as<wire::JoinT>();
+      if (join == nullptr || message->run != run_ || message->epoch != epoch_) continue;
+      std::vector<WeightsPublisher::Send> sends;
+      publisher_.step(WeightsPublisher::PeerHas{received->peer, join->weights_version}, sends);
+      serve(sends);
+    }
+  }
+
+  void poll_descriptors() {
+    std::array<epoll_event, 256> events;
+    const int count = ::epoll_wait(epoll_, events.data(), static_cast<int>(events.size()), 0);
+    for (int i = 0; i < count; ++i) {
+      const uint64_t tag = events[static_cast<size_t>(i)].data.u64;
+      if (tag == kZygote) {
+        while (const auto report = zygote_.receive()) heard(*report);
+      } else if (tag == kSignals) {
+        signalfd_siginfo info;
+        while (::read(signals_, &info, sizeof info) == sizeof info) step(HostAgent::Drain{});
+      } else {
+        const auto slot = static_cast<uint32_t>(tag);
+        if (connection(slot) == nullptr) continue;
+        if ((events[static_cast<size_t>(i)].events & EPOLLOUT) != 0) send_rest(*connection(slot), slot);
+        read_runner(slot);
+      }
+    }
+  }
+
+  void read_runner(uint32_t slot) {
+    Connection& c = *connection(slot);
+    const auto outcome = c.reader.read(c.fd, [&](std::span<const std::byte> packed) {
+      step(HostAgent::FromRunner{slot, c.incarnation, packed});
+    });
+    if (outcome == PackedReader::Outcome::blocked) return;
+    ::epoll_ctl(epoll_, EPOLL_CTL_DEL, c.fd, nullptr);  // its end is reported by the zygote
+    if (c.pid > 0) ::kill(c.pid, SIGKILL);
+  }
+
+  void send_runner(uint32_t slot, const Message& message) {
+    Connection* c = connection(slot);
+    if (c == nullptr) return;
+    pack(encode(message), c->unsent);
+    send_rest(*c, slot);
+  }
+
+  void send_rest(Connection& c, uint32_t slot) {
+    const ssize_t sent = c.unsent.empty() ? 0 : ::send(c.fd, c.unsent.data(), c.unsent.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent > 0) c.unsent.erase(c.unsent.begin(), c.unsent.begin() + sent);
+    if (c.unsent.empty()) std::vector<std::byte>().swap(c.unsent);  // thousands of them
+    watch_fd(c.fd, slot, c.unsent.empty() ? EPOLLIN : EPOLLIN | EPOLLOUT);
+  }
+
+  void spawn_some() {
+    for (; spawning_ < kSpawnsUnderWay && !to_spawn_.empty(); to_spawn_.pop_front()) {
+      const HostAgent::Spawn next = to_spawn_.front();
+      int ends[2];
+      if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
+        step(HostAgent::SpawnFailed{next.slot, next.incarnation, fmt::format("socketpair: {}", std::strerror(errno))});
+        continue;
+      }
+      auto c = std::make_unique<Connection>(ends[0], SharedMemory::create("myriad-runner", sizeof(RunnerPage), false),
+                                            next.incarnation, ready_.fragment_bytes + kMessageSlack);
+      zygote_.spawn(next.slot, next.incarnation, ends[1], c->page.fd());
+      c->page.close_fd();
+      connections_[next.slot - welcome_.first_slot] = std::move(c);
+      ++spawning_;
+    }
+  }
+
+  void heard(const ZygoteReport& report) {
+    Connection* c = connection(report.slot);
+    if (report.kind == ZygoteReport::Kind::spawned) {
+      --spawning_;
+      if (c == nullptr || c->incarnation != report.incarnation) return;
+      if (report.pid < 0) {
+        connections_[report.slot - welcome_.first_slot].reset();
+        step(HostAgent::SpawnFailed{report.slot, report.incarnation,
+                                    fmt::format("cannot start a process: {}", std::strerror(-report.pid))});
+        return;
+      }
+      if (report.text[0] != '\0') say("limits", fmt::format("runner {}: {}", report.slot, report.text));
+      c->pid = report.pid;
+      wire::RunnerWelcomeT hello;
+      hello.slot = report.slot;
+      hello.incarnation = report.incarnation;
+      // Only the first process of a slot continues the saved environments: a later one would repeat what was trained on.
+      const auto state = states_.extract(report.slot);
+      Message message =
+          make_message(std::move(hello), {!state.empty() && report.incarnation == 0 ? state.mapped() : SharedBytes{}});
+      message.run = run_;
+      message.epoch = epoch_;
+      send_runner(report.slot, message);
+    } else if (report.kind == ZygoteReport::Kind::exited) {
+      if (c == nullptr || c->incarnation != report.incarnation) return;
+      read_runner(report.slot);  // what it still said comes before its end
+      c->pid = 0;
+      connections_[report.slot - welcome_.first_slot].reset();
+      watch_.gone(report.slot);
+      step(HostAgent::RunnerExited{report.slot, report.incarnation, exit_cause(report.status)});
+    }
+  }
+
+  void look() {
+    next_look_ = clock_->now() + kLookEvery;
+    std::vector<HostAgent::Progress> moved;
+    for (const uint32_t slot : core_.sampling()) {
+      Connection* c = connection(slot);
+      if (c == nullptr) continue;
+      const uint64_t progress = c->shared().progress.load(std::memory_order_relaxed);
+      if (std::exchange(c->progress, progress) != progress) moved.push_back({slot, c->incarnation});
+    }
+    for (const auto& progress : moved) step(progress);
+    publish();
+    const HostMemory memory = read_host_memory();
+    std::vector<uint32_t> running;
+    if (static_cast<double>(memory.available) < 0.3 * static_cast<double>(memory.total))
+      for (uint32_t slot = welcome_.first_slot; slot < welcome_.first_slot + welcome_.num_slots; ++slot)
+        if (connection(slot) != nullptr && connection(slot)->pid > 0) running.push_back(slot);
+    const auto rss = [this](uint32_t slot) { return resident_bytes(connection(slot)->pid); };
+    if (const auto largest = watch_.step(clock_->now(), memory.available, memory.total, rss, running)) {
+      say("memory", fmt::format("{:.0f} MiB of {:.0f} MiB are left on this host: runner {}, with {:.0f} MiB the largest, "
+                                "is stopped",
+                                static_cast<double>(memory.available) / (1 << 20),
+                                static_cast<double>(memory.total) / (1 << 20), *largest,
+                                static_cast<double>(rss(*largest)) / (1 << 20)));
+      ::kill(connection(*largest)->pid, SIGKILL);
+    }
+  }
+
+  ControlLink& control_;
+  Zygote& zygote_;
+  std::unique_ptr<Clock> clock_;
+  uint64_t run_, epoch_;
+  wire::AgentWelcomeT welcome_;
+  Config config_;
+  ZygoteReport ready_;
+  SharedMemory region_;
+  SharedWeightsWriter writer_;
+  Dealer data_;
+  std::optional<Dealer> parent_;
+  std::optional<Router> server_;
+  std::string weights_endpoint_;
+  WeightsPublisher publisher_;
+  HostAgent core_;
+  std::vector<std::unique_ptr<Connection>> connections_;  // by slot - first_slot
+  std::map<uint32_t, SharedBytes> states_;                // to resume from, by slot
+  MemoryWatch watch_;
+  std::deque<HostAgent::Spawn> to_spawn_;
+  uint32_t spawning_ = 0;
+  WeightsPtr pending_;
+  Time next_look_{}, parent_heard_ = -kParentDeadline;
+  int epoll_, signals_ = -1;
+  bool done_ = false;
+  int exit_ = 0;
+};
+
+/// Who joins a run from outside has no number yet.
+std::string routing_id(const ChildArguments& arguments) {
+  const uint64_t agent = arguments.number("--agent");
+  return agent == UINT32_MAX ? fmt::format("join-{}", ::getpid())
+                             : fmt::format("agent-{}.{}", agent, arguments.number("--incarnation"));
+}
+
+int body(const ChildArguments& arguments, const SocketContext& context, ControlLink& control, Zygote& zygote) {
+  wire::AgentHelloT hello;
+  hello.agent = static_cast<uint32_t>(arguments.number("--agent"));
+  hello.incarnation = static_cast<uint32_t>(arguments.number("--incarnation"));
+  hello.pid = static_cast<uint32_t>(::getpid());
+  hello.protocol = kProtocolVersion;
+  std::array<char, 256> name{};
+  ::gethostname(name.data(), name.size() - 1);
+  hello.host = name.data();
+  const Message welcome = control.introduce<wire::AgentWelcomeT>(hello);
+  return AgentShell(arguments, context, control, zygote, welcome).run();
+}
+
+int run(const ChildArguments& arguments) {
+  if (!bind_to_parent(arguments)) return static_cast<int>(Exit::interrupted);
+  ::prctl(PR_SET_CHILD_SUBREAPER, 1);  // the runners are ours to bury when the zygote is gone
+  sigset_t signals;
+  ::sigemptyset(&signals);
+  ::sigaddset(&signals, SIGTERM);
+  ::sigprocmask(SIG_BLOCK, &signals, nullptr);
+  int status;
+  {
+    Zygote zygote;  // before the first thread
+    const std::string process = fmt::format("agent-{}", arguments.number("--agent"));
+    status = run_child(arguments, process, routing_id(arguments), [&](const SocketContext& context, ControlLink& control) {
+      return body(arguments, context, control, zygote);
+    });
+  }
+  while (::waitpid(-1, nullptr, 0) > 0 || errno == EINTR) {}  // no runner outlives its agent
+  return status;
+}
+
+}  // namespace
+}  // namespace myriad
+
+int main(int argc, char** argv) {
+  ::mallopt(M_ARENA_MAX, 1);
+  try {
+    return myriad::run(myriad::ChildArguments(argc, argv));
+  } catch (const myriad::Error& error) {
+    std::fprintf(stderr, "%s\n", error.line().c_str());
+    return static_cast<int>(error.exit_status());
+  }
+}

@@ -1,0 +1,165 @@
+#include "env_runners/env_runner.hpp"
+
+#include <poll.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <optional>
+
+#include "env_runners/rollout_worker.hpp"
+#include "rl/check.hpp"
+#include "rl/connector.hpp"
+#include "rl/wire/messages.hpp"
+#include "rl/wire/packed.hpp"
+
+namespace myriad {
+namespace {
+
+constexpr int kStepsBetweenSigns = 64;  // vector steps between signs of life
+constexpr size_t kMaxMessageBytes = size_t{64} << 20;
+
+class EnvRunner {
+ public:
+  EnvRunner(const RunnerSetup& setup, uint32_t slot, uint32_t incarnation, int socket, const std::byte* weights,
+            RunnerPage& page)
+      : setup_(setup),
+        slot_(slot),
+        incarnation_(incarnation),
+        socket_(socket),
+        page_(page),
+        reader_(kMaxMessageBytes),
+        weights_(setup.weights_layout, weights, page),
+        clock_(make_system_clock()),
+        fragment_(std::make_shared<Fragment>(setup.layout)) {}
+
+  void run() {
+    Time idle_since = clock_->now();
+    while (receive()) {
+      while (produced_ < granted_) {
+        const Time start = clock_->now();
+        if (!sample(start - idle_since)) return;
+        idle_since = clock_->now();
+        if (!receive_some(0)) return;
+      }
+      if (want_state_ > state_sent_ && !save_state()) return;
+    }
+  }
+
+  void send_error(const Error& error) {
+    wire::ProcessErrorT last_word;
+    last_word.slot = slot_;
+    last_word.code = error.code();
+    last_word.message = error.what();
+    last_word.exit = static_cast<int32_t>(error.exit_status());
+    (void)send(make_message(std::move(last_word)));
+  }
+
+ private:
+  /// Waits for the next message and takes all that came; false when the agent is gone.
+  bool receive() { return receive_some(-1); }
+
+  bool receive_some(int timeout_ms) {
+    pollfd poll{socket_, POLLIN, 0};
+    if (::poll(&poll, 1, timeout_ms) <= 0) return true;
+    const auto outcome = reader_.read(socket_, [this](std::span<const std::byte> packed) { take(packed); });
+    return outcome == PackedReader::Outcome::blocked;
+  }
+
+  void take(std::span<const std::byte> packed) {
+    const auto frames = unpack({nullptr, packed});
+    check(frames.has_value(), "the agent sent what is no packed message");
+    auto decoded = decode(*frames);
+    const auto* message = std::get_if<Message>(&decoded);
+    check(message != nullptr, "the agent sent what is no message: {}",
+          message == nullptr ? name_of(std::get<Malformed>(decoded)) : "");
+    if (const auto* permit = message->as<wire::PermitT>()) {
+      granted_ = std::max(granted_, permit->granted);
+      want_state_ = std::max(want_state_, permit->want_state);
+    } else if (message->as<wire::RunnerWelcomeT>() != nullptr && !worker_) {
+      begin(message->payloads.empty() ? std::span<const std::byte>{} : message->payloads[0].view);
+    }
+  }
+
+  void begin(std::span<const std::byte> state) {
+    worker_.emplace(setup_.config, setup_.env, setup_.spec,
+                    uint64_t{slot_} * static_cast<uint64_t>(setup_.config.env_runners.num_envs_per_env_runner),
+                    incarnation_);
+    if (!state.empty())
+      if (const std::string note = worker_->set_state(state); !note.empty())
+        std::fprintf(stderr, "runner %u: %s\n", slot_, note.c_str());
+    wire::SlotStateT hello;
+    hello.slot = slot_;
+    hello.incarnation = incarnation_;
+    hello.up = true;
+    (void)send(make_message(std::move(hello)));
+  }
+
+  bool sample(Time waited) {
+    const Time start = clock_->now();
+    const auto weights = weights_.acquire();
+    check(weights.has_value() && worker_, "a permit came before weights");
+    worker_->begin(*fragment_, *weights);
+    while (!worker_->step_some(kStepsBetweenSigns)) page_.progress.fetch_add(1, std::memory_order_relaxed);
+    weights_.release();
+    fragment_->id = {slot_, incarnation_, produced_++};
+    fragment_->weights_version = weights->version;
+    return send(fragment_message(fragment_, static_cast<uint64_t>((clock_->now() - start).count()),
+                                 static_cast<uint64_t>(waited.count())));
+  }
+
+  bool save_state() {
+    wire::RunnerStateT header;
+    header.slot = slot_;
+    header.incarnation = incarnation_;
+    header.seq = produced_;
+    header.checkpoint = state_sent_ = want_state_;
+    return send(make_message(std::move(header), {SharedBytes::of(worker_->state())}));
+  }
+
+  bool send(Message message) {
+    message.run = setup_.run;
+    message.epoch = setup_.epoch;
+    return send_packed(socket_, encode(message));
+  }
+
+  const RunnerSetup& setup_;
+  uint32_t slot_, incarnation_;
+  int socket_;
+  RunnerPage& page_;
+  PackedReader reader_;
+  SharedWeightsReader weights_;
+  std::unique_ptr<Clock> clock_;
+  std::shared_ptr<Fragment> fragment_;
+  std::optional<RolloutWorker> worker_;
+  uint64_t granted_ = 0, produced_ = 0, want_state_ = 0, state_sent_ = 0;
+};
+
+}  // namespace
+
+RunnerSetup RunnerSetup::load(uint64_t run, uint64_t epoch, std::string_view config_toml) {
+  Config config = load_config(config_toml, "config");
+  EnvSpec env = configured_spec(EnvRegistry::instance().find(config.environment.env), config.environment.env_config);
+  ModuleSpec spec = make_mlp_spec(env.observation_space, env.action_space, config.rl_module);
+  auto layout = std::make_shared<const FragmentLayout>(RolloutWorker::layout_for(config, env, spec));
+  SharedWeightsLayout weights{.num_values = spec.num_inference_parameters()};
+  if (config.environment.observation_filter != "NoFilter")
+    weights.num_filter = MeanStdFilter(spec.obs_size, config.environment.observation_clip).state().size();
+  return {run, epoch, std::move(config), std::move(env), std::move(spec), std::move(layout), weights};
+}
+
+int run_env_runner(const RunnerSetup& setup, uint32_t slot, uint32_t incarnation, int socket, const std::byte* weights,
+                   RunnerPage& page) {
+  std::optional<Error> last_word;
+  EnvRunner runner(setup, slot, incarnation, socket, weights, page);
+  try {
+    runner.run();
+    return 0;
+  } catch (const Error& error) {
+    last_word = error;
+  } catch (const std::exception& error) { last_word = Error(Exit::internal, "internal", error.what()); }
+  std::fprintf(stderr, "runner %u: %s\n", slot, last_word->line().c_str());
+  runner.send_error(*last_word);
+  return static_cast<int>(last_word->exit_status());
+}
+
+}  // namespace myriad

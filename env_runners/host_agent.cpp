@@ -1,0 +1,313 @@
+#include "env_runners/host_agent.hpp"
+
+#include <csignal>
+
+#include "rl/check.hpp"
+#include "rl/wire/packed.hpp"
+
+namespace myriad {
+
+HostAgent::HostAgent(const Options& options)
+    : options_(options),
+      supervisor_(options.slots, RandomStream(options.seed, StreamPurpose::simulation, options.run + options.agent)),
+      parcels_(options.agent, options.incarnation),
+      slots_(options.slots.num_slots) {}
+
+Message HostAgent::addressed(Message message) const {
+  message.run = options_.run;
+  message.epoch = options_.epoch;
+  return message;
+}
+
+void HostAgent::step(const Input& input, Time now, std::vector<Output>& outputs) {
+  if (std::holds_alternative<Start>(input)) {
+    last_tick_ = now;
+    apply_supervisor(SlotSupervisor::Start{}, now, outputs);
+  } else if (const auto* from = std::get_if<FromLearner>(&input)) {
+    from_learner(from->message, outputs);
+  } else if (const auto* from = std::get_if<FromRunner>(&input)) {
+    from_runner(*from, now, outputs);
+  } else if (const auto* exited = std::get_if<RunnerExited>(&input)) {
+    ended(exited->slot, exited->incarnation, exited->cause, now, outputs);
+  } else if (const auto* failed = std::get_if<SpawnFailed>(&input)) {
+    ended(failed->slot, failed->incarnation, failed->cause, now, outputs);
+  } else if (const auto* progress = std::get_if<Progress>(&input)) {
+    if (is_mine(progress->slot))
+      apply_supervisor(SlotSupervisor::Progress{progress->slot - options_.first_slot, progress->incarnation}, now,
+                       outputs);
+  } else if (std::holds_alternative<Drain>(input)) {
+    if (!draining_) event("drain", fmt::format("agent {} drains: its runners finish", options_.agent), now, outputs);
+    draining_ = true;
+  } else if (std::holds_alternative<StopAll>(input)) {
+    stopping_ = true;
+    apply_supervisor(SlotSupervisor::StopAll{}, now, outputs);
+  } else if (std::holds_alternative<Tick>(input)) {
+    if (now < next_timer()) return;
+    last_tick_ = now;
+    if (now - last_second_ >= std::chrono::seconds(1)) {
+      last_second_ = now;
+      events_left_ = kEventsPerSecond;
+      if (events_swallowed_ > 0)
+        event("events", fmt::format("agent {}: {} more events were left out", options_.agent,
+                                    std::exchange(events_swallowed_, 0)),
+              now, outputs);
+      // A runner that waits for credit makes no steps and is not hung.
+      for (uint32_t i = 0; i < slots_.size(); ++i)
+        if (slots_[i].up && slots_[i].permitted == slots_[i].received)
+          apply_supervisor(SlotSupervisor::Progress{i, supervisor_.incarnation(i)}, now, outputs);
+    }
+    apply_supervisor(SlotSupervisor::Tick{}, now, outputs);
+    if (now - last_status_ >= kStatusEvery) send_status(now, outputs);
+    if (now - last_join_ >= kJoinEvery) {
+      last_join_ = now;
+      send_join(outputs);
+    }
+    flush(now, outputs);
+  } else {
+    flush(now, outputs);
+  }
+}
+
+void HostAgent::flush(Time now, std::vector<Output>& outputs) {
+  if (!options_.by_slot) share_credit();
+  send_permits(outputs);
+  if (draining_ && sampling_.empty() && !said_down_) {
+    said_down_ = true;
+    for (uint32_t i = 0; i < slots_.size(); ++i)
+      if (slots_[i].up) relay_state(options_.first_slot + i, supervisor_.incarnation(i), false);
+  }
+  std::vector<Message> parcels;
+  parcels_.flush(now, parcels);
+  for (Message& parcel : parcels) outputs.push_back(ToLearner{addressed(std::move(parcel))});
+  if (said_down_ && !drained_ && parcels_.idle()) {
+    drained_ = true;
+    send_status(now, outputs);
+    outputs.push_back(Drained{});
+  }
+}
+
+void HostAgent::from_learner(const Message& message, std::vector<Output>& outputs) {
+  if (message.run != options_.run || message.epoch != options_.epoch) {
+    ++malformed_;
+    return;
+  }
+  if (const auto* grant = message.as<wire::GrantT>()) {
+    if (grant->agent != options_.agent || grant->incarnation != options_.incarnation) return;
+    parcels_.acknowledge(grant->received);
+    granted_fragments_ = std::max<uint64_t>(granted_fragments_, grant->granted_bytes / options_.fragment_bytes);
+    required_version_ = std::max(required_version_, grant->weights_version);
+    if (grant->want_state > want_state_) {
+      want_state_ = grant->want_state;
+      for (uint32_t i = 0; i < slots_.size(); ++i) changed_.insert(options_.first_slot + i);
+    }
+    for (const auto& entry : grant->slots) {
+      if (!is_mine(entry.slot()) || entry.incarnation() != incarnation(entry.slot())) continue;
+      Slot& s = slot(entry.slot());
+      if (entry.granted() <= s.granted) continue;
+      s.granted = entry.granted();
+      changed_.insert(entry.slot());
+    }
+  } else if (message.as<wire::WeightsHeaderT>() != nullptr) {
+    auto weights = weights_from(message);
+    const bool fits = weights && weights->layout_hash == options_.spec_hash &&
+                      weights->values.size() == options_.num_inference_parameters &&
+                      weights->filter.size() == options_.filter_size;
+    if (!fits) {
+      ++malformed_;
+    } else if (weights_ == nullptr || weights->version > weights_->version) {
+      weights_ = std::make_shared<const Weights>(std::move(*weights));
+      outputs.push_back(Install{weights_});
+    }
+  } else if (const auto* refused = message.as<wire::RefusedT>()) {
+    outputs.push_back(Refused{refused->reason});
+  } else {
+    ++malformed_;
+  }
+}
+
+void HostAgent::from_runner(const FromRunner& from, Time now, std::vector<Output>& outputs) {
+  if (!is_mine(from.slot) || incarnation(from.slot) != from.incarnation || !running(from.slot)) return;
+  Slot& s = slot(from.slot);
+  const auto frames = unpack({nullptr, from.packed});
+  auto decoded = frames ? decode(*frames) : std::variant<Message, Malformed>(Malformed::no_frames);
+  const auto* message = std::get_if<Message>(&decoded);
+  std::string violation = message == nullptr ? "sent what is no message" : "";
+  if (message == nullptr) {
+    violation = "sent what is no message";
+  } else if (const auto* state = message->as<wire::SlotStateT>()) {
+    if (state->slot != from.slot || state->incarnation != from.incarnation || !state->up || s.up) {
+      violation = "introduced itself as another";
+    } else {
+      s.up = true;
+      relay_state(from.slot, from.incarnation, true);
+      if (!options_.by_slot)
+        for (uint32_t i = 0; i < kAhead; ++i) waiting_.push_back({from.slot, from.incarnation});
+      if (want_state_ > 0) changed_.insert(from.slot);
+      apply_supervisor(SlotSupervisor::Progress{from.slot - options_.first_slot, from.incarnation}, now, outputs);
+    }
+  } else if (const auto* fragment = message->as<wire::FragmentHeaderT>()) {
+    const FragmentId id = id_of(*fragment);
+    if (id != FragmentId{from.slot, from.incarnation, s.received}) {
+      violation = fmt::format("sent fragment {}.{}.{}, want {}.{}.{}", id.slot, id.incarnation, id.seq, from.slot,
+                              from.incarnation, s.received);
+    } else if (s.received >= s.permitted) {
+      violation = fmt::format("sent fragment {}, which nobody permitted", id.seq);
+    } else {
+      ++s.received;
+      ++fragments_;
+      update_sampling(from.slot);
+      parcels_.add(from.packed);
+      if (!options_.by_slot) waiting_.push_back({from.slot, from.incarnation});
+      apply_supervisor(SlotSupervisor::Progress{from.slot - options_.first_slot, from.incarnation}, now, outputs);
+    }
+  } else if (const auto* state = message->as<wire::RunnerStateT>()) {
+    if (state->slot != from.slot || state->incarnation != from.incarnation)
+      violation = "sent another runner's state";
+    else
+      parcels_.add(from.packed);
+  } else if (const auto* error = message->as<wire::ProcessErrorT>()) {
+    s.last_word = fmt::format("error[{}] {}", error->code, error->message);
+    wire::ProcessErrorT forwarded = *error;
+    forwarded.slot = from.slot;
+    outputs.push_back(ToDriver{addressed(make_message(std::move(forwarded)))});
+  } else {
+    violation = "sent what no runner sends";
+  }
+  if (violation.empty()) return;
+  ++malformed_;
+  s.last_word = violation;
+  outputs.push_back(Kill{from.slot, from.incarnation, SIGKILL});
+}
+
+void HostAgent::ended(uint32_t index, uint32_t incarnation, const std::string& cause, Time now,
+                      std::vector<Output>& outputs) {
+  if (!is_mine(index) || this->incarnation(index) != incarnation || !running(index)) return;
+  Slot& s = slot(index);
+  last_cause_ = s.last_word.empty() ? cause : s.last_word;
+  if (s.up && !said_down_) relay_state(index, incarnation, false);
+  if (!options_.by_slot) used_fragments_ -= s.granted - s.received;  // its credit goes to the others
+  s = Slot{};
+  sampling_.erase(index);
+  changed_.erase(index);
+  apply_supervisor(SlotSupervisor::Exited{index - options_.first_slot, incarnation, last_cause_}, now, outputs);
+}
+
+void HostAgent::apply_supervisor(const SlotSupervisor::Input& input, Time now, std::vector<Output>& outputs) {
+  std::vector<SlotSupervisor::Output> results;
+  supervisor_.step(input, now, results);
+  for (const auto& result : results) {
+    if (const auto* spawn = std::get_if<SlotSupervisor::Spawn>(&result)) {
+      if (!draining_) outputs.push_back(Spawn{options_.first_slot + spawn->slot, spawn->incarnation});
+    } else if (const auto* hung = std::get_if<SlotSupervisor::Hung>(&result)) {
+      const uint32_t index = options_.first_slot + hung->slot;
+      event("runner-hung", fmt::format("runner {} made no step for {:.0f} s: killed", index, to_seconds(hung->silent)),
+            now, outputs);
+      outputs.push_back(Kill{index, hung->incarnation, SIGKILL});
+    } else if (const auto* down = std::get_if<SlotSupervisor::Down>(&result)) {
+      const std::string next = down->restart_in == Time::max() ? ""
+                               : down->restart_in == Time::zero()
+                                   ? "; restarted"
+                                   : fmt::format("; restarts in {:.2f} s", to_seconds(down->restart_in));
+      event("runner-down",
+            fmt::format("runner {} ended: {}{}", options_.first_slot + down->slot, down->cause, next), now, outputs);
+    } else {
+      const auto& quarantined = std::get<SlotSupervisor::Quarantined>(result);
+      event("runner-quarantined",
+            fmt::format("runner {} is given up after {} crashes in a minute: {}",
+                        options_.first_slot + quarantined.slot, options_.slots.max_crashes_per_minute,
+                        quarantined.cause),
+            now, outputs);
+      send_status(now, outputs);
+    }
+  }
+}
+
+/// Async: the runner that has waited longest comes first; one that died since has no claim.
+void HostAgent::share_credit() {
+  while (used_fragments_ < granted_fragments_ && !waiting_.empty() && weights_ != nullptr && !draining_) {
+    const Waiting next = waiting_.front();
+    waiting_.pop_front();
+    if (incarnation(next.slot) != next.incarnation || !slot(next.slot).up) continue;
+    ++slot(next.slot).granted;
+    ++used_fragments_;
+    changed_.insert(next.slot);
+  }
+}
+
+void HostAgent::send_permits(std::vector<Output>& outputs) {
+  const bool ready = weights_ != nullptr && weights_->version >= required_version_;
+  for (auto it = changed_.begin(); it != changed_.end();) {
+    Slot& s = slot(*it);
+    const bool permits = ready && !draining_ && s.granted > s.permitted;
+    if (!s.up || (!permits && want_state_ <= s.told_state)) {
+      const bool later = s.up && s.granted > s.permitted;  // the weights are on their way
+      it = later ? std::next(it) : changed_.erase(it);
+      continue;
+    }
+    if (permits) s.permitted = s.granted;
+    s.told_state = want_state_;
+    wire::PermitT permit;
+    permit.granted = s.permitted;
+    permit.want_state = want_state_;
+    outputs.push_back(ToRunner{*it, addressed(make_message(std::move(permit)))});
+    update_sampling(*it);
+    it = s.granted > s.permitted ? std::next(it) : changed_.erase(it);
+  }
+}
+
+void HostAgent::update_sampling(uint32_t index) {
+  const Slot& s = slot(index);
+  if (s.permitted > s.received)
+    sampling_.insert(index);
+  else
+    sampling_.erase(index);
+}
+
+void HostAgent::relay_state(uint32_t index, uint32_t incarnation, bool up) {
+  wire::SlotStateT state;
+  state.slot = index;
+  state.incarnation = incarnation;
+  state.up = up;
+  parcels_.add(addressed(make_message(std::move(state))));
+}
+
+void HostAgent::send_join(std::vector<Output>& outputs) {
+  wire::JoinT join;
+  join.agent = options_.agent;
+  join.incarnation = options_.incarnation;
+  join.spec_hash = options_.spec_hash;
+  join.fragment_hash = options_.fragment_hash;
+  join.weights_version = weights_ == nullptr ? -1 : static_cast<int64_t>(weights_->version);
+  join.sent = parcels_.sent();
+  outputs.push_back(ToLearner{addressed(make_message(std::move(join)))});
+}
+
+void HostAgent::send_status(Time now, std::vector<Output>& outputs) {
+  last_status_ = now;
+  wire::AgentStatusT status;
+  status.agent = options_.agent;
+  status.incarnation = options_.incarnation;
+  status.running = supervisor_.num_running();
+  status.quarantined = supervisor_.num_quarantined();
+  for (const Slot& s : slots_) status.waiting += s.up && s.permitted == s.received;
+  status.restarts = supervisor_.num_restarts();
+  status.fragments = fragments_;
+  status.weights_version = weights_ == nullptr ? -1 : static_cast<int64_t>(weights_->version);
+  status.leaving = drained_;
+  status.last_cause = last_cause_;
+  outputs.push_back(ToDriver{addressed(make_message(std::move(status)))});
+}
+
+void HostAgent::event(std::string kind, std::string text, Time, std::vector<Output>& outputs) {
+  if (events_left_ == 0) {
+    ++events_swallowed_;
+    return;
+  }
+  --events_left_;
+  wire::EventT event;
+  event.kind = std::move(kind);
+  event.text = std::move(text);
+  outputs.push_back(ToDriver{addressed(make_message(std::move(event)))});
+}
+
+}  // namespace myriad

@@ -1,0 +1,159 @@
+// HostAgent: what a host's agent decides, without sockets, processes and shared memory: which runner may sample, what
+// goes to the learner, who is restarted, when it has drained.
+//
+//   runners --SlotState/Fragment/RunnerState--> HostAgent --Parcel, Join--> learner
+//           <--Permit--------------------------           <--Grant, Weights--
+//                                               HostAgent --Hello, Status, Event--> driver
+//
+// Credit comes from the learner: by slot (sync, lag1), or as bytes that the agent shares among its runners, the one that
+// has waited longest first (async); up to kAhead fragments a runner, so that none waits for the relay. A fragment that
+// arrived here is kept until the learner has it. A state machine: one thread, time comes in.
+#pragma once
+
+#include <deque>
+#include <set>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "env_runners/slot_supervisor.hpp"
+#include "rl/wire/messages.hpp"
+#include "rl/wire/parcel.hpp"
+
+namespace myriad {
+
+class HostAgent {
+ public:
+  struct Options {
+    uint64_t run = 0, epoch = 1;
+    uint32_t agent = 0, incarnation = 0;  ///< of the agent
+    uint32_t first_slot = 0;              ///< its slots are first_slot .. first_slot + slots.num_slots - 1
+    uint64_t spec_hash = 0, fragment_hash = 0;
+    size_t num_inference_parameters = 0, filter_size = 0;
+    size_t fragment_bytes = 1;  ///< FragmentLayout::capacity_bytes(): what a fragment costs of the credit
+    bool by_slot = true;        ///< sync, lag1; else async
+    SlotSupervisor::Options slots;
+    uint64_t seed = 0;
+  };
+  static constexpr uint32_t kAhead = 2;
+  static constexpr Time kTick = std::chrono::milliseconds(50);
+  static constexpr Time kJoinEvery = std::chrono::milliseconds(250);
+  static constexpr Time kStatusEvery = std::chrono::milliseconds(500);
+  static constexpr uint32_t kEventsPerSecond = 20;
+
+  explicit HostAgent(const Options& options);
+
+  // --- inputs ---
+  struct Start {};
+  struct FromLearner {
+    Message message;
+  };
+  struct FromRunner {
+    uint32_t slot, incarnation;  ///< of the connection it came by
+    std::span<const std::byte> packed;
+  };
+  struct RunnerExited {
+    uint32_t slot, incarnation;
+    std::string cause;
+  };  ///< after everything it sent was read
+  struct SpawnFailed {
+    uint32_t slot, incarnation;
+    std::string cause;
+  };
+  struct Progress {
+    uint32_t slot, incarnation;
+  };  ///< a sampling runner stepped
+  struct Drain {};    ///< preemption: finish and send what is permitted, then leave
+  struct StopAll {};  ///< at once
+  struct Tick {};
+  struct Flush {};  ///< nothing more to read for now
+  using Input =
+      std::variant<Start, FromLearner, FromRunner, RunnerExited, SpawnFailed, Progress, Drain, StopAll, Tick, Flush>;
+
+  // --- outputs ---
+  struct Spawn {
+    uint32_t slot, incarnation;
+  };
+  struct Kill {
+    uint32_t slot, incarnation;
+    int signal;
+  };
+  struct ToRunner {
+    uint32_t slot;
+    Message message;
+  };
+  struct ToLearner {
+    Message message;
+  };
+  struct ToDriver {
+    Message message;
+  };
+  struct Install {
+    WeightsPtr weights;
+  };  ///< for the runners to see, before any ToRunner that follows
+  struct Refused {
+    std::string reason;
+  };
+  struct Drained {};
+  using Output = std::variant<Spawn, Kill, ToRunner, ToLearner, ToDriver, Install, Refused, Drained>;
+
+  void step(const Input& input, Time now, std::vector<Output>& outputs);
+
+  Time next_timer() const { return last_tick_ + kTick; }
+  /// The slots whose runner was permitted a fragment that has not come yet.
+  const std::set<uint32_t>& sampling() const { return sampling_; }
+  bool running(uint32_t slot) const { return supervisor_.running(slot - options_.first_slot); }
+  uint32_t incarnation(uint32_t slot) const { return supervisor_.incarnation(slot - options_.first_slot); }
+  const WeightsPtr& weights() const { return weights_; }
+  uint64_t fragments() const { return fragments_; }
+  uint64_t malformed() const { return malformed_; }
+
+ private:
+  struct Slot {
+    bool up = false;
+    uint64_t granted = 0;    // permits of this incarnation, cumulative
+    uint64_t received = 0;   // fragments of this incarnation
+    uint64_t permitted = 0;  // what the runner was told
+    uint64_t told_state = 0;
+    std::string last_word;  // what it said before it died
+  };
+  struct Waiting {
+    uint32_t slot, incarnation;
+  };
+  Slot& slot(uint32_t index) { return slots_[index - options_.first_slot]; }
+  bool is_mine(uint32_t index) const {
+    return index >= options_.first_slot && index - options_.first_slot < slots_.size();
+  }
+  void from_learner(const Message& message, std::vector<Output>& outputs);
+  void from_runner(const FromRunner& from, Time now, std::vector<Output>& outputs);
+  void ended(uint32_t index, uint32_t incarnation, const std::string& cause, Time now, std::vector<Output>& outputs);
+  void apply_supervisor(const SlotSupervisor::Input& input, Time now, std::vector<Output>& outputs);
+  void share_credit();
+  void send_permits(std::vector<Output>& outputs);
+  void flush(Time now, std::vector<Output>& outputs);
+  void send_join(std::vector<Output>& outputs);
+  void send_status(Time now, std::vector<Output>& outputs);
+  void event(std::string kind, std::string text, Time now, std::vector<Output>& outputs);
+  void relay_state(uint32_t index, uint32_t incarnation, bool up);
+  void update_sampling(uint32_t index);
+  Message addressed(Message message) const;
+
+  Options options_;
+  SlotSupervisor supervisor_;
+  ParcelSender parcels_;
+  std::vector<Slot> slots_;
+  std::set<uint32_t> sampling_;  // permitted > received
+  std::set<uint32_t> changed_;   // granted > permitted, or a state is wanted
+  std::deque<Waiting> waiting_;  // async: longest first
+  WeightsPtr weights_;
+  uint64_t required_version_ = 0, want_state_ = 0;
+  uint64_t granted_fragments_ = 0;  // async: what the learner's bytes are worth, cumulative
+  uint64_t used_fragments_ = 0;     // async: permitted or sent, less what died before it was sent
+  uint64_t fragments_ = 0, malformed_ = 0;
+  bool draining_ = false, said_down_ = false, drained_ = false, stopping_ = false;
+  uint32_t events_left_ = kEventsPerSecond, events_swallowed_ = 0;
+  Time last_tick_{}, last_join_ = -kJoinEvery, last_status_ = -kStatusEvery, last_idle_{}, last_second_{};
+  std::string last_cause_;
+};
+
+}  // namespace myriad

@@ -1,0 +1,83 @@
+// Shared weights: one copy a host. The agent writes versions into buffers of one memfd; every runner maps them read-only
+// and infers on them in place.
+//
+//   memfd, sealed:     [newest][buffer 0: version, filter, values][buffer 1] ...      writable by the agent alone
+//   a page a runner:   [pinned buffer][progress]                                      shared by it and the agent alone
+//
+// A runner pins the newest buffer for a fragment (hazard pointers: Michael 2004): it writes the pin, then sees that the
+// buffer is still the newest. The agent writes only where nobody's pin is. What a runner writes to its page can delay
+// new weights, never break them.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <optional>
+
+#include "rl/weights.hpp"
+
+namespace myriad {
+
+/// Of one runner; zeros at first.
+struct RunnerPage {
+  std::atomic<uint32_t> pinned{0};    ///< index of the buffer in use + 1
+  std::atomic<uint64_t> progress{0};  ///< grows while it steps
+};
+static_assert(std::atomic<uint64_t>::is_always_lock_free);
+
+/// Shared memory behind a file descriptor.
+class SharedMemory {
+ public:
+  /// A new sealed memfd of `bytes`, zeroed, mapped writable. `only_here`: nobody else can ever map it writable.
+  static SharedMemory create(const char* name, size_t bytes, bool only_here);
+  /// Maps what another process made. Throws Error when it is smaller than `bytes` or could shrink.
+  static SharedMemory map(int fd, size_t bytes, bool writable);
+  SharedMemory(SharedMemory&& other) noexcept;
+  SharedMemory& operator=(SharedMemory&& other) noexcept;
+  ~SharedMemory();
+
+  std::byte* data() const { return data_; }
+  int fd() const { return fd_; }
+  void close_fd();  ///< the mapping stays
+
+ private:
+  SharedMemory(std::byte* data, size_t size, int fd) : data_(data), size_(size), fd_(fd) {}
+  std::byte* data_;
+  size_t size_;
+  int fd_;
+};
+
+struct SharedWeightsLayout {
+  static constexpr uint32_t kBuffers = 8;
+  size_t num_values = 0, num_filter = 0;
+  size_t buffer_bytes() const;
+  size_t bytes() const;  ///< of the whole region
+};
+
+class SharedWeightsWriter {
+ public:
+  SharedWeightsWriter(const SharedWeightsLayout& layout, std::byte* region) : layout_(layout), region_(region) {}
+  /// Makes `weights` the newest. False when every other buffer is pinned: try again later. `pinned(i)` says whether
+  /// some runner's page names buffer i + 1.
+  bool publish(const Weights& weights, const std::function<bool(uint32_t buffer)>& pinned);
+
+ private:
+  SharedWeightsLayout layout_;
+  std::byte* region_;
+};
+
+class SharedWeightsReader {
+ public:
+  SharedWeightsReader(const SharedWeightsLayout& layout, const std::byte* region, RunnerPage& page)
+      : layout_(layout), region_(region), page_(page) {}
+  /// The newest weights, in place until release(); nullopt before the first.
+  std::optional<WeightsView> acquire();
+  void release() { page_.pinned.store(0, std::memory_order_release); }
+
+ private:
+  SharedWeightsLayout layout_;
+  const std::byte* region_;
+  RunnerPage& page_;
+};
+
+}  // namespace myriad

@@ -1,0 +1,260 @@
+#include "env_runners/zygote.hpp"
+
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <map>
+
+#include "env_runners/env_runner.hpp"
+#include "env_runners/memory_watch.hpp"
+#include "env_runners/runner_limits.hpp"
+
+namespace myriad {
+namespace {
+
+constexpr int kRunnerOomScore = 500;  // the kernel's choice before a learner
+
+struct Order {
+  enum class Kind : uint32_t { set_up, region, spawn } kind;
+  uint32_t slot = 0, incarnation = 0, agent = 0;
+  uint64_t run = 0, epoch = 0;
+};
+constexpr size_t kMaxOrderBytes = size_t{160} << 10;  // a config; below the default socket buffer
+
+void send_order(int socket, const Order& order, std::string_view text, std::initializer_list<int> fds) {
+  std::array<iovec, 2> parts{iovec{const_cast<Order*>(&order), sizeof order},
+                             iovec{const_cast<char*>(text.data()), text.size()}};
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(2 * sizeof(int))> control{};
+  msghdr message{};
+  message.msg_iov = parts.data();
+  message.msg_iovlen = parts.size();
+  if (fds.size() > 0) {
+    message.msg_control = control.data();
+    message.msg_controllen = CMSG_SPACE(fds.size() * sizeof(int));
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(fds.size() * sizeof(int));
+    std::memcpy(CMSG_DATA(header), std::data(fds), fds.size() * sizeof(int));
+  }
+  if (::sendmsg(socket, &message, MSG_NOSIGNAL) < 0)
+    fail(Exit::resource, "zygote-lost", "the zygote takes no orders: {}", std::strerror(errno));
+}
+
+/// The zygote's own life.
+class Home {
+ public:
+  Home(int socket, int agent_pid) : socket_(socket), agent_pid_(agent_pid) {}
+
+  [[noreturn]] void live() {
+    sigset_t signals;
+    ::sigemptyset(&signals);
+    ::sigaddset(&signals, SIGCHLD);
+    ::sigprocmask(SIG_BLOCK, &signals, nullptr);
+    for (int signal : {SIGINT, SIGTERM}) ::signal(signal, SIG_IGN);  // the agent decides
+    signals_ = ::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+    for (;;) {
+      std::array<pollfd, 2> poll{pollfd{socket_, POLLIN, 0}, pollfd{signals_, POLLIN, 0}};
+      if (::poll(poll.data(), poll.size(), -1) < 0) continue;
+      if (poll[0].revents != 0 && !take_order()) ::_exit(0);
+      if (poll[1].revents != 0) reap();
+    }
+  }
+
+ private:
+  bool take_order() {
+    Order order{};
+    static std::array<char, kMaxOrderBytes> text;
+    std::array<iovec, 2> parts{iovec{&order, sizeof order}, iovec{text.data(), text.size()}};
+    alignas(cmsghdr) std::array<char, CMSG_SPACE(2 * sizeof(int))> control{};
+    msghdr message{};
+    message.msg_iov = parts.data();
+    message.msg_iovlen = parts.size();
+    message.msg_control = control.data();
+    message.msg_controllen = control.size();
+    const ssize_t got = ::recvmsg(socket_, &message, MSG_CMSG_CLOEXEC);
+    if (got < 0 && errno == EINTR) return true;
+    if (got < static_cast<ssize_t>(sizeof order)) return false;
+    std::array<int, 2> fds{-1, -1};
+    if (const cmsghdr* header = CMSG_FIRSTHDR(&message))
+      std::memcpy(fds.data(), CMSG_DATA(header), std::min(header->cmsg_len - CMSG_LEN(0), sizeof fds));
+    switch (order.kind) {
+      case Order::Kind::set_up:
+        set_up(order, {text.data(), static_cast<size_t>(got) - sizeof order});
+        break;
+      case Order::Kind::region:
+        weights_.emplace(SharedMemory::map(fds[0], setup_->weights_layout.bytes(), false));
+        weights_->close_fd();
+        break;
+      case Order::Kind::spawn:
+        spawn(order, fds[0], fds[1]);
+    }
+    return true;
+  }
+
+  void set_up(const Order& order, std::string_view config_toml) {
+    ZygoteReport report{.kind = ZygoteReport::Kind::ready, .weights = {}};
+    try {
+      setup_.emplace(RunnerSetup::load(order.run, order.epoch, config_toml));
+      (void)make_environment(setup_->env, setup_->config.environment.env_config);  // loads assets, which the forks share
+      const Config& config = setup_->config;
+      limits_.emplace(RunnerLimits::Options{
+          .memory_bytes = static_cast<uint64_t>(config.hosts.runner_memory_mib * (1 << 20)),
+          .cpus = config.hosts.runner_cpus,
+          .run = fmt::format("{:016x}", order.run),
+          .agent = order.agent});
+      report.spec_hash = setup_->spec.hash();
+      report.fragment_hash = setup_->layout->hash();
+      report.fragment_bytes = setup_->layout->capacity_bytes();
+      report.weights = setup_->weights_layout;
+      set_text(report.text, limits_->describe());
+    } catch (const Error& error) {
+      report = failure(error);
+    } catch (const std::exception& error) { report = failure(Error(Exit::internal, "internal", error.what())); }
+    send(report);
+  }
+
+  void spawn(const Order& order, int runner_socket, int page_fd) {
+    ZygoteReport report{.kind = ZygoteReport::Kind::spawned, .weights = {}};
+    report.slot = order.slot;
+    report.incarnation = order.incarnation;
+    report.pid = ::fork();
+    if (report.pid == 0) become_runner(order, runner_socket, page_fd);
+    if (report.pid < 0) report.pid = -errno;
+    ::close(runner_socket);
+    ::close(page_fd);
+    if (report.pid > 0) {
+      children_[report.pid] = {order.slot, order.incarnation};
+      set_text(report.text, limits_->admit(report.pid, order.slot));
+    }
+    send(report);
+  }
+
+  [[noreturn]] void become_runner(const Order& order, int runner_socket, int page_fd) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    ::close(socket_);
+    ::close(signals_);
+    sigset_t none;
+    ::sigemptyset(&none);
+    ::sigprocmask(SIG_SETMASK, &none, nullptr);
+    for (int signal : {SIGINT, SIGTERM}) ::signal(signal, SIG_IGN);
+    prefer_for_oom(kRunnerOomScore);
+    if (const std::string problem = limits_->apply_in_child(); !problem.empty())
+      std::fprintf(stderr, "runner %u: %s\n", order.slot, problem.c_str());
+    int status = static_cast<int>(Exit::internal);
+    try {
+      const SharedMemory page = SharedMemory::map(page_fd, sizeof(RunnerPage), true);
+      status = run_env_runner(*setup_, order.slot, order.incarnation, runner_socket, weights_->data(),
+                              *reinterpret_cast<RunnerPage*>(page.data()));
+    } catch (const std::exception& error) { std::fprintf(stderr, "runner %u: %s\n", order.slot, error.what()); }
+    ::_exit(status);
+  }
+
+  void reap() {
+    for (signalfd_siginfo info; ::read(signals_, &info, sizeof info) == sizeof info;) {}
+    int status = 0;
+    for (int pid = ::waitpid(-1, &status, WNOHANG); pid > 0; pid = ::waitpid(-1, &status, WNOHANG)) {
+      const auto child = children_.find(pid);
+      if (child == children_.end()) continue;
+      ZygoteReport report{.kind = ZygoteReport::Kind::exited, .weights = {}};
+      report.slot = child->second.slot;
+      report.incarnation = child->second.incarnation;
+      report.pid = pid;
+      report.status = status;
+      children_.erase(child);
+      send(report);
+    }
+  }
+
+  static ZygoteReport failure(const Error& error) {
+    ZygoteReport report{.kind = ZygoteReport::Kind::failed, .weights = {}};
+    report.exit = static_cast<int32_t>(error.exit_status());
+    set_text(report.code, error.code());
+    set_text(report.text, error.what());
+    return report;
+  }
+
+  template <size_t n>
+  static void set_text(char (&target)[n], std::string_view text) {
+    const size_t size = std::min(text.size(), n - 1);
+    std::memcpy(target, text.data(), size);
+    target[size] = '\0';
+  }
+
+  void send(const ZygoteReport& report) {
+    if (::send(socket_, &report, sizeof report, MSG_NOSIGNAL) < 0) ::_exit(0);  // the agent is gone
+  }
+
+  struct Child {
+    uint32_t slot, incarnation;
+  };
+  int socket_, signals_ = -1;
+  int agent_pid_;
+  std::optional<RunnerSetup> setup_;
+  std::optional<RunnerLimits> limits_;
+  std::optional<SharedMemory> weights_;
+  std::map<int, Child> children_;
+};
+
+}  // namespace
+
+Zygote::Zygote() {
+  int ends[2];
+  check(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0, "socketpair: {}", std::strerror(errno));
+  const int agent = ::getpid();
+  pid_ = ::fork();
+  check(pid_ >= 0, "fork: {}", std::strerror(errno));
+  if (pid_ == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (::getppid() != agent) ::_exit(0);
+    ::close(ends[0]);
+    Home(ends[1], agent).live();
+  }
+  ::close(ends[1]);
+  socket_ = ends[0];
+}
+
+Zygote::~Zygote() {
+  ::kill(pid_, SIGKILL);
+  ::waitpid(pid_, nullptr, 0);
+  ::close(socket_);
+}
+
+void Zygote::set_up(uint64_t run, uint64_t epoch, uint32_t agent, const std::string& config_toml) {
+  check(config_toml.size() <= kMaxOrderBytes, "a config of {} bytes, at most {}", config_toml.size(), kMaxOrderBytes);
+  Order order{.kind = Order::Kind::set_up};
+  order.agent = agent;
+  order.run = run;
+  order.epoch = epoch;
+  send_order(socket_, order, config_toml, {});
+}
+
+void Zygote::share_weights(const SharedMemory& region) {
+  send_order(socket_, {.kind = Order::Kind::region}, "", {region.fd()});
+}
+
+void Zygote::spawn(uint32_t slot, uint32_t incarnation, int runner_socket, int page_fd) {
+  Order order{.kind = Order::Kind::spawn};
+  order.slot = slot;
+  order.incarnation = incarnation;
+  send_order(socket_, order, "", {runner_socket, page_fd});
+  ::close(runner_socket);
+}
+
+std::optional<ZygoteReport> Zygote::receive() {
+  ZygoteReport report{.kind = ZygoteReport::Kind::failed, .weights = {}};
+  const ssize_t got = ::recv(socket_, &report, sizeof report, MSG_DONTWAIT);
+  if (got == sizeof report) return report;
+  if (got < 0 && (errno == EAGAIN || errno == EINTR)) return std::nullopt;
+  fail(Exit::internal, "zygote-lost", "the zygote died");
+}
+
+}  // namespace myriad

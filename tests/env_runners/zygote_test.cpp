@@ -1,0 +1,178 @@
+// A real zygote forks real runners; the test plays the agent.
+#include "env_runners/zygote.hpp"
+
+#include <doctest/doctest.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "env_runners/env_runner.hpp"
+#include "env_runners/rollout_worker.hpp"
+#include "rl/wire/messages.hpp"
+#include "rl/wire/packed.hpp"
+
+namespace myriad {
+namespace {
+
+constexpr uint64_t kRun = 11;
+constexpr const char* kConfig =
+    "algorithm = \"PPO\"\nseed = 3\n[env_runners]\nnum_env_runners = 2\nnum_envs_per_env_runner = 3\n"
+    "rollout_fragment_length = 16\n[training]\ntrain_batch_size = 96\nminibatch_size = 96\n";
+
+void wait_for(int fd) {
+  pollfd poll{fd, POLLIN, 0};
+  REQUIRE(::poll(&poll, 1, 60'000) == 1);
+}
+
+ZygoteReport next(Zygote& zygote) {
+  for (;;) {
+    wait_for(zygote.fd());
+    if (const auto report = zygote.receive()) return *report;
+  }
+}
+
+/// One runner, seen from its agent.
+struct Runner {
+  Runner(Zygote& zygote, uint32_t slot, uint32_t incarnation)
+      : page(SharedMemory::create("page", sizeof(RunnerPage), false)) {
+    int ends[2];
+    REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
+    fd = ends[0];
+    zygote.spawn(slot, incarnation, ends[1], page.fd());
+    const ZygoteReport report = next(zygote);
+    REQUIRE(report.kind == ZygoteReport::Kind::spawned);
+    CHECK(report.slot == slot);
+    pid = report.pid;
+    REQUIRE(pid > 0);
+    wire::RunnerWelcomeT welcome;
+    welcome.slot = slot;
+    welcome.incarnation = incarnation;
+    send(make_message(std::move(welcome), {SharedBytes{}}));
+  }
+  ~Runner() { ::close(fd); }
+
+  void send(Message message) {
+    message.run = kRun;
+    message.epoch = 1;
+    CHECK(send_packed(fd, encode(message)));
+  }
+  void permit(uint64_t granted) {
+    wire::PermitT permit;
+    permit.granted = granted;
+    send(make_message(std::move(permit)));
+  }
+  Message receive() {
+    while (inbox.empty()) {
+      wait_for(fd);
+      const auto outcome = reader.read(fd, [this](std::span<const std::byte> packed) {
+        const SharedBytes bytes = SharedBytes::of({packed.begin(), packed.end()});
+        auto decoded = decode(*unpack(bytes));
+        REQUIRE(std::holds_alternative<Message>(decoded));
+        inbox.push_back(std::move(std::get<Message>(decoded)));
+      });
+      REQUIRE((outcome == PackedReader::Outcome::blocked || !inbox.empty()));
+    }
+    Message message = std::move(inbox.front());
+    inbox.erase(inbox.begin());
+    return message;
+  }
+
+  SharedMemory page;
+  PackedReader reader{size_t{1} << 20};
+  std::vector<Message> inbox;
+  int fd = -1, pid = 0;
+};
+
+TEST_SUITE("env_runners/zygote") {
+  TEST_CASE("Zygote: its runners sample with the weights in shared memory; a killed one is reported and replaced") {
+    Zygote zygote;
+    zygote.set_up(kRun, 1, 0, kConfig);
+    const ZygoteReport ready = next(zygote);
+    INFO(ready.text);
+    REQUIRE(ready.kind == ZygoteReport::Kind::ready);
+    RunnerSetup setup = RunnerSetup::load(kRun, 1, kConfig);
+    CHECK(ready.spec_hash == setup.spec.hash());
+    CHECK(ready.fragment_bytes == setup.layout->capacity_bytes());
+    SharedMemory region = SharedMemory::create("weights", ready.weights.bytes(), true);
+    zygote.share_weights(region);
+    SharedWeightsWriter writer(ready.weights, region.data());
+    Weights weights{5, setup.spec.hash(), std::vector<float>(ready.weights.num_values, 0.01f), {}};
+    REQUIRE(writer.publish(weights, [](uint32_t) { return false; }));
+
+    int second_pid = 0;
+    {
+      Runner runner(zygote, 1, 0);
+      const Message hello = runner.receive();
+      REQUIRE(hello.as<wire::SlotStateT>() != nullptr);
+      CHECK(hello.as<wire::SlotStateT>()->slot == 1);
+      CHECK(hello.as<wire::SlotStateT>()->up);
+
+      runner.permit(2);
+      // What a worker in this process samples with the same weights and streams, byte for byte.
+      RolloutWorker worker(setup.config, setup.env, setup.spec, 3);
+      for (uint64_t seq = 0; seq < 2; ++seq) {
+        const Message message = runner.receive();
+        const auto* header = message.as<wire::FragmentHeaderT>();
+        REQUIRE(header != nullptr);
+        CHECK(id_of(*header) == FragmentId{1, 0, seq});
+        CHECK(header->weights_version == 5);
+        Fragment fragment(setup.layout);
+        worker.sample(fragment, weights);
+        REQUIRE(message.payloads[0].view.size() == fragment.used().size());
+        CHECK(std::equal(fragment.used().begin(), fragment.used().end(), message.payloads[0].view.begin()));
+      }
+      CHECK(reinterpret_cast<RunnerPage*>(runner.page.data())->pinned == 0);
+
+      ::kill(runner.pid, SIGKILL);
+      const ZygoteReport exited = next(zygote);
+      REQUIRE(exited.kind == ZygoteReport::Kind::exited);
+      CHECK(exited.slot == 1);
+      CHECK(WIFSIGNALED(exited.status));
+
+      Runner second(zygote, 1, 1);
+      CHECK(second.receive().as<wire::SlotStateT>()->incarnation == 1);
+      second_pid = second.pid;
+    }
+    const ZygoteReport gone = next(zygote);  // it saw its socket close
+    REQUIRE(gone.kind == ZygoteReport::Kind::exited);
+    CHECK(gone.pid == second_pid);
+    CHECK(WEXITSTATUS(gone.status) == 0);
+  }
+
+  TEST_CASE("Zygote: a config it cannot load is answered with the error's code, text and exit status") {
+    Zygote zygote;
+    zygote.set_up(kRun, 1, 0, "[environment]\nenv = \"CartPol-v1\"\n");
+    const ZygoteReport failed = next(zygote);
+    REQUIRE(failed.kind == ZygoteReport::Kind::failed);
+    CHECK(std::string(failed.code) == "unknown-env");
+    CHECK(std::string(failed.text).find("CartPole-v1") != std::string::npos);
+    CHECK(failed.exit == static_cast<int>(Exit::usage));
+  }
+
+  TEST_CASE("Zygote: a runner whose environment throws says so and exits with its status") {
+    Zygote zygote;
+    zygote.set_up(kRun, 1, 0, std::string(kConfig) + "[environment]\nenv = \"CartPole-v1\"\n");
+    REQUIRE(next(zygote).kind == ZygoteReport::Kind::ready);
+    RunnerSetup setup = RunnerSetup::load(kRun, 1, kConfig);
+    SharedMemory region = SharedMemory::create("weights", setup.weights_layout.bytes(), true);
+    zygote.share_weights(region);
+    SharedWeightsWriter writer(setup.weights_layout, region.data());
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    REQUIRE(writer.publish({1, setup.spec.hash(), std::vector<float>(setup.weights_layout.num_values, nan), {}},
+                           [](uint32_t) { return false; }));
+    Runner runner(zygote, 0, 0);
+    CHECK(runner.receive().as<wire::SlotStateT>() != nullptr);
+    runner.permit(1);
+    const Message last_word = runner.receive();
+    REQUIRE(last_word.as<wire::ProcessErrorT>() != nullptr);
+    CHECK(last_word.as<wire::ProcessErrorT>()->code == "nan");
+    CHECK(last_word.as<wire::ProcessErrorT>()->slot == 0);
+    const ZygoteReport exited = next(zygote);
+    CHECK(WEXITSTATUS(exited.status) == static_cast<int>(Exit::internal));
+  }
+}
+
+}  // namespace
+}  // namespace myriad

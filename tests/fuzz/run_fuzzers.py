@@ -1,0 +1,167 @@
+"""Builds the fuzz targets of this folder with clang 14 and runs them: `run_fuzzers.py [--seconds N] [TARGET ...]`.
+
+Each target is libFuzzer with ASan and UBSan; an input has 1 s and 512 MB. It starts from corpus/TARGET (in the tree:
+seeds, and every input that was once a finding) and BUILD/corpus/TARGET (what earlier runs here found new). One line a
+target; a finding's input stays in BUILD/findings/. The last line is `N passed, N failed`: a target is one case.
+Exit status 1 with findings, 77 without clang 14. `--seconds 0` runs the inputs that are there and nothing else.
+"""
+import argparse
+import concurrent.futures
+import dataclasses
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+COMPILER = "clang++-14"
+MEMORY_MB = 512
+FLAGS = ("-std=c++20 -O1 -gline-tables-only -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address,undefined "
+         "-fno-sanitize-recover=undefined -D_GLIBCXX_ASSERTIONS")
+LIBRARIES = "-lfmt -lboost_json -lflatbuffers -ldl -lpthread"
+
+# What the targets are linked with: an archive, from which each takes what it names.
+LIBRARY_SOURCES = """
+    rl/check rl/config rl/connector rl/environment rl/fragment rl/hash rl/module_spec rl/space rl/system rl/weights
+    rl/wire/messages rl/wire/packed rl/wire/parcel learners/batch_assembler learners/checkpoint env_runners/vector_env
+""".split()
+ALGORITHMS, CART_POLE = "algorithms/infos", "sims/classic/cart_pole"  # found by no name: linked as they are
+
+
+@dataclasses.dataclass
+class Target:
+    """A target's longest input, and the sources it needs beside the archive."""
+    max_len: int
+    sources: tuple[str, ...] = ()
+
+
+TARGETS = {
+    "message": Target(4096),
+    "packed": Target(4096),
+    "fragment": Target(1024),
+    "safetensors": Target(4096),
+    "manifest": Target(2048),
+    "config": Target(8192, (ALGORITHMS,)),
+    "weights": Target(1024),
+    "runner_state": Target(2048, (CART_POLE,)),
+}
+SEEDS = Target(0, (ALGORITHMS, CART_POLE))
+
+
+def ninja_file(build: pathlib.Path) -> str:
+    """The rules of the build: ninja knows what changed."""
+    ccache = shutil.which("ccache")
+    lines = [
+        f"flags = {FLAGS} -I{ROOT} -I{build}/generated",
+        f"rule compile\n  command = {ccache + ' ' if ccache else ''}{COMPILER} $flags -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
+        "rule archive\n  command = rm -f $out && ar rcs $out $in",
+        f"rule link\n  command = {COMPILER} $flags $main $in -o $out {LIBRARIES}",
+        f"rule schema\n  command = flatc --cpp --scoped-enums --gen-object-api -o {build}/generated $in",
+        f"build generated/schema_generated.h: schema {ROOT}/rl/wire/schema.fbs",
+    ]
+    programs = {**TARGETS, "make_seeds": SEEDS}
+    extra = sorted({source for target in programs.values() for source in target.sources})
+    sources = [*LIBRARY_SOURCES, *extra, *(f"tests/fuzz/{name}" for name in programs)]
+    lines += [f"build {source}.o: compile {ROOT}/{source}.cpp || generated/schema_generated.h" for source in sources]
+    lines.append(f"build library.a: archive {' '.join(f'{source}.o' for source in LIBRARY_SOURCES)}")
+    for name, target in programs.items():
+        objects = " ".join(f"{source}.o" for source in (f"tests/fuzz/{name}", *target.sources))
+        lines.append(f"build {name}: link {objects} library.a\n  main = {'-fsanitize=fuzzer' if target.max_len else ''}")
+    return "\n".join(lines) + "\n"
+
+
+def compile_programs(build: pathlib.Path, names: list[str], jobs: int) -> bool:
+    """Builds what changed; prints the compiler's output when that fails."""
+    ninja = ROOT / ".venv/bin/ninja"
+    ninja = ninja if ninja.exists() else "ninja"
+    text = ninja_file(build)
+    if not (build / "build.ninja").exists() or (build / "build.ninja").read_text() != text:
+        (build / "build.ninja").write_text(text)
+    done = subprocess.run([ninja, "-C", build, f"-j{jobs}", *names], capture_output=True, text=True)
+    if done.returncode:
+        print(done.stdout + done.stderr)
+    return done.returncode == 0
+
+
+def environment() -> dict[str, str]:
+    """Sanitizers that stop at the first finding; names in their stacks where a symbolizer is installed."""
+    env = dict(os.environ, ASAN_OPTIONS="quarantine_size_mb=32", UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1")
+    symbolizer = shutil.which("llvm-symbolizer-14") or shutil.which("llvm-symbolizer")
+    if symbolizer:
+        env |= {"ASAN_SYMBOLIZER_PATH": symbolizer, "UBSAN_SYMBOLIZER_PATH": symbolizer}
+    return env
+
+
+def happens_again(build: pathlib.Path, name: str, file: pathlib.Path) -> bool:
+    """Whether the input fails alone: a busy machine can make any input take a second once."""
+    limits = ["-timeout=1", f"-rss_limit_mb={MEMORY_MB}"]
+    return all(subprocess.run([build / name, *limits, file], capture_output=True, env=environment()).returncode for _ in range(2))
+
+
+def run(build: pathlib.Path, name: str, seconds: int) -> tuple[str, bool, str]:
+    """Runs one target; its line, whether it has a finding, and what to show of that."""
+    grown, seeds, findings = build / "corpus" / name, HERE / "corpus" / name, build / "findings"
+    for folder in (grown, findings):
+        folder.mkdir(parents=True, exist_ok=True)
+    how_long = [f"-max_total_time={seconds}"] if seconds else ["-runs=0"]
+    command = [build / name, *how_long, "-timeout=1", f"-rss_limit_mb={MEMORY_MB}", f"-max_len={TARGETS[name].max_len}",
+               "-print_final_stats=1", f"-artifact_prefix={findings}/{name}-", grown, *([seeds] if seeds.is_dir() else [])]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment(), cwd=build)
+    log = done.stderr
+    (build / f"{name}.log").write_text(log)
+
+    def last(pattern: str) -> str:
+        found = re.findall(pattern, log, re.MULTILINE)
+        return found[-1] if found else "?"
+
+    executions, rate = last(r"number_of_executed_units: (\d+)"), last(r"average_exec_per_sec: +(\d+)")
+    edges, peak = last(r"cov: (\d+)"), last(r"peak_rss_mb: +(\d+)")
+    line = f"{name:13} {executions:>9} executions {rate:>7}/s {edges:>5} edges {peak:>4} MB  "
+    if done.returncode == 0:
+        return line + "0 findings", False, ""
+    written = last(r"Test unit written to (.*)$")
+    if re.search(r"/[\w]+-(timeout|oom|slow-unit)-", written) and not happens_again(build, name, pathlib.Path(written)):
+        return line + f"0 findings; stopped early at {written}, which is within its limits when run alone", False, ""
+    summary = last(r"^(?:SUMMARY: |does not hold: )(.*)$")
+    return line + f"1 finding: {summary}; {written}", True, "\n".join(log.splitlines()[-60:])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--build", type=lambda path: pathlib.Path(path).resolve(), default=ROOT / "build" / "fuzz")
+    parser.add_argument("--seconds", type=int, default=5, help="of each target")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--make-seeds", action="store_true", help="write corpus/TARGET/seed-* anew and stop")
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
+    arguments = parser.parse_args()
+    names = arguments.targets or list(TARGETS)
+    if unknown := [name for name in names if name not in TARGETS]:
+        parser.error(f"no target {unknown[0]}; known: {', '.join(TARGETS)}")
+    if not shutil.which(COMPILER):
+        print(f"SKIPPED: {COMPILER} is not installed")
+        return 77
+    build = arguments.build
+    build.mkdir(parents=True, exist_ok=True)
+    if arguments.make_seeds:
+        if not compile_programs(build, ["make_seeds"], arguments.jobs):
+            return 1
+        for old in HERE.glob("corpus/*/seed-*"):
+            old.unlink()
+        return subprocess.run([build / "make_seeds", HERE / "corpus"], env=environment()).returncode
+    if not compile_programs(build, names, arguments.jobs):
+        print("the targets do not compile")
+        return 1
+    failed = 0
+    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+        for line, found, log in pool.map(lambda name: run(build, name, arguments.seconds), names):
+            failed += found
+            print(line + ("\n" + log if log else ""), flush=True)
+    print(f"{len(names) - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+// What the tests of rl/wire share: frames from text, a private directory, waiting for a message.
+#pragma once
+
+#include <doctest/doctest.h>
+#include <stdlib.h>
+
+#include <cstring>
+#include <filesystem>
+#include <string>
+
+#include "rl/wire/transport.hpp"
+
+namespace myriad {
+
+/// A directory of its own (0700), removed at the end.
+struct PrivateDirectory {
+  std::string path = (std::filesystem::temp_directory_path() / "myriad-wire-XXXXXX").string();
+  PrivateDirectory() { REQUIRE(::mkdtemp(path.data()) != nullptr); }
+  ~PrivateDirectory() { std::filesystem::remove_all(path); }
+  std::string endpoint(const std::string& name = "a") const { return "ipc://" + path + "/" + name; }
+};
+
+inline SharedBytes bytes(const std::string& text) {
+  std::vector<std::byte> out(text.size());
+  if (!text.empty()) std::memcpy(out.data(), text.data(), text.size());
+  return SharedBytes::of(std::move(out));
+}
+
+inline std::string text(const SharedBytes& frame) {
+  return {reinterpret_cast<const char*>(frame.view.data()), frame.view.size()};
+}
+
+/// Waits, at most 10 s, for the next message.
+inline Received next(Socket& socket) {
+  for (int i = 0; i < 10; ++i) {
+    if (auto received = socket.receive()) return std::move(*received);
+    wait_readable({&socket}, -1, std::chrono::seconds(1));
+  }
+  FAIL("no message within 10 s");
+  return {};
+}
+
+}  // namespace myriad
