@@ -21,7 +21,7 @@ namespace myriad {
 namespace {
 
 constexpr std::array<std::string_view, 7> kMetrics{
-    "policy_loss",      "vf_loss",          "entropy", "mean_kl_loss", "importance_ratio_mean", "importance_ratio_clipped",
+    "policy_loss",     "vf_loss", "entropy", "mean_kl_loss", "importance_ratio_mean", "importance_ratio_clipped",
     "vf_explained_var"};
 
 AppoConfig own_settings(const Config& config) {

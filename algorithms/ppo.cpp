@@ -104,8 +104,7 @@ Loss Ppo::loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns
     loss.set(i, d_logp, -entropy * scale, kl * scale, squared > vf_clip ? 0.0f : 2.0f * vf * error * scale);
   }
   std::array<float, 5> mean;
-  for (size_t m = 0; m < sums.size(); ++m)
-    mean[m] = static_cast<float>(sums[m] / static_cast<double>(loss.samples()));
+  for (size_t m = 0; m < sums.size(); ++m) mean[m] = static_cast<float>(sums[m] / static_cast<double>(loss.samples()));
   return loss.finish(mean[0] + vf * mean[1] - entropy * mean[3] + kl * mean[4], mean, kMetrics);
 }
 

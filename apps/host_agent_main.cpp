@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdio>
@@ -210,6 +211,7 @@ class AgentShell {
     } else if (auto* send = std::get_if<HostAgent::ToDriver>(&output)) {
       if (auto* status = send->message.body.AsAgentStatus()) {
         status->rss_bytes = resident_bytes(::getpid());
+        describe_weights(*status);
         status->weights_endpoint = weights_endpoint_;
       }
       control_.send_message(std::move(send->message));
@@ -224,15 +226,47 @@ class AgentShell {
     }
   }
 
+  std::vector<uint32_t> pinned_buffers() {
+    std::vector<uint32_t> buffers;
+    for (const uint32_t slot : core_.sampling())
+      if (Connection* c = connection(slot)) {
+        const uint32_t pinned = c->shared().pinned.load(std::memory_order_seq_cst);
+        if (pinned >= 1 && pinned <= SharedWeightsLayout::kBuffers) buffers.push_back(pinned - 1);
+      }
+    return buffers;
+  }
+
+  void describe_weights(wire::AgentStatusT& status) {
+    status.oldest_version = status.weights_version;
+    for (const uint32_t buffer : pinned_buffers())
+      status.oldest_version = std::min(status.oldest_version, static_cast<int64_t>(writer_.version_in(buffer)));
+    if (latencies_ms_.empty()) return;
+    std::sort(latencies_ms_.begin(), latencies_ms_.end());
+    const auto at = [&](double share) {
+      return latencies_ms_[static_cast<size_t>(share * static_cast<double>(latencies_ms_.size() - 1))];
+    };
+    status.weights_latency_p50_ms = at(0.5);
+    status.weights_latency_p99_ms = at(0.99);
+    status.weights_latency_max_ms = latencies_ms_.back();
+    latencies_ms_.clear();
+  }
+
+  void from_learner(Message message) {
+    const auto* header = message.as<wire::WeightsHeaderT>();
+    const WeightsPtr before = core_.weights();
+    if (header != nullptr && (before == nullptr || header->version > before->version))
+      published_ns_ = header->published_ns;  // by the learner: agents on the way pass it on
+    step(HostAgent::FromLearner{std::move(message)});
+    if (core_.weights() != before && published_ns_ > 0)
+      latencies_ms_.push_back(static_cast<float>(static_cast<double>(clock_->now().count()) * 1e-6 -
+                                                 static_cast<double>(published_ns_) * 1e-6));
+  }
+
   /// The newest weights into shared memory; later, if slow runners pin every buffer.
   void publish() {
     if (pending_ == nullptr) return;
     uint32_t pins = 0;
-    for (const uint32_t slot : core_.sampling())
-      if (Connection* c = connection(slot)) {
-        const uint32_t pinned = c->shared().pinned.load(std::memory_order_seq_cst);
-        if (pinned >= 1 && pinned <= SharedWeightsLayout::kBuffers) pins |= 1u << (pinned - 1);
-      }
+    for (const uint32_t buffer : pinned_buffers()) pins |= 1u << buffer;
     if (!writer_.publish(*pending_, [pins](uint32_t buffer) { return (pins >> buffer & 1) != 0; })) return;
     if (server_) {
       std::vector<WeightsPublisher::Send> sends;
@@ -247,6 +281,7 @@ class AgentShell {
       Message message = weights_message(send.weights);
       message.run = run_;
       message.epoch = epoch_;
+      message.body.AsWeightsHeader()->published_ns = published_ns_;
       (void)server_->send(send.peer, encode(message));
     }
   }
@@ -259,14 +294,14 @@ class AgentShell {
       }
     while (auto received = data_.receive()) {
       auto decoded = decode(received->frames);
-      if (auto* message = std::get_if<Message>(&decoded)) step(HostAgent::FromLearner{std::move(*message)});
+      if (auto* message = std::get_if<Message>(&decoded)) from_learner(std::move(*message));
     }
     while (auto received = parent_ ? parent_->receive() : std::nullopt) {
       auto decoded = decode(received->frames);
       auto* message = std::get_if<Message>(&decoded);
       if (message == nullptr || message->as<wire::WeightsHeaderT>() == nullptr) continue;
       parent_heard_ = clock_->now();
-      step(HostAgent::FromLearner{std::move(*message)});
+      from_learner(std::move(*message));
     }
     while (auto received = server_ ? server_->receive() : std::nullopt) {
       auto decoded = decode(received->frames);
@@ -420,6 +455,8 @@ class AgentShell {
   std::deque<HostAgent::Spawn> to_spawn_;
   uint32_t spawning_ = 0;
   WeightsPtr pending_;
+  uint64_t published_ns_ = 0;
+  std::vector<float> latencies_ms_;  // of weights, since the last status
   Time next_look_{}, parent_heard_ = -kParentDeadline;
   int epoll_, signals_ = -1;
   bool done_ = false;

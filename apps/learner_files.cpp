@@ -1,5 +1,6 @@
 #include "apps/learner_files.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 #include "rl/check.hpp"
@@ -11,6 +12,7 @@ constexpr const char* kModule = "learner_group/modules/default_policy.safetensor
 constexpr const char* kOptimizer = "learner_group/optimizer.safetensors";
 constexpr const char* kConnectors = "learner_group/connectors.safetensors";
 constexpr const char* kState = "learner_group/state.safetensors";
+constexpr const char* kPending = "learner_group/pending_batch.safetensors";
 
 TensorMap read_tensors(Files& files, const std::string& directory, const char* name) {
   try {
@@ -20,31 +22,47 @@ TensorMap read_tensors(Files& files, const std::string& directory, const char* n
   }
 }
 
+Tensor scalar(uint64_t value) { return Tensor::of(std::vector<int64_t>{static_cast<int64_t>(value)}, {1}); }
+
+/// The batch's columns under their names, as [rows, bytes of a row], and what is not in them. Episodes: a row each.
+TensorMap pending_tensors(Fragment& batch, const std::vector<wire::Episode>& episodes) {
+  TensorMap tensors;
+  for (const Column& column : batch.layout().columns()) {
+    const size_t rows = column.rows == Rows::final_step ? batch.final_rows : batch.layout().rows(column);
+    const std::byte* begin = batch.row(column, 0);
+    tensors["columns/" + column.name] = {DType::u8, {rows, column.row_bytes}, {begin, begin + rows * column.row_bytes}};
+  }
+  std::vector<double> rows;
+  for (const wire::Episode& e : episodes)
+    rows.insert(rows.end(), {e.episode_return(), static_cast<double>(e.length()), static_cast<double>(e.env_index())});
+  tensors["episodes"] = Tensor::of(rows, {episodes.size(), 3});
+  tensors["final_rows"] = scalar(batch.final_rows);
+  tensors["weights_version"] = scalar(batch.weights_version);
+  return tensors;
+}
+
 }  // namespace
 
-std::vector<wire::FileEntryT> save_learner(Files& files, const LearnerCore::WriteCheckpoint& request,
-                                           const Learner& learner) {
-  std::vector<wire::FileEntryT> entries;
+std::vector<CheckpointFile> save_learner(Files& files, const LearnerCore::WriteCheckpoint& request,
+                                         const Learner& learner, BatchAssembler& assembler) {
+  std::vector<CheckpointFile> written;
   const auto write = [&](const std::string& name, std::span<const std::byte> bytes) {
-    const CheckpointFile file = write_checkpoint_file(files, request.directory, name, bytes);
-    wire::FileEntryT entry;
-    entry.name = file.name;
-    entry.bytes = file.bytes;
-    entry.crc32c = file.crc32c;
-    entries.push_back(std::move(entry));
+    written.push_back(write_checkpoint_file(files, request.directory, name, bytes));
   };
   const LearnerState state = learner.state();
   TensorMap counters = state.scalars;
-  const auto count = [](uint64_t value) { return Tensor::of(std::vector<int64_t>{static_cast<int64_t>(value)}, {1}); };
-  counters["training_iteration"] = count(request.training_iteration);
-  counters["num_env_steps_sampled_lifetime"] = count(request.num_env_steps_sampled_lifetime);
+  counters["training_iteration"] = scalar(request.training_iteration);
+  counters["num_env_steps_sampled_lifetime"] = scalar(request.num_env_steps_sampled_lifetime);
   write(kModule, encode_safetensors(state.module, {{"module", learner.spec().to_string()}}));
   write(kOptimizer, encode_safetensors(state.optimizer));
   write(kConnectors, encode_safetensors(state.connectors));
   write(kState, encode_safetensors(counters));
+  if (request.with_batch)
+    write(kPending, encode_safetensors(
+                        pending_tensors(assembler.pending(request.batch_weights_version), request.batch_episodes)));
   for (const SavedRunner& runner : request.runners)
     write(fmt::format("env_runners/slot-{:04}.safetensors", runner.slot), runner.state.view);
-  return entries;
+  return written;
 }
 
 LearnerCounters load_learner(Files& files, const std::string& directory, Learner& learner) {
@@ -62,6 +80,38 @@ LearnerCounters load_learner(Files& files, const std::string& directory, Learner
   const LearnerCounters counters{take("training_iteration"), take("num_env_steps_sampled_lifetime")};
   learner.set_state(state);
   return counters;
+}
+
+std::optional<std::vector<wire::Episode>> load_pending_batch(Files& files, const std::string& directory,
+                                                             BatchAssembler& assembler) {
+  const auto names = files.list(directory + "/learner_group");
+  if (std::find(names.begin(), names.end(), "pending_batch.safetensors") == names.end()) return std::nullopt;
+  const TensorMap tensors = read_tensors(files, directory, kPending);
+  const auto tensor = [&](const std::string& name) -> const Tensor& {
+    const auto it = tensors.find(name);
+    if (it == tensors.end()) fail(Exit::usage, "foreign-checkpoint", "{}/{} has no {}", directory, kPending, name);
+    return it->second;
+  };
+  const auto number = [&](const char* name) {
+    const auto values = tensor(name).i64();
+    return values.empty() || values[0] < 0 ? 0 : static_cast<uint64_t>(values[0]);
+  };
+  Fragment& batch = assembler.set_pending(number("final_rows"));
+  batch.weights_version = number("weights_version");
+  for (const Column& column : batch.layout().columns()) {
+    const bool tail = column.rows == Rows::final_step;
+    const size_t rows = tail ? batch.final_rows : batch.layout().rows(column);
+    const Tensor& values = tensor("columns/" + column.name);
+    if (rows > batch.layout().rows(column) || values.bytes.size() != rows * column.row_bytes)
+      fail(Exit::usage, "foreign-checkpoint", "{}/{}: column {} has {} bytes, this run's batch wants {} rows of {}",
+           directory, kPending, column.name, values.bytes.size(), rows, column.row_bytes);
+    std::copy(values.bytes.begin(), values.bytes.end(), batch.row(column, 0));
+  }
+  const std::vector<double> rows = tensor("episodes").f64();
+  std::vector<wire::Episode> episodes;
+  for (size_t i = 0; i + 2 < rows.size(); i += 3)
+    episodes.emplace_back(rows[i], static_cast<uint32_t>(rows[i + 1]), static_cast<uint32_t>(rows[i + 2]));
+  return episodes;
 }
 
 }  // namespace myriad

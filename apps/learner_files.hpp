@@ -4,10 +4,13 @@
 //   learner_group/modules/default_policy.safetensors   learner_group/optimizer.safetensors
 //   learner_group/connectors.safetensors               learner_group/state.safetensors
 //   env_runners/slot-0000.safetensors ...
+//   learner_group/pending_batch.safetensors            lag1: the batch that was sampled and is not trained on yet
 #pragma once
 
+#include <optional>
 #include <vector>
 
+#include "learners/batch_assembler.hpp"
 #include "learners/checkpoint.hpp"
 #include "learners/learner.hpp"
 #include "learners/learner_core.hpp"
@@ -18,11 +21,16 @@ struct LearnerCounters {
   uint64_t training_iteration = 0, num_env_steps_sampled_lifetime = 0;
 };
 
-/// Throws FileError.
-std::vector<wire::FileEntryT> save_learner(Files& files, const LearnerCore::WriteCheckpoint& request,
-                                           const Learner& learner);
+/// `assembler`: its pending batch is saved when the request says so. Throws FileError.
+std::vector<CheckpointFile> save_learner(Files& files, const LearnerCore::WriteCheckpoint& request,
+                                         const Learner& learner, BatchAssembler& assembler);
 
 /// Throws Error("corrupt-file" or "foreign-checkpoint").
 LearnerCounters load_learner(Files& files, const std::string& directory, Learner& learner);
+
+/// The episodes of the checkpoint's pending batch, which is in `assembler` now; nullopt when there is none. Throws
+/// Error("corrupt-file" or "foreign-checkpoint").
+std::optional<std::vector<wire::Episode>> load_pending_batch(Files& files, const std::string& directory,
+                                                             BatchAssembler& assembler);
 
 }  // namespace myriad

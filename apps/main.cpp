@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "apps/driver/inspect.hpp"
+#include "apps/driver/join.hpp"
 #include "apps/driver/train.hpp"
 #include "rl/check.hpp"
 #include "rl/wire/keys.hpp"
@@ -92,6 +93,15 @@ int run(int argc, char** argv) {
       return 0;
     };
   });
+
+  JoinOptions join_options;
+  CLI::App* agent_verb =
+      app.add_subcommand("agent", "take part in a run on another host: its run.json has the command");
+  agent_verb->add_option("--connect", join_options.endpoint, "the run's endpoint: tcp://ADDRESS:PORT")->required();
+  agent_verb->add_option("--run", join_options.run, "the run's number")->required();
+  agent_verb->add_option("--keys", join_options.keys, "directory with server.pub and this host's agent-K.key");
+  agent_verb->add_option("--key", join_options.key_name, "agent-K, where the directory holds several");
+  agent_verb->callback([&] { verb = [&]() -> int { join(join_options); }; });
 
   std::string resolved;
   CLI::App* config_verb = app.add_subcommand("config", "print every setting with default, unit and meaning");

@@ -1,7 +1,8 @@
 // learner_bench: PPO minibatch updates a second (forward, loss, backward, clipping, Adam), for both executors and for
-// the same update written plainly on libtorch's modules and optimizer, in one run.
+// the same update written plainly on libtorch's modules and optimizer, in one run. With `impala` or `appo`: whole
+// Learner::update calls on a batch, and the share of their time that is not the native module's passes and Adam.
 //
-//   build/bench/learner_bench [threads = 1] [seconds a case = 0.5]
+//   build/bench/learner_bench [ppo | impala | appo] [threads = 1] [seconds a case = 0.5]
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 #include <torch/torch.h>
@@ -10,8 +11,7 @@
 #include <cstdlib>
 
 #include "algorithms/ppo.hpp"
-#include "learners/algorithm.hpp"
-#include "learners/optimizer.hpp"
+#include "learners/learner.hpp"
 
 using namespace myriad;
 
@@ -98,13 +98,81 @@ double plain_rate(int hidden, int64_t n, double seconds) {
   });
 }
 
+/// [steps, environments] of a random policy, an episode's end of each kind in every hundredth row.
+Fragment batch_of(int steps, int environments) {
+  auto layout = std::make_shared<FragmentLayout>(steps, environments);
+  layout->add("obs", Rows::step_and_bootstrap, DType::f32, {kObs})
+      .add("actions", Rows::step, DType::f32, {kActions})
+      .add("rewards", Rows::step, DType::f32, {})
+      .add("terminateds", Rows::step, DType::u8, {})
+      .add("truncateds", Rows::step, DType::u8, {})
+      .add("logp", Rows::step, DType::f32, {})
+      .add("action_dist_inputs", Rows::step, DType::f32, {2 * kActions})
+      .add("final_obs", Rows::final_step, DType::f32, {kObs});
+  Fragment f(layout);
+  RandomStream random(1, StreamPurpose::simulation, 0);
+  for (const char* name : {"obs", "actions", "rewards", "final_obs"})
+    for (float& x : f.values<float>(layout->column(name))) x = static_cast<float>(random.normal());
+  for (float& x : f.values<float>(layout->column("logp"))) x = -8.5f;
+  const auto flags = [&](const char* name) { return f.values<uint8_t>(layout->column(name)); };
+  for (size_t i = 100; i < flags("truncateds").size(); i += 100) {
+    flags(i % 200 == 0 ? "truncateds" : "terminateds")[i] = 1;
+    f.final_rows += i % 200 == 0;
+  }
+  return f;
+}
+
+/// IMPALA's or APPO's updates a second with two hidden layers of 64, one line for each batch size.
+void sequence_rates(const std::string& algorithm, int threads, double seconds) {
+  const Space obs = Space::box(-10, 10, {kObs}), actions = Space::box(-1, 1, {kActions});
+  Config config = load_config(fmt::format("algorithm = '{}'", algorithm), "bench");
+  config.rl_module.fcnet_hiddens = {64, 64};
+  config.learners.num_threads = threads;
+  config.training.lr = 0.0;  // the policy stays near the behaviour's
+  fmt::print("{:>10} {:>6} {:>6} {:>12} {:>14} {:>10} {:>18}\n", "batch", "T", "N", "updates /s", "samples /s",
+             "passes", "outside module %");
+  for (const auto& [steps, environments] : {std::pair{50, 10}, std::pair{64, 64}, std::pair{64, 256}}) {
+    config.training.train_batch_size = int64_t{steps} * environments;
+    Learner learner(config, obs, actions);
+    Fragment batch = batch_of(steps, environments);
+    for (int i = 0; i < 10; ++i) learner.update(batch);  // fills a circular buffer
+    int64_t updates = 0, passes = 0;
+    const double updates_s = rate(seconds, [&] {
+      passes += learner.update(batch).grad_updates;
+      ++updates;
+    });
+    const double passes_an_update = static_cast<double>(passes) / static_cast<double>(updates);
+    TorchModule module(learner.spec(), initial_parameters(learner.spec(), 1), Executor::native, threads);
+    Optimizer optimizer(learner.spec(), 1e-8, 40.0);
+    const torch::Tensor rows = torch::randn({int64_t{steps + 1} * environments, kObs});
+    const double module_s = rate(seconds, [&] {
+      module.zero_gradients();
+      const ModuleOutput out = module.forward(rows);
+      torch::autograd::backward({out.action_dist_inputs, out.values},
+                                {torch::ones_like(out.action_dist_inputs), torch::ones_like(out.values)});
+      if (optimizer.step(module.parameters(), module.gradients(), 0.0) == Optimizer::Outcome::skipped) std::abort();
+    });
+    fmt::print("{:>10} {:>6} {:>6} {:>12.1f} {:>14.0f} {:>10.2f} {:>18.1f}\n", steps * environments, steps,
+               environments, updates_s, updates_s * steps * environments, passes_an_update,
+               100.0 * (1.0 - passes_an_update * updates_s / module_s));
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  std::string algorithm = "ppo";
+  if (argc > 1 && std::isdigit(static_cast<unsigned char>(argv[1][0])) == 0) {
+    algorithm = argv[1];
+    --argc;
+    ++argv;
+  }
   const int threads = argc > 1 ? std::atoi(argv[1]) : 1;
   const double seconds = argc > 2 ? std::atof(argv[2]) : 0.5;
   at::set_num_threads(threads);
   fmt::print("kernels {}, threads {}\n", native_kernels().isa, threads);
+  if (algorithm == "impala") return sequence_rates("IMPALA", threads, seconds), 0;
+  if (algorithm == "appo") return sequence_rates("APPO", threads, seconds), 0;
   fmt::print("{:>10} {:>9} {:>12} {:>12} {:>12} {:>14} {:>8}\n", "hidden", "minibatch", "native /s", "torch /s",
              "plain /s", "native rows/s", "x plain");
   for (const int hidden : {64, 256})

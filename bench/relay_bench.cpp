@@ -4,6 +4,7 @@
 //   libzmq   the same bytes, one DEALER to one ROUTER over ipc, 1 MiB messages, nothing else
 //   weights  a version of 5 MB published; 1,000 processes woken one by one, each reads it in place and says when
 #include <poll.h>
+#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -111,11 +112,12 @@ double libzmq_rate() {
 double relay_rate(size_t bytes) {
   const auto layout = layout_of(bytes);
   int sockets[kProducers][2], result[2];
+  std::vector<int> producers;
   check(::pipe(result) == 0, "pipe");
   const std::string directory = temporary_directory(), endpoint = "ipc://" + directory + "/learner";
   for (uint32_t slot = 0; slot < kProducers; ++slot) {
     check(::socketpair(AF_UNIX, SOCK_STREAM, 0, sockets[slot]) == 0, "socketpair");
-    in_child([&] {  // sends whenever it may, as a runner with an infinitely fast simulator
+    producers.push_back(in_child([&] {  // sends whenever it may, as a runner with an infinitely fast simulator
       PackedReader reader(1 << 20);
       uint64_t granted = 0;
       wire::SlotStateT hello;
@@ -135,7 +137,7 @@ double relay_rate(size_t bytes) {
         fragment->id = {slot, 0, seq++};
         if (!send_packed(sockets[slot][1], encode(fragment_message(fragment, 0, 0)))) return;
       }
-    });
+    }));
   }
   ParcelReceiver parcels;
   receiver(endpoint, result[1], [&](Router& router, const Received& received) -> int64_t {
@@ -200,6 +202,7 @@ double relay_rate(size_t bytes) {
   while (!learner.send(encode(make_message(wire::StopT{})))) ::poll(nullptr, 0, 1);
   double rate = 0;
   check(::read(result[0], &rate, sizeof rate) == sizeof rate, "read");
+  for (const int pid : producers) ::kill(pid, SIGKILL);
   for (auto& pair : sockets) ::close(pair[0]);
   ::close(epoll);
   while (::wait(nullptr) > 0) {}

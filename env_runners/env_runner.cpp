@@ -1,9 +1,12 @@
 #include "env_runners/env_runner.hpp"
 
+#include <fcntl.h>
 #include <poll.h>
+#include <unistd.h>
 
-#include <cerrno>
+#include <array>
 #include <cstdio>
+#include <cstdlib>
 #include <optional>
 
 #include "env_runners/rollout_worker.hpp"
@@ -30,7 +33,10 @@ class EnvRunner {
         reader_(kMaxMessageBytes),
         weights_(setup.weights_layout, weights, page),
         clock_(make_system_clock()),
-        fragment_(std::make_shared<Fragment>(setup.layout)) {}
+        fragment_(std::make_shared<Fragment>(setup.layout)) {
+    if (const char* directory = std::getenv("MYRIAD_LEDGER"))
+      ledger_ = ::open((std::string(directory) + "/produced.bin").c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+  }
 
   void run() {
     Time idle_since = clock_->now();
@@ -103,8 +109,16 @@ class EnvRunner {
     weights_.release();
     fragment_->id = {slot_, incarnation_, produced_++};
     fragment_->weights_version = weights->version;
+    note_in_ledger();
     return send(fragment_message(fragment_, static_cast<uint64_t>((clock_->now() - start).count()),
                                  static_cast<uint64_t>(waited.count())));
+  }
+
+  /// For tests of what is lost: every fragment that exists, as the learner notes every one it uses (apps/learner_main).
+  void note_in_ledger() const {
+    if (ledger_ < 0) return;
+    const std::array<uint64_t, 3> record{uint64_t{incarnation_} << 32 | slot_, produced_ - 1, 0};
+    check(::write(ledger_, record.data(), sizeof record) == sizeof record, "the ledger cannot be written");
   }
 
   bool save_state() {
@@ -128,6 +142,7 @@ class EnvRunner {
   RunnerPage& page_;
   PackedReader reader_;
   SharedWeightsReader weights_;
+  int ledger_ = -1;
   std::unique_ptr<Clock> clock_;
   std::shared_ptr<Fragment> fragment_;
   std::optional<RolloutWorker> worker_;

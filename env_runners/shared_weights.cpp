@@ -86,6 +86,7 @@ bool SharedWeightsWriter::publish(const Weights& weights, const std::function<bo
       std::memcpy(buffer, weights.filter.data(), weights.filter.size() * sizeof(double));
     std::memcpy(buffer + padded(layout_.num_filter * sizeof(double)), weights.values.data(),
                 weights.values.size() * sizeof(float));
+    versions_[i] = weights.version;
     newest_of(region_).store(weights.version << 8 | (i + 1), std::memory_order_seq_cst);
     return true;
   }

@@ -9,6 +9,7 @@
 // new weights, never break them.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -60,8 +61,10 @@ class SharedWeightsWriter {
   /// Makes `weights` the newest. False when every other buffer is pinned: try again later. `pinned(i)` says whether
   /// some runner's page names buffer i + 1.
   bool publish(const Weights& weights, const std::function<bool(uint32_t buffer)>& pinned);
+  uint64_t version_in(uint32_t buffer) const { return versions_[buffer]; }
 
  private:
+  std::array<uint64_t, SharedWeightsLayout::kBuffers> versions_{};
   SharedWeightsLayout layout_;
   std::byte* region_;
 };

@@ -140,6 +140,7 @@ class Home {
 
   [[noreturn]] void become_runner(const Order& order, int runner_socket, int page_fd) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    ::prctl(PR_SET_NAME, "env-runner");
     ::close(socket_);
     ::close(signals_);
     sigset_t none;
@@ -214,6 +215,7 @@ Zygote::Zygote() {
   check(pid_ >= 0, "fork: {}", std::strerror(errno));
   if (pid_ == 0) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    ::prctl(PR_SET_NAME, "zygote");
     if (::getppid() != agent) ::_exit(0);
     ::close(ends[0]);
     Home(ends[1], agent).live();

@@ -41,8 +41,8 @@ struct UpdatePlan {
   /// pass: columns [T, N, ...], but "obs" and the module's outputs have rows [(T+1) * N + F, ...]: T steps, the
   /// bootstrap row, final_obs. Whoever wants "rewards", "terminateds", "truncateds" names them in loss_columns().
   bool time_major = false;
-  int64_t buffer_batches = 0;  ///< N of a CircularBuffer (time-major only); 0: none
-  int64_t buffer_uses = 1;     ///< K
+  int64_t buffer_batches = 0;                          ///< N of a CircularBuffer (time-major only); 0: none
+  int64_t buffer_uses = 1;                             ///< K
   std::optional<TargetNetwork> target = std::nullopt;  ///< time-major only
 };
 

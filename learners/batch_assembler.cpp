@@ -39,9 +39,23 @@ void BatchAssembler::add(uint32_t place, SharedBytes buffer, size_t final_rows) 
 }
 
 Fragment& BatchAssembler::take(uint64_t weights_version) {
-  Fragment& batch = *buffers_[filling_];
+  Fragment& batch = pending(weights_version);
   filling_ = 1 - filling_;
+  merged_ = false;
+  return batch;
+}
+
+Fragment& BatchAssembler::set_pending(size_t final_rows) {
+  Fragment& batch = *buffers_[filling_];
+  batch.final_rows = final_rows;
+  merged_ = true;
+  return batch;
+}
+
+Fragment& BatchAssembler::pending(uint64_t weights_version) {
+  Fragment& batch = *buffers_[filling_];
   batch.weights_version = weights_version;
+  if (std::exchange(merged_, true)) return batch;
   batch.final_rows = 0;
   const Column* tail = layout_->find("final_obs");
   if (tail != nullptr) {

@@ -2,7 +2,8 @@
 //
 // A batch is itself a Fragment, of N = places x B environments; place p fills columns [p*B, (p+1)*B). final_obs rows
 // are merged at the end into time-major order over all environments. Owned by the learner's I/O thread; a finished
-// batch is lent to the update thread and comes back when the next one is taken. No torch here.
+// batch is lent to the update thread and comes back when the next one is taken: fragments may be added meanwhile, as
+// there are two buffers. No torch here.
 #pragma once
 
 #include <memory>
@@ -23,8 +24,14 @@ class BatchAssembler {
   /// Copies a checked fragment's buffer to `place`.
   void add(uint32_t place, SharedBytes buffer, size_t final_rows);
 
-  /// The batch under assembly, complete; assembly goes on in the other buffer. Valid until the next take().
+  /// The batch under assembly, complete; assembly goes on in the other buffer. Valid until the next take(), which comes
+  /// when the update thread is done with it.
   Fragment& take(uint64_t weights_version);
+
+  /// The batch under assembly, complete, to be saved: it stays where it is.
+  Fragment& pending(uint64_t weights_version);
+  /// Continues with a batch that was saved: its columns are in buffer(), as after pending(); then take() it.
+  Fragment& set_pending(size_t final_rows);
 
  private:
   std::shared_ptr<const FragmentLayout> layout_, batch_layout_;
@@ -36,6 +43,7 @@ class BatchAssembler {
     size_t final_rows = 0;
   };
   std::vector<Tail> tails_;  // by place
+  bool merged_ = false;      // final_obs rows are in the batch
 };
 
 }  // namespace myriad

@@ -96,11 +96,8 @@ void FragmentQueue::begin(uint64_t weights_version, std::vector<Output>& outputs
 void FragmentQueue::up(const SlotUp& input, std::vector<Output>& outputs) {
   for (uint32_t i = input.slot; i < num_slots() && i - input.slot < input.count; ++i) {
     if (input.incarnation <= slots_[i].incarnation) continue;  // it is known, or ended: a process does not come back
-    const Slot before = std::exchange(slots_[i], Slot{.up = true,
-                                                      .incarnation = input.incarnation,
-                                                      .place_of = {},
-                                                      .received = {},
-                                                      .first_seq = 0});
+    const Slot before = std::exchange(
+        slots_[i], Slot{.up = true, .incarnation = input.incarnation, .place_of = {}, .received = {}, .first_seq = 0});
     for (size_t k = 0; k < before.place_of.size(); ++k)
       if (!before.received[k]) give(before.place_of[k], i, outputs);
   }

@@ -29,9 +29,9 @@ struct UpdateResult {
   int64_t skipped = 0;       ///< minibatches whose gradient was not finite
 };
 
-/// All of a learner that changes. A new learner with this state continues bit for bit, unless there is a circular buffer
-/// of more than one batch: its batches are not saved, so that the fewer than N uses they had left are lost, and passes
-/// begin again when N uses are there.
+/// All of a learner that changes. A new learner with this state continues bit for bit, unless there is a circular
+/// buffer of more than one batch: its batches are not saved, so that the fewer than N uses they had left are lost, and
+/// passes begin again when N uses are there.
 struct LearnerState {
   TensorMap module;  ///< parameters by name
   TensorMap optimizer;
@@ -79,11 +79,11 @@ class Learner {
   std::unique_ptr<Optimizer> optimizer_;
   std::optional<MeanStdFilter> filter_;
   std::optional<CircularBuffer> buffer_;
-  at::Tensor target_;         // [P]  undefined without a target network
-  RandomStream random_;       ///< of minibatches
-  uint64_t version_ = 0;      ///< updates done
-  int64_t env_steps_ = 0;     ///< trained on, lifetime
-  int64_t module_steps_ = 0;  ///< rows that went through the loss, lifetime
+  at::Tensor target_;                                   // [P]  undefined without a target network
+  RandomStream random_;                                 ///< of minibatches
+  uint64_t version_ = 0;                                ///< updates done
+  int64_t env_steps_ = 0;                               ///< trained on, lifetime
+  int64_t module_steps_ = 0;                            ///< rows that went through the loss, lifetime
   int64_t target_updates_ = 0, target_updated_at_ = 0;  ///< lifetime, in module_steps_
 };
 

@@ -1,254 +1,463 @@
 #include "learners/learner_core.hpp"
 
+#include <algorithm>
+
 #include "rl/check.hpp"
 
 namespace myriad {
+namespace {
+
+constexpr uint32_t kNoAgent = UINT32_MAX;
+constexpr uint32_t kMaxSpareFragments = 1024;  // async: credit beyond the waiting batches
+
+uint64_t window_of(const LearnerCore::Options& options) {
+  return uint64_t{options.learner_queue_size} * options.fragments_per_batch +
+         std::min(options.num_slots, kMaxSpareFragments);
+}
+
+/// Of a slot's first process under an agent's incarnation; restarts count on from it.
+uint32_t first_incarnation(uint32_t agent_incarnation) { return agent_incarnation << 16; }
+
+}  // namespace
 
 LearnerCore::LearnerCore(Options options)
     : options_(std::move(options)),
       queue_(options_.num_slots, options_.fragments_per_batch),
+      credit_(window_of(options_), options_.fragment_bytes),
+      agent_of_slot_(options_.num_slots, kNoAgent),
+      batch_(options_.fragments_per_batch),
       iteration_(options_.training_iteration),
       env_steps_(options_.num_env_steps_sampled_lifetime),
-      until_(options_.training_iteration) {}
+      until_(options_.training_iteration),
+      next_(options_.num_slots) {}
 
 void LearnerCore::start(WeightsPtr weights, Time now, std::vector<Output>& outputs) {
-  std::vector<WeightsPublisher::Send> sends;
-  publisher_.step(WeightsPublisher::Publish{std::move(weights)}, sends);
-  last_tick_ = now;
+  weights_ = std::move(weights);
+  last_tick_ = iteration_start_ = now;
+  if (options_.mode == SamplingMode::lag1 && options_.resumes_with_batch) {
+    batch_full_ = true;
+    for (FragmentFacts& facts : batch_) {
+      facts.weights_version = weights_->version - 1;
+      facts.policy_lag = 1;
+    }
+    batch_[0].episodes = std::move(options_.batch_episodes);  // the report's order is that of the places
+  }
+  publish(outputs);
   advance(now, outputs);
 }
 
-void LearnerCore::send_driver(Message message, std::vector<Output>& outputs) {
-  message.run = options_.run;
-  message.epoch = options_.epoch;
-  outputs.push_back(ToDriver{std::move(message)});
+void LearnerCore::step(const Input& input, Time now, std::vector<Output>& outputs) {
+  step_input(input, now, outputs);
+  if (!outputs.empty() && std::holds_alternative<Exit>(outputs.back())) return;
+  advance(now, outputs);
+  send_grants(outputs);
 }
 
-void LearnerCore::send_report(std::vector<Output>& outputs) { send_driver(make_message(report_), outputs); }
+void LearnerCore::step_input(const Input& input, Time now, std::vector<Output>& outputs) {
+  if (const auto* from = std::get_if<FromDriver>(&input))
+    from_driver(from->message, now, outputs);
+  else if (const auto* from = std::get_if<FromAgent>(&input))
+    from_agent(from->peer, from->message, now, outputs);
+  else if (const auto* update = std::get_if<Updated>(&input))
+    updated(*update, now, outputs);
+  else if (const auto* write = std::get_if<CheckpointWritten>(&input))
+    written(*write, outputs);
+  else if (now >= next_timer())
+    tick(now, outputs);
+}
 
-void LearnerCore::send_grant(uint32_t slot, std::vector<Output>& outputs) {
-  const auto peer = peer_of_slot_.find(slot);
-  if (peer == peer_of_slot_.end()) return;  // it will ask
-  const FragmentQueue::Credit credit = queue_.credit(slot);
-  wire::GrantT grant;
-  grant.incarnation = credit.incarnation;
-  grant.granted = credit.granted;
-  grant.acknowledged = credit.acknowledged;
-  grant.weights_version = queue_.weights_version();
-  if (phase_ == Phase::saving && checkpoint_sequence_ > done_sequence_) grant.want_state = checkpoint_sequence_;
-  Message message = make_message(std::move(grant));
-  message.run = options_.run;
-  message.epoch = options_.epoch;
-  outputs.push_back(ToRunner{peer->second, std::move(message)});
+void LearnerCore::updated(const Updated& input, Time now, std::vector<Output>& outputs) {
+  check(updating_, "an update ended that nobody started");
+  updating_ = false;
+  weights_ = input.weights;
+  metrics_.add_update(input.metrics);
+  if (!by_slot() && ++updates_since_published_ >= options_.broadcast_interval) publish(outputs);
+  if (by_slot() || now - iteration_start_ >= options_.min_time_per_iteration) finish_iteration(outputs);
+}
+
+void LearnerCore::finish_iteration(std::vector<Output>& outputs) {
+  ++iteration_;
+  report_ = {};
+  report_.training_iteration = iteration_;
+  report_.num_env_steps_sampled_lifetime = env_steps_;
+  report_.weights_version = weights_->version;
+  auto rows = metrics_.take(options_.num_slots, report_.episodes);
+  rows.merge(drops());
+  rows["num_parcels_received_lifetime"] = static_cast<double>(parcels_);
+  rows["num_bytes_received_lifetime"] = static_cast<double>(bytes_);
+  rows["num_fragments_received_lifetime"] = static_cast<double>(fragments_);
+  rows["num_messages_resent_lifetime"] = static_cast<double>(resent_);
+  rows["num_fragments_missing_lifetime"] = static_cast<double>(missing_);
+  for (const auto& [key, value] : rows) {
+    auto row = std::make_unique<wire::KeyValueT>();
+    row->key = key;
+    row->value = value;
+    report_.metrics.push_back(std::move(row));
+  }
+  report_pending_ = true;
+  send_driver(make_message(report_), outputs);
+}
+
+void LearnerCore::written(const CheckpointWritten& input, std::vector<Output>& outputs) {
+  done_ = {};
+  done_.sequence = done_sequence_ = input.sequence;
+  done_.training_iteration = iteration_;
+  done_.num_env_steps_sampled_lifetime = env_steps_;
+  done_.error = input.error;
+  for (const CheckpointFile& file : input.files) {
+    auto entry = std::make_unique<wire::FileEntryT>();
+    entry->name = file.name;
+    entry->bytes = file.bytes;
+    entry->crc32c = file.crc32c;
+    done_.files.push_back(std::move(entry));
+  }
+  saving_ = Saving::no;
+  send_driver(make_message(done_), outputs);
+}
+
+void LearnerCore::tick(Time now, std::vector<Output>& outputs) {
+  last_tick_ = now;
+  if (report_pending_) send_driver(make_message(report_), outputs);
+  if (by_slot() && (queue_.round_open() || saving_ == Saving::collecting)) grant_all_slots();
 }
 
 std::map<std::string, double> LearnerCore::drops() const {
   std::map<std::string, double> drops;
-  for (size_t i = 0; i < queue_.drops().size(); ++i)
-    drops["dropped/" + std::string(name_of(static_cast<Drop>(i)))] = static_cast<double>(queue_.drops()[i]);
-  for (size_t i = 0; i < malformed_.size(); ++i)
-    drops["dropped/" + std::string(name_of(static_cast<Malformed>(i)))] = static_cast<double>(malformed_[i]);
-  drops["dropped/foreign_run_or_epoch"] = static_cast<double>(foreign_);
+  const auto add = [&](std::string_view name, uint64_t count) {
+    drops["dropped/" + std::string(name)] = static_cast<double>(count);
+  };
+  for (size_t i = 0; i < drops_.size(); ++i) add(name_of(static_cast<Drop>(i)), drops_[i] + queue_.drops()[i]);
+  for (size_t i = 0; i < malformed_.size(); ++i) add(name_of(static_cast<Malformed>(i)), malformed_[i]);
+  add("foreign_run_or_epoch", foreign_);
+  add("foreign_slot", foreign_slot_);
+  add("unknown_agent", unknown_agent_);
+  add("stale_agent", stale_agent_);
+  add("malformed_parcel", malformed_parcel_);
   return drops;
 }
 
-void LearnerCore::step(const Input& input, Time now, std::vector<Output>& outputs) {
-  if (const auto* from = std::get_if<FromDriver>(&input)) {
-    from_driver(from->message, now, outputs);
-  } else if (const auto* from = std::get_if<FromRunner>(&input)) {
-    from_runner(from->peer, from->message, now, outputs);
-  } else if (const auto* updated = std::get_if<Updated>(&input)) {
-    check(phase_ == Phase::updating, "an update ended that nobody started");
-    ++iteration_;
-    std::vector<WeightsPublisher::Send> sends;
-    publisher_.step(WeightsPublisher::Publish{updated->weights}, sends);
-    for (auto& send : sends) {
-      Message message = weights_message(send.weights);
-      message.run = options_.run;
-      message.epoch = options_.epoch;
-      outputs.push_back(ToRunner{send.peer, std::move(message)});
-    }
-    report_ = {};
-    report_.training_iteration = iteration_;
-    report_.num_env_steps_sampled_lifetime = env_steps_;
-    report_.weights_version = updated->weights->version;
-    const auto add = [&](const std::string& key, double value) {
-      auto row = std::make_unique<wire::KeyValueT>();
-      row->key = key;
-      row->value = value;
-      report_.metrics.push_back(std::move(row));
-    };
-    for (const auto& [key, value] : updated->metrics) add(key, value);
-    for (const auto& [key, value] : drops()) add(key, value);
-    add("sampling_s", sampling_ns_ * 1e-9 / queue_.num_slots());
-    add("waiting_s", waiting_ns_ * 1e-9 / queue_.num_slots());
-    for (const auto& [place, episodes] : std::exchange(episodes_, {}))
-      report_.episodes.insert(report_.episodes.end(), episodes.begin(), episodes.end());
-    sampling_ns_ = waiting_ns_ = 0;
-    report_pending_ = true;
-    phase_ = Phase::waiting;
-    send_report(outputs);
-    advance(now, outputs);
-  } else if (const auto* written = std::get_if<CheckpointWritten>(&input)) {
-    done_ = {};
-    done_.sequence = written->sequence;
-    done_.training_iteration = iteration_;
-    done_.num_env_steps_sampled_lifetime = env_steps_;
-    done_.error = written->error;
-    for (const wire::FileEntryT& file : written->files) done_.files.push_back(std::make_unique<wire::FileEntryT>(file));
-    done_sequence_ = written->sequence;
-    phase_ = Phase::waiting;
-    send_driver(make_message(done_), outputs);
-    advance(now, outputs);
-  } else if (now >= next_timer()) {
-    last_tick_ = now;
-    if (report_pending_) send_report(outputs);
-    if (phase_ == Phase::sampling || phase_ == Phase::saving)
-      for (uint32_t slot = 0; slot < queue_.num_slots(); ++slot)
-        if (queue_.is_up(slot)) send_grant(slot, outputs);
-    advance(now, outputs);
-  }
-}
+// --- the driver ---
 
 void LearnerCore::from_driver(const Message& message, Time now, std::vector<Output>& outputs) {
   if (message.run != options_.run || message.epoch < options_.epoch) {
     ++foreign_;
-    return;
-  }
-  if (const auto* slot = message.as<wire::SlotStateT>()) {
-    if (slot->up)
-      apply_queue(FragmentQueue::SlotUp{slot->slot, slot->incarnation}, nullptr, outputs);
-    else
-      apply_queue(FragmentQueue::SlotDown{slot->slot, slot->incarnation}, nullptr, outputs);
-  } else if (const auto* command = message.as<wire::CommandT>()) {
-    const uint64_t seen = command->kind == wire::CommandKind::go ? command->until - 1 : command->until;
-    if (seen >= iteration_) report_pending_ = false;  // the driver answers the newest report
-    switch (command->kind) {
-      case wire::CommandKind::go:
-        until_ = std::max(until_, command->until);
-        break;
-      case wire::CommandKind::checkpoint:
-        // Only of the iteration the learner stands at: an older one was abandoned and would save other weights.
-        if (command->sequence > checkpoint_sequence_ && command->until == iteration_ &&
-            (phase_ == Phase::waiting || phase_ == Phase::saving)) {
-          checkpoint_sequence_ = command->sequence;
-          checkpoint_directory_ = command->directory;
-        } else if (command->sequence == done_sequence_) {
-          send_driver(make_message(done_), outputs);  // the answer was lost
-        }
-        break;
-      case wire::CommandKind::stop:
-        outputs.push_back(Exit{"stopped by the driver"});
-        return;
-    }
+  } else if (const auto* state = message.as<wire::AgentStateT>()) {
+    agent_state(*state, outputs);
+  } else if (const auto* order = message.as<wire::CommandT>()) {
+    command(*order, now, outputs);
   } else if (const auto* stop = message.as<wire::StopT>()) {
     outputs.push_back(Exit{stop->reason});
-    return;
   }
-  advance(now, outputs);
 }
 
-void LearnerCore::from_runner(const std::string& peer, const Message& message, Time now, std::vector<Output>& outputs) {
+void LearnerCore::command(const wire::CommandT& command, Time now, std::vector<Output>& outputs) {
+  const uint64_t seen = command.kind == wire::CommandKind::go ? command.until - 1 : command.until;
+  if (seen >= iteration_) report_pending_ = false;  // the driver answers the newest report
+  switch (command.kind) {
+    case wire::CommandKind::go:
+      if (iteration_ >= until_ && command.until > until_) iteration_start_ = now;
+      until_ = std::max(until_, command.until);
+      break;
+    case wire::CommandKind::checkpoint:
+      // Only of the iteration the learner stands at: an older one was abandoned and would save other weights.
+      if (command.sequence > checkpoint_sequence_ && command.until == iteration_ &&
+          (saving_ != Saving::no || (!updating_ && iteration_ >= until_))) {
+        checkpoint_sequence_ = command.sequence;
+        checkpoint_directory_ = command.directory;
+        if (saving_ == Saving::collecting) saving_ = Saving::wanted;
+      } else if (command.sequence == done_sequence_) {
+        send_driver(make_message(done_), outputs);  // the answer was lost
+      }
+      break;
+    case wire::CommandKind::stop:
+      outputs.push_back(Exit{"stopped by the driver"});
+  }
+}
+
+void LearnerCore::agent_state(const wire::AgentStateT& state, std::vector<Output>& outputs) {
+  if (state.num_slots == 0 || state.num_slots > options_.num_slots ||
+      state.first_slot > options_.num_slots - state.num_slots) {
+    ++foreign_slot_;
+    return;
+  }
+  const auto it = agents_.find(state.agent);
+  if (it != agents_.end() && state.incarnation <= it->second.incarnation) {
+    if (state.incarnation == it->second.incarnation && !state.up) agent_down(state.agent, it->second, outputs);
+    return;  // one that ended does not come back under its number
+  }
+  Agent& agent = agents_[state.agent];
+  if (!agent.peer.empty()) {
+    std::vector<WeightsPublisher::Send> sends;
+    publisher_.step(WeightsPublisher::PeerGone{agent.peer}, sends);
+  }
+  agent = {};
+  agent.incarnation = state.incarnation;
+  agent.first_slot = state.first_slot;
+  agent.num_slots = state.num_slots;
+  agent.up = true;
+  for (uint32_t slot = state.first_slot; slot < state.first_slot + state.num_slots; ++slot)
+    agent_of_slot_[slot] = state.agent;
+  if (!by_slot()) credit_.up(state.agent, state.incarnation, state.num_slots);
+  if (!state.up) return agent_down(state.agent, agent, outputs);
+  // Its runners are on their way: what older ones left open waits for them, spread over all of them.
+  apply_queue(FragmentQueue::SlotUp{state.first_slot, first_incarnation(state.incarnation), state.num_slots}, nullptr,
+              false, outputs);
+}
+
+void LearnerCore::agent_down(uint32_t index, Agent& agent, std::vector<Output>& outputs) {
+  if (!std::exchange(agent.up, false)) return;
+  std::vector<WeightsPublisher::Send> sends;
+  if (!agent.peer.empty()) publisher_.step(WeightsPublisher::PeerGone{agent.peer}, sends);
+  agent.peer.clear();
+  credit_.down(index);
+  for (uint32_t slot = agent.first_slot; slot < agent.first_slot + agent.num_slots; ++slot)
+    apply_queue(FragmentQueue::SlotDown{slot, queue_.credit(slot).incarnation}, nullptr, false, outputs);
+}
+
+// --- agents ---
+
+LearnerCore::Agent* LearnerCore::known(uint32_t index, uint32_t incarnation) {
+  const auto it = agents_.find(index);
+  if (it == agents_.end() || incarnation > it->second.incarnation) {
+    ++unknown_agent_;  // the driver's word about it is on its way
+    return nullptr;
+  }
+  if (incarnation < it->second.incarnation || !it->second.up) {
+    ++stale_agent_;
+    return nullptr;
+  }
+  return &it->second;
+}
+
+void LearnerCore::from_agent(const std::string& peer, const Message& message, Time now, std::vector<Output>& outputs) {
+  if (message.run != options_.run || message.epoch != options_.epoch)
+    ++foreign_;
+  else if (const auto* hello = message.as<wire::JoinT>())
+    join(peer, *hello, outputs);
+  else if (message.as<wire::ParcelT>() != nullptr)
+    parcel(message, now, outputs);
+  else
+    ++malformed_[static_cast<size_t>(Malformed::not_an_envelope)];
+}
+
+void LearnerCore::join(const std::string& peer, const wire::JoinT& join, std::vector<Output>& outputs) {
+  Agent* agent = known(join.agent, join.incarnation);
+  if (agent == nullptr) return;
+  if (join.spec_hash != options_.spec_hash || join.fragment_hash != options_.fragment_hash)
+    return refuse(peer,
+                  fmt::format("module {:016x} and fragment {:016x} differ from the learner's {:016x} and {:016x}",
+                              join.spec_hash, join.fragment_hash, options_.spec_hash, options_.fragment_hash),
+                  outputs);
+  std::vector<WeightsPublisher::Send> sends;
+  if (!agent->peer.empty() && agent->peer != peer) publisher_.step(WeightsPublisher::PeerGone{agent->peer}, sends);
+  agent->peer = peer;
+  publisher_.step(WeightsPublisher::PeerHas{peer, join.weights_version}, sends);
+  send_weights(std::move(sends), outputs);
+  agent->grant_due = agent->all_slots = true;
+}
+
+void LearnerCore::parcel(const Message& message, Time now, std::vector<Output>& outputs) {
+  const auto& header = *message.as<wire::ParcelT>();
+  Agent* agent = known(header.agent, header.incarnation);
+  if (agent == nullptr) return;
+  if (agent->peer.empty()) {
+    ++unknown_agent_;  // its Join comes first: what it sends may not be what the learner understands
+    return;
+  }
+  ++parcels_;
+  for (const SharedBytes& payload : message.payloads) bytes_ += payload.view.size();
+  resent_ +=
+      std::min<uint64_t>(header.count, agent->parcels.received() - std::min(agent->parcels.received(), header.first));
+  agent->grant_due = true;
+  const uint64_t malformed = agent->parcels.malformed();
+  const auto messages = agent->parcels.accept(message);
+  if (agent->parcels.malformed() > malformed) {
+    // Its checksum holds: it was made so, and would be sent again for ever.
+    ++malformed_parcel_;
+    refuse(agent->peer, fmt::format("messages {} to {} are not whole", header.first, header.first + header.count),
+           outputs);
+  }
+  for (const Frames& frames : messages) {
+    auto decoded = decode(frames);
+    if (const auto* why = std::get_if<Malformed>(&decoded))
+      count_malformed(*why);
+    else
+      from_runner(header.agent, *agent, std::get<Message>(decoded), now, outputs);
+  }
+}
+
+void LearnerCore::from_runner(uint32_t index, const Agent& agent, const Message& message, Time now,
+                              std::vector<Output>& outputs) {
   if (message.run != options_.run || message.epoch != options_.epoch) {
     ++foreign_;
     return;
   }
-  if (const auto* join = message.as<wire::JoinT>()) {
-    const bool matches = join->spec_hash == options_.spec_hash && join->fragment_hash == options_.fragment_hash;
-    if (!matches || join->slot >= queue_.num_slots()) {
-      refuse(peer,
-             join->slot >= queue_.num_slots()
-                 ? fmt::format("slot {} is not one of {}", join->slot, queue_.num_slots())
-                 : fmt::format("module {:016x} and fragment {:016x} differ from the learner's {:016x} and {:016x}",
-                               join->spec_hash, join->fragment_hash, options_.spec_hash, options_.fragment_hash),
-             outputs);
-      return;
-    }
-    apply_queue(FragmentQueue::SlotUp{join->slot, join->incarnation}, nullptr, outputs);
-    // An older process of the slot, or one that ended while this Join was on its way.
-    if (!queue_.is_up(join->slot) || queue_.credit(join->slot).incarnation != join->incarnation) return;
-    auto& known = peer_of_slot_[join->slot];
-    std::vector<WeightsPublisher::Send> sends;
-    if (!known.empty() && known != peer) publisher_.step(WeightsPublisher::PeerGone{known}, sends);
-    known = peer;
-    publisher_.step(WeightsPublisher::PeerHas{peer, join->weights_version}, sends);
-    for (auto& send : sends) {
-      Message weights = weights_message(send.weights);
-      weights.run = options_.run;
-      weights.epoch = options_.epoch;
-      outputs.push_back(ToRunner{send.peer, std::move(weights)});
-    }
-    send_grant(join->slot, outputs);
-  } else if (message.as<wire::FragmentHeaderT>() != nullptr) {
-    fragment(peer, message, outputs);
-    advance(now, outputs);
-  } else if (const auto* state = message.as<wire::RunnerStateT>()) {
-    const bool wanted = phase_ == Phase::saving && state->checkpoint == checkpoint_sequence_ &&
-                        message.payloads.size() == 1 && state->slot < queue_.num_slots() && queue_.is_up(state->slot) &&
-                        queue_.credit(state->slot).incarnation == state->incarnation &&
-                        queue_.credit(state->slot).granted == state->seq;
-    if (wanted) states_.emplace(state->slot, message.payloads[0]);
-    advance(now, outputs);
-  } else {
+  const auto* state = message.as<wire::SlotStateT>();
+  const auto* header = message.as<wire::FragmentHeaderT>();
+  const auto* saved = message.as<wire::RunnerStateT>();
+  if (state == nullptr && header == nullptr && saved == nullptr) {
     ++malformed_[static_cast<size_t>(Malformed::not_an_envelope)];
+    return;
   }
-}
-
-void LearnerCore::refuse(const std::string& peer, std::string reason, std::vector<Output>& outputs) {
-  wire::RefusedT refused;
-  refused.reason = std::move(reason);
-  Message message = make_message(std::move(refused));
-  message.run = options_.run;
-  message.epoch = options_.epoch;
-  outputs.push_back(ToRunner{peer, std::move(message)});
-}
-
-void LearnerCore::fragment(const std::string& peer, const Message& message, std::vector<Output>& outputs) {
-  const auto& header = *message.as<wire::FragmentHeaderT>();
-  std::string violation;
-  if (message.payloads.size() != 1 || header.steps != options_.steps || header.environments != options_.environments)
-    violation = fmt::format("{} payloads of {} x {} steps, want 1 of {} x {}", message.payloads.size(), header.steps,
-                            header.environments, options_.steps, options_.environments);
+  const uint32_t slot = state != nullptr ? state->slot : header != nullptr ? header->key->slot() : saved->slot;
+  if (slot < agent.first_slot || slot - agent.first_slot >= agent.num_slots)
+    ++foreign_slot_;
+  else if (header != nullptr)
+    fragment(index, agent, message, now, outputs);
+  else if (saved != nullptr)
+    runner_state(*saved, message);
+  else if (state->up)
+    apply_queue(FragmentQueue::SlotUp{slot, state->incarnation}, nullptr, false, outputs);
   else
-    violation = options_.violation(header, message.payloads[0].view);
-  const auto before = queue_.drops();
-  apply_queue(FragmentQueue::Arrived{id_of(header), header.weights_version, violation.empty()}, &message, outputs);
-  // It is never acknowledged and would be sent again for ever: the runner has to start anew.
-  const auto dropped = [&](Drop reason) {
-    return queue_.drops()[static_cast<size_t>(reason)] > before[static_cast<size_t>(reason)];
-  };
-  if (dropped(Drop::invalid) || dropped(Drop::wrong_version))
-    refuse(peer,
-           fmt::format("fragment {} of runner {} is not used: {}", header.key->seq(), header.key->slot(),
-                       violation.empty() ? fmt::format("weights {}, the round has {}", header.weights_version,
-                                                       queue_.weights_version())
-                                         : violation),
-           outputs);
+    apply_queue(FragmentQueue::SlotDown{slot, state->incarnation}, nullptr, false, outputs);
 }
 
-void LearnerCore::apply_queue(const FragmentQueue::Input& input, const Message* arrived, std::vector<Output>& outputs) {
+void LearnerCore::runner_state(const wire::RunnerStateT& state, const Message& message) {
+  const bool wanted = saving_ == Saving::collecting && state.checkpoint == checkpoint_sequence_ &&
+                      message.payloads.size() == 1 && queue_.is_up(state.slot) &&
+                      queue_.credit(state.slot).incarnation == state.incarnation &&
+                      queue_.credit(state.slot).granted == state.seq;
+  if (wanted) states_.emplace(state.slot, message.payloads[0]);
+}
+
+// --- fragments ---
+
+std::string LearnerCore::violation_of(const wire::FragmentHeaderT& header, const Message& message) const {
+  if (message.payloads.size() != 1 || header.steps != options_.steps || header.environments != options_.environments)
+    return fmt::format("{} payloads of {} x {} steps, want 1 of {} x {}", message.payloads.size(), header.steps,
+                       header.environments, options_.steps, options_.environments);
+  return options_.violation(header, message.payloads[0].view);
+}
+
+/// Async. `increases`: it comes after everything that came from its slot.
+std::optional<Drop> LearnerCore::why_not(const FragmentId& id, bool increases, bool within_credit) const {
+  if (!queue_.is_up(id.slot) || queue_.credit(id.slot).incarnation != id.incarnation) return Drop::stale_incarnation;
+  if (!increases) return Drop::duplicate;
+  if (!within_credit) return Drop::beyond_credit;
+  return std::nullopt;
+}
+
+void LearnerCore::fragment(uint32_t index, const Agent& agent, const Message& message, Time now,
+                           std::vector<Output>& outputs) {
+  const auto& header = *message.as<wire::FragmentHeaderT>();
+  const FragmentId id = id_of(header);
+  ++fragments_;
+  const std::pair now_seen{id.incarnation, id.seq};
+  const bool increases = now_seen >= next_[id.slot];
+  if (increases) {
+    missing_ += id.seq - (id.incarnation == next_[id.slot].first ? next_[id.slot].second : 0);
+    next_[id.slot] = {id.incarnation, id.seq + 1};
+  }
+  if (by_slot()) {
+    const FragmentQueue::Arrived arrived{id, header.weights_version, violation_of(header, message).empty()};
+    return apply_queue(arrived, &message, increases, outputs);
+  }
+  const bool within_credit = credit_.arrived(index, agent.incarnation);
+  auto reason = why_not(id, increases, within_credit);
+  if (!reason && header.weights_version > weights_->version) reason = Drop::wrong_version;
+  if (!reason && !violation_of(header, message).empty()) reason = Drop::invalid;
+  if (!reason) {
+    pending_.push_back({message, index, agent.incarnation, now});
+    return;
+  }
+  ++drops_[static_cast<size_t>(*reason)];
+  credit_.consumed(index, agent.incarnation);
+  if (increases) outputs.push_back(Consumed{id, std::string(name_of(*reason))});
+}
+
+void LearnerCore::apply_queue(const FragmentQueue::Input& input, const Message* arrived, bool increases,
+                              std::vector<Output>& outputs) {
   std::vector<FragmentQueue::Output> results;
   queue_.step(input, results);
   for (const FragmentQueue::Output& result : results) {
     if (const auto* credit = std::get_if<FragmentQueue::CreditChanged>(&result)) {
-      if (&result == &results.back() || !std::holds_alternative<FragmentQueue::CreditChanged>(*(&result + 1)) ||
-          std::get<FragmentQueue::CreditChanged>(*(&result + 1)).slot != credit->slot)
-        send_grant(credit->slot, outputs);  // once for a run of places to the same slot
+      const auto it = agents_.find(agent_of_slot_[credit->slot]);
+      if (it == agents_.end()) continue;  // it will join
+      it->second.grant_due = true;
+      it->second.changed_slots.insert(credit->slot);
     } else if (const auto* accepted = std::get_if<FragmentQueue::Accepted>(&result)) {
-      const auto& header = *arrived->as<wire::FragmentHeaderT>();
-      env_steps_ += uint64_t{header.steps} * header.environments;
-      episodes_[accepted->place] = header.episodes;
-      sampling_ns_ += static_cast<double>(header.sampling_ns);
-      waiting_ns_ += static_cast<double>(header.waiting_ns);
-      outputs.push_back(Assemble{{accepted->place, *arrived}});
-      send_grant(accepted->id.slot, outputs);  // the acknowledgement
+      place(accepted->place, *arrived, Time{}, outputs);
     } else if (const auto* dropped = std::get_if<FragmentQueue::Dropped>(&result)) {
-      if (dropped->reason == Drop::duplicate) send_grant(dropped->id.slot, outputs);  // its acknowledgement was lost
+      if (increases) outputs.push_back(Consumed{dropped->id, std::string(name_of(dropped->reason))});
     } else {
-      phase_ = Phase::updating;
-      outputs.push_back(Update{});
+      batch_full_ = true;
     }
   }
+}
+
+void LearnerCore::place(uint32_t place, const Message& message, Time waited, std::vector<Output>& outputs) {
+  const auto& header = *message.as<wire::FragmentHeaderT>();
+  batch_[place] = {.weights_version = header.weights_version,
+                   .policy_lag = training_version() - header.weights_version,
+                   .queue_age = waited,
+                   .sampling_ns = header.sampling_ns,
+                   .waiting_ns = header.waiting_ns,
+                   .episodes = header.episodes};
+  outputs.push_back(Assemble{{place, message}});
+  outputs.push_back(Consumed{id_of(header), ""});
+}
+
+/// Async: the oldest fragments take the free places of the batch.
+void LearnerCore::fill(Time now, std::vector<Output>& outputs) {
+  for (; !batch_full_ && !pending_.empty(); pending_.pop_front()) {
+    const Pending& next = pending_.front();
+    const auto& header = *next.message.as<wire::FragmentHeaderT>();
+    consumed(next);
+    if (options_.max_policy_lag && training_version() - header.weights_version > *options_.max_policy_lag) {
+      ++drops_[static_cast<size_t>(Drop::policy_lag)];
+      outputs.push_back(Consumed{id_of(header), std::string(name_of(Drop::policy_lag))});
+      continue;
+    }
+    place(filled_, next.message, now - next.arrived, outputs);
+    batch_full_ = ++filled_ == options_.fragments_per_batch;
+  }
+}
+
+void LearnerCore::consumed(const Pending& pending) {
+  credit_.consumed(pending.agent, pending.agent_incarnation);
+  const auto it = agents_.find(pending.agent);
+  if (it != agents_.end() && it->second.incarnation == pending.agent_incarnation) it->second.grant_due = true;
+}
+
+// --- rounds, updates, checkpoints ---
+
+void LearnerCore::advance(Time now, std::vector<Output>& outputs) {
+  advance_saving(now, outputs);
+  if (!by_slot()) fill(now, outputs);
+  if (updating_ || saving_ != Saving::no || iteration_ >= until_) return;
+  if (batch_full_) {
+    start_update(outputs);
+    if (options_.mode == SamplingMode::lag1) begin_round(outputs);
+    if (!by_slot()) fill(now, outputs);
+  } else if (by_slot() && !queue_.round_open()) {
+    begin_round(outputs);
+  }
+}
+
+void LearnerCore::start_update(std::vector<Output>& outputs) {
+  uint64_t oldest = UINT64_MAX;
+  for (FragmentFacts& facts : batch_) {
+    oldest = std::min(oldest, facts.weights_version);
+    metrics_.add_fragment(std::exchange(facts, {}));
+  }
+  env_steps_ += uint64_t{options_.fragments_per_batch} * options_.steps * options_.environments;
+  batch_full_ = false;
+  filled_ = 0;
+  updating_ = true;
+  outputs.push_back(Update{oldest});
+}
+
+void LearnerCore::begin_round(std::vector<Output>& outputs) {
+  publish(outputs);
+  apply_queue(FragmentQueue::BeginRound{weights_->version}, nullptr, false, outputs);
+}
+
+void LearnerCore::publish(std::vector<Output>& outputs) {
+  updates_since_published_ = 0;
+  if (publisher_.newest() != nullptr && publisher_.newest()->version == weights_->version) return;
+  std::vector<WeightsPublisher::Send> sends;
+  publisher_.step(WeightsPublisher::Publish{weights_}, sends);
+  send_weights(std::move(sends), outputs);
 }
 
 bool LearnerCore::states_complete() const {
@@ -257,22 +466,85 @@ bool LearnerCore::states_complete() const {
   return true;
 }
 
-void LearnerCore::advance(Time now, std::vector<Output>& outputs) {
-  if (phase_ == Phase::waiting && checkpoint_sequence_ > done_sequence_) {
-    phase_ = Phase::saving;
+void LearnerCore::advance_saving(Time now, std::vector<Output>& outputs) {
+  if (saving_ == Saving::no && checkpoint_sequence_ > done_sequence_ && !updating_) saving_ = Saving::wanted;
+  if (saving_ == Saving::wanted && (!by_slot() || !queue_.round_open())) {
+    saving_ = Saving::collecting;
     states_.clear();
     states_by_ = now + kStateDeadline;
-    for (uint32_t slot = 0; slot < queue_.num_slots(); ++slot)
-      if (queue_.is_up(slot)) send_grant(slot, outputs);
+    if (by_slot()) grant_all_slots();
   }
-  if (phase_ == Phase::saving && !checkpoint_directory_.empty() && (states_complete() || now >= states_by_)) {
-    WriteCheckpoint write{checkpoint_sequence_, std::exchange(checkpoint_directory_, ""), {}, iteration_, env_steps_};
-    for (auto& [slot, state] : states_) write.runners.push_back({slot, std::move(state)});
-    outputs.push_back(std::move(write));
+  if (saving_ != Saving::collecting || (by_slot() && now < states_by_ && !states_complete())) return;
+  saving_ = Saving::writing;
+  WriteCheckpoint write{checkpoint_sequence_, checkpoint_directory_,    {}, iteration_,
+                        env_steps_,           by_slot() && batch_full_, 0,  {}};
+  for (auto& [slot, state] : std::exchange(states_, {})) write.runners.push_back({slot, state});
+  if (write.with_batch) {
+    write.batch_weights_version = batch_[0].weights_version;
+    for (const FragmentFacts& facts : batch_)
+      write.batch_episodes.insert(write.batch_episodes.end(), facts.episodes.begin(), facts.episodes.end());
   }
-  if (phase_ == Phase::waiting && iteration_ < until_) {
-    phase_ = Phase::sampling;
-    apply_queue(FragmentQueue::BeginRound{publisher_.newest()->version}, nullptr, outputs);
+  outputs.push_back(std::move(write));
+}
+
+// --- messages out ---
+
+void LearnerCore::send_driver(Message message, std::vector<Output>& outputs) const {
+  message.run = options_.run;
+  message.epoch = options_.epoch;
+  outputs.push_back(ToDriver{std::move(message)});
+}
+
+void LearnerCore::send_agent(const std::string& peer, Message message, std::vector<Output>& outputs) const {
+  message.run = options_.run;
+  message.epoch = options_.epoch;
+  outputs.push_back(ToAgent{peer, std::move(message)});
+}
+
+void LearnerCore::refuse(const std::string& peer, std::string reason, std::vector<Output>& outputs) const {
+  wire::RefusedT refused;
+  refused.reason = std::move(reason);
+  send_agent(peer, make_message(std::move(refused)), outputs);
+}
+
+void LearnerCore::send_weights(std::vector<WeightsPublisher::Send> sends, std::vector<Output>& outputs) const {
+  for (const auto& send : sends) send_agent(send.peer, weights_message(send.weights), outputs);
+}
+
+void LearnerCore::grant_all_slots() {
+  for (auto& [index, agent] : agents_) agent.grant_due = agent.all_slots = true;
+}
+
+/// The oldest version a new fragment may be sampled with. Never one that is not published: nobody could go on.
+uint64_t LearnerCore::required_version() const {
+  if (by_slot()) return queue_.weights_version();
+  if (!options_.max_policy_lag) return 0;
+  return std::min(publisher_.newest()->version,
+                  weights_->version - std::min(weights_->version, *options_.max_policy_lag));
+}
+
+void LearnerCore::send_grants(std::vector<Output>& outputs) {
+  for (auto& [index, agent] : agents_) {
+    const bool all = std::exchange(agent.all_slots, false);
+    const auto changed = std::exchange(agent.changed_slots, {});
+    if (!std::exchange(agent.grant_due, false) || !agent.up || agent.peer.empty()) continue;  // it will ask
+    wire::GrantT grant;
+    grant.agent = index;
+    grant.incarnation = agent.incarnation;
+    grant.received = agent.parcels.received();
+    grant.weights_version = required_version();
+    if (saving_ == Saving::collecting && by_slot()) grant.want_state = checkpoint_sequence_;
+    const auto add = [&](uint32_t slot) {
+      const FragmentQueue::Credit credit = queue_.credit(slot);
+      if (queue_.is_up(slot)) grant.slots.emplace_back(slot, credit.incarnation, credit.granted);
+    };
+    if (!by_slot())
+      grant.granted_bytes = credit_.granted_bytes(index);
+    else if (all)
+      for (uint32_t i = 0; i < agent.num_slots; ++i) add(agent.first_slot + i);
+    else
+      for (const uint32_t slot : changed) add(slot);
+    send_agent(agent.peer, make_message(std::move(grant)), outputs);
   }
 }
 

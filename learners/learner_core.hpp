@@ -14,14 +14,20 @@
 // thread and hands the result back as an input.
 #pragma once
 
+#include <array>
 #include <deque>
+#include <functional>
 #include <map>
+#include <optional>
+#include <set>
 #include <string>
 #include <variant>
 #include <vector>
 
+#include "learners/checkpoint.hpp"
 #include "learners/credit_ledger.hpp"
 #include "learners/fragment_queue.hpp"
+#include "learners/iteration_metrics.hpp"
 #include "learners/weights_publisher.hpp"
 #include "rl/wire/messages.hpp"
 #include "rl/wire/parcel.hpp"
@@ -51,11 +57,12 @@ class LearnerCore {
     uint32_t steps = 0, environments = 0;
     size_t fragment_bytes = 1;  ///< FragmentLayout::capacity_bytes(): what a fragment costs of the credit
     uint64_t spec_hash = 0, fragment_hash = 0;
-    uint32_t learner_queue_size = 3, broadcast_interval = 1;  ///< async
-    std::optional<uint64_t> max_policy_lag;                   ///< async
-    Time min_time_per_iteration{};                            ///< async
+    uint32_t learner_queue_size = 3, broadcast_interval = 1;              ///< async
+    std::optional<uint64_t> max_policy_lag;                               ///< async
+    Time min_time_per_iteration{};                                        ///< async
     uint64_t training_iteration = 0, num_env_steps_sampled_lifetime = 0;  ///< of the checkpoint resumed from
     bool resumes_with_batch = false;  ///< lag1: the checkpoint held a batch that was sampled, not yet trained on
+    std::vector<wire::Episode> batch_episodes;  ///< of that batch
     /// "" when the columns keep their contract, else the first fact; see fragment_violation.
     std::function<std::string(const wire::FragmentHeaderT&, std::span<const std::byte>)> violation;
   };
@@ -73,12 +80,12 @@ class LearnerCore {
     Message message;
   };
   struct Updated {
-    WeightsPtr weights;
+    WeightsPtr weights;  ///< one version on
     std::map<std::string, double> metrics;
   };  ///< the update of the last Update output
   struct CheckpointWritten {
     uint64_t sequence;
-    std::vector<wire::FileEntryT> files;
+    std::vector<CheckpointFile> files;
     std::string error;
   };
   struct Tick {};
@@ -97,18 +104,20 @@ class LearnerCore {
   };
   struct Update {
     uint64_t weights_version;
-  };  ///< every place of the batch is filled: take it and train
+  };  ///< every place of the batch is filled: take it and train; the oldest version it was sampled with
   struct WriteCheckpoint {
     uint64_t sequence;
     std::string directory;
     std::vector<SavedRunner> runners;
     uint64_t training_iteration, num_env_steps_sampled_lifetime;
     bool with_batch;  ///< lag1: the complete batch that waits for the next update belongs to the checkpoint
+    uint64_t batch_weights_version = 0;         ///< it was sampled with
+    std::vector<wire::Episode> batch_episodes;  ///< that ended in it
   };
   struct Consumed {
     FragmentId id;
     std::string dropped;  ///< "" = goes into a batch, else the reason
-  };  ///< for the ledger: each fragment id at most once
+  };                      ///< for the ledger: each fragment id at most once
   struct Exit {
     std::string reason;
   };
@@ -125,7 +134,102 @@ class LearnerCore {
   void count_malformed(Malformed malformed) { ++malformed_[static_cast<size_t>(malformed)]; }
 
  private:
-  // ... members: to be written with learner_core.cpp
+  struct Agent {
+    uint32_t incarnation = 0, first_slot = 0, num_slots = 0;
+    bool up = false;
+    std::string peer;  // since its first Join that fits
+    ParcelReceiver parcels;
+    // the grant at the end of this step
+    bool grant_due = false, all_slots = false;
+    std::set<uint32_t> changed_slots;
+  };
+  struct Pending {
+    Message message;
+    uint32_t agent, agent_incarnation;
+    Time arrived;
+  };
+  /// wanted: until the open round is complete; collecting: the runners' states; writing: the shell does.
+  enum class Saving : uint8_t { no, wanted, collecting, writing };
+
+  bool by_slot() const { return options_.mode != SamplingMode::async; }
+  uint64_t training_version() const { return weights_->version + (updating_ ? 1 : 0); }  // of the batch being filled
+  void step_input(const Input& input, Time now, std::vector<Output>& outputs);
+  void updated(const Updated& input, Time now, std::vector<Output>& outputs);
+  void written(const CheckpointWritten& input, std::vector<Output>& outputs);
+  void tick(Time now, std::vector<Output>& outputs);
+
+  void from_driver(const Message& message, Time now, std::vector<Output>& outputs);
+  void command(const wire::CommandT& command, Time now, std::vector<Output>& outputs);
+  void agent_state(const wire::AgentStateT& state, std::vector<Output>& outputs);
+  void agent_down(uint32_t index, Agent& agent, std::vector<Output>& outputs);
+
+  void from_agent(const std::string& peer, const Message& message, Time now, std::vector<Output>& outputs);
+  Agent* known(uint32_t agent, uint32_t incarnation);
+  void join(const std::string& peer, const wire::JoinT& join, std::vector<Output>& outputs);
+  void parcel(const Message& message, Time now, std::vector<Output>& outputs);
+  void from_runner(uint32_t index, const Agent& agent, const Message& message, Time now, std::vector<Output>& outputs);
+  void runner_state(const wire::RunnerStateT& state, const Message& message);
+
+  void fragment(uint32_t index, const Agent& agent, const Message& message, Time now, std::vector<Output>& outputs);
+  std::string violation_of(const wire::FragmentHeaderT& header, const Message& message) const;
+  std::optional<Drop> why_not(const FragmentId& id, bool increases, bool within_credit) const;
+  void apply_queue(const FragmentQueue::Input& input, const Message* arrived, bool increases,
+                   std::vector<Output>& outputs);
+  void place(uint32_t place, const Message& message, Time waited, std::vector<Output>& outputs);
+  void consumed(const Pending& pending);
+  void fill(Time now, std::vector<Output>& outputs);
+
+  void advance(Time now, std::vector<Output>& outputs);
+  void advance_saving(Time now, std::vector<Output>& outputs);
+  bool states_complete() const;
+  void start_update(std::vector<Output>& outputs);
+  void begin_round(std::vector<Output>& outputs);
+  void publish(std::vector<Output>& outputs);
+  void finish_iteration(std::vector<Output>& outputs);
+
+  void send_driver(Message message, std::vector<Output>& outputs) const;
+  void send_agent(const std::string& peer, Message message, std::vector<Output>& outputs) const;
+  void refuse(const std::string& peer, std::string reason, std::vector<Output>& outputs) const;
+  void send_weights(std::vector<WeightsPublisher::Send> sends, std::vector<Output>& outputs) const;
+  void grant_all_slots();
+  void send_grants(std::vector<Output>& outputs);
+  uint64_t required_version() const;
+
+  Options options_;
+  FragmentQueue queue_;  // async: only which slots are up
+  CreditLedger credit_;  // async
+  WeightsPublisher publisher_;
+  std::map<uint32_t, Agent> agents_;
+  std::vector<uint32_t> agent_of_slot_;
+  WeightsPtr weights_;  // of the last update; agents may have an older version
+
+  // the batch being filled
+  std::deque<Pending> pending_;       // async: arrived, without a place
+  std::vector<FragmentFacts> batch_;  // by place
+  uint32_t filled_ = 0;               // async: places
+  bool batch_full_ = false;
+
+  bool updating_ = false;
+  uint64_t updates_since_published_ = 0;
+  Time iteration_start_{};
+  uint64_t iteration_, env_steps_, until_;
+  IterationMetrics metrics_;
+  wire::IterationReportT report_;
+  bool report_pending_ = false;  // the driver has not answered it
+
+  Saving saving_ = Saving::no;
+  uint64_t checkpoint_sequence_ = 0, done_sequence_ = 0;
+  std::string checkpoint_directory_;
+  std::map<uint32_t, SharedBytes> states_;
+  Time states_by_{};
+  wire::CheckpointDoneT done_;
+
+  Time last_tick_{};
+  std::vector<std::pair<uint32_t, uint64_t>> next_;  // by slot: the least incarnation and seq not seen yet
+  DropCounts drops_{};                               // async
+  std::array<uint64_t, static_cast<size_t>(Malformed::count)> malformed_{};
+  uint64_t foreign_ = 0, foreign_slot_ = 0, unknown_agent_ = 0, stale_agent_ = 0, malformed_parcel_ = 0;
+  uint64_t parcels_ = 0, bytes_ = 0, fragments_ = 0, resent_ = 0, missing_ = 0;  // received
 };
 
 }  // namespace myriad

@@ -109,7 +109,8 @@ Columns sequence_columns_of(const Columns& columns, std::span<const int64_t> env
   const auto* truncated = truncateds.const_data_ptr<uint8_t>();
   std::vector<int64_t> rows, final_row(static_cast<size_t>(steps * all));  // [T, N]  where S_{t+1} lies in obs
   int64_t next = (steps + 1) * all;
-  for (int64_t i = 0; i < steps * all; ++i) final_row[static_cast<size_t>(i)] = truncated[i] && !terminated[i] ? next++ : 0;
+  for (int64_t i = 0; i < steps * all; ++i)
+    final_row[static_cast<size_t>(i)] = truncated[i] && !terminated[i] ? next++ : 0;
   for (int64_t t = 0; t <= steps; ++t)
     for (const int64_t environment : environments) rows.push_back(t * all + environment);
   for (int64_t t = 0; t < steps; ++t)
@@ -122,8 +123,6 @@ Columns sequence_columns_of(const Columns& columns, std::span<const int64_t> env
   return part;
 }
 
-at::Tensor step_obs(const Columns& columns) {
-  return columns.at("obs").narrow(0, 0, columns.at("truncateds").numel());
-}
+at::Tensor step_obs(const Columns& columns) { return columns.at("obs").narrow(0, 0, columns.at("truncateds").numel()); }
 
 }  // namespace myriad

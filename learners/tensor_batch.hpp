@@ -33,8 +33,8 @@ struct TensorBatch {
 TensorBatch make_tensor_batch(Fragment& fragment, const ModuleSpec& spec, const Space& action_space,
                               const MeanStdFilter* filter);
 
-/// The named columns of the whole batch, [T, N, ...], but "obs" as rows [(T+1) * N + F, obs_size]: steps, bootstrap row,
-/// final_obs. Views where they can be.
+/// The named columns of the whole batch, [T, N, ...], but "obs" as rows [(T+1) * N + F, obs_size]: steps, bootstrap
+/// row, final_obs. Views where they can be.
 Columns sequence_columns(const TensorBatch& batch, const std::vector<std::string>& names);
 
 /// The same of some environments, copied: [T, n, ...] and "obs" [(T+1) * n + f, obs_size].

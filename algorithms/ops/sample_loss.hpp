@@ -62,7 +62,7 @@ class SampleLoss {
 
 /// V-trace over a time-major minibatch: values are the module's for obs rows [(T+1) * N + F].
 struct VtraceTargets {
-  std::vector<float> values, advantages;  // [T * N] vs, A
+  std::vector<float> values, advantages;                                   // [T * N] vs, A
   double ratio_mean = 0.0, ratio_clipped = 0.0, explained_variance = 0.0;  ///< clipped: the fraction above clip_rho
 };
 VtraceTargets vtrace_targets(const Columns& minibatch, std::span<const float> values, std::span<const float> ratios,

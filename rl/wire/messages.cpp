@@ -30,6 +30,17 @@ const std::vector<std::unique_ptr<wire::PayloadT>>* payloads_of(const wire::Body
   }
 }
 
+/// Tables of a buffer may share one string; as structs each has its own. A megabyte must not become a gigabyte.
+size_t unpacked_text(const wire::Envelope& envelope) {
+  size_t bytes = 0;
+  const auto add = [&](const flatbuffers::String* text) { bytes += text == nullptr ? 0 : text->size(); };
+  if (const auto* report = envelope.body_as_IterationReport(); report != nullptr && report->metrics() != nullptr)
+    for (const auto* row : *report->metrics()) add(row->key());
+  if (const auto* done = envelope.body_as_CheckpointDone(); done != nullptr && done->files() != nullptr)
+    for (const auto* file : *done->files()) add(file->name());
+  return bytes;
+}
+
 }  // namespace
 
 Frames encode(const Message& message) {
@@ -104,10 +115,11 @@ std::variant<Message, Malformed> decode(const Frames& frames) {
     return words;
   }();
   const auto* data = reinterpret_cast<const uint8_t*>(copy.data());
-  flatbuffers::Verifier verifier(data, envelope_bytes.size(), /*max_depth=*/8, /*max_tables=*/1000);
+  flatbuffers::Verifier verifier(data, envelope_bytes.size(), /*max_depth=*/8, /*max_tables=*/1 << 16);
   if (!wire::VerifyEnvelopeBuffer(verifier)) return Malformed::not_an_envelope;
   const wire::Envelope* envelope = wire::GetEnvelope(data);
   if (envelope->body() == nullptr) return Malformed::not_an_envelope;
+  if (unpacked_text(*envelope) > envelope_bytes.size()) return Malformed::too_large;
   Message message;
   message.run = envelope->run();
   message.epoch = envelope->epoch();

@@ -89,6 +89,7 @@ std::optional<Frames> unpack(const SharedBytes& bytes) {
 }
 
 std::optional<std::vector<Frames>> unpack_all(const SharedBytes& bytes, size_t count) {
+  if (count > kMaxParcelMessages) return std::nullopt;
   std::vector<Frames> messages;
   SharedBytes rest = bytes;
   while (!rest.view.empty()) {
@@ -137,30 +138,29 @@ bool send_packed(int fd, const Frames& frames) {
 PackedReader::Outcome PackedReader::read(int fd, const std::function<void(std::span<const std::byte>)>& take) {
   alignas(8) thread_local std::array<std::byte, kReadBytes> scratch;
   for (size_t i = 0; i < kReadsAtOnce; ++i) {
-    // A message longer than the scratch is read straight into its own place.
-    const size_t kept = partial_.size();
-    const auto wanted = packed_size(partial_, max_bytes_);
-    const bool in_place = wanted && *wanted > kept && *wanted - kept > scratch.size() / 2;
-    if (in_place) partial_.resize(*wanted);
-    std::byte* const target = in_place ? partial_.data() + kept : scratch.data();
-    const ssize_t got = ::recv(fd, target, in_place ? *wanted - kept : scratch.size(), MSG_DONTWAIT);
-    if (in_place) partial_.resize(kept + static_cast<size_t>(std::max<ssize_t>(got, 0)));
-    if (got == 0) return Outcome::closed;
-    if (got < 0) {
+    const auto whole = packed_size(std::span(partial_).first(filled_), max_bytes_);
+    if (!whole) return Outcome::malformed;
+    // The rest of a long message is read straight into its place.
+    const bool in_place = *whole > filled_ + scratch.size() / 2;
+    if (in_place) partial_.resize(*whole);
+    const std::span<std::byte> room = in_place ? std::span(partial_).subspan(filled_) : std::span(scratch);
+    const ssize_t received = ::recv(fd, room.data(), room.size(), MSG_DONTWAIT);
+    if (received == 0) return Outcome::closed;
+    if (received < 0) {
       if (errno == EINTR) continue;
       return errno == EAGAIN || errno == EWOULDBLOCK ? Outcome::blocked : Outcome::closed;
     }
-    std::span<const std::byte> bytes = scratch;
-    bytes = bytes.first(in_place ? 0 : static_cast<size_t>(got));
-    if (!partial_.empty() && !in_place) {
-      partial_.insert(partial_.end(), bytes.begin(), bytes.end());
-      bytes = {};
+    const auto got = static_cast<size_t>(received);
+    std::span<const std::byte> bytes = room.first(got);
+    if (in_place || filled_ > 0) {
+      if (!in_place) {
+        partial_.resize(filled_);
+        partial_.insert(partial_.end(), bytes.begin(), bytes.end());
+      }
+      filled_ += got;
+      bytes = std::span(partial_).first(filled_);
     }
-    std::vector<std::byte> joined;
-    if (bytes.empty()) {
-      joined = std::exchange(partial_, {});
-      bytes = joined;
-    }
+    const size_t before = bytes.size();
     for (;;) {
       const auto size = packed_size(bytes, max_bytes_);
       if (!size) return Outcome::malformed;
@@ -168,11 +168,12 @@ PackedReader::Outcome PackedReader::read(int fd, const std::function<void(std::s
       take(bytes.first(*size));
       bytes = bytes.subspan(*size);
     }
-    if (bytes.size() == joined.size() && !joined.empty())
-      partial_ = std::move(joined);  // nothing was whole: keep the growing buffer
-    else
+    if (filled_ == 0)
       partial_.assign(bytes.begin(), bytes.end());
-    if (!in_place && static_cast<size_t>(got) < scratch.size()) return Outcome::blocked;
+    else if (bytes.size() < before)
+      partial_ = {bytes.begin(), bytes.end()};
+    filled_ = bytes.size();
+    if (got < room.size()) return Outcome::blocked;
   }
   return Outcome::blocked;
 }

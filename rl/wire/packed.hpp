@@ -15,6 +15,8 @@
 
 namespace myriad {
 
+inline constexpr size_t kMaxParcelMessages = size_t{1} << 16;
+
 /// Appends `frames` to `out`. Throws Error for more than kMaxFrames frames or 4 GiB.
 void pack(const Frames& frames, std::vector<std::byte>& out);
 
@@ -42,7 +44,8 @@ class PackedReader {
 
  private:
   size_t max_bytes_;
-  std::vector<std::byte> partial_;  // the beginning of a message
+  std::vector<std::byte> partial_;  // the beginning of a message: its first filled_ bytes
+  size_t filled_ = 0;
 };
 
 }  // namespace myriad

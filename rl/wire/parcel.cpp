@@ -5,7 +5,7 @@
 namespace myriad {
 
 void ParcelSender::add(std::span<const std::byte> packed) {
-  if (open_count_ > 0 && open_.size() + packed.size() > kParcelBytes) close();
+  if (open_count_ > 0 && (open_.size() + packed.size() > kParcelBytes || open_count_ == kMaxParcelMessages)) close();
   open_.insert(open_.end(), packed.begin(), packed.end());
   ++open_count_;
   ++next_;

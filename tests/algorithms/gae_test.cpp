@@ -1,12 +1,10 @@
 #include "algorithms/ops/gae.hpp"
 
-#include <doctest/doctest.h>
-
 #include <cmath>
 #include <vector>
 
 #include "rl/check.hpp"
-#include "rl/random.hpp"
+#include "tests/algorithms/examples.hpp"
 
 using namespace myriad;
 
@@ -14,49 +12,19 @@ TEST_SUITE_BEGIN("algorithms/gae");
 
 namespace {
 
-struct Example {
-  size_t steps, environments;
-  std::vector<float> rewards, values, final_values;
-  std::vector<uint8_t> terminateds, truncateds;
-  Trajectories view() const { return {steps, environments, rewards, terminateds, truncateds, values, final_values}; }
-};
-
 struct Gae {
   std::vector<float> advantages, targets;
 };
-Gae gae(const Example& e, double gamma, double lambda) {
+Gae gae(const TrajectoriesExample& e, double gamma, double lambda) {
   Gae out{std::vector<float>(e.rewards.size()), std::vector<float>(e.rewards.size())};
   compute_gae(e.view(), gamma, lambda, out.advantages, out.targets);
   return out;
 }
 
-/// Random trajectories with ends of both kinds.
-Example random_example(uint64_t seed) {
-  Example e{
-      12, 5, std::vector<float>(60), std::vector<float>(65), {}, std::vector<uint8_t>(60), std::vector<uint8_t>(60)};
-  RandomStream random(seed, StreamPurpose::simulation, 0);
-  for (float& r : e.rewards) r = static_cast<float>(random.normal());
-  for (float& v : e.values) v = static_cast<float>(random.normal());
-  for (size_t i = 0; i < 60; ++i) {
-    e.terminateds[i] = random.below(6) == 0;
-    e.truncateds[i] = random.below(6) == 0;  // both at once happen too
-    if (e.truncateds[i] && !e.terminateds[i]) e.final_values.push_back(static_cast<float>(random.normal()));
-  }
-  return e;
-}
-
 }  // namespace
 
 TEST_CASE("compute_gae: a termination, a time limit and a cut by hand") {
-  // gamma 0.5, lambda 0.5; three environments of two steps, time-major.
-  //   env 0: terminal after step 0; env 1: time limit after step 0 with V(final) = 8; env 2: cut by the fragment's end.
-  const Example e{.steps = 2,
-                  .environments = 3,
-                  .rewards = {1, 1, 1, 2, 2, 2},
-                  .values = {4, 4, 4, 6, 6, 6, 10, 10, 10},
-                  .final_values = {8},
-                  .terminateds = {1, 0, 0, 0, 0, 0},
-                  .truncateds = {0, 1, 0, 0, 0, 0}};
+  const TrajectoriesExample e = three_ends();
   const Gae out = gae(e, 0.5, 0.5);
   // t = 1, all: 2 + 0.5 * 10 - 6 = 1.
   // t = 0: terminal 1 - 4 = -3; limit 1 + 0.5 * 8 - 4 = 1; going on 1 + 0.5 * 6 - 4 = 0, plus 0.25 * 1.
@@ -65,18 +33,18 @@ TEST_CASE("compute_gae: a termination, a time limit and a cut by hand") {
 }
 
 TEST_CASE("compute_gae: final values are read in time-major order, not where a termination came at the limit") {
-  const Example e{.steps = 2,
-                  .environments = 2,
-                  .rewards = {0, 0, 0, 0},
-                  .values = {0, 0, 0, 0, 0, 0},
-                  .final_values = {1, 2},
-                  .terminateds = {0, 1, 0, 0},
-                  .truncateds = {1, 1, 0, 1}};
+  const TrajectoriesExample e{.steps = 2,
+                              .environments = 2,
+                              .rewards = {0, 0, 0, 0},
+                              .values = {0, 0, 0, 0, 0, 0},
+                              .final_values = {1, 2},
+                              .terminateds = {0, 1, 0, 0},
+                              .truncateds = {1, 1, 0, 1}};
   CHECK(gae(e, 1.0, 0.0).advantages == std::vector<float>{1, 0, 0, 2});
 }
 
 TEST_CASE("compute_gae: lambda 0 is the one-step TD error") {
-  const Example e = random_example(1);
+  const TrajectoriesExample e = random_trajectories(1);
   const Gae out = gae(e, 0.9, 0.0);
   size_t final_row = 0;
   for (size_t i = 0; i < e.rewards.size(); ++i) {
@@ -88,7 +56,7 @@ TEST_CASE("compute_gae: lambda 0 is the one-step TD error") {
 }
 
 TEST_CASE("compute_gae: lambda 1 is the discounted return minus V") {
-  const Example e = random_example(2);
+  const TrajectoriesExample e = random_trajectories(2);
   const Gae out = gae(e, 0.9, 1.0);
   for (size_t i = 0; i < e.rewards.size(); ++i) {
     double result = 0, discount = 1;
@@ -113,12 +81,12 @@ TEST_CASE("compute_gae: lambda 1 is the discounted return minus V") {
 }
 
 TEST_CASE("compute_gae: shapes that do not fit are refused") {
-  Example e = random_example(3);
+  TrajectoriesExample e = random_trajectories(3);
   e.final_values.push_back(0);
   CHECK_THROWS_AS(gae(e, 0.9, 0.9), Error);
   e.final_values.resize(e.final_values.size() - 2);
   CHECK_THROWS_AS(gae(e, 0.9, 0.9), Error);
-  e = random_example(3);
+  e = random_trajectories(3);
   e.values.pop_back();
   CHECK_THROWS_AS(gae(e, 0.9, 0.9), Error);
 }

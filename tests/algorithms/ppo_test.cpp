@@ -8,6 +8,7 @@
 
 #include "learners/action_distribution.hpp"
 #include "learners/algorithm.hpp"
+#include "tests/algorithms/examples.hpp"
 
 using namespace myriad;
 
@@ -25,11 +26,6 @@ ModuleSpec two_actions() {
   ModelConfig config;
   config.fcnet_hiddens = {4};
   return make_mlp_spec(Space::box(-1, 1, {2}), Space::discrete(2), config);
-}
-
-double metric(const Loss& loss, std::string_view name) {
-  const auto found = std::find(loss.names.begin(), loss.names.end(), name);
-  return found == loss.names.end() ? NAN : loss.metrics[found - loss.names.begin()].item<double>();
 }
 
 at::Tensor column(std::vector<float> values) { return at::tensor(values); }

@@ -79,6 +79,16 @@ TEST_SUITE("apps/live_view") {
     CHECK(joined(lines).find("nan") == std::string::npos);
   }
 
+  TEST_CASE("panel_lines: hosts where there can be several, and why messages were dropped") {
+    Snapshot s = half_cheetah();
+    s.hosts_alive = 1, s.hosts_total = 2;
+    s.dropped = 1203, s.dropped_by = {{"duplicate", 3}, {"too_old", 1200}};
+    CHECK(panel_lines(s, 120)[5] ==
+          "fleet    hosts 1/2   runners 8/8   envs 128   lag 0.8 (max 2)   dropped 1,203 (duplicate 3, too_old 1,200)");
+    CHECK(plain_line(s).find(" hosts_alive=1 hosts_total=2 ") != std::string::npos);
+    CHECK(plain_line(half_cheetah()).find("hosts") == std::string::npos);
+  }
+
   TEST_CASE("panel_lines: the bar shows the budget nearest its end; a return only where there is none") {
     Snapshot s = half_cheetah();
     s.stop.push_back({"time_total_s", "s", 58, 60});

@@ -132,6 +132,9 @@ TEST_SUITE("apps/run_directory") {
     run.save();
     CHECK_FALSE(read_run(run.path()).end_time_s.has_value());
     CHECK_FALSE(read_run(run.path()).best.has_value());
+    run.record.join = "myriad agent --connect tcp://10.0.0.5:7777 --run 12";
+    CHECK(boost::json::parse(to_json(run.record)).at("join").as_string() == run.record.join);
+    run.record.join.clear();  // the driver's to write anew each time, so never read
 
     run.record.state = "finished";
     run.record.end_time_s = 1700000058.5;
@@ -186,6 +189,16 @@ TEST_SUITE("apps/run_directory") {
     CHECK(thrown([&] { write_atomically(folder.path / "no" / "file", "x"); }, &message) == "cannot-write 4");
     CHECK(message.find("No such file or directory") != std::string::npos);
     CHECK(thrown([&] { read_file(folder.path / "nothing"); }) == "cannot-read 4");
+  }
+
+  TEST_CASE("command_name: what the user typed, fit for a shell") {
+    ::unsetenv("MYRIAD_COMMAND");
+    CHECK(command_name() == "myriad");
+    ::setenv("MYRIAD_COMMAND", "./myriad", 1);
+    CHECK(command_name() == "./myriad");
+    ::setenv("MYRIAD_COMMAND", "../my clone/myriad", 1);
+    CHECK(command_name() == "'../my clone/myriad'");
+    ::unsetenv("MYRIAD_COMMAND");
   }
 
   TEST_CASE("shell_line and json_string: what they write reads back") {

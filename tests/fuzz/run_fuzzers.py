@@ -14,11 +14,13 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 COMPILER = "clang++-14"
 MEMORY_MB = 512
+RATE, EDGES, PEAK = r"average_exec_per_sec: +(\d+)", r"cov: (\d+)", r"peak_rss_mb: +(\d+)"  # of libFuzzer's output
 FLAGS = ("-std=c++20 -O1 -gline-tables-only -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address,undefined "
          "-fno-sanitize-recover=undefined -D_GLIBCXX_ASSERTIONS")
 LIBRARIES = "-lfmt -lboost_json -lflatbuffers -ldl -lpthread"
@@ -106,25 +108,30 @@ def run(build: pathlib.Path, name: str, seconds: int) -> tuple[str, bool, str]:
     grown, seeds, findings = build / "corpus" / name, HERE / "corpus" / name, build / "findings"
     for folder in (grown, findings):
         folder.mkdir(parents=True, exist_ok=True)
-    how_long = [f"-max_total_time={seconds}"] if seconds else ["-runs=0"]
-    command = [build / name, *how_long, "-timeout=1", f"-rss_limit_mb={MEMORY_MB}", f"-max_len={TARGETS[name].max_len}",
-               "-print_final_stats=1", f"-artifact_prefix={findings}/{name}-", grown, *([seeds] if seeds.is_dir() else [])]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment(), cwd=build)
-    log = done.stderr
-    (build / f"{name}.log").write_text(log)
+    folders = [grown, *([seeds] if seeds.is_dir() else [])]
+    executions, end, note = 0, time.monotonic() + seconds, ""
+    while True:
+        left = round(end - time.monotonic())
+        command = [build / name, f"-max_total_time={left}" if left > 0 else "-runs=0", "-timeout=1", f"-rss_limit_mb={MEMORY_MB}",
+                   f"-max_len={TARGETS[name].max_len}", "-print_final_stats=1", f"-artifact_prefix={findings}/{name}-", *folders]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment(), cwd=build)
+        log = done.stderr
+        (build / f"{name}.log").write_text(log)
 
-    def last(pattern: str) -> str:
-        found = re.findall(pattern, log, re.MULTILINE)
-        return found[-1] if found else "?"
+        def last(pattern: str) -> str:
+            found = re.findall(pattern, log, re.MULTILINE)
+            return found[-1] if found else "0"
 
-    executions, rate = last(r"number_of_executed_units: (\d+)"), last(r"average_exec_per_sec: +(\d+)")
-    edges, peak = last(r"cov: (\d+)"), last(r"peak_rss_mb: +(\d+)")
-    line = f"{name:13} {executions:>9} executions {rate:>7}/s {edges:>5} edges {peak:>4} MB  "
+        executions += int(last(r"number_of_executed_units: (\d+)"))
+        written = last(r"Test unit written to (.*)$")
+        slow = done.returncode and re.search(r"-(timeout|oom)-\w+$", written)
+        if not slow or happens_again(build, name, pathlib.Path(written)):
+            break
+        note = f"; within its limits when run alone: {written}"
+    line = (f"{name:13} {executions:>9} executions {last(RATE):>7}/s "
+            f"{last(EDGES):>5} edges {last(PEAK):>4} MB  ")
     if done.returncode == 0:
-        return line + "0 findings", False, ""
-    written = last(r"Test unit written to (.*)$")
-    if re.search(r"/[\w]+-(timeout|oom|slow-unit)-", written) and not happens_again(build, name, pathlib.Path(written)):
-        return line + f"0 findings; stopped early at {written}, which is within its limits when run alone", False, ""
+        return line + "0 findings" + note, False, ""
     summary = last(r"^(?:SUMMARY: |does not hold: )(.*)$")
     return line + f"1 finding: {summary}; {written}", True, "\n".join(log.splitlines()[-60:])
 

@@ -3,7 +3,9 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <numeric>
 
+#include "algorithms/appo.hpp"
 #include "algorithms/ppo.hpp"
 #include "rl/check.hpp"
 
@@ -30,6 +32,20 @@ Config config_of(const std::string& executor = "native") {
   config.training.minibatch_size = 32;
   config.training.lr = 1e-3;
   config.seed = 3;
+  return config;
+}
+
+/// IMPALA or APPO over whole batches; APPO's buffer of `batches`, two passes each.
+Config async_config(const char* algorithm, const std::string& executor = "native", int64_t batches = 1) {
+  Config config = config_of(executor);
+  config.algorithm = algorithm;
+  config.training.num_epochs = 1;
+  config.training.minibatch_size = 0;
+  config.training.train_batch_size = kSteps * kEnvironments;
+  AppoConfig own;  // IMPALA takes its part of it
+  own.circular_buffer_num_batches = batches;
+  own.use_kl_loss = true;
+  config.algorithm_config = std::make_unique<AppoConfig>(own);
   return config;
 }
 
@@ -260,6 +276,125 @@ TEST_CASE("Learner: settings and batches it cannot use are errors") {
   LearnerState state = learner.state();
   state.scalars.erase("version");
   CHECK_THROWS_AS(learner.set_state(state), Error);
+}
+
+TEST_CASE("Learner: time-major, an update is one gradient step under RLlib's names") {
+  for (const char* algorithm : {"IMPALA", "APPO"}) {
+    CAPTURE(algorithm);
+    const Space actions = Space::discrete(2);
+    Learner learner(async_config(algorithm), kObs, actions);
+    Fragment batch = batch_of(actions);
+    const UpdateResult result = learner.update(batch);
+    for (const char* name :
+         {"total_loss", "policy_loss", "vf_loss", "entropy", "mean_kl_loss", "importance_ratio_mean",
+          "importance_ratio_clipped", "vf_explained_var", "gradients_default_optimizer_global_norm"}) {
+      CAPTURE(name);
+      REQUIRE(result.metrics.contains(name));
+      CHECK(std::isfinite(result.metrics.at(name)));
+    }
+    const int64_t passes = algorithm == std::string("APPO") ? 2 : 1;
+    CHECK(result.grad_updates == passes);
+    CHECK(result.metrics.at("num_module_steps_trained_lifetime") == static_cast<double>(passes * 128));
+    CHECK(result.metrics.at("num_env_steps_trained_lifetime") == 128);
+  }
+}
+
+TEST_CASE("Learner: time-major, native and torch executors train alike") {
+  for (const char* algorithm : {"IMPALA", "APPO"})
+    for (const Space& actions : {Space::discrete(3, 5), Space::box(-1, 1, {1})}) {
+      CAPTURE(algorithm);
+      Learner native(async_config(algorithm, "native"), kObs, actions),
+          torch(async_config(algorithm, "torch"), kObs, actions);
+      Fragment batch = batch_of(actions);
+      const Metrics a = native.update(batch).metrics, b = torch.update(batch).metrics;
+      for (const auto& [name, value] : b) {
+        CAPTURE(name);
+        CHECK(a.at(name) == doctest::Approx(value).epsilon(1e-3));
+      }
+      const auto x = native.weights().values, y = torch.weights().values;
+      for (size_t i = 0; i < x.size(); ++i) CHECK(std::abs(x[i] - y[i]) <= 1e-4f);
+    }
+}
+
+TEST_CASE("Learner: time-major, minibatches are whole environments, and each counts once") {
+  const Space actions = Space::discrete(2);
+  Config config = async_config("IMPALA");
+  config.training.lr = 0.0;  // the same policy in each minibatch: their means are the whole batch's
+  config.training.shuffle_batch_per_epoch = false;
+  Learner whole(config, kObs, actions);
+  config.training.minibatch_size = 3 * kSteps + 1;  // three environments or fewer: 8 = 2 + 3 + 3
+  config.training.shuffle_batch_per_epoch = true;
+  Learner split(config, kObs, actions);
+  config.training.minibatch_size = 1;
+  Learner single(config, kObs, actions);
+  Fragment batch = batch_of(actions);
+  const Metrics a = whole.update(batch).metrics, b = split.update(batch).metrics, c = single.update(batch).metrics;
+  CHECK(a.at("num_grad_updates") == 1);
+  CHECK(b.at("num_grad_updates") == 3);
+  CHECK(c.at("num_grad_updates") == kEnvironments);
+  for (const char* name : {"policy_loss", "vf_loss", "entropy", "mean_kl_loss", "importance_ratio_mean"}) {
+    CAPTURE(name);
+    CHECK(b.at(name) == doctest::Approx(a.at(name)).epsilon(1e-4));
+    CHECK(c.at(name) == doctest::Approx(a.at(name)).epsilon(1e-4));
+  }
+}
+
+TEST_CASE("Learner: time-major, a saved state in a new learner continues bit for bit") {
+  for (const char* algorithm : {"IMPALA", "APPO"}) {
+    CAPTURE(algorithm);
+    const Space actions = Space::box(-1, 1, {1});
+    Learner a(async_config(algorithm), kObs, actions), b(async_config(algorithm), kObs, actions);
+    for (uint64_t seed : {1, 2, 3}) {  // APPO's target changes after the second and the fourth
+      Fragment batch = batch_of(actions, seed);
+      a.update(batch);
+    }
+    const LearnerState saved = a.state();
+    b.set_state(saved);
+    for (uint64_t seed : {4, 5}) {
+      Fragment batch = batch_of(actions, seed);
+      CHECK(a.update(batch).metrics == b.update(batch).metrics);
+    }
+    CHECK(same(a.state(), b.state()));
+    if (algorithm == std::string("IMPALA")) continue;
+    LearnerState broken = saved;
+    broken.scalars.erase("target_parameters");
+    CHECK_THROWS_AS(b.set_state(broken), Error);
+  }
+}
+
+TEST_CASE("Learner: passes over a circular buffer begin when N uses are there and leave N - 1") {
+  const Space actions = Space::discrete(2);
+  Learner learner(async_config("APPO", "native", 4), kObs, actions);  // K = 2
+  std::vector<int64_t> passes;
+  std::vector<double> left;
+  double dropped = 0, last_dropped = 0;
+  for (uint64_t seed = 1; seed <= 60; ++seed) {
+    Fragment batch = batch_of(actions, seed);
+    const UpdateResult result = learner.update(batch);
+    passes.push_back(result.grad_updates);
+    left.push_back(result.metrics.at("circular_buffer_uses_left"));
+    last_dropped = result.metrics.at("circular_buffer_uses_dropped");
+    dropped += last_dropped;
+    if (seed > 4) CHECK(static_cast<double>(passes.back()) == 2 - last_dropped);
+  }
+  CHECK(std::vector(passes.begin(), passes.begin() + 3) == std::vector<int64_t>{0, 1, 2});
+  CHECK(std::vector(left.begin(), left.begin() + 3) == std::vector<double>{2, 3, 3});
+  CHECK(dropped + left.back() + static_cast<double>(std::accumulate(passes.begin(), passes.end(), int64_t{0})) == 120);
+}
+
+TEST_CASE("Learner: the target network holds still between its updates and then becomes the policy") {
+  const Space actions = Space::discrete(2);
+  Learner learner(async_config("APPO"), kObs, actions);  // 2 x 1 x 2 batches: every second update
+  const auto target = [&] { return learner.state().scalars.at("target_parameters").f32(); };
+  const auto policy = [&] { return flat_parameters(learner.spec(), learner.state().module, "test"); };
+  const std::vector<float> initial = policy();
+  CHECK(target() == initial);
+  Fragment batch = batch_of(actions);
+  CHECK(learner.update(batch).metrics.at("num_target_updates") == 0);
+  CHECK(target() == initial);
+  CHECK(policy() != initial);
+  CHECK(learner.update(batch).metrics.at("num_target_updates") == 1);
+  CHECK(target() == policy());
 }
 
 TEST_SUITE_END();

@@ -76,4 +76,29 @@ TEST_CASE("make_tensor_batch: columns that do not fit the module are refused") {
   CHECK_THROWS_AS(make_tensor_batch(f, spec_of(two), two, nullptr), Error);
 }
 
+TEST_CASE("sequence_columns: obs become rows of steps, bootstrap and final_obs; environments keep theirs") {
+  TensorBatch batch;
+  batch.steps = 2;
+  batch.environments = 3;
+  batch.obs = at::arange(9, at::kFloat).view({3, 3, 1});  // obs[t][e] = 3 t + e
+  batch.final_obs = at::tensor({100.0f, 101.0f, 102.0f}).view({3, 1});
+  batch.columns = {{"obs", batch.obs.narrow(0, 0, 2)},
+                   {"rewards", at::arange(6, at::kFloat).view({2, 3})},
+                   {"terminateds", at::tensor({0, 1, 0, 0, 0, 0}, at::kByte).view({2, 3})},
+                   {"truncateds", at::tensor({1, 1, 0, 0, 1, 1}, at::kByte).view({2, 3})}};  // not the terminated one
+  const Columns all = sequence_columns(batch, {"obs", "rewards", "terminateds", "truncateds"});
+  const auto row = [](const at::Tensor& x) {
+    const at::Tensor c = x.contiguous();
+    return std::vector<float>(c.const_data_ptr<float>(), c.const_data_ptr<float>() + c.numel());
+  };
+  CHECK(row(all.at("obs")) == std::vector<float>{0, 1, 2, 3, 4, 5, 6, 7, 8, 100, 101, 102});
+  CHECK(row(step_obs(all)) == std::vector<float>{0, 1, 2, 3, 4, 5});
+  const std::vector<int64_t> environments{2, 0};
+  const Columns part = sequence_columns_of(all, environments);
+  CHECK(row(part.at("obs")) == std::vector<float>{2, 0, 5, 3, 8, 6, 100, 102});
+  CHECK(row(part.at("rewards")) == std::vector<float>{2, 0, 5, 3});
+  CHECK(part.at("truncateds")[0][1].item<int>() == 1);
+  CHECK_THROWS_AS(sequence_columns(batch, {"logp"}), Error);
+}
+
 TEST_SUITE_END();

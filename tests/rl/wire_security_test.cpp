@@ -263,13 +263,17 @@ TEST_SUITE("rl/wire/security") {
   }
 
   TEST_CASE_FIXTURE(Guarded, "Router: a client without CURVE is refused") {
-    Monitor monitor(context, router, ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_SUCCEEDED);
+    // Both sides hang up at the other's first words; the first to do so decides which event the other sees.
+    Monitor monitor(context, router,
+                    ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |
+                        ZMQ_EVENT_HANDSHAKE_FAILED_AUTH | ZMQ_EVENT_HANDSHAKE_SUCCEEDED);
     SocketContext plain;
     Dealer dealer(plain, router.endpoint(), "agent-3");  // loopback, so the Dealer itself has no objection
     REQUIRE(dealer.send({bytes("let me in")}));
-    CHECK(monitor.next() ==
-          std::pair<int, uint32_t>{ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL, ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH});
-    check_agent_gets_in();
+    const int event = monitor.next().first;
+    CHECK((event == ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL || event == ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL));
+    CHECK(!router.receive());
+    check_agent_gets_in("agent-3b");
   }
 
   TEST_CASE_FIXTURE(Guarded, "Router: who expects another server is not spoken to") {

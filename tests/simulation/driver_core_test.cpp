@@ -4,6 +4,8 @@
 
 #include <csignal>
 
+#include "rl/wire/packed.hpp"
+
 namespace myriad {
 namespace {
 
@@ -30,7 +32,29 @@ const T* sent(const Outputs& outputs) {
   return nullptr;
 }
 
-/// A driver with its processes, by hand.
+std::vector<std::string> stop_peers(const Outputs& outputs) {
+  std::vector<std::string> peers;
+  for (const auto& output : outputs)
+    if (const auto* send = std::get_if<DriverCore::Send>(&output); send != nullptr && send->message.as<wire::StopT>())
+      peers.push_back(send->peer);
+  return peers;
+}
+/// The newest AgentState for the learner.
+const wire::AgentStateT* told_learner(const Outputs& outputs) {
+  const wire::AgentStateT* last = nullptr;
+  for (const auto& output : outputs)
+    if (const auto* send = std::get_if<DriverCore::Send>(&output))
+      if (const auto* body = send->message.as<wire::AgentStateT>()) last = body;
+  return last;
+}
+const DriverCore::Event* event(const Outputs& outputs, std::string_view kind) {
+  for (const auto& output : outputs)
+    if (const auto* found = std::get_if<DriverCore::Event>(&output); found != nullptr && found->kind == kind)
+      return found;
+  return nullptr;
+}
+
+/// A driver with its processes, by hand: two host agents of two runners each.
 struct Run {
   DriverCore core;
   Time now = std::chrono::seconds(1);
@@ -38,9 +62,21 @@ struct Run {
   static DriverCore::Options options() {
     DriverCore::Options options;
     options.run = kRun;
-    options.slots.num_slots = 2;
-    options.slots.max_crashes_per_minute = 1;
+    options.config_toml = "seed = 1";
+    options.fleet.num_slots = 4;
+    options.fleet.agents.num_slots = 2;
+    options.fleet.agents.max_crashes_per_minute = 1;
     options.smoothing_episodes = 2;
+    return options;
+  }
+  static DriverCore::Options lenient() {
+    DriverCore::Options options = Run::options();
+    options.fleet.agents.max_crashes_per_minute = 9;
+    return options;
+  }
+  static DriverCore::Options from_outside() {
+    DriverCore::Options options = Run::options();
+    options.fleet.spawns = false;
     return options;
   }
   explicit Run(DriverCore::Options options) : core(std::move(options)) { step(DriverCore::Start{}); }
@@ -57,10 +93,61 @@ struct Run {
     message.epoch = 1;
     return step(DriverCore::Received{peer, std::move(message)});
   }
-  Outputs learner_hello(uint32_t protocol = kProtocolVersion) {
+  Outputs learner_hello(uint32_t protocol = kProtocolVersion, const std::string& data_endpoint = "ipc://learner") {
     wire::LearnerHelloT hello;
     hello.protocol = protocol;
+    hello.data_endpoint = data_endpoint;
     return receive(std::move(hello));
+  }
+  static std::string peer(uint32_t agent, uint32_t incarnation) {
+    return fmt::format("agent-{}.{}", agent, incarnation);
+  }
+  Outputs agent_hello(uint32_t agent, uint32_t incarnation = 0, uint32_t protocol = kProtocolVersion) {
+    return hello_from(peer(agent, incarnation), agent, incarnation, protocol);
+  }
+  Outputs hello_from(const std::string& peer, uint32_t agent = Fleet::kAnyPlace, uint32_t incarnation = 0,
+                     uint32_t protocol = kProtocolVersion) {
+    wire::AgentHelloT hello;
+    hello.agent = agent;
+    hello.incarnation = incarnation;
+    hello.protocol = protocol;
+    hello.host = "node7";
+    return receive(std::move(hello), peer);
+  }
+  static wire::AgentStatusT status(uint32_t agent, uint32_t incarnation = 0) {
+    wire::AgentStatusT status;
+    status.agent = agent;
+    status.incarnation = incarnation;
+    status.running = 2;
+    return status;
+  }
+  Outputs quarantine(uint32_t agent, const std::string& cause) {
+    wire::AgentStatusT all = status(agent);
+    all.running = 0;
+    all.quarantined = 2;
+    all.last_cause = cause;
+    return receive(std::move(all), peer(agent, 0));
+  }
+  Outputs error(const std::string& peer, uint32_t slot, Exit exit, const std::string& message) {
+    wire::ProcessErrorT error;
+    error.slot = slot;
+    error.code = "env-contract";
+    error.message = message;
+    error.exit = static_cast<int32_t>(exit);
+    return receive(std::move(error), peer);
+  }
+  /// Learner and both agents have said hello.
+  void everybody() {
+    learner_hello();
+    agent_hello(0);
+    agent_hello(1);
+  }
+  /// Every process ended.
+  const DriverCore::Finished* finish(Outputs& outputs) {
+    step(DriverCore::AgentExited{0, 0, "exit status 0"});
+    step(DriverCore::AgentExited{1, 0, "exit status 0"});
+    outputs = step(DriverCore::LearnerExited{"exit status 0"});
+    return find<DriverCore::Finished>(outputs);
   }
   Outputs report(uint64_t iteration, uint64_t env_steps = 0, double episode_return = 0) {
     wire::IterationReportT report;
@@ -83,12 +170,12 @@ struct Run {
 }  // namespace
 
 TEST_SUITE("driver/driver_core") {
-  TEST_CASE("DriverCore: Start spawns the learner and every runner; its timer does not spin before the hello") {
+  TEST_CASE("DriverCore: Start spawns the learner and every agent; its timer does not spin before the hello") {
     DriverCore core(Run::options());
     Outputs outputs;
     core.step(DriverCore::Start{}, Time{}, outputs);
     CHECK(count<DriverCore::SpawnLearner>(outputs) == 1);
-    CHECK(count<DriverCore::SpawnRunner>(outputs) == 2);
+    CHECK(count<DriverCore::SpawnAgent>(outputs) == 2);
     core.step(DriverCore::Tick{}, std::chrono::seconds(1), outputs);
     CHECK(core.next_timer() > std::chrono::seconds(1));
   }
@@ -98,6 +185,8 @@ TEST_SUITE("driver/driver_core") {
     options.stop.training_iteration = 2;
     Run run(options);
     const Outputs go = run.learner_hello();
+    run.agent_hello(0);
+    run.agent_hello(1);
     CHECK(sent<wire::CommandT>(go)->until == 1);
     CHECK(sent<wire::CommandT>(run.report(1))->until == 2);
     const Outputs last = run.report(2);
@@ -105,12 +194,12 @@ TEST_SUITE("driver/driver_core") {
     CHECK(sent<wire::CommandT>(last) == nullptr);
     const Outputs stop = run.complete_save(1);
     CHECK(sent<wire::StopT>(stop)->reason == "training_iteration 2");
-    CHECK(count<DriverCore::KillRunner>(stop) == 2);
-    run.step(DriverCore::RunnerExited{0, 0, "SIGTERM"});
-    run.step(DriverCore::RunnerExited{1, 0, "SIGTERM"});
-    const Outputs finished = run.step(DriverCore::LearnerExited{"exit 0"});
-    REQUIRE(find<DriverCore::Finished>(finished) != nullptr);
-    CHECK(find<DriverCore::Finished>(finished)->exit == Exit::ok);
+    CHECK(stop_peers(stop) == std::vector<std::string>{"learner-0", "agent-0.0", "agent-1.0"});
+    CHECK(count<DriverCore::KillAgent>(stop) == 0);  // SIGTERM would be a preemption
+    Outputs outputs;
+    const auto* finished = run.finish(outputs);
+    REQUIRE(finished != nullptr);
+    CHECK(finished->exit == Exit::ok);
   }
 
   TEST_CASE("DriverCore: num_env_steps_sampled_lifetime stops at the first report that reaches it") {
@@ -174,32 +263,315 @@ TEST_SUITE("driver/driver_core") {
     Run run(Run::options());
     const Outputs outputs = run.learner_hello(kProtocolVersion + 1);
     CHECK(find<DriverCore::KillAll>(outputs) != nullptr);
-    run.step(DriverCore::RunnerExited{0, 0, "SIGKILL"});
-    run.step(DriverCore::RunnerExited{1, 0, "SIGKILL"});
-    const Outputs finished = run.step(DriverCore::LearnerExited{"SIGKILL"});
-    REQUIRE(find<DriverCore::Finished>(finished) != nullptr);
-    CHECK(find<DriverCore::Finished>(finished)->error_code == "version-skew");
-    CHECK(find<DriverCore::Finished>(finished)->exit == Exit::usage);
+    Outputs last;
+    const auto* finished = run.finish(last);
+    REQUIRE(finished != nullptr);
+    CHECK(finished->error_code == "version-skew");
+    CHECK(finished->exit == Exit::usage);
   }
 
-  TEST_CASE("DriverCore: when every slot is quarantined the run ends with the cause's own words and exit code") {
+  TEST_CASE("DriverCore: an agent is welcomed once the learner listens, with its slots and where to send") {
     Run run(Run::options());
+    run.learner_hello(kProtocolVersion, "");
+    CHECK(run.agent_hello(1).empty());
     run.learner_hello();
-    run.step(DriverCore::RunnerExited{0, 0, "SIGSEGV"});
-    wire::ProcessErrorT error;
-    error.code = "env-contract";
-    error.message = "reward is not finite";
-    error.exit = static_cast<int32_t>(Exit::environment);
-    run.receive(std::move(error), "runner-1.0");
-    const Outputs stop = run.step(DriverCore::RunnerExited{1, 0, "exit 3"});
-    CHECK(sent<wire::StopT>(stop)->reason == "reward is not finite");
-    const Outputs finished = run.step(DriverCore::LearnerExited{"exit 0"});
-    REQUIRE(find<DriverCore::Finished>(finished) != nullptr);
-    CHECK(find<DriverCore::Finished>(finished)->exit == Exit::environment);
-    CHECK(find<DriverCore::Finished>(finished)->error_code == "env-contract");
+    const Outputs outputs = run.agent_hello(1);
+    const auto* welcome = sent<wire::AgentWelcomeT>(outputs);
+    REQUIRE(welcome != nullptr);
+    CHECK(welcome->agent == 1);
+    CHECK(welcome->config == "seed = 1");
+    CHECK(welcome->first_slot == 2);
+    CHECK(welcome->num_slots == 2);
+    CHECK(welcome->learner_endpoint == "ipc://learner");
+    CHECK(welcome->weights_endpoint.empty());
+    const auto* state = told_learner(outputs);
+    REQUIRE(state != nullptr);
+    CHECK((state->agent == 1 && state->incarnation == 0 && state->up && state->first_slot == 2));
+    CHECK(run.core.fleet().counts().hosts == 1);
+    CHECK(run.core.fleet().counts().running == 2);                    // it starts them now
+    CHECK(sent<wire::AgentWelcomeT>(run.agent_hello(1)) != nullptr);  // the first one may have been lost
+    CHECK(event(outputs, "agent-joined") == nullptr);
   }
 
-  TEST_CASE("DriverCore: when no runner can be started the run ends for want of a resource") {
+  TEST_CASE("DriverCore: runner slots are split evenly, none twice") {
+    auto options = Run::options();
+    options.fleet.num_slots = 10;
+    options.fleet.agents.num_slots = 4;
+    Run run(options);
+    run.learner_hello();
+    uint32_t next = 0;
+    for (uint32_t agent = 0; agent < 4; ++agent) {
+      const Outputs outputs = run.agent_hello(agent);
+      CHECK(sent<wire::AgentWelcomeT>(outputs)->first_slot == next);
+      CHECK(sent<wire::AgentWelcomeT>(outputs)->num_slots == (agent % 2 == 0 ? 2 : 3));
+      next += sent<wire::AgentWelcomeT>(outputs)->num_slots;
+    }
+    CHECK(next == 10);
+  }
+
+  TEST_CASE("DriverCore: an agent that ends is down at the learner and comes again with the next incarnation") {
+    Run run(Run::lenient());
+    run.everybody();
+    auto status = Run::status(0);
+    status.restarts = 3;
+    run.receive(status, Run::peer(0, 0));
+    CHECK(run.core.fleet().counts().restarts == 3);
+    const Outputs outputs = run.step(DriverCore::AgentExited{0, 0, "SIGSEGV"});
+    CHECK((told_learner(outputs)->agent == 0 && !told_learner(outputs)->up));
+    REQUIRE(find<DriverCore::SpawnAgent>(outputs) != nullptr);
+    CHECK(find<DriverCore::SpawnAgent>(outputs)->incarnation == 1);
+    CHECK(event(outputs, "agent-down")->text == "host agent 0 ended: SIGSEGV; restarted");
+    CHECK(run.core.fleet().counts().hosts == 1);
+    CHECK(run.core.fleet().counts().restarts == 5);  // and the two runners that are started anew
+    CHECK(run.agent_hello(0, 0).empty());            // a late word of the one that ended
+    CHECK(sent<wire::AgentWelcomeT>(run.agent_hello(0, 1))->incarnation == 1);
+  }
+
+  TEST_CASE("DriverCore: an agent without a word for 10 s is killed") {
+    Run run(Run::lenient());
+    run.everybody();
+    run.now += Fleet::kAgentTimeout;
+    run.receive(Run::status(1), Run::peer(1, 0));
+    CHECK(run.core.next_timer() <= run.now);
+    const Outputs outputs = run.step(DriverCore::Tick{});
+    REQUIRE(find<DriverCore::KillAgent>(outputs) != nullptr);
+    CHECK(find<DriverCore::KillAgent>(outputs)->agent == 0);
+    CHECK(find<DriverCore::KillAgent>(outputs)->signal == SIGKILL);
+    CHECK(count<DriverCore::KillAgent>(outputs) == 1);
+    CHECK(event(outputs, "agent-hung") != nullptr);
+  }
+
+  TEST_CASE("DriverCore: a preempted agent is down when it says it leaves, and comes again without a crash counted") {
+    Run run(Run::options());  // one crash would quarantine it
+    run.everybody();
+    auto status = Run::status(1);
+    status.leaving = true;
+    const Outputs left = run.receive(status, Run::peer(1, 0));
+    CHECK(event(left, "agent-left") != nullptr);
+    CHECK(!told_learner(left)->up);
+    CHECK(run.receive(status, Run::peer(1, 0)).empty());
+    const Outputs outputs = run.step(DriverCore::AgentExited{1, 0, "exit status 75", true});
+    REQUIRE(find<DriverCore::SpawnAgent>(outputs) != nullptr);
+    CHECK(find<DriverCore::SpawnAgent>(outputs)->incarnation == 1);
+    // Its last status may have been lost.
+    CHECK(find<DriverCore::SpawnAgent>(run.step(DriverCore::AgentExited{0, 0, "exit status 75", true})) != nullptr);
+  }
+
+  TEST_CASE("DriverCore: launcher none spawns nothing; agents from outside take the places in order") {
+    Run run(Run::from_outside());
+    run.learner_hello();
+    const Outputs first = run.hello_from("join-a");
+    CHECK(sent<wire::AgentWelcomeT>(first)->agent == 0);
+    CHECK(event(first, "agent-joined")->text == "host agent 0 joined from node7");
+    CHECK(sent<wire::AgentWelcomeT>(run.hello_from("join-b"))->agent == 1);
+    CHECK(sent<wire::AgentWelcomeT>(run.hello_from("join-a"))->agent == 0);  // asked again: the same
+    const Outputs third = run.hello_from("join-c");
+    CHECK(sent<wire::AgentWelcomeT>(third) == nullptr);
+    CHECK(event(third, "agent-refused") != nullptr);
+    CHECK(run.hello_from("join-c").empty());  // told once, not at each of its tries
+    CHECK(count<DriverCore::SpawnAgent>(run.step(DriverCore::Start{})) == 0);
+  }
+
+  TEST_CASE("DriverCore: a place whose agent from outside fell silent is taken by the next, one incarnation on") {
+    auto options = Run::from_outside();
+    options.fleet.runner_states.assign(4, SharedBytes::of(std::vector<std::byte>(8)));
+    Run run(options);
+    run.learner_hello();
+    run.hello_from("join-a");
+    run.hello_from("join-b");
+    run.now += Fleet::kAgentTimeout / 2;
+    run.receive(Run::status(0), "join-a");
+    run.now += Fleet::kAgentTimeout / 2;
+    CHECK(run.core.next_timer() <= run.now);
+    const Outputs lost = run.step(DriverCore::Tick{});
+    CHECK(event(lost, "agent-lost") != nullptr);
+    CHECK((told_learner(lost)->agent == 1 && !told_learner(lost)->up));
+    const Outputs outputs = run.hello_from("join-c");
+    CHECK(sent<wire::AgentWelcomeT>(outputs)->agent == 1);
+    CHECK(sent<wire::AgentWelcomeT>(outputs)->incarnation == 1);
+    CHECK((told_learner(outputs)->incarnation == 1 && told_learner(outputs)->up));
+    // The one given up was only slow: it must not go on beside the other.
+    CHECK(stop_peers(run.receive(Run::status(1), "join-b")) == std::vector<std::string>{"join-b"});
+    CHECK(run.core.fleet().counts().hosts == 2);
+  }
+
+  TEST_CASE("DriverCore: an agent from outside that leaves or fails frees its place, and the run goes on") {
+    Run run(Run::from_outside());
+    run.learner_hello();
+    run.hello_from("join-a");
+    auto status = Run::status(0);
+    status.leaving = true;
+    CHECK(!told_learner(run.receive(status, "join-a"))->up);
+    CHECK(sent<wire::AgentWelcomeT>(run.hello_from("join-b"))->incarnation == 1);
+    const Outputs failed = run.error("join-b", UINT32_MAX, Exit::usage, "no simulator here");
+    CHECK(!told_learner(failed)->up);
+    CHECK(stop_peers(failed).empty());
+    CHECK(sent<wire::AgentWelcomeT>(run.hello_from("join-c"))->incarnation == 2);
+  }
+
+  TEST_CASE("DriverCore: beside the driver's own agents only a place given up is free") {
+    Run run(Run::options());
+    run.everybody();
+    CHECK(sent<wire::AgentWelcomeT>(run.hello_from("join-a")) == nullptr);
+    run.step(DriverCore::AgentExited{1, 0, "SIGKILL"});  // one crash: quarantined
+    const Outputs outputs = run.hello_from("join-a");
+    REQUIRE(sent<wire::AgentWelcomeT>(outputs) != nullptr);
+    CHECK(sent<wire::AgentWelcomeT>(outputs)->agent == 1);
+    CHECK(sent<wire::AgentWelcomeT>(outputs)->incarnation == 1);
+    // With somebody in it, the run does not end when the other place is given up.
+    CHECK(stop_peers(run.step(DriverCore::AgentExited{0, 0, "SIGKILL"})).empty());
+  }
+
+  TEST_CASE("DriverCore: an agent from outside with another protocol is turned away, one of ours ends the run") {
+    Run run(Run::from_outside());
+    run.learner_hello();
+    const Outputs away = run.hello_from("join-a", Fleet::kAnyPlace, 0, kProtocolVersion + 1);
+    CHECK(stop_peers(away) == std::vector<std::string>{"join-a"});
+    CHECK(sent<wire::AgentWelcomeT>(run.hello_from("join-b")) != nullptr);
+    Run ours(Run::options());
+    ours.learner_hello();
+    CHECK(sent<wire::StopT>(ours.agent_hello(0, 0, kProtocolVersion + 1)) != nullptr);
+  }
+
+  TEST_CASE("DriverCore: the weights go down a tree of agents; who is fed by one that is not up asks the learner") {
+    auto options = Run::lenient();
+    options.fleet.num_slots = options.fleet.agents.num_slots = 7;
+    options.fleet.weights_fanout = 2;
+    Run run(options);
+    run.learner_hello();
+    for (uint32_t agent = 0; agent < 2; ++agent) {
+      CHECK(sent<wire::AgentWelcomeT>(run.agent_hello(agent))->weights_endpoint.empty());
+      auto status = Run::status(agent);
+      status.weights_endpoint = fmt::format("ipc://weights-{}", agent);
+      run.receive(status, Run::peer(agent, 0));
+    }
+    const auto source = [&](uint32_t agent) {
+      const Outputs outputs = run.agent_hello(agent);
+      const auto* welcome = sent<wire::AgentWelcomeT>(outputs);
+      return welcome == nullptr ? "not yet" : welcome->weights_endpoint;
+    };
+    CHECK(source(2) == "ipc://weights-0");
+    CHECK(source(3) == "ipc://weights-0");
+    CHECK(source(4) == "ipc://weights-1");
+    CHECK(source(5) == "ipc://weights-1");
+    CHECK(source(6) == "not yet");  // of agent 2, which has not said where
+    run.now += Fleet::kRelayGrace;
+    CHECK(source(6).empty());
+    auto status = Run::status(2);
+    status.weights_endpoint = "ipc://weights-2";
+    run.receive(status, Run::peer(2, 0));
+    run.step(DriverCore::AgentExited{6, 0, "SIGKILL"});
+    run.agent_hello(6, 1);
+    CHECK(sent<wire::AgentWelcomeT>(run.agent_hello(6, 1))->weights_endpoint == "ipc://weights-2");
+  }
+
+  TEST_CASE("DriverCore: what agents say goes to the events, of peers it does not know nothing does") {
+    Run run(Run::options());
+    run.everybody();
+    wire::EventT said;
+    said.kind = "runner-down";
+    said.text = "runner 3 ended: SIGSEGV; restarted";
+    CHECK(event(run.receive(said, Run::peer(1, 0)), "runner-down")->text == said.text);
+    CHECK(run.receive(said, "somebody").empty());
+    CHECK(run.error("somebody", 3, Exit::usage, "stop everything").empty());
+    auto status = Run::status(0);  // in another's name
+    status.quarantined = 2;
+    CHECK(told_learner(run.receive(status, Run::peer(1, 0))) == nullptr);
+    CHECK(run.core.fleet().counts().quarantined == 0);
+    CHECK(run.receive(wire::IterationReportT{}, Run::peer(1, 0)).empty());
+  }
+
+  TEST_CASE("DriverCore: when every runner of every agent is quarantined the run ends with the last cause") {
+    Run run(Run::options());
+    run.everybody();
+    CHECK(stop_peers(run.quarantine(0, "SIGSEGV")).empty());
+    CHECK(sent<wire::StopT>(run.quarantine(1, "SIGABRT"))->reason ==
+          "every runner slot is quarantined; the last cause: SIGABRT");
+    Outputs outputs;
+    const auto* finished = run.finish(outputs);
+    REQUIRE(finished != nullptr);
+    CHECK(finished->exit == Exit::environment);
+    CHECK(finished->error_code == "runners-lost");
+  }
+
+  TEST_CASE("DriverCore: ... and with the runner's own words and exit code where it had some") {
+    Run run(Run::options());
+    run.everybody();
+    run.quarantine(0, "SIGSEGV");
+    run.error(Run::peer(1, 0), 3, Exit::environment, "reward is not finite");
+    CHECK(sent<wire::StopT>(run.quarantine(1, "error[env-contract] reward is not finite"))->reason ==
+          "reward is not finite");
+    Outputs outputs;
+    const auto* finished = run.finish(outputs);
+    REQUIRE(finished != nullptr);
+    CHECK(finished->exit == Exit::environment);
+    CHECK(finished->error_code == "env-contract");
+  }
+
+  TEST_CASE("DriverCore: a place nobody holds yet keeps a run of launcher none going") {
+    Run run(Run::from_outside());
+    run.learner_hello();
+    run.hello_from("join-a");
+    auto status = Run::status(0);
+    status.quarantined = 2;
+    CHECK(stop_peers(run.receive(status, "join-a")).empty());
+  }
+
+  TEST_CASE("DriverCore: a runner's mistake that restarting cannot mend ends the run at once") {
+    Run run(Run::lenient());
+    run.everybody();
+    CHECK(sent<wire::StopT>(run.error(Run::peer(0, 0), 1, Exit::usage, "no asset humanoid.xml"))->reason ==
+          "no asset humanoid.xml");
+  }
+
+  TEST_CASE("DriverCore: last words belong to the process that said them") {
+    Run run(Run::lenient());
+    run.everybody();
+    run.error(Run::peer(0, 0), UINT32_MAX, Exit::environment, "zygote is gone");
+    CHECK(event(run.step(DriverCore::AgentExited{1, 0, "SIGKILL"}), "agent-down")->text ==
+          "host agent 1 ended: SIGKILL; restarted");
+    CHECK(event(run.step(DriverCore::AgentExited{0, 0, "exit status 3"}), "agent-down")->text ==
+          "host agent 0 ended: error[env-contract] zygote is gone; restarted");
+    const Outputs stop = run.step(DriverCore::LearnerExited{"SIGKILL"});
+    CHECK(count<DriverCore::KillAgent>(stop) == 2);  // respawned, without a hello: nothing to drain
+    run.step(DriverCore::AgentExited{0, 1, "SIGKILL"});
+    const Outputs finished = run.step(DriverCore::AgentExited{1, 1, "SIGKILL"});
+    CHECK(find<DriverCore::Finished>(finished)->reason == "the learner ended: SIGKILL");
+  }
+
+  TEST_CASE("DriverCore: an agent's own mistake that restarting cannot mend ends the run without a respawn") {
+    Run run(Run::lenient());
+    run.everybody();
+    run.error(Run::peer(0, 0), UINT32_MAX, Exit::usage, "keys are missing");
+    const Outputs outputs = run.step(DriverCore::AgentExited{0, 0, "exit status 2"});
+    CHECK(sent<wire::StopT>(outputs)->reason == "keys are missing");
+    CHECK(count<DriverCore::SpawnAgent>(outputs) == 0);
+  }
+
+  TEST_CASE("DriverCore: when every agent is given up the run ends") {
+    Run run(Run::options());
+    run.everybody();
+    CHECK(stop_peers(run.step(DriverCore::AgentExited{0, 0, "SIGKILL"})).empty());
+    CHECK(sent<wire::StopT>(run.step(DriverCore::AgentExited{1, 0, "SIGSEGV"}))->reason ==
+          "every host agent is given up; the last cause: SIGSEGV");
+    const Outputs finished = run.step(DriverCore::LearnerExited{"exit status 0"});
+    REQUIRE(find<DriverCore::Finished>(finished) != nullptr);
+    CHECK(find<DriverCore::Finished>(finished)->error_code == "agents-lost");
+  }
+
+  TEST_CASE("DriverCore: with keys only a learner may be the learner") {
+    Run run(Run::options());
+    wire::LearnerHelloT hello;
+    hello.protocol = kProtocolVersion;
+    Message message = make_message(std::move(hello));
+    message.run = kRun;
+    message.epoch = 1;
+    CHECK(run.step(DriverCore::Received{"learner-0", message, "agent-3"}).empty());
+    CHECK(sent<wire::LearnerWelcomeT>(run.step(DriverCore::Received{"learner-0", message, "learner-0"})) != nullptr);
+    CHECK(run.step(DriverCore::Received{"learner-1", message, "learner-0"}).empty());  // there is one
+  }
+
+  TEST_CASE("DriverCore: when no agent can be started the run ends for want of a resource") {
     Run run(Run::options());
     run.learner_hello();
     run.step(DriverCore::SpawnFailed{0, "fork: Resource temporarily unavailable"});
@@ -214,59 +586,53 @@ TEST_SUITE("driver/driver_core") {
     Run run(Run::options());
     run.learner_hello();
     run.step(DriverCore::LearnerExited{"SIGKILL"});
-    run.step(DriverCore::RunnerExited{0, 0, "SIGTERM"});
-    const Outputs finished = run.step(DriverCore::RunnerExited{1, 0, "SIGTERM"});
+    run.step(DriverCore::AgentExited{0, 0, "exit status 0"});
+    const Outputs finished = run.step(DriverCore::AgentExited{1, 0, "exit status 0"});
     REQUIRE(find<DriverCore::Finished>(finished) != nullptr);
     CHECK(find<DriverCore::Finished>(finished)->error_code == "learner-lost");
     CHECK(find<DriverCore::Finished>(finished)->exit == Exit::internal);
   }
 
-  TEST_CASE("DriverCore: commands and slot states are repeated every 250 ms") {
-    Run run(Run::options());
-    run.learner_hello();
+  TEST_CASE("DriverCore: commands and agents' states are repeated every 250 ms") {
+    Run run(Run::lenient());
+    run.everybody();
+    run.step(DriverCore::AgentExited{1, 0, "SIGSEGV"});  // restarts at once, and has not said hello
     run.now += DriverCore::kRetry;
     CHECK(run.core.next_timer() <= run.now);
     const Outputs outputs = run.step(DriverCore::Tick{});
     CHECK(sent<wire::CommandT>(outputs)->until == 1);
-    CHECK(sent<wire::SlotStateT>(outputs)->up);
+    CHECK(sent<wire::AgentStateT>(outputs)->up);
+    CHECK(!told_learner(outputs)->up);
+    CHECK(told_learner(outputs)->incarnation == 0);  // of the next one nothing is known
     CHECK(count<DriverCore::Send>(outputs) == 3);
   }
 
-  TEST_CASE("DriverCore: a late hello of a process that ended does not declare it up") {
-    auto options = Run::options();
-    options.slots.max_crashes_per_minute = 9;
+  TEST_CASE("DriverCore: only the first agent of a place gets its runners' saved states, each in its own message") {
+    auto options = Run::lenient();
+    options.fleet.runner_states = {SharedBytes{}, SharedBytes{}, SharedBytes::of(std::vector<std::byte>(8)),
+                                   SharedBytes::of(std::vector<std::byte>(9))};
     Run run(options);
     run.learner_hello();
-    run.step(DriverCore::RunnerExited{0, 0, "SIGSEGV"});  // restarts at once as incarnation 1
-    run.step(DriverCore::RunnerExited{0, 1, "SIGSEGV"});  // backs off
-    wire::RunnerHelloT hello;
-    hello.slot = 0;
-    hello.incarnation = 1;
-    hello.protocol = kProtocolVersion;
-    const Outputs outputs = run.receive(std::move(hello), "runner-0.1");
-    REQUIRE(sent<wire::SlotStateT>(outputs) != nullptr);
-    CHECK(!sent<wire::SlotStateT>(outputs)->up);
-  }
-
-  TEST_CASE("DriverCore: only the first process of a slot continues the saved environments") {
-    auto options = Run::options();
-    options.slots.max_crashes_per_minute = 9;
-    options.runner_states = {SharedBytes::of(std::vector<std::byte>(8)), SharedBytes{}};
-    Run run(options);
-    const auto payload_of_welcome = [&](uint32_t incarnation) {
-      wire::RunnerHelloT hello;
-      hello.incarnation = incarnation;
-      hello.protocol = kProtocolVersion;
-      size_t bytes = 99;
-      for (const auto& output : run.receive(std::move(hello), "r"))
-        if (const auto* send = std::get_if<DriverCore::Send>(&output);
-            send != nullptr && send->message.as<wire::RunnerWelcomeT>() != nullptr)
-          bytes = send->message.payloads.at(0).view.size();
-      return bytes;
+    const auto states = [&](uint32_t agent, uint32_t incarnation) {
+      std::vector<std::pair<uint32_t, size_t>> found;  // slot, bytes
+      for (const auto& output : run.agent_hello(agent, incarnation)) {
+        const auto* send = std::get_if<DriverCore::Send>(&output);
+        if (send == nullptr || send->message.as<wire::AgentWelcomeT>() == nullptr) continue;
+        for (SharedBytes rest = send->message.payloads.at(0); !rest.view.empty();) {
+          const size_t size = packed_size(rest.view, kMaxPayloadBytes).value();
+          const auto decoded = decode(*unpack({rest.owner, rest.view.first(size)}));
+          const Message& message = std::get<Message>(decoded);
+          CHECK(message.run == kRun);
+          found.emplace_back(message.as<wire::RunnerStateT>()->slot, message.payloads.at(0).view.size());
+          rest.view = rest.view.subspan(size);
+        }
+      }
+      return found;
     };
-    CHECK(payload_of_welcome(0) == 8);
-    run.step(DriverCore::RunnerExited{0, 0, "SIGSEGV"});
-    CHECK(payload_of_welcome(1) == 0);
+    CHECK(states(0, 0).empty());
+    CHECK(states(1, 0) == std::vector<std::pair<uint32_t, size_t>>{{2, 8}, {3, 9}});
+    run.step(DriverCore::AgentExited{1, 0, "SIGSEGV"});
+    CHECK(states(1, 1).empty());
   }
 
   TEST_CASE("DriverCore: a failed checkpoint is an event and training goes on") {
@@ -294,13 +660,23 @@ TEST_SUITE("driver/driver_core") {
     CHECK(std::holds_alternative<CheckpointWriter::Abandon>(find<DriverCore::Save>(outputs)->input));
   }
 
-  TEST_CASE("DriverCore: processes that do not stop within 5 s are killed") {
+  TEST_CASE("DriverCore: who asks while the run stops is told again; who does not stop within 15 s is killed") {
+    Run run(Run::options());
+    run.everybody();
+    run.step(DriverCore::LearnerExited{"SIGKILL"});
+    CHECK(stop_peers(run.receive(Run::status(0), Run::peer(0, 0))) == std::vector<std::string>{"agent-0.0"});
+    CHECK(stop_peers(run.hello_from("join-a")) == std::vector<std::string>{"join-a"});
+    run.now += DriverCore::kStopDeadline;
+    CHECK(find<DriverCore::KillAll>(run.step(DriverCore::Tick{})) != nullptr);
+  }
+
+  TEST_CASE("DriverCore: agents that have not said hello are killed when the run stops") {
     auto options = Run::options();
     options.training_iteration = options.stop.training_iteration = 4;  // resumed at its end
     Run run(options);
-    CHECK(sent<wire::StopT>(run.learner_hello()) != nullptr);
-    run.now += DriverCore::kStopDeadline;
-    CHECK(find<DriverCore::KillAll>(run.step(DriverCore::Tick{})) != nullptr);
+    const Outputs stop = run.learner_hello();
+    CHECK(stop_peers(stop) == std::vector<std::string>{"learner-0"});
+    CHECK(count<DriverCore::KillAgent>(stop) == 2);
   }
 }
 

@@ -110,6 +110,75 @@ TEST_SUITE("env_runners/slot_supervisor") {
     CHECK(find<SlotSupervisor::Hung>(step(slots, SlotSupervisor::Tick{}, std::chrono::seconds(60))) != nullptr);
   }
 
+  TEST_CASE("SlotSupervisor: an exit that was asked for restarts at once and is no crash") {
+    SlotSupervisor slots = supervisor(1, 2);
+    step(slots, SlotSupervisor::Start{}, Time{});
+    for (uint32_t exit = 0; exit < 9; ++exit) {
+      const Outputs outputs =
+          step(slots, SlotSupervisor::Exited{0, exit, "exit status 75", true}, std::chrono::seconds(exit));
+      CHECK(find<SlotSupervisor::Down>(outputs)->restart_in == Time::zero());
+      CHECK(find<SlotSupervisor::Spawn>(outputs)->incarnation == exit + 1);
+    }
+    CHECK(slots.num_quarantined() == 0);
+    // The next real crash is the first in a row.
+    const Outputs outputs = step(slots, SlotSupervisor::Exited{0, 9, "SIGSEGV"}, std::chrono::seconds(9));
+    CHECK(find<SlotSupervisor::Spawn>(outputs) != nullptr);
+  }
+
+  TEST_CASE("SlotSupervisor: incarnations start where they are told to") {
+    SlotSupervisor::Options options;
+    options.num_slots = 2;
+    options.first_incarnation = 3u << 16;
+    SlotSupervisor slots(options, RandomStream(1, StreamPurpose::simulation, 0));
+    CHECK(find<SlotSupervisor::Spawn>(step(slots, SlotSupervisor::Start{}, Time{}))->incarnation == 3u << 16);
+    const Outputs outputs = step(slots, SlotSupervisor::Exited{1, 3u << 16, "SIGSEGV"}, Time{});
+    CHECK(find<SlotSupervisor::Spawn>(outputs)->incarnation == (3u << 16) + 1);
+  }
+
+  TEST_CASE("SlotSupervisor: its counts and its timer agree with a look at every slot, whatever happens") {
+    constexpr uint32_t kSlots = 40;
+    SlotSupervisor slots = supervisor(kSlots, 4);
+    RandomStream random(7, StreamPurpose::simulation, 1);
+    const auto pick = [&](uint32_t n) { return static_cast<uint32_t>(random.uniform() * n); };
+    std::vector<Time> last(kSlots, Time::zero());  // spawn or progress
+    std::vector<bool> hung(kSlots), progressed(kSlots);
+    Time now{};
+    const auto note = [&](const Outputs& outputs) {
+      for (const auto& output : outputs) {
+        if (const auto* spawn = std::get_if<SlotSupervisor::Spawn>(&output)) {
+          last[spawn->slot] = now;
+          hung[spawn->slot] = progressed[spawn->slot] = false;
+        } else if (const auto* found = std::get_if<SlotSupervisor::Hung>(&output)) {
+          CHECK(found->silent >= std::chrono::seconds(progressed[found->slot] ? 30 : 60));
+          hung[found->slot] = true;
+        }
+      }
+    };
+    note(step(slots, SlotSupervisor::Start{}, now));
+    for (int i = 0; i < 20'000; ++i) {
+      now += milliseconds(pick(200));
+      const uint32_t slot = pick(kSlots);
+      if (random.uniform() < 0.6) {
+        if (slots.running(slot)) last[slot] = now, progressed[slot] = true;
+        note(step(slots, SlotSupervisor::Progress{slot, slots.incarnation(slot)}, now));
+        hung[slot] = hung[slot] && slots.running(slot);
+      } else if (random.uniform() < 0.02) {
+        note(step(slots, SlotSupervisor::Exited{slot, slots.incarnation(slot), "SIGSEGV"}, now));
+      }
+      if (now >= slots.next_timer()) note(step(slots, SlotSupervisor::Tick{}, now));
+      CHECK(slots.next_timer() > now);
+      uint32_t running = 0, quarantined = 0;
+      for (uint32_t s = 0; s < kSlots; ++s) {
+        running += slots.running(s) ? 1 : 0;
+        quarantined += slots.quarantined(s) ? 1 : 0;
+        // Nobody is silent for longer than allowed without a word.
+        if (slots.running(s) && !hung[s]) CHECK(now - last[s] < std::chrono::seconds(progressed[s] ? 30 : 60));
+      }
+      CHECK(running == slots.num_running());
+      CHECK(quarantined == slots.num_quarantined());
+    }
+  }
+
   TEST_CASE("SlotSupervisor: after StopAll nothing is restarted") {
     SlotSupervisor slots = supervisor(2);
     step(slots, SlotSupervisor::Start{}, Time{});
