@@ -22,7 +22,8 @@ int64_t CircularBuffer::push(Columns batch) {
 std::shared_ptr<Columns> CircularBuffer::take(RandomStream& random) {
   const auto live = std::ranges::count_if(entries_, [](const Entry& e) { return e.uses_left > 0; });
   check(live > 0, "take() from a circular buffer without uses left");
-  auto skip = random.below(static_cast<uint64_t>(live));
+  const bool leaving = entries_.size() == batches_ && entries_.front().uses_left > 0;
+  auto skip = leaving ? 0 : random.below(static_cast<uint64_t>(live));
   const auto entry = std::ranges::find_if(entries_, [&](const Entry& e) { return e.uses_left > 0 && skip-- == 0; });
   return --entry->uses_left == 0 ? std::move(entry->batch) : entry->batch;
 }

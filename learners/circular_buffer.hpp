@@ -2,7 +2,8 @@
 // 3.2). Owned by the Learner; one thread.
 //
 //   push: a batch enters with K uses; the batch N pushes older leaves, with what it has left
-//   take: a random batch with uses left loses one; at its last use it leaves
+//   take: a batch with uses left loses one; at its last use it leaves. Which one is random, but the batch that the next
+//         push would drop goes first: whoever takes K times for each push drops nothing
 #pragma once
 
 #include <deque>
@@ -18,7 +19,7 @@ class CircularBuffer {
   /// N, K >= 1.
   CircularBuffer(int64_t batches, int64_t uses);
 
-  /// Returns the uses that the batch which had to leave still had.
+  /// Returns the uses that were lost: those of the batch that had to leave.
   int64_t push(Columns batch);
 
   /// Throws Error when no uses are left. Its columns may be changed or added to; that stays for the next use.

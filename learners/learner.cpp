@@ -122,7 +122,7 @@ Metrics Learner::train_rows(TensorBatch& batch, double lr, UpdateResult& result)
 
 /// With a circular buffer of N batches, passes go on until fewer than N uses are left. An update that made K passes
 /// whatever is left would empty the buffer each time: N would mean nothing. So the first updates fill it, after that
-/// there are K passes an update on average, and a use waits for (N - 1) / K updates on average.
+/// there are K passes an update, and a use waits for (N - 1) / K updates on average.
 Metrics Learner::train_sequences(const TensorBatch& batch, double lr, UpdateResult& result) {
   const int64_t rows = batch.steps * batch.environments;
   Columns columns = sequence_columns(batch, algorithm_->loss_columns());

@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -25,6 +26,8 @@ namespace {
   ::kill(0, SIGKILL);  // the whole group, this process included
   ::_exit(0);
 }
+
+constexpr uintmax_t kLastBytes = 16 << 10;  // of a log, to find the last lines in
 
 std::string signal_name(int signal) {
   const char* name = ::sigabbrev_np(signal);
@@ -63,7 +66,7 @@ Children::~Children() {
   for (const auto& [pid, log] : running_) {
     ::waitpid(pid, nullptr, 0);
     std::error_code ignored;
-    if (std::filesystem::file_size(log, ignored) == 0) std::filesystem::remove(log, ignored);
+    if (std::filesystem::file_size(log.path, ignored) == 0) std::filesystem::remove(log.path, ignored);
   }
   ::close(pipe_);  // the janitor sweeps
   for (int waited_ms = 0; waited_ms < 5000;) {
@@ -85,6 +88,8 @@ int Children::spawn(const std::string& program, const std::vector<std::string>& 
   argv.push_back(nullptr);
   const int output = ::open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   if (output < 0) fail(Exit::resource, "no-log", "cannot open {}: {}", log, std::strerror(errno));
+  std::error_code ignored;
+  const uintmax_t begin = std::filesystem::file_size(log, ignored);
   const int pid = ::fork();
   if (pid < 0) {
     ::close(output);
@@ -104,7 +109,7 @@ int Children::spawn(const std::string& program, const std::vector<std::string>& 
     ::_exit(127);
   }
   ::close(output);
-  running_[pid] = log;
+  running_[pid] = {log, begin};
   return pid;
 }
 
@@ -116,8 +121,12 @@ void Children::kill_all() {
   for (const auto& [pid, log] : running_) ::kill(pid, SIGKILL);
 }
 
-std::string Children::last_lines(const std::string& log) const {
-  std::ifstream file(log);
+std::string Children::last_lines(const Log& log) {
+  std::error_code error;
+  const uintmax_t size = std::filesystem::file_size(log.path, error);
+  if (error) return "";
+  std::ifstream file(log.path);
+  file.seekg(static_cast<std::streamoff>(std::max(log.begin, size - std::min(size, kLastBytes))));
   std::vector<std::string> lines;
   for (std::string line; std::getline(file, line);) {
     lines.push_back(line);
@@ -130,13 +139,13 @@ std::optional<Children::Ended> Children::reap() {
   for (int pid, status; (pid = ::waitpid(-janitor_, &status, WNOHANG)) > 0;) {
     const auto child = running_.extract(pid);
     if (child.empty()) continue;  // a runner whose agent died
-    const std::string& log = child.mapped();
+    const Log& log = child.mapped();
     const bool exited = WIFEXITED(status);
     Ended ended{pid, exited ? fmt::format("exit status {}", WEXITSTATUS(status)) : signal_name(WTERMSIG(status)),
                 exited ? WEXITSTATUS(status) : -1};
     if (ended.exit_status != 0) ended.cause += last_lines(log);
     std::error_code ignored;
-    if (std::filesystem::file_size(log, ignored) == 0) std::filesystem::remove(log, ignored);
+    if (std::filesystem::file_size(log.path, ignored) == 0) std::filesystem::remove(log.path, ignored);
     return ended;
   }
   return std::nullopt;

@@ -44,11 +44,15 @@ class Children final : public Processes {
   bool any() const { return !running_.empty(); }
 
  private:
-  std::string last_lines(const std::string& log) const;
+  struct Log {
+    std::string path;
+    uintmax_t begin;  // what is before it, an earlier process printed
+  };
+  static std::string last_lines(const Log& log);
 
   std::string log_directory_, socket_directory_;
   int janitor_ = -1, pipe_ = -1;
-  std::map<int, std::string> running_;  // pid -> log file
+  std::map<int, Log> running_;  // by pid
 };
 
 }  // namespace myriad

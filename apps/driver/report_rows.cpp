@@ -45,7 +45,12 @@ Report report_rows(const wire::IterationReportT& report, const Metrics& metrics,
                                     {"policy_lag_mean", "env_runners/policy_lag_mean"},
                                     {"policy_lag_p95", "env_runners/policy_lag_p95"},
                                     {"policy_lag_max", "env_runners/policy_lag_max"},
-                                    {"queue_age_s", "env_runners/queue_age_s"},
+                                    {"queue_age_mean_s", "env_runners/queue_age_mean_s"},
+                                    {"queue_age_max_s", "env_runners/queue_age_max_s"},
+                                    {"fragment_sampling_s", "timers/fragment_sampling_timer"},
+                                    {"fragment_waiting_s", "timers/fragment_waiting_timer"},
+                                    {"num_fragments", "env_runners/num_fragments"},
+                                    {"num_episodes_left_out", "env_runners/num_episodes_left_out"},
                                     {"num_updates", "learners/num_updates"}})
     if (const auto found = metrics.find(metric); found != metrics.end()) rows.push_back({key, found->second});
   for (const auto& [key, value] : metrics) {

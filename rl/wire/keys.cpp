@@ -57,7 +57,8 @@ std::string_view read_guarded(const std::string& path, mode_t closed_to_others, 
     if (n < 0) fail(Exit::usage, "no-keys", "cannot read {}: {}", path, std::strerror(errno));
     if (n == 0) return {buffer.data(), size};
     size += static_cast<size_t>(n);
-    if (size == buffer.size()) fail(Exit::usage, "bad-key-file", "{} has {} bytes or more: `myriad keys DIR` makes a new one", path, size);
+    if (size == buffer.size())
+      fail(Exit::usage, "bad-key-file", "{} has {} bytes or more: `myriad keys DIR` makes a new one", path, size);
   }
 }
 

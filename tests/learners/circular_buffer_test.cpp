@@ -45,6 +45,18 @@ TEST_CASE("CircularBuffer: the batch N pushes older leaves with the uses it had 
   CHECK(buffer.push(batch(3)) == 0);  // the place of 1, used up
 }
 
+TEST_CASE("CircularBuffer: K takes for each push drop nothing, however the stream falls") {
+  RandomStream random = stream();
+  CircularBuffer buffer(3, 2);
+  int64_t dropped = 0, oldest = 0;
+  for (int i = 0; i < 300; ++i) {
+    dropped += buffer.push(batch(i));
+    while (buffer.uses_left() >= 3) oldest = std::max<int64_t>(oldest, i - id_of(*buffer.take(random)));
+  }
+  CHECK(dropped == 0);
+  CHECK(oldest == 2);
+}
+
 TEST_CASE("CircularBuffer: what is added to a batch stays for its next use, until it is erased") {
   RandomStream random = stream();
   CircularBuffer buffer(1, 3);

@@ -385,6 +385,17 @@ TEST_SUITE("rl/wire/security") {
     CHECK(text(received.frames.at(0)) == "x");
   }
 
+  TEST_CASE_FIXTURE(Guarded, "Router: a dead handler would let nobody in") {
+    int enforced = 0;
+    size_t size = sizeof enforced;
+    REQUIRE(zmq_getsockopt(router.handle(), 93, &enforced, &size) == 0);  // ZMQ_ZAP_ENFORCE_DOMAIN
+    CHECK(enforced == 1);
+    std::array<char, 64> domain{};
+    size = domain.size();
+    REQUIRE(zmq_getsockopt(router.handle(), ZMQ_ZAP_DOMAIN, domain.data(), &size) == 0);
+    CHECK(domain[0] != '\0');
+  }
+
   TEST_CASE("Router: it listens with the backlog it says") {
     SocketContext context;
     Router router(context, "tcp://127.0.0.1:0");

@@ -392,6 +392,7 @@ TEST_SUITE("driver/driver_core") {
     CHECK((told_learner(outputs)->incarnation == 1 && told_learner(outputs)->up));
     // The one given up was only slow: it must not go on beside the other.
     CHECK(stop_peers(run.receive(Run::status(1), "join-b")) == std::vector<std::string>{"join-b"});
+    CHECK(sent<wire::AgentWelcomeT>(run.hello_from("join-b")) == nullptr);  // nor take its old place again
     CHECK(run.core.fleet().counts().hosts == 2);
   }
 

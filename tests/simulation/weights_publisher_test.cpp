@@ -30,6 +30,15 @@ TEST_SUITE("learners/weights_publisher") {
     CHECK(sends[0].weights->version == 1);
   }
 
+  TEST_CASE("WeightsPublisher: who takes its weights from elsewhere is sent none") {
+    WeightsPublisher publisher;
+    step(publisher, WeightsPublisher::Publish{weights(0)});
+    CHECK(step(publisher, WeightsPublisher::PeerHas{"relayed", INT64_MAX}).empty());
+    CHECK(step(publisher, WeightsPublisher::Publish{weights(1)}).empty());
+    CHECK(step(publisher, WeightsPublisher::PeerHas{"relayed", 0}).size() == 1);  // its source is gone
+    CHECK(step(publisher, WeightsPublisher::Publish{weights(2)}).size() == 1);
+  }
+
   TEST_CASE("WeightsPublisher: a version never goes back") {
     WeightsPublisher publisher;
     step(publisher, WeightsPublisher::Publish{weights(5)});

@@ -1,0 +1,82 @@
+#include "learners/batch_assembler.hpp"
+
+#include <doctest/doctest.h>
+
+#include <cstring>
+
+namespace myriad {
+namespace {
+
+/// Two steps of two environments; a time limit cuts environment 0 after the first step.
+struct Fixture {
+  std::shared_ptr<FragmentLayout> layout = std::make_shared<FragmentLayout>(2, 2);
+  Fixture() {
+    layout->add("obs", Rows::step_and_bootstrap, DType::f32, {1});
+    layout->add("terminateds", Rows::step, DType::u8, {});
+    layout->add("truncateds", Rows::step, DType::u8, {});
+    layout->add("final_obs", Rows::final_step, DType::f32, {1});
+  }
+  void add(BatchAssembler& assembler, uint32_t place, float value, bool cut) const {
+    Fragment fragment(layout);
+    std::memset(fragment.buffer().data(), 0, fragment.buffer().size());
+    float next = value;
+    for (float& x : fragment.values<float>(layout->column("obs"))) x = next++;
+    if (cut) {
+      *fragment.row(layout->column("truncateds"), 0) = std::byte{1};
+      fragment.values<float>(layout->column("final_obs"))[0] = -value;
+      fragment.final_rows = 1;
+    }
+    const auto used = fragment.used();
+    assembler.add(place, SharedBytes::of({used.begin(), used.end()}), fragment.final_rows);
+  }
+};
+
+std::vector<std::byte> bytes_of(const Fragment& batch) { return {batch.used().begin(), batch.used().end()}; }
+
+}  // namespace
+
+TEST_SUITE("learners/batch_assembler") {
+  TEST_CASE_FIXTURE(Fixture, "BatchAssembler: fragments lie side by side, final_obs in time-major order") {
+    BatchAssembler assembler(layout, 2);
+    add(assembler, 1, 100, true);
+    add(assembler, 0, 10, true);
+    Fragment& batch = assembler.take(7);
+    CHECK(batch.weights_version == 7);
+    const auto obs = batch.values<float>(batch.layout().column("obs"));
+    CHECK(std::vector<float>(obs.begin(), obs.end()) ==
+          std::vector<float>{10, 11, 100, 101, 12, 13, 102, 103, 14, 15, 104, 105});
+    REQUIRE(batch.final_rows == 2);
+    CHECK(batch.values<float>(batch.layout().column("final_obs"))[1] == -100);
+  }
+
+  TEST_CASE_FIXTURE(Fixture, "BatchAssembler: the next batch fills while the last one is trained on") {
+    BatchAssembler assembler(layout, 1);
+    add(assembler, 0, 10, true);
+    Fragment& first = assembler.take(1);
+    const auto before = bytes_of(first);
+    add(assembler, 0, 50, false);
+    CHECK(bytes_of(first) == before);
+    Fragment& second = assembler.take(2);
+    CHECK(second.final_rows == 0);
+    CHECK(&second != &first);
+  }
+
+  TEST_CASE_FIXTURE(Fixture, "BatchAssembler: a pending batch that was saved is taken as the one that was not") {
+    BatchAssembler assembler(layout, 2), resumed(layout, 2);
+    add(assembler, 0, 10, true);
+    add(assembler, 1, 100, false);
+    Fragment& pending = assembler.pending(3);
+    const auto saved = bytes_of(pending);
+    Fragment& restored = resumed.set_pending(pending.final_rows);
+    std::memcpy(restored.buffer().data(), saved.data(), saved.size());
+    for (BatchAssembler* a : {&assembler, &resumed}) {
+      Fragment& batch = a->take(3);
+      CHECK(bytes_of(batch) == saved);
+      CHECK(batch.final_rows == 1);
+      add(*a, 0, 20, false), add(*a, 1, 30, true);  // and it goes on
+      CHECK(a->take(4).final_rows == 1);
+    }
+  }
+}
+
+}  // namespace myriad

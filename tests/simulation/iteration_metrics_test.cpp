@@ -1,0 +1,100 @@
+#include "learners/iteration_metrics.hpp"
+
+#include <doctest/doctest.h>
+
+namespace myriad {
+namespace {
+
+FragmentFacts fragment(uint64_t lag, double episode_return, double queue_s = 0) {
+  FragmentFacts facts;
+  facts.policy_lag = lag;
+  facts.queue_age = seconds(queue_s);
+  facts.sampling_ns = 2'000'000'000;
+  facts.waiting_ns = 500'000'000;
+  facts.episodes.emplace_back(episode_return, 1, 0);
+  return facts;
+}
+
+}  // namespace
+
+TEST_SUITE("learners/iteration_metrics") {
+  TEST_CASE("IterationMetrics: a name says whether the last, the sum or the mean counts") {
+    const std::string policy = "learners/default_policy/";
+    CHECK(combine_of(policy + "num_module_steps_trained_lifetime") == Combine::last);
+    CHECK(combine_of(policy + "num_trainable_parameters") == Combine::last);
+    CHECK(combine_of(policy + "curr_kl_coeff") == Combine::last);
+    CHECK(combine_of(policy + "default_optimizer_learning_rate") == Combine::last);
+    CHECK(combine_of(policy + "num_module_steps_trained") == Combine::sum);
+    CHECK(combine_of("learner_update_s") == Combine::sum);
+    CHECK(combine_of("num_grads") == Combine::sum);
+    CHECK(combine_of(policy + "vf_loss") == Combine::mean);
+    IterationMetrics metrics;
+    metrics.add_update({{"loss", 1}, {"learner_update_s", 0.5}, {"curr_x", 3}});
+    metrics.add_update({{"loss", 3}, {"learner_update_s", 0.25}, {"curr_x", 4}, {"kl", 7}});
+    std::vector<wire::Episode> episodes;
+    const auto rows = metrics.take(1, episodes);
+    CHECK(rows.at("loss") == 2);
+    CHECK(rows.at("learner_update_s") == 0.75);
+    CHECK(rows.at("curr_x") == 4);
+    CHECK(rows.at("kl") == 7);  // of the updates that have it
+    CHECK(rows.at("num_updates") == 2);
+  }
+
+  TEST_CASE("IterationMetrics: lags, ages and times of the fragments") {
+    IterationMetrics metrics;
+    for (int i = 0; i < 19; ++i) metrics.add_fragment(fragment(i == 0 ? 0 : 1, i, 1));
+    metrics.add_fragment(fragment(40, 19, 3));
+    std::vector<wire::Episode> episodes;
+    auto rows = metrics.take(2, episodes);
+    CHECK(rows.at("policy_lag_mean") == doctest::Approx(58.0 / 20));
+    CHECK(rows.at("policy_lag_p95") == 1);  // 19 of 20 have at most 1
+    CHECK(rows.at("policy_lag_max") == 40);
+    CHECK(rows.at("policy_lag_hist/0") == 1);
+    CHECK(rows.at("policy_lag_hist/1") == 18);
+    CHECK(rows.at("policy_lag_hist/17-32") == 0);
+    CHECK(rows.at("policy_lag_hist/33+") == 1);
+    CHECK(rows.at("queue_age_mean_s") == doctest::Approx(1.1));
+    CHECK(rows.at("queue_age_max_s") == 3);
+    CHECK(rows.at("sampling_s") == 20);  // 20 x 2 s by 2 runners
+    CHECK(rows.at("fragment_waiting_s") == 0.5);
+    REQUIRE(episodes.size() == 20);
+    CHECK(episodes[19].episode_return() == 19);
+    rows = metrics.take(2, episodes);  // the next iteration begins at nothing
+    CHECK(episodes.empty());
+    CHECK(rows.at("num_fragments") == 0);
+    CHECK(rows.at("policy_lag_max") == 0);
+  }
+
+  TEST_CASE("IterationMetrics: the bins of the lags") {
+    for (const auto& [lag, bin] : {std::pair<uint64_t, const char*>{2, "2"},
+                                   {3, "3-4"},
+                                   {4, "3-4"},
+                                   {5, "5-8"},
+                                   {9, "9-16"},
+                                   {16, "9-16"},
+                                   {32, "17-32"},
+                                   {33, "33+"}}) {
+      IterationMetrics metrics;
+      metrics.add_fragment(fragment(lag, 0));
+      std::vector<wire::Episode> episodes;
+      CHECK(metrics.take(1, episodes).at(std::string("policy_lag_hist/") + bin) == 1);
+    }
+  }
+
+  TEST_CASE("IterationMetrics: a report holds the newest episodes, and says how many it does not") {
+    IterationMetrics metrics;
+    FragmentFacts facts;
+    for (size_t i = 0; i < IterationMetrics::kMaxEpisodes + 5; ++i)
+      facts.episodes.emplace_back(static_cast<double>(i), 1, 0);
+    metrics.add_fragment(std::move(facts));
+    std::vector<wire::Episode> episodes;
+    CHECK(metrics.take(1, episodes).at("num_episodes_left_out") == 5);
+    CHECK(episodes.size() == IterationMetrics::kMaxEpisodes);
+    CHECK(episodes[0].episode_return() == 5);
+    wire::IterationReportT report;
+    report.episodes = episodes;
+    CHECK_NOTHROW((void)encode(make_message(std::move(report))));
+  }
+}
+
+}  // namespace myriad
