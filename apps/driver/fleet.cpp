@@ -195,6 +195,14 @@ SharedBytes Fleet::states_of(uint32_t agent, Outputs& outputs) const {
 
 void Fleet::welcome(uint32_t agent, const std::string& weights_endpoint, Outputs& outputs) {
   Place& place = places_[agent];
+  if (!place.up && place.outside)
+    outputs.push_back(Event{"agent-joined", fmt::format("host agent {} joined from {}", agent, place.host)});
+  if (!std::exchange(place.up, true)) {  // until it says more
+    place.status.running = num_slots(agent);
+    place.status.weights_version = -1;
+  }
+  place.announced = place.incarnation;
+  announce(agent, outputs);  // first: the learner does not listen to an agent it was not told of
   wire::AgentWelcomeT welcome;
   welcome.agent = agent;
   welcome.incarnation = place.incarnation;
@@ -204,14 +212,6 @@ void Fleet::welcome(uint32_t agent, const std::string& weights_endpoint, Outputs
   welcome.learner_endpoint = learner_endpoint_;
   welcome.weights_endpoint = weights_endpoint;
   outputs.push_back(ToAgent{place.peer, make_message(std::move(welcome), {states_of(agent, outputs)})});
-  if (!place.up && place.outside)
-    outputs.push_back(Event{"agent-joined", fmt::format("host agent {} joined from {}", agent, place.host)});
-  if (!std::exchange(place.up, true)) {  // until it says more
-    place.status.running = num_slots(agent);
-    place.status.weights_version = -1;
-  }
-  place.announced = place.incarnation;
-  announce(agent, outputs);
 }
 
 void Fleet::status(const std::string& peer, const wire::AgentStatusT& status, Time now, Outputs& outputs) {

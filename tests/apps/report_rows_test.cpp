@@ -46,7 +46,7 @@ TEST_SUITE("apps/report_rows") {
     CHECK(number_in(rows, "env_runners/policy_lag_mean") == 1.5);
     CHECK(number_in(rows, "env_runners/policy_lag_p95") == 3);
     CHECK(number_in(rows, "env_runners/policy_lag_max") == 4);
-    CHECK(number_in(rows, "env_runners/queue_age_mean_s") == 0.02);
+    CHECK(number_in(rows, "timers/fragment_queue_age_mean_timer") == 0.02);
     CHECK(number_in(rows, "learners/num_updates") == 5);
     CHECK(number_in(rows, "timers/learner_wait_timer") == 0.1);
     CHECK(number_in(rows, "timers/assemble") == 0.01);

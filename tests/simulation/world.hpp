@@ -1,69 +1,65 @@
 // World: a whole run in one thread, the real roles under a fake clock, network, disk and kernel with seeded faults.
 //
-//   DriverCore + SlotSupervisor + CheckpointWriter          |
+//   DriverCore + CheckpointWriter                           |
 //   LearnerCore (fake update: weights = hash of the batch)  | <--> encoded frames, event queue by (time, id), SimFiles
-//   RunnerCore x N (fake environments: a counter)           |
+//   HostAgent x H (real parcels, shared weights, relay)     |
+//     <--> runners x R as env_runner.cpp behaves, on reliable ordered streams of packed messages
 //
 // A seed draws the topology, which faults exist at all (swarm testing) and their rates. After every event and at the
 // end the books must balance; the first rule that does not hold is the result. A planted Bug lives in the shells around
 // the roles: what it must break is in simulation_test.cpp.
+//
+//   plan: what a seed draws | cluster: the World class | world: clock, network, kernel | world_driver, world_learner,
+//   world_agent: the shells of the roles | world_books: the ledger that is kept apart from the roles' own
 #pragma once
 
-#include <cstdint>
-#include <string>
-#include <string_view>
-#include <vector>
+#include "tests/simulation/plan.hpp"
 
 namespace myriad::simulation {
 
-enum class Fault : uint8_t {
-  loss,
-  duplicates,
-  latency,
-  bit_flips,
-  runner_kills,
-  pauses,
-  hangs,
-  bad_slot,
-  spawn_failures,
-  invalid_fragments,
-  learner_kill,
-  interrupt,
-  disk,
-  crash,
-  usage_error,
-  count
-};
-std::string_view name_of(Fault fault);
-inline constexpr uint32_t kAllFaults = (1u << static_cast<uint32_t>(Fault::count)) - 1;
-constexpr uint32_t bit(Fault fault) { return 1u << static_cast<uint32_t>(fault); }
-/// Faults after which a sync run must still train on exactly the same batches.
-inline constexpr uint32_t kNetworkFaults =
-    bit(Fault::loss) | bit(Fault::duplicates) | bit(Fault::latency) | bit(Fault::bit_flips);
-
 enum class Bug : uint8_t {
   none,
-  ack_before_enqueue,             // the learner acknowledges, then loses the fragment
-  no_incarnation_check,           // fragments of a dead process count as the living one's
-  duplicate_accepted,             // a fragment sent again takes the next open place
-  stale_epoch_accepted,           // messages of the run before the crash pass
-  no_file_fsync,                  // files of a checkpoint are not synced
-  no_directory_fsync,             // directories are not
-  credit_leak_on_death,           // the learner does not hear that a slot is down
-  weights_torn,                   // half of one version, half of another
-  old_weights_under_new_version,  // the version grows, the content stays
-  grants_not_repeated,            // a lost grant or fragment is not sent again
-  runner_ignores_credit,          // it samples whenever it has weights
-  report_not_repeated,            // a lost report stays lost
-  other_iterations_weights,       // the checkpoint holds the weights before the last update
-  restart_without_backoff,        // and without quarantine
-  filter_not_resent,              // a restarted runner gets parameters without the filter's state
-  counters_reset_on_resume,       // env steps start from 0 again
-  hung_runner_not_killed,
+  // parcels
+  ack_before_take,    // the learner acknowledges a parcel, then loses it
+  gap_taken,          // it takes a parcel though one before it is missing
+  lost_on_reconnect,  // the agent forgets what was not acknowledged
+  join_not_repeated,  // a lost Join stays lost
+  resent_consumed,    // a fragment sent again counts as the next one
+  exit_before_socket,  // a runner's end is told before what it still had said
+  // fencing
+  stale_epoch_accepted,   // messages of the run before the crash pass
+  stale_agent_accepted,   // fragments of a dead agent count as the living one's
+  connection_not_checked,  // the slot in a runner's message is believed
+  // credit
+  runner_ignores_credit,      // it samples whenever it has weights
+  credit_leak_on_runner_death,  // what it was permitted is gone with it
+  credit_leak_on_agent_death,   // the learner does not hear that an agent is down
+  grant_per_message,          // grants add up instead of being cumulative
+  runner_starved,             // the last runner of an agent comes after all others, always
+  // draining
+  drained_leaves_early,  // before the last acknowledgement
+  // weights
+  weights_torn,                    // half of one version, half of another
+  old_weights_under_new_version,   // the version grows, the content stays
+  filter_not_resent,               // a replaced agent gets parameters without the filter's state
+  permits_before_weights,          // the runner samples before the round's weights are there
+  overwritten_while_pinned,        // a buffer is written though a runner infers on it
+  lag1_publishes_early,            // when the update ends, not when the next round begins
+  lag_off_by_one,                  // max_policy_lag + 1 passes
+  // checkpoints and counters
+  no_file_fsync,
+  no_directory_fsync,
+  other_iterations_weights,   // the checkpoint holds the weights before the last update
+  lag1_batch_not_saved,       // the batch that waits is not in the checkpoint
+  lag1_batch_not_restored,    // it is, and is not used
+  counters_reset_on_resume,   // env steps start from 0 again
   runner_state_not_restored,  // resumed environments start anew
   newest_pruned,              // pruning removes the newest checkpoint, not the oldest
-  batch_in_arrival_order,     // places are ignored
-  old_weights_sampled,        // the runner does not wait for the round's weights
+  // processes
+  report_not_repeated,      // a lost report stays lost
+  restart_without_backoff,  // and without quarantine
+  hung_runner_not_killed,
+  batch_in_arrival_order,  // places are ignored
   count
 };
 std::string_view name_of(Bug bug);
@@ -74,13 +70,23 @@ struct Result {
   uint64_t trace = 0;     ///< hash over every event
   uint64_t events = 0, updates = 0, lives = 1;
   uint32_t faults = 0;            ///< those that existed
-  std::vector<uint64_t> batches;  ///< hash of each batch by iteration, until the first runner died
+  bool by_slot = true;            ///< sync or lag1
+  uint32_t agents = 0;
+  std::vector<uint64_t> batches;  ///< by_slot: hash of each batch by iteration, until the first runner died
   std::string finished;           ///< the driver's reason; "" when the schedule ended first
   std::string log;                ///< with `verbose`: what happened, one line an event
-  uint64_t crashes = 0, runner_deaths = 0, checkpoints = 0;
+  uint64_t crashes = 0, runner_deaths = 0, agent_deaths = 0, drains = 0, violations = 0, checkpoints = 0;
+  uint64_t produced = 0, received = 0, consumed = 0, dropped = 0, lost = 0;  ///< fragments
 };
 
-/// Runs the schedule of `seed` with the faults it draws out of `allowed`.
-Result run_schedule(uint64_t seed, uint32_t allowed = kAllFaults, Bug bug = Bug::none, bool verbose = false);
+struct Schedule {
+  uint64_t seed = 0;
+  uint32_t allowed = kAllFaults;
+  Bug bug = Bug::none;
+  bool verbose = false;
+  uint32_t agents = 0;  ///< instead of the number drawn
+};
+/// Runs the schedule of a seed with the faults it draws out of those allowed.
+Result run_schedule(const Schedule& schedule);
 
 }  // namespace myriad::simulation
