@@ -117,7 +117,8 @@ class EnvRunner {
   /// For tests of what is lost: every fragment that exists, as the learner notes every one it uses (apps/learner_main).
   void note_in_ledger() const {
     if (ledger_ < 0) return;
-    const std::array<uint64_t, 3> record{uint64_t{incarnation_} << 32 | slot_, produced_ - 1, 0};
+    const std::array<uint64_t, 3> record{uint64_t{incarnation_} << 32 | slot_, produced_ - 1,
+                                         static_cast<uint64_t>(::getpid())};
     check(::write(ledger_, record.data(), sizeof record) == sizeof record, "the ledger cannot be written");
   }
 

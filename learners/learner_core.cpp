@@ -186,10 +186,7 @@ void LearnerCore::agent_state(const wire::AgentStateT& state, std::vector<Output
     return;  // one that ended does not come back under its number
   }
   Agent& agent = agents_[state.agent];
-  if (!agent.peer.empty()) {
-    std::vector<WeightsPublisher::Send> sends;
-    publisher_.step(WeightsPublisher::PeerGone{agent.peer}, sends);
-  }
+  agent_down(state.agent, agent, outputs);  // the end of an older one may not have been heard of
   agent = {};
   agent.incarnation = state.incarnation;
   agent.first_slot = state.first_slot;
@@ -199,7 +196,10 @@ void LearnerCore::agent_state(const wire::AgentStateT& state, std::vector<Output
     agent_of_slot_[slot] = state.agent;
   if (!by_slot()) credit_.up(state.agent, state.incarnation, state.num_slots);
   if (!state.up) return agent_down(state.agent, agent, outputs);
-  // Its runners are on their way: what older ones left open waits for them, spread over all of them.
+  for (uint32_t slot = 0; slot < options_.num_slots; ++slot)
+    if (queue_.is_up(slot)) return;
+  // Nobody else is there. Its runners are on their way: the open places are spread over all of them, not given to the
+  // first that comes.
   apply_queue(FragmentQueue::SlotUp{state.first_slot, first_incarnation(state.incarnation), state.num_slots}, nullptr,
               false, outputs);
 }

@@ -2,7 +2,7 @@
 
 Every test case is one of the totals in the last line. Nothing waits for a fixed time: a case waits for what it needs to
 see, and fails when that has not come after DEADLINE_S. Each case has a folder of its own as TMPDIR and for its runs; no
-process that names the folder may be left when it ends.
+process with this TMPDIR may be left when it ends.
 """
 import contextlib
 import json
@@ -10,6 +10,7 @@ import os
 import pathlib
 import random
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -47,10 +48,31 @@ num_threads = 1
 evaluate_at_end = false
 """
 PENDULUM = CARTPOLE.replace('"CartPole-v1"', '"Pendulum-v1"\nobservation_filter = "MeanStdFilter"')
-
-
-def environment(tmp: pathlib.Path) -> dict[str, str]:
-    return os.environ | {"TMPDIR": str(tmp), "TERM": "dumb"}
+# Without the time an iteration lasts, so that few updates are many reports.
+IMPALA = """
+algorithm = "IMPALA"
+[environment]
+env = "CartPole-v1"
+[env_runners]
+num_env_runners = 4
+num_envs_per_env_runner = 4
+rollout_fragment_length = 32
+[training]
+lr = 5e-4
+train_batch_size = 512
+[rl_module]
+fcnet_hiddens = [64, 64]
+[learners]
+num_threads = 1
+[reporting]
+min_time_s_per_iteration = 0.01
+[evaluation]
+evaluate_at_end = false
+"""
+MODULE, OPTIMIZER = "learner_group/modules/default_policy.safetensors", "learner_group/optimizer.safetensors"
+# What becomes of a fragment that no batch takes; everything else that is dropped was not one.
+FRAGMENT_DROPS = ("beyond_credit", "duplicate", "invalid", "policy_lag", "stale_incarnation", "unknown_slot", "wrong_version")
+DRIVER, LEARNER, AGENT, ZYGOTE, RUNNER = "myriad", "myriad-learner", "myriad-host-age", "zygote", "env-runner"  # /proc/PID/comm
 
 
 def json_lines(path: pathlib.Path) -> list[dict]:
@@ -86,6 +108,7 @@ class Case(unittest.TestCase):
         self.tmp.mkdir()
         self.config = self.file("cartpole.toml", CARTPOLE)
         self.started: list[subprocess.Popen] = []
+        self.environment = os.environ | {"TMPDIR": str(self.tmp), "TERM": "dumb"}
 
     def tearDown(self) -> None:
         for process in self.started:
@@ -107,7 +130,7 @@ class Case(unittest.TestCase):
 
     def start(self, *arguments: object, program: str = "myriad") -> subprocess.Popen:
         process = subprocess.Popen([str(BUILD / "apps" / program), *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE, text=True, env=environment(self.tmp), cwd=self.root)
+                                   stderr=subprocess.PIPE, text=True, env=self.environment, cwd=self.root)
         self.started.append(process)
         return process
 
@@ -123,10 +146,21 @@ class Case(unittest.TestCase):
     def train(self, out: pathlib.Path, *overrides: str, config: pathlib.Path | None = None) -> subprocess.CompletedProcess:
         return self.call("train", config or self.config, "--out", out, *overrides)
 
-    def start_train(self, *overrides: str) -> tuple[subprocess.Popen, pathlib.Path]:
+    def train_all(self, runs: dict[str, list[str]], config: pathlib.Path | None = None) -> dict[str, pathlib.Path]:
+        """Name -> overrides; three at a time, since a start is mostly loading. The newest checkpoint of each."""
+        waiting, going = list(runs), {}
+        while waiting or going:
+            while waiting and len(going) < 3:
+                name = waiting.pop(0)
+                going[name] = self.start("train", config or self.config, "--out", self.root / name, *runs[name])
+            name = next(iter(going))
+            self.finish(going.pop(name))
+        return {name: self.checkpoints(self.root / name)[-1] for name in runs}
+
+    def start_train(self, *overrides: str, config: pathlib.Path | None = None) -> tuple[subprocess.Popen, pathlib.Path]:
         """A run that has made its first reports."""
         run = self.root / "run"
-        driver = self.start("train", self.config, "--out", run, *overrides)
+        driver = self.start("train", config or self.config, "--out", run, *overrides)
         self.wait_for(lambda: len(json_lines(run / "results.jsonl")) >= 3, "three reports", driver=driver)
         return driver, run
 
@@ -142,20 +176,65 @@ class Case(unittest.TestCase):
                 self.fail(f"no {what} after {deadline_s} s")
             time.sleep(0.005)
 
-    def processes(self, *words: str) -> dict[int, str]:
-        """Living processes whose command line has this case's folder and the words."""
+    def processes(self, comm: str = "") -> dict[int, str]:
+        """Living processes of this case, by age, with the name the kernel has for them."""
         found = {}
-        for entry in pathlib.Path("/proc").iterdir():
-            if not entry.name.isdigit() or int(entry.name) == os.getpid():
-                continue
+        for entry in sorted((e for e in pathlib.Path("/proc").iterdir() if e.name.isdigit()), key=lambda e: int(e.name)):
             with contextlib.suppress(OSError):
-                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                if f"{self.root}/" in line and all(word in line for word in words):
-                    found[int(entry.name)] = line
+                if f"TMPDIR={self.tmp}\0".encode() in (entry / "environ").read_bytes():
+                    found[int(entry.name)] = (entry / "comm").read_text().strip()
+        return {pid: name for pid, name in found.items() if comm in ("", name)}
+
+    def runners(self, count: int = 2) -> list[int]:
+        """All of them, once they are there: in the order of their slots where no process was replaced."""
+        return self.wait_for(lambda: (p := list(self.processes(RUNNER))) if len(self.processes(RUNNER)) == count else None, f"{count} runners")
+
+    def agents(self) -> dict[int, int]:
+        """Place -> process. Those that joined from outside are all at UINT32_MAX."""
+        found = {}
+        for pid in self.processes(AGENT):
+            with contextlib.suppress(OSError, ValueError):
+                words = pathlib.Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+                found[int(words[words.index("--agent") + 1])] = pid
         return found
 
-    def runner(self, slot: int) -> int:
-        return self.wait_for(lambda: list(self.processes("myriad-env-runner", f"--slot {slot} ")), f"runner {slot}")[0]
+    def keep_ledger(self) -> None:
+        """Before the start: every fragment that is made, and every one that is used, goes on record."""
+        self.environment["MYRIAD_LEDGER"] = str(self.root)
+
+    def ledger(self, name: str) -> list[tuple[int, int, int, int]]:
+        """(slot, incarnation, seq, reason) of produced or learner; whole records only."""
+        path = self.root / f"{name}.bin"
+        data = path.read_bytes() if path.exists() else b""
+        return list(struct.iter_unpack("<IIQQ", data[:len(data) // 24 * 24]))
+
+    def assert_ledger_balances(self, lost_per_runner: int = 0, lost_of=lambda slot, incarnation: True) -> None:
+        """Of the past: no fragment is used twice or dropped, none is used that nobody made, and what was made and not used is
+        the newest of its runner, and at most so much."""
+        produced, used = self.ledger("produced"), self.ledger("learner")
+        self.assertEqual([], [record for record in used if record[3] != 0], "dropped")
+        keys = [record[:3] for record in used]
+        self.assertEqual(len(keys), len(set(keys)), "used twice")
+        made = {record[:3] for record in produced}
+        self.assertEqual(len(made), len(produced), "made twice")
+        self.assertEqual(set(), set(keys) - made, "from nowhere")
+        lost: dict[tuple[int, int], list[int]] = {}
+        for slot, incarnation, seq in made - set(keys):
+            lost.setdefault((slot, incarnation), []).append(seq)
+        for runner, seqs in lost.items():
+            self.assertLessEqual(len(seqs), lost_per_runner if lost_of(*runner) else 0, runner)
+
+    def assert_nothing_dropped(self, run: pathlib.Path) -> None:
+        dropped = json_lines(run / "results.jsonl")[-1]["dropped"]
+        self.assertEqual({}, {kind: dropped[kind] for kind in FRAGMENT_DROPS if dropped[kind] != 0})
+
+    def wait_reports(self, run: pathlib.Path, more: int, driver: subprocess.Popen, deadline_s: float = DEADLINE_S) -> None:
+        seen = len(json_lines(run / "results.jsonl"))
+        self.wait_for(lambda: len(json_lines(run / "results.jsonl")) >= seen + more, f"{more} more reports", deadline_s, driver)
+
+    def interrupt(self, driver: subprocess.Popen) -> subprocess.CompletedProcess:
+        driver.send_signal(signal.SIGINT)
+        return self.finish(driver, 130)
 
     def wait_event(self, run: pathlib.Path, kind: str, driver: subprocess.Popen | None = None) -> dict:
         return self.wait_for(lambda: [e for e in json_lines(run / "events.jsonl") if e["kind"] == kind], f"event {kind}", driver=driver)[0]
@@ -260,6 +339,7 @@ class Training(Case):
         for report in left + right:
             for key in times:
                 del report[key]
+            del report["dropped"]["unknown_agent"]  # an agent that spoke before the driver did; it asks again
             del report["env_runners"]["num_env_steps_sampled_lifetime_throughput"]
         self.assertEqual(left, right)
         self.assertEqual(13, len((b / "progress.csv").read_text().splitlines()))
@@ -293,12 +373,12 @@ class Training(Case):
 class Faults(Case):
     def test_killed_runner_is_replaced_and_no_step_counts_twice(self):
         driver, run = self.start_train("stop.training_iteration=400")
-        killed = self.runner(0)
+        killed = self.runners()[0]
         os.kill(killed, signal.SIGKILL)
         event = self.wait_event(run, "runner-down", driver)
         self.assertIn("SIGKILL", event["text"])
         self.assertIn("runner 0 ", event["text"])
-        self.assertNotEqual(killed, self.runner(0))
+        self.assertNotIn(killed, self.runners())
         self.finish(driver)
         results = self.assert_counted_once(run, 400)
         self.assertEqual({"num_healthy_workers": 2, "num_remote_worker_restarts": 1}, results[-1]["fault_tolerance"])
@@ -306,7 +386,7 @@ class Faults(Case):
 
     def test_hung_runner_is_replaced(self):
         driver, run = self.start_train("stop.training_iteration=200", "env_runners.step_timeout_s=1.0")
-        os.kill(self.runner(1), signal.SIGSTOP)
+        os.kill(self.runners()[1], signal.SIGSTOP)
         self.assertIn("runner 1 ", self.wait_event(run, "runner-hung", driver)["text"])
         self.finish(driver)
         self.assertEqual(1, self.assert_counted_once(run, 200)[-1]["fault_tolerance"]["num_remote_worker_restarts"])
@@ -314,7 +394,7 @@ class Faults(Case):
     def test_killed_learner_ends_the_run_with_its_cause(self):
         driver, run = self.start_train("checkpointing.checkpoint_frequency=2")
         self.wait_event(run, "checkpoint", driver)
-        os.kill(list(self.processes("myriad-learner"))[0], signal.SIGKILL)
+        os.kill(list(self.processes(LEARNER))[0], signal.SIGKILL)
         result = self.finish(driver, None)
         self.assertGreater(result.returncode, 0)
         self.assertIn("SIGKILL", result.stderr)
@@ -325,7 +405,7 @@ class Faults(Case):
     def test_killed_driver_leaves_nothing_and_its_run_resumes(self):
         driver, run = self.start_train("checkpointing.checkpoint_frequency=5")
         self.wait_for(lambda: len(self.checkpoints(run)) == 3, "three checkpoints", driver=driver)
-        self.assertEqual(3, len(self.processes("--control ipc://" + str(self.tmp))))
+        self.assertEqual(sorted([DRIVER, DRIVER, LEARNER, AGENT, ZYGOTE, RUNNER, RUNNER]), sorted(self.processes().values()))  # with the janitor
         driver.kill()
         self.finish(driver, -signal.SIGKILL)
         self.assert_nothing_left()
@@ -348,7 +428,7 @@ class Faults(Case):
 
     def test_second_interrupt_ends_at_once(self):
         driver, run = self.start_train()
-        os.kill(self.runner(0), signal.SIGSTOP)  # so that the first one cannot finish
+        os.kill(self.runners()[0], signal.SIGSTOP)  # so that the first one cannot finish
         driver.send_signal(signal.SIGINT)
         self.wait_event(run, "interrupt", driver)
         begin = time.monotonic()
@@ -477,6 +557,9 @@ class Refusals(Case):
         self.refuse_config(CARTPOLE.replace('"PPO"', '"PPOO"'), "bad.toml:2:", "PPOO", "did you mean PPO?")
         self.refuse_config(CARTPOLE.replace("[training]", "[trainig]"), "trainig", "did you mean training?")
         self.refuse_config(CARTPOLE.replace("gamma = 0.98", "gamma = 1.5"), "bad.toml:14:", "gamma", "0 to 1")
+        self.refuse_config(CARTPOLE + "[hosts]\nnum_hosts = 3\n", "hosts.num_hosts 3 is more than env_runners.num_env_runners 2")
+        self.refuse_config(CARTPOLE + "[training2]\n", "training2")
+        self.refuse_config(CARTPOLE.replace("lr = 1e-3", 'lr = 1e-3\nsampling = "async"'), "PPO samples sync or lag1")
         self.refuse_config(CARTPOLE + "[", f"bad.toml:{1 + CARTPOLE.count(chr(10))}:")
         self.refuse_config("\0\xff", "bad.toml:1:")
 
@@ -503,12 +586,303 @@ class Refusals(Case):
         for command in (["train", self.config, "--out", run], ["train", "--resume", run]):
             result = self.call(*command, status=4)
             self.assertRegex(result.stderr, rf"^error\[run-in-use\] .*\b{driver.pid}\b")
-        driver.send_signal(signal.SIGINT)
-        self.finish(driver, 130)
+        self.interrupt(driver)
         before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != "run.lock"}
         result = self.call("train", self.config, "--out", run, status=4)
         self.assertIn("myriad train --resume", result.stderr)
         self.assertEqual(before, {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != "run.lock"})
+
+
+class Determinism(Case):
+    """The same eight environments, by however many processes on however many hosts: the same numbers."""
+    SPLITS = {f"{r}-{h}": [f"env_runners.num_env_runners={r}", f"env_runners.num_envs_per_env_runner={8 // r}", "env_runners.rollout_fragment_length=64",
+                           f"hosts.num_hosts={h}"] for r in (1, 2, 4, 8) for h in (1, 2) if h <= r}
+
+    def learned(self, checkpoint: pathlib.Path) -> dict[str, bytes]:
+        return {name: (checkpoint / name).read_bytes() for name in (MODULE, OPTIMIZER, "learner_group/connectors.safetensors")}
+
+    def same_by_every_split(self, splits: list[str], iterations: int, config: pathlib.Path):
+        runs = {f"{mode}-{split}": [f"training.sampling={mode!r}", f"stop.training_iteration={iterations}", *self.SPLITS[split]]
+                for mode in ("sync", "lag1") for split in splits}
+        checkpoints = self.train_all(runs, config)
+        want = {mode: self.learned(checkpoints[f"{mode}-{splits[0]}"]) for mode in ("sync", "lag1")}
+        for name, checkpoint in checkpoints.items():
+            with self.subTest(name):
+                got, mode = self.learned(checkpoint), name.split("-")[0]
+                self.assertEqual([], [file for file in got if got[file] != want[mode][file]], "files that differ")
+                results = self.assert_counted_once(self.root / name, iterations)
+                lags = [(r["env_runners"]["policy_lag_mean"], r["env_runners"]["policy_lag_max"]) for r in results]
+                late = 1 if mode == "lag1" else 0
+                self.assertEqual([(0, 0)] + [(late, late)] * (iterations - 1), lags)
+        self.assertNotEqual(want["sync"][MODULE], want["lag1"][MODULE], "not even late")
+
+    def test_any_split_gives_the_same_module(self):
+        self.same_by_every_split(list(self.SPLITS), 8, self.config)
+
+    def test_any_split_gives_the_same_module_with_continuous_actions_and_a_filter(self):
+        self.same_by_every_split(["1-1", "4-2", "8-1"], 6, self.file("pendulum.toml", PENDULUM))
+
+    def lag1_resumes(self, config: pathlib.Path):
+        lag1 = ["training.sampling='lag1'", "env_runners.num_env_runners=4", "env_runners.num_envs_per_env_runner=4"]
+        whole = self.train_all({"whole": [*lag1, "stop.training_iteration=10"]} | {f"half-{h}": [*lag1, "stop.training_iteration=5"] for h in (1, 2)}, config)
+        self.assertTrue((whole["half-1"] / "learner_group/pending_batch.safetensors").exists())
+        for hosts in (1, 2):  # both halves had one
+            run = self.root / f"half-{hosts}"
+            self.call("train", "--resume", run, "stop.training_iteration=10", f"hosts.num_hosts={hosts}")
+            ours, theirs = self.state_files(whole["whole"]), self.state_files(self.checkpoints(run)[-1])
+            self.assertEqual(sorted(ours), sorted(theirs))
+            self.assertEqual([] if hosts == 1 else ["config.toml"], [name for name in ours if ours[name] != theirs[name]], "files that differ")
+            results = self.assert_counted_once(run, 10)
+            self.assertEqual([0] + [1] * 9, [r["env_runners"]["policy_lag_max"] for r in results])
+
+    def test_lag1_resumes_bit_exactly_on_any_number_of_hosts(self):
+        self.lag1_resumes(self.config)
+
+    def test_lag1_resumes_bit_exactly_with_continuous_actions_and_a_filter(self):
+        self.lag1_resumes(self.file("pendulum.toml", PENDULUM))
+
+
+class Asynchronous(Case):
+    def finishes_and_goes_on(self, algorithm: str):
+        self.keep_ledger()
+        config, run = self.file("async.toml", IMPALA.replace("IMPALA", algorithm)), self.root / "run"
+        self.train(run, "stop.training_iteration=20", "checkpointing.checkpoint_frequency=10", "hosts.num_hosts=2", config=config)
+        first = json_lines(run / "results.jsonl")
+        self.assertEqual(list(range(1, 21)), [r["training_iteration"] for r in first])
+        self.assertEqual(["000000010", "000000020"], [c.name for c in self.checkpoints(run)])
+        self.assert_nothing_dropped(run)
+        window = 3 * 4 + 4  # learner_queue_size batches of 4 fragments, and one a runner
+        self.assert_ledger_balances(lost_per_runner=window)
+        self.assertEqual(first[-1]["num_env_steps_sampled_lifetime"], first[-1]["learners"]["default_policy"]["num_env_steps_trained_lifetime"])
+        for name in ("produced.bin", "learner.bin"):
+            (self.root / name).unlink()  # of another run: its runners count from 0 again
+        self.call("train", "--resume", run, "stop.training_iteration=30")
+        results = json_lines(run / "results.jsonl")
+        self.assertEqual(list(range(1, 31)), [r["training_iteration"] for r in results])
+        self.assertEqual(first, results[:20])
+        steps = [r["num_env_steps_sampled_lifetime"] for r in results]
+        self.assertEqual(sorted(set(steps)), steps)
+        self.assertEqual(steps[-1] - steps[-2], results[-1]["env_runners"]["num_env_steps_sampled"])
+        trained = [r["learners"]["default_policy"]["num_env_steps_trained_lifetime"] for r in results]
+        self.assertEqual(sorted(set(trained)), trained)
+        self.assert_nothing_dropped(run)
+        self.assert_ledger_balances(lost_per_runner=window)
+        episodes = self.call("evaluate", run, "--episodes", 5, "--json").stdout.splitlines()
+        self.assertEqual(5, len(episodes))
+        self.assert_nothing_left()
+
+    def test_impala_finishes_and_resumes(self):
+        self.finishes_and_goes_on("IMPALA")
+
+    def test_appo_finishes_and_resumes(self):
+        self.finishes_and_goes_on("APPO")
+
+    def test_nobody_waits_for_stopped_runners(self):
+        self.keep_ledger()
+        driver, run = self.start_train(config=self.file("impala.toml", IMPALA))
+        stopped = self.runners(4)[:3]
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        self.wait_reports(run, 30, driver)
+        # Back in the run, they contribute as before.
+        before = {slot: sum(record[0] == slot for record in self.ledger("learner")) for slot in range(4)}
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+        self.wait_for(lambda: all(sum(r[0] == slot for r in self.ledger("learner")) >= before[slot] + 5 for slot in range(4)), "fragments of all", driver=driver)
+        self.interrupt(driver)
+        self.assertEqual(0, json_lines(run / "results.jsonl")[-1]["fault_tolerance"]["num_remote_worker_restarts"])
+        self.assert_nothing_dropped(run)
+        self.assert_ledger_balances(lost_per_runner=16)
+
+    def test_a_stopped_host_is_not_waited_for(self):
+        driver, run = self.start_train("hosts.num_hosts=2", config=self.file("impala.toml", IMPALA))
+        agent = self.agents()[0]
+        os.kill(agent, signal.SIGSTOP)
+        self.wait_reports(run, 30, driver)
+        os.kill(agent, signal.SIGCONT)
+        self.wait_reports(run, 5, driver)
+        self.interrupt(driver)
+        self.assert_nothing_left()
+
+
+class Hosts(Case):
+    """Host agents that die, leave and join."""
+    FOUR = ["env_runners.num_env_runners=4", "env_runners.num_envs_per_env_runner=4", "hosts.num_hosts=2"]
+
+    def a_killed_agent_is_replaced(self, config: pathlib.Path) -> pathlib.Path:
+        self.keep_ledger()
+        driver, run = self.start_train(*self.FOUR, config=config)
+        agent, before = self.agents()[1], self.runners(4)
+        os.kill(agent, signal.SIGKILL)
+        self.assertRegex(self.wait_event(run, "agent-down", driver)["text"], "host agent 1 ended: SIGKILL")
+        self.wait_for(lambda: self.agents().get(1, agent) != agent, "a new agent", driver=driver)
+        after = self.wait_for(lambda: len(set(self.processes(RUNNER)) - set(before)) == 2 and self.runners(4), "new runners", driver=driver)
+        self.assertEqual(2, len(set(before) & set(after)))  # the other host's stay
+        self.wait_for(lambda: {r[0] for r in self.ledger("learner") if r[1] >= 1 << 16} == {2, 3}, "their fragments", driver=driver)
+        self.wait_for(lambda: json_lines(run / "results.jsonl")[-1]["fault_tolerance"] == {"num_healthy_workers": 4, "num_remote_worker_restarts": 2},
+                      "the count", driver=driver)
+        self.interrupt(driver)
+        self.assert_nothing_left()
+        return run
+
+    def test_killed_agent_is_replaced_in_step(self):
+        run = self.a_killed_agent_is_replaced(self.config)
+        self.assert_counted_once(run, len(json_lines(run / "results.jsonl")))
+
+    def test_killed_agent_is_replaced_without_steps(self):
+        self.a_killed_agent_is_replaced(self.file("impala.toml", IMPALA))
+
+    def a_drained_agent_loses_nothing(self, config: pathlib.Path):
+        self.keep_ledger()
+        driver, run = self.start_train(*self.FOUR, config=config)
+        os.kill(self.agents()[1], signal.SIGTERM)
+        self.wait_event(run, "agent-left", driver)
+        self.assertIn("drain", [e["kind"] for e in json_lines(run / "events.jsonl")])
+        self.wait_for(lambda: {r[0] for r in self.ledger("learner") if r[1] >= 1 << 16} == {2, 3}, "the new agent's fragments", driver=driver)
+
+        def of_the_drained(name: str) -> set:
+            return {r[:3] for r in self.ledger(name) if r[0] >= 2 and r[1] < 1 << 16}
+        self.wait_for(lambda: of_the_drained("produced") == of_the_drained("learner"), "the drained agent's last fragments", 10, driver)
+        self.assertGreater(len(of_the_drained("produced")), 4)
+        self.interrupt(driver)
+        self.assert_nothing_dropped(run)
+        self.assert_ledger_balances(lost_per_runner=16, lost_of=lambda slot, incarnation: slot < 2 or incarnation >= 1 << 16)
+        kinds = [e["kind"] for e in json_lines(run / "events.jsonl")]
+        self.assertNotIn("runner-down", kinds)
+        self.assert_nothing_left()
+
+    def test_drained_agent_loses_nothing_in_step(self):
+        self.a_drained_agent_loses_nothing(self.config)
+
+    def test_drained_agent_loses_nothing_without_steps(self):
+        self.a_drained_agent_loses_nothing(self.file("impala.toml", IMPALA))
+
+    def test_killed_runner_contributes_again_soon(self):
+        self.keep_ledger()
+        driver, run = self.start_train()
+        took_ms = []
+        for kills in (1, 2, 3):
+            known = {r[:2] for r in self.ledger("learner")}
+            begin = time.monotonic()
+            os.kill(self.runners()[0], signal.SIGKILL)
+            self.wait_for(lambda: any(r[:2] not in known for r in self.ledger("learner")[-64:]), "its successor's fragment", 5, driver)
+            took_ms.append(1000 * (time.monotonic() - begin))
+            self.wait_for(lambda: json_lines(run / "results.jsonl")[-1]["fault_tolerance"]["num_remote_worker_restarts"] == kills, "the count", driver=driver)
+        print(f"(first fragment after {', '.join(f'{t:.0f}' for t in took_ms)} ms) ", end="", flush=True)
+        self.interrupt(driver)
+        self.assert_ledger_balances(lost_per_runner=2)
+
+    def test_limits_are_told_and_leave_nothing(self):
+        groups = set(pathlib.Path("/sys/fs/cgroup").rglob("myriad.*"))
+        driver, run = self.start_train("hosts.runner_memory_mib=500")
+        self.assertRegex(self.wait_event(run, "limits")["text"], r"^runner limits: (cgroup v[12]|rlimit): memory 500 MiB")
+        self.interrupt(driver)
+        self.assertEqual(set(), set(pathlib.Path("/sys/fs/cgroup").rglob("myriad.*")) - groups)
+
+    def test_environment_that_always_fails_ends_the_run_with_its_cause(self):
+        config = self.file("hopper.toml", CARTPOLE.replace('"CartPole-v1"', '"Hopper-v5"\nenv_config = { healthy_reward = 1e300 }'))
+        run = self.root / "run"
+        result = self.call("train", config, "--out", run, status=3)
+        self.assertRegex(result.stderr, r"(?m)^error\[nan\] .*Hopper-v5.*reward = 1e\+300")
+        kinds = [e["kind"] for e in json_lines(run / "events.jsonl")]
+        self.assertIn("runner-quarantined", kinds)
+        self.assertEqual("failed", json.loads((run / "run.json").read_text())["state"])
+        self.assert_nothing_left()
+
+
+class Network(Case):
+    """Over tcp, with keys, and with agents that come from outside."""
+
+    def keys(self, name: str, agents: int = 2) -> pathlib.Path:
+        said = self.call("keys", self.root / name, "--agents", agents).stdout
+        self.assertIn("agent-K", said)
+        return self.root / name
+
+    def join_command(self, run: pathlib.Path, driver: subprocess.Popen) -> list[str]:
+        """What the run's record says, without the program's name."""
+        def told():
+            return (run / "run.json").exists() and json.loads((run / "run.json").read_text()).get("join")
+        return shlex.split(self.wait_for(told, "the command to join", driver=driver))[1:]
+
+    def joined(self, run: pathlib.Path) -> int:
+        return sum(e["kind"] == "agent-joined" for e in json_lines(run / "events.jsonl"))
+
+    def test_run_over_loopback_without_keys(self):
+        run = self.root / "run"
+        driver = self.start("train", self.config, "--out", run, 'network.bind="127.0.0.1"', "hosts.num_hosts=2", "stop.training_iteration=20")
+        self.assertRegex(self.join_command(run, driver)[2], r"^tcp://127\.0\.0\.1:\d+$")
+        self.assertIn("join     myriad agent --connect tcp://127.0.0.1:", self.finish(driver).stdout)
+        self.assert_counted_once(run, 20)
+        self.assert_nothing_left()
+
+    def test_run_with_keys(self):
+        run, keys = self.root / "run", self.keys("keys")
+        driver = self.start("train", self.config, "--out", run, 'network.bind="127.0.0.1"', f'network.keys="{keys}"', "hosts.num_hosts=2",
+                            "stop.training_iteration=20")
+        self.assertEqual(["--keys", str(keys)], self.join_command(run, driver)[-2:])
+        self.finish(driver)
+        self.assert_counted_once(run, 20)
+        self.assert_nothing_left()
+
+    def test_open_network_wants_keys(self):
+        for address, code, text in (("0.0.0.0", "bad-bind", "hostname -I"), ("192.0.2.1", "no-keys", "`myriad keys DIR` and set network.keys to DIR")):
+            result = self.call("train", self.config, "--out", self.root / "run", f'network.bind="{address}"', status=2)
+            self.assertEqual(1, len(result.stderr.splitlines()), result.stderr)
+            self.assertRegex(result.stderr, rf"^error\[{code}\] .*{address}.*{re.escape(text)}")
+            self.assertFalse((self.root / "run").exists())
+            self.assert_nothing_left()
+
+    def test_strangers_stay_out(self):
+        run, keys, others = self.root / "run", self.keys("keys", 1), self.keys("others", 1)
+        shutil.copy(keys / "server.pub", others / "server.pub")  # they know where, and the server's public key
+        driver = self.start("train", self.config, "--out", run, 'network.bind="127.0.0.1"', f'network.keys="{keys}"', 'hosts.launcher="none"',
+                            "stop.training_iteration=20")
+        command = self.join_command(run, driver)
+        self.start(*command[:-1], others)
+        self.start(*command[:-2])  # without any key
+        self.wait_for(lambda: len(self.processes(AGENT)) == 2, "the strangers", driver=driver)
+        self.start(*command)
+        self.finish(driver)
+        self.assert_counted_once(run, 20)
+        self.assertEqual(1, self.joined(run))
+        self.assertEqual(1, len(self.processes(AGENT)) - 1)  # they still knock
+
+    def test_agents_join_and_leave(self):
+        self.keep_ledger()
+        run = self.root / "run"
+        driver = self.start("train", self.file("impala.toml", IMPALA), "--out", run, 'hosts.launcher="none"', "hosts.num_hosts=2")
+        command = self.join_command(run, driver)
+        self.wait_for(lambda: self.processes(LEARNER), "the learner", driver=driver)
+        self.assertEqual([], json_lines(run / "results.jsonl"))
+        first = self.start(*command)
+        self.wait_for(lambda: len(json_lines(run / "results.jsonl")) >= 5, "reports with half of the runners", driver=driver)
+        self.assertEqual({0, 1}, {r[0] for r in self.ledger("learner")})
+        self.start(*command)
+        self.wait_for(lambda: {r[0] for r in self.ledger("learner")} == {0, 1, 2, 3}, "all runners' fragments", driver=driver)
+        self.assertEqual(2, self.joined(run))
+        first.terminate()
+        self.assertEqual(75, self.finish(first, None).returncode)
+        self.assertIn("host agent 0 ", self.wait_event(run, "agent-left", driver)["text"])
+        self.wait_reports(run, 10, driver)
+        made = {r[:3] for r in self.ledger("produced") if r[0] < 2}
+        self.wait_for(lambda: made <= {r[:3] for r in self.ledger("learner")}, "the last fragments of the one that left", 10, driver)
+        self.start(*command)
+        self.wait_for(lambda: any(r[0] == 0 and r[1] >= 1 << 16 for r in self.ledger("learner")), "the third one's fragments", driver=driver)
+        result = self.interrupt(driver)
+        self.assertIn("join     myriad agent --connect ipc://", result.stdout)
+        self.assertEqual("", json.loads((run / "run.json").read_text())["join"])
+        for agent in self.started[1:]:  # told to stop
+            agent.wait(DEADLINE_S)
+        self.assert_nothing_left()
+
+    def test_step_by_step_runs_take_joining_agents_too(self):
+        run = self.root / "run"
+        driver = self.start("train", self.config, "--out", run, 'hosts.launcher="none"', "stop.training_iteration=30", 'network.bind="127.0.0.1"')
+        agent = self.start(*self.join_command(run, driver))
+        self.finish(driver)
+        self.assertEqual(0, self.finish(agent, None).returncode)
+        self.assert_counted_once(run, 30)
+        self.assert_nothing_left()
 
 
 def zmtp_greeting(mechanism: bytes = b"NULL") -> bytes:
@@ -548,7 +922,7 @@ class Mangled(Case):
         summed = [g + struct.pack("<I", crc32c(g)) for g in garbage if len(g) > 12]
         hello = (zmtp_greeting(), zmtp_ready(b""))
         sockets = list(self.tmp.glob("myriad-*/*"))
-        self.assertEqual(["driver", "learner-0"], sorted(s.name for s in sockets))
+        self.assertEqual(["driver", "learner-0", "weights-0.0"], sorted(s.name for s in sockets))
         for path in sockets:
             for g in garbage[:10]:
                 self.attack(path, g)
@@ -560,7 +934,7 @@ class Mangled(Case):
             self.attack(path, *hello, zmtp_message(b""), zmtp_message(*garbage, *garbage), zmtp_message(bytes(200_000)), zmtp_message(bytes(3_000_000)))
             self.attack(path, *hello, struct.pack(">BQ", 2, 1 << 62), bytes(1000))  # a frame longer than any may be
             self.attack(path, *hello, struct.pack(">BQ", 2, 5000), bytes(1000))  # one that ends early
-            self.attack(path, zmtp_greeting(), zmtp_ready(b"runner-0.0"), zmtp_message(garbage[1]))  # somebody else's name
+            self.attack(path, zmtp_greeting(), zmtp_ready(b"agent-0.0"), zmtp_message(garbage[1]))  # somebody else's name
             self.attack(path, zmtp_greeting(), zmtp_ready(b"learner-0"), zmtp_message(garbage[1]))
         kinds = ("envelope_checksum", "not_an_envelope", "too_many_frames", "too_large")
         self.wait_for(lambda: all(json_lines(run / "results.jsonl")[-1]["dropped"][kind] > 0 for kind in kinds), f"drops of {kinds}", 10, driver)
@@ -572,7 +946,7 @@ class Mangled(Case):
         iterations = len(json_lines(run / "results.jsonl"))
         results = self.assert_counted_once(run, iterations)
         self.assertEqual(0, results[-1]["fault_tolerance"]["num_remote_worker_restarts"])
-        self.assertEqual([], [e for e in json_lines(run / "events.jsonl") if e["kind"].startswith("runner")])
+        self.assertEqual([], [e for e in json_lines(run / "events.jsonl") if e["kind"].startswith(("runner", "agent"))])
         # And the result is the one of a run that nobody attacked.
         self.train(self.root / "calm", f"stop.training_iteration={iterations}")
         attacked, calm = (self.state_files(self.checkpoints(path)[-1]) for path in (run, self.root / "calm"))
@@ -580,18 +954,18 @@ class Mangled(Case):
 
 
 class Verbs(Case):
-    def test_env_runner_links_neither_torch_nor_mujoco(self):
-        linked = subprocess.run(["ldd", BUILD / "apps/myriad-env-runner"], capture_output=True, text=True, check=True).stdout
+    def test_host_agent_links_neither_torch_nor_mujoco(self):
+        linked = subprocess.run(["ldd", BUILD / "apps/myriad-host-agent"], capture_output=True, text=True, check=True).stdout
         self.assertIn("libzmq", linked)
         for name in ("torch", "c10", "mujoco", "python"):
             self.assertNotIn(name, linked)
 
     def test_children_explain_themselves(self):
-        for program in ("myriad-learner", "myriad-env-runner"):
+        for program in ("myriad-learner", "myriad-host-agent"):
             self.assertIn("myriad train", self.call(program=program, status=2).stderr)
 
     def test_help_and_version(self):
-        for verb in ("train", "evaluate", "play", "envs", "algorithms", "config"):
+        for verb in ("train", "evaluate", "play", "envs", "algorithms", "config", "keys", "agent"):
             self.assertIn(verb, self.call("--help").stdout)
             self.assertIn("--help", self.call(verb, "--help").stdout)
         self.assertRegex(self.call("--version").stdout, r"^myriad \d+\.\d+\.\d+\n$")

@@ -359,6 +359,24 @@ TEST_SUITE("learners/learner_core") {
     CHECK(grant->slots[1].granted() >= 3);
   }
 
+  TEST_CASE("LearnerCore: an agent whose successor is there first is gone; others go on until its runners come") {
+    LearnerCore::Options options = options_of(SamplingMode::sync);
+    options.num_slots = options.fragments_per_batch = 4;
+    Harness h(options);
+    h.agent(0, 0, 2), h.agent(1, 2, 2);
+    h.join(0), h.join(1);
+    h.go(1);
+    const Outputs replaced = h.agent(0, 0, 2, 1);
+    const auto* grant = sent<wire::GrantT>(replaced, "agent-1");
+    REQUIRE(grant != nullptr);
+    CHECK(grant->slots.size() == 2);
+    const Outputs joined = h.join(0, 1);
+    CHECK(sent<wire::GrantT>(joined, "agent-0")->slots.empty());
+    const Outputs up = h.parcel(0, {h.slot_state(1, 1 << 16, true)}, 1);
+    CHECK(sent<wire::GrantT>(up)->slots.empty());  // from the next round on
+    CHECK(sent<wire::GrantT>(h.join(0, 1))->slots.size() == 1);
+  }
+
   TEST_CASE_FIXTURE(Sync, "LearnerCore: a runner that ends and comes again goes on in its new incarnation") {
     Books books;
     go(1);

@@ -1,0 +1,338 @@
+// The World class: its processes, events and books. Parts: see world.hpp.
+#pragma once
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <queue>
+#include <set>
+
+#include "apps/driver/driver_core.hpp"
+#include "env_runners/host_agent.hpp"
+#include "env_runners/shared_weights.hpp"
+#include "learners/learner_core.hpp"
+#include "tests/simulation/sim_files.hpp"
+#include "tests/simulation/world.hpp"
+
+namespace myriad::simulation {
+
+inline constexpr uint32_t kDriver = UINT32_MAX, kLearner = UINT32_MAX - 1, kNobody = UINT32_MAX - 2;
+inline constexpr int kSteps = 3, kEnvironments = 2;
+inline constexpr uint64_t kSpecHash = 0x5bec, kRun = 77, kFragmentBytes = 64;
+inline constexpr size_t kValues = 4, kFilter = 2;
+inline constexpr const char* kRoot = "checkpoints";
+inline constexpr Time kLiveness = std::chrono::seconds(30);
+
+struct Violation {
+  std::string text;
+};
+
+template <class... Args>
+void rule(bool holds, std::string_view name, fmt::format_string<Args...> format, Args&&... args) {
+  if (!holds) [[unlikely]]
+    throw Violation{fmt::format("{}: {}", name, fmt::format(format, std::forward<Args>(args)...))};
+}
+
+/// What a fragment says of itself in its payload: out of reach of whatever happens to its header.
+struct Truth {
+  uint64_t process, seq, version, content;
+  uint64_t valid, forged, spare[2];
+};
+static_assert(sizeof(Truth) == kFragmentBytes);
+inline constexpr uint64_t kResumed = UINT64_MAX;  // Truth::process of a batch out of a checkpoint
+
+/// The learner's and the driver's part of a checkpoint. lag1: `batch` (content, version) follows in a file of its own.
+struct LearnerFile {
+  uint64_t iteration, env_steps, version, hash;
+};
+struct DriverFile {
+  uint64_t iteration, env_steps, episodes;
+};
+struct WaitingFragment {
+  uint64_t content, version;
+};
+
+template <class T>
+std::span<const std::byte> bytes_of(const T& value) {
+  return std::as_bytes(std::span(&value, 1));
+}
+
+Weights weights_of(uint64_t version, uint64_t hash);
+uint64_t hash_of(std::span<const float> values);
+
+enum class Kind : uint8_t {
+  deliver,        // a letter over ZeroMQ
+  stream,         // a packed message between an agent and a runner
+  timer,
+  started,        // a process runs, or an agent has loaded its simulators
+  sampled,
+  updated,
+  written,
+  spawn_failed,
+  runner_exited,
+  agent_exited,
+  learner_exited,
+  kill,
+  pause,
+  hang,
+  resume,
+  drain,
+  newcomer,       // a host from outside starts an agent
+  faults_end,
+  interrupt,
+  learner_kill,
+  crash,
+  restart,
+  deadline
+};
+struct Event {
+  Time at;
+  uint64_t id;
+  Kind kind;
+  uint32_t process, extra;
+  bool operator>(const Event& other) const { return at != other.at ? at > other.at : id > other.id; }
+};
+
+struct Produced {
+  uint64_t content, version;
+  bool valid = true;
+  bool received = false;  // by its agent
+  bool arrived = false;   // at the learner, from an agent that takes part
+  bool done = false;      // in a batch, or dropped
+};
+
+struct Runner {
+  uint32_t slot = 0, incarnation = 0, agent = kNobody;  // agent: a process
+  bool up = false;                                      // its agent heard it
+  uint64_t granted = 0, want_state = 0, state_sent = 0;  // its own view
+  bool welcomed = false, sampling = false, hostile = false, produced_lately = false;
+  uint64_t environment = 0, content = 0, version = 0;
+  bool has_version = false;
+  std::optional<WeightsView> weights;
+  RunnerPage page;
+  std::vector<Produced> produced;              // by seq
+  uint64_t permitted = 0, received = 0, lowest_open = 0;  // the world's books
+  Time from_it{}, to_it{};                     // streams keep their order
+};
+
+struct AgentNode {
+  uint32_t place = UINT32_MAX, incarnation = 0;
+  bool outside = false, term_pending = false;
+  std::unique_ptr<HostAgent> core;  // once it has loaded its simulators
+  wire::AgentWelcomeT welcome;
+  SharedBytes welcome_states;
+  std::vector<std::byte> region;
+  std::unique_ptr<SharedWeightsWriter> writer;
+  WeightsPtr pending, first_weights;
+  Time pending_since{};
+  std::vector<uint32_t> runners;  // process by slot - first_slot
+  std::map<uint32_t, SharedBytes> states;
+  Time next_look{}, parent_heard = -std::chrono::seconds(60);
+  uint32_t parent = kNobody;
+  WeightsPublisher publisher;
+  bool joined = false;
+
+  // books
+  bool draining = false, drained = false;
+  uint64_t installed = 0, required = 0;  // weights versions
+  bool has_weights = false;
+  uint64_t granted = 0, heard_granted = 0, wrong_granted = 0;   // async, fragments: by the learner; heard of
+  uint64_t permits = 0, open = 0, num_up = 0;                   // async: permitted in all, of them open; runners
+  uint64_t received = 0, arrived = 0, consumed = 0;             // fragments
+  std::map<uint32_t, std::pair<uint32_t, uint64_t>> by_slot;    // granted by the learner: slot -> incarnation, count
+  struct Relayed {
+    uint64_t number;
+    uint32_t runner;
+    uint64_t seq;
+  };
+  std::deque<Relayed> relayed;  // fragments in parcels, not acknowledged
+  uint64_t relayed_until = 0, acknowledged = 0;
+  std::vector<std::deque<Time>> spawns;  // by slot
+  std::deque<Time> events;
+};
+
+struct LearnerNode {
+  std::unique_ptr<LearnerCore> core;
+  std::optional<LearnerCore::WriteCheckpoint> writing;
+  uint64_t previous_hash = 0, reported = 0;
+  std::vector<std::optional<Truth>> batch, training;
+  std::pair<uint64_t, uint64_t> last_assembled{};
+  struct Heard {
+    uint32_t incarnation = 0, num_slots = 0;
+    bool up = false;
+  };
+  std::map<uint32_t, Heard> heard;  // agents, as the driver says
+  std::map<uint32_t, uint64_t> acknowledged;  // by agent process: as sent to it
+};
+
+/// A process and, while it lives, its role.
+struct Process {
+  uint32_t id = 0;
+  uint64_t life = 0;
+  bool alive = true, paused = false, hung = false, welcomed = false, loading = false;
+  bool clean = false;  // an agent: it ends with the exit status of one that drained
+  Time born{}, armed = Time::max(), resumes_at{};
+  std::deque<Event> deferred;  // while it stands still
+  std::unique_ptr<Runner> runner;
+  std::unique_ptr<AgentNode> agent;
+  std::unique_ptr<LearnerNode> learner;
+};
+
+class World {
+ public:
+  explicit World(const Schedule& schedule);
+  Result run();
+
+ private:
+  /// What is true of an iteration, told apart from the roles' own books.
+  struct State {
+    uint64_t env_steps = 0, episodes = 0, version = 0, hash = 0, waiting = 0;
+    std::vector<uint64_t> environments;  // by slot, before the next batch, while no runner died
+  };
+  struct Saved {
+    std::string directory;
+    LearnerFile learner{};
+    DriverFile driver{};
+    std::vector<WaitingFragment> batch;
+    std::vector<SharedBytes> states;
+    bool complete = true;
+  };
+  struct Letter {
+    uint32_t from = 0;  // what ZeroMQ's routing id says
+    Frames frames;
+    std::vector<std::byte> packed;  // on a stream
+    uint64_t seq = UINT64_MAX;      // on a stream: the fragment in it
+    bool hello = false;
+  };
+
+  // world.cpp
+  void push(Time at, Kind kind, uint32_t process = 0, uint32_t extra = 0) {
+    queue_.push({at, next_id_++, kind, process, extra});
+  }
+  void note(const std::string& text) {
+    if (verbose_) result_.log += fmt::format("{:10.4f} {}\n", to_seconds(now_), text);
+  }
+  bool faulty() const { return now_ < plan_.faults_end; }
+  bool bugged(Bug bug) const { return bug_ == bug; }
+  uint32_t keep(Letter letter);
+  void send(uint32_t from, uint32_t to, const Message& message);
+  void send_frames(uint32_t from, uint32_t to, const Frames& frames);
+  void deliver(uint32_t to, const Letter& letter);
+  void to_driver(const Process& process, Message message);
+  void stream(Process& from, Process& to, Letter letter);
+  Process& add_process();
+  void kill(Process& process, const char* cause);
+  void crash();
+  void dispatch(const Event& event);
+  void handle(const Event& event);
+  void check_progress(bool last);
+  void check_finished();
+  void timer(Process& process);
+  void arm(Process& process, Time at);
+
+  // world_driver.cpp
+  void start_life();
+  void step_driver(const DriverCore::Input& input);
+  void apply_driver(DriverCore::Output& output);
+  void save(CheckpointWriter::Input& input);
+  Saved load(const std::string& directory);
+  void check_newest_checkpoint();
+
+  // world_agent.cpp
+  uint32_t spawn_agent(uint32_t place, uint32_t incarnation);
+  void agent_hello(Process& process);
+  void agent_message(Process& process, uint32_t from, Message&& message);
+  void agent_loaded(Process& process);
+  void agent_wake(Process& process);
+  void agent_look(Process& process);
+  void step_agent(Process& process, const HostAgent::Input& input);
+  void apply_agent(Process& process, HostAgent::Output& output);
+  void agent_learner_message(Process& process, Message&& message);
+  void publish(Process& process);
+  void serve(Process& process, const std::vector<WeightsPublisher::Send>& sends);
+  void leave(Process& process, bool drained);
+  void from_runner(Process& process, const Letter& letter);
+  void runner_exited(Process& runner);
+  void spawn_runner(Process& agent, uint32_t slot, uint32_t incarnation);
+  void runner_started(Process& process);
+  void runner_message(Process& process, const Letter& letter);
+  void runner_loop(Process& process);
+  void finish_sample(Process& process);
+  void send_fragment(Process& process, const Truth& truth, const FragmentId& id);
+  void runner_says(Process& process, Message message, uint64_t seq = UINT64_MAX, bool hello = false);
+  Process* runner_of(AgentNode& agent, uint32_t slot);
+
+  // world_learner.cpp
+  void start_learner(Process& process, const wire::LearnerWelcomeT& welcome);
+  void learner_message(Process& process, uint32_t from, Message&& message);
+  void step_learner(Process& process, const LearnerCore::Input& input);
+  void apply_learner(Process& process, LearnerCore::Output& output);
+  void assemble(Process& process, const AcceptedFragment& fragment);
+  void begin_update(Process& process, uint64_t weights_version);
+  void updated(Process& process);
+  void written(Process& process);
+  bool plant_in_parcel(Process& process, Process& agent, Message& message);
+
+  // world_books.cpp
+  void book_agent_state(LearnerNode& learner, const wire::AgentStateT& state);
+  bool takes_part(const LearnerNode& learner, const Process& agent) const;
+  void book_relayed(Process& agent, const Message& parcel);
+  void book_arrival(LearnerNode& learner, Process& agent, const wire::ParcelT& parcel);
+  void book_acknowledged(Process& learner, Process& agent, uint64_t received);
+  void book_grant(LearnerNode& learner, Process& agent, const wire::GrantT& grant);
+  void book_consumed(LearnerNode& learner, const LearnerCore::Consumed& consumed);
+  void book_permit(Process& agent, Process& runner, const wire::PermitT& permit);
+  void book_runner_end(AgentNode& agent, Process& runner);
+  void check_credit(Process& agent);
+  void check_drained(Process& agent);
+  void close_books(uint64_t life);
+  Process* find_runner(uint32_t slot, uint32_t incarnation);
+  uint64_t fresh_environment(uint32_t slot, uint32_t incarnation) const {
+    return mix(mix(seed_, slot), incarnation == 0 ? 0 : mix(life_, incarnation));
+  }
+  static uint64_t content_of(uint32_t slot, uint64_t environment, uint64_t weights) {
+    return mix(mix(environment, slot), weights);
+  }
+
+  uint64_t seed_;
+  Bug bug_;
+  bool verbose_;
+  Plan plan_;
+  Dice dice_, network_;
+  std::shared_ptr<FragmentLayout> layout_;
+  std::shared_ptr<Fragment> fragment_;  // every runner's in turn
+  SharedWeightsLayout weights_layout_;
+  Result result_;
+
+  Time now_{};
+  uint64_t next_id_ = 0;
+  std::priority_queue<Event, std::vector<Event>, std::greater<>> queue_;
+  std::vector<Letter> letters_;
+  std::vector<uint32_t> free_letters_;
+
+  uint64_t life_ = 0;
+  SimFiles files_;
+  std::unique_ptr<DriverCore> driver_;
+  std::unique_ptr<CheckpointWriter> writer_;
+  Time driver_armed_ = Time::max();
+  std::optional<DriverCore::Finished> finished_;
+  std::deque<Process> processes_;
+  std::vector<uint32_t> agents_;                 // processes of this life
+  std::vector<std::vector<uint32_t>> of_slot_;   // runner processes of this life, oldest first
+  std::set<uint32_t> given_up_;                  // places
+  uint32_t learner_ = kNobody;
+  Saved saved_;
+
+  std::map<uint64_t, uint64_t> published_;  // version -> hash, of this life
+  std::map<uint64_t, State> states_;        // by iteration
+  State current_;                           // after the newest update
+  std::vector<std::deque<Time>> agent_spawns_;
+  bool deterministic_ = true;
+  uint64_t iteration_ = 0;  // of the learner
+  uint64_t reported_ = 0;   // by the driver
+  std::optional<uint64_t> committed_;
+  Time last_update_ = -std::chrono::seconds(1);
+  bool learner_killed_ = false, interrupted_ = false, usage_error_ = false, restarting_ = false, done_ = false;
+};
+
+}  // namespace myriad::simulation
