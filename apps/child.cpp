@@ -51,9 +51,9 @@ std::string exit_cause(int status) {
 }
 
 bool bind_to_parent(const ChildArguments& arguments) {
-  ::signal(SIGINT, SIG_IGN);
   const auto parent = static_cast<pid_t>(arguments.number("--parent"));
   if (parent == 0) return true;
+  ::signal(SIGINT, SIG_IGN);
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   return ::getppid() == parent;
 }

@@ -44,8 +44,10 @@ class ControlLink {
     for (const Time give_up = clock->now() + std::chrono::seconds(60); clock->now() < give_up;) {
       send(hello);
       if (!wait_readable({&dealer_}, -1, std::chrono::milliseconds(200))) continue;
-      while (auto message = receive())
+      while (auto message = receive()) {
         if (message->as<T>() != nullptr) return std::move(*message);
+        if (message->as<wire::StopT>() != nullptr) fail(Exit::interrupted, "stopped", "the run ended before it began");
+      }
     }
     fail(Exit::resource, "no-driver", "the driver did not answer for 60 s");
   }

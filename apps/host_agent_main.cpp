@@ -15,11 +15,13 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <random>
 
 #include "apps/child.hpp"
 #include "env_runners/env_runner.hpp"
 #include "env_runners/host_agent.hpp"
 #include "env_runners/memory_watch.hpp"
+#include "env_runners/runner_limits.hpp"
 #include "env_runners/zygote.hpp"
 #include "learners/weights_publisher.hpp"
 #include "rl/wire/packed.hpp"
@@ -64,7 +66,7 @@ class AgentShell {
     watch_fd(zygote_.fd(), kZygote);
     sigset_t signals;
     ::sigemptyset(&signals);
-    ::sigaddset(&signals, SIGTERM);
+    for (int signal : {SIGTERM, SIGINT}) ::sigaddset(&signals, signal);  // SIGINT: only of who joined by hand
     signals_ = ::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
     watch_fd(signals_, kSignals);
   }
@@ -219,7 +221,7 @@ class AgentShell {
       pending_ = install->weights;
       publish();
     } else if (const auto* refused = std::get_if<HostAgent::Refused>(&output)) {
-      fail(Exit::internal, "refused", "the learner refuses this agent: {}", refused->reason);
+      fail(Exit::internal, "refused", "the learner does not take this agent: {}", refused->reason);
     } else {
       done_ = true;
       exit_ = kPreempted;
@@ -466,7 +468,7 @@ class AgentShell {
 /// Who joins a run from outside has no number yet.
 std::string routing_id(const ChildArguments& arguments) {
   const uint64_t agent = arguments.number("--agent");
-  return agent == UINT32_MAX ? fmt::format("join-{}", ::getpid())
+  return agent == UINT32_MAX ? fmt::format("join-{:08x}", std::random_device{}())
                              : fmt::format("agent-{}.{}", agent, arguments.number("--incarnation"));
 }
 
@@ -488,17 +490,19 @@ int run(const ChildArguments& arguments) {
   ::prctl(PR_SET_CHILD_SUBREAPER, 1);  // the runners are ours to bury when the zygote is gone
   sigset_t signals;
   ::sigemptyset(&signals);
-  ::sigaddset(&signals, SIGTERM);
+  for (int signal : {SIGTERM, SIGINT}) ::sigaddset(&signals, signal);
   ::sigprocmask(SIG_BLOCK, &signals, nullptr);
   int status;
   {
     Zygote zygote;  // before the first thread
-    const std::string process = fmt::format("agent-{}", arguments.number("--agent"));
+    const std::string process =
+        arguments.has("--key") ? arguments.text("--key") : fmt::format("agent-{}", arguments.number("--agent"));
     status = run_child(arguments, process, routing_id(arguments), [&](const SocketContext& context, ControlLink& control) {
       return body(arguments, context, control, zygote);
     });
   }
   while (::waitpid(-1, nullptr, 0) > 0 || errno == EINTR) {}  // no runner outlives its agent
+  RunnerLimits::sweep("/sys/fs/cgroup", fmt::format("{:016x}", arguments.number("--run")));  // what held them
   return status;
 }
 

@@ -199,7 +199,7 @@ class LearnerShell {
       core_.count_malformed(*malformed);
       (void)budget_.malformed(who, clock_->now());
     } else {
-      step(LearnerCore::FromAgent{std::move(received.peer), std::move(std::get<Message>(decoded))});
+      step(LearnerCore::FromAgent{received.peer, std::move(std::get<Message>(decoded)), received.user});
     }
   }
 
@@ -248,6 +248,8 @@ class LearnerShell {
         if (send->message.as<wire::IterationReportT>() != nullptr) ledger_.flush();
         control_.send_message(std::move(send->message));
       } else if (auto* send = std::get_if<LearnerCore::ToAgent>(&output)) {
+        if (auto* weights = send->message.body.AsWeightsHeader())
+          weights->published_ns = static_cast<uint64_t>(clock_->now().count());
         (void)data_.send(send->peer, encode(send->message));  // whoever misses it asks again
       } else if (auto* assemble = std::get_if<LearnerCore::Assemble>(&output)) {
         const auto& header = *assemble->fragment.message.as<wire::FragmentHeaderT>();

@@ -21,10 +21,11 @@ Message HostAgent::addressed(Message message) const {
 
 void HostAgent::step(const Input& input, Time now, std::vector<Output>& outputs) {
   if (std::holds_alternative<Start>(input)) {
-    last_tick_ = now;
+    last_tick_ = last_grant_ = last_join_ = now;
+    send_join(outputs);  // before the first parcel, or the learner would not know whose it is
     apply_supervisor(SlotSupervisor::Start{}, now, outputs);
   } else if (const auto* from = std::get_if<FromLearner>(&input)) {
-    from_learner(from->message, outputs);
+    from_learner(from->message, now, outputs);
   } else if (const auto* from = std::get_if<FromRunner>(&input)) {
     from_runner(*from, now, outputs);
   } else if (const auto* exited = std::get_if<RunnerExited>(&input)) {
@@ -57,7 +58,9 @@ void HostAgent::step(const Input& input, Time now, std::vector<Output>& outputs)
           apply_supervisor(SlotSupervisor::Progress{i, supervisor_.incarnation(i)}, now, outputs);
     }
     apply_supervisor(SlotSupervisor::Tick{}, now, outputs);
-    if (now - last_status_ >= kStatusEvery) send_status(now, outputs);
+    if (now - last_status_ >= kStatusEvery || supervisor_.num_restarts() != told_restarts_) send_status(now, outputs);
+    if (now - last_grant_ >= kLearnerSilence && !stopping_)
+      outputs.push_back(Refused{fmt::format("it has been silent for {:.0f} s", to_seconds(now - last_grant_))});
     if (now - last_join_ >= kJoinEvery) {
       last_join_ = now;
       send_join(outputs);
@@ -74,7 +77,7 @@ void HostAgent::flush(Time now, std::vector<Output>& outputs) {
   if (draining_ && sampling_.empty() && !said_down_) {
     said_down_ = true;
     for (uint32_t i = 0; i < slots_.size(); ++i)
-      if (slots_[i].up) relay_state(options_.first_slot + i, supervisor_.incarnation(i), false);
+      if (supervisor_.running(i)) relay_state(options_.first_slot + i, supervisor_.incarnation(i), false);
   }
   std::vector<Message> parcels;
   parcels_.flush(now, parcels);
@@ -86,13 +89,14 @@ void HostAgent::flush(Time now, std::vector<Output>& outputs) {
   }
 }
 
-void HostAgent::from_learner(const Message& message, std::vector<Output>& outputs) {
+void HostAgent::from_learner(const Message& message, Time now, std::vector<Output>& outputs) {
   if (message.run != options_.run || message.epoch != options_.epoch) {
     ++malformed_;
     return;
   }
   if (const auto* grant = message.as<wire::GrantT>()) {
     if (grant->agent != options_.agent || grant->incarnation != options_.incarnation) return;
+    last_grant_ = now;
     parcels_.acknowledge(grant->received);
     granted_fragments_ = std::max<uint64_t>(granted_fragments_, grant->granted_bytes / options_.fragment_bytes);
     required_version_ = std::max(required_version_, grant->weights_version);
@@ -184,7 +188,7 @@ void HostAgent::ended(uint32_t index, uint32_t incarnation, const std::string& c
   if (!is_mine(index) || this->incarnation(index) != incarnation || !running(index)) return;
   Slot& s = slot(index);
   last_cause_ = s.last_word.empty() ? cause : s.last_word;
-  if (s.up && !said_down_) relay_state(index, incarnation, false);
+  if (!said_down_) relay_state(index, incarnation, false);  // also of one that never came up: the learner counts on it
   if (!options_.by_slot) used_fragments_ -= s.granted - s.received;  // its credit goes to the others
   s = Slot{};
   sampling_.erase(index);
@@ -292,7 +296,7 @@ void HostAgent::send_status(Time now, std::vector<Output>& outputs) {
     status.running += s.up;
     status.waiting += s.up && s.permitted == s.received;
   }
-  status.restarts = supervisor_.num_restarts();
+  status.restarts = told_restarts_ = supervisor_.num_restarts();
   status.fragments = fragments_;
   status.weights_version = weights_ == nullptr ? -1 : static_cast<int64_t>(weights_->version);
   status.leaving = drained_;

@@ -39,6 +39,7 @@ class HostAgent {
   static constexpr Time kTick = std::chrono::milliseconds(50);
   static constexpr Time kJoinEvery = std::chrono::milliseconds(250);
   static constexpr Time kStatusEvery = std::chrono::milliseconds(500);
+  static constexpr Time kLearnerSilence = std::chrono::seconds(30);  ///< then this agent was given up, or the run is over
   static constexpr uint32_t kEventsPerSecond = 20;
 
   explicit HostAgent(const Options& options);
@@ -93,7 +94,7 @@ class HostAgent {
   };  ///< for the runners to see, before any ToRunner that follows
   struct Refused {
     std::string reason;
-  };
+  };  ///< the learner does not take this agent: end it
   struct Drained {};
   using Output = std::variant<Spawn, Kill, ToRunner, ToLearner, ToDriver, Install, Refused, Drained>;
 
@@ -124,7 +125,7 @@ class HostAgent {
   bool is_mine(uint32_t index) const {
     return index >= options_.first_slot && index - options_.first_slot < slots_.size();
   }
-  void from_learner(const Message& message, std::vector<Output>& outputs);
+  void from_learner(const Message& message, Time now, std::vector<Output>& outputs);
   void from_runner(const FromRunner& from, Time now, std::vector<Output>& outputs);
   void ended(uint32_t index, uint32_t incarnation, const std::string& cause, Time now, std::vector<Output>& outputs);
   void apply_supervisor(const SlotSupervisor::Input& input, Time now, std::vector<Output>& outputs);
@@ -152,7 +153,8 @@ class HostAgent {
   uint64_t fragments_ = 0, malformed_ = 0;
   bool draining_ = false, said_down_ = false, drained_ = false, stopping_ = false;
   uint32_t events_left_ = kEventsPerSecond, events_swallowed_ = 0;
-  Time last_tick_{}, last_join_ = -kJoinEvery, last_status_ = -kStatusEvery, last_idle_{}, last_second_{};
+  Time last_tick_{}, last_join_ = -kJoinEvery, last_status_ = -kStatusEvery, last_grant_{}, last_second_{};
+  uint64_t told_restarts_ = 0;
   std::string last_cause_;
 };
 

@@ -57,7 +57,7 @@ void LearnerCore::step_input(const Input& input, Time now, std::vector<Output>& 
   if (const auto* from = std::get_if<FromDriver>(&input))
     from_driver(from->message, now, outputs);
   else if (const auto* from = std::get_if<FromAgent>(&input))
-    from_agent(from->peer, from->message, now, outputs);
+    from_agent(*from, now, outputs);
   else if (const auto* update = std::get_if<Updated>(&input))
     updated(*update, now, outputs);
   else if (const auto* write = std::get_if<CheckpointWritten>(&input))
@@ -84,10 +84,13 @@ void LearnerCore::finish_iteration(std::vector<Output>& outputs) {
   auto rows = metrics_.take(options_.num_slots, report_.episodes);
   rows.merge(drops());
   rows["num_parcels_received_lifetime"] = static_cast<double>(parcels_);
+  rows["num_weights_bytes_sent_lifetime"] = static_cast<double>(weights_bytes_);
   rows["num_bytes_received_lifetime"] = static_cast<double>(bytes_);
   rows["num_fragments_received_lifetime"] = static_cast<double>(fragments_);
   rows["num_messages_resent_lifetime"] = static_cast<double>(resent_);
   rows["num_fragments_missing_lifetime"] = static_cast<double>(missing_);
+  rows["num_env_runners_contributed_lifetime"] = static_cast<double>(
+      std::count_if(next_.begin(), next_.end(), [](const auto& next) { return next != decltype(next_)::value_type{}; }));
   for (const auto& [key, value] : rows) {
     auto row = std::make_unique<wire::KeyValueT>();
     row->key = key;
@@ -132,6 +135,7 @@ std::map<std::string, double> LearnerCore::drops() const {
   add("foreign_slot", foreign_slot_);
   add("unknown_agent", unknown_agent_);
   add("stale_agent", stale_agent_);
+  add("impostor", impostor_);
   add("malformed_parcel", malformed_parcel_);
   return drops;
 }
@@ -191,6 +195,7 @@ void LearnerCore::agent_state(const wire::AgentStateT& state, std::vector<Output
   agent.incarnation = state.incarnation;
   agent.first_slot = state.first_slot;
   agent.num_slots = state.num_slots;
+  agent.user = state.user;
   agent.up = true;
   for (uint32_t slot = state.first_slot; slot < state.first_slot + state.num_slots; ++slot)
     agent_of_slot_[slot] = state.agent;
@@ -216,7 +221,7 @@ void LearnerCore::agent_down(uint32_t index, Agent& agent, std::vector<Output>& 
 
 // --- agents ---
 
-LearnerCore::Agent* LearnerCore::known(uint32_t index, uint32_t incarnation) {
+LearnerCore::Agent* LearnerCore::known(uint32_t index, uint32_t incarnation, const std::string& user) {
   const auto it = agents_.find(index);
   if (it == agents_.end() || incarnation > it->second.incarnation) {
     ++unknown_agent_;  // the driver's word about it is on its way
@@ -226,22 +231,28 @@ LearnerCore::Agent* LearnerCore::known(uint32_t index, uint32_t incarnation) {
     ++stale_agent_;
     return nullptr;
   }
+  if (user != it->second.user) {
+    ++impostor_;
+    return nullptr;
+  }
   return &it->second;
 }
 
-void LearnerCore::from_agent(const std::string& peer, const Message& message, Time now, std::vector<Output>& outputs) {
+void LearnerCore::from_agent(const FromAgent& from, Time now, std::vector<Output>& outputs) {
+  const Message& message = from.message;
   if (message.run != options_.run || message.epoch != options_.epoch)
     ++foreign_;
   else if (const auto* hello = message.as<wire::JoinT>())
-    join(peer, *hello, outputs);
+    join(from.peer, from.user, *hello, outputs);
   else if (message.as<wire::ParcelT>() != nullptr)
-    parcel(message, now, outputs);
+    parcel(message, from.user, now, outputs);
   else
     ++malformed_[static_cast<size_t>(Malformed::not_an_envelope)];
 }
 
-void LearnerCore::join(const std::string& peer, const wire::JoinT& join, std::vector<Output>& outputs) {
-  Agent* agent = known(join.agent, join.incarnation);
+void LearnerCore::join(const std::string& peer, const std::string& user, const wire::JoinT& join,
+                       std::vector<Output>& outputs) {
+  Agent* agent = known(join.agent, join.incarnation, user);
   if (agent == nullptr) return;
   if (join.spec_hash != options_.spec_hash || join.fragment_hash != options_.fragment_hash)
     return refuse(peer,
@@ -256,9 +267,9 @@ void LearnerCore::join(const std::string& peer, const wire::JoinT& join, std::ve
   agent->grant_due = agent->all_slots = true;
 }
 
-void LearnerCore::parcel(const Message& message, Time now, std::vector<Output>& outputs) {
+void LearnerCore::parcel(const Message& message, const std::string& user, Time now, std::vector<Output>& outputs) {
   const auto& header = *message.as<wire::ParcelT>();
-  Agent* agent = known(header.agent, header.incarnation);
+  Agent* agent = known(header.agent, header.incarnation, user);
   if (agent == nullptr) return;
   if (agent->peer.empty()) {
     ++unknown_agent_;  // its Join comes first: what it sends may not be what the learner understands
@@ -507,8 +518,12 @@ void LearnerCore::refuse(const std::string& peer, std::string reason, std::vecto
   send_agent(peer, make_message(std::move(refused)), outputs);
 }
 
-void LearnerCore::send_weights(std::vector<WeightsPublisher::Send> sends, std::vector<Output>& outputs) const {
-  for (const auto& send : sends) send_agent(send.peer, weights_message(send.weights), outputs);
+void LearnerCore::send_weights(std::vector<WeightsPublisher::Send> sends, std::vector<Output>& outputs) {
+  for (const auto& send : sends) {
+    Message message = weights_message(send.weights);
+    for (const SharedBytes& payload : message.payloads) weights_bytes_ += payload.view.size();
+    send_agent(send.peer, std::move(message), outputs);
+  }
 }
 
 void LearnerCore::grant_all_slots() {

@@ -78,6 +78,7 @@ class LearnerCore {
   struct FromAgent {
     std::string peer;  ///< where answers go
     Message message;
+    std::string user;  ///< who it is, where sockets have keys
   };
   struct Updated {
     WeightsPtr weights;  ///< one version on
@@ -138,6 +139,7 @@ class LearnerCore {
     uint32_t incarnation = 0, first_slot = 0, num_slots = 0;
     bool up = false;
     std::string peer;  // since its first Join that fits
+    std::string user;  // nobody else may speak for it; "" without keys
     ParcelReceiver parcels;
     // the grant at the end of this step
     bool grant_due = false, all_slots = false;
@@ -163,10 +165,10 @@ class LearnerCore {
   void agent_state(const wire::AgentStateT& state, std::vector<Output>& outputs);
   void agent_down(uint32_t index, Agent& agent, std::vector<Output>& outputs);
 
-  void from_agent(const std::string& peer, const Message& message, Time now, std::vector<Output>& outputs);
-  Agent* known(uint32_t agent, uint32_t incarnation);
-  void join(const std::string& peer, const wire::JoinT& join, std::vector<Output>& outputs);
-  void parcel(const Message& message, Time now, std::vector<Output>& outputs);
+  void from_agent(const FromAgent& from, Time now, std::vector<Output>& outputs);
+  Agent* known(uint32_t index, uint32_t incarnation, const std::string& user);
+  void join(const std::string& peer, const std::string& user, const wire::JoinT& join, std::vector<Output>& outputs);
+  void parcel(const Message& message, const std::string& user, Time now, std::vector<Output>& outputs);
   void from_runner(uint32_t index, const Agent& agent, const Message& message, Time now, std::vector<Output>& outputs);
   void runner_state(const wire::RunnerStateT& state, const Message& message);
 
@@ -190,7 +192,7 @@ class LearnerCore {
   void send_driver(Message message, std::vector<Output>& outputs) const;
   void send_agent(const std::string& peer, Message message, std::vector<Output>& outputs) const;
   void refuse(const std::string& peer, std::string reason, std::vector<Output>& outputs) const;
-  void send_weights(std::vector<WeightsPublisher::Send> sends, std::vector<Output>& outputs) const;
+  void send_weights(std::vector<WeightsPublisher::Send> sends, std::vector<Output>& outputs);
   void grant_all_slots();
   void send_grants(std::vector<Output>& outputs);
   uint64_t required_version() const;
@@ -228,7 +230,7 @@ class LearnerCore {
   std::vector<std::pair<uint32_t, uint64_t>> next_;  // by slot: the least incarnation and seq not seen yet
   DropCounts drops_{};                               // async
   std::array<uint64_t, static_cast<size_t>(Malformed::count)> malformed_{};
-  uint64_t foreign_ = 0, foreign_slot_ = 0, unknown_agent_ = 0, stale_agent_ = 0, malformed_parcel_ = 0;
+  uint64_t foreign_ = 0, foreign_slot_ = 0, unknown_agent_ = 0, impostor_ = 0, weights_bytes_ = 0, stale_agent_ = 0, malformed_parcel_ = 0;
   uint64_t parcels_ = 0, bytes_ = 0, fragments_ = 0, resent_ = 0, missing_ = 0;  // received
 };
 

@@ -89,7 +89,7 @@ void DriverCore::step(const Input& input, Time now, std::vector<Output>& outputs
     else if (!learner_.empty() && received->peer == learner_)
       from_learner(message, now, outputs);
     else
-      fleet_.received(received->peer, message, now, fleet);
+      fleet_.received(received->peer, received->user, message, now, fleet);
   } else if (const auto* exited = std::get_if<AgentExited>(&input)) {
     fleet_.exited(exited->agent, exited->incarnation, exited->cause, exited->drained, now, fleet);
   } else if (const auto* exited = std::get_if<LearnerExited>(&input)) {

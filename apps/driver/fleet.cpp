@@ -47,6 +47,12 @@ Fleet::Counts Fleet::counts() const {
     if (!place.up) continue;
     counts.weights_version = counts.hosts == 0 ? place.status.weights_version
                                                : std::min(counts.weights_version, place.status.weights_version);
+    counts.sampling_version = counts.hosts == 0 ? place.status.oldest_version
+                                                : std::min(counts.sampling_version, place.status.oldest_version);
+    for (const auto& [field, value] : {std::pair{&counts.weights_latency_p50_ms, place.status.weights_latency_p50_ms},
+                                       {&counts.weights_latency_p99_ms, place.status.weights_latency_p99_ms},
+                                       {&counts.weights_latency_max_ms, place.status.weights_latency_max_ms}})
+      *field = std::max(*field, value);
     ++counts.hosts;
     counts.running += place.status.running;
     counts.quarantined += place.status.quarantined;
@@ -72,9 +78,10 @@ void Fleet::tick(Time now, Outputs& outputs) {
   }
 }
 
-bool Fleet::received(const std::string& peer, const Message& message, Time now, Outputs& outputs) {
+bool Fleet::received(const std::string& peer, const std::string& user, const Message& message, Time now,
+                     Outputs& outputs) {
   if (const auto* hello = message.as<wire::AgentHelloT>()) {
-    this->hello(peer, *hello, now, outputs);
+    this->hello(peer, user, *hello, now, outputs);
     return true;
   }
   if (const auto* status = message.as<wire::AgentStatusT>()) {
@@ -92,7 +99,8 @@ bool Fleet::received(const std::string& peer, const Message& message, Time now, 
   return true;
 }
 
-void Fleet::hello(const std::string& peer, const wire::AgentHelloT& hello, Time now, Outputs& outputs) {
+void Fleet::hello(const std::string& peer, const std::string& user, const wire::AgentHelloT& hello, Time now,
+                  Outputs& outputs) {
   const bool outside = hello.agent == kAnyPlace;
   if (hello.protocol != kProtocolVersion) {
     const std::string reason =
@@ -114,6 +122,7 @@ void Fleet::hello(const std::string& peer, const wire::AgentHelloT& hello, Time 
   const auto agent = place_for(peer, hello, now, outputs);
   if (!agent) return;
   bind(*agent, peer, hello.host, now);
+  places_[*agent].user = user;
   if (!outside) supervise(SlotSupervisor::Progress{*agent, hello.incarnation}, now, outputs);
   if (learner_endpoint_.empty() || places_[*agent].left) return;
   if (const auto source = weights_endpoint(*agent, now)) welcome(*agent, *source, outputs);
@@ -354,6 +363,7 @@ void Fleet::announce(uint32_t agent, Outputs& outputs) const {
   state.first_slot = first_slot(agent);
   state.num_slots = num_slots(agent);
   state.up = place.up;
+  state.user = place.user;
   outputs.push_back(ToLearner{make_message(std::move(state))});
 }
 

@@ -69,7 +69,8 @@ class Fleet {
   /// Where agents send fragments; no agent is welcomed before it is known.
   void set_learner_endpoint(const std::string& endpoint) { learner_endpoint_ = endpoint; }
   /// AgentHello, AgentStatus, Event or ProcessError. False for anything else, and from peers it does not know.
-  bool received(const std::string& peer, const Message& message, Time now, Outputs& outputs);
+  /// `user`: its name in the allow-list, where there are keys.
+  bool received(const std::string& peer, const std::string& user, const Message& message, Time now, Outputs& outputs);
   /// `drained`: it ended because it was told to (preemption).
   void exited(uint32_t agent, uint32_t incarnation, const std::string& cause, bool drained, Time now, Outputs& outputs);
   void spawn_failed(uint32_t agent, const std::string& cause, Time now, Outputs& outputs);
@@ -86,6 +87,8 @@ class Fleet {
     uint32_t running = 0, quarantined = 0, waiting = 0;  ///< runners on them
     uint64_t restarts = 0;                               ///< of runners, those of a replaced agent included
     int64_t weights_version = -1;                        ///< the oldest that a host has
+    int64_t sampling_version = -1;                       ///< the oldest that a runner samples with
+    float weights_latency_p50_ms = 0, weights_latency_p99_ms = 0, weights_latency_max_ms = 0;  ///< of the slowest host
   };
   Counts counts() const;
 
@@ -97,6 +100,7 @@ class Fleet {
     bool up = false;       // welcomed, and neither left nor gone
     bool left = false;     // drained; its end follows
     std::string peer;      // its routing id; "" = nobody who can be answered
+    std::string user;      // who that is, where there are keys
     std::string host;
     Time first_hello{}, heard{};
     wire::AgentStatusT status;
@@ -106,7 +110,8 @@ class Fleet {
   };
   uint32_t first_slot(uint32_t agent) const;
   uint32_t num_slots(uint32_t agent) const { return first_slot(agent + 1) - first_slot(agent); }
-  void hello(const std::string& peer, const wire::AgentHelloT& hello, Time now, Outputs& outputs);
+  void hello(const std::string& peer, const std::string& user, const wire::AgentHelloT& hello, Time now,
+             Outputs& outputs);
   void status(const std::string& peer, const wire::AgentStatusT& status, Time now, Outputs& outputs);
   void last_words(uint32_t agent, const wire::ProcessErrorT& error, Outputs& outputs);
   void welcome(uint32_t agent, const std::string& weights_endpoint, Outputs& outputs);

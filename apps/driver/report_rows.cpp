@@ -37,6 +37,13 @@ Report report_rows(const wire::IterationReportT& report, const Metrics& metrics,
               {"env_runners/weights_seq_no", static_cast<double>(report.weights_version - 1)},
               {"fault_tolerance/num_healthy_workers", static_cast<double>(fleet.running)},
               {"fault_tolerance/num_remote_worker_restarts", static_cast<double>(fleet.restarts)}};
+  if (fleet.sampling_version >= 0) {
+    rows.push_back({"env_runners/weights_versions_behind_max",
+                    static_cast<double>(report.weights_version) - static_cast<double>(fleet.sampling_version)});
+    rows.push_back({"timers/weights_latency_p50_ms", fleet.weights_latency_p50_ms});
+    rows.push_back({"timers/weights_latency_p99_ms", fleet.weights_latency_p99_ms});
+    rows.push_back({"timers/weights_latency_max_ms", fleet.weights_latency_max_ms});
+  }
   // What the learner measures, under the name it has in the results.
   for (const auto& [metric, key] : {std::pair{"sampling_s", "timers/env_runner_sampling_timer"},
                                     {"waiting_s", "timers/env_runner_waiting_timer"},
@@ -50,6 +57,12 @@ Report report_rows(const wire::IterationReportT& report, const Metrics& metrics,
                                     {"fragment_sampling_s", "timers/fragment_sampling_timer"},
                                     {"fragment_waiting_s", "timers/fragment_waiting_timer"},
                                     {"num_fragments", "env_runners/num_fragments"},
+                                    {"num_fragments_received_lifetime", "env_runners/num_fragments_received_lifetime"},
+                                    {"num_bytes_received_lifetime", "env_runners/num_bytes_received_lifetime"},
+                                    {"num_weights_bytes_sent_lifetime", "learners/num_weights_bytes_sent_lifetime"},
+                                    {"num_messages_resent_lifetime", "env_runners/num_messages_resent_lifetime"},
+                                    {"num_env_runners_contributed_lifetime",
+                                     "env_runners/num_env_runners_contributed_lifetime"},
                                     {"num_episodes_left_out", "env_runners/num_episodes_left_out"},
                                     {"num_updates", "learners/num_updates"}})
     if (const auto found = metrics.find(metric); found != metrics.end()) rows.push_back({key, found->second});

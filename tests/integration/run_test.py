@@ -558,7 +558,6 @@ class Refusals(Case):
         self.refuse_config(CARTPOLE.replace("[training]", "[trainig]"), "trainig", "did you mean training?")
         self.refuse_config(CARTPOLE.replace("gamma = 0.98", "gamma = 1.5"), "bad.toml:14:", "gamma", "0 to 1")
         self.refuse_config(CARTPOLE + "[hosts]\nnum_hosts = 3\n", "hosts.num_hosts 3 is more than env_runners.num_env_runners 2")
-        self.refuse_config(CARTPOLE + "[training2]\n", "training2")
         self.refuse_config(CARTPOLE.replace("lr = 1e-3", 'lr = 1e-3\nsampling = "async"'), "PPO samples sync or lag1")
         self.refuse_config(CARTPOLE + "[", f"bad.toml:{1 + CARTPOLE.count(chr(10))}:")
         self.refuse_config("\0\xff", "bad.toml:1:")
@@ -694,6 +693,19 @@ class Asynchronous(Case):
         self.assert_nothing_dropped(run)
         self.assert_ledger_balances(lost_per_runner=16)
 
+    def test_what_is_too_old_is_dropped_and_counted(self):
+        self.keep_ledger()
+        run = self.root / "run"
+        self.train(run, "training.max_policy_lag=1", "stop.training_iteration=30", config=self.file("impala.toml", IMPALA))
+        results = json_lines(run / "results.jsonl")
+        self.assertLessEqual(max(r["env_runners"]["policy_lag_max"] for r in results), 1)
+        reasons = [r[3] for r in self.ledger("learner")]
+        dropped = results[-1]["dropped"]["policy_lag"]
+        self.assertGreater(dropped, 0)
+        self.assertGreaterEqual(reasons.count(7), dropped)  # 1 + its place among the reasons; some came after the last report
+        self.assertEqual({0, 7}, set(reasons))
+        self.assertEqual(reasons.count(0) // 4 * 512, results[-1]["num_env_steps_sampled_lifetime"])
+
     def test_a_stopped_host_is_not_waited_for(self):
         driver, run = self.start_train("hosts.num_hosts=2", config=self.file("impala.toml", IMPALA))
         agent = self.agents()[0]
@@ -728,9 +740,24 @@ class Hosts(Case):
     def test_killed_agent_is_replaced_in_step(self):
         run = self.a_killed_agent_is_replaced(self.config)
         self.assert_counted_once(run, len(json_lines(run / "results.jsonl")))
+        self.assert_nothing_dropped(run)
+        # Only what the agent took with it: a runner has one fragment of a round.
+        self.assert_ledger_balances(lost_per_runner=1, lost_of=lambda slot, incarnation: slot >= 2 and incarnation < 1 << 16)
 
     def test_killed_agent_is_replaced_without_steps(self):
-        self.a_killed_agent_is_replaced(self.file("impala.toml", IMPALA))
+        run = self.a_killed_agent_is_replaced(self.file("impala.toml", IMPALA))
+        self.assertEqual([], [r for r in self.ledger("learner") if r[3] != 0 and r[1] >= 1 << 16], "dropped of the new one")
+        self.assertEqual(sorted({r[:3] for r in self.ledger("learner")}), sorted(r[:3] for r in self.ledger("learner")))
+        self.assertEqual(list(range(1, 1 + len(json_lines(run / "results.jsonl")))), [r["training_iteration"] for r in json_lines(run / "results.jsonl")])
+
+    def test_killed_zygote_takes_its_agent_along_and_both_are_replaced(self):
+        driver, run = self.start_train()
+        os.kill(list(self.processes(ZYGOTE))[0], signal.SIGKILL)
+        self.assertIn("the zygote died", self.wait_event(run, "agent-down", driver)["text"])
+        self.wait_reports(run, 5, driver)
+        self.interrupt(driver)
+        self.assert_counted_once(run, len(json_lines(run / "results.jsonl")))
+        self.assert_nothing_left()
 
     def a_drained_agent_loses_nothing(self, config: pathlib.Path):
         self.keep_ledger()
@@ -845,7 +872,7 @@ class Network(Case):
         self.finish(driver)
         self.assert_counted_once(run, 20)
         self.assertEqual(1, self.joined(run))
-        self.assertEqual(1, len(self.processes(AGENT)) - 1)  # they still knock
+        self.wait_for(lambda: len(self.processes(AGENT)) == 2, "the end of the one that was let in")  # the others still knock
 
     def test_agents_join_and_leave(self):
         self.keep_ledger()
