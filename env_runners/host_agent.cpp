@@ -105,7 +105,9 @@ void HostAgent::from_learner(const Message& message, Time now, std::vector<Outpu
       for (uint32_t i = 0; i < slots_.size(); ++i) changed_.insert(options_.first_slot + i);
     }
     for (const auto& entry : grant->slots) {
-      if (!is_mine(entry.slot()) || entry.incarnation() != incarnation(entry.slot())) continue;
+      // Between two processes the incarnation is that of the one that ended: its credit is not the next one's.
+      if (!is_mine(entry.slot()) || entry.incarnation() != incarnation(entry.slot()) || !running(entry.slot()))
+        continue;
       Slot& s = slot(entry.slot());
       if (entry.granted() <= s.granted) continue;
       s.granted = entry.granted();
@@ -146,7 +148,7 @@ void HostAgent::from_runner(const FromRunner& from, Time now, std::vector<Output
       relay_state(from.slot, from.incarnation, true);
       if (!options_.by_slot)
         for (uint32_t i = 0; i < kAhead; ++i) waiting_.push_back({from.slot, from.incarnation});
-      if (want_state_ > 0) changed_.insert(from.slot);
+      changed_.insert(from.slot);  // what it was granted before it could take it
       apply_supervisor(SlotSupervisor::Progress{from.slot - options_.first_slot, from.incarnation}, now, outputs);
     }
   } else if (const auto* fragment = message->as<wire::FragmentHeaderT>()) {

@@ -105,6 +105,7 @@ class HostAgent {
   const std::set<uint32_t>& sampling() const { return sampling_; }
   bool running(uint32_t slot) const { return supervisor_.running(slot - options_.first_slot); }
   uint32_t incarnation(uint32_t slot) const { return supervisor_.incarnation(slot - options_.first_slot); }
+  bool quarantined(uint32_t slot) const { return supervisor_.quarantined(slot - options_.first_slot); }
   const WeightsPtr& weights() const { return weights_; }
   uint64_t fragments() const { return fragments_; }
   uint64_t malformed() const { return malformed_; }

@@ -196,12 +196,25 @@ std::string RunnerLimits::describe() const {
   return text.empty() ? "" : "runner limits: " + text;
 }
 
-std::string RunnerLimits::admit(int pid, uint32_t slot) try {
+std::string RunnerLimits::admit(int pid, uint32_t slot) {
   maker_ = ::getpid();
+  for (int attempt = 1;; ++attempt) {
+    try {
+      put_into_group(pid, slot);
+      return "";
+    } catch (const WriteFailed& failed) {
+      // The sweep of another agent that ends may have come between a group's making and its first process.
+      if (failed.error == ENOENT && attempt < 3) continue;
+      return fmt::format("runner limits of slot {}: {}: {}", slot, failed.path, std::strerror(failed.error));
+    }
+  }
+}
+
+void RunnerLimits::put_into_group(int pid, uint32_t slot) {
   std::vector<std::string> groups;
   const auto make = [&](const Controller& controller) {
     const std::string path = group(controller, slot);
-    // Every time: a sweep may have removed it between two incarnations.
+    // Every time: a sweep may have removed it since.
     if (::mkdir(path.c_str(), 0755) != 0 && errno != EEXIST) throw WriteFailed{errno, path};
     if (std::find(made_.begin(), made_.end(), path) == made_.end()) made_.push_back(path);
     if (std::find(groups.begin(), groups.end(), path) == groups.end()) groups.push_back(path);
@@ -210,9 +223,6 @@ std::string RunnerLimits::admit(int pid, uint32_t slot) try {
   if (memory_.version != Version::none) write_memory_limit(make(memory_));
   if (cpu_.version != Version::none) write_cpu_limit(make(cpu_));
   for (const std::string& path : groups) write_file(path + "/cgroup.procs", std::to_string(pid));
-  return "";
-} catch (const WriteFailed& failed) {
-  return fmt::format("runner limits of slot {}: {}: {}", slot, failed.path, std::strerror(failed.error));
 }
 
 void RunnerLimits::write_memory_limit(const std::string& group) const {
@@ -247,15 +257,16 @@ std::string RunnerLimits::apply_in_child() const {
   return error;
 }
 
-void RunnerLimits::sweep(const std::string& cgroup_root, const std::string& run, const std::string& proc_self_cgroup) {
+size_t RunnerLimits::sweep(const std::string& cgroup_root, const std::string& run, const std::string& proc_self_cgroup) {
   const std::string prefix = group_prefix(run);
+  size_t in_use = 0;
   const auto sweep_up = [&](const std::string& mount, std::string path) {
     for (;;) {
       std::error_code ignored;
       std::vector<std::string> leftovers;
       for (fs::directory_iterator entry(mount + path, ignored), end; !ignored && entry != end; entry.increment(ignored))
         if (is_group_of(entry->path().filename().string(), prefix)) leftovers.push_back(entry->path().string());
-      for (const std::string& group : leftovers) ::rmdir(group.c_str());  // EBUSY: still in use
+      for (const std::string& group : leftovers) in_use += ::rmdir(group.c_str()) != 0 && errno == EBUSY;
       if (path.empty()) return;
       path.resize(path.rfind('/'));
     }
@@ -264,6 +275,7 @@ void RunnerLimits::sweep(const std::string& cgroup_root, const std::string& run,
   if (!v2.empty()) sweep_up(v2, own_cgroup(proc_self_cgroup, ""));
   for (const char* controller : {"memory", "cpu"})
     sweep_up(fmt::format("{}/{}", cgroup_root, controller), own_cgroup(proc_self_cgroup, controller));
+  return in_use;
 }
 
 }  // namespace myriad

@@ -48,9 +48,9 @@ class RunnerLimits {
   /// mappings whether touched or not, thread stacks and what the zygote had mapped among them.
   [[nodiscard]] std::string apply_in_child() const;
 
-  /// Removes what a killed agent of `run` left behind: its empty groups.
-  static void sweep(const std::string& cgroup_root, const std::string& run,
-                    const std::string& proc_self_cgroup = "/proc/self/cgroup");
+  /// Removes what a killed agent of `run` left behind: its empty groups. Returns how many are not empty yet.
+  static size_t sweep(const std::string& cgroup_root, const std::string& run,
+                      const std::string& proc_self_cgroup = "/proc/self/cgroup");
 
  private:
   enum class Version { none, v1, v2 };
@@ -62,6 +62,7 @@ class RunnerLimits {
   Controller find_v1(const std::string& controller) const;
   bool can_make_groups_in(const std::string& parent) const;
   std::string group(const Controller& controller, uint32_t slot) const;
+  void put_into_group(int pid, uint32_t slot);
   void write_memory_limit(const std::string& group) const;
   void write_cpu_limit(const std::string& group) const;
 

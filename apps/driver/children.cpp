@@ -11,18 +11,35 @@
 #include <filesystem>
 #include <fstream>
 
+#include "env_runners/runner_limits.hpp"
 #include "rl/check.hpp"
 
 namespace myriad {
 namespace {
 
+constexpr int kSweepTries = 1000;  // 5 ms apart: those who were killed may take a while to go
+
 /// The janitor's whole life: wait for the driver's end of the pipe to close, then leave nothing behind.
 [[noreturn]] void keep_house(int read_end, const std::string& directory) {
   for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGQUIT}) ::signal(signal, SIG_IGN);
-  char byte;
-  while (::read(read_end, &byte, 1) < 0 && errno == EINTR) {}
+  std::string run;
+  for (char byte;;) {
+    const ssize_t got = ::read(read_end, &byte, 1);
+    if (got == 1)
+      run += byte;
+    else if (got == 0 || errno != EINTR)
+      break;
+  }
   std::error_code ignored;
   std::filesystem::remove_all(directory, ignored);
+  const int janitor = ::getpid(), sweeper = run.empty() ? -1 : ::fork();
+  if (sweeper == 0) {  // outlives the others: a control group can go when nobody is in it
+    ::setpgid(0, 0);
+    while (::getppid() == janitor) ::usleep(1000);
+    for (int tries = 0; RunnerLimits::sweep("/sys/fs/cgroup", run) > 0 && tries < kSweepTries; ++tries) ::usleep(5000);
+    ::_exit(0);
+  }
+  if (sweeper > 0) ::setpgid(sweeper, sweeper);
   ::kill(0, SIGKILL);  // the whole group, this process included
   ::_exit(0);
 }
@@ -70,10 +87,15 @@ Children::~Children() {
   }
   ::close(pipe_);  // the janitor sweeps
   for (int waited_ms = 0; waited_ms < 5000;) {
-    const int pid = ::waitpid(-janitor_, nullptr, WNOHANG);
-    if (pid < 0 && errno != EINTR) break;  // the last of the group is gone
+    const int pid = ::waitpid(-1, nullptr, WNOHANG);
+    if (pid < 0 && errno != EINTR) break;  // the last of the group is gone, and who swept up after it
     if (pid == 0) ::usleep(1000), ++waited_ms;
   }
+}
+
+void Children::name_run(const std::string& run) {
+  check(::write(pipe_, run.data(), run.size()) == static_cast<ssize_t>(run.size()), "the janitor: {}",
+        std::strerror(errno));
 }
 
 int Children::spawn(const std::string& program, const std::vector<std::string>& arguments) {

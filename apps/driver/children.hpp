@@ -3,9 +3,10 @@
 //   driver --fork--> janitor (leads the children's process group; waits for the pipe from the driver to close)
 //   driver --fork, exec--> learner, host agents --fork--> runners   (one group: Ctrl-C reaches the driver alone)
 //
-// Children ask the kernel to kill them when the driver dies; the janitor then removes the socket directory, and kills
-// what is left of the group. So kill -9 of the driver leaves nothing behind. Runners whose agent died become the
-// driver's own children (subreaper), so that it can wait for the last of them, whoever else reaps in this container.
+// Children ask the kernel to kill them when the driver dies; the janitor then removes the socket directory, kills what
+// is left of the group, and has the control groups of the runners removed. So kill -9 of the driver leaves nothing
+// behind. Runners whose agent died become the driver's own children (subreaper), so that it can wait for the last of
+// them, whoever else reaps in this container.
 #pragma once
 
 #include <map>
@@ -29,6 +30,8 @@ class Children final : public Processes {
   const std::string& socket_directory() const { return socket_directory_; }
   /// What children print goes to one file each in `directory`; empty ones are removed. Call before the first spawn.
   void log_to(std::string directory) { log_directory_ = std::move(directory); }
+  /// Whose control groups the janitor is to remove. Call once, before the first spawn.
+  void name_run(const std::string& run);
 
   int spawn(const std::string& program, const std::vector<std::string>& arguments) override;
   void kill(int pid, int signal) override;

@@ -82,6 +82,7 @@ class Run {
               view_mode(options.json, terminal_.is_terminal, std::getenv("TERM") == nullptr ? "" : std::getenv("TERM")),
               terminal_.colour) {
     children_.log_to((directory_.path() / "logs").string());
+    children_.name_run(fmt::format("{:016x}", run_id_));
     base_steps_ = saved.env_steps;
     last_steps_ = static_cast<double>(saved.env_steps);
     best_ = directory_.record.best.value_or(best_);

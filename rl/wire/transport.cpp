@@ -23,7 +23,10 @@
 namespace myriad {
 namespace {
 
-constexpr int kReconnectMs = 10, kReconnectMaxMs = 1000;
+constexpr int kReconnectMs = 10, kReconnectMaxMs = 1000, kConnectMs = 2000;
+// TCP by itself would come back from a cut of 7 s after 13 s, as its retries double. Who listens gives up a silent
+// connection before who connected does: a peer that came back while its old connection lives would not be heard.
+constexpr int kHeartbeatMs = 1000, kListenerSilenceMs = 2000, kConnecterSilenceMs = 5000;
 constexpr size_t kCopyBelowBytes = 256;     // cheaper to copy than to keep an owner alive
 constexpr size_t kCurveOverheadBytes = 64;  // libzmq's limit is of the encrypted frame, 33 bytes longer
 constexpr const char* kZapDomain = "myriad";
@@ -41,6 +44,13 @@ void set_client_keys(void* socket, const KeyPair& client, const std::string& ser
   set_key(socket, ZMQ_CURVE_SERVERKEY, server_public.c_str());
   set_key(socket, ZMQ_CURVE_PUBLICKEY, client.public_key.c_str());
   set_key(socket, ZMQ_CURVE_SECRETKEY, client.secret_key.bytes.data());
+}
+
+void notice_cuts(void* socket, const std::string& endpoint, int silence_ms) {
+  if (!endpoint.starts_with(kTcp)) return;
+  set(socket, ZMQ_HEARTBEAT_IVL, kHeartbeatMs);
+  set(socket, ZMQ_HEARTBEAT_TIMEOUT, silence_ms);
+  set(socket, ZMQ_CONNECT_TIMEOUT, kConnectMs);
 }
 
 void release(void*, void* owner) { delete static_cast<std::shared_ptr<const void>*>(owner); }
@@ -268,6 +278,7 @@ Router::Router(const SocketContext& context, const std::string& endpoint, size_t
   set(handle_, ZMQ_ROUTER_MANDATORY, 1);
   set(handle_, ZMQ_ROUTER_HANDOVER, 0);  // or a peer could take another's id
   set(handle_, ZMQ_BACKLOG, kBacklog);
+  notice_cuts(handle_, endpoint, kListenerSilenceMs);
   if (somebody_listens(endpoint))
     fail(Exit::resource, "endpoint-in-use", "cannot listen at {}: another process does", endpoint);
   if (zmq_bind(handle_, endpoint.c_str()) != 0)
@@ -294,6 +305,7 @@ Dealer::Dealer(const SocketContext& context, const std::string& endpoint, const 
   if (needs_keys(endpoint, keys.client.has_value(), "connect to"))
     set_client_keys(handle_, *keys.client, keys.server_public);
   set(handle_, ZMQ_ROUTING_ID, routing_id.data(), routing_id.size());
+  notice_cuts(handle_, endpoint, kConnecterSilenceMs);
   if (zmq_connect(handle_, endpoint.c_str()) != 0)
     fail(Exit::resource, "bad-endpoint", "cannot connect to {}: {}", endpoint, zmq_strerror(errno));
 }

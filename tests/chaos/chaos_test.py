@@ -342,7 +342,7 @@ class Chaos:
         returns = [r["env_runners"]["episode_return_mean"] for r in rows if r["env_runners"].get("episode_return_mean") is not None]
         late = statistics.median(returns[len(returns) // 2:]) if returns else 0.0
         idle = [life.ledger.directory.name for life in self.lives if not life.ledger.used]
-        groups = [g for g in cluster.cgroups_of_runs() if any(f"myriad.{int(run):016x}." in g for run in self.runs)]
+        groups = [group for run in self.runs for group in cluster.control_groups(int(run))]
         self.summary = f"{len(rows)} iterations, {rows[-1]['num_env_steps_sampled_lifetime']} env steps, return {late:.0f} (median of the later half), best {max(returns, default=0):.0f}"
         return [
             ("at least 200 faults", "" if faults >= 200 else f"only {faults}"),
@@ -354,7 +354,7 @@ class Chaos:
             ("the run learns", "" if late >= 120 else f"median return of the later half {late:.1f}, want 120"),
             ("the run ends by its limit", "" if self.status == 0 else f"exit status {self.status}:\n{self.tail()}"),
             ("no process and no file is left", "; ".join(self.left_behind[:5])),
-            ("no control group is left", "; ".join(groups[:3]) + f" ({len(groups)})" if groups else ""),
+            ("no control group is left", f"{len(groups)} of {len(self.runs)} runs: {'; '.join(groups[:3])}" if groups else ""),
         ]
 
     def report(self) -> None:

@@ -251,8 +251,9 @@ def wait_for(condition, what: str, deadline_s: float, process: subprocess.Popen 
     return value
 
 
-def cgroups_of_runs() -> list[str]:
-    return sorted(str(path) for pattern in ("*/myriad.*", "*/*/myriad.*", "myriad.*") for path in pathlib.Path("/sys/fs/cgroup").glob(pattern))
+def control_groups(run: int) -> list[str]:
+    """Of a run's runners, in every hierarchy of this machine."""
+    return sorted(os.path.join(path, name) for path, names, _ in os.walk("/sys/fs/cgroup") for name in names if name.startswith(f"myriad.{run:016x}."))
 
 
 def call(*words: object, check: bool = True) -> subprocess.CompletedProcess:

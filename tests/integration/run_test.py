@@ -340,7 +340,11 @@ class Training(Case):
             for key in times:
                 del report[key]
             del report["dropped"]["unknown_agent"]  # an agent that spoke before the driver did; it asks again
-            del report["env_runners"]["num_env_steps_sampled_lifetime_throughput"]
+            # What went over the wires since the learner started, and when the agents said so.
+            for key in ("num_env_steps_sampled_lifetime_throughput", "num_fragments_received_lifetime", "num_bytes_received_lifetime",
+                        "num_messages_resent_lifetime", "num_env_runners_contributed_lifetime", "weights_versions_behind_max"):
+                report["env_runners"].pop(key, None)
+            report["learners"].pop("num_weights_bytes_sent_lifetime", None)
         self.assertEqual(left, right)
         self.assertEqual(13, len((b / "progress.csv").read_text().splitlines()))
 
@@ -704,7 +708,8 @@ class Asynchronous(Case):
         self.assertGreater(dropped, 0)
         self.assertGreaterEqual(reasons.count(7), dropped)  # 1 + its place among the reasons; some came after the last report
         self.assertEqual({0, 7}, set(reasons))
-        self.assertEqual(reasons.count(0) // 4 * 512, results[-1]["num_env_steps_sampled_lifetime"])
+        waiting = reasons.count(0) * 128 - results[-1]["num_env_steps_sampled_lifetime"]  # have a place in the next batch
+        self.assertIn(waiting, range(4 * 128 + 1))
 
     def test_a_stopped_host_is_not_waited_for(self):
         driver, run = self.start_train("hosts.num_hosts=2", config=self.file("impala.toml", IMPALA))

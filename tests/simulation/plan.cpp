@@ -65,7 +65,9 @@ Plan draw_plan(uint64_t seed, uint32_t allowed, uint32_t agents) {
   const double disk = 0.02 + 0.1 * dice.uniform();
   plan.disk = plan.has(Fault::disk) ? disk : 0;
   plan.outsiders = plan.has(Fault::outsiders);
-  plan.replaced = dice.chance(0.5);
+  // One that leaves for good must not be the last with runners that may run.
+  plan.replaced = dice.chance(0.5) || plan.has(Fault::bad_slot) || plan.has(Fault::spawn_failures) ||
+                  plan.has(Fault::hostile) || plan.has(Fault::runner_kills) || plan.has(Fault::hangs);
   const uint32_t bad_slot = dice.below32(plan.slots);
   if (plan.has(Fault::bad_slot)) plan.bad_slot = bad_slot;
   const auto moment = [&] { return dice.time(milliseconds(10), plan.faults_end); };

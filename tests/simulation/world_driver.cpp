@@ -1,0 +1,198 @@
+// The driver's shell in the simulated world, and its disk.
+#include <algorithm>
+#include <csignal>
+#include <cstring>
+
+#include "tests/simulation/cluster.hpp"
+
+namespace myriad::simulation {
+
+using std::chrono::milliseconds;
+
+void World::start_life() {
+  ++life_;
+  result_.lives = life_;
+  restarting_ = false;
+  const auto valid = valid_checkpoints(files_, kRoot);
+  check_newest_checkpoint();
+  saved_ = {};
+  saved_.driver = {plan_.start_iteration, plan_.start_steps, 0};
+  if (!valid.empty()) saved_ = load(valid.back());
+  if (!saved_.complete) deterministic_ = false;
+  iteration_ = reported_ = saved_.driver.iteration;
+  published_.clear();
+  agents_.clear();
+  given_up_.clear();
+  of_slot_.assign(plan_.slots, {});
+  agent_spawns_.assign(plan_.agents, {});
+  driver_armed_ = Time::max();
+
+  DriverCore::Options options;
+  options.run = kRun;
+  options.epoch = life_;
+  options.config_toml = "seed = 1";
+  options.resume_directory = saved_.directory;
+  options.training_iteration = saved_.driver.iteration;
+  options.num_env_steps_sampled_lifetime = saved_.driver.env_steps;
+  options.num_episodes_lifetime = saved_.driver.episodes;
+  options.stop.training_iteration = static_cast<int64_t>(plan_.stop_iteration);
+  options.stop.num_env_steps_sampled_lifetime = static_cast<int64_t>(plan_.stop_steps);
+  options.checkpoint_frequency = plan_.checkpoint_frequency;
+  options.smoothing_episodes = 4;
+  options.fleet.num_slots = plan_.slots;
+  options.fleet.spawns = !plan_.outsiders;
+  options.fleet.weights_fanout = plan_.weights_fanout;
+  options.fleet.runner_states = saved_.states;
+  options.fleet.agents.num_slots = plan_.agents;
+  options.fleet.agents.max_crashes_per_minute = plan_.max_crashes;
+  options.seed = seed_;
+  driver_ = std::make_unique<DriverCore>(std::move(options));
+  writer_ = std::make_unique<CheckpointWriter>(files_, kRoot, plan_.num_to_keep);
+  note(fmt::format("life {} starts at iteration {}", life_, iteration_));
+  step_driver(DriverCore::Start{});
+  if (plan_.outsiders)
+    for (uint32_t i = 0; i < plan_.agents; ++i)
+      push(now_ + dice_.log_time(milliseconds(1), milliseconds(500)), Kind::newcomer, static_cast<uint32_t>(life_));
+}
+
+void World::step_driver(const DriverCore::Input& input) {
+  if (finished_) return;
+  std::vector<DriverCore::Output> outputs;
+  driver_->step(input, now_, outputs);
+  for (DriverCore::Output& output : outputs) apply_driver(output);
+  const Time next = std::max(driver_->next_timer(), now_);
+  if (finished_ || next == Time::max() || next >= driver_armed_) return;
+  driver_armed_ = next;
+  push(next, Kind::timer, kDriver, static_cast<uint32_t>(life_));
+}
+
+void World::apply_driver(DriverCore::Output& output) {
+  if (std::holds_alternative<DriverCore::SpawnLearner>(output)) {
+    Process& process = add_process();
+    process.learner = std::make_unique<LearnerNode>();
+    learner_ = process.id;
+    arm(process, now_ + dice_.time(milliseconds(1), milliseconds(20)));
+  } else if (const auto* agent = std::get_if<DriverCore::SpawnAgent>(&output)) {
+    auto& recent = agent_spawns_[agent->agent];
+    while (!recent.empty() && now_ - recent.front() > std::chrono::minutes(1)) recent.pop_front();
+    recent.push_back(now_);
+    // One that drained is started again and is no crash.
+    rule(recent.size() <= plan_.max_crashes + 1 + result_.drains, "I10", "agent {} was started {} times in a minute",
+         agent->agent, recent.size());
+    spawn_agent(agent->agent, agent->incarnation);
+  } else if (const auto* stop = std::get_if<DriverCore::KillAgent>(&output)) {
+    for (const uint32_t id : agents_) {
+      Process& process = processes_[id];
+      if (!process.alive || process.agent->place != stop->agent || process.agent->incarnation != stop->incarnation ||
+          process.agent->outside)
+        continue;
+      kill(process, "SIGKILL");
+      break;
+    }
+  } else if (std::holds_alternative<DriverCore::KillAll>(output)) {
+    if (learner_ != kNobody && processes_[learner_].alive) kill(processes_[learner_], "SIGKILL");
+    for (const uint32_t id : std::vector(agents_))
+      if (processes_[id].alive && !processes_[id].agent->outside) kill(processes_[id], "SIGKILL");
+  } else if (const auto* message = std::get_if<DriverCore::Send>(&output)) {
+    send(kDriver, static_cast<uint32_t>(std::stoul(message->peer)), message->message);
+  } else if (auto* request = std::get_if<DriverCore::Save>(&output)) {
+    save(request->input);
+  } else if (const auto* report = std::get_if<DriverCore::Report>(&output)) {
+    const uint64_t iteration = report->report.training_iteration;
+    rule(iteration == reported_ + 1, "I8", "iteration {} reported after {}", iteration, reported_);
+    reported_ = iteration;
+    const State& state = states_.at(iteration);
+    rule(driver_->env_steps() == state.env_steps, "I8", "iteration {} has {} env steps, want {}", iteration,
+         driver_->env_steps(), state.env_steps);
+    rule(driver_->episodes_lifetime() == state.episodes, "I8", "iteration {} has {} episodes, want {}", iteration,
+         driver_->episodes_lifetime(), state.episodes);
+    rule(report->report.weights_version == state.version, "I4", "iteration {} reported with weights {}, want {}",
+         iteration, report->report.weights_version, state.version);
+  } else if (const auto* event = std::get_if<DriverCore::Event>(&output)) {
+    note(fmt::format("{}: {}", event->kind, event->text));
+    unsigned place = 0;
+    if (event->kind == "agent-quarantined" && std::sscanf(event->text.c_str(), "host agent %u", &place) == 1)
+      given_up_.insert(place);
+  } else {
+    finished_ = std::get<DriverCore::Finished>(output);
+    note(fmt::format("finished: {} [{}]", finished_->reason, finished_->error_code));
+  }
+}
+
+void World::save(CheckpointWriter::Input& input) {
+  if (auto* commit = std::get_if<CheckpointWriter::Commit>(&input)) {
+    const DriverFile file{driver_->training_iteration(), driver_->env_steps(), driver_->episodes_lifetime()};
+    commit->extra["driver.bin"] = std::string(reinterpret_cast<const char*>(&file), sizeof file);
+  }
+  const auto result = writer_->step(input, now_);
+  if (const auto* committed = std::get_if<CheckpointWriter::Committed>(&result)) {
+    ++result_.checkpoints;
+    if (bugged(Bug::newest_pruned) && committed->training_iteration % 2 == 1) files_.remove(committed->directory);
+    rule(!committed_ || committed->training_iteration >= *committed_, "I7", "checkpoint {} committed after {}",
+         committed->training_iteration, committed_.value_or(0));
+    committed_ = committed->training_iteration;
+    check_newest_checkpoint();
+    const auto valid = valid_checkpoints(files_, kRoot);
+    rule(valid.size() <= plan_.num_to_keep, "I7", "{} checkpoints kept, want {}", valid.size(), plan_.num_to_keep);
+  }
+  step_driver(DriverCore::Saved{result});
+}
+
+World::Saved World::load(const std::string& directory) {
+  Saved saved;
+  saved.directory = directory;
+  const auto read = [&](const char* name, auto& into) {
+    const auto bytes = files_.read(directory + "/" + name);
+    rule(bytes.size() == sizeof into, "I7", "{}/{} has {} bytes", directory, name, bytes.size());
+    std::memcpy(&into, bytes.data(), sizeof into);
+  };
+  read("learner_group/state.bin", saved.learner);
+  read("driver.bin", saved.driver);
+  const auto parts = files_.list(directory + "/learner_group");
+  if (std::find(parts.begin(), parts.end(), "batch.bin") != parts.end()) {
+    const auto bytes = files_.read(directory + "/learner_group/batch.bin");
+    saved.batch.resize(bytes.size() / sizeof(WaitingFragment));
+    std::memcpy(saved.batch.data(), bytes.data(), saved.batch.size() * sizeof(WaitingFragment));
+  }
+  const auto names = files_.list(directory + "/env_runners");
+  const std::set<std::string> there(names.begin(), names.end());
+  for (uint32_t slot = 0; slot < plan_.slots; ++slot) {
+    const std::string name = fmt::format("slot-{:04}", slot);
+    saved.states.push_back(there.contains(name) ? SharedBytes::of(files_.read(directory + "/env_runners/" + name))
+                                                : SharedBytes{});
+    saved.complete &= there.contains(name);
+  }
+  return saved;
+}
+
+/// I7: the newest checkpoint that verifies is not older than the last one committed, and holds exactly its iteration's
+/// state.
+void World::check_newest_checkpoint() {
+  std::vector<std::string> broken;
+  const auto valid = valid_checkpoints(files_, kRoot, &broken);
+  if (!committed_ && valid.empty()) return;
+  rule(!valid.empty(), "I7", "checkpoint {} was committed and none verifies: {}", committed_.value_or(0),
+       broken.empty() ? "none there" : broken[0]);
+  const Saved saved = load(valid.back());
+  rule(!committed_ || saved.driver.iteration >= *committed_, "I7",
+       "the newest checkpoint is of iteration {}, {} was committed", saved.driver.iteration, committed_.value_or(0));
+  const State& state = states_.at(saved.driver.iteration);
+  rule(saved.learner.iteration == saved.driver.iteration, "I7",
+       "the learner's part is of iteration {}, the driver's of {}", saved.learner.iteration, saved.driver.iteration);
+  rule(saved.learner.version == state.version && saved.learner.hash == state.hash, "I7",
+       "checkpoint {} holds other weights than its iteration's", saved.driver.iteration);
+  rule(saved.learner.env_steps == state.env_steps && saved.driver.env_steps == state.env_steps, "I8",
+       "checkpoint {} counts {} / {} env steps, want {}", saved.driver.iteration, saved.learner.env_steps,
+       saved.driver.env_steps, state.env_steps);
+  rule(saved.driver.episodes == state.episodes, "I8", "checkpoint {} counts {} episodes, want {}",
+       saved.driver.iteration, saved.driver.episodes, state.episodes);
+  if (plan_.mode != SamplingMode::lag1) return;
+  rule(saved.batch.size() == plan_.fragments, "I7", "checkpoint {} has {} fragments of the batch that waits, want {}",
+       saved.driver.iteration, saved.batch.size(), plan_.fragments);
+  uint64_t waiting = 0;
+  for (const WaitingFragment& fragment : saved.batch) waiting = mix(waiting, fragment.content);
+  rule(waiting == state.waiting, "I7", "checkpoint {} holds another batch than the one that waited",
+       saved.driver.iteration);
+}
+
+}  // namespace myriad::simulation
