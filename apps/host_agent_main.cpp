@@ -33,7 +33,7 @@ constexpr int kPreempted = 75;              // sysexits' EX_TEMPFAIL: schedulers
 constexpr uint32_t kSpawnsUnderWay = 32;    // more, and agent and zygote could fill each other's sockets
 constexpr Time kLookEvery = std::chrono::milliseconds(250);     // at the runners' progress and the host's memory
 constexpr Time kZygoteDeadline = std::chrono::seconds(120);     // to load the simulators
-constexpr Time kParentDeadline = std::chrono::seconds(3);       // then weights come from the learner again
+constexpr Time kParentDeadline = std::chrono::seconds(5);       // then weights come from the learner again
 constexpr int64_t kElsewhere = INT64_MAX;                       // Join: the weights come from another agent
 constexpr size_t kMessageSlack = size_t{1} << 20;               // of a runner's message beyond its fragment
 
@@ -272,7 +272,7 @@ class AgentShell {
     if (!writer_.publish(*pending_, [pins](uint32_t buffer) { return (pins >> buffer & 1) != 0; })) return;
     if (server_) {
       std::vector<WeightsPublisher::Send> sends;
-      publisher_.step(WeightsPublisher::Publish{pending_}, sends);
+      publisher_.step(WeightsPublisher::Publish{pending_, clock_->now()}, sends);
       serve(sends);
     }
     pending_ = nullptr;
@@ -301,9 +301,9 @@ class AgentShell {
     while (auto received = parent_ ? parent_->receive() : std::nullopt) {
       auto decoded = decode(received->frames);
       auto* message = std::get_if<Message>(&decoded);
-      if (message == nullptr || message->as<wire::WeightsHeaderT>() == nullptr) continue;
+      if (message == nullptr || message->run != run_ || message->epoch != epoch_) continue;
       parent_heard_ = clock_->now();
-      from_learner(std::move(*message));
+      if (message->as<wire::WeightsHeaderT>() != nullptr) from_learner(std::move(*message));
     }
     while (auto received = server_ ? server_->receive() : std::nullopt) {
       auto decoded = decode(received->frames);
@@ -311,8 +311,12 @@ class AgentShell {
       const auto* join = message == nullptr ? nullptr : message->as<wire::JoinT>();
       if (join == nullptr || message->run != run_ || message->epoch != epoch_) continue;
       std::vector<WeightsPublisher::Send> sends;
-      publisher_.step(WeightsPublisher::PeerHas{received->peer, join->weights_version}, sends);
+      publisher_.step(WeightsPublisher::PeerHas{received->peer, join->weights_version, clock_->now()}, sends);
       serve(sends);
+      Message alive = make_message(wire::GrantT{});  // with nothing new to send, this says that it is there
+      alive.run = run_;
+      alive.epoch = epoch_;
+      (void)server_->send(received->peer, encode(alive));
     }
   }
 

@@ -4,15 +4,15 @@
   cheetah      HalfCheetah-v5, one million steps, seeds 0-2: mean return of the last 100 training episodes
   throughput   HalfCheetah-v5 at SB3's default settings, steps/s; SB3 beside it
   rllib        CartPole-v1 at RLlib's default PPO settings, steps/s (RLlib 2.60 on such a machine: 675-746)
-  memory       RSS and PSS of a CartPole runner process, with 2 and with 100 of them
+  async        CartPole-v1 by IMPALA and APPO to a return of 450, seeds 0-4; then their training rate, stage by stage
+  tail         StepTime-v0 with log-normal step times: IMPALA sync, lag1 and async
+  cheetah-async  HalfCheetah-v5 by IMPALA and APPO: the curve to five million steps, and the rate
 
 --sb3: a Python with stable-baselines3; without it the peer's rows are left out.
 """
 import argparse
 import json
-import os
 import pathlib
-import signal
 import statistics
 import subprocess
 import tempfile
@@ -82,33 +82,63 @@ def rllib(_args, tmp):
         print(f"myriad {steady_rate(rows):.0f} steps/s", flush=True)
 
 
-def memory(_args, tmp):
-    for runners in (2, 100):
-        process = subprocess.Popen([MYRIAD, "train", ROOT / "configs/cartpole-ppo.toml", f"env_runners.num_env_runners={runners}",
-                                    f"training.train_batch_size={runners * 256}", "stop.episode_return_mean=off", *QUIET, "--out", f"{tmp}/{runners}"],
-                                   stdout=subprocess.DEVNULL)
-        results = pathlib.Path(f"{tmp}/{runners}/results.jsonl")
-        while not results.exists() or results.read_text().count("\n") < 5:
-            time.sleep(0.2)
-        rss, pss = [], []
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                if pathlib.Path(f"/proc/{pid}/comm").read_text().strip() != "myriad-env-runn":
-                    continue
-                rollup = dict(line.split()[:2] for line in pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
-                rss.append(int(rollup["Rss:"]) / 1024)
-                pss.append(int(rollup["Pss:"]) / 1024)
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-        process.send_signal(signal.SIGINT)
-        process.wait()
-        print(f"{len(rss)} runners: RSS {statistics.mean(rss):.2f} MiB, PSS {statistics.mean(pss):.2f} MiB each (means)", flush=True)
+def solve(config, seeds, tmp):
+    for seed in seeds:
+        seconds, rows = train(config, f"{tmp}/{config}-{seed}", f"seed={seed}", *QUIET)
+        print(f"{config} seed {seed}: return {rows[-1]['env_runners']['episode_return_mean']:.1f} after {rows[-1]['num_env_steps_sampled_lifetime']} steps, {seconds:.2f} s", flush=True)
 
+
+FAST = ["env_runners.num_envs_per_env_runner=128", "training.train_batch_size=16384", "stop.episode_return_mean=1e9", "stop.num_env_steps_sampled_lifetime=1000000000",
+        "stop.time_total_s=10", *QUIET]
+
+
+def stages(rows):
+    """Where the time of the run goes, of the rows after the start."""
+    rows = rows[2:]
+    total = sum(r["time_this_iter_s"] for r in rows)
+    share = lambda key: sum(r["timers"][key] for r in rows) / total
+    fragments = sum(r["env_runners"]["num_fragments"] for r in rows)
+    mean = lambda key: 1e3 * sum(r["timers"][key] * r["env_runners"]["num_fragments"] for r in rows) / fragments
+    return (f"learner updates {100 * share('learner_update_timer'):.0f} % of the time, waits {100 * share('learner_wait_timer'):.0f} %; a runner samples "
+            f"{100 * share('env_runner_sampling_timer'):.0f} %, waits {100 * share('env_runner_waiting_timer'):.0f} %; a fragment: sampled in {mean('fragment_sampling_timer'):.2f} ms, "
+            f"queued {mean('fragment_queue_age_mean_timer'):.2f} ms; weights to the runners p50 {statistics.median(r['timers']['weights_latency_p50_ms'] for r in rows):.2f} ms; "
+            f"policy lag mean {statistics.mean(r['env_runners']['policy_lag_mean'] for r in rows):.1f}")
+
+
+def asynchronous(_args, tmp):
+    for name in ("impala", "appo"):
+        solve(f"cartpole-{name}.toml", range(5), tmp)
+    for name in ("impala", "appo"):
+        for threads in (1, 2):
+            _, rows = train(f"cartpole-{name}.toml", f"{tmp}/fast-{name}-{threads}", *FAST, f"learners.num_threads={threads}")
+            print(f"{name}, {threads} learner thread(s): {steady_rate(rows[2:]) / 1e3:.0f} k env steps/s; {stages(rows)}", flush=True)
+
+
+def tail(_args, tmp):
+    rates = {}
+    for mode in ("sync", "lag1", "async"):
+        _, rows = train("cartpole-impala.toml", f"{tmp}/{mode}", "environment.env=\"StepTime-v0\"", "environment.env_config.mean_step_us=500.0",
+                        "environment.env_config.sigma=1.5", "env_runners.num_env_runners=16", "env_runners.num_envs_per_env_runner=1",
+                        f"training.sampling=\"{mode}\"", "stop.episode_return_mean=1e9", "stop.num_env_steps_sampled_lifetime=1000000000", "stop.time_total_s=10", *QUIET)
+        rates[mode] = steady_rate(rows)
+        print(f"{mode}: {rates[mode] / 1e3:.1f} k env steps/s, {rates[mode] / rates['sync']:.2f}x sync", flush=True)
+
+
+def cheetah_async(_args, tmp):
+    for name in ("impala", "appo"):
+        for seed in range(2):
+            seconds, rows = train(f"half-cheetah-{name}.toml", f"{tmp}/{name}-{seed}", f"seed={seed}", *QUIET)
+            marks = [next(r for r in rows if r["num_env_steps_sampled_lifetime"] >= min(m * 1e6, rows[-1]["num_env_steps_sampled_lifetime"])) for m in range(1, 6)]
+            print(f"{name} seed {seed}: return at 1..5 M steps {[round(r['env_runners']['episode_return_mean']) for r in marks]}, {seconds:.0f} s, {steady_rate(rows) / 1e3:.1f} k steps/s; {stages(rows)}", flush=True)
+
+
+BENCHES = {"cartpole": cartpole, "cheetah": cheetah, "throughput": throughput, "rllib": rllib, "async": asynchronous, "tail": tail,
+           "cheetah-async": cheetah_async}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["cartpole", "cheetah", "throughput", "rllib", "memory"])
+    parser.add_argument("what", choices=[*BENCHES])
     parser.add_argument("--sb3")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="myriad-bench-") as directory:
-        globals()[arguments.what](arguments, directory)
+        BENCHES[arguments.what](arguments, directory)

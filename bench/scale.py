@@ -160,15 +160,15 @@ def measure(args, config, settings, directory):
     report["drops"] = {k: last[k] for k in keys if "dropped/" in k and last.get(k)}
     report["lag histogram"] = {k.rsplit("/", 1)[-1]: sum(r.get(k, 0) for r in measured) for k in keys if "policy_lag_hist/" in k}
     for name, how in (("policy_lag_mean", "mean"), ("policy_lag_max", "max"), ("weights_latency_p50_ms", "mean"), ("weights_latency_p99_ms", "max"),
-                      ("weights_latency_max_ms", "max"), ("weights_versions_behind_max", "max"), ("num_env_runners_contributed_lifetime", "max"), ("queue_age_mean_s", "mean"), ("queue_age_max_s", "max"),
+                      ("weights_latency_max_ms", "max"), ("weights_versions_behind_max", "max"), ("num_env_runners_contributed_since_start", "max"), ("queue_age_mean_s", "mean"), ("queue_age_max_s", "max"),
                       ("num_fragments", "rate"), ("num_updates", "rate")):
         values = [r[k] for r in measured for k in r if k.rsplit("/", 1)[-1] == name and r[k] is not None]
         if values:
             report[name + ("/s" if how == "rate" else "")] = max(values) if how == "max" else sum(values) / (span if how == "rate" else len(values))
-    for name in ("num_bytes_received_lifetime", "num_messages_resent_lifetime", "num_weights_bytes_sent_lifetime"):
+    for name in ("num_bytes_received_since_start", "num_messages_resent_since_start", "num_weights_bytes_sent_since_start"):
         values = [r[k] for r in measured for k in r if k.endswith("/" + name)]
         if values:
-            report[name.replace("num_", "").replace("_lifetime", "/s")] = (values[-1] - values[0]) / span
+            report[name.replace("num_", "").replace("_since_start", "/s")] = (values[-1] - values[0]) / span
     stop = time.monotonic()
     os.kill(driver.pid, signal.SIGINT)
     driver.wait(timeout=120)

@@ -35,7 +35,8 @@ class EnvRunner {
         clock_(make_system_clock()),
         fragment_(std::make_shared<Fragment>(setup.layout)) {
     if (const char* directory = std::getenv("MYRIAD_LEDGER"))
-      ledger_ = ::open((std::string(directory) + "/produced.bin").c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+      ledger_ =
+          ::open((std::string(directory) + "/produced.bin").c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
   }
 
   void run() {
@@ -170,9 +171,9 @@ int run_env_runner(const RunnerSetup& setup, uint32_t slot, uint32_t incarnation
   try {
     runner.run();
     return 0;
-  } catch (const Error& error) {
-    last_word = error;
-  } catch (const std::exception& error) { last_word = Error(Exit::internal, "internal", error.what()); }
+  } catch (const Error& error) { last_word = error; } catch (const std::exception& error) {
+    last_word = Error(Exit::internal, "internal", error.what());
+  }
   std::fprintf(stderr, "runner %u: %s\n", slot, last_word->line().c_str());
   runner.send_error(*last_word);
   return static_cast<int>(last_word->exit_status());

@@ -123,6 +123,7 @@ void HostAgent::from_learner(const Message& message, Time now, std::vector<Outpu
     } else if (weights_ == nullptr || weights->version > weights_->version) {
       weights_ = std::make_shared<const Weights>(std::move(*weights));
       outputs.push_back(Install{weights_});
+      send_join(outputs);  // ready for the next
     }
   } else if (const auto* refused = message.as<wire::RefusedT>()) {
     outputs.push_back(Refused{refused->reason});

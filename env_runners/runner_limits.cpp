@@ -257,7 +257,8 @@ std::string RunnerLimits::apply_in_child() const {
   return error;
 }
 
-size_t RunnerLimits::sweep(const std::string& cgroup_root, const std::string& run, const std::string& proc_self_cgroup) {
+size_t RunnerLimits::sweep(const std::string& cgroup_root, const std::string& run,
+                           const std::string& proc_self_cgroup) {
   const std::string prefix = group_prefix(run);
   size_t in_use = 0;
   const auto sweep_up = [&](const std::string& mount, std::string path) {

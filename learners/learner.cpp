@@ -105,7 +105,7 @@ UpdateResult Learner::update(Fragment& fragment) {
   result.metrics["num_env_steps_trained_lifetime"] = static_cast<double>(env_steps_);
   result.metrics["num_module_steps_trained_lifetime"] = static_cast<double>(module_steps_);
   result.metrics["num_grad_updates"] = static_cast<double>(result.grad_updates);
-  if (plan_.target) result.metrics["num_target_updates"] = static_cast<double>(target_updates_);
+  if (plan_.target) result.metrics["num_target_updates_lifetime"] = static_cast<double>(target_updates_);
   result.metrics["num_skipped_updates"] = static_cast<double>(result.skipped);
   result.metrics["num_skipped_updates_lifetime"] = static_cast<double>(optimizer_->num_skipped());
   return result;

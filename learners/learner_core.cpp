@@ -42,7 +42,7 @@ void LearnerCore::start(WeightsPtr weights, Time now, std::vector<Output>& outpu
     }
     batch_[0].episodes = std::move(options_.batch_episodes);  // the report's order is that of the places
   }
-  publish(outputs);
+  publish(now, outputs);
   advance(now, outputs);
 }
 
@@ -71,7 +71,7 @@ void LearnerCore::updated(const Updated& input, Time now, std::vector<Output>& o
   updating_ = false;
   weights_ = input.weights;
   metrics_.add_update(input.metrics);
-  if (!by_slot() && ++updates_since_published_ >= options_.broadcast_interval) publish(outputs);
+  if (!by_slot() && ++updates_since_published_ >= options_.broadcast_interval) publish(now, outputs);
   if (by_slot() || now - iteration_start_ >= options_.min_time_per_iteration) finish_iteration(outputs);
 }
 
@@ -83,13 +83,13 @@ void LearnerCore::finish_iteration(std::vector<Output>& outputs) {
   report_.weights_version = weights_->version;
   auto rows = metrics_.take(options_.num_slots, report_.episodes);
   rows.merge(drops());
-  rows["num_parcels_received_lifetime"] = static_cast<double>(parcels_);
-  rows["num_weights_bytes_sent_lifetime"] = static_cast<double>(weights_bytes_);
-  rows["num_bytes_received_lifetime"] = static_cast<double>(bytes_);
-  rows["num_fragments_received_lifetime"] = static_cast<double>(fragments_);
-  rows["num_messages_resent_lifetime"] = static_cast<double>(resent_);
-  rows["num_fragments_missing_lifetime"] = static_cast<double>(missing_);
-  rows["num_env_runners_contributed_lifetime"] = static_cast<double>(
+  rows["num_parcels_received_since_start"] = static_cast<double>(parcels_);
+  rows["num_weights_bytes_sent_since_start"] = static_cast<double>(weights_bytes_);
+  rows["num_bytes_received_since_start"] = static_cast<double>(bytes_);
+  rows["num_fragments_received_since_start"] = static_cast<double>(fragments_);
+  rows["num_messages_resent_since_start"] = static_cast<double>(resent_);
+  rows["num_fragments_missing_since_start"] = static_cast<double>(missing_);
+  rows["num_env_runners_contributed_since_start"] = static_cast<double>(
       std::count_if(next_.begin(), next_.end(), [](const auto& next) { return next != decltype(next_)::value_type{}; }));
   for (const auto& [key, value] : rows) {
     auto row = std::make_unique<wire::KeyValueT>();
@@ -243,14 +243,14 @@ void LearnerCore::from_agent(const FromAgent& from, Time now, std::vector<Output
   if (message.run != options_.run || message.epoch != options_.epoch)
     ++foreign_;
   else if (const auto* hello = message.as<wire::JoinT>())
-    join(from.peer, from.user, *hello, outputs);
+    join(from.peer, from.user, *hello, now, outputs);
   else if (message.as<wire::ParcelT>() != nullptr)
     parcel(message, from.user, now, outputs);
   else
     ++malformed_[static_cast<size_t>(Malformed::not_an_envelope)];
 }
 
-void LearnerCore::join(const std::string& peer, const std::string& user, const wire::JoinT& join,
+void LearnerCore::join(const std::string& peer, const std::string& user, const wire::JoinT& join, Time now,
                        std::vector<Output>& outputs) {
   Agent* agent = known(join.agent, join.incarnation, user);
   if (agent == nullptr) return;
@@ -262,7 +262,7 @@ void LearnerCore::join(const std::string& peer, const std::string& user, const w
   std::vector<WeightsPublisher::Send> sends;
   if (!agent->peer.empty() && agent->peer != peer) publisher_.step(WeightsPublisher::PeerGone{agent->peer}, sends);
   agent->peer = peer;
-  publisher_.step(WeightsPublisher::PeerHas{peer, join.weights_version}, sends);
+  publisher_.step(WeightsPublisher::PeerHas{peer, join.weights_version, now}, sends);
   send_weights(std::move(sends), outputs);
   agent->grant_due = agent->all_slots = true;
 }
@@ -438,10 +438,10 @@ void LearnerCore::advance(Time now, std::vector<Output>& outputs) {
   if (updating_ || saving_ != Saving::no || iteration_ >= until_) return;
   if (batch_full_) {
     start_update(outputs);
-    if (options_.mode == SamplingMode::lag1) begin_round(outputs);
+    if (options_.mode == SamplingMode::lag1) begin_round(now, outputs);
     if (!by_slot()) fill(now, outputs);
   } else if (by_slot() && !queue_.round_open()) {
-    begin_round(outputs);
+    begin_round(now, outputs);
   }
 }
 
@@ -458,16 +458,16 @@ void LearnerCore::start_update(std::vector<Output>& outputs) {
   outputs.push_back(Update{oldest});
 }
 
-void LearnerCore::begin_round(std::vector<Output>& outputs) {
-  publish(outputs);
+void LearnerCore::begin_round(Time now, std::vector<Output>& outputs) {
+  publish(now, outputs);
   apply_queue(FragmentQueue::BeginRound{weights_->version}, nullptr, false, outputs);
 }
 
-void LearnerCore::publish(std::vector<Output>& outputs) {
+void LearnerCore::publish(Time now, std::vector<Output>& outputs) {
   updates_since_published_ = 0;
   if (publisher_.newest() != nullptr && publisher_.newest()->version == weights_->version) return;
   std::vector<WeightsPublisher::Send> sends;
-  publisher_.step(WeightsPublisher::Publish{weights_}, sends);
+  publisher_.step(WeightsPublisher::Publish{weights_, now}, sends);
   send_weights(std::move(sends), outputs);
 }
 

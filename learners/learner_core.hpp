@@ -78,7 +78,7 @@ class LearnerCore {
   struct FromAgent {
     std::string peer;  ///< where answers go
     Message message;
-    std::string user;  ///< who it is, where sockets have keys
+    std::string user = {};  ///< who it is, where sockets have keys
   };
   struct Updated {
     WeightsPtr weights;  ///< one version on
@@ -167,7 +167,8 @@ class LearnerCore {
 
   void from_agent(const FromAgent& from, Time now, std::vector<Output>& outputs);
   Agent* known(uint32_t index, uint32_t incarnation, const std::string& user);
-  void join(const std::string& peer, const std::string& user, const wire::JoinT& join, std::vector<Output>& outputs);
+  void join(const std::string& peer, const std::string& user, const wire::JoinT& join, Time now,
+            std::vector<Output>& outputs);
   void parcel(const Message& message, const std::string& user, Time now, std::vector<Output>& outputs);
   void from_runner(uint32_t index, const Agent& agent, const Message& message, Time now, std::vector<Output>& outputs);
   void runner_state(const wire::RunnerStateT& state, const Message& message);
@@ -185,8 +186,8 @@ class LearnerCore {
   void advance_saving(Time now, std::vector<Output>& outputs);
   bool states_complete() const;
   void start_update(std::vector<Output>& outputs);
-  void begin_round(std::vector<Output>& outputs);
-  void publish(std::vector<Output>& outputs);
+  void begin_round(Time now, std::vector<Output>& outputs);
+  void publish(Time now, std::vector<Output>& outputs);
   void finish_iteration(std::vector<Output>& outputs);
 
   void send_driver(Message message, std::vector<Output>& outputs) const;

@@ -1,28 +1,34 @@
 // WeightsPublisher: keeps the newest weights and sees to it that every peer gets them, late joiners and lossy links
 // included.
 //
-// A peer says what it has in each Join; whoever is behind is sent the newest version. A version never goes back, and a
-// published version is never changed (it is shared and immutable). A state machine: one thread, no clock, no socket.
+// A peer says what it has in each Join; whoever is behind is sent the newest version, the next one when it has that. A
+// version never goes back, and a published version is never changed (it is shared and immutable). A state machine: one thread, no clock, no socket.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <string>
 #include <variant>
 #include <vector>
 
+#include "rl/system.hpp"
 #include "rl/weights.hpp"
 
 namespace myriad {
 
 class WeightsPublisher {
  public:
+  static constexpr Time kResend = std::chrono::seconds(1);
+
   struct Publish {
     WeightsPtr weights;
+    Time now;
   };
   struct PeerHas {
     std::string peer;
     int64_t version;
+    Time now;
   };  ///< -1: none; INT64_MAX: takes its weights from elsewhere
   struct PeerGone {
     std::string peer;
@@ -41,7 +47,14 @@ class WeightsPublisher {
 
  private:
   WeightsPtr newest_;
-  std::map<std::string, int64_t> peers_;  // peer -> what it said it has
+  struct Peer {
+    int64_t has = -1;   // as it said
+    int64_t sent = -1;  // the newest that is on its way, or was
+    Time sent_at{};
+  };
+  void send_if_behind(const std::string& name, Peer& peer, Time now, std::vector<Send>& outputs) const;
+
+  std::map<std::string, Peer> peers_;
 };
 
 }  // namespace myriad

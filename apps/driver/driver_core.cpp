@@ -39,7 +39,7 @@ Time DriverCore::next_timer() const {
   Time next = fleet_.next_timer();
   if (!commit_pending_) next = std::min(next, deadline_);
   if (phase_ == Phase::running || (phase_ == Phase::saving && !commit_pending_))
-    next = std::min(next, last_sent_ + kRetry);
+    next = std::min({next, last_sent_ + kRetry, last_announced_ + kRetry});
   if (options_.stop.time_total_s > 0 && phase_ == Phase::running && !finishing())
     next = std::min(next, started_ + seconds(options_.stop.time_total_s - options_.time_total_s));
   return next;
@@ -76,7 +76,7 @@ void DriverCore::step(const Input& input, Time now, std::vector<Output>& outputs
   if (phase_ == Phase::finished) return;
   Fleet::Outputs fleet;
   if (std::holds_alternative<Start>(input)) {
-    started_ = last_sent_ = now;
+    started_ = last_sent_ = last_announced_ = now;
     learner_alive_ = true;
     outputs.push_back(SpawnLearner{});
     fleet_.start(now, fleet);
@@ -162,8 +162,12 @@ void DriverCore::step(const Input& input, Time now, std::vector<Output>& outputs
       deadline_ = now + kStopDeadline;
     } else if ((phase_ == Phase::running || phase_ == Phase::saving) && now >= last_sent_ + kRetry &&
                !commit_pending_) {
-      fleet_.announce_all(fleet);
       send_command(now, outputs);
+    }
+    // Not with the command: quick iterations put that off for ever.
+    if ((phase_ == Phase::running || phase_ == Phase::saving) && now >= last_announced_ + kRetry && !commit_pending_) {
+      last_announced_ = now;
+      fleet_.announce_all(fleet);
     }
   }
   apply_fleet(fleet, now, outputs);

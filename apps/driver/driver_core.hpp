@@ -140,7 +140,7 @@ class DriverCore {
   Exit exit_ = Exit::ok;
   std::string exit_code_;
   std::optional<wire::ProcessErrorT> learner_error_;  // its last words
-  Time started_{}, last_sent_{}, deadline_ = Time::max();
+  Time started_{}, last_sent_{}, last_announced_{}, deadline_ = Time::max();
 };
 
 }  // namespace myriad

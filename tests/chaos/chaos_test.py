@@ -321,7 +321,7 @@ class Chaos:
                     after = [t for (s, i), t in life.ledger.first_used.items() if s == slot and i > incarnation and i >> 16 == agent]
                     if after:
                         runners.append(min(after) - at)
-                        if not any(at - 3 < other < at + 1 for other in self.disturbances):
+                        if not any(at - 1.5 < other < at + 1 for other in self.disturbances):
                             alone.append(min(after) - at)
             for at, agent, incarnation in life.agent_kills:
                 after = [t for (s, i), t in life.ledger.first_used.items() if s * AGENTS // RUNNERS == agent and i >> 16 > incarnation]

@@ -187,7 +187,10 @@ class Case(unittest.TestCase):
 
     def runners(self, count: int = 2) -> list[int]:
         """All of them, once they are there: in the order of their slots where no process was replaced."""
-        return self.wait_for(lambda: (p := list(self.processes(RUNNER))) if len(self.processes(RUNNER)) == count else None, f"{count} runners")
+        def all_there():
+            pids = list(self.processes(RUNNER))
+            return pids if len(pids) == count else None
+        return self.wait_for(all_there, f"{count} runners")
 
     def agents(self) -> dict[int, int]:
         """Place -> process. Those that joined from outside are all at UINT32_MAX."""
@@ -232,8 +235,8 @@ class Case(unittest.TestCase):
         seen = len(json_lines(run / "results.jsonl"))
         self.wait_for(lambda: len(json_lines(run / "results.jsonl")) >= seen + more, f"{more} more reports", deadline_s, driver)
 
-    def interrupt(self, driver: subprocess.Popen) -> subprocess.CompletedProcess:
-        driver.send_signal(signal.SIGINT)
+    def interrupt(self, driver: subprocess.Popen, by: int = signal.SIGINT) -> subprocess.CompletedProcess:
+        driver.send_signal(by)
         return self.finish(driver, 130)
 
     def wait_event(self, run: pathlib.Path, kind: str, driver: subprocess.Popen | None = None) -> dict:
@@ -341,10 +344,11 @@ class Training(Case):
                 del report[key]
             del report["dropped"]["unknown_agent"]  # an agent that spoke before the driver did; it asks again
             # What went over the wires since the learner started, and when the agents said so.
-            for key in ("num_env_steps_sampled_lifetime_throughput", "num_fragments_received_lifetime", "num_bytes_received_lifetime",
-                        "num_messages_resent_lifetime", "num_env_runners_contributed_lifetime", "weights_versions_behind_max"):
+            for key in ("num_env_steps_sampled_lifetime_throughput", "num_fragments_received_since_start", "num_bytes_received_since_start",
+                        "num_messages_resent_since_start", "num_env_runners_contributed_since_start", "weights_versions_behind_max"):
                 report["env_runners"].pop(key, None)
-            report["learners"].pop("num_weights_bytes_sent_lifetime", None)
+            report["learners"].pop("num_weights_bytes_sent_since_start", None)
+            self.assertEqual(0, report.pop("fault_tolerance")["num_remote_worker_restarts"])
         self.assertEqual(left, right)
         self.assertEqual(13, len((b / "progress.csv").read_text().splitlines()))
 
@@ -600,6 +604,7 @@ class Determinism(Case):
     """The same eight environments, by however many processes on however many hosts: the same numbers."""
     SPLITS = {f"{r}-{h}": [f"env_runners.num_env_runners={r}", f"env_runners.num_envs_per_env_runner={8 // r}", "env_runners.rollout_fragment_length=64",
                            f"hosts.num_hosts={h}"] for r in (1, 2, 4, 8) for h in (1, 2) if h <= r}
+    SPLITS["8-4"] = [word.replace("num_hosts=2", "num_hosts=4") for word in SPLITS["8-2"]] + ["hosts.weights_fanout=1"]  # weights by a chain of hosts
 
     def learned(self, checkpoint: pathlib.Path) -> dict[str, bytes]:
         return {name: (checkpoint / name).read_bytes() for name in (MODULE, OPTIMIZER, "learner_group/connectors.safetensors")}
@@ -718,7 +723,7 @@ class Asynchronous(Case):
         self.wait_reports(run, 30, driver)
         os.kill(agent, signal.SIGCONT)
         self.wait_reports(run, 5, driver)
-        self.interrupt(driver)
+        self.interrupt(driver, signal.SIGTERM)
         self.assert_nothing_left()
 
 
@@ -900,8 +905,11 @@ class Network(Case):
         self.wait_for(lambda: made <= {r[:3] for r in self.ledger("learner")}, "the last fragments of the one that left", 10, driver)
         self.start(*command)
         self.wait_for(lambda: any(r[0] == 0 and r[1] >= 1 << 16 for r in self.ledger("learner")), "the third one's fragments", driver=driver)
+        one_too_many = self.start(*command)
+        self.assertIn("all 2 places are taken", self.wait_event(run, "agent-refused", driver)["text"])
         result = self.interrupt(driver)
         self.assertIn("join     myriad agent --connect ipc://", result.stdout)
+        self.assertIn("the run ended before it began", self.finish(one_too_many, 130).stderr)
         self.assertEqual("", json.loads((run / "run.json").read_text())["join"])
         for agent in self.started[1:]:  # told to stop
             agent.wait(DEADLINE_S)

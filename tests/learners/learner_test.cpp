@@ -381,10 +381,10 @@ TEST_CASE("Learner: the target network holds still between its updates and then 
   const std::vector<float> initial = policy();
   CHECK(target() == initial);
   Fragment batch = batch_of(actions);
-  CHECK(learner.update(batch).metrics.at("num_target_updates") == 0);
+  CHECK(learner.update(batch).metrics.at("num_target_updates_lifetime") == 0);
   CHECK(target() == initial);
   CHECK(policy() != initial);
-  CHECK(learner.update(batch).metrics.at("num_target_updates") == 1);
+  CHECK(learner.update(batch).metrics.at("num_target_updates_lifetime") == 1);
   CHECK(target() == policy());
 }
 

@@ -171,7 +171,7 @@ struct Process {
   uint64_t life = 0;
   bool alive = true, paused = false, hung = false, welcomed = false, loading = false;
   bool clean = false;  // an agent: it ends with the exit status of one that drained
-  Time born{}, armed = Time::max(), resumes_at{};
+  Time born{}, armed = Time::max(), resumes_at = -std::chrono::seconds(60);
   std::deque<Event> deferred;  // while it stands still
   std::unique_ptr<Runner> runner;
   std::unique_ptr<AgentNode> agent;
@@ -331,7 +331,7 @@ class World {
   uint64_t iteration_ = 0;  // of the learner
   uint64_t reported_ = 0;   // by the driver
   std::optional<uint64_t> committed_;
-  Time last_update_ = -std::chrono::seconds(1);
+  Time last_update_ = -std::chrono::seconds(1), next_check_{};
   bool learner_killed_ = false, interrupted_ = false, usage_error_ = false, restarting_ = false, done_ = false;
 };
 

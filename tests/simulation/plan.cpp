@@ -22,7 +22,7 @@ Plan draw_plan(uint64_t seed, uint32_t allowed, uint32_t agents) {
 
   plan.mode = std::array{SamplingMode::sync, SamplingMode::lag1, SamplingMode::async}[dice.below(3)];
   const double size = dice.uniform();
-  const bool huge = size < 1.0 / 4000, wide = !huge && size < 0.02;
+  const bool huge = size < 1.0 / 7500, wide = !huge && size < 0.02;
   if (huge) {
     plan.agents = 5 + dice.below32(16);
     plan.slots = static_cast<uint32_t>(500 * std::pow(20.0, dice.uniform()));
@@ -47,7 +47,7 @@ Plan draw_plan(uint64_t seed, uint32_t allowed, uint32_t agents) {
   const bool lengthy = !wide && !huge && dice.chance(0.02);
   plan.faults_end = huge      ? Time(Seconds(1))
                     : lengthy ? dice.time(Seconds(10), Seconds(40))
-                              : dice.log_time(milliseconds(300), Seconds(6));
+                              : dice.log_time(milliseconds(300), Seconds(5));
   const double scale = huge ? 0.002 : lengthy ? 0.1 : 1.0;  // of each process
   const auto rate = [&](Fault fault, double low, double high) {
     const double drawn = (low + (high - low) * dice.uniform()) * scale;

@@ -3,6 +3,7 @@
 //   MYRIAD_SIMULATION_SCHEDULES=300000   runs more of them (nightly); MYRIAD_SIMULATION_SEED=17 one, with its log
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <string>
 
@@ -34,7 +35,7 @@ std::string explain(uint64_t seed, Result result) {
     smaller = false;
     for (uint32_t i = 0; i < static_cast<uint32_t>(Fault::count); ++i) {
       if ((faults >> i & 1) == 0) continue;
-      Result fewer = run_schedule(seed, faults & ~(1u << i));
+      Result fewer = run_schedule({.seed = seed, .allowed = faults & ~(1u << i)});
       if (fewer.violation.empty()) continue;
       faults = fewer.faults;
       result = std::move(fewer);
@@ -45,13 +46,21 @@ std::string explain(uint64_t seed, Result result) {
          std::to_string(faults) + "; add the seed to failing_seeds.txt";
 }
 
+void require_same_batches(const Result& one, const Result& other) {
+  REQUIRE(one.violation == "");
+  REQUIRE(other.violation == "");
+  const size_t both = std::min(one.batches.size(), other.batches.size());
+  REQUIRE(both > 0);
+  for (size_t i = 0; i < both; ++i) REQUIRE(one.batches[i] == other.batches[i]);
+}
+
 }  // namespace
 
 TEST_SUITE("simulation/world") {
   TEST_CASE("World: one schedule of MYRIAD_SIMULATION_SEED, told event by event") {
     const uint64_t seed = from_environment("MYRIAD_SIMULATION_SEED", 0);
     if (seed == 0) return;
-    const Result result = run_schedule(seed, kAllFaults, Bug::none, true);
+    const Result result = run_schedule({.seed = seed, .verbose = true});
     MESSAGE(result.log << result.plan << "\n" << result.violation);
     CHECK(result.violation == "");
   }
@@ -60,82 +69,131 @@ TEST_SUITE("simulation/world") {
     for (const FailingSeed& failing : kFailingSeeds) {
       CAPTURE(failing.seed);
       CAPTURE(failing.what);
-      CHECK(run_schedule(failing.seed, failing.faults).violation == "");
+      CHECK(run_schedule({.seed = failing.seed, .allowed = failing.faults}).violation == "");
     }
   }
 
   TEST_CASE("World: in every schedule the books balance, and the run goes on or ends for a reason") {
     const uint64_t schedules = from_environment("MYRIAD_SIMULATION_SCHEDULES", kSchedules);
-    uint64_t events = 0, updates = 0, crashes = 0, deaths = 0, checkpoints = 0;
+    Result sum;
+    uint64_t async = 0;
     int failures = 0;
     for (uint64_t seed = 1; seed <= schedules && failures < 3; ++seed) {
-      const Result result = run_schedule(seed);
-      events += result.events;
-      updates += result.updates;
-      crashes += result.crashes;
-      deaths += result.runner_deaths;
-      checkpoints += result.checkpoints;
+      const Result result = run_schedule({.seed = seed});
+      sum.events += result.events;
+      sum.updates += result.updates;
+      sum.checkpoints += result.checkpoints;
+      sum.crashes += result.crashes;
+      sum.runner_deaths += result.runner_deaths;
+      sum.agent_deaths += result.agent_deaths;
+      sum.drains += result.drains;
+      sum.violations += result.violations;
+      sum.produced += result.produced;
+      sum.consumed += result.consumed;
+      sum.dropped += result.dropped;
+      sum.lost += result.lost;
+      async += result.by_slot ? 0 : 1;
       if (!result.violation.empty()) {
         ++failures;
         FAIL_CHECK(explain(seed, result));
       }
       if (seed % 100 == 0) {
-        const Result again = run_schedule(seed);
+        const Result again = run_schedule({.seed = seed});
         CAPTURE(seed);
         CHECK(again.trace == result.trace);
       }
     }
-    MESSAGE(schedules << " schedules, " << events << " events, " << updates << " updates, " << checkpoints
-                      << " checkpoints, " << crashes << " crash-restarts, " << deaths << " runner deaths");
+    MESSAGE(schedules << " schedules, " << async << " of them async, " << sum.events << " events, " << sum.updates
+                      << " updates, " << sum.checkpoints << " checkpoints, " << sum.crashes << " crash-restarts, "
+                      << sum.runner_deaths << " runner deaths, " << sum.agent_deaths << " agent deaths, " << sum.drains
+                      << " drains, " << sum.violations << " hostile runners; fragments: " << sum.produced
+                      << " produced, " << sum.consumed << " consumed, " << sum.dropped << " dropped, " << sum.lost
+                      << " lost");
     // The schedules must reach what they are for.
-    CHECK(updates > 2 * schedules);
-    CHECK(checkpoints > schedules / 2);
-    CHECK(crashes > schedules / 10);
-    CHECK(deaths > schedules / 2);
+    CHECK(sum.updates > 2 * schedules);
+    CHECK(sum.checkpoints > schedules / 2);
+    CHECK(sum.crashes > schedules / 10);
+    CHECK(sum.runner_deaths > schedules / 2);
+    CHECK(sum.agent_deaths > schedules / 2);
+    CHECK(sum.drains > schedules / 20);
+    CHECK(sum.violations > schedules / 20);
+    CHECK(async > schedules / 4);
   }
 
-  TEST_CASE("World: whatever the network does, a sync run trains on the batches of the undisturbed run") {
-    for (uint64_t seed = 1; seed <= 1000; ++seed) {
+  TEST_CASE("World: whatever the network does, a sync or lag1 run trains on the batches of the undisturbed run") {
+    for (uint64_t seed = 1; seed <= 1500; ++seed) {
       CAPTURE(seed);
-      const Result disturbed = run_schedule(seed, kNetworkFaults), calm = run_schedule(seed, 0);
-      REQUIRE(calm.violation == "");
-      REQUIRE(disturbed.violation == "");
-      const size_t both = std::min(disturbed.batches.size(), calm.batches.size());
-      REQUIRE(both > 0);
-      for (size_t i = 0; i < both; ++i) REQUIRE(disturbed.batches[i] == calm.batches[i]);
+      const Result calm = run_schedule({.seed = seed, .allowed = 0});
+      if (!calm.by_slot) continue;
+      require_same_batches(run_schedule({.seed = seed, .allowed = kNetworkFaults}), calm);
+    }
+  }
+
+  TEST_CASE("World: a resumed sync or lag1 run trains on the batches of the undisturbed run") {
+    uint64_t resumed = 0;
+    for (uint64_t seed = 1; seed <= 1500; ++seed) {
+      CAPTURE(seed);
+      const Result crashed = run_schedule({.seed = seed, .allowed = kNetworkFaults | bit(Fault::crash)});
+      if (!crashed.by_slot || crashed.crashes == 0 || crashed.batches.empty()) continue;
+      ++resumed;
+      require_same_batches(crashed, run_schedule({.seed = seed, .allowed = 0}));
+    }
+    CHECK(resumed > 200);
+  }
+
+  TEST_CASE("World: over however many agents its slots are spread, a sync or lag1 run trains on the same batches") {
+    for (uint64_t seed = 1; seed <= 600; ++seed) {
+      CAPTURE(seed);
+      const Result one = run_schedule({.seed = seed, .allowed = kNetworkFaults, .agents = 1});
+      if (!one.by_slot) continue;
+      require_same_batches(one, run_schedule({.seed = seed, .allowed = 0, .agents = 3}));
+      require_same_batches(one, run_schedule({.seed = seed, .allowed = kNetworkFaults, .agents = 7}));
     }
   }
 }
 
 TEST_SUITE("simulation/planted_bugs") {
-  TEST_CASE("World: every planted bug is found, by the rule it breaks") {
+  TEST_CASE("World: every planted bug is found, by a rule it breaks") {
     // The rules that may find it first: which one does depends on the schedule.
     struct Planted {
       Bug bug;
       const char* rules;
     };
     const Planted planted[] = {
-        {Bug::ack_before_enqueue, "I2"},
-        {Bug::no_incarnation_check, "I1 I5"},
-        {Bug::duplicate_accepted, "I1"},
-        {Bug::stale_epoch_accepted, "I5"},
-        {Bug::no_file_fsync, "I7"},
-        {Bug::no_directory_fsync, "I7"},
-        {Bug::credit_leak_on_death, "I9"},
+        {Bug::ack_before_take, "I2"},
+        {Bug::gap_taken, "I2"},
+        {Bug::lost_on_reconnect, "I2 I9"},
+        {Bug::join_not_repeated, "I9"},
+        {Bug::resent_consumed, "I1 I2"},
+        {Bug::exit_before_socket, "I2"},
+        {Bug::stale_epoch_accepted, "I2 I5"},
+        {Bug::stale_agent_accepted, "I1 I2 I5"},
+        {Bug::connection_not_checked, "I2 I3 I5"},
+        {Bug::runner_ignores_credit, "I3"},
+        {Bug::credit_leak_on_runner_death, "I3"},
+        {Bug::credit_leak_on_agent_death, "I3 I9"},
+        {Bug::grant_per_message, "I3"},
+        {Bug::runner_starved, "I9"},
+        {Bug::drained_leaves_early, "I2"},
         {Bug::weights_torn, "I4"},
         {Bug::old_weights_under_new_version, "I4"},
-        {Bug::grants_not_repeated, "I9"},
-        {Bug::runner_ignores_credit, "I3"},
-        {Bug::report_not_repeated, "I9"},
-        {Bug::other_iterations_weights, "I7"},
-        {Bug::restart_without_backoff, "I10"},
         {Bug::filter_not_resent, "I4"},
+        {Bug::permits_before_weights, "I4"},
+        {Bug::overwritten_while_pinned, "I4"},
+        {Bug::lag1_publishes_early, "I4"},
+        {Bug::lag_off_by_one, "I4"},
+        {Bug::no_file_fsync, "I7"},
+        {Bug::no_directory_fsync, "I7"},
+        {Bug::other_iterations_weights, "I7"},
+        {Bug::lag1_batch_not_saved, "I7"},
+        {Bug::lag1_batch_not_restored, "I4"},
         {Bug::counters_reset_on_resume, "I8"},
-        {Bug::hung_runner_not_killed, "I9"},
         {Bug::runner_state_not_restored, "determinism"},
         {Bug::newest_pruned, "I7"},
+        {Bug::report_not_repeated, "I9"},
+        {Bug::restart_without_backoff, "I10"},
+        {Bug::hung_runner_not_killed, "I9"},
         {Bug::batch_in_arrival_order, "determinism"},
-        {Bug::old_weights_sampled, "I4"},
     };
     CHECK(std::size(planted) == static_cast<size_t>(Bug::count) - 1);
     for (const Planted& p : planted) {
@@ -145,14 +203,14 @@ TEST_SUITE("simulation/planted_bugs") {
       uint64_t seed = 0;
       std::string violation;
       while (!found && ++seed <= kPlantedBudget) {
-        violation = run_schedule(seed, kAllFaults, p.bug).violation;
+        violation = run_schedule({.seed = seed, .bug = p.bug}).violation;
         const std::string rule = violation.substr(0, violation.find(':'));
         found = !rule.empty() && (" " + rules + " ").find(" " + rule + " ") != std::string::npos;
       }
       CHECK(found);
       if (!found) continue;
       MESSAGE(name << " found by " << violation.substr(0, violation.find(':')) << " after " << seed << " schedules");
-      CHECK(run_schedule(seed).violation == "");  // without the bug the same schedule holds
+      CHECK(run_schedule({.seed = seed}).violation == "");  // without the bug the same schedule holds
     }
   }
 }

@@ -105,7 +105,7 @@ void World::deliver(uint32_t to, const Letter& letter) {
 void World::stream(Process& from, Process& to, Letter letter) {
   Runner& runner = from.runner ? *from.runner : *to.runner;
   Time& last = from.runner ? runner.from_it : runner.to_it;
-  last = std::max(last, now_ + microseconds(50));
+  last = std::max(last, now_ + dice_.time(microseconds(50), milliseconds(4)));
   letter.from = from.id;
   push(last, Kind::stream, to.id, keep(std::move(letter)));
 }
@@ -215,7 +215,8 @@ void World::check_progress(bool last) {
     if (last && restarting_) done_ = true;
     return;
   }
-  if (now_ < plan_.faults_end) return;
+  if (now_ < plan_.faults_end || (!last && now_ < next_check_)) return;
+  next_check_ = now_ + milliseconds(10);
   const bool ending = driver_->finishing() || learner_killed_ || interrupted_;
   std::string open;
   std::set<uint32_t> held = given_up_;

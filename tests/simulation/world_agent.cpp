@@ -72,7 +72,7 @@ void World::agent_message(Process& process, uint32_t from, Message&& message) {
     } else if (const auto* join = message.as<wire::JoinT>();
                join != nullptr && message.run == kRun && message.epoch == process.life) {
       std::vector<WeightsPublisher::Send> sends;
-      node.publisher.step(WeightsPublisher::PeerHas{std::to_string(from), join->weights_version}, sends);
+      node.publisher.step(WeightsPublisher::PeerHas{std::to_string(from), join->weights_version, now_}, sends);
       serve(process, sends);
     }
   } else {
@@ -224,8 +224,9 @@ void World::apply_agent(Process& process, HostAgent::Output& output) {
   } else if (const auto* stop = std::get_if<HostAgent::Kill>(&output)) {
     Process* runner = runner_of(node, stop->slot);
     if (runner == nullptr || !runner->alive || runner->runner->incarnation != stop->incarnation) return;
-    if (!runner->runner->hostile) rule(runner->hung || runner->paused || !runner->runner->up, "I9",
-                                       "runner {}.{} works and is killed", stop->slot, stop->incarnation);
+    const bool silent = runner->hung || runner->paused || now_ - runner->resumes_at < plan_.step_timeout;
+    rule(silent || runner->runner->hostile || !runner->runner->up, "I9", "runner {}.{} works and is killed",
+         stop->slot, stop->incarnation);
     if (!bugged(Bug::hung_runner_not_killed)) kill(*runner, "SIGKILL");
   } else if (const auto* send = std::get_if<HostAgent::ToRunner>(&output)) {
     Process* runner = runner_of(node, send->slot);
@@ -300,7 +301,7 @@ void World::publish(Process& process) {
   node.has_weights = true;
   node.installed = node.pending->version;
   std::vector<WeightsPublisher::Send> sends;
-  node.publisher.step(WeightsPublisher::Publish{node.pending}, sends);
+  node.publisher.step(WeightsPublisher::Publish{node.pending, now_}, sends);
   node.pending = nullptr;
   serve(process, sends);
 }

@@ -100,9 +100,11 @@ void World::learner_message(Process& process, uint32_t from, Message&& message) 
   }
   if (!node.core) return;
   Process& agent = processes_[from];
-  if (message.as<wire::ParcelT>() != nullptr) {
+  if (const auto* parcel = message.as<wire::ParcelT>()) {
+    const wire::ParcelT as_sent{*parcel};
+    const bool ours = message.epoch == process.life;
     if (plant_in_parcel(process, agent, message)) return;
-    if (message.epoch == process.life) book_arrival(node, agent, *message.as<wire::ParcelT>());
+    if (ours) book_arrival(node, agent, as_sent);
   }
   step_learner(process, LearnerCore::FromAgent{std::to_string(from), std::move(message), ""});
 }

@@ -1,0 +1,395 @@
+#include "env_runners/host_agent.hpp"
+
+#include <doctest/doctest.h>
+
+#include <csignal>
+
+#include "rl/wire/packed.hpp"
+
+namespace myriad {
+namespace {
+
+using std::chrono::milliseconds;
+using Seconds = std::chrono::seconds;
+using Outputs = std::vector<HostAgent::Output>;
+constexpr uint64_t kRun = 3, kEpoch = 2, kSpec = 11, kLayout = 12;
+constexpr uint32_t kFirst = 4;  // of its slots
+
+template <class T>
+size_t count(const Outputs& outputs) {
+  size_t n = 0;
+  for (const auto& output : outputs) n += std::holds_alternative<T>(output) ? 1 : 0;
+  return n;
+}
+template <class T>
+const T* find(const Outputs& outputs) {
+  for (const auto& output : outputs)
+    if (const T* found = std::get_if<T>(&output)) return found;
+  return nullptr;
+}
+/// The messages with body T that go where To says.
+template <class To, class T>
+std::vector<const T*> bodies(const Outputs& outputs) {
+  std::vector<const T*> found;
+  for (const auto& output : outputs)
+    if (const auto* to = std::get_if<To>(&output))
+      if (const T* body = to->message.template as<T>()) found.push_back(body);
+  return found;
+}
+
+/// An agent of three runners, by hand.
+struct Rig {
+  HostAgent agent;
+  Time now = Seconds(100);
+
+  static HostAgent::Options options(bool by_slot) {
+    HostAgent::Options options;
+    options.run = kRun;
+    options.epoch = kEpoch;
+    options.agent = 1;
+    options.incarnation = 0;
+    options.first_slot = kFirst;
+    options.spec_hash = kSpec;
+    options.fragment_hash = kLayout;
+    options.num_inference_parameters = 2;
+    options.fragment_bytes = 100;
+    options.by_slot = by_slot;
+    options.slots.num_slots = 3;
+    return options;
+  }
+  explicit Rig(bool by_slot) : agent(options(by_slot)) { step(HostAgent::Start{}); }
+
+  Outputs step(const HostAgent::Input& input) {
+    Outputs outputs;
+    agent.step(input, now, outputs);
+    return outputs;
+  }
+  Outputs flush() { return step(HostAgent::Flush{}); }
+  /// Ticks until `later`, all outputs together.
+  Outputs wait(Time later) {
+    Outputs all;
+    for (const Time end = now + later; now < end;) {
+      now += HostAgent::kTick;
+      for (auto& output : step(HostAgent::Tick{})) all.push_back(std::move(output));
+    }
+    return all;
+  }
+  template <class T>
+  Outputs learner(T body, std::vector<SharedBytes> payloads = {}) {
+    Message message = make_message(std::move(body), std::move(payloads));
+    message.run = kRun;
+    message.epoch = kEpoch;
+    step_outputs_ = step(HostAgent::FromLearner{std::move(message)});
+    for (auto& output : flush()) step_outputs_.push_back(std::move(output));
+    return step_outputs_;
+  }
+  Outputs weights(uint64_t version) {
+    Message message = weights_message(std::make_shared<const Weights>(Weights{version, kSpec, {1, 2}, {}}));
+    message.run = kRun;
+    message.epoch = kEpoch;
+    Outputs outputs = step(HostAgent::FromLearner{std::move(message)});
+    for (auto& output : flush()) outputs.push_back(std::move(output));
+    return outputs;
+  }
+  wire::GrantT grant() const {
+    wire::GrantT grant;
+    grant.agent = 1;
+    return grant;
+  }
+  Outputs grant_bytes(uint64_t fragments) {
+    wire::GrantT body = grant();
+    body.granted_bytes = fragments * 100;
+    return learner(std::move(body));
+  }
+  Outputs grant_slot(uint32_t slot, uint32_t incarnation, uint64_t granted, uint64_t version = 0) {
+    wire::GrantT body = grant();
+    body.weights_version = version;
+    body.slots.emplace_back(slot, incarnation, granted);
+    return learner(std::move(body));
+  }
+  template <class T>
+  Outputs runner(uint32_t slot, uint32_t incarnation, T body, std::vector<SharedBytes> payloads = {}) {
+    Message message = make_message(std::move(body), std::move(payloads));
+    message.run = kRun;
+    message.epoch = kEpoch;
+    std::vector<std::byte> packed;
+    pack(encode(message), packed);
+    Outputs outputs = step(HostAgent::FromRunner{slot, incarnation, packed});
+    for (auto& output : flush()) outputs.push_back(std::move(output));
+    return outputs;
+  }
+  Outputs up(uint32_t slot, uint32_t incarnation = 0) {
+    wire::SlotStateT state;
+    state.slot = slot;
+    state.incarnation = incarnation;
+    state.up = true;
+    return runner(slot, incarnation, std::move(state));
+  }
+  Outputs fragment(uint32_t slot, uint32_t incarnation, uint64_t seq) {
+    wire::FragmentHeaderT header;
+    header.key = std::make_unique<wire::FragmentKey>(slot, incarnation, seq);
+    return runner(slot, incarnation, std::move(header), {SharedBytes::of(std::vector<std::byte>(64))});
+  }
+  Outputs ended(uint32_t slot, uint32_t incarnation, const char* cause = "SIGSEGV") {
+    Outputs outputs = step(HostAgent::RunnerExited{slot, incarnation, cause});
+    for (auto& output : flush()) outputs.push_back(std::move(output));
+    return outputs;
+  }
+
+ private:
+  Outputs step_outputs_;
+};
+
+/// What each runner is permitted, in the order it was told.
+std::vector<std::pair<uint32_t, uint64_t>> permits(const Outputs& outputs) {
+  std::vector<std::pair<uint32_t, uint64_t>> found;
+  for (const auto& output : outputs)
+    if (const auto* to = std::get_if<HostAgent::ToRunner>(&output))
+      if (const auto* permit = to->message.as<wire::PermitT>()) found.emplace_back(to->slot, permit->granted);
+  return found;
+}
+
+/// The messages in the parcels of `outputs`.
+std::vector<Message> relayed(const Outputs& outputs) {
+  std::vector<Message> messages;
+  for (const auto& output : outputs)
+    if (const auto* to = std::get_if<HostAgent::ToLearner>(&output))
+      if (const auto* parcel = to->message.as<wire::ParcelT>()) {
+        const auto frames = unpack_all(to->message.payloads.at(0), parcel->count);
+        REQUIRE(frames);
+        for (const Frames& one : *frames) messages.push_back(std::get<Message>(decode(one)));
+      }
+  return messages;
+}
+
+using Permits = std::vector<std::pair<uint32_t, uint64_t>>;
+
+}  // namespace
+
+TEST_SUITE("env_runners/host_agent") {
+  TEST_CASE("HostAgent: starts its runners, and says at once and four times a second that it is there") {
+    HostAgent agent(Rig::options(true));
+    Outputs outputs;
+    agent.step(HostAgent::Start{}, Seconds(1), outputs);
+    CHECK(count<HostAgent::Spawn>(outputs) == 3);
+    CHECK(find<HostAgent::Spawn>(outputs)->slot == kFirst);
+    const auto joins = bodies<HostAgent::ToLearner, wire::JoinT>(outputs);
+    REQUIRE(joins.size() == 1);
+    CHECK(joins[0]->agent == 1);
+    CHECK(joins[0]->spec_hash == kSpec);
+    CHECK(joins[0]->fragment_hash == kLayout);
+    CHECK(joins[0]->weights_version == -1);
+    Rig rig(true);
+    const Outputs second = rig.wait(Seconds(1));
+    CHECK(bodies<HostAgent::ToLearner, wire::JoinT>(second).size() == 4);
+    CHECK(bodies<HostAgent::ToDriver, wire::AgentStatusT>(second).size() == 2);
+  }
+
+  TEST_CASE("HostAgent: permits by slot wait for the weights they need") {
+    Rig rig(true);
+    rig.up(kFirst);
+    CHECK(permits(rig.grant_slot(kFirst, 0, 2, 5)).empty());
+    CHECK(permits(rig.weights(4)).empty());
+    const Outputs outputs = rig.weights(5);
+    CHECK(permits(outputs) == Permits{{kFirst, 2}});
+    // The weights are there to be read before the runner is told to.
+    size_t install = 0, permit = 0;
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      if (std::holds_alternative<HostAgent::Install>(outputs[i])) install = i;
+      if (std::holds_alternative<HostAgent::ToRunner>(outputs[i])) permit = i;
+    }
+    CHECK(install < permit);
+    CHECK(permits(rig.grant_slot(kFirst, 0, 2, 5)).empty());  // a repeat
+    CHECK(permits(rig.grant_slot(kFirst, 0, 1, 5)).empty());  // an older one
+    CHECK(rig.agent.sampling() == std::set<uint32_t>{kFirst});
+  }
+
+  TEST_CASE("HostAgent: what a slot was granted before its runner was there is permitted when it comes") {
+    Rig rig(true);
+    rig.weights(0);
+    CHECK(permits(rig.grant_slot(kFirst, 0, 1)).empty());
+    CHECK(permits(rig.up(kFirst)) == Permits{{kFirst, 1}});
+  }
+
+  TEST_CASE("HostAgent: the credit of a runner that ended is not the next one's") {
+    Rig rig(true);
+    rig.weights(0);
+    rig.up(kFirst);
+    rig.ended(kFirst, 0);                       // the first crash restarts at once
+    CHECK(rig.agent.incarnation(kFirst) == 1);
+    rig.ended(kFirst, 1);                       // the second backs off
+    CHECK(!rig.agent.running(kFirst));
+    rig.grant_slot(kFirst, 1, 3);               // was on its way to the dead one
+    rig.wait(Seconds(1));
+    REQUIRE(rig.agent.incarnation(kFirst) == 2);
+    CHECK(permits(rig.up(kFirst, 2)).empty());
+    CHECK(permits(rig.grant_slot(kFirst, 2, 1)) == Permits{{kFirst, 1}});
+  }
+
+  TEST_CASE("HostAgent: async credit goes to who has waited longest, two fragments ahead") {
+    Rig rig(false);
+    rig.weights(0);
+    rig.up(kFirst + 2);
+    rig.up(kFirst);
+    CHECK(permits(rig.grant_bytes(3)) == Permits{{kFirst, 1}, {kFirst + 2, 2}});
+    CHECK(permits(rig.grant_bytes(3)).empty());  // cumulative: a repeat grants nothing
+    rig.up(kFirst + 1);
+    // The second turn of the first runner comes before those of the one that came last.
+    CHECK(permits(rig.grant_bytes(5)) == Permits{{kFirst, 2}, {kFirst + 1, 1}});
+    CHECK(permits(rig.grant_bytes(6)) == Permits{{kFirst + 1, 2}});
+    CHECK(permits(rig.grant_bytes(8)).empty());  // each is two ahead
+    const Outputs outputs = rig.fragment(kFirst + 1, 0, 0);
+    CHECK(permits(outputs) == Permits{{kFirst + 1, 3}});
+    REQUIRE(relayed(outputs).size() == 1);
+    CHECK(relayed(outputs)[0].as<wire::FragmentHeaderT>()->key->slot() == kFirst + 1);
+  }
+
+  TEST_CASE("HostAgent: a runner's death gives its credit to the others") {
+    Rig rig(false);
+    rig.weights(0);
+    rig.up(kFirst);
+    rig.grant_bytes(2);
+    rig.up(kFirst + 1);
+    rig.fragment(kFirst, 0, 0);  // one came, one was still to come
+    CHECK(permits(rig.ended(kFirst, 0)) == Permits{{kFirst + 1, 1}});
+  }
+
+  TEST_CASE("HostAgent: a runner that says what it may not is killed, and what it said goes nowhere") {
+    const auto killed = [](Rig& rig, const Outputs& outputs) {
+      const auto* kill = find<HostAgent::Kill>(outputs);
+      REQUIRE(kill != nullptr);
+      CHECK(kill->slot == kFirst);
+      CHECK(kill->signal == SIGKILL);
+      CHECK(relayed(outputs).empty());
+      CHECK(rig.agent.malformed() == 1);
+      return rig.ended(kFirst, 0, "SIGKILL");
+    };
+    SUBCASE("a fragment nobody permitted") {
+      Rig rig(false);
+      rig.weights(0);
+      rig.up(kFirst);
+      const Outputs outputs = rig.fragment(kFirst, 0, 0);
+      const auto events = bodies<HostAgent::ToDriver, wire::EventT>(killed(rig, outputs));
+      REQUIRE(!events.empty());
+      CHECK(events[0]->text.find("nobody permitted") != std::string::npos);
+    }
+    SUBCASE("another's fragment") {
+      Rig rig(false);
+      rig.weights(0);
+      rig.up(kFirst);
+      rig.up(kFirst + 1);
+      rig.grant_bytes(4);
+      wire::FragmentHeaderT header;
+      header.key = std::make_unique<wire::FragmentKey>(kFirst + 1, 0, 0);
+      killed(rig, rig.runner(kFirst, 0, std::move(header), {SharedBytes::of(std::vector<std::byte>(64))}));
+    }
+    SUBCASE("the same fragment again") {
+      Rig rig(false);
+      rig.weights(0);
+      rig.up(kFirst);
+      rig.grant_bytes(2);
+      rig.fragment(kFirst, 0, 0);
+      killed(rig, rig.fragment(kFirst, 0, 0));
+    }
+    SUBCASE("no message") {
+      Rig rig(false);
+      rig.up(kFirst);
+      const std::vector<std::byte> junk(32, std::byte{7});
+      Outputs outputs = rig.step(HostAgent::FromRunner{kFirst, 0, junk});
+      killed(rig, outputs);
+    }
+  }
+
+  TEST_CASE("HostAgent: the learner hears of a runner's end, also of one that never came up") {
+    Rig rig(true);
+    rig.up(kFirst);
+    for (const uint32_t slot : {kFirst, kFirst + 1}) {
+      const auto messages = relayed(rig.ended(slot, 0));
+      REQUIRE(messages.size() == 1);
+      const auto* state = messages[0].as<wire::SlotStateT>();
+      REQUIRE(state != nullptr);
+      CHECK(state->slot == slot);
+      CHECK(!state->up);
+    }
+  }
+
+  TEST_CASE("HostAgent: drained, it permits nothing more, sends all it has and leaves when the learner has it") {
+    Rig rig(false);
+    rig.weights(0);
+    rig.up(kFirst);
+    rig.grant_bytes(1);
+    rig.step(HostAgent::Drain{});
+    CHECK(permits(rig.grant_bytes(9)).empty());
+    const Outputs last = rig.fragment(kFirst, 0, 0);
+    CHECK(relayed(last).size() >= 2);  // the fragment, and that its runners are down
+    CHECK(count<HostAgent::Drained>(last) == 0);
+    CHECK(count<HostAgent::Drained>(rig.wait(Seconds(1))) == 0);  // sent again, never forgotten
+    wire::GrantT grant = rig.grant();
+    const auto joins = bodies<HostAgent::ToLearner, wire::JoinT>(rig.wait(Seconds(1)));
+    REQUIRE(!joins.empty());
+    grant.received = 1;
+    CHECK(count<HostAgent::Drained>(rig.learner(wire::GrantT(grant))) == 0);
+    const uint64_t sent = bodies<HostAgent::ToLearner, wire::JoinT>(rig.wait(Seconds(1)))[0]->sent;
+    grant.received = sent;
+    const Outputs outputs = rig.learner(wire::GrantT(grant));
+    CHECK(count<HostAgent::Drained>(outputs) == 1);
+    const auto status = bodies<HostAgent::ToDriver, wire::AgentStatusT>(outputs);
+    REQUIRE(status.size() == 1);
+    CHECK(status[0]->leaving);
+  }
+
+  TEST_CASE("HostAgent: twenty events a second, the rest is counted") {
+    HostAgent::Options options = Rig::options(true);
+    options.slots.num_slots = 200;
+    HostAgent agent(options);
+    Outputs outputs;
+    Time now = Seconds(10);
+    agent.step(HostAgent::Start{}, now, outputs);
+    outputs.clear();
+    for (uint32_t slot = 0; slot < 200; ++slot)
+      agent.step(HostAgent::RunnerExited{kFirst + slot, 0, "SIGSEGV"}, now, outputs);
+    CHECK(bodies<HostAgent::ToDriver, wire::EventT>(outputs).size() == HostAgent::kEventsPerSecond);
+    outputs.clear();
+    now += Seconds(1);
+    agent.step(HostAgent::Tick{}, now, outputs);
+    const auto events = bodies<HostAgent::ToDriver, wire::EventT>(outputs);
+    REQUIRE(events.size() == 1);
+    CHECK(events[0]->text.find("180 more") != std::string::npos);
+  }
+
+  TEST_CASE("HostAgent: a runner's last words go to the driver with its slot") {
+    Rig rig(true);
+    rig.up(kFirst + 1);
+    wire::ProcessErrorT error;
+    error.slot = 0;  // whatever it says
+    error.code = "bad-env";
+    error.message = "no such map";
+    error.exit = 2;
+    const auto outputs = rig.runner(kFirst + 1, 0, std::move(error));
+    const auto errors = bodies<HostAgent::ToDriver, wire::ProcessErrorT>(outputs);
+    REQUIRE(errors.size() == 1);
+    CHECK(errors[0]->slot == kFirst + 1);
+    CHECK(errors[0]->code == "bad-env");
+    const auto events = bodies<HostAgent::ToDriver, wire::EventT>(rig.ended(kFirst + 1, 0, "exit status 2"));
+    REQUIRE(!events.empty());
+    CHECK(events[0]->text.find("no such map") != std::string::npos);  // rather than how the process ended
+  }
+
+  TEST_CASE("HostAgent: messages of another epoch, run or incarnation change nothing") {
+    Rig rig(false);
+    rig.weights(0);
+    rig.up(kFirst);
+    wire::GrantT body = rig.grant();
+    body.granted_bytes = 500;
+    Message message = make_message(wire::GrantT(body));
+    message.run = kRun;
+    message.epoch = kEpoch - 1;
+    rig.step(HostAgent::FromLearner{message});
+    CHECK(permits(rig.flush()).empty());
+    CHECK(rig.agent.malformed() == 1);
+    body.incarnation = 1;
+    CHECK(permits(rig.learner(std::move(body))).empty());
+  }
+}
+
+}  // namespace myriad
