@@ -72,6 +72,7 @@ class AgentShell {
   }
 
   int run() {
+    parent_heard_ = clock_->now();
     step(HostAgent::Start{});
     while (!done_) {
       const Time now = clock_->now();
@@ -463,7 +464,7 @@ class AgentShell {
   WeightsPtr pending_;
   uint64_t published_ns_ = 0;
   std::vector<float> latencies_ms_;  // of weights, since the last status
-  Time next_look_{}, parent_heard_ = -kParentDeadline;
+  Time next_look_{}, parent_heard_{};
   int epoll_, signals_ = -1;
   bool done_ = false;
   int exit_ = 0;

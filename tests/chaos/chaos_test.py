@@ -105,7 +105,7 @@ class Life:
         environment = os.environ | {"TMPDIR": str(chaos.tmp), "TERM": "dumb"} | self.ledger.environment()
         self.log = (chaos.root / "driver.txt").open("ab")
         self.driver = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
-                                       env=environment, cwd=chaos.root, start_new_session=True)
+                                       env=environment, cwd=chaos.root, start_new_session=True, preexec_fn=cluster.die_with_parent)
 
     @property
     def session(self) -> int:
@@ -403,7 +403,7 @@ def main() -> int:
     bad = 1
     try:
         if chaos.no_network:
-            print(f"without network faults: {chaos.no_network}")
+            print(f"SKIPPED: {chaos.no_network}")
         chaos.storm()
         chaos.calm()
         cases = chaos.judge()

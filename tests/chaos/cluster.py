@@ -5,10 +5,12 @@ fragment, and the learner {slot, incarnation, seq, reason} to DIR/learner.bin wh
 """
 import collections
 import contextlib
+import ctypes
 import dataclasses
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import struct
@@ -216,6 +218,11 @@ def close(ledger: Ledger, deaths: Deaths, num_slots: int, num_agents: int, windo
     return balance
 
 
+def die_with_parent() -> None:
+    """In a child, before its exec: a test that is killed leaves no run."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 def json_lines(path: pathlib.Path) -> list[dict]:
     """The whole lines of a file that may still grow."""
     text = read(path).decode(errors="replace")
@@ -267,6 +274,10 @@ def why_no_namespaces() -> str:
     for program in ("ip", "nft", "nsenter"):
         if shutil.which(program) is None:
             return f"network faults need the program {program}"
+    for left in re.findall(r"^myriad-\w+-(\d+)\b", call("ip", "netns", "list").stdout, re.MULTILINE):  # by a test that was killed
+        if not os.path.exists(f"/proc/{left}"):
+            for word in re.findall(rf"^myriad-\w+-{left}\b", call("ip", "netns", "list").stdout, re.MULTILINE):
+                call("ip", "netns", "del", word, check=False)
     name = f"myriad-try-{os.getpid()}"
     made = call("ip", "netns", "add", name, check=False)
     if made.returncode != 0:

@@ -64,13 +64,13 @@ class Network:
     def __init__(self):
         tag = os.getpid()
         self.made: list[cluster.Namespace] = []
-        self.hub = self.make(f"mr-hub-{tag}")
+        self.hub = self.make(f"myriad-hub-{tag}")
         self.hub.call("ip", "link", "add", "br0", "type", "bridge")
         self.hub.call("ip", "address", "add", f"{HUB}/24", "dev", "br0")
         self.hub.call("ip", "link", "set", "br0", "up")
         self.hosts = []
         for i in range(HOSTS):
-            host = self.make(f"mr-host{i}-{tag}")
+            host = self.make(f"myriad-host{i}-{tag}")
             self.hub.call("ip", "link", "add", f"veth{i}", "type", "veth", "peer", "name", "eth0", "netns", host.name)
             self.hub.call("ip", "link", "set", f"veth{i}", "master", "br0", "up")
             host.call("ip", "address", "add", f"{self.address(i)}/24", "dev", "eth0")
@@ -121,7 +121,7 @@ class Test:
         environment = os.environ | {"TMPDIR": str(self.root), "TERM": "dumb"} | self.ledger.environment()
         with (self.root / log).open("ab") as file:
             process = subprocess.Popen([str(word) for word in namespace.command(*words)], stdin=subprocess.DEVNULL, stdout=file, stderr=file,
-                                       env=environment, cwd=self.root, start_new_session=True)
+                                       env=environment, cwd=self.root, start_new_session=True, preexec_fn=cluster.die_with_parent)
         self.started.append(process)
         return process
 
@@ -239,7 +239,7 @@ class Test:
         self.lost_events = {int(m[1]) for e in self.events() if e["kind"] == "agent-lost" and (m := re.search(r"host agent (\d+) ", e["text"]))}
         self.first_places = {host: self.place(host)[0] for host in range(HOSTS)}
         self.now = now
-        os.kill(self.driver_pid(), signal.SIGINT)
+        self.driver.send_signal(signal.SIGINT)  # nsenter became the driver
         agents, self.agents = dict(self.agents), {}
         self.driver.wait(30)
         self.stray = []
@@ -248,10 +248,6 @@ class Test:
                 agent.wait(15)
             except subprocess.TimeoutExpired:
                 self.stray.append(host)
-
-    def driver_pid(self) -> int:
-        """nsenter execs the program: it is the same process."""
-        return self.driver.pid
 
     def judge(self) -> list[tuple[str, str]]:
         dead = self.first_places[LONG_CUT]
