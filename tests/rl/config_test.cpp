@@ -50,13 +50,13 @@ bool starts_with(const std::string& text, std::string_view start) {
 
 const std::vector<AlgorithmInfo>& algorithm_infos() {
   static const auto make = [] { return std::make_unique<ToyConfig>(); };
-  static const std::vector<AlgorithmInfo> infos = {{"PPO", "a toy", make, {}, true},
+  static const std::vector<AlgorithmInfo> infos = {{"PPO", "a toy", make, {}, true, {"sync", "lag1"}},
                                                    {"Replay", "a toy that keeps its data", make,
-                                                    [](TrainingConfig& t, ModelConfig& m) {
-                                                      t.grad_clip = 40.0;
-                                                      m.fcnet_activation = "relu";
+                                                    [](Config& config) {
+                                                      config.training.grad_clip = 40.0;
+                                                      config.rl_module.fcnet_activation = "relu";
                                                     },
-                                                    false}};
+                                                    false, {"sync"}}};
   return infos;
 }
 
@@ -233,7 +233,10 @@ episode_return_mean = 475
           "error[impossible] override env_runners.num_env_runners=3: training.train_batch_size 4000 is not a multiple "
           "of 24 "
           "(runners 3 x envs 8); nearest: 3984 or 4008");
-    CHECK(complaint("algorithm = \"Replay\"\n[env_runners]\nnum_env_runners = 3\n").empty());
+    CHECK(complaint("[training]\nsampling = \"async\"\n") ==
+          "error[impossible] cartpole.toml:2:12: training.sampling is 'async'; PPO samples sync or lag1");
+    CHECK(complaint("[hosts]\nnum_hosts = 3\n").find("hosts.num_hosts 3 is more than env_runners.num_env_runners 2") !=
+          std::string::npos);
     CHECK(complaint("[fault_tolerance]\nrestart_backoff_s = 60.0\n").find("restart_backoff_max_s 30 is less") !=
           std::string::npos);
   }

@@ -41,7 +41,8 @@ Malformed refused(const Frames& frames) {
 std::vector<Message> one_of_each() {
   std::vector<Message> all;
   wire::JoinT join;
-  join.slot = 1, join.incarnation = 2, join.spec_hash = 3, join.fragment_hash = UINT64_MAX, join.weights_version = -1;
+  join.agent = 1, join.incarnation = 2, join.spec_hash = 3, join.fragment_hash = UINT64_MAX, join.weights_version = -1;
+  join.sent = 4;
   all.push_back(stamped(join));
   wire::FragmentHeaderT header;
   header.key = std::make_unique<wire::FragmentKey>(4, 5, uint64_t{1} << 40);
@@ -56,23 +57,40 @@ std::vector<Message> one_of_each() {
   weights.version = 1, weights.spec_hash = 2;
   all.push_back(stamped(std::move(weights), {bytes(8), bytes(16)}));
   wire::GrantT grant;
-  grant.incarnation = 1, grant.granted = 2, grant.acknowledged = 3, grant.weights_version = 4, grant.want_state = 5;
+  grant.agent = 6, grant.incarnation = 1, grant.received = 2, grant.granted_bytes = 3, grant.weights_version = 4;
+  grant.want_state = 5, grant.slots = {wire::SlotGrant(1, 2, 3), wire::SlotGrant(4, 5, 6)};
   all.push_back(stamped(grant));
   wire::RefusedT no;
   no.reason = "slot 9 is not one of 4";
   all.push_back(stamped(no));
-  wire::RunnerHelloT runner;
-  runner.slot = 1, runner.incarnation = 2, runner.pid = 3, runner.protocol = 4;
-  all.push_back(stamped(runner));
+  wire::PermitT permit;
+  permit.granted = 1, permit.want_state = 2;
+  all.push_back(stamped(permit));
+  wire::AgentHelloT hello;
+  hello.agent = UINT32_MAX, hello.incarnation = 2, hello.pid = 3, hello.protocol = 4, hello.host = "node-1";
+  all.push_back(stamped(hello));
+  wire::AgentWelcomeT agent;
+  agent.agent = 1, agent.incarnation = 2, agent.config = "[training]\nlr = 1e-3\n", agent.first_slot = 3;
+  agent.num_slots = 4, agent.learner_endpoint = "ipc:///x", agent.weights_endpoint = "ipc:///y";
+  all.push_back(stamped(std::move(agent), {bytes(3)}));
   wire::RunnerWelcomeT welcome;
-  welcome.slot = 1, welcome.incarnation = 2, welcome.config = "[training]\nlr = 1e-3\n",
-  welcome.learner_endpoint = "ipc:///x";
+  welcome.slot = 1, welcome.incarnation = 2;
   all.push_back(stamped(std::move(welcome), {bytes(3)}));
-  wire::RunnerStatusT status;
-  status.slot = 1, status.incarnation = 2, status.env_steps = 3, status.fragments = 4, status.rss_bytes = 5;
+  wire::AgentStatusT status;
+  status.agent = 1, status.incarnation = 2, status.running = 3, status.quarantined = 4, status.waiting = 5;
+  status.restarts = 6, status.fragments = 7, status.weights_version = -1, status.oldest_version = 8;
+  status.weights_latency_p50_ms = 0.5f, status.rss_bytes = 9, status.weights_endpoint = "ipc:///y";
+  status.leaving = true, status.last_cause = "SIGKILL";
   all.push_back(stamped(status));
+  wire::EventT event;
+  event.kind = "runner-down", event.text = "runner 3 ended";
+  all.push_back(stamped(event));
+  wire::AgentStateT agent_state;
+  agent_state.agent = 1, agent_state.incarnation = 2, agent_state.first_slot = 3, agent_state.num_slots = 4;
+  agent_state.up = true, agent_state.user = "agent-1";
+  all.push_back(stamped(agent_state));
   wire::LearnerHelloT learner;
-  learner.shard = 1, learner.pid = 2, learner.protocol = 3;
+  learner.shard = 1, learner.pid = 2, learner.protocol = 3, learner.data_endpoint = "ipc:///z";
   all.push_back(stamped(learner));
   wire::LearnerWelcomeT lw;
   lw.shard = 1, lw.config = "c", lw.data_endpoint = "e", lw.checkpoint = "d";
@@ -98,8 +116,11 @@ std::vector<Message> one_of_each() {
   stop.reason = "done";
   all.push_back(stamped(stop));
   wire::ProcessErrorT error;
-  error.code = "internal", error.message = "m", error.exit = 5;
+  error.slot = 6, error.code = "internal", error.message = "m", error.exit = 5;
   all.push_back(stamped(error));
+  wire::ParcelT parcel;
+  parcel.agent = 1, parcel.incarnation = 2, parcel.first = 3, parcel.count = 4;
+  all.push_back(stamped(std::move(parcel), {bytes(24)}));
   return all;
 }
 
