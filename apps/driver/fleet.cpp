@@ -333,6 +333,9 @@ void Fleet::supervise(const SlotSupervisor::Input& input, Time now, Outputs& out
           Event{"agent-quarantined",
                 fmt::format("host agent {} is given up after {} crashes in a minute: {}", quarantined.slot,
                             options_.agents.max_crashes_per_minute, quarantined.cause)});
+      // Even if it never said hello: until told otherwise the learner waits for its slots.
+      places_[quarantined.slot].announced = places_[quarantined.slot].incarnation;
+      announce(quarantined.slot, outputs);
     }
   }
 }

@@ -608,6 +608,31 @@ TEST_SUITE("driver/driver_core") {
     CHECK(count<DriverCore::Send>(outputs) == 3);
   }
 
+  TEST_CASE("DriverCore: agents' states are repeated however quick the iterations are") {
+    Run run(Run::options());
+    run.everybody();
+    size_t told = 0;
+    for (uint64_t iteration = 1; iteration <= 10; ++iteration) {
+      run.now += DriverCore::kRetry / 2;
+      run.report(iteration);
+      if (run.core.next_timer() > run.now) continue;
+      told += told_learner(run.step(DriverCore::Tick{})) != nullptr ? 1 : 0;
+    }
+    CHECK(told == 5);
+  }
+
+  TEST_CASE("DriverCore: the learner hears of a place that is given up before its agent said hello") {
+    Run run(Run::options());
+    run.learner_hello();
+    run.agent_hello(0);
+    const Outputs outputs = run.step(DriverCore::AgentExited{1, 0, "SIGSEGV"});
+    const auto* state = told_learner(outputs);
+    REQUIRE(state != nullptr);
+    CHECK(state->agent == 1);
+    CHECK(state->num_slots == 2);
+    CHECK(!state->up);
+  }
+
   TEST_CASE("DriverCore: only the first agent of a place gets its runners' saved states, each in its own message") {
     auto options = Run::lenient();
     options.fleet.runner_states = {SharedBytes{}, SharedBytes{}, SharedBytes::of(std::vector<std::byte>(8)),

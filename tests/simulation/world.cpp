@@ -14,7 +14,7 @@ using std::chrono::microseconds;
 using std::chrono::milliseconds;
 
 namespace {
-constexpr uint64_t kMaxEvents = 600'000;
+constexpr uint64_t kMaxEvents = 600'000, kMaxEventsOfSlot = 300;
 constexpr Time kHelloRetry = milliseconds(200);  // as ControlLink::introduce
 }  // namespace
 
@@ -461,7 +461,8 @@ Result World::run() {
       now_ = event.at;
       result_.trace = mix(result_.trace, mix(static_cast<uint64_t>(event.at.count()),
                                              uint64_t{event.process} << 8 | static_cast<uint64_t>(event.kind)));
-      rule(++result_.events < kMaxEvents, "I10", "more than {} events", kMaxEvents);
+      ++result_.events;
+      rule(result_.events < kMaxEvents + kMaxEventsOfSlot * plan_.slots, "I10", "{} events", result_.events);
       dispatch(event);
       if (event.kind == Kind::updated || event.kind == Kind::timer || event.kind == Kind::sampled)
         check_progress(false);

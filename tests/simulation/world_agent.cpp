@@ -509,17 +509,17 @@ void World::finish_sample(Process& process) {
     ++result_.violations;
     runner.hostile = true;
     truth.forged = 1;
-    const uint64_t which = dice_.below(7);
+    const uint64_t which = dice_.below(6);
     Process* other = nullptr;
     for (const uint32_t peer : processes_[runner.agent].agent->runners)
       if (peer != kNobody && peer != process.id) other = &processes_[peer];
-    id = {runner.slot, runner.incarnation, std::max(seq + 1, runner.permitted)};  // which nobody permitted
+    id = {runner.slot, runner.incarnation, seq + 500};
     if (which == 0) id.seq = seq;  // again
     if (which == 1) id.slot = plan_.slots + 1;
     if (which == 2 && other != nullptr)  // in another's name, with the number it would have
       id = {other->runner->slot, other->runner->incarnation, other->runner->received};
     if (which == 3) id.incarnation += 1;
-    if (which == 4) id.seq = seq + 1000;
+    if (which == 4 && seq > 0) id.seq = seq - 1;
     if (which == 5) {
       Letter letter;
       letter.packed.assign(48, std::byte{0x4d});
