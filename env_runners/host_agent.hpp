@@ -5,9 +5,9 @@
 //           <--Permit--------------------------           <--Grant, Weights--
 //                                               HostAgent --Hello, Status, Event--> driver
 //
-// Credit comes from the learner: by slot (sync, lag1), or as bytes that the agent shares among its runners, the one that
-// has waited longest first (async); up to kAhead fragments a runner, so that none waits for the relay. A fragment that
-// arrived here is kept until the learner has it. A state machine: one thread, time comes in.
+// Credit comes from the learner: by slot (sync, lag1), or as bytes that the agent shares among its runners, the one
+// that has waited longest first (async); up to kAhead fragments a runner, so that none waits for the relay. A fragment
+// that arrived here is kept until the learner has it. A state machine: one thread, time comes in.
 #pragma once
 
 #include <deque>
@@ -39,7 +39,8 @@ class HostAgent {
   static constexpr Time kTick = std::chrono::milliseconds(50);
   static constexpr Time kJoinEvery = std::chrono::milliseconds(250);
   static constexpr Time kStatusEvery = std::chrono::milliseconds(500);
-  static constexpr Time kLearnerSilence = std::chrono::seconds(30);  ///< then this agent was given up, or the run is over
+  static constexpr Time kLearnerSilence =
+      std::chrono::seconds(30);  ///< then this agent was given up, or the run is over
   static constexpr uint32_t kEventsPerSecond = 20;
 
   explicit HostAgent(const Options& options);
@@ -63,7 +64,7 @@ class HostAgent {
   };
   struct Progress {
     uint32_t slot, incarnation;
-  };  ///< a sampling runner stepped
+  };                  ///< a sampling runner stepped
   struct Drain {};    ///< preemption: finish and send what is permitted, then leave
   struct StopAll {};  ///< at once
   struct Tick {};

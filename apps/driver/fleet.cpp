@@ -121,6 +121,7 @@ void Fleet::hello(const std::string& peer, const std::string& user, const wire::
   if (outside && learner_endpoint_.empty()) return;  // it asks again
   const auto agent = place_for(peer, hello, now, outputs);
   if (!agent) return;
+  waiting_.erase(peer);
   bind(*agent, peer, hello.host, now);
   places_[*agent].user = user;
   if (!outside) supervise(SlotSupervisor::Progress{*agent, hello.incarnation}, now, outputs);
@@ -143,6 +144,7 @@ std::optional<uint32_t> Fleet::place_for(const std::string& peer, const wire::Ag
     take_place(agent, place.used ? place.incarnation + 1 : 0, true);
     return agent;
   }
+  if (waiting_.size() < kMaxWaiting) waiting_.insert(peer);
   refuse(fmt::format("a host agent on {} waits: all {} places are taken", hello.host, places_.size()), now, outputs);
   return std::nullopt;
 }
@@ -378,6 +380,7 @@ void Fleet::stop(const std::string& reason, Time now, Outputs& outputs) {
   if (std::exchange(stopping_, true)) return;
   stop_reason_ = reason;
   supervise(SlotSupervisor::StopAll{}, now, outputs);
+  for (const std::string& peer : waiting_) tell_to_stop(peer, reason, outputs);
   for (uint32_t agent = 0; agent < places_.size(); ++agent) {
     const Place& place = places_[agent];
     if (place.up)

@@ -61,10 +61,10 @@ Weights weights_of(uint64_t version, uint64_t hash);
 uint64_t hash_of(std::span<const float> values);
 
 enum class Kind : uint8_t {
-  deliver,        // a letter over ZeroMQ
-  stream,         // a packed message between an agent and a runner
+  deliver,  // a letter over ZeroMQ
+  stream,   // a packed message between an agent and a runner
   timer,
-  started,        // a process runs, or an agent has loaded its simulators
+  started,  // a process runs, or an agent has loaded its simulators
   sampled,
   updated,
   written,
@@ -77,7 +77,7 @@ enum class Kind : uint8_t {
   hang,
   resume,
   drain,
-  newcomer,       // a host from outside starts an agent
+  newcomer,  // a host from outside starts an agent
   faults_end,
   interrupt,
   learner_kill,
@@ -102,17 +102,17 @@ struct Produced {
 };
 
 struct Runner {
-  uint32_t slot = 0, incarnation = 0, agent = kNobody;  // agent: a process
-  bool up = false;                                      // its agent heard it
+  uint32_t slot = 0, incarnation = 0, agent = kNobody;   // agent: a process
+  bool up = false;                                       // its agent heard it
   uint64_t granted = 0, want_state = 0, state_sent = 0;  // its own view
   bool welcomed = false, sampling = false, hostile = false, produced_lately = false;
-  uint64_t environment = 0, content = 0, version = 0;
+  uint64_t environment = 0, version = 0;
   bool has_version = false;
   std::optional<WeightsView> weights;
   RunnerPage page;
-  std::vector<Produced> produced;              // by seq
+  std::vector<Produced> produced;                         // by seq
   uint64_t permitted = 0, received = 0, lowest_open = 0;  // the world's books
-  Time from_it{}, to_it{};                     // streams keep their order
+  Time from_it{}, to_it{};                                // streams keep their order
 };
 
 struct AgentNode {
@@ -127,7 +127,7 @@ struct AgentNode {
   Time pending_since{};
   std::vector<uint32_t> runners;  // process by slot - first_slot
   std::map<uint32_t, SharedBytes> states;
-  Time next_look{}, parent_heard = -std::chrono::seconds(60);
+  Time next_look{}, parent_heard{};
   uint32_t parent = kNobody;
   WeightsPublisher publisher;
   bool joined = false;
@@ -136,17 +136,17 @@ struct AgentNode {
   bool draining = false, drained = false;
   uint64_t installed = 0, required = 0;  // weights versions
   bool has_weights = false;
-  uint64_t granted = 0, heard_granted = 0, wrong_granted = 0;   // async, fragments: by the learner; heard of
-  uint64_t permits = 0, open = 0, num_up = 0;                   // async: permitted in all, of them open; runners
-  uint64_t received = 0, arrived = 0, consumed = 0;             // fragments
-  std::map<uint32_t, std::pair<uint32_t, uint64_t>> by_slot;    // granted by the learner: slot -> incarnation, count
+  uint64_t granted = 0, heard_granted = 0, wrong_granted = 0;  // async, fragments: by the learner; heard of
+  uint64_t permits = 0, open = 0, num_up = 0;                  // async: permitted in all, of them open; runners
+  uint64_t received = 0, arrived = 0, consumed = 0;            // fragments
+  std::map<uint32_t, std::pair<uint32_t, uint64_t>> by_slot;   // granted by the learner: slot -> incarnation, count
   struct Relayed {
     uint64_t number;
     uint32_t runner;
     uint64_t seq;
   };
   std::deque<Relayed> relayed;  // fragments in parcels, not acknowledged
-  uint64_t relayed_until = 0, acknowledged = 0;
+  uint64_t relayed_until = 0;
   std::vector<std::deque<Time>> spawns;  // by slot
   std::deque<Time> events;
 };
@@ -161,7 +161,7 @@ struct LearnerNode {
     uint32_t incarnation = 0, num_slots = 0;
     bool up = false;
   };
-  std::map<uint32_t, Heard> heard;  // agents, as the driver says
+  std::map<uint32_t, Heard> heard;            // agents, as the driver says
   std::map<uint32_t, uint64_t> acknowledged;  // by agent process: as sent to it
 };
 
@@ -317,9 +317,9 @@ class World {
   Time driver_armed_ = Time::max();
   std::optional<DriverCore::Finished> finished_;
   std::deque<Process> processes_;
-  std::vector<uint32_t> agents_;                 // processes of this life
-  std::vector<std::vector<uint32_t>> of_slot_;   // runner processes of this life, oldest first
-  std::set<uint32_t> given_up_;                  // places
+  std::vector<uint32_t> agents_;                // processes of this life
+  std::vector<std::vector<uint32_t>> of_slot_;  // runner processes of this life, oldest first
+  std::set<uint32_t> given_up_, held_;          // places: for good; once
   uint32_t learner_ = kNobody;
   Saved saved_;
 

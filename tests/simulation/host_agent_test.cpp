@@ -215,11 +215,11 @@ TEST_SUITE("env_runners/host_agent") {
     Rig rig(true);
     rig.weights(0);
     rig.up(kFirst);
-    rig.ended(kFirst, 0);                       // the first crash restarts at once
+    rig.ended(kFirst, 0);  // the first crash restarts at once
     CHECK(rig.agent.incarnation(kFirst) == 1);
-    rig.ended(kFirst, 1);                       // the second backs off
+    rig.ended(kFirst, 1);  // the second backs off
     CHECK(!rig.agent.running(kFirst));
-    rig.grant_slot(kFirst, 1, 3);               // was on its way to the dead one
+    rig.grant_slot(kFirst, 1, 3);  // was on its way to the dead one
     rig.wait(Seconds(1));
     REQUIRE(rig.agent.incarnation(kFirst) == 2);
     CHECK(permits(rig.up(kFirst, 2)).empty());

@@ -48,7 +48,8 @@ Plan draw_plan(uint64_t seed, uint32_t allowed, uint32_t agents) {
   plan.faults_end = huge      ? Time(Seconds(1))
                     : lengthy ? dice.time(Seconds(10), Seconds(40))
                               : dice.log_time(milliseconds(300), Seconds(5));
-  const double scale = huge ? 0.002 : lengthy ? 0.1 : 1.0;  // of each process
+  if (plan.has(Fault::agent_pauses) && dice.chance(huge ? 0 : 0.04)) plan.faults_end += Seconds(13);  // given up
+  const double scale = huge ? 0.002 : lengthy ? 0.1 : 1.0;                                            // of each process
   const auto rate = [&](Fault fault, double low, double high) {
     const double drawn = (low + (high - low) * dice.uniform()) * scale;
     return plan.has(fault) ? drawn : 0.0;
@@ -136,9 +137,9 @@ std::string to_text(const Plan& plan) {
 
 std::string_view name_of(Fault fault) {
   constexpr std::array<std::string_view, static_cast<size_t>(Fault::count)> kNames = {
-      "loss",           "duplicates", "latency",     "bit_flips",    "runner_kills", "runner_pauses", "hangs",
-      "bad_slot",       "spawn_failures", "hostile", "agent_kills",  "agent_drains", "agent_pauses",  "pins",
-      "outsiders",      "learner_kill", "interrupt", "disk",         "crash",        "usage_error"};
+      "loss",      "duplicates",     "latency",   "bit_flips",   "runner_kills", "runner_pauses", "hangs",
+      "bad_slot",  "spawn_failures", "hostile",   "agent_kills", "agent_drains", "agent_pauses",  "pins",
+      "outsiders", "learner_kill",   "interrupt", "disk",        "crash",        "usage_error"};
   return kNames[static_cast<size_t>(fault)];
 }
 

@@ -130,8 +130,9 @@ void World::arm(Process& process, Time at) {
 void World::kill(Process& process, const char* cause) {
   if (!process.alive) return;
   const std::string name = process.learner ? "learner"
-                           : process.agent ? fmt::format("agent {}.{}", process.agent->place, process.agent->incarnation)
-                                           : fmt::format("runner {}.{}", process.runner->slot, process.runner->incarnation);
+                           : process.agent
+                               ? fmt::format("agent {}.{}", process.agent->place, process.agent->incarnation)
+                               : fmt::format("runner {}.{}", process.runner->slot, process.runner->incarnation);
   note(fmt::format("p{} ({}) ends: {}", process.id, name, cause));
   process.deferred.clear();
   if (!process.learner) deterministic_ = false;
@@ -162,8 +163,9 @@ void World::kill(Process& process, const char* cause) {
     }
     process.alive = false;
     ++result_.runner_deaths;
-    if (agent.alive) push(bugged(Bug::exit_before_socket) ? now_ : std::max(heard, runner.from_it),
-                          Kind::runner_exited, runner.agent, process.id);
+    if (agent.alive)
+      push(bugged(Bug::exit_before_socket) ? now_ : std::max(heard, runner.from_it), Kind::runner_exited, runner.agent,
+           process.id);
   }
 }
 
@@ -332,9 +334,9 @@ void World::handle(const Event& event) {
     case Kind::agent_exited:
       if (driver_ == nullptr || process->life != life_ || finished_) return;
       if (!process->agent->outside)
-        step_driver(DriverCore::AgentExited{process->agent->place, process->agent->incarnation, "killed",
-                                            process->clean});
-      else if (plan_.replaced || !process->clean ||
+        step_driver(
+            DriverCore::AgentExited{process->agent->place, process->agent->incarnation, "killed", process->clean});
+      else if (plan_.replaced || !process->clean || held_.size() < plan_.agents ||  // the learner waits for each
                std::none_of(agents_.begin(), agents_.end(), [&](uint32_t id) { return processes_[id].alive; }))
         push(now_ + dice_.log_time(milliseconds(50), std::chrono::seconds(2)), Kind::newcomer,
              static_cast<uint32_t>(life_));
@@ -470,9 +472,7 @@ Result World::run() {
     if (finished_) check_finished();
     close_books(life_);
     check_newest_checkpoint();
-  } catch (const Violation& violation) {
-    result_.violation = violation.text;
-  } catch (const std::exception& error) {
+  } catch (const Violation& violation) { result_.violation = violation.text; } catch (const std::exception& error) {
     result_.violation = fmt::format("exception: {}", error.what());
   } catch (const FileError& error) { result_.violation = fmt::format("file error {} of {}", error.error, error.path); }
   if (!result_.violation.empty()) note(result_.violation);
@@ -480,42 +480,41 @@ Result World::run() {
 }
 
 std::string_view name_of(Bug bug) {
-  constexpr std::array<std::string_view, static_cast<size_t>(Bug::count)> kNames = {
-      "none",
-      "ack_before_take",
-      "gap_taken",
-      "lost_on_reconnect",
-      "join_not_repeated",
-      "resent_consumed",
-      "exit_before_socket",
-      "stale_epoch_accepted",
-      "stale_agent_accepted",
-      "connection_not_checked",
-      "runner_ignores_credit",
-      "credit_leak_on_runner_death",
-      "credit_leak_on_agent_death",
-      "grant_per_message",
-      "runner_starved",
-      "drained_leaves_early",
-      "weights_torn",
-      "old_weights_under_new_version",
-      "filter_not_resent",
-      "permits_before_weights",
-      "overwritten_while_pinned",
-      "lag1_publishes_early",
-      "lag_off_by_one",
-      "no_file_fsync",
-      "no_directory_fsync",
-      "other_iterations_weights",
-      "lag1_batch_not_saved",
-      "lag1_batch_not_restored",
-      "counters_reset_on_resume",
-      "runner_state_not_restored",
-      "newest_pruned",
-      "report_not_repeated",
-      "restart_without_backoff",
-      "hung_runner_not_killed",
-      "batch_in_arrival_order"};
+  constexpr std::array<std::string_view, static_cast<size_t>(Bug::count)> kNames = {"none",
+                                                                                    "ack_before_take",
+                                                                                    "gap_taken",
+                                                                                    "lost_on_reconnect",
+                                                                                    "join_not_repeated",
+                                                                                    "resent_consumed",
+                                                                                    "exit_before_socket",
+                                                                                    "stale_epoch_accepted",
+                                                                                    "stale_agent_accepted",
+                                                                                    "connection_not_checked",
+                                                                                    "runner_ignores_credit",
+                                                                                    "credit_leak_on_runner_death",
+                                                                                    "credit_leak_on_agent_death",
+                                                                                    "grant_per_message",
+                                                                                    "runner_starved",
+                                                                                    "drained_leaves_early",
+                                                                                    "weights_torn",
+                                                                                    "old_weights_under_new_version",
+                                                                                    "filter_not_resent",
+                                                                                    "permits_before_weights",
+                                                                                    "overwritten_while_pinned",
+                                                                                    "lag1_publishes_early",
+                                                                                    "lag_off_by_one",
+                                                                                    "no_file_fsync",
+                                                                                    "no_directory_fsync",
+                                                                                    "other_iterations_weights",
+                                                                                    "lag1_batch_not_saved",
+                                                                                    "lag1_batch_not_restored",
+                                                                                    "counters_reset_on_resume",
+                                                                                    "runner_state_not_restored",
+                                                                                    "newest_pruned",
+                                                                                    "report_not_repeated",
+                                                                                    "restart_without_backoff",
+                                                                                    "hung_runner_not_killed",
+                                                                                    "batch_in_arrival_order"};
   return kNames[static_cast<size_t>(bug)];
 }
 

@@ -20,32 +20,32 @@ namespace myriad::simulation {
 enum class Bug : uint8_t {
   none,
   // parcels
-  ack_before_take,    // the learner acknowledges a parcel, then loses it
-  gap_taken,          // it takes a parcel though one before it is missing
-  lost_on_reconnect,  // the agent forgets what was not acknowledged
-  join_not_repeated,  // a lost Join stays lost
-  resent_consumed,    // a fragment sent again counts as the next one
+  ack_before_take,     // the learner acknowledges a parcel, then loses it
+  gap_taken,           // it takes a parcel though one before it is missing
+  lost_on_reconnect,   // the agent forgets what was not acknowledged
+  join_not_repeated,   // a lost Join stays lost
+  resent_consumed,     // a fragment sent again counts as the next one
   exit_before_socket,  // a runner's end is told before what it still had said
   // fencing
-  stale_epoch_accepted,   // messages of the run before the crash pass
-  stale_agent_accepted,   // fragments of a dead agent count as the living one's
+  stale_epoch_accepted,    // messages of the run before the crash pass
+  stale_agent_accepted,    // fragments of a dead agent count as the living one's
   connection_not_checked,  // the slot in a runner's message is believed
   // credit
-  runner_ignores_credit,      // it samples whenever it has weights
+  runner_ignores_credit,        // it samples whenever it has weights
   credit_leak_on_runner_death,  // what it was permitted is gone with it
   credit_leak_on_agent_death,   // the learner does not hear that an agent is down
-  grant_per_message,          // grants add up instead of being cumulative
-  runner_starved,             // the last runner of an agent comes after all others, always
+  grant_per_message,            // grants add up instead of being cumulative
+  runner_starved,               // the last runner of an agent comes after all others, always
   // draining
   drained_leaves_early,  // before the last acknowledgement
   // weights
-  weights_torn,                    // half of one version, half of another
-  old_weights_under_new_version,   // the version grows, the content stays
-  filter_not_resent,               // a replaced agent gets parameters without the filter's state
-  permits_before_weights,          // the runner samples before the round's weights are there
-  overwritten_while_pinned,        // a buffer is written though a runner infers on it
-  lag1_publishes_early,            // when the update ends, not when the next round begins
-  lag_off_by_one,                  // max_policy_lag + 1 passes
+  weights_torn,                   // half of one version, half of another
+  old_weights_under_new_version,  // the version grows, the content stays
+  filter_not_resent,              // a replaced agent gets parameters without the filter's state
+  permits_before_weights,         // the runner samples before the round's weights are there
+  overwritten_while_pinned,       // a buffer is written though a runner infers on it
+  lag1_publishes_early,           // when the update ends, not when the next round begins
+  lag_off_by_one,                 // max_policy_lag + 1 passes
   // checkpoints and counters
   no_file_fsync,
   no_directory_fsync,
@@ -69,8 +69,8 @@ struct Result {
   std::string plan;       ///< the schedule in words
   uint64_t trace = 0;     ///< hash over every event
   uint64_t events = 0, updates = 0, lives = 1;
-  uint32_t faults = 0;            ///< those that existed
-  bool by_slot = true;            ///< sync or lag1
+  uint32_t faults = 0;  ///< those that existed
+  bool by_slot = true;  ///< sync or lag1
   uint32_t agents = 0;
   std::vector<uint64_t> batches;  ///< by_slot: hash of each batch by iteration, until the first runner died
   std::string finished;           ///< the driver's reason; "" when the schedule ended first

@@ -1,4 +1,5 @@
-// The host agent's shell in the simulated world (apps/host_agent_main.cpp), and its runners (env_runners/env_runner.cpp).
+// The host agent's shell in the simulated world (apps/host_agent_main.cpp), and its runners
+// (env_runners/env_runner.cpp).
 #include <csignal>
 #include <cstring>
 
@@ -10,7 +11,7 @@ namespace myriad::simulation {
 using std::chrono::milliseconds;
 
 namespace {
-constexpr Time kLookEvery = milliseconds(250), kParentDeadline = std::chrono::seconds(3);  // as in the shell
+constexpr Time kLookEvery = milliseconds(250), kParentDeadline = std::chrono::seconds(5);  // as in the shell
 constexpr int64_t kElsewhere = INT64_MAX;
 }  // namespace
 
@@ -59,6 +60,7 @@ void World::agent_message(Process& process, uint32_t from, Message&& message) {
     if (!message.payloads.empty()) node.welcome_states = message.payloads[0];
     node.place = welcome->agent;
     node.incarnation = welcome->incarnation;
+    held_.insert(node.place);
     if (node.incarnation > 0) deterministic_ = false;
     push(now_ + dice_.time(milliseconds(2), milliseconds(60)), Kind::started, process.id);
     return;
@@ -66,14 +68,18 @@ void World::agent_message(Process& process, uint32_t from, Message&& message) {
   if (!node.core) return;
   const Process& peer = processes_[from];
   if (peer.agent) {  // another agent: what it feeds, or what feeds it
-    if (message.as<wire::WeightsHeaderT>() != nullptr && from == node.parent) {
-      node.parent_heard = now_;
-      agent_learner_message(process, std::move(message));
-    } else if (const auto* join = message.as<wire::JoinT>();
-               join != nullptr && message.run == kRun && message.epoch == process.life) {
+    if (message.run != kRun || message.epoch != process.life) return;
+    if (const auto* join = message.as<wire::JoinT>()) {
       std::vector<WeightsPublisher::Send> sends;
       node.publisher.step(WeightsPublisher::PeerHas{std::to_string(from), join->weights_version, now_}, sends);
       serve(process, sends);
+      Message here = make_message(wire::GrantT{});
+      here.run = kRun;
+      here.epoch = process.life;
+      send(process.id, from, here);
+    } else if (from == node.parent) {
+      node.parent_heard = now_;
+      if (message.as<wire::WeightsHeaderT>() != nullptr) agent_learner_message(process, std::move(message));
     }
   } else {
     agent_learner_message(process, std::move(message));
@@ -141,6 +147,7 @@ void World::agent_loaded(Process& process) {
   }
   options.seed = seed_;
   node.core = std::make_unique<HostAgent>(options);
+  node.parent_heard = now_;
   node.region.assign(weights_layout_.bytes() + 64, std::byte{0});
   std::byte* const region = node.region.data() + (64 - reinterpret_cast<uintptr_t>(node.region.data()) % 64);
   node.writer = std::make_unique<SharedWeightsWriter>(weights_layout_, region);
@@ -225,8 +232,8 @@ void World::apply_agent(Process& process, HostAgent::Output& output) {
     Process* runner = runner_of(node, stop->slot);
     if (runner == nullptr || !runner->alive || runner->runner->incarnation != stop->incarnation) return;
     const bool silent = runner->hung || runner->paused || now_ - runner->resumes_at < plan_.step_timeout;
-    rule(silent || runner->runner->hostile || !runner->runner->up, "I9", "runner {}.{} works and is killed",
-         stop->slot, stop->incarnation);
+    rule(silent || runner->runner->hostile || !runner->runner->up, "I9", "runner {}.{} works and is killed", stop->slot,
+         stop->incarnation);
     if (!bugged(Bug::hung_runner_not_killed)) kill(*runner, "SIGKILL");
   } else if (const auto* send = std::get_if<HostAgent::ToRunner>(&output)) {
     Process* runner = runner_of(node, send->slot);
@@ -454,8 +461,7 @@ void World::runner_loop(Process& process) {
   Runner& runner = *process.runner;
   if (!runner.welcomed || runner.sampling) return;
   AgentNode& agent = *processes_[runner.agent].agent;
-  const bool ignores =
-      bugged(Bug::runner_ignores_credit) && agent.has_weights && runner.produced.size() < 64;
+  const bool ignores = bugged(Bug::runner_ignores_credit) && agent.has_weights && runner.produced.size() < 64;
   if (runner.produced.size() < runner.granted || ignores) {
     std::byte* const region = agent.region.data() + (64 - reinterpret_cast<uintptr_t>(agent.region.data()) % 64);
     SharedWeightsReader reader(weights_layout_, region, runner.page);

@@ -52,8 +52,9 @@ void World::book_relayed(Process& agent, const Message& parcel) {
 void World::book_arrival(LearnerNode& learner, Process& agent, const wire::ParcelT& parcel) {
   if (!takes_part(learner, agent)) return;
   AgentNode& node = *agent.agent;
-  auto it = std::lower_bound(node.relayed.begin(), node.relayed.end(), parcel.first,
-                             [](const AgentNode::Relayed& relayed, uint64_t number) { return relayed.number < number; });
+  auto it =
+      std::lower_bound(node.relayed.begin(), node.relayed.end(), parcel.first,
+                       [](const AgentNode::Relayed& relayed, uint64_t number) { return relayed.number < number; });
   for (; it != node.relayed.end() && it->number < parcel.first + parcel.count; ++it) {
     Produced& produced = processes_[it->runner].runner->produced[it->seq];
     if (!std::exchange(produced.arrived, true)) ++node.arrived;
@@ -74,14 +75,13 @@ void World::book_acknowledged(Process& learner, Process& agent, uint64_t receive
     rule(runner.produced[seq].done || (!plan_.by_slot() && runner.produced[seq].arrived), "I2",
          "fragment {} of runner {}.{} is acknowledged and nowhere", seq, runner.slot, runner.incarnation);
   }
-  node.acknowledged = received;
 }
 
 /// I3: what the learner grants. async: window x slots / all slots beyond what it consumed, less what gone agents left.
 void World::book_grant(LearnerNode& learner, Process& agent, const wire::GrantT& grant) {
   AgentNode& node = *agent.agent;
-  rule(grant.agent == node.place && grant.incarnation == node.incarnation, "I5", "agent {}.{} is sent the grant of {}.{}",
-       node.place, node.incarnation, grant.agent, grant.incarnation);
+  rule(grant.agent == node.place && grant.incarnation == node.incarnation, "I5",
+       "agent {}.{} is sent the grant of {}.{}", node.place, node.incarnation, grant.agent, grant.incarnation);
   if (plan_.by_slot()) {
     for (const wire::SlotGrant& slot : grant.slots) {
       auto& [incarnation, granted] = node.by_slot[slot.slot()];
@@ -147,7 +147,10 @@ void World::book_consumed(LearnerNode& learner, const LearnerCore::Consumed& con
     rule(plan_.max_policy_lag && current_.version + 1 - produced.version > *plan_.max_policy_lag, "I4",
          "a fragment of weights {} at {} is dropped for its lag", produced.version, current_.version);
   else
-    rule(false, consumed.dropped == "wrong_version" ? "I4" : consumed.dropped == "beyond_credit" ? "I3" : "I2",
+    rule(false,
+         consumed.dropped == "wrong_version"   ? "I4"
+         : consumed.dropped == "beyond_credit" ? "I3"
+                                               : "I2",
          "fragment {} of runner {}.{} is dropped: {}", id.seq, id.slot, id.incarnation, consumed.dropped);
 }
 
@@ -231,8 +234,8 @@ void World::close_books(uint64_t life) {
       if (!produced.received || produced.done) continue;
       ++result_.lost;
       if (produced.arrived) ++waits;
-      rule(!learning || !agent.drained || !plan_.by_slot(), "I2", "fragment {} of runner {}.{} is lost with an agent that drained",
-           seq, runner.slot, runner.incarnation);
+      rule(!learning || !agent.drained || !plan_.by_slot(), "I2",
+           "fragment {} of runner {}.{} is lost with an agent that drained", seq, runner.slot, runner.incarnation);
     }
   }
   // What came and is not used waits for the next batch: no more than the window, or what shares shrank to.

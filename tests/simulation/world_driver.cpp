@@ -23,6 +23,7 @@ void World::start_life() {
   published_.clear();
   agents_.clear();
   given_up_.clear();
+  held_.clear();
   of_slot_.assign(plan_.slots, {});
   agent_spawns_.assign(plan_.agents, {});
   driver_armed_ = Time::max();
@@ -79,6 +80,10 @@ void World::apply_driver(DriverCore::Output& output) {
     // One that drained is started again and is no crash.
     rule(recent.size() <= plan_.max_crashes + 1 + result_.drains, "I10", "agent {} was started {} times in a minute",
          agent->agent, recent.size());
+    if (faulty() && dice_.chance(plan_.spawn_failure)) {
+      deterministic_ = false;
+      return step_driver(DriverCore::SpawnFailed{agent->agent, "no more processes"});
+    }
     spawn_agent(agent->agent, agent->incarnation);
   } else if (const auto* stop = std::get_if<DriverCore::KillAgent>(&output)) {
     for (const uint32_t id : agents_) {

@@ -210,8 +210,7 @@ void World::apply_learner(Process& process, LearnerCore::Output& output) {
       book_acknowledged(process, agent, grant->received);
       book_grant(node, agent, *grant);
     } else if (const auto* weights = to->message.as<wire::WeightsHeaderT>()) {
-      rule(published_.contains(weights->version), "I4", "weights {} are published, nobody made them",
-           weights->version);
+      rule(published_.contains(weights->version), "I4", "weights {} are published, nobody made them", weights->version);
     }
     send(process.id, agent.id, to->message);
   } else if (auto* fragment = std::get_if<LearnerCore::Assemble>(&output)) {
