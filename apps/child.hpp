@@ -11,7 +11,8 @@
 
 namespace myriad {
 
-/// --control ENDPOINT --run N --epoch N --parent PID [--keys DIR] [--agent N --incarnation N], as the driver writes them.
+/// --control ENDPOINT --run N --epoch N --parent PID [--keys DIR] [--agent N --incarnation N], as the driver writes
+/// them.
 /// --parent 0: nobody's child.
 class ChildArguments {
  public:

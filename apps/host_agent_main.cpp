@@ -29,13 +29,13 @@
 namespace myriad {
 namespace {
 
-constexpr int kPreempted = 75;              // sysexits' EX_TEMPFAIL: schedulers start such a job again
-constexpr uint32_t kSpawnsUnderWay = 32;    // more, and agent and zygote could fill each other's sockets
-constexpr Time kLookEvery = std::chrono::milliseconds(250);     // at the runners' progress and the host's memory
-constexpr Time kZygoteDeadline = std::chrono::seconds(120);     // to load the simulators
-constexpr Time kParentDeadline = std::chrono::seconds(5);       // then weights come from the learner again
-constexpr int64_t kElsewhere = INT64_MAX;                       // Join: the weights come from another agent
-constexpr size_t kMessageSlack = size_t{1} << 20;               // of a runner's message beyond its fragment
+constexpr int kPreempted = 75;            // sysexits' EX_TEMPFAIL: schedulers start such a job again
+constexpr uint32_t kSpawnsUnderWay = 32;  // more, and agent and zygote could fill each other's sockets
+constexpr Time kLookEvery = std::chrono::milliseconds(250);  // at the runners' progress and the host's memory
+constexpr Time kZygoteDeadline = std::chrono::seconds(120);  // to load the simulators
+constexpr Time kParentDeadline = std::chrono::seconds(5);    // then weights come from the learner again
+constexpr int64_t kElsewhere = INT64_MAX;                    // Join: the weights come from another agent
+constexpr size_t kMessageSlack = size_t{1} << 20;            // of a runner's message beyond its fragment
 
 class AgentShell {
  public:
@@ -152,8 +152,8 @@ class AgentShell {
     const std::string& control = arguments.text("--control");
     std::string endpoint = arguments.has("--relay") ? arguments.text("--relay") : "";
     if (endpoint.empty() && control.starts_with("ipc://"))
-      endpoint = fmt::format("{}/weights-{}.{}", control.substr(0, control.rfind('/')), welcome_.agent,
-                             welcome_.incarnation);
+      endpoint =
+          fmt::format("{}/weights-{}.{}", control.substr(0, control.rfind('/')), welcome_.agent, welcome_.incarnation);
     if (endpoint.empty()) return;
     server_.emplace(context, endpoint);
     weights_endpoint_ = server_->endpoint();
@@ -201,7 +201,8 @@ class AgentShell {
     if (const auto* spawn = std::get_if<HostAgent::Spawn>(&output)) {
       to_spawn_.push_back(*spawn);
     } else if (const auto* kill = std::get_if<HostAgent::Kill>(&output)) {
-      if (const Connection* c = connection(kill->slot); c != nullptr && c->incarnation == kill->incarnation && c->pid > 0)
+      if (const Connection* c = connection(kill->slot);
+          c != nullptr && c->incarnation == kill->incarnation && c->pid > 0)
         ::kill(c->pid, kill->signal);
     } else if (const auto* send = std::get_if<HostAgent::ToRunner>(&output)) {
       send_runner(send->slot, send->message);
@@ -358,7 +359,8 @@ class AgentShell {
   }
 
   void send_rest(Connection& c, uint32_t slot) {
-    const ssize_t sent = c.unsent.empty() ? 0 : ::send(c.fd, c.unsent.data(), c.unsent.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    const ssize_t sent =
+        c.unsent.empty() ? 0 : ::send(c.fd, c.unsent.data(), c.unsent.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent > 0) c.unsent.erase(c.unsent.begin(), c.unsent.begin() + sent);
     if (c.unsent.empty()) std::vector<std::byte>().swap(c.unsent);  // thousands of them
     watch_fd(c.fd, slot, c.unsent.empty() ? EPOLLIN : EPOLLIN | EPOLLOUT);
@@ -397,7 +399,8 @@ class AgentShell {
       wire::RunnerWelcomeT hello;
       hello.slot = report.slot;
       hello.incarnation = report.incarnation;
-      // Only the first process of a slot continues the saved environments: a later one would repeat what was trained on.
+      // Only the first process of a slot continues the saved environments: a later one would repeat what was trained
+      // on.
       const auto state = states_.extract(report.slot);
       Message message =
           make_message(std::move(hello), {!state.empty() && report.incarnation == 0 ? state.mapped() : SharedBytes{}});
@@ -432,11 +435,11 @@ class AgentShell {
         if (connection(slot) != nullptr && connection(slot)->pid > 0) running.push_back(slot);
     const auto rss = [this](uint32_t slot) { return resident_bytes(connection(slot)->pid); };
     if (const auto largest = watch_.step(clock_->now(), memory.available, memory.total, rss, running)) {
-      say("memory", fmt::format("{:.0f} MiB of {:.0f} MiB are left on this host: runner {}, with {:.0f} MiB the largest, "
-                                "is stopped",
-                                static_cast<double>(memory.available) / (1 << 20),
-                                static_cast<double>(memory.total) / (1 << 20), *largest,
-                                static_cast<double>(rss(*largest)) / (1 << 20)));
+      say("memory",
+          fmt::format("{:.0f} MiB of {:.0f} MiB are left on this host: runner {}, with {:.0f} MiB the largest, "
+                      "is stopped",
+                      static_cast<double>(memory.available) / (1 << 20), static_cast<double>(memory.total) / (1 << 20),
+                      *largest, static_cast<double>(rss(*largest)) / (1 << 20)));
       ::kill(connection(*largest)->pid, SIGKILL);
     }
   }
@@ -502,9 +505,9 @@ int run(const ChildArguments& arguments) {
     Zygote zygote;  // before the first thread
     const std::string process =
         arguments.has("--key") ? arguments.text("--key") : fmt::format("agent-{}", arguments.number("--agent"));
-    status = run_child(arguments, process, routing_id(arguments), [&](const SocketContext& context, ControlLink& control) {
-      return body(arguments, context, control, zygote);
-    });
+    status = run_child(
+        arguments, process, routing_id(arguments),
+        [&](const SocketContext& context, ControlLink& control) { return body(arguments, context, control, zygote); });
   }
   while (::waitpid(-1, nullptr, 0) > 0 || errno == EINTR) {}  // no runner outlives its agent
   RunnerLimits::sweep("/sys/fs/cgroup", fmt::format("{:016x}", arguments.number("--run")));  // what held them

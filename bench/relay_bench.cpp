@@ -1,8 +1,8 @@
 // What a host's relay carries, beside memcpy and raw libzmq, and how soon new weights are seen by a thousand runners.
 //
-//   relay    two producers --packed fragments--> HostAgent (this process) --parcels, ipc--> a receiver that decodes them
-//   libzmq   the same bytes, one DEALER to one ROUTER over ipc, 1 MiB messages, nothing else
-//   weights  a version of 5 MB published; 1,000 processes woken one by one, each reads it in place and says when
+//   relay    two producers --packed fragments--> HostAgent (this process) --parcels, ipc--> a receiver that decodes
+//   them libzmq   the same bytes, one DEALER to one ROUTER over ipc, 1 MiB messages, nothing else weights  a version of
+//   5 MB published; 1,000 processes woken one by one, each reads it in place and says when
 #include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
@@ -148,7 +148,8 @@ double relay_rate(size_t bytes) {
     int64_t total = 0;
     for (const Frames& frames : parcels.accept(message)) {
       auto inner = decode(frames);
-      for (const SharedBytes& payload : std::get<Message>(inner).payloads) total += static_cast<int64_t>(payload.view.size());
+      for (const SharedBytes& payload : std::get<Message>(inner).payloads)
+        total += static_cast<int64_t>(payload.view.size());
     }
     wire::GrantT grant;
     grant.received = parcels.received();
@@ -252,14 +253,17 @@ void weights_latency(size_t bytes, uint32_t runners) {
         float last;
       } seen{};
       check(::read(fd, &seen, sizeof seen) == sizeof seen, "read");
-      check(seen.version == version && seen.last == static_cast<float>(version), "a runner saw version {}", seen.version);
+      check(seen.version == version && seen.last == static_cast<float>(version), "a runner saw version {}",
+            seen.version);
       latencies.push_back(static_cast<double>(seen.at - start.count()) * 1e-6);
     }
   }
   for (const int fd : sockets) ::close(fd);
   while (::wait(nullptr) > 0) {}
   std::sort(latencies.begin(), latencies.end());
-  const auto at = [&](double share) { return latencies[static_cast<size_t>(share * static_cast<double>(latencies.size() - 1))]; };
+  const auto at = [&](double share) {
+    return latencies[static_cast<size_t>(share * static_cast<double>(latencies.size() - 1))];
+  };
   std::printf("weights of %.1f MB to %u local runners, ms after publish: p50 %.2f  p99 %.2f  max %.2f\n",
               static_cast<double>(bytes) * 1e-6, runners, at(0.5), at(0.99), latencies.back());
 }
@@ -271,6 +275,7 @@ int main() {
   using namespace myriad;
   std::printf("raw libzmq, ipc, 1 MiB messages: %.2f GB/s\n", libzmq_rate());
   for (const size_t bytes : {size_t{4} << 10, size_t{16} << 10, size_t{64} << 10, size_t{256} << 10, size_t{1} << 20})
-    std::printf("fragments of %4zu KiB: relay %.2f GB/s, memcpy %.1f GB/s\n", bytes >> 10, relay_rate(bytes), memcpy_rate(bytes));
+    std::printf("fragments of %4zu KiB: relay %.2f GB/s, memcpy %.1f GB/s\n", bytes >> 10, relay_rate(bytes),
+                memcpy_rate(bytes));
   weights_latency(5'000'000, 1000);
 }

@@ -49,9 +49,10 @@ void HostAgent::step(const Input& input, Time now, std::vector<Output>& outputs)
       last_second_ = now;
       events_left_ = kEventsPerSecond;
       if (events_swallowed_ > 0)
-        event("events", fmt::format("agent {}: {} more events were left out", options_.agent,
-                                    std::exchange(events_swallowed_, 0)),
-              now, outputs);
+        event(
+            "events",
+            fmt::format("agent {}: {} more events were left out", options_.agent, std::exchange(events_swallowed_, 0)),
+            now, outputs);
       // A runner that waits for credit makes no steps and is not hung.
       for (uint32_t i = 0; i < slots_.size(); ++i)
         if (slots_[i].up && slots_[i].permitted == slots_[i].received)
@@ -215,15 +216,15 @@ void HostAgent::apply_supervisor(const SlotSupervisor::Input& input, Time now, s
                                : down->restart_in == Time::zero()
                                    ? "; restarted"
                                    : fmt::format("; restarts in {:.2f} s", to_seconds(down->restart_in));
-      event("runner-down",
-            fmt::format("runner {} ended: {}{}", options_.first_slot + down->slot, down->cause, next), now, outputs);
+      event("runner-down", fmt::format("runner {} ended: {}{}", options_.first_slot + down->slot, down->cause, next),
+            now, outputs);
     } else {
       const auto& quarantined = std::get<SlotSupervisor::Quarantined>(result);
-      event("runner-quarantined",
-            fmt::format("runner {} is given up after {} crashes in a minute: {}",
-                        options_.first_slot + quarantined.slot, options_.slots.max_crashes_per_minute,
-                        quarantined.cause),
-            now, outputs);
+      event(
+          "runner-quarantined",
+          fmt::format("runner {} is given up after {} crashes in a minute: {}", options_.first_slot + quarantined.slot,
+                      options_.slots.max_crashes_per_minute, quarantined.cause),
+          now, outputs);
       send_status(now, outputs);
     }
   }

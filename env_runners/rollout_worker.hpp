@@ -39,7 +39,8 @@ class RolloutWorker {
   /// Fills all T steps under `weights`: begin() and step_some(T). The fragment's id is the caller's to set.
   void sample(Fragment& fragment, const WeightsView& weights);
 
-  /// Starts a fragment: the fragment and what the view shows must stay until it is full. The first one resets the environments.
+  /// Starts a fragment: the fragment and what the view shows must stay until it is full. The first one resets the
+  /// environments.
   void begin(Fragment& fragment, const WeightsView& weights);
   /// At most `steps` vector steps; true when the fragment is full. Throws Error (exit 3) when an environment fails.
   bool step_some(int steps);

@@ -45,8 +45,8 @@ SharedMemory SharedMemory::create(const char* name, size_t bytes, bool only_here
 
 SharedMemory SharedMemory::map(int fd, size_t bytes, bool writable) {
   struct stat status {};
-  check(::fstat(fd, &status) == 0 && static_cast<size_t>(status.st_size) >= bytes,
-        "shared memory of {} bytes, want {}", status.st_size, bytes);
+  check(::fstat(fd, &status) == 0 && static_cast<size_t>(status.st_size) >= bytes, "shared memory of {} bytes, want {}",
+        status.st_size, bytes);
   check((::fcntl(fd, F_GET_SEALS) & F_SEAL_SHRINK) != 0, "shared memory that could shrink");
   void* data = ::mmap(nullptr, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
   check(data != MAP_FAILED, "cannot map shared memory: {}", std::strerror(errno));
@@ -82,8 +82,7 @@ bool SharedWeightsWriter::publish(const Weights& weights, const std::function<bo
   for (uint32_t i = 0; i < SharedWeightsLayout::kBuffers; ++i) {
     if ((newest != 0 && index_of(newest) == i) || pinned(i)) continue;
     std::byte* buffer = region_ + buffer_offset(layout_, i);
-    if (!weights.filter.empty())
-      std::memcpy(buffer, weights.filter.data(), weights.filter.size() * sizeof(double));
+    if (!weights.filter.empty()) std::memcpy(buffer, weights.filter.data(), weights.filter.size() * sizeof(double));
     std::memcpy(buffer + padded(layout_.num_filter * sizeof(double)), weights.values.data(),
                 weights.values.size() * sizeof(float));
     versions_[i] = weights.version;

@@ -1,5 +1,5 @@
-// Shared weights: one copy a host. The agent writes versions into buffers of one memfd; every runner maps them read-only
-// and infers on them in place.
+// Shared weights: one copy a host. The agent writes versions into buffers of one memfd; every runner maps them
+// read-only and infers on them in place.
 //
 //   memfd, sealed:     [newest][buffer 0: version, filter, values][buffer 1] ...      writable by the agent alone
 //   a page a runner:   [pinned buffer][progress]                                      shared by it and the agent alone

@@ -104,21 +104,22 @@ class Home {
     ZygoteReport report{.kind = ZygoteReport::Kind::ready, .weights = {}};
     try {
       setup_.emplace(RunnerSetup::load(order.run, order.epoch, config_toml));
-      (void)make_environment(setup_->env, setup_->config.environment.env_config);  // loads assets, which the forks share
+      (void)make_environment(setup_->env,
+                             setup_->config.environment.env_config);  // loads assets, which the forks share
       const Config& config = setup_->config;
-      limits_.emplace(RunnerLimits::Options{
-          .memory_bytes = static_cast<uint64_t>(config.hosts.runner_memory_mib * (1 << 20)),
-          .cpus = config.hosts.runner_cpus,
-          .run = fmt::format("{:016x}", order.run),
-          .agent = order.agent});
+      limits_.emplace(
+          RunnerLimits::Options{.memory_bytes = static_cast<uint64_t>(config.hosts.runner_memory_mib * (1 << 20)),
+                                .cpus = config.hosts.runner_cpus,
+                                .run = fmt::format("{:016x}", order.run),
+                                .agent = order.agent});
       report.spec_hash = setup_->spec.hash();
       report.fragment_hash = setup_->layout->hash();
       report.fragment_bytes = setup_->layout->capacity_bytes();
       report.weights = setup_->weights_layout;
       set_text(report.text, limits_->describe());
-    } catch (const Error& error) {
-      report = failure(error);
-    } catch (const std::exception& error) { report = failure(Error(Exit::internal, "internal", error.what())); }
+    } catch (const Error& error) { report = failure(error); } catch (const std::exception& error) {
+      report = failure(Error(Exit::internal, "internal", error.what()));
+    }
     send(report);
   }
 

@@ -89,8 +89,8 @@ void LearnerCore::finish_iteration(std::vector<Output>& outputs) {
   rows["num_fragments_received_since_start"] = static_cast<double>(fragments_);
   rows["num_messages_resent_since_start"] = static_cast<double>(resent_);
   rows["num_fragments_missing_since_start"] = static_cast<double>(missing_);
-  rows["num_env_runners_contributed_since_start"] = static_cast<double>(
-      std::count_if(next_.begin(), next_.end(), [](const auto& next) { return next != decltype(next_)::value_type{}; }));
+  rows["num_env_runners_contributed_since_start"] = static_cast<double>(std::count_if(
+      next_.begin(), next_.end(), [](const auto& next) { return next != decltype(next_)::value_type{}; }));
   for (const auto& [key, value] : rows) {
     auto row = std::make_unique<wire::KeyValueT>();
     row->key = key;

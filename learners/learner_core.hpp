@@ -231,7 +231,8 @@ class LearnerCore {
   std::vector<std::pair<uint32_t, uint64_t>> next_;  // by slot: the least incarnation and seq not seen yet
   DropCounts drops_{};                               // async
   std::array<uint64_t, static_cast<size_t>(Malformed::count)> malformed_{};
-  uint64_t foreign_ = 0, foreign_slot_ = 0, unknown_agent_ = 0, impostor_ = 0, weights_bytes_ = 0, stale_agent_ = 0, malformed_parcel_ = 0;
+  uint64_t foreign_ = 0, foreign_slot_ = 0, unknown_agent_ = 0, impostor_ = 0, weights_bytes_ = 0, stale_agent_ = 0,
+           malformed_parcel_ = 0;
   uint64_t parcels_ = 0, bytes_ = 0, fragments_ = 0, resent_ = 0, missing_ = 0;  // received
 };
 

@@ -2,7 +2,8 @@
 // included.
 //
 // A peer says what it has in each Join; whoever is behind is sent the newest version, the next one when it has that. A
-// version never goes back, and a published version is never changed (it is shared and immutable). A state machine: one thread, no clock, no socket.
+// version never goes back, and a published version is never changed (it is shared and immutable). A state machine: one
+// thread, no clock, no socket.
 #pragma once
 
 #include <chrono>

@@ -653,7 +653,8 @@ void CheckpointingConfig::settings(SettingVisitor& v) {
 }
 
 void FaultToleranceConfig::settings(SettingVisitor& v) {
-  v.visit({"restart_backoff_s", "s", "before the second restart in a row (the first is at once); doubles each time", 0, 1e6},
+  v.visit({"restart_backoff_s", "s", "before the second restart in a row (the first is at once); doubles each time", 0,
+           1e6},
           restart_backoff_s);
   v.visit({"restart_backoff_max_s", "s", "where the doubling ends", 0, 1e6}, restart_backoff_max_s);
   v.visit({"max_crashes_per_minute", "crashes", "of one slot; then it is quarantined", 1, 1e6}, max_crashes_per_minute);

@@ -75,8 +75,9 @@ struct EnvRunnersConfig {
 
 /// The machines that run env runners, one host agent each.
 struct HostsConfig {
-  int64_t num_hosts = 1;         ///< env runners are split evenly over them
-  std::string launcher = "local";  ///< local: the driver starts the agents here; none: `myriad agent` joins from anywhere
+  int64_t num_hosts = 1;  ///< env runners are split evenly over them
+  std::string launcher =
+      "local";                   ///< local: the driver starts the agents here; none: `myriad agent` joins from anywhere
   double runner_memory_mib = 0;  ///< limit of one runner; 0: none
   double runner_cpus = 0;        ///< limit of one runner, in cores; 0: none
   double memory_reserve = 0.05;  ///< share of the host's memory; below it the largest runner is stopped

@@ -35,7 +35,7 @@ class Fleet {
   };
   static constexpr uint32_t kAnyPlace = UINT32_MAX;                   ///< of an agent from outside
   static constexpr Time kAgentTimeout = std::chrono::seconds(10);     ///< without a word: hung, or lost
-  static constexpr size_t kMaxWaiting = 4096;  ///< that are told when the run ends
+  static constexpr size_t kMaxWaiting = 4096;                         ///< that are told when the run ends
   static constexpr Time kRelayGrace = std::chrono::seconds(10);       ///< an agent waits for the one it is fed by
   static constexpr Time kRefusalEvery = std::chrono::seconds(10);     ///< events about agents nobody can use
   static constexpr size_t kMaxStateBytes = kMaxPayloadBytes * 7 / 8;  ///< of one agent's runners, in one welcome

@@ -45,27 +45,27 @@ Report report_rows(const wire::IterationReportT& report, const Metrics& metrics,
     rows.push_back({"timers/weights_latency_max_ms", fleet.weights_latency_max_ms});
   }
   // What the learner measures, under the name it has in the results.
-  for (const auto& [metric, key] : {std::pair{"sampling_s", "timers/env_runner_sampling_timer"},
-                                    {"waiting_s", "timers/env_runner_waiting_timer"},
-                                    {"learner_update_s", "timers/learner_update_timer"},
-                                    {"learner_wait_s", "timers/learner_wait_timer"},
-                                    {"policy_lag_mean", "env_runners/policy_lag_mean"},
-                                    {"policy_lag_p95", "env_runners/policy_lag_p95"},
-                                    {"policy_lag_max", "env_runners/policy_lag_max"},
-                                    {"queue_age_mean_s", "timers/fragment_queue_age_mean_timer"},
-                                    {"queue_age_max_s", "timers/fragment_queue_age_max_timer"},
-                                    {"fragment_sampling_s", "timers/fragment_sampling_timer"},
-                                    {"fragment_waiting_s", "timers/fragment_waiting_timer"},
-                                    {"num_fragments", "env_runners/num_fragments"},
-                                    {"num_fragments_received_since_start", "env_runners/num_fragments_received_since_start"},
-                                    {"num_bytes_received_since_start", "env_runners/num_bytes_received_since_start"},
-                                    {"num_weights_bytes_sent_since_start", "learners/num_weights_bytes_sent_since_start"},
-                                    {"num_fragments_missing_since_start", "env_runners/num_fragments_missing_since_start"},
-                                    {"num_messages_resent_since_start", "env_runners/num_messages_resent_since_start"},
-                                    {"num_env_runners_contributed_since_start",
-                                     "env_runners/num_env_runners_contributed_since_start"},
-                                    {"num_episodes_left_out", "env_runners/num_episodes_left_out"},
-                                    {"num_updates", "learners/num_updates"}})
+  for (const auto& [metric, key] :
+       {std::pair{"sampling_s", "timers/env_runner_sampling_timer"},
+        {"waiting_s", "timers/env_runner_waiting_timer"},
+        {"learner_update_s", "timers/learner_update_timer"},
+        {"learner_wait_s", "timers/learner_wait_timer"},
+        {"policy_lag_mean", "env_runners/policy_lag_mean"},
+        {"policy_lag_p95", "env_runners/policy_lag_p95"},
+        {"policy_lag_max", "env_runners/policy_lag_max"},
+        {"queue_age_mean_s", "timers/fragment_queue_age_mean_timer"},
+        {"queue_age_max_s", "timers/fragment_queue_age_max_timer"},
+        {"fragment_sampling_s", "timers/fragment_sampling_timer"},
+        {"fragment_waiting_s", "timers/fragment_waiting_timer"},
+        {"num_fragments", "env_runners/num_fragments"},
+        {"num_fragments_received_since_start", "env_runners/num_fragments_received_since_start"},
+        {"num_bytes_received_since_start", "env_runners/num_bytes_received_since_start"},
+        {"num_weights_bytes_sent_since_start", "learners/num_weights_bytes_sent_since_start"},
+        {"num_fragments_missing_since_start", "env_runners/num_fragments_missing_since_start"},
+        {"num_messages_resent_since_start", "env_runners/num_messages_resent_since_start"},
+        {"num_env_runners_contributed_since_start", "env_runners/num_env_runners_contributed_since_start"},
+        {"num_episodes_left_out", "env_runners/num_episodes_left_out"},
+        {"num_updates", "learners/num_updates"}})
     if (const auto found = metrics.find(metric); found != metrics.end()) rows.push_back({key, found->second});
   for (const auto& [key, value] : metrics) {
     const std::string group = key.substr(0, key.find('/') + 1);

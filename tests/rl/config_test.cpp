@@ -51,12 +51,15 @@ bool starts_with(const std::string& text, std::string_view start) {
 const std::vector<AlgorithmInfo>& algorithm_infos() {
   static const auto make = [] { return std::make_unique<ToyConfig>(); };
   static const std::vector<AlgorithmInfo> infos = {{"PPO", "a toy", make, {}, true, {"sync", "lag1"}},
-                                                   {"Replay", "a toy that keeps its data", make,
+                                                   {"Replay",
+                                                    "a toy that keeps its data",
+                                                    make,
                                                     [](Config& config) {
                                                       config.training.grad_clip = 40.0;
                                                       config.rl_module.fcnet_activation = "relu";
                                                     },
-                                                    false, {"sync"}}};
+                                                    false,
+                                                    {"sync"}}};
   return infos;
 }
 

@@ -41,7 +41,8 @@ TEST_SUITE("learners/weights_publisher") {
     CHECK(step(publisher, WeightsPublisher::Publish{weights(2), Time{}}).size() == 1);
   }
 
-  TEST_CASE("WeightsPublisher: one version at a time is on its way to a peer; a lost one is sent again after a second") {
+  TEST_CASE(
+      "WeightsPublisher: one version at a time is on its way to a peer; a lost one is sent again after a second") {
     WeightsPublisher publisher;
     const Time start = std::chrono::seconds(10), later = start + std::chrono::milliseconds(999);
     step(publisher, WeightsPublisher::PeerHas{"slow", -1, start});

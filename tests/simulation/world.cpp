@@ -418,11 +418,12 @@ void World::check_finished() {
     rule(plan_.stop_steps == 0 || (driver_->env_steps() >= plan_.stop_steps &&
                                    (!plan_.by_slot() || driver_->env_steps() < plan_.stop_steps + per_iteration)),
          "I9", "stopped at {} env steps, want {}", driver_->env_steps(), plan_.stop_steps);
-  } else if (learner_killed_ && !interrupted_ && finished_->exit == Exit::internal) {
-    rule(finished_->error_code == "learner-lost", "I9", "a lost learner ends the run with {}", finished_->error_code);
   } else {
     const bool nobody_left = finished_->error_code == "runners-lost" || finished_->error_code == "agents-lost" ||
                              finished_->error_code == "spawn-failed";
+    rule(!learner_killed_ || interrupted_ || nobody_left || finished_->exit != Exit::internal ||
+             finished_->error_code == "learner-lost",
+         "I9", "a lost learner ends the run with {}", finished_->error_code);
     rule(interrupted_ || learner_killed_ || (usage_error_ && finished_->exit == Exit::usage) || nobody_left, "I9",
          "the run ended for nothing: {} [{}]", finished_->reason, finished_->error_code);
     if (!nobody_left) return;

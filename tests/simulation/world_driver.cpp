@@ -115,6 +115,7 @@ void World::apply_driver(DriverCore::Output& output) {
          iteration, report->report.weights_version, state.version);
   } else if (const auto* event = std::get_if<DriverCore::Event>(&output)) {
     note(fmt::format("{}: {}", event->kind, event->text));
+    if (event->kind == "agent-lost" || event->kind == "agent-down") deterministic_ = false;
     unsigned place = 0;
     if (event->kind == "agent-quarantined" && std::sscanf(event->text.c_str(), "host agent %u", &place) == 1)
       given_up_.insert(place);
