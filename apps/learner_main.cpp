@@ -143,7 +143,8 @@ class LearnerShell {
  public:
   LearnerShell(const ChildArguments& arguments, const SocketContext& context, ControlLink& control,
                const wire::LearnerWelcomeT& welcome)
-      : control_(control),
+      : context_(context),
+        control_(control),
         clock_(make_system_clock()),
         files_(make_system_files(".")),
         config_(load_config(welcome.config, "config")),
@@ -158,6 +159,8 @@ class LearnerShell {
     std::vector<LearnerCore::Output> outputs;
     core_.start(std::make_shared<const Weights>(learner_.weights()), clock_->now(), outputs);
     apply(outputs);
+    if (const auto& server = context_.keys().server)
+      require_strangers_refused(data_.endpoint(), server->public_key, kSelfTest);
     while (!exiting_) {
       say_where();
       wait_readable({&data_, &control_.socket()}, worker_.event(), core_.next_timer() - clock_->now());
@@ -180,6 +183,7 @@ class LearnerShell {
 
  private:
   static constexpr int kMessagesAtOnce = 64;
+  static constexpr Time kSelfTest = std::chrono::seconds(10);
   static constexpr Time kSayEvery = std::chrono::milliseconds(200);
 
   /// The driver welcomes no agent before it knows where fragments go; an agent it speaks of shows that it does.
@@ -289,6 +293,7 @@ class LearnerShell {
     });
   }
 
+  const SocketContext& context_;
   ControlLink& control_;
   std::unique_ptr<Clock> clock_;
   std::unique_ptr<Files> files_;

@@ -510,6 +510,13 @@ class Combinations {
     if (std::find(modes.begin(), modes.end(), training.sampling) == modes.end())
       fail(Exit::usage, "impossible", "{}: training.sampling is '{}'; {} samples {}", place({"training.sampling"}),
            training.sampling, config_.algorithm, fmt::join(modes, " or "));
+    // Weights are up to broadcast_interval - 1 versions old when they are first sampled with.
+    if (training.max_policy_lag && *training.max_policy_lag < static_cast<double>(training.broadcast_interval - 1))
+      fail(Exit::usage, "impossible",
+           "{}: training.max_policy_lag {} drops every fragment with broadcast_interval {}; "
+           "at least {}",
+           place({"training.max_policy_lag", "training.broadcast_interval"}), *training.max_policy_lag,
+           training.broadcast_interval, training.broadcast_interval - 1);
     if (config_.hosts.num_hosts > config_.env_runners.num_env_runners)
       fail(Exit::usage, "impossible", "{}: hosts.num_hosts {} is more than env_runners.num_env_runners {}",
            place({"hosts.num_hosts", "env_runners.num_env_runners"}), config_.hosts.num_hosts,

@@ -238,6 +238,8 @@ episode_return_mean = 475
           "(runners 3 x envs 8); nearest: 3984 or 4008");
     CHECK(complaint("[training]\nsampling = \"async\"\n") ==
           "error[impossible] cartpole.toml:2:12: training.sampling is 'async'; PPO samples sync or lag1");
+    CHECK(complaint("[training]\nmax_policy_lag = 2.0\nbroadcast_interval = 8\n").find("at least 7") !=
+          std::string::npos);
     CHECK(complaint("[hosts]\nnum_hosts = 3\n").find("hosts.num_hosts 3 is more than env_runners.num_env_runners 2") !=
           std::string::npos);
     CHECK(complaint("[fault_tolerance]\nrestart_backoff_s = 60.0\n").find("restart_backoff_max_s 30 is less") !=
