@@ -106,6 +106,7 @@ class AgentShell {
     uint32_t incarnation;
     PackedReader reader;
     std::vector<std::byte> unsent;
+    bool waits_for_room = false;  // in its socket
     int pid = 0;
     uint64_t progress = 0;
   };
@@ -174,12 +175,11 @@ class AgentShell {
     }
   }
 
-  void watch_fd(int fd, uint64_t tag, uint32_t events = EPOLLIN) {
+  void watch_fd(int fd, uint64_t tag, uint32_t events = EPOLLIN, int operation = EPOLL_CTL_ADD) {
     epoll_event event{};
     event.events = events;
     event.data.u64 = tag;
-    if (::epoll_ctl(epoll_, EPOLL_CTL_ADD, fd, &event) != 0 && errno == EEXIST)
-      ::epoll_ctl(epoll_, EPOLL_CTL_MOD, fd, &event);
+    ::epoll_ctl(epoll_, operation, fd, &event);
   }
 
   void say(const std::string& kind, const std::string& text) {
@@ -363,7 +363,9 @@ class AgentShell {
         c.unsent.empty() ? 0 : ::send(c.fd, c.unsent.data(), c.unsent.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent > 0) c.unsent.erase(c.unsent.begin(), c.unsent.begin() + sent);
     if (c.unsent.empty()) std::vector<std::byte>().swap(c.unsent);  // thousands of them
-    watch_fd(c.fd, slot, c.unsent.empty() ? EPOLLIN : EPOLLIN | EPOLLOUT);
+    if (c.waits_for_room == !c.unsent.empty()) return;
+    c.waits_for_room = !c.unsent.empty();
+    watch_fd(c.fd, slot, c.waits_for_room ? EPOLLIN | EPOLLOUT : EPOLLIN, EPOLL_CTL_MOD);
   }
 
   void spawn_some() {
@@ -378,6 +380,7 @@ class AgentShell {
                                             next.incarnation, ready_.fragment_bytes + kMessageSlack);
       zygote_.spawn(next.slot, next.incarnation, ends[1], c->page.fd());
       c->page.close_fd();
+      watch_fd(c->fd, next.slot);
       connections_[next.slot - welcome_.first_slot] = std::move(c);
       ++spawning_;
     }

@@ -37,7 +37,7 @@ void HostAgent::step(const Input& input, Time now, std::vector<Output>& outputs)
       apply_supervisor(SlotSupervisor::Progress{progress->slot - options_.first_slot, progress->incarnation}, now,
                        outputs);
   } else if (std::holds_alternative<Drain>(input)) {
-    if (!draining_) event("drain", fmt::format("agent {} drains: its runners finish", options_.agent), now, outputs);
+    if (!draining_) event("drain", fmt::format("agent {} drains: its runners finish", options_.agent), outputs);
     draining_ = true;
   } else if (std::holds_alternative<StopAll>(input)) {
     stopping_ = true;
@@ -52,7 +52,7 @@ void HostAgent::step(const Input& input, Time now, std::vector<Output>& outputs)
         event(
             "events",
             fmt::format("agent {}: {} more events were left out", options_.agent, std::exchange(events_swallowed_, 0)),
-            now, outputs);
+            outputs);
       // A runner that waits for credit makes no steps and is not hung.
       for (uint32_t i = 0; i < slots_.size(); ++i)
         if (slots_[i].up && slots_[i].permitted == slots_[i].received)
@@ -209,7 +209,7 @@ void HostAgent::apply_supervisor(const SlotSupervisor::Input& input, Time now, s
     } else if (const auto* hung = std::get_if<SlotSupervisor::Hung>(&result)) {
       const uint32_t index = options_.first_slot + hung->slot;
       event("runner-hung", fmt::format("runner {} made no step for {:.0f} s: killed", index, to_seconds(hung->silent)),
-            now, outputs);
+            outputs);
       outputs.push_back(Kill{index, hung->incarnation, SIGKILL});
     } else if (const auto* down = std::get_if<SlotSupervisor::Down>(&result)) {
       const std::string next = down->restart_in == Time::max() ? ""
@@ -217,14 +217,14 @@ void HostAgent::apply_supervisor(const SlotSupervisor::Input& input, Time now, s
                                    ? "; restarted"
                                    : fmt::format("; restarts in {:.2f} s", to_seconds(down->restart_in));
       event("runner-down", fmt::format("runner {} ended: {}{}", options_.first_slot + down->slot, down->cause, next),
-            now, outputs);
+            outputs);
     } else {
       const auto& quarantined = std::get<SlotSupervisor::Quarantined>(result);
       event(
           "runner-quarantined",
           fmt::format("runner {} is given up after {} crashes in a minute: {}", options_.first_slot + quarantined.slot,
                       options_.slots.max_crashes_per_minute, quarantined.cause),
-          now, outputs);
+          outputs);
       send_status(now, outputs);
     }
   }
@@ -308,7 +308,7 @@ void HostAgent::send_status(Time now, std::vector<Output>& outputs) {
   outputs.push_back(ToDriver{addressed(make_message(std::move(status)))});
 }
 
-void HostAgent::event(std::string kind, std::string text, Time, std::vector<Output>& outputs) {
+void HostAgent::event(std::string kind, std::string text, std::vector<Output>& outputs) {
   if (events_left_ == 0) {
     ++events_swallowed_;
     return;

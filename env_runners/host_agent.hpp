@@ -136,7 +136,7 @@ class HostAgent {
   void flush(Time now, std::vector<Output>& outputs);
   void send_join(std::vector<Output>& outputs);
   void send_status(Time now, std::vector<Output>& outputs);
-  void event(std::string kind, std::string text, Time now, std::vector<Output>& outputs);
+  void event(std::string kind, std::string text, std::vector<Output>& outputs);
   void relay_state(uint32_t index, uint32_t incarnation, bool up);
   void update_sampling(uint32_t index);
   Message addressed(Message message) const;

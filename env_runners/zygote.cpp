@@ -52,7 +52,7 @@ void send_order(int socket, const Order& order, std::string_view text, std::init
 /// The zygote's own life.
 class Home {
  public:
-  Home(int socket, int agent_pid) : socket_(socket), agent_pid_(agent_pid) {}
+  explicit Home(int socket) : socket_(socket) {}
 
   [[noreturn]] void live() {
     sigset_t signals;
@@ -199,7 +199,6 @@ class Home {
     uint32_t slot, incarnation;
   };
   int socket_, signals_ = -1;
-  int agent_pid_;
   std::optional<RunnerSetup> setup_;
   std::optional<RunnerLimits> limits_;
   std::optional<SharedMemory> weights_;
@@ -219,7 +218,7 @@ Zygote::Zygote() {
     ::prctl(PR_SET_NAME, "zygote");
     if (::getppid() != agent) ::_exit(0);
     ::close(ends[0]);
-    Home(ends[1], agent).live();
+    Home(ends[1]).live();
   }
   ::close(ends[1]);
   socket_ = ends[0];

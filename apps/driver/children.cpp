@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "apps/child.hpp"
 #include "env_runners/runner_limits.hpp"
 #include "rl/check.hpp"
 
@@ -45,11 +46,6 @@ constexpr int kSweepTries = 1000;  // 5 ms apart: those who were killed may take
 }
 
 constexpr uintmax_t kLastBytes = 16 << 10;  // of a log, to find the last lines in
-
-std::string signal_name(int signal) {
-  const char* name = ::sigabbrev_np(signal);
-  return name == nullptr ? fmt::format("signal {}", signal) : fmt::format("SIG{}", name);
-}
 
 }  // namespace
 
@@ -162,9 +158,7 @@ std::optional<Children::Ended> Children::reap() {
     const auto child = running_.extract(pid);
     if (child.empty()) continue;  // a runner whose agent died
     const Log& log = child.mapped();
-    const bool exited = WIFEXITED(status);
-    Ended ended{pid, exited ? fmt::format("exit status {}", WEXITSTATUS(status)) : signal_name(WTERMSIG(status)),
-                exited ? WEXITSTATUS(status) : -1};
+    Ended ended{pid, exit_cause(status), WIFEXITED(status) ? WEXITSTATUS(status) : -1};
     if (ended.exit_status != 0) ended.cause += last_lines(log);
     std::error_code ignored;
     if (std::filesystem::file_size(log.path, ignored) == 0) std::filesystem::remove(log.path, ignored);

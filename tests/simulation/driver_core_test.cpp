@@ -5,6 +5,7 @@
 #include <csignal>
 
 #include "rl/wire/packed.hpp"
+#include "tests/simulation/outputs.hpp"
 
 namespace myriad {
 namespace {
@@ -12,18 +13,6 @@ namespace {
 using Outputs = std::vector<DriverCore::Output>;
 constexpr uint64_t kRun = 3;
 
-template <class T>
-const T* find(const Outputs& outputs) {
-  for (const auto& output : outputs)
-    if (const T* found = std::get_if<T>(&output)) return found;
-  return nullptr;
-}
-template <class T>
-size_t count(const Outputs& outputs) {
-  size_t n = 0;
-  for (const auto& output : outputs) n += std::holds_alternative<T>(output) ? 1 : 0;
-  return n;
-}
 template <class T>
 const T* sent(const Outputs& outputs) {
   for (const auto& output : outputs)

@@ -5,6 +5,7 @@
 #include <csignal>
 
 #include "rl/wire/packed.hpp"
+#include "tests/simulation/outputs.hpp"
 
 namespace myriad {
 namespace {
@@ -15,18 +16,6 @@ using Outputs = std::vector<HostAgent::Output>;
 constexpr uint64_t kRun = 3, kEpoch = 2, kSpec = 11, kLayout = 12;
 constexpr uint32_t kFirst = 4;  // of its slots
 
-template <class T>
-size_t count(const Outputs& outputs) {
-  size_t n = 0;
-  for (const auto& output : outputs) n += std::holds_alternative<T>(output) ? 1 : 0;
-  return n;
-}
-template <class T>
-const T* find(const Outputs& outputs) {
-  for (const auto& output : outputs)
-    if (const T* found = std::get_if<T>(&output)) return found;
-  return nullptr;
-}
 /// The messages with body T that go where To says.
 template <class To, class T>
 std::vector<const T*> bodies(const Outputs& outputs) {

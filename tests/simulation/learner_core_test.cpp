@@ -4,6 +4,8 @@
 
 #include <set>
 
+#include "tests/simulation/outputs.hpp"
+
 namespace myriad {
 namespace {
 
@@ -155,18 +157,6 @@ struct Harness {
   uint32_t last_agent = 0;
 };
 
-template <class T>
-size_t count(const Outputs& outputs) {
-  size_t n = 0;
-  for (const auto& output : outputs) n += std::holds_alternative<T>(output) ? 1 : 0;
-  return n;
-}
-template <class T>
-const T* find(const Outputs& outputs) {
-  for (const auto& output : outputs)
-    if (const auto* found = std::get_if<T>(&output)) return found;
-  return nullptr;
-}
 /// The first message with body T among those to the driver or to agents (to `peer`, if named).
 template <class T>
 const T* sent(const Outputs& outputs, const std::string& peer = "") {
