@@ -25,7 +25,6 @@ uint64_t ChildArguments::number(const std::string& name) const { return std::sto
 
 ControlLink::ControlLink(const SocketContext& context, const ChildArguments& arguments, const std::string& routing_id)
     : run_(arguments.number("--run")),
-      epoch_(arguments.number("--epoch")),
       dealer_(context, arguments.text("--control"), routing_id) {}
 
 void ControlLink::send_message(Message message) {
@@ -38,7 +37,7 @@ std::optional<Message> ControlLink::receive() {
   while (auto received = dealer_.receive()) {
     auto decoded = decode(received->frames);
     if (auto* message = std::get_if<Message>(&decoded);
-        message != nullptr && message->run == run_ && message->epoch == epoch_)
+        message != nullptr && message->run == run_)
       return std::move(*message);
   }
   return std::nullopt;

@@ -11,7 +11,7 @@
 
 namespace myriad {
 
-/// --control ENDPOINT --run N --epoch N --parent PID [--keys DIR] [--agent N --incarnation N], as the driver writes
+/// --control ENDPOINT --run N --parent PID [--keys DIR] [--agent N | --shard N] [--incarnation N], as the driver writes
 /// them.
 /// --parent 0: nobody's child.
 class ChildArguments {
@@ -25,7 +25,7 @@ class ChildArguments {
   std::map<std::string, std::string> values_;
 };
 
-/// The DEALER to the driver, with this run's number and epoch on every message.
+/// The DEALER to the driver, with this run's number and the epoch this process knows of on every message.
 class ControlLink {
  public:
   ControlLink(const SocketContext& context, const ChildArguments& arguments, const std::string& routing_id);
@@ -35,6 +35,7 @@ class ControlLink {
     send_message(make_message(std::move(body)));
   }
   void send_message(Message message);
+  void set_epoch(uint64_t epoch) { epoch_ = epoch; }
   std::optional<Message> receive();  ///< messages of other runs and malformed ones are dropped
   const Socket& socket() const { return dealer_; }
 
@@ -54,7 +55,7 @@ class ControlLink {
   }
 
  private:
-  uint64_t run_, epoch_;
+  uint64_t run_, epoch_ = 0;
   Dealer dealer_;
 };
 

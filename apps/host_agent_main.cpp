@@ -41,21 +41,23 @@ class AgentShell {
  public:
   AgentShell(const ChildArguments& arguments, const SocketContext& context, ControlLink& control, Zygote& zygote,
              const Message& welcome)
-      : control_(control),
+      : context_(context),
+        control_(control),
         zygote_(zygote),
         clock_(make_system_clock()),
         run_(arguments.number("--run")),
-        epoch_(arguments.number("--epoch")),
+        epoch_(welcome.epoch),
         welcome_(*welcome.as<wire::AgentWelcomeT>()),
         ready_(load_simulators()),
         region_(SharedMemory::create("myriad-weights", ready_.weights.bytes(), true)),
         writer_(ready_.weights, region_.data()),
-        data_(context, welcome_.learner_endpoint, fmt::format("agent-{}.{}", welcome_.agent, welcome_.incarnation)),
         core_(options()),
         connections_(welcome_.num_slots),
         watch_({.reserve_share = config_.hosts.memory_reserve,
                 .release_share = std::max(config_.hosts.memory_reserve * 1.6, config_.hosts.memory_reserve + 0.01)}),
         epoll_(::epoll_create1(EPOLL_CLOEXEC)) {
+    control_.set_epoch(epoch_);
+    connect_learner(welcome_.learner_endpoint);
     zygote_.share_weights(region_);
     if (!welcome_.weights_endpoint.empty())
       parent_.emplace(context, welcome_.weights_endpoint,
@@ -78,11 +80,11 @@ class AgentShell {
       const Time now = clock_->now();
       const Time timeout = std::min(core_.next_timer(), next_look_) - now;
       if (parent_ && server_)
-        wait_readable({&data_, &control_.socket(), &*parent_, &*server_}, epoll_, timeout);
+        wait_readable({&*data_, &control_.socket(), &*parent_, &*server_}, epoll_, timeout);
       else if (server_)
-        wait_readable({&data_, &control_.socket(), &*server_}, epoll_, timeout);
+        wait_readable({&*data_, &control_.socket(), &*server_}, epoll_, timeout);
       else
-        wait_readable({&data_, &control_.socket()}, epoll_, timeout);
+        wait_readable({&*data_, &control_.socket()}, epoll_, timeout);
       receive();
       poll_descriptors();
       spawn_some();
@@ -189,6 +191,21 @@ class AgentShell {
     control_.send(std::move(event));
   }
 
+  void connect_learner(const std::string& endpoint) {
+    data_.reset();  // first: its routing id is to be free
+    data_.emplace(context_, endpoint, fmt::format("agent-{}.{}", welcome_.agent, welcome_.incarnation));
+    learner_endpoint_ = endpoint;
+  }
+
+  /// The learner is another, or has begun anew.
+  void follow(uint64_t epoch, const wire::AgentMoveT& move) {
+    if (move.agent != welcome_.agent || move.incarnation != welcome_.incarnation || epoch <= epoch_) return;
+    epoch_ = epoch;
+    control_.set_epoch(epoch);
+    if (move.learner_endpoint != learner_endpoint_) connect_learner(move.learner_endpoint);
+    step(HostAgent::Moved{epoch});
+  }
+
   Connection* connection(uint32_t slot) { return connections_[slot - welcome_.first_slot].get(); }
 
   void step(const HostAgent::Input& input) {
@@ -211,7 +228,7 @@ class AgentShell {
         (void)parent_->send(encode(send->message));
         if (clock_->now() - parent_heard_ < kParentDeadline) join->weights_version = kElsewhere;
       }
-      (void)data_.send(encode(send->message));  // parcels and joins are repeated
+      (void)data_->send(encode(send->message));  // parcels and joins are repeated
     } else if (auto* send = std::get_if<HostAgent::ToDriver>(&output)) {
       if (auto* status = send->message.body.AsAgentStatus()) {
         status->rss_bytes = resident_bytes(::getpid());
@@ -291,12 +308,21 @@ class AgentShell {
   }
 
   void receive() {
-    while (auto message = control_.receive())
+    while (auto message = control_.receive()) {
       if (message->as<wire::StopT>() != nullptr) {
         step(HostAgent::StopAll{});
         done_ = true;
+      } else if (const auto* move = message->as<wire::AgentMoveT>()) {
+        follow(message->epoch, *move);
+      } else if (const auto* again = message->as<wire::AgentWelcomeT>()) {
+        wire::AgentMoveT move;  // it was repeated in another epoch
+        move.agent = again->agent;
+        move.incarnation = again->incarnation;
+        move.learner_endpoint = again->learner_endpoint;
+        follow(message->epoch, move);
       }
-    while (auto received = data_.receive()) {
+    }
+    while (auto received = data_->receive()) {
       auto decoded = decode(received->frames);
       if (auto* message = std::get_if<Message>(&decoded)) from_learner(std::move(*message));
     }
@@ -447,6 +473,7 @@ class AgentShell {
     }
   }
 
+  const SocketContext& context_;
   ControlLink& control_;
   Zygote& zygote_;
   std::unique_ptr<Clock> clock_;
@@ -456,7 +483,8 @@ class AgentShell {
   ZygoteReport ready_;
   SharedMemory region_;
   SharedWeightsWriter writer_;
-  Dealer data_;
+  std::optional<Dealer> data_;  // to its learner
+  std::string learner_endpoint_;
   std::optional<Dealer> parent_;
   std::optional<Router> server_;
   std::string weights_endpoint_;

@@ -12,9 +12,9 @@ constexpr const char* kModule = "learner_group/modules/default_policy.safetensor
 constexpr const char* kOptimizer = "learner_group/optimizer.safetensors";
 constexpr const char* kConnectors = "learner_group/connectors.safetensors";
 constexpr const char* kState = "learner_group/state.safetensors";
-constexpr const char* kPending = "learner_group/pending_batch.safetensors";
+constexpr std::string_view kPending = "pending_batch";
 
-TensorMap read_tensors(Files& files, const std::string& directory, const char* name) {
+TensorMap read_tensors(Files& files, const std::string& directory, const std::string& name) {
   try {
     return decode_safetensors(files.read(directory + "/" + name), directory + "/" + name);
   } catch (const FileError& error) {
@@ -25,7 +25,7 @@ TensorMap read_tensors(Files& files, const std::string& directory, const char* n
 Tensor scalar(uint64_t value) { return Tensor::of(std::vector<int64_t>{static_cast<int64_t>(value)}, {1}); }
 
 /// The batch's columns under their names, as [rows, bytes of a row], and what is not in them. Episodes: a row each.
-TensorMap pending_tensors(Fragment& batch, const std::vector<wire::Episode>& episodes) {
+TensorMap pending_tensors(Fragment& batch, const LearnerCore::WriteCheckpoint& request, size_t first_environment) {
   TensorMap tensors;
   for (const Column& column : batch.layout().columns()) {
     const size_t rows = column.rows == Rows::final_step ? batch.final_rows : batch.layout().rows(column);
@@ -33,33 +33,125 @@ TensorMap pending_tensors(Fragment& batch, const std::vector<wire::Episode>& epi
     tensors["columns/" + column.name] = {DType::u8, {rows, column.row_bytes}, {begin, begin + rows * column.row_bytes}};
   }
   std::vector<double> rows;
-  for (const wire::Episode& e : episodes)
+  for (const wire::Episode& e : request.batch_episodes)
     rows.insert(rows.end(), {e.episode_return(), static_cast<double>(e.length()), static_cast<double>(e.env_index())});
-  tensors["episodes"] = Tensor::of(rows, {episodes.size(), 3});
-  tensors["final_rows"] = scalar(batch.final_rows);
+  tensors["episodes"] = Tensor::of(rows, {request.batch_episodes.size(), 3});
+  tensors["first_environment"] = scalar(first_environment);
+  tensors["num_environments"] = scalar(static_cast<uint64_t>(batch.layout().environments()));
   tensors["weights_version"] = scalar(batch.weights_version);
   return tensors;
+}
+
+/// One shard's part of the batch that waited, as it was saved.
+struct PendingPart {
+  std::string path;
+  TensorMap tensors;
+  size_t first = 0, count = 0;  // environments of the whole batch
+  size_t next_final_row = 0;
+
+  const Tensor& tensor(const std::string& name) const {
+    const auto it = tensors.find(name);
+    if (it == tensors.end()) fail(Exit::usage, "foreign-checkpoint", "{} has no {}", path, name);
+    return it->second;
+  }
+  uint64_t number(const char* name) const {
+    const auto values = tensor(name).i64();
+    return values.empty() || values[0] < 0 ? 0 : static_cast<uint64_t>(values[0]);
+  }
+  /// `rows` of the column, checked.
+  const std::byte* column(const Column& column, size_t rows) const {
+    const Tensor& values = tensor("columns/" + column.name);
+    if (values.bytes.size() < rows * column.row_bytes)
+      fail(Exit::usage, "foreign-checkpoint", "{}: column {} has {} bytes, this run's batch wants {} rows of {}", path,
+           column.name, values.bytes.size(), rows, column.row_bytes);
+    return values.bytes.data();
+  }
+};
+
+std::vector<PendingPart> pending_parts(Files& files, const std::string& directory, size_t all_environments) {
+  std::vector<PendingPart> parts;
+  for (const std::string& name : files.list(directory + "/learner_group")) {
+    if (!name.starts_with(kPending)) continue;
+    PendingPart part{fmt::format("{}/learner_group/{}", directory, name), {}};
+    part.tensors = read_tensors(files, directory, "learner_group/" + name);
+    // A checkpoint of before there were several learners says neither.
+    part.first = part.tensors.contains("first_environment") ? part.number("first_environment") : 0;
+    part.count = part.tensors.contains("num_environments") ? part.number("num_environments") : all_environments;
+    parts.push_back(std::move(part));
+  }
+  std::ranges::sort(parts, {}, &PendingPart::first);
+  return parts;
+}
+
+/// The environments [first, first + batch's) of the parts, which are those of a batch of `all`.
+void copy_pending(std::vector<PendingPart>& parts, size_t first, size_t all, Fragment& batch) {
+  const FragmentLayout& layout = batch.layout();
+  const auto mine = static_cast<size_t>(layout.environments());
+  size_t covered = 0;
+  for (PendingPart& part : parts) {
+    if (part.first != covered || part.count == 0 || part.count > all - covered)
+      fail(Exit::usage, "foreign-checkpoint", "{} has environments {} to {} of a batch of {}, want them from {}", part.path,
+           part.first, part.first + part.count, all, covered);
+    covered += part.count;
+    const size_t begin = std::max(first, part.first), end = std::min(first + mine, part.first + part.count);
+    for (const Column& column : layout.columns()) {
+      if (column.rows == Rows::final_step || begin >= end) continue;
+      const size_t times = layout.rows(column) / mine, run = (end - begin) * column.row_bytes;
+      const std::byte* source = part.column(column, times * part.count);
+      for (size_t t = 0; t < times; ++t)
+        std::copy_n(source + (t * part.count + begin - part.first) * column.row_bytes, run,
+                    batch.row(column, t * mine + begin - first));
+    }
+  }
+  if (covered != all)
+    fail(Exit::usage, "foreign-checkpoint", "{}: the batch that waits has {} environments, this run's has {}",
+         parts.back().path, covered, all);
+}
+
+/// final_obs, in order of (time, environment).
+void copy_pending_tail(std::vector<PendingPart>& parts, size_t first, Fragment& batch) {
+  const FragmentLayout& layout = batch.layout();
+  const Column* tail = layout.find("final_obs");
+  batch.final_rows = 0;
+  if (tail == nullptr) return;
+  const Column &truncateds = layout.column("truncateds"), &terminateds = layout.column("terminateds");
+  const auto mine = static_cast<size_t>(layout.environments());
+  for (size_t t = 0; t < static_cast<size_t>(layout.steps()); ++t)
+    for (PendingPart& part : parts) {
+      const std::byte* truncated = part.column(truncateds, (t + 1) * part.count) + t * part.count;
+      const std::byte* terminated = part.column(terminateds, (t + 1) * part.count) + t * part.count;
+      for (size_t e = 0; e < part.count; ++e) {
+        if (truncated[e] == std::byte{0} || terminated[e] != std::byte{0}) continue;
+        const size_t row = part.next_final_row++;
+        if (part.first + e < first || part.first + e >= first + mine) continue;
+        std::copy_n(part.column(*tail, row + 1) + row * tail->row_bytes, tail->row_bytes,
+                    batch.row(*tail, batch.final_rows++));
+      }
+    }
 }
 
 }  // namespace
 
 std::vector<CheckpointFile> save_learner(Files& files, const LearnerCore::WriteCheckpoint& request,
-                                         const Learner& learner, BatchAssembler& assembler) {
+                                         const Learner& learner, const ShardPart& part, BatchAssembler& assembler) {
   std::vector<CheckpointFile> written;
   const auto write = [&](const std::string& name, std::span<const std::byte> bytes) {
     written.push_back(write_checkpoint_file(files, request.directory, name, bytes));
   };
   const LearnerState state = learner.state();
-  TensorMap counters = state.scalars;
-  counters["training_iteration"] = scalar(request.training_iteration);
-  counters["num_env_steps_sampled_lifetime"] = scalar(request.num_env_steps_sampled_lifetime);
-  write(kModule, encode_safetensors(state.module, {{"module", learner.spec().to_string()}}));
-  write(kOptimizer, encode_safetensors(state.optimizer));
-  write(kConnectors, encode_safetensors(state.connectors));
-  write(kState, encode_safetensors(counters));
+  if (part.rank == 0) {
+    TensorMap counters = state.scalars;
+    counters["training_iteration"] = scalar(request.training_iteration);
+    counters["num_env_steps_sampled_lifetime"] = scalar(request.num_env_steps_sampled_lifetime);
+    write(kModule, encode_safetensors(state.module, {{"module", learner.spec().to_string()}}));
+    write(kOptimizer, encode_safetensors(state.optimizer));
+    write(kConnectors, encode_safetensors(state.connectors));
+    write(kState, encode_safetensors(counters));
+  }
   if (request.with_batch)
-    write(kPending, encode_safetensors(
-                        pending_tensors(assembler.pending(request.batch_weights_version), request.batch_episodes)));
+    write(fmt::format("learner_group/{}-{:04}-of-{:04}.safetensors", kPending, part.rank, part.size),
+          encode_safetensors(pending_tensors(assembler.pending(request.batch_weights_version), request,
+                                             part.first_place * assembler.environments_of_place())));
   for (const SavedRunner& runner : request.runners)
     write(fmt::format("env_runners/slot-{:04}.safetensors", runner.slot), runner.state.view);
   return written;
@@ -83,34 +175,24 @@ LearnerCounters load_learner(Files& files, const std::string& directory, Learner
 }
 
 std::optional<std::vector<wire::Episode>> load_pending_batch(Files& files, const std::string& directory,
+                                                             size_t first_place, size_t all_places,
                                                              BatchAssembler& assembler) {
-  const auto names = files.list(directory + "/learner_group");
-  if (std::find(names.begin(), names.end(), "pending_batch.safetensors") == names.end()) return std::nullopt;
-  const TensorMap tensors = read_tensors(files, directory, kPending);
-  const auto tensor = [&](const std::string& name) -> const Tensor& {
-    const auto it = tensors.find(name);
-    if (it == tensors.end()) fail(Exit::usage, "foreign-checkpoint", "{}/{} has no {}", directory, kPending, name);
-    return it->second;
-  };
-  const auto number = [&](const char* name) {
-    const auto values = tensor(name).i64();
-    return values.empty() || values[0] < 0 ? 0 : static_cast<uint64_t>(values[0]);
-  };
-  Fragment& batch = assembler.set_pending(number("final_rows"));
-  batch.weights_version = number("weights_version");
-  for (const Column& column : batch.layout().columns()) {
-    const bool tail = column.rows == Rows::final_step;
-    const size_t rows = tail ? batch.final_rows : batch.layout().rows(column);
-    const Tensor& values = tensor("columns/" + column.name);
-    if (rows > batch.layout().rows(column) || values.bytes.size() != rows * column.row_bytes)
-      fail(Exit::usage, "foreign-checkpoint", "{}/{}: column {} has {} bytes, this run's batch wants {} rows of {}",
-           directory, kPending, column.name, values.bytes.size(), rows, column.row_bytes);
-    std::copy(values.bytes.begin(), values.bytes.end(), batch.row(column, 0));
-  }
-  const std::vector<double> rows = tensor("episodes").f64();
+  const FragmentLayout& layout = assembler.batch_layout();
+  const auto mine = static_cast<size_t>(layout.environments());
+  const size_t of_place = mine / assembler.places(), first = first_place * of_place;
+  std::vector<PendingPart> parts = pending_parts(files, directory, all_places * of_place);
+  if (parts.empty()) return std::nullopt;
+  Fragment& batch = assembler.set_pending();
+  batch.weights_version = parts[0].number("weights_version");
+  copy_pending(parts, first, all_places * of_place, batch);
+  copy_pending_tail(parts, first, batch);
   std::vector<wire::Episode> episodes;
-  for (size_t i = 0; i + 2 < rows.size(); i += 3)
-    episodes.emplace_back(rows[i], static_cast<uint32_t>(rows[i + 1]), static_cast<uint32_t>(rows[i + 2]));
+  for (const PendingPart& part : parts) {
+    if (part.first < first || part.first >= first + mine) continue;  // of each part to one shard
+    const std::vector<double> rows = part.tensor("episodes").f64();
+    for (size_t i = 0; i + 2 < rows.size(); i += 3)
+      episodes.emplace_back(rows[i], static_cast<uint32_t>(rows[i + 1]), static_cast<uint32_t>(rows[i + 2]));
+  }
   return episodes;
 }
 

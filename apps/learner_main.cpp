@@ -1,8 +1,10 @@
-// myriad-learner: one learner process. This thread moves messages, assembles batches and drives LearnerCore; a second
-// one owns torch: it updates and writes the learner's part of a checkpoint.
+// myriad-learner: one shard of the learner group. This thread moves messages, assembles batches and drives GroupMember and
+// LearnerCore; a second one owns torch and the collectives: it forms the group, updates and writes the shard's part of a
+// checkpoint.
 //
 //   host agents ==parcels==> [LearnerCore + BatchAssembler] --batch--> [Learner] --weights--> host agents
-//                                       | MYRIAD_LEDGER=DIR: what became of every fragment, DIR/learner.bin
+//                                       |                              <== all-reduce ==> the other shards
+//                                       | MYRIAD_LEDGER=DIR: what became of every fragment, DIR/learner-SHARD.bin
 #include <malloc.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -20,15 +22,19 @@
 #include "apps/learner_files.hpp"
 #include "env_runners/rollout_worker.hpp"
 #include "learners/batch_assembler.hpp"
+#include "learners/gloo_collective.hpp"
+#include "learners/group_member.hpp"
 #include "learners/learner_core.hpp"
+#include "learners/rendezvous.hpp"
 
 namespace myriad {
 namespace {
 
-/// Runs one job at a time on a thread of its own and hands the result back through an eventfd.
+/// Runs one job at a time on a thread of its own. What a job returns is called by the thread that takes results.
 class Worker {
  public:
-  using Job = std::function<LearnerCore::Input()>;
+  using Result = std::function<void()>;
+  using Job = std::function<Result()>;
 
   Worker() : event_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), thread_([this] { loop(); }) {}
   ~Worker() {
@@ -45,13 +51,25 @@ class Worker {
 
   void give(Job job) {
     const std::lock_guard lock(mutex_);
-    check(!job_, "the update thread has a job already");
+    check(!job_ && !busy_, "the update thread has a job already");
     job_ = std::move(job);
+    busy_ = true;
     changed_.notify_one();
   }
 
+  bool busy() {
+    const std::lock_guard lock(mutex_);
+    return busy_;
+  }
+
+  /// From any thread: whoever waits for event() looks up.
+  void wake() {
+    const uint64_t one = 1;
+    (void)!::write(event_, &one, sizeof one);
+  }
+
   /// The result of the last job, once; rethrows what it threw.
-  std::optional<LearnerCore::Input> take_result() {
+  std::optional<Result> take_result() {
     uint64_t count = 0;
     if (::read(event_, &count, sizeof count) < 0) return std::nullopt;
     const std::lock_guard lock(mutex_);
@@ -69,7 +87,7 @@ class Worker {
         if (stopping_) return;
         job = std::exchange(job_, nullptr);
       }
-      std::optional<LearnerCore::Input> result;
+      std::optional<Result> result;
       std::exception_ptr failure;
       try {
         result = job();
@@ -78,18 +96,18 @@ class Worker {
         const std::lock_guard lock(mutex_);
         result_ = std::move(result);
         failure_ = failure;
+        busy_ = false;
       }
-      const uint64_t one = 1;
-      (void)!::write(event_, &one, sizeof one);
+      wake();
     }
   }
 
   std::mutex mutex_;
   std::condition_variable changed_;
   Job job_;
-  std::optional<LearnerCore::Input> result_;
+  std::optional<Result> result_;
   std::exception_ptr failure_;
-  bool stopping_ = false;
+  bool stopping_ = false, busy_ = false;
   int event_;
   std::thread thread_;  // last: it uses everything above
 };
@@ -97,11 +115,12 @@ class Worker {
 /// For tests of whole clusters: one record for each fragment that came to its end here.
 class Ledger {
  public:
-  Ledger() {
+  explicit Ledger(uint32_t shard) {
     const char* directory = std::getenv("MYRIAD_LEDGER");
-    if (directory != nullptr) file_.reset(std::fopen((std::string(directory) + "/learner.bin").c_str(), "ab"));
-    if (directory != nullptr && file_ == nullptr)
-      fail(Exit::environment, "no-ledger", "{}/learner.bin: {}", directory, std::strerror(errno));
+    if (directory == nullptr) return;
+    const std::string path = fmt::format("{}/learner-{}.bin", directory, shard);
+    file_.reset(std::fopen(path.c_str(), "ab"));
+    if (file_ == nullptr) fail(Exit::environment, "no-ledger", "{}: {}", path, std::strerror(errno));
   }
   void add(const LearnerCore::Consumed& consumed) {
     if (file_ == nullptr) return;
@@ -132,8 +151,10 @@ SamplingMode mode_of(const Config& config) {
   return config.async() ? SamplingMode::async : SamplingMode::sync;
 }
 
-wire::LearnerHelloT hello() {
+wire::LearnerHelloT hello(const ChildArguments& arguments) {
   wire::LearnerHelloT hello;
+  hello.shard = static_cast<uint32_t>(arguments.number("--shard"));
+  hello.incarnation = static_cast<uint32_t>(arguments.number("--incarnation"));
   hello.pid = static_cast<uint32_t>(::getpid());
   hello.protocol = kProtocolVersion;
   return hello;
@@ -147,78 +168,232 @@ class LearnerShell {
         control_(control),
         clock_(make_system_clock()),
         files_(make_system_files(".")),
+        hello_(hello(arguments)),
+        run_(arguments.number("--run")),
+        checkpoint_(welcome.checkpoint),
         config_(load_config(welcome.config, "config")),
         env_(configured_spec(EnvRegistry::instance().find(config_.environment.env), config_.environment.env_config)),
         data_(context, welcome.data_endpoint),
         learner_(config_, env_.observation_space, env_.action_space),
         layout_(std::make_shared<const FragmentLayout>(RolloutWorker::layout_for(config_, env_, learner_.spec()))),
-        assembler_(layout_, static_cast<uint32_t>(config_.fragments_per_batch())),
-        core_(options(arguments, welcome)) {}
+        member_(member_options()),
+        ledger_(hello_.shard) {}
+
+  ~LearnerShell() { leave(); }
 
   int run() {
-    std::vector<LearnerCore::Output> outputs;
-    core_.start(std::make_shared<const Weights>(learner_.weights()), clock_->now(), outputs);
-    apply(outputs);
     if (const auto& server = context_.keys().server)
       require_strangers_refused(data_.endpoint(), server->public_key, kSelfTest);
+    hello_.data_endpoint = data_.endpoint();
+    control_.send(hello_);
     while (!exiting_) {
-      say_where();
-      wait_readable({&data_, &control_.socket()}, worker_.event(), core_.next_timer() - clock_->now());
-      while (auto message = control_.receive()) {
-        heard_of_agents_ |= message->as<wire::AgentStateT>() != nullptr;
-        step(LearnerCore::FromDriver{std::move(*message)});
-      }
+      Time next = member_.next_timer();
+      if (core_) next = std::min(next, core_->next_timer());
+      wait_readable({&data_, &control_.socket()}, worker_.event(), next - clock_->now());
+      while (auto message = control_.receive()) from_driver(std::move(*message));
       // Results do not wait for the sockets to be empty: agents may fill them as fast as they are read.
       for (int i = 0; i < kMessagesAtOnce; ++i) {
         auto received = data_.receive();
         if (!received) break;
         from_agent(std::move(*received));
       }
-      if (auto result = worker_.take_result()) step(*result);
-      step(LearnerCore::Tick{});
+      if (auto result = worker_.take_result()) (*result)();
+      send_found();
+      tick();
     }
     ledger_.flush();
+    leave();
+    wait_for_worker();
     return 0;
   }
 
  private:
   static constexpr int kMessagesAtOnce = 64;
   static constexpr Time kSelfTest = std::chrono::seconds(10);
-  static constexpr Time kSayEvery = std::chrono::milliseconds(200);
+  static constexpr Time kAbort = std::chrono::seconds(5);      // for a collective to give up
+  static constexpr Time kCollective = std::chrono::minutes(30);  // the driver, who sees all shards, gives up long before
 
-  /// The driver welcomes no agent before it knows where fragments go; an agent it speaks of shows that it does.
-  void say_where() {
-    if (heard_of_agents_ || clock_->now() < say_at_) return;
-    say_at_ = clock_->now() + kSayEvery;
-    wire::LearnerHelloT where = hello();
-    where.data_endpoint = data_.endpoint();
-    control_.send(std::move(where));
+  // --- the group ---
+
+  GroupMember::Options member_options() {
+    GroupMember::Options options;
+    options.run = run_;
+    options.shard = hello_.shard;
+    options.incarnation = hello_.incarnation;
+    options.fragment_steps = static_cast<uint64_t>(layout_->steps()) * static_cast<uint64_t>(layout_->environments());
+    if (!checkpoint_.empty()) {
+      const LearnerCounters counters = load_learner(*files_, checkpoint_, learner_);
+      options.state = {counters.training_iteration, counters.num_env_steps_sampled_lifetime, {}};
+    }
+    options.version = start_version_ = learner_.version();
+    return options;
   }
+
+  void from_driver(Message message) {
+    if (const auto* stop = message.as<wire::StopT>(); stop != nullptr) {
+      exiting_ = true;
+    } else if (message.as<wire::LearnerWelcomeT>() != nullptr) {
+      control_.send(hello_);  // the driver does not know yet where agents should connect
+    } else if (message.as<wire::GroupOrderT>() != nullptr || message.as<wire::RendezvousT>() != nullptr) {
+      step_member(GroupMember::FromDriver{std::move(message)});
+    } else if (core_) {
+      step(LearnerCore::FromDriver{std::move(message)});
+    }
+  }
+
+  void step_member(const GroupMember::Input& input) {
+    std::vector<GroupMember::Output> outputs;
+    member_.step(input, clock_->now(), outputs);
+    control_.set_epoch(member_.epoch());
+    for (GroupMember::Output& output : outputs) {
+      if (auto* send = std::get_if<GroupMember::ToDriver>(&output)) {
+        control_.send_message(std::move(send->message));
+      } else if (std::holds_alternative<GroupMember::Leave>(output)) {
+        leave();
+      } else if (const auto* join = std::get_if<GroupMember::Join>(&output)) {
+        join_group(join->part);
+      } else if (const auto* begin = std::get_if<GroupMember::Begin>(&output)) {
+        begin_core(begin->part);
+      } else if (auto* put = std::get_if<GroupMember::Put>(&output)) {
+        if (rendezvous_) rendezvous_->put(put->key, std::move(put->value));
+      }
+    }
+  }
+
+  /// The epoch is over: its core at once, its collectives as soon as the update thread notices.
+  void leave() {
+    core_.reset();
+    if (rendezvous_) rendezvous_->abort();
+    const std::lock_guard lock(collective_mutex_);
+    if (collective_) collective_->abort();
+    left_at_ = clock_->now();
+  }
+
+  void join_group(const GroupPart& part) {
+    {
+      const std::lock_guard lock(found_mutex_);
+      found_.clear();
+      unsent_ = 0;
+    }
+    rendezvous_ = std::make_shared<Rendezvous>([this](const std::string& key, const Rendezvous::Value& value) {
+      const std::lock_guard lock(found_mutex_);
+      found_.emplace_back(key, value);
+      ++unsent_;
+      worker_.wake();
+    });
+    worker_.give([this, part, rendezvous = rendezvous_]() -> Worker::Result {
+      GroupMember::Ended ended;
+      try {
+        if (learner_.standing() != Standing::settled) learner_.settle(part.forward);
+        std::shared_ptr<Collective> collective;
+        if (part.order.size > 1)
+          collective = make_gloo_collective(*rendezvous, part.order.rank, part.order.size, host_of(data_.endpoint()),
+                                            std::chrono::duration_cast<std::chrono::milliseconds>(kCollective));
+        {
+          const std::lock_guard lock(collective_mutex_);
+          collective_ = collective;
+        }
+        if (rendezvous->over()) throw GroupBroken("the epoch is over");
+        learner_.join(collective, {part.order.root, part.order.holders, part.order.everybody});
+        weights_ = std::make_shared<const Weights>(learner_.weights());
+      } catch (const GroupBroken& broken) { ended.broken = broken.what(); }
+      return report_parts(std::move(ended));
+    });
+  }
+
+  /// With what the learner holds now, for the driver to know.
+  Worker::Result report_parts(GroupMember::Ended ended) {
+    ended.parts = learner_.parts();
+    ended.num_parts = learner_.num_parts();
+    return [this, ended = std::move(ended)] { step_member(ended); };
+  }
+
+  /// Gloo is told where to listen: where agents find this process, or this machine alone.
+  static std::string host_of(const std::string& endpoint) {
+    if (!endpoint.starts_with("tcp://")) return "127.0.0.1";
+    return endpoint.substr(6, endpoint.rfind(':') - 6);
+  }
+
+  /// What the update thread put into the rendezvous, to the driver; all of it again while others may have missed it.
+  void send_found() {
+    const std::lock_guard lock(found_mutex_);
+    if (unsent_ == 0) return;
+    wire::RendezvousT found;
+    for (size_t i = found_.size() - std::min(unsent_, found_.size()); i < found_.size(); ++i) {
+      auto entry = std::make_unique<wire::RendezvousEntryT>();
+      entry->key = found_[i].first;
+      entry->value = found_[i].second;
+      found.entries.push_back(std::move(entry));
+    }
+    unsent_ = 0;
+    control_.send(std::move(found));
+  }
+
+  void tick() {
+    const Time now = clock_->now();
+    if (core_) step(LearnerCore::Tick{});
+    if (now < member_.next_timer()) return;
+    if (member_.stage() == wire::LearnerStage::joining) {
+      const std::lock_guard lock(found_mutex_);
+      unsent_ = found_.size();
+    }
+    GroupMember::Tick tick;
+    {
+      const std::lock_guard lock(collective_mutex_);
+      if (collective_) tick = {collective_->operations(), collective_->inside()};
+    }
+    if (member_.stage() == wire::LearnerStage::leaving && tick.inside && now >= left_at_ + kAbort)
+      fail(Exit::internal, "abort-hangs", "a collective operation did not end {} s after it was aborted",
+           to_seconds(kAbort));
+    step_member(tick);
+  }
+
+  /// An aborted operation that does not end keeps nobody waiting.
+  void wait_for_worker() {
+    for (const Time give_up = clock_->now() + kAbort; worker_.busy();) {
+      if (clock_->now() >= give_up) std::_Exit(0);
+      wait_readable({}, worker_.event(), std::chrono::milliseconds(50));
+      try {
+        (void)worker_.take_result();
+      } catch (const std::exception&) {}  // nobody asks any more
+    }
+  }
+
+  // --- agents ---
 
   void from_agent(Received received) {
     const std::string& who = received.user.empty() ? received.peer : received.user;
     if (budget_.refused(who, clock_->now())) return;
     auto decoded = decode(received.frames);
     if (const auto* malformed = std::get_if<Malformed>(&decoded)) {
-      core_.count_malformed(*malformed);
+      if (core_) core_->count_malformed(*malformed);
       (void)budget_.malformed(who, clock_->now());
-    } else {
+    } else if (core_) {
       step(LearnerCore::FromAgent{received.peer, std::move(std::get<Message>(decoded)), received.user});
     }
   }
 
-  LearnerCore::Options options(const ChildArguments& arguments, const wire::LearnerWelcomeT& welcome) {
+  // --- the core of this epoch ---
+
+  void begin_core(const GroupPart& part) {
     LearnerCore::Options options;
     const TrainingConfig& training = config_.training;
-    options.run = arguments.number("--run");
-    options.epoch = arguments.number("--epoch");
+    options.run = run_;
+    options.epoch = part.epoch;
     options.mode = mode_of(config_);
     options.learner_queue_size = static_cast<uint32_t>(training.learner_queue_size);
     options.broadcast_interval = static_cast<uint32_t>(training.broadcast_interval);
     if (training.max_policy_lag) options.max_policy_lag = static_cast<uint64_t>(*training.max_policy_lag);
     options.min_time_per_iteration = seconds(config_.reporting.min_time_s_per_iteration);
-    options.num_slots = static_cast<uint32_t>(config_.env_runners.num_env_runners);
-    options.fragments_per_batch = static_cast<uint32_t>(config_.fragments_per_batch());
+    options.first_slot = part.order.first_slot;
+    options.num_slots = part.order.num_slots;
+    options.fragments_per_batch = part.order.num_places;
+    options.num_agents = static_cast<uint32_t>(config_.num_hosts());
+    options.alone = part.order.size == 1;
+    options.leads = part.order.rank == 0;
+    options.state = part.state;
+    options.started = part.order.version == start_version_;
+    options.again = part.epoch > 1;
     options.steps = static_cast<uint32_t>(layout_->steps());
     options.environments = static_cast<uint32_t>(layout_->environments());
     options.fragment_bytes = layout_->capacity_bytes();
@@ -227,29 +402,30 @@ class LearnerShell {
     options.violation = [this](const wire::FragmentHeaderT& header, std::span<const std::byte> buffer) {
       return fragment_violation(*layout_, buffer, header.final_rows, env_.action_space);
     };
-    if (!welcome.checkpoint.empty()) {
-      const LearnerCounters counters = load_learner(*files_, welcome.checkpoint, learner_);
-      options.training_iteration = counters.training_iteration;
-      options.num_env_steps_sampled_lifetime = counters.num_env_steps_sampled_lifetime;
-      if (options.mode == SamplingMode::lag1)
-        if (auto episodes = load_pending_batch(*files_, welcome.checkpoint, assembler_)) {
-          options.resumes_with_batch = true;
-          options.batch_episodes = std::move(*episodes);
-        }
-    }
-    return options;
+    part_ = part;
+    assembler_.emplace(layout_, part.order.num_places);
+    if (!checkpoint_.empty() && options.started && options.mode == SamplingMode::lag1)
+      if (auto episodes = load_pending_batch(*files_, checkpoint_, part.order.first_place,
+                                             static_cast<size_t>(config_.fragments_per_batch()), *assembler_)) {
+        options.resumes_with_batch = true;
+        options.batch_episodes = std::move(*episodes);
+      }
+    core_.emplace(std::move(options));
+    idle_since_ = clock_->now();
+    std::vector<LearnerCore::Output> outputs;
+    core_->start(weights_, clock_->now(), outputs);
+    apply(outputs);
   }
 
   void step(const LearnerCore::Input& input) {
     std::vector<LearnerCore::Output> outputs;
-    core_.step(input, clock_->now(), outputs);
+    core_->step(input, clock_->now(), outputs);
     apply(outputs);
   }
 
   void apply(std::vector<LearnerCore::Output>& outputs) {
     for (LearnerCore::Output& output : outputs) {
       if (auto* send = std::get_if<LearnerCore::ToDriver>(&output)) {
-        if (send->message.as<wire::IterationReportT>() != nullptr) ledger_.flush();
         control_.send_message(std::move(send->message));
       } else if (auto* send = std::get_if<LearnerCore::ToAgent>(&output)) {
         if (auto* weights = send->message.body.AsWeightsHeader())
@@ -257,39 +433,71 @@ class LearnerShell {
         (void)data_.send(send->peer, encode(send->message));  // whoever misses it asks again
       } else if (auto* assemble = std::get_if<LearnerCore::Assemble>(&output)) {
         const auto& header = *assemble->fragment.message.as<wire::FragmentHeaderT>();
-        assembler_.add(assemble->fragment.place, assemble->fragment.message.payloads[0], header.final_rows);
-      } else if (const auto* batch = std::get_if<LearnerCore::Update>(&output)) {
-        update(assembler_.take(batch->weights_version));
+        assembler_->add(assemble->fragment.place, assemble->fragment.message.payloads[0], header.final_rows);
+      } else if (auto* batch = std::get_if<LearnerCore::Update>(&output)) {
+        update(batch->with_batch ? &assembler_->take(batch->weights_version) : nullptr, std::move(batch->tally));
       } else if (const auto* consumed = std::get_if<LearnerCore::Consumed>(&output)) {
         ledger_.add(*consumed);
       } else if (auto* write = std::get_if<LearnerCore::WriteCheckpoint>(&output)) {
-        worker_.give([this, request = std::move(*write)]() -> LearnerCore::Input {
-          LearnerCore::CheckpointWritten written{request.sequence, {}, ""};
-          try {
-            written.files = save_learner(*files_, request, learner_, assembler_);
-          } catch (const FileError& error) {
-            written.error = fmt::format("{}: {}", error.path, std::strerror(error.error));
-          }
-          return written;
-        });
+        save(std::move(*write));
       } else {
         exiting_ = true;
       }
     }
   }
 
-  void update(Fragment& batch) {
+  /// The core of an epoch that is over hears of nothing.
+  void tell_core(uint64_t epoch, const LearnerCore::Input& input) {
+    if (core_ && part_.epoch == epoch) step(input);
+  }
+
+  void save(LearnerCore::WriteCheckpoint write) {
+    step_member(GroupMember::Began{});
+    worker_.give([this, epoch = part_.epoch, request = std::move(write)]() -> Worker::Result {
+      LearnerCore::CheckpointWritten written{request.sequence, {}, ""};
+      GroupMember::Ended ended;
+      try {
+        written.files = save_learner(
+            *files_, request, learner_, {part_.order.rank, part_.order.size, part_.order.first_place}, *assembler_);
+      } catch (const FileError& error) {
+        written.error = fmt::format("{}: {}", error.path, std::strerror(error.error));
+      } catch (const GroupBroken& broken) { ended.broken = broken.what(); }
+      return [this, epoch, written, broken = ended.broken, result = report_parts(std::move(ended))] {
+        result();
+        if (broken.empty()) tell_core(epoch, written);
+      };
+    });
+  }
+
+  void update(Fragment* batch, std::vector<double> tally) {
+    step_member(GroupMember::Began{});
     const Time waited = clock_->now() - idle_since_;
-    worker_.give([this, &batch, waited]() -> LearnerCore::Input {
+    worker_.give([this, batch, waited, tally = std::move(tally), epoch = part_.epoch]() mutable -> Worker::Result {
       const Time start = clock_->now();
-      UpdateResult result = learner_.update(batch);
-      auto weights = std::make_shared<const Weights>(learner_.weights());
-      idle_since_ = clock_->now();
-      std::map<std::string, double> metrics;
-      for (const auto& [key, value] : result.metrics) metrics["learners/default_policy/" + key] = value;
-      metrics["learner_update_s"] = to_seconds(idle_since_ - start);
-      metrics["learner_wait_s"] = to_seconds(waited);
-      return LearnerCore::Updated{std::move(weights), std::move(metrics)};
+      LearnerCore::Updated updated;
+      GroupMember::Ended ended;
+      const uint64_t version = learner_.version();
+      try {
+        const UpdateResult result = learner_.update(batch, tally);
+        for (const auto& [key, value] : result.metrics) updated.metrics["learners/default_policy/" + key] = value;
+        if (learner_.version() > version) updated.weights = std::make_shared<const Weights>(learner_.weights());
+      } catch (const GroupBroken& broken) {
+        ended.broken = broken.what();
+        ended.prepared = learner_.standing() == Standing::prepared;
+      }
+      ended.settled = learner_.version() > version;
+      if (ended.settled || ended.prepared) ended.tally = UpdateTally::decode(tally);
+      const Time end = clock_->now();
+      updated.metrics["learner_update_s"] = to_seconds(end - start);
+      updated.metrics["learner_wait_s"] = to_seconds(waited);
+      updated.tally = std::move(tally);
+      return [this, epoch, end, updated = std::move(updated), broken = ended.broken,
+              result = report_parts(std::move(ended))] {
+        idle_since_ = end;
+        result();
+        if (broken.empty()) tell_core(epoch, updated);
+        ledger_.flush();
+      };
     });
   }
 
@@ -297,26 +505,39 @@ class LearnerShell {
   ControlLink& control_;
   std::unique_ptr<Clock> clock_;
   std::unique_ptr<Files> files_;
+  wire::LearnerHelloT hello_;
+  uint64_t run_;
+  std::string checkpoint_;
   Config config_;
   EnvSpec env_;
   Router data_;
-  Learner learner_;
+  Learner learner_;  // the update thread's, while it has a job
   std::shared_ptr<const FragmentLayout> layout_;
-  BatchAssembler assembler_;
-  LearnerCore core_;
+  uint64_t start_version_ = 0;
+  GroupMember member_;
+  GroupPart part_;  // of core_
+  std::optional<BatchAssembler> assembler_;
+  std::optional<LearnerCore> core_;
+  WeightsPtr weights_;  // with which the epoch began
+  std::shared_ptr<Rendezvous> rendezvous_;
+  std::mutex collective_mutex_;
+  std::shared_ptr<Collective> collective_;
+  std::mutex found_mutex_;
+  std::vector<std::pair<std::string, Rendezvous::Value>> found_;  // this shard's entries of the rendezvous
+  size_t unsent_ = 0;                                             // the last of them
   Ledger ledger_;
   PeerBudget budget_;
-  bool heard_of_agents_ = false;
-  Time say_at_{};
-  Time idle_since_ = std::chrono::steady_clock::now().time_since_epoch();  // handed over with each job
+  Time idle_since_{}, left_at_{};
   bool exiting_ = false;
   Worker worker_;  // last: its thread ends before what it works on
 };
 
 int run(const ChildArguments& arguments) {
   if (!bind_to_parent(arguments)) return static_cast<int>(Exit::interrupted);
-  return run_child(arguments, "learner-0", "learner-0", [&](const SocketContext& context, ControlLink& control) {
-    const Message welcome = control.introduce<wire::LearnerWelcomeT>(hello());
+  const std::string id = fmt::format("learner-{}.{}", arguments.number("--shard"), arguments.number("--incarnation"));
+  // All shards are of the driver's host and share one key.
+  return run_child(arguments, "learner-0", id, [&](const SocketContext& context, ControlLink& control) {
+    const Message welcome = control.introduce<wire::LearnerWelcomeT>(hello(arguments));
     return LearnerShell(arguments, context, control, *welcome.as<wire::LearnerWelcomeT>()).run();
   });
 }

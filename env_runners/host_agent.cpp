@@ -11,6 +11,7 @@ HostAgent::HostAgent(const Options& options)
     : options_(options),
       supervisor_(options.slots, RandomStream(options.seed, StreamPurpose::simulation, options.run + options.agent)),
       parcels_(options.agent, options.incarnation),
+      base_(options.slots.num_slots),
       slots_(options.slots.num_slots) {}
 
 Message HostAgent::addressed(Message message) const {
@@ -26,6 +27,8 @@ void HostAgent::step(const Input& input, Time now, std::vector<Output>& outputs)
     apply_supervisor(SlotSupervisor::Start{}, now, outputs);
   } else if (const auto* from = std::get_if<FromLearner>(&input)) {
     from_learner(from->message, now, outputs);
+  } else if (const auto* move = std::get_if<Moved>(&input)) {
+    moved(move->epoch, now, outputs);
   } else if (const auto* from = std::get_if<FromRunner>(&input)) {
     from_runner(*from, now, outputs);
   } else if (const auto* exited = std::get_if<RunnerExited>(&input)) {
@@ -96,24 +99,7 @@ void HostAgent::from_learner(const Message& message, Time now, std::vector<Outpu
     return;
   }
   if (const auto* grant = message.as<wire::GrantT>()) {
-    if (grant->agent != options_.agent || grant->incarnation != options_.incarnation) return;
-    last_grant_ = now;
-    parcels_.acknowledge(grant->received);
-    granted_fragments_ = std::max<uint64_t>(granted_fragments_, grant->granted_bytes / options_.fragment_bytes);
-    required_version_ = std::max(required_version_, grant->weights_version);
-    if (grant->want_state > want_state_) {
-      want_state_ = grant->want_state;
-      for (uint32_t i = 0; i < slots_.size(); ++i) changed_.insert(options_.first_slot + i);
-    }
-    for (const auto& entry : grant->slots) {
-      // Between two processes the incarnation is that of the one that ended: its credit is not the next one's.
-      if (!is_mine(entry.slot()) || entry.incarnation() != incarnation(entry.slot()) || !running(entry.slot()))
-        continue;
-      Slot& s = slot(entry.slot());
-      if (entry.granted() <= s.granted) continue;
-      s.granted = entry.granted();
-      changed_.insert(entry.slot());
-    }
+    this->grant(*grant, now, outputs);
   } else if (message.as<wire::WeightsHeaderT>() != nullptr) {
     auto weights = weights_from(message);
     const bool fits = weights && weights->layout_hash == options_.spec_hash &&
@@ -131,6 +117,64 @@ void HostAgent::from_learner(const Message& message, Time now, std::vector<Outpu
   } else {
     ++malformed_;
   }
+}
+
+void HostAgent::grant(const wire::GrantT& grant, Time now, std::vector<Output>& outputs) {
+  if (grant.agent != options_.agent || grant.incarnation != options_.incarnation) return;
+  last_grant_ = now;
+  if (grant.released > released_) release(grant.released);
+  parcels_.acknowledge(grant.received);
+  if (!grant.based) {
+    if (!based_) send_join(outputs);  // from the message it wants to begin with
+    return;
+  }
+  based_ = true;
+  granted_fragments_ = std::max<uint64_t>(granted_fragments_, grant.granted_bytes / options_.fragment_bytes);
+  required_version_ = std::max(required_version_, grant.weights_version);
+  if (grant.want_state > want_state_) {
+    want_state_ = grant.want_state;
+    for (uint32_t i = 0; i < slots_.size(); ++i) changed_.insert(options_.first_slot + i);
+  }
+  for (const auto& entry : grant.slots) {
+    // Between two processes the incarnation is that of the one that ended: its credit is not the next one's.
+    if (!is_mine(entry.slot()) || entry.incarnation() != incarnation(entry.slot()) || !running(entry.slot())) continue;
+    Slot& s = slot(entry.slot());
+    if (entry.granted() <= s.granted) continue;
+    s.granted = entry.granted();
+    changed_.insert(entry.slot());
+  }
+}
+
+/// A learner begins with the messages the group has not trained on; the ones before it are told in short.
+void HostAgent::moved(uint64_t epoch, Time now, std::vector<Output>& outputs) {
+  if (epoch <= options_.epoch) return;
+  options_.epoch = epoch;
+  based_ = false;
+  last_grant_ = last_join_ = now;
+  parcels_.restart();
+  send_join(outputs);
+  send_status(now, outputs);  // the driver hears that it has moved
+}
+
+void HostAgent::release(uint64_t messages) {
+  for (; released_ < messages && !relayed_.empty(); ++released_, relayed_.pop_front()) {
+    const Relayed& message = relayed_.front();
+    Base& base = base_[message.slot - options_.first_slot];
+    switch (message.kind) {
+      case Relayed::Kind::up:
+      case Relayed::Kind::down:
+        base = {message.incarnation, message.kind == Relayed::Kind::up ? 0 : base.seq,
+                message.kind == Relayed::Kind::up, true};
+        break;
+      case Relayed::Kind::fragment:
+        ++base.seq;
+        ++released_fragments_;
+        break;
+      case Relayed::Kind::other:
+        break;
+    }
+  }
+  parcels_.release(released_);
 }
 
 void HostAgent::from_runner(const FromRunner& from, Time now, std::vector<Output>& outputs) {
@@ -165,14 +209,17 @@ void HostAgent::from_runner(const FromRunner& from, Time now, std::vector<Output
       ++fragments_;
       update_sampling(from.slot);
       parcels_.add(from.packed);
+      relayed_.push_back({Relayed::Kind::fragment, from.slot, from.incarnation});
       if (!options_.by_slot) waiting_.push_back({from.slot, from.incarnation});
       apply_supervisor(SlotSupervisor::Progress{from.slot - options_.first_slot, from.incarnation}, now, outputs);
     }
   } else if (const auto* state = message->as<wire::RunnerStateT>()) {
-    if (state->slot != from.slot || state->incarnation != from.incarnation)
+    if (state->slot != from.slot || state->incarnation != from.incarnation) {
       violation = "sent another runner's state";
-    else
+    } else {
       parcels_.add(from.packed);
+      relayed_.push_back({Relayed::Kind::other, from.slot, from.incarnation});
+    }
   } else if (const auto* error = message->as<wire::ProcessErrorT>()) {
     s.last_word = fmt::format("error[{}] {}", error->code, error->message);
     wire::ProcessErrorT forwarded = *error;
@@ -277,6 +324,7 @@ void HostAgent::relay_state(uint32_t index, uint32_t incarnation, bool up) {
   state.incarnation = incarnation;
   state.up = up;
   parcels_.add(addressed(make_message(std::move(state))));
+  relayed_.push_back({up ? Relayed::Kind::up : Relayed::Kind::down, index, incarnation});
 }
 
 void HostAgent::send_join(std::vector<Output>& outputs) {
@@ -287,6 +335,15 @@ void HostAgent::send_join(std::vector<Output>& outputs) {
   join.fragment_hash = options_.fragment_hash;
   join.weights_version = weights_ == nullptr ? -1 : static_cast<int64_t>(weights_->version);
   join.sent = parcels_.sent();
+  join.released = released_;
+  join.based = based_;
+  if (!based_) {
+    join.fragments = released_fragments_;
+    join.granted_fragments = granted_fragments_;
+    for (uint32_t i = 0; i < base_.size(); ++i)
+      if (base_[i].known)
+        join.slots.emplace_back(options_.first_slot + i, base_[i].incarnation, base_[i].seq, base_[i].up);
+  }
   outputs.push_back(ToLearner{addressed(make_message(std::move(join)))});
 }
 

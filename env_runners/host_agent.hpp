@@ -7,7 +7,8 @@
 //
 // Credit comes from the learner: by slot (sync, lag1), or as bytes that the agent shares among its runners, the one
 // that has waited longest first (async); up to kAhead fragments a runner, so that none waits for the relay. A fragment
-// that arrived here is kept until the learner has it. A state machine: one thread, time comes in.
+// that arrived here is kept until the learners have trained on it: then no learner that takes over needs it. A state
+// machine: one thread, time comes in.
 #pragma once
 
 #include <deque>
@@ -25,7 +26,8 @@ namespace myriad {
 class HostAgent {
  public:
   struct Options {
-    uint64_t run = 0, epoch = 1;
+    uint64_t run = 0;
+    uint64_t epoch = 1;  ///< of the learner group, at the start
     uint32_t agent = 0, incarnation = 0;  ///< of the agent
     uint32_t first_slot = 0;              ///< its slots are first_slot .. first_slot + slots.num_slots - 1
     uint64_t spec_hash = 0, fragment_hash = 0;
@@ -50,6 +52,9 @@ class HostAgent {
   struct FromLearner {
     Message message;
   };
+  struct Moved {
+    uint64_t epoch;
+  };  ///< the learner is another, or has begun anew
   struct FromRunner {
     uint32_t slot, incarnation;  ///< of the connection it came by
     std::span<const std::byte> packed;
@@ -70,7 +75,7 @@ class HostAgent {
   struct Tick {};
   struct Flush {};  ///< nothing more to read for now
   using Input =
-      std::variant<Start, FromLearner, FromRunner, RunnerExited, SpawnFailed, Progress, Drain, StopAll, Tick, Flush>;
+      std::variant<Start, FromLearner, Moved, FromRunner, RunnerExited, SpawnFailed, Progress, Drain, StopAll, Tick, Flush>;
 
   // --- outputs ---
   struct Spawn {
@@ -108,6 +113,7 @@ class HostAgent {
   uint32_t incarnation(uint32_t slot) const { return supervisor_.incarnation(slot - options_.first_slot); }
   bool quarantined(uint32_t slot) const { return supervisor_.quarantined(slot - options_.first_slot); }
   const WeightsPtr& weights() const { return weights_; }
+  uint64_t epoch() const { return options_.epoch; }
   uint64_t fragments() const { return fragments_; }
   uint64_t malformed() const { return malformed_; }
 
@@ -122,6 +128,16 @@ class HostAgent {
   };
   struct Waiting {
     uint32_t slot, incarnation;
+  };
+  /// What a message in the parcels changes for a learner that begins after it.
+  struct Relayed {
+    enum class Kind : uint8_t { fragment, up, down, other } kind;
+    uint32_t slot, incarnation;
+  };
+  struct Base {
+    uint32_t incarnation = 0;
+    uint64_t seq = 0;
+    bool up = false, known = false;
   };
   Slot& slot(uint32_t index) { return slots_[index - options_.first_slot]; }
   bool is_mine(uint32_t index) const {
@@ -138,12 +154,19 @@ class HostAgent {
   void send_status(Time now, std::vector<Output>& outputs);
   void event(std::string kind, std::string text, std::vector<Output>& outputs);
   void relay_state(uint32_t index, uint32_t incarnation, bool up);
+  void moved(uint64_t epoch, Time now, std::vector<Output>& outputs);
+  void grant(const wire::GrantT& grant, Time now, std::vector<Output>& outputs);
+  void release(uint64_t messages);
   void update_sampling(uint32_t index);
   Message addressed(Message message) const;
 
   Options options_;
   SlotSupervisor supervisor_;
   ParcelSender parcels_;
+  std::deque<Relayed> relayed_;  // the messages from released_ on
+  uint64_t released_ = 0, released_fragments_ = 0;
+  std::vector<Base> base_;  // by slot: before message released_
+  bool based_ = false;      // the learner knows it
   std::vector<Slot> slots_;
   std::set<uint32_t> sampling_;  // permitted > received
   std::set<uint32_t> changed_;   // granted > permitted, or a state is wanted

@@ -45,11 +45,9 @@ Fragment& BatchAssembler::take(uint64_t weights_version) {
   return batch;
 }
 
-Fragment& BatchAssembler::set_pending(size_t final_rows) {
-  Fragment& batch = *buffers_[filling_];
-  batch.final_rows = final_rows;
+Fragment& BatchAssembler::set_pending() {
   merged_ = true;
-  return batch;
+  return *buffers_[filling_];
 }
 
 Fragment& BatchAssembler::pending(uint64_t weights_version) {

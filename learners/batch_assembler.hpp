@@ -20,6 +20,8 @@ class BatchAssembler {
   BatchAssembler(std::shared_ptr<const FragmentLayout> layout, uint32_t places);
 
   const FragmentLayout& batch_layout() const { return *batch_layout_; }
+  size_t places() const { return places_; }
+  size_t environments_of_place() const { return static_cast<size_t>(layout_->environments()); }
 
   /// Copies a checked fragment's buffer to `place`.
   void add(uint32_t place, SharedBytes buffer, size_t final_rows);
@@ -30,8 +32,8 @@ class BatchAssembler {
 
   /// The batch under assembly, complete, to be saved: it stays where it is.
   Fragment& pending(uint64_t weights_version);
-  /// Continues with a batch that was saved: its columns are in buffer(), as after pending(); then take() it.
-  Fragment& set_pending(size_t final_rows);
+  /// Continues with a batch that was saved: its columns and final_rows are filled in, as after pending(); then take() it.
+  Fragment& set_pending();
 
  private:
   std::shared_ptr<const FragmentLayout> layout_, batch_layout_;

@@ -36,6 +36,13 @@ void CreditLedger::down(uint32_t agent) {
   if (account.arrived == account.consumed) accounts_.erase(it);
 }
 
+void CreditLedger::resume(uint32_t agent, uint64_t granted, uint64_t consumed) {
+  const auto it = newest(agent);
+  if (it == accounts_.end()) return;
+  it->second.granted = granted;
+  it->second.arrived = it->second.consumed = consumed;
+}
+
 bool CreditLedger::arrived(uint32_t agent, uint32_t incarnation) {
   Account& account = accounts_.at({agent, incarnation});
   return ++account.arrived <= account.granted;

@@ -22,6 +22,8 @@ class CreditLedger {
   /// A new incarnation of `agent`, with nothing sent; an older one is gone.
   void up(uint32_t agent, uint32_t incarnation, uint32_t num_slots);
   void down(uint32_t agent);
+  /// What the agent that is up had been allowed, and had consumed, before this ledger began.
+  void resume(uint32_t agent, uint64_t granted, uint64_t consumed);
 
   /// A fragment came; false when it is more than the agent was granted.
   [[nodiscard]] bool arrived(uint32_t agent, uint32_t incarnation);

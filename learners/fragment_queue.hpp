@@ -39,6 +39,13 @@ class FragmentQueue {
   // --- inputs ---
   struct BeginRound {
     uint64_t weights_version;
+    /// Of a round that is collected again, newer weights than its own may have been published: fragments up to these do.
+    uint64_t newest_version = 0;
+  };
+  /// A slot that ran before this queue began: its process, and the number of its next fragment.
+  struct SlotIs {
+    uint32_t slot, incarnation;
+    uint64_t next_seq;
   };
   /// Processes of this incarnation run in `count` slots from `slot` on, or are on their way (repeats, ended and older
   /// ones are ignored). What an older one in the slot left open is the newer one's to do.
@@ -49,13 +56,17 @@ class FragmentQueue {
   struct SlotDown {
     uint32_t slot, incarnation;
   };  ///< it and those before it ended; the credit moves on
+  /// The next fragment of the slot will not come to this queue.
+  struct Skip {
+    uint32_t slot;
+  };
   /// A fragment whose bytes were checked; `valid` is false when its columns break their contract.
   struct Arrived {
     FragmentId id;
     uint64_t weights_version;
     bool valid;
   };
-  using Input = std::variant<BeginRound, SlotUp, SlotDown, Arrived>;
+  using Input = std::variant<BeginRound, SlotIs, SlotUp, SlotDown, Skip, Arrived>;
 
   // --- outputs ---
   struct CreditChanged {
@@ -85,6 +96,7 @@ class FragmentQueue {
     return {slots_[slot].incarnation, slots_[slot].first_seq + slots_[slot].place_of.size()};
   }
   bool is_up(uint32_t slot) const { return slots_[slot].up; }
+  uint32_t num_up() const { return num_up_; }
   uint32_t num_slots() const { return static_cast<uint32_t>(slots_.size()); }
   uint64_t weights_version() const { return weights_version_; }
   bool round_open() const { return filled_ < places_; }
@@ -94,11 +106,13 @@ class FragmentQueue {
   struct Slot {
     bool up = true;  // until told otherwise: the first process is on its way
     uint32_t incarnation = 0;
-    std::vector<uint32_t> place_of;  // place of the fragment with seq first_seq + i
+    std::vector<uint32_t> place_of;  // place of the fragment with seq first_seq + i, if it was not skipped
     std::vector<bool> received;      // used, or dropped for good
     uint64_t first_seq = 0;          // fragments below belong to finished rounds
   };
-  void begin(uint64_t weights_version, std::vector<Output>& outputs);
+  void begin(const BeginRound& round, std::vector<Output>& outputs);
+  void skipped(uint32_t slot, std::vector<Output>& outputs);
+  void is(const SlotIs& input, std::vector<Output>& outputs);
   void up(const SlotUp& input, std::vector<Output>& outputs);
   void down(const SlotDown& input, std::vector<Output>& outputs);
   void arrived(const Arrived& input, std::vector<Output>& outputs);
@@ -107,9 +121,9 @@ class FragmentQueue {
   uint32_t least_loaded_slot() const;
   std::optional<Drop> why_not(const Arrived& arrived) const;
 
-  uint32_t places_;
+  uint32_t places_, num_up_;
   uint32_t filled_;  // == places_: no round is open
-  uint64_t weights_version_ = 0;
+  uint64_t weights_version_ = 0, newest_version_ = 0;
   std::vector<Slot> slots_;
   std::vector<uint32_t> orphans_;  // places no slot could take
   DropCounts drops_{};

@@ -9,6 +9,7 @@ namespace {
 
 constexpr uint32_t kNoAgent = UINT32_MAX;
 constexpr uint32_t kMaxSpareFragments = 1024;  // async: credit beyond the waiting batches
+constexpr Time kNothing = std::chrono::milliseconds(50);  // between updates with nothing to train on
 
 uint64_t window_of(const LearnerCore::Options& options) {
   return uint64_t{options.learner_queue_size} * options.fragments_per_batch +
@@ -26,15 +27,16 @@ LearnerCore::LearnerCore(Options options)
       credit_(window_of(options_), options_.fragment_bytes),
       agent_of_slot_(options_.num_slots, kNoAgent),
       batch_(options_.fragments_per_batch),
-      iteration_(options_.training_iteration),
-      env_steps_(options_.num_env_steps_sampled_lifetime),
-      until_(options_.training_iteration),
+      again_(options_.again),
+      state_(options_.state),
+      until_(state_.training_iteration),
       next_(options_.num_slots) {}
 
 void LearnerCore::start(WeightsPtr weights, Time now, std::vector<Output>& outputs) {
   weights_ = std::move(weights);
   last_tick_ = iteration_start_ = now;
-  if (options_.mode == SamplingMode::lag1 && options_.resumes_with_batch) {
+  const bool lags = options_.mode == SamplingMode::lag1;
+  if (lags && options_.resumes_with_batch) {
     batch_full_ = true;
     for (FragmentFacts& facts : batch_) {
       facts.weights_version = weights_->version - 1;
@@ -42,13 +44,18 @@ void LearnerCore::start(WeightsPtr weights, Time now, std::vector<Output>& outpu
     }
     batch_[0].episodes = std::move(options_.batch_episodes);  // the report's order is that of the places
   }
-  publish(now, outputs);
+  if (lags && options_.again && !options_.started)
+    // The next batch was, or is, sampled with the weights before. These may have been published, and may not.
+    apply_queue(FragmentQueue::BeginRound{weights_->version - 1, weights_->version}, outputs);
+  else
+    publish(now, outputs);
   advance(now, outputs);
 }
 
 void LearnerCore::step(const Input& input, Time now, std::vector<Output>& outputs) {
   step_input(input, now, outputs);
   if (!outputs.empty() && std::holds_alternative<Exit>(outputs.back())) return;
+  take_held(now, outputs);
   advance(now, outputs);
   send_grants(outputs);
 }
@@ -69,17 +76,29 @@ void LearnerCore::step_input(const Input& input, Time now, std::vector<Output>& 
 void LearnerCore::updated(const Updated& input, Time now, std::vector<Output>& outputs) {
   check(updating_, "an update ended that nobody started");
   updating_ = false;
+  if (input.weights == nullptr) {
+    nobody_has_anything_ = now + kNothing;
+    return;
+  }
+  const UpdateTally tally = UpdateTally::decode(input.tally);
+  state_ = after(std::move(state_), tally, uint64_t{options_.steps} * options_.environments);
+  for (const wire::AgentMark& mark : tally.marks) {
+    const auto it = agents_.find(mark.agent());
+    if (it == agents_.end() || it->second.incarnation != mark.incarnation() || !it->second.based) continue;
+    it->second.mark = mark.messages();
+    it->second.grant_due = true;
+  }
+  for (Consumed& consumed : std::exchange(in_update_, {})) outputs.push_back(std::move(consumed));
   weights_ = input.weights;
   metrics_.add_update(input.metrics);
   if (!by_slot() && ++updates_since_published_ >= options_.broadcast_interval) publish(now, outputs);
-  if (by_slot() || now - iteration_start_ >= options_.min_time_per_iteration) finish_iteration(outputs);
+  if (tally.ends_iteration) finish_iteration(outputs);
 }
 
 void LearnerCore::finish_iteration(std::vector<Output>& outputs) {
-  ++iteration_;
   report_ = {};
-  report_.training_iteration = iteration_;
-  report_.num_env_steps_sampled_lifetime = env_steps_;
+  report_.training_iteration = state_.training_iteration;
+  report_.num_env_steps_sampled_lifetime = state_.num_env_steps_sampled_lifetime;
   report_.weights_version = weights_->version;
   auto rows = metrics_.take(options_.num_slots, report_.episodes);
   rows.merge(drops());
@@ -104,8 +123,8 @@ void LearnerCore::finish_iteration(std::vector<Output>& outputs) {
 void LearnerCore::written(const CheckpointWritten& input, std::vector<Output>& outputs) {
   done_ = {};
   done_.sequence = done_sequence_ = input.sequence;
-  done_.training_iteration = iteration_;
-  done_.num_env_steps_sampled_lifetime = env_steps_;
+  done_.training_iteration = state_.training_iteration;
+  done_.num_env_steps_sampled_lifetime = state_.num_env_steps_sampled_lifetime;
   done_.error = input.error;
   for (const CheckpointFile& file : input.files) {
     auto entry = std::make_unique<wire::FileEntryT>();
@@ -143,7 +162,7 @@ std::map<std::string, double> LearnerCore::drops() const {
 // --- the driver ---
 
 void LearnerCore::from_driver(const Message& message, Time now, std::vector<Output>& outputs) {
-  if (message.run != options_.run || message.epoch < options_.epoch) {
+  if (message.run != options_.run || message.epoch != options_.epoch) {
     ++foreign_;
   } else if (const auto* state = message.as<wire::AgentStateT>()) {
     agent_state(*state, outputs);
@@ -156,16 +175,16 @@ void LearnerCore::from_driver(const Message& message, Time now, std::vector<Outp
 
 void LearnerCore::command(const wire::CommandT& command, Time now, std::vector<Output>& outputs) {
   const uint64_t seen = command.kind == wire::CommandKind::go ? command.until - 1 : command.until;
-  if (seen >= iteration_) report_pending_ = false;  // the driver answers the newest report
+  if (seen >= state_.training_iteration) report_pending_ = false;  // the driver answers the newest report
   switch (command.kind) {
     case wire::CommandKind::go:
-      if (iteration_ >= until_ && command.until > until_) iteration_start_ = now;
+      if (state_.training_iteration >= until_ && command.until > until_) iteration_start_ = now;
       until_ = std::max(until_, command.until);
       break;
     case wire::CommandKind::checkpoint:
       // Only of the iteration the learner stands at: an older one was abandoned and would save other weights.
-      if (command.sequence > checkpoint_sequence_ && command.until == iteration_ &&
-          (saving_ != Saving::no || (!updating_ && iteration_ >= until_))) {
+      if (command.sequence > checkpoint_sequence_ && command.until == state_.training_iteration &&
+          (saving_ != Saving::no || (!updating_ && state_.training_iteration >= until_))) {
         checkpoint_sequence_ = command.sequence;
         checkpoint_directory_ = command.directory;
         if (saving_ == Saving::collecting) saving_ = Saving::wanted;
@@ -179,8 +198,9 @@ void LearnerCore::command(const wire::CommandT& command, Time now, std::vector<O
 }
 
 void LearnerCore::agent_state(const wire::AgentStateT& state, std::vector<Output>& outputs) {
-  if (state.num_slots == 0 || state.num_slots > options_.num_slots ||
-      state.first_slot > options_.num_slots - state.num_slots) {
+  const uint32_t first = state.first_slot - options_.first_slot;
+  if (state.first_slot < options_.first_slot || state.num_slots == 0 || state.num_slots > options_.num_slots ||
+      first > options_.num_slots - state.num_slots) {
     ++foreign_slot_;
     return;
   }
@@ -193,20 +213,20 @@ void LearnerCore::agent_state(const wire::AgentStateT& state, std::vector<Output
   agent_down(state.agent, agent, outputs);  // the end of an older one may not have been heard of
   agent = {};
   agent.incarnation = state.incarnation;
-  agent.first_slot = state.first_slot;
+  agent.first_slot = first;
   agent.num_slots = state.num_slots;
   agent.user = state.user;
   agent.up = true;
-  for (uint32_t slot = state.first_slot; slot < state.first_slot + state.num_slots; ++slot)
-    agent_of_slot_[slot] = state.agent;
+  for (const wire::AgentMark& mark : state_.marks)
+    if (mark.agent() == state.agent && mark.incarnation() == state.incarnation) agent.mark = mark.messages();
+  agent.parcels = ParcelReceiver(agent.mark);
+  for (uint32_t slot = first; slot < first + state.num_slots; ++slot) agent_of_slot_[slot] = state.agent;
   if (!by_slot()) credit_.up(state.agent, state.incarnation, state.num_slots);
   if (!state.up) return agent_down(state.agent, agent, outputs);
-  for (uint32_t slot = 0; slot < options_.num_slots; ++slot)
-    if (queue_.is_up(slot)) return;
+  if (queue_.num_up() > 0) return;
   // Nobody else is there. Its runners are on their way: the open places are spread over all of them, not given to the
   // first that comes.
-  apply_queue(FragmentQueue::SlotUp{state.first_slot, first_incarnation(state.incarnation), state.num_slots}, nullptr,
-              false, outputs);
+  apply_queue(FragmentQueue::SlotUp{first, first_incarnation(state.incarnation), state.num_slots}, outputs);
 }
 
 void LearnerCore::agent_down(uint32_t index, Agent& agent, std::vector<Output>& outputs) {
@@ -214,9 +234,12 @@ void LearnerCore::agent_down(uint32_t index, Agent& agent, std::vector<Output>& 
   std::vector<WeightsPublisher::Send> sends;
   if (!agent.peer.empty()) publisher_.step(WeightsPublisher::PeerGone{agent.peer}, sends);
   agent.peer.clear();
+  agent.waiting.clear();
   credit_.down(index);
-  for (uint32_t slot = agent.first_slot; slot < agent.first_slot + agent.num_slots; ++slot)
-    apply_queue(FragmentQueue::SlotDown{slot, queue_.credit(slot).incarnation}, nullptr, false, outputs);
+  for (uint32_t slot = agent.first_slot; slot < agent.first_slot + agent.num_slots; ++slot) {
+    held_.erase(slot);
+    apply_queue(FragmentQueue::SlotDown{slot, queue_.credit(slot).incarnation}, outputs);
+  }
 }
 
 // --- agents ---
@@ -259,19 +282,49 @@ void LearnerCore::join(const std::string& peer, const std::string& user, const w
                   fmt::format("module {:016x} and fragment {:016x} differ from the learner's {:016x} and {:016x}",
                               join.spec_hash, join.fragment_hash, options_.spec_hash, options_.fragment_hash),
                   outputs);
+  if (!agent->based && !begin_with(*agent, join.agent, join, outputs)) {
+    wire::GrantT grant;  // it is to forget what the group is done with
+    grant.agent = join.agent;
+    grant.incarnation = agent->incarnation;
+    grant.received = grant.released = agent->mark;
+    return send_agent(peer, make_message(std::move(grant)), outputs);
+  }
   std::vector<WeightsPublisher::Send> sends;
   if (!agent->peer.empty() && agent->peer != peer) publisher_.step(WeightsPublisher::PeerGone{agent->peer}, sends);
   agent->peer = peer;
   publisher_.step(WeightsPublisher::PeerHas{peer, join.weights_version, now}, sends);
   send_weights(std::move(sends), outputs);
   agent->grant_due = agent->all_slots = true;
+  // A round that is collected again wants the weights before these; who has none can only be given these.
+  if (publisher_.newest() == nullptr && join.weights_version + 1 < static_cast<int64_t>(weights_->version))
+    publish(now, outputs);
+}
+
+/// Whether its messages may come: it begins with the first one that the group has not trained on.
+bool LearnerCore::begin_with(Agent& agent, uint32_t index, const wire::JoinT& join, std::vector<Output>& outputs) {
+  if (join.based || join.released != agent.mark) return false;
+  agent.based = true;
+  for (const wire::SlotBase& base : join.slots) {
+    const uint32_t slot = base.slot() - options_.first_slot;
+    if (base.slot() < options_.first_slot || slot < agent.first_slot || slot - agent.first_slot >= agent.num_slots) {
+      ++foreign_slot_;
+      continue;
+    }
+    next_[slot] = {base.incarnation(), base.seq()};
+    if (base.up())
+      apply_queue(FragmentQueue::SlotIs{slot, base.incarnation(), base.seq()}, outputs);
+    else
+      apply_queue(FragmentQueue::SlotDown{slot, base.incarnation()}, outputs);
+  }
+  if (!by_slot()) credit_.resume(index, join.granted_fragments, join.fragments);
+  return true;
 }
 
 void LearnerCore::parcel(const Message& message, const std::string& user, Time now, std::vector<Output>& outputs) {
   const auto& header = *message.as<wire::ParcelT>();
   Agent* agent = known(header.agent, header.incarnation, user);
   if (agent == nullptr) return;
-  if (agent->peer.empty()) {
+  if (agent->peer.empty() || !agent->based) {
     ++unknown_agent_;  // its Join comes first: what it sends may not be what the learner understands
     return;
   }
@@ -288,18 +341,19 @@ void LearnerCore::parcel(const Message& message, const std::string& user, Time n
     refuse(agent->peer, fmt::format("messages {} to {} are not whole", header.first, header.first + header.count),
            outputs);
   }
+  Source source{header.agent, agent->incarnation, agent->parcels.received() - messages.size()};
   for (const Frames& frames : messages) {
     auto decoded = decode(frames);
     if (const auto* why = std::get_if<Malformed>(&decoded))
       count_malformed(*why);
     else
-      from_runner(header.agent, *agent, std::get<Message>(decoded), now, outputs);
+      from_runner(source, std::get<Message>(decoded), now, outputs);
+    ++source.number;
   }
 }
 
-void LearnerCore::from_runner(uint32_t index, const Agent& agent, const Message& message, Time now,
-                              std::vector<Output>& outputs) {
-  if (message.run != options_.run || message.epoch != options_.epoch) {
+void LearnerCore::from_runner(const Source& source, const Message& message, Time now, std::vector<Output>& outputs) {
+  if (message.run != options_.run) {
     ++foreign_;
     return;
   }
@@ -310,24 +364,56 @@ void LearnerCore::from_runner(uint32_t index, const Agent& agent, const Message&
     ++malformed_[static_cast<size_t>(Malformed::not_an_envelope)];
     return;
   }
-  const uint32_t slot = state != nullptr ? state->slot : header != nullptr ? header->key->slot() : saved->slot;
-  if (slot < agent.first_slot || slot - agent.first_slot >= agent.num_slots)
+  const Agent& agent = agents_.at(source.agent);
+  const uint32_t global = state != nullptr ? state->slot : header != nullptr ? header->key->slot() : saved->slot;
+  const uint32_t slot = global - options_.first_slot;
+  if (global < options_.first_slot || slot < agent.first_slot || slot - agent.first_slot >= agent.num_slots)
     ++foreign_slot_;
-  else if (header != nullptr)
-    fragment(index, agent, message, now, outputs);
-  else if (saved != nullptr)
+  else if (held_.contains(slot) || (again_ && comes_too_early(slot, message)))
+    held_[slot].emplace_back(source, message);
+  else
+    take(source, slot, message, now, outputs);
+}
+
+/// It was sampled for a later round than the one that is collected again, or for a place that is another slot's now.
+bool LearnerCore::comes_too_early(uint32_t slot, const Message& message) const {
+  const auto* header = message.as<wire::FragmentHeaderT>();
+  if (!by_slot() || header == nullptr) return false;
+  const FragmentQueue::Credit credit = queue_.credit(slot);
+  return queue_.is_up(slot) && header->key->incarnation() == credit.incarnation && header->key->seq() >= credit.granted;
+}
+
+void LearnerCore::take_held(Time now, std::vector<Output>& outputs) {
+  while (!look_at_held_.empty()) {
+    const uint32_t slot = look_at_held_.extract(look_at_held_.begin()).value();
+    for (auto it = held_.find(slot); it != held_.end(); it = held_.find(slot)) {
+      if (comes_too_early(slot, it->second.front().second)) break;
+      const auto [source, message] = std::move(it->second.front());
+      it->second.pop_front();
+      if (it->second.empty()) held_.erase(it);
+      take(source, slot, message, now, outputs);
+    }
+  }
+}
+
+void LearnerCore::take(const Source& source, uint32_t slot, const Message& message, Time now,
+                       std::vector<Output>& outputs) {
+  const auto* state = message.as<wire::SlotStateT>();
+  if (message.as<wire::FragmentHeaderT>() != nullptr)
+    fragment(source, message, now, outputs);
+  else if (const auto* saved = message.as<wire::RunnerStateT>())
     runner_state(*saved, message);
   else if (state->up)
-    apply_queue(FragmentQueue::SlotUp{slot, state->incarnation}, nullptr, false, outputs);
+    apply_queue(FragmentQueue::SlotUp{slot, state->incarnation}, outputs);
   else
-    apply_queue(FragmentQueue::SlotDown{slot, state->incarnation}, nullptr, false, outputs);
+    apply_queue(FragmentQueue::SlotDown{slot, state->incarnation}, outputs);
 }
 
 void LearnerCore::runner_state(const wire::RunnerStateT& state, const Message& message) {
+  const uint32_t slot = state.slot - options_.first_slot;
   const bool wanted = saving_ == Saving::collecting && state.checkpoint == checkpoint_sequence_ &&
-                      message.payloads.size() == 1 && queue_.is_up(state.slot) &&
-                      queue_.credit(state.slot).incarnation == state.incarnation &&
-                      queue_.credit(state.slot).granted == state.seq;
+                      message.payloads.size() == 1 && queue_.is_up(slot) &&
+                      queue_.credit(slot).incarnation == state.incarnation && queue_.credit(slot).granted == state.seq;
   if (wanted) states_.emplace(state.slot, message.payloads[0]);
 }
 
@@ -340,7 +426,7 @@ std::string LearnerCore::violation_of(const wire::FragmentHeaderT& header, const
   return options_.violation(header, message.payloads[0].view);
 }
 
-/// Async. `increases`: it comes after everything that came from its slot.
+/// Async. `increases`: it comes after everything that came from its slot. The id's slot is the queue's.
 std::optional<Drop> LearnerCore::why_not(const FragmentId& id, bool increases, bool within_credit) const {
   if (!queue_.is_up(id.slot) || queue_.credit(id.slot).incarnation != id.incarnation) return Drop::stale_incarnation;
   if (!increases) return Drop::duplicate;
@@ -348,10 +434,10 @@ std::optional<Drop> LearnerCore::why_not(const FragmentId& id, bool increases, b
   return std::nullopt;
 }
 
-void LearnerCore::fragment(uint32_t index, const Agent& agent, const Message& message, Time now,
-                           std::vector<Output>& outputs) {
+void LearnerCore::fragment(const Source& source, const Message& message, Time now, std::vector<Output>& outputs) {
   const auto& header = *message.as<wire::FragmentHeaderT>();
-  const FragmentId id = id_of(header);
+  FragmentId id = id_of(header);
+  id.slot -= options_.first_slot;
   ++fragments_;
   const std::pair now_seen{id.incarnation, id.seq};
   const bool increases = now_seen >= next_[id.slot];
@@ -361,42 +447,51 @@ void LearnerCore::fragment(uint32_t index, const Agent& agent, const Message& me
   }
   if (by_slot()) {
     const FragmentQueue::Arrived arrived{id, header.weights_version, violation_of(header, message).empty()};
-    return apply_queue(arrived, &message, increases, outputs);
+    return apply_queue(arrived, outputs, &message, &source, increases);
   }
-  const bool within_credit = credit_.arrived(index, agent.incarnation);
+  const bool within_credit = credit_.arrived(source.agent, source.incarnation);
   auto reason = why_not(id, increases, within_credit);
   if (!reason && header.weights_version > weights_->version) reason = Drop::wrong_version;
   if (!reason && !violation_of(header, message).empty()) reason = Drop::invalid;
   if (!reason) {
-    pending_.push_back({message, index, agent.incarnation, now});
+    pending_.push_back({message, source, now});
+    agents_.at(source.agent).waiting.push_back(source.number);
     return;
   }
   ++drops_[static_cast<size_t>(*reason)];
-  credit_.consumed(index, agent.incarnation);
-  if (increases) outputs.push_back(Consumed{id, std::string(name_of(*reason))});
+  credit_.consumed(source.agent, source.incarnation);
+  if (increases) finish(source, id_of(header), name_of(*reason));
 }
 
-void LearnerCore::apply_queue(const FragmentQueue::Input& input, const Message* arrived, bool increases,
-                              std::vector<Output>& outputs) {
+/// `increases`: what arrived comes after everything that came from its slot.
+void LearnerCore::apply_queue(const FragmentQueue::Input& input, std::vector<Output>& outputs, const Message* arrived,
+                              const Source* source, bool increases) {
   std::vector<FragmentQueue::Output> results;
   queue_.step(input, results);
   for (const FragmentQueue::Output& result : results) {
     if (const auto* credit = std::get_if<FragmentQueue::CreditChanged>(&result)) {
+      if (held_.contains(credit->slot)) look_at_held_.insert(credit->slot);
       const auto it = agents_.find(agent_of_slot_[credit->slot]);
       if (it == agents_.end()) continue;  // it will join
       it->second.grant_due = true;
       it->second.changed_slots.insert(credit->slot);
     } else if (const auto* accepted = std::get_if<FragmentQueue::Accepted>(&result)) {
-      place(accepted->place, *arrived, Time{}, outputs);
+      agents_.at(source->agent).placed = source->number + 1;
+      place(accepted->place, *arrived, *source, Time{}, outputs);
     } else if (const auto* dropped = std::get_if<FragmentQueue::Dropped>(&result)) {
-      if (increases) outputs.push_back(Consumed{dropped->id, std::string(name_of(dropped->reason))});
+      if (increases) finish(*source, id_of(*arrived->as<wire::FragmentHeaderT>()), name_of(dropped->reason));
     } else {
       batch_full_ = true;
     }
   }
 }
 
-void LearnerCore::place(uint32_t place, const Message& message, Time waited, std::vector<Output>& outputs) {
+void LearnerCore::finish(const Source& source, const FragmentId& id, std::string_view dropped) {
+  finished_.push_back({source, Consumed{id, std::string(dropped)}});
+}
+
+void LearnerCore::place(uint32_t place, const Message& message, const Source& source, Time waited,
+                        std::vector<Output>& outputs) {
   const auto& header = *message.as<wire::FragmentHeaderT>();
   batch_[place] = {.weights_version = header.weights_version,
                    .policy_lag = training_version() - header.weights_version,
@@ -405,7 +500,7 @@ void LearnerCore::place(uint32_t place, const Message& message, Time waited, std
                    .waiting_ns = header.waiting_ns,
                    .episodes = header.episodes};
   outputs.push_back(Assemble{{place, message}});
-  outputs.push_back(Consumed{id_of(header), ""});
+  finish(source, id_of(header), "");
 }
 
 /// Async: the oldest fragments take the free places of the batch.
@@ -413,21 +508,23 @@ void LearnerCore::fill(Time now, std::vector<Output>& outputs) {
   for (; !batch_full_ && !pending_.empty(); pending_.pop_front()) {
     const Pending& next = pending_.front();
     const auto& header = *next.message.as<wire::FragmentHeaderT>();
-    consumed(next);
+    consumed(next.source);
     if (options_.max_policy_lag && training_version() - header.weights_version > *options_.max_policy_lag) {
       ++drops_[static_cast<size_t>(Drop::policy_lag)];
-      outputs.push_back(Consumed{id_of(header), std::string(name_of(Drop::policy_lag))});
+      finish(next.source, id_of(header), name_of(Drop::policy_lag));
       continue;
     }
-    place(filled_, next.message, now - next.arrived, outputs);
+    place(filled_, next.message, next.source, now - next.arrived, outputs);
     batch_full_ = ++filled_ == options_.fragments_per_batch;
   }
 }
 
-void LearnerCore::consumed(const Pending& pending) {
-  credit_.consumed(pending.agent, pending.agent_incarnation);
-  const auto it = agents_.find(pending.agent);
-  if (it != agents_.end() && it->second.incarnation == pending.agent_incarnation) it->second.grant_due = true;
+void LearnerCore::consumed(const Source& source) {
+  credit_.consumed(source.agent, source.incarnation);
+  const auto it = agents_.find(source.agent);
+  if (it == agents_.end() || it->second.incarnation != source.incarnation) return;
+  if (!it->second.waiting.empty()) it->second.waiting.pop_front();
+  it->second.grant_due = true;
 }
 
 // --- rounds, updates, checkpoints ---
@@ -435,32 +532,78 @@ void LearnerCore::consumed(const Pending& pending) {
 void LearnerCore::advance(Time now, std::vector<Output>& outputs) {
   advance_saving(now, outputs);
   if (!by_slot()) fill(now, outputs);
-  if (updating_ || saving_ != Saving::no || iteration_ >= until_) return;
-  if (batch_full_) {
-    start_update(outputs);
+  if (updating_ || saving_ != Saving::no || state_.training_iteration >= until_) return;
+  // The others do not wait for a shard whose agents are all gone.
+  const bool starved = !by_slot() && !options_.alone && queue_.num_up() == 0 && now >= nobody_has_anything_;
+  if (batch_full_ || starved) {
+    const bool full = batch_full_;
+    start_update(now, outputs);
     if (options_.mode == SamplingMode::lag1) begin_round(now, outputs);
-    if (!by_slot()) fill(now, outputs);
+    if (!by_slot() && full) fill(now, outputs);
   } else if (by_slot() && !queue_.round_open()) {
     begin_round(now, outputs);
   }
 }
 
-void LearnerCore::start_update(std::vector<Output>& outputs) {
-  uint64_t oldest = UINT64_MAX;
-  for (FragmentFacts& facts : batch_) {
-    oldest = std::min(oldest, facts.weights_version);
-    metrics_.add_fragment(std::exchange(facts, {}));
+/// How many of an agent's messages need not come again once the update that begins is finished.
+uint64_t LearnerCore::mark_of(const Agent& agent, std::vector<Output>& outputs) {
+  if (!by_slot()) return agent.waiting.empty() ? agent.parcels.received() : agent.waiting.front();
+  uint64_t mark = agent.parcels.received();
+  const auto end = held_.lower_bound(agent.first_slot + agent.num_slots);
+  for (auto it = held_.lower_bound(agent.first_slot); it != end;) {
+    auto& [slot, messages] = *it;
+    // What came before something that has its place now would be trained on twice, or be missing: its turn is over.
+    for (; !messages.empty() && messages.front().first.number < agent.placed; messages.pop_front()) {
+      const auto& [source, message] = messages.front();
+      if (const auto* header = message.as<wire::FragmentHeaderT>()) {
+        apply_queue(FragmentQueue::Skip{slot}, outputs);
+        finish(source, id_of(*header), name_of(Drop::beyond_credit));
+      } else {
+        take(source, slot, message, Time{}, outputs);
+      }
+    }
+    if (!messages.empty()) mark = std::min(mark, messages.front().first.number);
+    it = messages.empty() ? held_.erase(it) : std::next(it);
   }
-  env_steps_ += uint64_t{options_.fragments_per_batch} * options_.steps * options_.environments;
-  batch_full_ = false;
-  filled_ = 0;
+  return mark;
+}
+
+void LearnerCore::start_update(Time now, std::vector<Output>& outputs) {
+  UpdateTally tally;
+  tally.ends_iteration = by_slot() || (options_.leads && now - iteration_start_ >= options_.min_time_per_iteration);
+  uint64_t oldest = UINT64_MAX;
+  if (batch_full_) {
+    tally.fragments = options_.fragments_per_batch;
+    for (auto& [index, agent] : agents_)
+      if (agent.up && agent.based) tally.marks.emplace_back(index, agent.incarnation, mark_of(agent, outputs));
+    settle_finished(tally.marks);
+    for (FragmentFacts& facts : batch_) {
+      oldest = std::min(oldest, facts.weights_version);
+      metrics_.add_fragment(std::exchange(facts, {}));
+    }
+    filled_ = 0;
+  }
   updating_ = true;
-  outputs.push_back(Update{oldest});
+  outputs.push_back(Update{batch_full_, oldest, tally.encode(options_.num_agents)});
+  if (std::exchange(batch_full_, false)) again_ = false;
+}
+
+/// What this update settles for good: all but what was dropped on arrival after something that still waits.
+void LearnerCore::settle_finished(const std::vector<wire::AgentMark>& marks) {
+  const auto open = std::stable_partition(finished_.begin(), finished_.end(), [&](const Finished& finished) {
+    const auto mark = std::lower_bound(marks.begin(), marks.end(), finished.source.agent,
+                                       [](const wire::AgentMark& m, uint32_t agent) { return m.agent() < agent; });
+    return mark == marks.end() || mark->agent() != finished.source.agent ||
+           mark->incarnation() != finished.source.incarnation || finished.source.number < mark->messages();
+  });
+  for (auto it = finished_.begin(); it != open; ++it) in_update_.push_back(std::move(it->consumed));
+  finished_.erase(finished_.begin(), open);
 }
 
 void LearnerCore::begin_round(Time now, std::vector<Output>& outputs) {
   publish(now, outputs);
-  apply_queue(FragmentQueue::BeginRound{weights_->version}, nullptr, false, outputs);
+  apply_queue(FragmentQueue::BeginRound{weights_->version}, outputs);
+  take_held(now, outputs);
 }
 
 void LearnerCore::publish(Time now, std::vector<Output>& outputs) {
@@ -473,7 +616,7 @@ void LearnerCore::publish(Time now, std::vector<Output>& outputs) {
 
 bool LearnerCore::states_complete() const {
   for (uint32_t slot = 0; slot < queue_.num_slots(); ++slot)
-    if (queue_.is_up(slot) && !states_.contains(slot)) return false;
+    if (queue_.is_up(slot) && !states_.contains(options_.first_slot + slot)) return false;
   return true;
 }
 
@@ -487,8 +630,14 @@ void LearnerCore::advance_saving(Time now, std::vector<Output>& outputs) {
   }
   if (saving_ != Saving::collecting || (by_slot() && now < states_by_ && !states_complete())) return;
   saving_ = Saving::writing;
-  WriteCheckpoint write{checkpoint_sequence_, checkpoint_directory_,    {}, iteration_,
-                        env_steps_,           by_slot() && batch_full_, 0,  {}};
+  WriteCheckpoint write{checkpoint_sequence_,
+                        checkpoint_directory_,
+                        {},
+                        state_.training_iteration,
+                        state_.num_env_steps_sampled_lifetime,
+                        by_slot() && batch_full_,
+                        0,
+                        {}};
   for (auto& [slot, state] : std::exchange(states_, {})) write.runners.push_back({slot, state});
   if (write.with_batch) {
     write.batch_weights_version = batch_[0].weights_version;
@@ -534,7 +683,7 @@ void LearnerCore::grant_all_slots() {
 uint64_t LearnerCore::required_version() const {
   if (by_slot()) return queue_.weights_version();
   if (!options_.max_policy_lag) return 0;
-  return std::min(publisher_.newest()->version,
+  return std::min(publisher_.newest() == nullptr ? 0 : publisher_.newest()->version,
                   weights_->version - std::min(weights_->version, *options_.max_policy_lag));
 }
 
@@ -547,11 +696,14 @@ void LearnerCore::send_grants(std::vector<Output>& outputs) {
     grant.agent = index;
     grant.incarnation = agent.incarnation;
     grant.received = agent.parcels.received();
+    grant.released = agent.mark;
+    grant.based = agent.based;
     grant.weights_version = required_version();
     if (saving_ == Saving::collecting && by_slot()) grant.want_state = checkpoint_sequence_;
     const auto add = [&](uint32_t slot) {
       const FragmentQueue::Credit credit = queue_.credit(slot);
-      if (queue_.is_up(slot)) grant.slots.emplace_back(slot, credit.incarnation, credit.granted);
+      if (queue_.is_up(slot))
+        grant.slots.emplace_back(options_.first_slot + slot, credit.incarnation, credit.granted);
     };
     if (!by_slot())
       grant.granted_bytes = credit_.granted_bytes(index);

@@ -1,13 +1,17 @@
-// LearnerCore: what a learner decides, without torch, sockets and files: rounds, credit, weights, checkpoints,
-// commands.
+// LearnerCore: what one shard of the learner group decides in one epoch, without torch, sockets and files: rounds,
+// credit, weights, checkpoints, commands. Each shard collects its part of every batch from its own agents; an update is
+// everybody's (learners/learner), and an epoch begins with a new LearnerCore (learners/group_member).
 //
-//   driver --Welcome/AgentState/Command-->  LearnerCore  --Update, WriteCheckpoint--> shell (torch, disk)
-//   agents --Join/Parcel------------------>              --Send-->                    driver, agents
+//   driver --AgentState/Command-->  LearnerCore  --Update, WriteCheckpoint--> shell (torch, disk)
+//   agents --Join/Parcel---------->              --Send-->                    driver, agents
 //
 //   sync   round k sampled with version k   | update k | report, go | round k+1 ...          lag 0
 //   lag1   round k+1 sampled with version k while update k runs; weights are published when a round begins   lag 1
 //   async  fragments come when they come; each batch is the oldest ones there are; an iteration is all updates of
 //          min_time_per_iteration; weights are published every broadcast_interval updates
+//
+// Agents keep what they sent until an update with it is finished by all shards. So a core that begins after a shard died
+// collects the same batch again: it knows how many messages of each agent were trained on (its mark) and takes the rest.
 //
 // In every mode the learner pauses its updates after a report until the driver answers, so that a run stops and saves
 // at exactly the iteration its criterion names. A state machine: one thread; the shell runs the update on another
@@ -28,6 +32,7 @@
 #include "learners/credit_ledger.hpp"
 #include "learners/fragment_queue.hpp"
 #include "learners/iteration_metrics.hpp"
+#include "learners/update_tally.hpp"
 #include "learners/weights_publisher.hpp"
 #include "rl/wire/messages.hpp"
 #include "rl/wire/parcel.hpp"
@@ -53,14 +58,19 @@ class LearnerCore {
   struct Options {
     uint64_t run = 0, epoch = 1;
     SamplingMode mode = SamplingMode::sync;
-    uint32_t num_slots = 1, fragments_per_batch = 1;
+    uint32_t first_slot = 0, num_slots = 1;  ///< of this shard's agents
+    uint32_t fragments_per_batch = 1;        ///< this shard's part
+    uint32_t num_agents = 1;                 ///< of all shards
+    bool alone = true, leads = true;         ///< no other shard; the one that ends async iterations
+    GroupState state;                        ///< with which the epoch begins
+    bool again = false;  ///< other cores began at this run's weights before: what they had not trained on comes again
+    bool started = true;  ///< no update was made since the run started, or was resumed
     uint32_t steps = 0, environments = 0;
     size_t fragment_bytes = 1;  ///< FragmentLayout::capacity_bytes(): what a fragment costs of the credit
     uint64_t spec_hash = 0, fragment_hash = 0;
-    uint32_t learner_queue_size = 3, broadcast_interval = 1;              ///< async
-    std::optional<uint64_t> max_policy_lag;                               ///< async
-    Time min_time_per_iteration{};                                        ///< async
-    uint64_t training_iteration = 0, num_env_steps_sampled_lifetime = 0;  ///< of the checkpoint resumed from
+    uint32_t learner_queue_size = 3, broadcast_interval = 1;  ///< async
+    std::optional<uint64_t> max_policy_lag;                   ///< async
+    Time min_time_per_iteration{};                            ///< async
     bool resumes_with_batch = false;  ///< lag1: the checkpoint held a batch that was sampled, not yet trained on
     std::vector<wire::Episode> batch_episodes;  ///< of that batch
     /// "" when the columns keep their contract, else the first fact; see fragment_violation.
@@ -81,9 +91,10 @@ class LearnerCore {
     std::string user = {};  ///< who it is, where sockets have keys
   };
   struct Updated {
-    WeightsPtr weights;  ///< one version on
+    WeightsPtr weights;  ///< one version on; null: no shard had anything to train on
     std::map<std::string, double> metrics;
-  };  ///< the update of the last Update output
+    std::vector<double> tally;  ///< of Update, summed over the shards
+  };  ///< all shards have finished the update of the last Update output
   struct CheckpointWritten {
     uint64_t sequence;
     std::vector<CheckpointFile> files;
@@ -104,8 +115,10 @@ class LearnerCore {
     AcceptedFragment fragment;
   };
   struct Update {
-    uint64_t weights_version;
-  };  ///< every place of the batch is filled: take it and train; the oldest version it was sampled with
+    bool with_batch;           ///< every place of the batch is filled: take it; false: take part with nothing
+    uint64_t weights_version;  ///< the oldest it was sampled with
+    std::vector<double> tally;
+  };
   struct WriteCheckpoint {
     uint64_t sequence;
     std::string directory;
@@ -117,8 +130,8 @@ class LearnerCore {
   };
   struct Consumed {
     FragmentId id;
-    std::string dropped;  ///< "" = goes into a batch, else the reason
-  };                      ///< for the ledger: each fragment id at most once
+    std::string dropped;  ///< "" = was trained on, else the reason
+  };                      ///< for the ledger, when the update is finished: each fragment id at most once
   struct Exit {
     std::string reason;
   };
@@ -129,7 +142,7 @@ class LearnerCore {
   void step(const Input& input, Time now, std::vector<Output>& outputs);
 
   Time next_timer() const { return last_tick_ + kRetry; }
-  uint64_t training_iteration() const { return iteration_; }
+  uint64_t training_iteration() const { return state_.training_iteration; }
   /// Dropped messages by reason, the queue's reasons included.
   std::map<std::string, double> drops() const;
   void count_malformed(Malformed malformed) { ++malformed_[static_cast<size_t>(malformed)]; }
@@ -140,15 +153,27 @@ class LearnerCore {
     bool up = false;
     std::string peer;  // since its first Join that fits
     std::string user;  // nobody else may speak for it; "" without keys
+    uint64_t mark = 0;   // messages below were trained on, or dropped
+    bool based = false;  // what came before the mark is known: the rest may come
     ParcelReceiver parcels;
+    uint64_t placed = 0;             // by_slot: the message after the last one that has a place
+    std::deque<uint64_t> waiting;    // async: numbers of its messages in pending_
     // the grant at the end of this step
     bool grant_due = false, all_slots = false;
     std::set<uint32_t> changed_slots;
   };
+  struct Source {
+    uint32_t agent, incarnation;
+    uint64_t number;  // of its messages
+  };
   struct Pending {
     Message message;
-    uint32_t agent, agent_incarnation;
+    Source source;
     Time arrived;
+  };
+  struct Finished {
+    Source source;
+    Consumed consumed;
   };
   /// wanted: until the open round is complete; collecting: the runners' states; writing: the shell does.
   enum class Saving : uint8_t { no, wanted, collecting, writing };
@@ -170,22 +195,29 @@ class LearnerCore {
   void join(const std::string& peer, const std::string& user, const wire::JoinT& join, Time now,
             std::vector<Output>& outputs);
   void parcel(const Message& message, const std::string& user, Time now, std::vector<Output>& outputs);
-  void from_runner(uint32_t index, const Agent& agent, const Message& message, Time now, std::vector<Output>& outputs);
+  bool begin_with(Agent& agent, uint32_t index, const wire::JoinT& join, std::vector<Output>& outputs);
+  void from_runner(const Source& source, const Message& message, Time now, std::vector<Output>& outputs);
+  void take(const Source& source, uint32_t slot, const Message& message, Time now, std::vector<Output>& outputs);
+  bool comes_too_early(uint32_t slot, const Message& message) const;
+  void take_held(Time now, std::vector<Output>& outputs);
   void runner_state(const wire::RunnerStateT& state, const Message& message);
 
-  void fragment(uint32_t index, const Agent& agent, const Message& message, Time now, std::vector<Output>& outputs);
+  void fragment(const Source& source, const Message& message, Time now, std::vector<Output>& outputs);
   std::string violation_of(const wire::FragmentHeaderT& header, const Message& message) const;
   std::optional<Drop> why_not(const FragmentId& id, bool increases, bool within_credit) const;
-  void apply_queue(const FragmentQueue::Input& input, const Message* arrived, bool increases,
-                   std::vector<Output>& outputs);
-  void place(uint32_t place, const Message& message, Time waited, std::vector<Output>& outputs);
-  void consumed(const Pending& pending);
+  void apply_queue(const FragmentQueue::Input& input, std::vector<Output>& outputs, const Message* arrived = nullptr,
+                   const Source* source = nullptr, bool increases = false);
+  void place(uint32_t place, const Message& message, const Source& source, Time waited, std::vector<Output>& outputs);
+  void consumed(const Source& source);
+  void finish(const Source& source, const FragmentId& id, std::string_view dropped);
   void fill(Time now, std::vector<Output>& outputs);
 
   void advance(Time now, std::vector<Output>& outputs);
   void advance_saving(Time now, std::vector<Output>& outputs);
   bool states_complete() const;
-  void start_update(std::vector<Output>& outputs);
+  void start_update(Time now, std::vector<Output>& outputs);
+  uint64_t mark_of(const Agent& agent, std::vector<Output>& outputs);
+  void settle_finished(const std::vector<wire::AgentMark>& marks);
   void begin_round(Time now, std::vector<Output>& outputs);
   void publish(Time now, std::vector<Output>& outputs);
   void finish_iteration(std::vector<Output>& outputs);
@@ -211,11 +243,18 @@ class LearnerCore {
   std::vector<FragmentFacts> batch_;  // by place
   uint32_t filled_ = 0;               // async: places
   bool batch_full_ = false;
+  bool again_ = false;  // until the first batch is full: what was sampled for a later one may come before it
+  std::map<uint32_t, std::deque<std::pair<Source, Message>>> held_;  // by slot: it comes too early
+  std::set<uint32_t> look_at_held_;
+  std::vector<Finished> finished_;   // placed or dropped, not settled by an update
+  std::vector<Consumed> in_update_;  // settled by the one that runs
 
   bool updating_ = false;
+  Time nobody_has_anything_{};  // before then, not another update with nothing
   uint64_t updates_since_published_ = 0;
   Time iteration_start_{};
-  uint64_t iteration_, env_steps_, until_;
+  GroupState state_;
+  uint64_t until_;
   IterationMetrics metrics_;
   wire::IterationReportT report_;
   bool report_pending_ = false;  // the driver has not answered it

@@ -517,9 +517,10 @@ class Combinations {
            "at least {}",
            place({"training.max_policy_lag", "training.broadcast_interval"}), *training.max_policy_lag,
            training.broadcast_interval, training.broadcast_interval - 1);
-    if (config_.hosts.num_hosts > config_.env_runners.num_env_runners)
+    refuse_lonely_learners();
+    if (config_.num_hosts() > config_.env_runners.num_env_runners)
       fail(Exit::usage, "impossible", "{}: hosts.num_hosts {} is more than env_runners.num_env_runners {}",
-           place({"hosts.num_hosts", "env_runners.num_env_runners"}), config_.hosts.num_hosts,
+           place({"hosts.num_hosts", "learners.num_learners", "env_runners.num_env_runners"}), config_.num_hosts(),
            config_.env_runners.num_env_runners);
     refuse_uneven_batch();
     const FaultToleranceConfig& faults = config_.fault_tolerance;
@@ -530,6 +531,20 @@ class Combinations {
   }
 
  private:
+  /// A learner is fed by host agents of its own, with fragments of its own.
+  void refuse_lonely_learners() const {
+    const int64_t learners = config_.learners.num_learners, fragments = config_.fragments_per_batch();
+    if (learners > config_.num_hosts())
+      fail(Exit::usage, "impossible",
+           "{}: learners.num_learners {} is more than hosts.num_hosts {}: each learner has its own host agents",
+           place({"learners.num_learners", "hosts.num_hosts"}), learners, config_.num_hosts());
+    if (learners > fragments)
+      fail(Exit::usage, "impossible",
+           "{}: learners.num_learners {} is more than the {} fragments of a batch; make train_batch_size at least {}",
+           place({"learners.num_learners", "training.train_batch_size"}), learners, fragments,
+           learners * config_.fragment_length() * config_.env_runners.num_envs_per_env_runner);
+  }
+
   /// A batch is a whole number of fragments, and fragments have one length.
   void refuse_uneven_batch() const {
     const EnvRunnersConfig& runners = config_.env_runners;
@@ -616,7 +631,7 @@ void TrainingConfig::settings(SettingVisitor& v) {
 }
 
 void HostsConfig::settings(SettingVisitor& v) {
-  v.visit({"num_hosts", "host agents", "the env runners are split evenly over them", 1, 4096}, num_hosts);
+  v.visit({"num_hosts", "host agents", "the env runners are split evenly over them; 0: one a learner", 0, 4096}, num_hosts);
   v.visit(choice("launcher", "who starts the agents: local: the driver, here; none: `myriad agent`, from anywhere",
                  {"local", "none"}),
           launcher);
@@ -634,7 +649,8 @@ void NetworkConfig::settings(SettingVisitor& v) {
 }
 
 void LearnersConfig::settings(SettingVisitor& v) {
-  v.visit({"num_learners", "processes", "learner shards; groups of several are not there yet", 1, 1}, num_learners);
+  v.visit({"num_learners", "processes", "that share each batch; `myriad scale` changes it while they run", 1, 1024},
+          num_learners);
   v.visit({.key = "device", .unit = "", .meaning = "what the learner computes on", .choices = {"cpu"}}, device);
   v.visit(choice("executor", "who runs the module on a CPU", {"auto", "torch", "native"}), executor);
   v.visit({"num_threads", "threads", "of a learner; 0: the machine's cores", 0, 1024}, num_threads);

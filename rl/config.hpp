@@ -75,7 +75,7 @@ struct EnvRunnersConfig {
 
 /// The machines that run env runners, one host agent each.
 struct HostsConfig {
-  int64_t num_hosts = 1;  ///< env runners are split evenly over them
+  int64_t num_hosts = 0;  ///< env runners are split evenly over them; 0: one a learner. Use Config::num_hosts()
   std::string launcher =
       "local";                   ///< local: the driver starts the agents here; none: `myriad agent` joins from anywhere
   double runner_memory_mib = 0;  ///< limit of one runner; 0: none
@@ -193,6 +193,7 @@ struct Config {
   /// T of a fragment: rollout_fragment_length, or what makes the batch with one fragment a runner.
   int64_t fragment_length() const;
   int64_t fragments_per_batch() const;
+  int64_t num_hosts() const { return hosts.num_hosts > 0 ? hosts.num_hosts : learners.num_learners; }
   bool async() const { return training.sampling == "async"; }
 };
 

@@ -14,10 +14,20 @@ double mean_of(const std::deque<double>& values) {
 Fleet::Options fleet_options(const DriverCore::Options& options) {
   Fleet::Options fleet = options.fleet;
   fleet.run = options.run;
-  fleet.epoch = options.epoch;
   fleet.config_toml = options.config_toml;
   fleet.seed = options.seed;
   return fleet;
+}
+
+LearnerGroup::Options learner_options(const DriverCore::Options& options) {
+  LearnerGroup::Options learners = options.learners;
+  learners.run = options.run;
+  learners.config_toml = options.config_toml;
+  learners.checkpoint = options.resume_directory;
+  learners.num_agents = options.fleet.agents.num_slots;
+  learners.num_slots = options.fleet.num_slots;
+  learners.training_iteration = options.training_iteration;
+  return learners;
 }
 
 }  // namespace
@@ -25,6 +35,7 @@ Fleet::Options fleet_options(const DriverCore::Options& options) {
 DriverCore::DriverCore(Options options)
     : options_(std::move(options)),
       fleet_(fleet_options(options_)),
+      learners_(learner_options(options_)),
       iteration_(options_.training_iteration),
       env_steps_(options_.num_env_steps_sampled_lifetime),
       episodes_(options_.num_episodes_lifetime),
@@ -36,7 +47,7 @@ double DriverCore::episode_len_mean() const { return mean_of(lengths_); }
 
 Time DriverCore::next_timer() const {
   if (phase_ == Phase::finished) return Time::max();
-  Time next = fleet_.next_timer();
+  Time next = std::min(fleet_.next_timer(), learners_.next_timer());
   if (!commit_pending_) next = std::min(next, deadline_);
   if (phase_ == Phase::running || (phase_ == Phase::saving && !commit_pending_))
     next = std::min({next, last_sent_ + kRetry, last_announced_ + kRetry});
@@ -48,13 +59,15 @@ Time DriverCore::next_timer() const {
 void DriverCore::send(const std::string& peer, Message message, std::vector<Output>& outputs) {
   if (peer.empty()) return;
   message.run = options_.run;
-  message.epoch = options_.epoch;
+  message.epoch = learners_.epoch();
   outputs.push_back(Send{peer, std::move(message)});
 }
 
 void DriverCore::send_command(Time now, std::vector<Output>& outputs) {
   last_sent_ = now;
-  send(learner_, make_message(command_), outputs);
+  LearnerGroup::Outputs learners;
+  learners_.send_all(make_message(command_), learners);
+  apply_learners(learners, now, outputs);
 }
 
 std::string DriverCore::stop_criterion(Time now) const {
@@ -75,41 +88,24 @@ std::string DriverCore::stop_criterion(Time now) const {
 void DriverCore::step(const Input& input, Time now, std::vector<Output>& outputs) {
   if (phase_ == Phase::finished) return;
   Fleet::Outputs fleet;
+  LearnerGroup::Outputs learners;
   if (std::holds_alternative<Start>(input)) {
     started_ = last_sent_ = last_announced_ = now;
-    learner_alive_ = true;
-    outputs.push_back(SpawnLearner{});
+    learners_.start(now, learners);
     fleet_.start(now, fleet);
   } else if (const auto* received = std::get_if<Received>(&input)) {
-    const Message& message = received->message;
-    if (message.run != options_.run || message.epoch != options_.epoch) return;
-    const bool may_learn = received->user.empty() || received->user.starts_with("learner-");
-    if (const auto* hello = message.as<wire::LearnerHelloT>(); hello != nullptr && may_learn)
-      learner_hello(received->peer, *hello, now, outputs);
-    else if (!learner_.empty() && received->peer == learner_)
-      from_learner(message, now, outputs);
-    else
-      fleet_.received(received->peer, received->user, message, now, fleet);
+    this->received(*received, now, fleet, learners, outputs);
   } else if (const auto* exited = std::get_if<AgentExited>(&input)) {
     fleet_.exited(exited->agent, exited->incarnation, exited->cause, exited->drained, now, fleet);
   } else if (const auto* exited = std::get_if<LearnerExited>(&input)) {
-    learner_alive_ = false;
-    learner_.clear();
-    if (phase_ != Phase::stopping) {
-      if (learner_error_)
-        stop_all(now, static_cast<Exit>(learner_error_->exit), learner_error_->message, learner_error_->code, outputs);
-      else
-        stop_all(now, Exit::internal, fmt::format("the learner ended: {}", exited->cause), "learner-lost", outputs);
-    }
+    learners_.exited(exited->shard, exited->incarnation, exited->cause, now, learners);
   } else if (const auto* failed = std::get_if<SpawnFailed>(&input)) {
-    if (failed->agent) {
+    if (failed->agent)
       fleet_.spawn_failed(*failed->agent, failed->cause, now, fleet);
-    } else {
-      learner_alive_ = false;
-      stop_all(now, Exit::resource, failed->cause, "spawn-failed", outputs);
-    }
+    else
+      learners_.spawn_failed(failed->shard, failed->incarnation, failed->cause, now, learners);
   } else if (std::holds_alternative<Interrupted>(input)) {
-    if (++interrupts_ == 1 && phase_ != Phase::stopping && !learner_.empty() &&
+    if (++interrupts_ == 1 && phase_ != Phase::stopping && phase_ != Phase::starting &&
         iteration_ > options_.training_iteration) {
       stop_reason_ = "interrupted";
       outputs.push_back(Event{"interrupt", "finishing this iteration, then saving; Ctrl-C again stops at once"});
@@ -123,34 +119,9 @@ void DriverCore::step(const Input& input, Time now, std::vector<Output>& outputs
     }
     exit_ = Exit::interrupted;
   } else if (const auto* saved = std::get_if<Saved>(&input)) {
-    if (const auto* prepared = std::get_if<CheckpointWriter::Prepared>(&saved->result)) {
-      command_ = {};
-      command_.kind = wire::CommandKind::checkpoint;
-      command_.sequence = checkpoint_sequence_;
-      command_.until = iteration_;
-      command_.directory = prepared->directory;
-      send_command(now, outputs);
-    } else {
-      commit_pending_ = false;
-      deadline_ = Time::max();
-      if (const auto* committed = std::get_if<CheckpointWriter::Committed>(&saved->result)) {
-        last_checkpoint_ = committed->directory;
-        committed_iteration_ = committed->training_iteration;
-        outputs.push_back(Event{"checkpoint", fmt::format("iteration {} saved to {}", committed->training_iteration,
-                                                          committed->directory)});
-      } else {
-        outputs.push_back(Event{
-            "checkpoint-failed",
-            fmt::format("{}; the last good one: {}",
-                        save_error_.empty() ? std::get<CheckpointWriter::Failed>(saved->result).reason : save_error_,
-                        last_checkpoint_.empty() ? "none" : last_checkpoint_)});
-      }
-      save_error_.clear();
-      saved_iteration_ = iteration_;
-      phase_ = Phase::running;
-      go_on(now, outputs);
-    }
+    this->saved(*saved, now, outputs);
   } else {
+    learners_.tick(now, learners);
     fleet_.tick(now, fleet);
     if (phase_ == Phase::running && !finishing())
       stop_reason_ = stop_criterion(now);  // the time; acts at the next report
@@ -167,15 +138,61 @@ void DriverCore::step(const Input& input, Time now, std::vector<Output>& outputs
     // Not with the command: quick iterations put that off for ever.
     if ((phase_ == Phase::running || phase_ == Phase::saving) && now >= last_announced_ + kRetry && !commit_pending_) {
       last_announced_ = now;
-      fleet_.announce_all(fleet);
+      if (learners_.formed()) fleet_.announce_all(fleet);
     }
   }
+  apply_learners(learners, now, outputs);
   apply_fleet(fleet, now, outputs);
-  if (phase_ == Phase::stopping && !learner_alive_ && fleet_.num_processes() == 0) {
+  if (phase_ == Phase::stopping && learners_.num_processes() == 0 && fleet_.num_processes() == 0) {
     phase_ = Phase::finished;
     deadline_ = Time::max();
     outputs.push_back(Finished{exit_, stop_reason_, exit_code_});
   }
+}
+
+void DriverCore::received(const Received& received, Time now, Fleet::Outputs& fleet, LearnerGroup::Outputs& learners,
+                          std::vector<Output>& outputs) {
+  const Message& message = received.message;
+  if (message.run != options_.run || message.epoch > learners_.epoch()) return;
+  if (const auto* scale = message.as<wire::ScaleRequestT>()) {
+    wire::ScaleReplyT reply;
+    reply.text = phase_ == Phase::stopping ? "the run is ending" : learners_.resize(scale->learners, now, learners);
+    reply.error = !reply.text.empty();
+    send(received.peer, make_message(std::move(reply)), outputs);
+  } else if (!learners_.received(received.peer, received.user, message, now, learners)) {
+    fleet_.received(received.peer, received.user, message, now, fleet);
+  }
+}
+
+void DriverCore::saved(const Saved& saved, Time now, std::vector<Output>& outputs) {
+  if (const auto* prepared = std::get_if<CheckpointWriter::Prepared>(&saved.result)) {
+    command_ = {};
+    command_.kind = wire::CommandKind::checkpoint;
+    command_.sequence = checkpoint_sequence_;
+    command_.until = iteration_;
+    command_.directory = prepared->directory;
+    send_command(now, outputs);
+    return;
+  }
+  commit_pending_ = false;
+  deadline_ = Time::max();
+  if (std::exchange(save_again_, false)) return begin_save(now, outputs);
+  if (const auto* committed = std::get_if<CheckpointWriter::Committed>(&saved.result)) {
+    last_checkpoint_ = committed->directory;
+    committed_iteration_ = committed->training_iteration;
+    outputs.push_back(Event{"checkpoint", fmt::format("iteration {} saved to {}", committed->training_iteration,
+                                                      committed->directory)});
+  } else {
+    outputs.push_back(
+        Event{"checkpoint-failed",
+              fmt::format("{}; the last good one: {}",
+                          save_error_.empty() ? std::get<CheckpointWriter::Failed>(saved.result).reason : save_error_,
+                          last_checkpoint_.empty() ? "none" : last_checkpoint_)});
+  }
+  save_error_.clear();
+  saved_iteration_ = iteration_;
+  phase_ = Phase::running;
+  go_on(now, outputs);
 }
 
 void DriverCore::apply_fleet(Fleet::Outputs& results, Time now, std::vector<Output>& outputs) {
@@ -183,7 +200,7 @@ void DriverCore::apply_fleet(Fleet::Outputs& results, Time now, std::vector<Outp
     if (auto* to_agent = std::get_if<Fleet::ToAgent>(&result))
       send(to_agent->peer, std::move(to_agent->message), outputs);
     else if (auto* to_learner = std::get_if<Fleet::ToLearner>(&result))
-      send(learner_, std::move(to_learner->message), outputs);
+      send(learners_.peer(to_learner->shard), std::move(to_learner->message), outputs);
     else if (auto* over = std::get_if<Fleet::Over>(&result))
       stop_all(now, over->exit, over->reason, over->error_code, outputs);
     else if (const auto* spawn = std::get_if<SpawnAgent>(&result))
@@ -195,47 +212,61 @@ void DriverCore::apply_fleet(Fleet::Outputs& results, Time now, std::vector<Outp
   }
 }
 
-void DriverCore::learner_hello(const std::string& peer, const wire::LearnerHelloT& hello, Time now,
-                               std::vector<Output>& outputs) {
-  if (!learner_.empty() && learner_ != peer) return;  // there is one, and it does not come back under another name
-  if (hello.protocol != kProtocolVersion) {
-    stop_all(now, Exit::usage,
-             fmt::format("learner speaks protocol {}, this driver {}: install the same version", hello.protocol,
-                         kProtocolVersion),
-             "version-skew", outputs);
-    return;
-  }
-  learner_ = peer;
-  if (!hello.data_endpoint.empty()) fleet_.set_learner_endpoint(hello.data_endpoint);
-  wire::LearnerWelcomeT welcome;
-  welcome.config = options_.config_toml;
-  welcome.data_endpoint = options_.learner_endpoint;
-  welcome.checkpoint = options_.resume_directory;
-  send(peer, make_message(std::move(welcome)), outputs);
-  if (phase_ == Phase::starting) {
-    phase_ = Phase::running;
-    go_on(now, outputs);
+void DriverCore::apply_learners(LearnerGroup::Outputs& results, Time now, std::vector<Output>& outputs) {
+  for (auto& result : results) {
+    if (auto* to = std::get_if<LearnerGroup::ToLearner>(&result))
+      send(to->peer, std::move(to->message), outputs);
+    else if (const auto* spawn = std::get_if<SpawnLearner>(&result))
+      outputs.push_back(*spawn);
+    else if (const auto* kill = std::get_if<KillLearner>(&result))
+      outputs.push_back(*kill);
+    else if (const auto* event = std::get_if<LearnerGroup::Event>(&result))
+      outputs.push_back(Event{event->kind, event->text});
+    else if (auto* reported = std::get_if<LearnerGroup::Reported>(&result))
+      report(reported->report, now, outputs);
+    else if (auto* saved = std::get_if<LearnerGroup::Saved>(&result))
+      checkpoint_done(saved->done, outputs);
+    else if (auto* over = std::get_if<LearnerGroup::Over>(&result))
+      stop_all(now, over->exit, over->reason, over->error_code, outputs);
+    else
+      formed(now, outputs);
   }
 }
 
-void DriverCore::from_learner(const Message& message, Time now, std::vector<Output>& outputs) {
-  if (const auto* error = message.as<wire::ProcessErrorT>()) {
-    learner_error_ = *error;  // its exit follows
-  } else if (const auto* iteration = message.as<wire::IterationReportT>()) {
-    report(*iteration, now, outputs);
-  } else if (const auto* done = message.as<wire::CheckpointDoneT>()) {
-    if (phase_ != Phase::saving || done->sequence != checkpoint_sequence_ || commit_pending_) return;
-    if (done->error.empty() && done->training_iteration != iteration_) return;  // never another iteration's weights
-    commit_pending_ = true;
-    if (!done->error.empty()) {
-      save_error_ = done->error;  // told when the partial directory is gone: a full disk takes no event before
-      outputs.push_back(Save{CheckpointWriter::Abandon{}});
-      return;
-    }
-    CheckpointWriter::Commit commit;
-    for (const auto& file : done->files) commit.files.push_back({file->name, file->bytes, file->crc32c});
-    outputs.push_back(Save{std::move(commit)});
+/// An epoch of the learner group began.
+void DriverCore::formed(Time now, std::vector<Output>& outputs) {
+  std::vector<Fleet::LearnerOf> by_place;
+  for (uint32_t place = 0; place < options_.fleet.agents.num_slots; ++place) {
+    const uint32_t shard = learners_.shard_of(place);
+    by_place.push_back({shard, learners_.endpoint(shard)});
   }
+  Fleet::Outputs fleet;
+  fleet_.set_learners(learners_.epoch(), std::move(by_place), fleet);
+  apply_fleet(fleet, now, outputs);
+  if (phase_ == Phase::starting) {
+    phase_ = Phase::running;
+    go_on(now, outputs);
+  } else if (phase_ == Phase::saving && command_.kind == wire::CommandKind::checkpoint && !commit_pending_) {
+    // What the shards of the last epoch had written of it is worth nothing: the files of all are of one epoch.
+    commit_pending_ = save_again_ = true;
+    outputs.push_back(Save{CheckpointWriter::Abandon{}});
+  } else if (phase_ == Phase::running) {
+    send_command(now, outputs);
+  }
+}
+
+void DriverCore::checkpoint_done(const wire::CheckpointDoneT& done, std::vector<Output>& outputs) {
+  if (phase_ != Phase::saving || done.sequence != checkpoint_sequence_ || commit_pending_) return;
+  if (done.error.empty() && done.training_iteration != iteration_) return;  // never another iteration's weights
+  commit_pending_ = true;
+  if (!done.error.empty()) {
+    save_error_ = done.error;  // told when the partial directory is gone: a full disk takes no event before
+    outputs.push_back(Save{CheckpointWriter::Abandon{}});
+    return;
+  }
+  CheckpointWriter::Commit commit;
+  for (const auto& file : done.files) commit.files.push_back({file->name, file->bytes, file->crc32c});
+  outputs.push_back(Save{std::move(commit)});
 }
 
 void DriverCore::report(const wire::IterationReportT& report, Time now, std::vector<Output>& outputs) {
@@ -251,7 +282,7 @@ void DriverCore::report(const wire::IterationReportT& report, Time now, std::vec
       lengths_.pop_front();
     }
   }
-  // First the answer, so that the learner does not wait for the disk; but not while it fills a disk with a checkpoint.
+  // First the answer, so that the learners do not wait for the disk; but not while it fills a disk with a checkpoint.
   const auto answer = static_cast<std::ptrdiff_t>(outputs.size());
   go_on(now, outputs);
   outputs.insert(phase_ == Phase::saving ? outputs.begin() + answer : outputs.end(), Report{report});
@@ -290,13 +321,14 @@ void DriverCore::stop_all(Time now, Exit exit, std::string reason, std::string c
   stop_reason_ = std::move(reason);
   exit_code_ = std::move(code);
   deadline_ = now + kStopDeadline;
-  wire::StopT stop;
-  stop.reason = stop_reason_;
-  send(learner_, make_message(stop), outputs);
+  LearnerGroup::Outputs learners;
+  learners_.stop(stop_reason_, learners);
+  const bool all_hear = learners_.connected();
+  apply_learners(learners, now, outputs);
   Fleet::Outputs fleet;
   fleet_.stop(stop_reason_, now, fleet);
   apply_fleet(fleet, now, outputs);
-  if (learner_.empty() && learner_alive_) outputs.push_back(KillAll{});  // not yet connected: nobody to ask
+  if (!all_hear && learners_.num_processes() > 0) outputs.push_back(KillAll{});  // not yet connected: nobody to ask
 }
 
 }  // namespace myriad

@@ -1,11 +1,12 @@
 // DriverCore: what the driver decides: who runs, when to go on, when to save, when to stop. No process, socket or file
 // here.
 //
-//   start -> learner and host agents spawned -> [report -> stop? checkpoint? -> go]* -> last checkpoint -> stop all ->
-//   finished
+//   start -> learners and host agents spawned, the group formed -> [report -> stop? checkpoint? -> go]* -> last
+//   checkpoint -> stop all -> finished
 //
-// In sync mode the learner waits for `go` after each report, so a run stops at exactly the iteration its criterion
-// names. Commands and welcomes are repeated until their effect is seen. A state machine: one thread, time comes in.
+// The learners wait for `go` after each report, so a run stops at exactly the iteration its criterion names. Who is in
+// the learner group is LearnerGroup's to say, which agents there are Fleet's. Commands and welcomes are repeated until
+// their effect is seen. A state machine: one thread, time comes in.
 #pragma once
 
 #include <deque>
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "apps/driver/fleet.hpp"
+#include "apps/driver/learner_group.hpp"
 #include "learners/checkpoint.hpp"
 #include "rl/check.hpp"
 #include "rl/config.hpp"
@@ -25,9 +27,8 @@ namespace myriad {
 class DriverCore {
  public:
   struct Options {
-    uint64_t run = 0, epoch = 1;
+    uint64_t run = 0;
     std::string config_toml;          ///< resolved, for the processes
-    std::string learner_endpoint;     ///< where the learner is to listen; it answers with the port it got
     std::string resume_directory;     ///< "" = a fresh run
     uint64_t training_iteration = 0;  ///< of the checkpoint, as the two below
     uint64_t num_env_steps_sampled_lifetime = 0, num_episodes_lifetime = 0;
@@ -36,7 +37,9 @@ class DriverCore {
     uint64_t checkpoint_frequency = 0;
     uint32_t smoothing_episodes = 100;
     std::deque<double> recent_returns, recent_lengths;  ///< of the checkpoint
-    Fleet::Options fleet;                               ///< run, epoch, config_toml and seed are filled in from here
+    /// In these two, what is said above, and slots and agents of the group, are filled in.
+    Fleet::Options fleet;
+    LearnerGroup::Options learners;
     uint64_t seed = 0;
   };
   static constexpr Time kRetry = std::chrono::milliseconds(250);
@@ -58,12 +61,14 @@ class DriverCore {
     bool drained = false;  ///< exit status 75: it was told to leave (preemption)
   };
   struct LearnerExited {
+    uint32_t shard, incarnation;
     std::string cause;
   };
   struct SpawnFailed {
-    std::optional<uint32_t> agent;
+    std::optional<uint32_t> agent;  ///< none: a learner
+    uint32_t shard, incarnation;    ///< of the learner
     std::string cause;
-  };                      ///< no agent: the learner
+  };
   struct Interrupted {};  ///< Ctrl-C; the second stops at once
   struct Saved {
     CheckpointWriter::Output result;
@@ -72,11 +77,12 @@ class DriverCore {
   using Input = std::variant<Start, Received, AgentExited, LearnerExited, SpawnFailed, Interrupted, Saved, Tick>;
 
   // --- outputs ---
-  struct SpawnLearner {};
+  using SpawnLearner = LearnerGroup::SpawnLearner;
+  using KillLearner = LearnerGroup::KillLearner;
   using SpawnAgent = Fleet::SpawnAgent;
   using KillAgent = Fleet::KillAgent;
   struct KillAll {};
-  using Send = Fleet::ToAgent;  ///< to the learner, too
+  using Send = Fleet::ToAgent;  ///< to learners, too
   struct Save {
     CheckpointWriter::Input input;
   };  ///< extra files are added by the shell
@@ -88,7 +94,8 @@ class DriverCore {
     Exit exit;
     std::string reason, error_code;
   };
-  using Output = std::variant<SpawnLearner, SpawnAgent, KillAgent, KillAll, Send, Save, Report, Event, Finished>;
+  using Output = std::variant<SpawnLearner, KillLearner, SpawnAgent, KillAgent, KillAll, Send, Save, Report, Event,
+                              Finished>;
 
   void step(const Input& input, Time now, std::vector<Output>& outputs);
 
@@ -103,6 +110,7 @@ class DriverCore {
   const std::deque<double>& recent_lengths() const { return lengths_; }
   uint64_t episodes_lifetime() const { return episodes_; }
   const Fleet& fleet() const { return fleet_; }
+  const LearnerGroup& learners() const { return learners_; }
   const std::string& last_checkpoint() const { return last_checkpoint_; }
   /// False when the last iteration's state is in no checkpoint: the disk did not take it.
   bool newest_is_saved() const {
@@ -112,10 +120,14 @@ class DriverCore {
 
  private:
   enum class Phase { starting, running, saving, stopping, finished };
-  void from_learner(const Message& message, Time now, std::vector<Output>& outputs);
-  void learner_hello(const std::string& peer, const wire::LearnerHelloT& hello, Time now, std::vector<Output>& outputs);
+  void received(const Received& received, Time now, Fleet::Outputs& fleet, LearnerGroup::Outputs& learners,
+                std::vector<Output>& outputs);
+  void saved(const Saved& saved, Time now, std::vector<Output>& outputs);
+  void checkpoint_done(const wire::CheckpointDoneT& done, std::vector<Output>& outputs);
+  void formed(Time now, std::vector<Output>& outputs);
   void report(const wire::IterationReportT& report, Time now, std::vector<Output>& outputs);
   void apply_fleet(Fleet::Outputs& results, Time now, std::vector<Output>& outputs);
+  void apply_learners(LearnerGroup::Outputs& results, Time now, std::vector<Output>& outputs);
   void go_on(Time now, std::vector<Output>& outputs);  // after a report or a checkpoint
   void begin_save(Time now, std::vector<Output>& outputs);
   void stop_all(Time now, Exit exit, std::string reason, std::string code, std::vector<Output>& outputs);
@@ -125,21 +137,19 @@ class DriverCore {
 
   Options options_;
   Fleet fleet_;
+  LearnerGroup learners_;
   Phase phase_ = Phase::starting;
-  std::string learner_;  // its routing id; "" before its hello
-  bool learner_alive_ = false;
   uint64_t iteration_ = 0, env_steps_ = 0, episodes_ = 0;
   std::deque<double> returns_, lengths_;
   wire::CommandT command_;  // the newest; repeated until answered
   std::string save_error_;  // of the learner, until the partial directory is gone
   uint64_t checkpoint_sequence_ = 0, saved_iteration_ = UINT64_MAX, committed_iteration_ = UINT64_MAX;
-  bool commit_pending_ = false;
+  bool commit_pending_ = false, save_again_ = false;
   std::string last_checkpoint_;
   std::string stop_reason_;
   int interrupts_ = 0;
   Exit exit_ = Exit::ok;
   std::string exit_code_;
-  std::optional<wire::ProcessErrorT> learner_error_;  // its last words
   Time started_{}, last_sent_{}, last_announced_{}, deadline_ = Time::max();
 };
 

@@ -85,7 +85,7 @@ bool Fleet::received(const std::string& peer, const std::string& user, const Mes
     return true;
   }
   if (const auto* status = message.as<wire::AgentStatusT>()) {
-    this->status(peer, *status, now, outputs);
+    this->status(peer, message.epoch, *status, now, outputs);
     return true;
   }
   const auto known = place_of_.find(peer);
@@ -118,14 +118,14 @@ void Fleet::hello(const std::string& peer, const std::string& user, const wire::
     tell_to_stop(peer, stop_reason_, outputs);
     return;
   }
-  if (outside && learner_endpoint_.empty()) return;  // it asks again
+  if (outside && learners_.empty()) return;  // it asks again
   const auto agent = place_for(peer, hello, now, outputs);
   if (!agent) return;
   waiting_.erase(peer);
   bind(*agent, peer, hello.host, now);
   places_[*agent].user = user;
   if (!outside) supervise(SlotSupervisor::Progress{*agent, hello.incarnation}, now, outputs);
-  if (learner_endpoint_.empty() || places_[*agent].left) return;
+  if (learners_.empty() || places_[*agent].left) return;
   if (const auto source = weights_endpoint(*agent, now)) welcome(*agent, *source, outputs);
 }
 
@@ -198,7 +198,7 @@ SharedBytes Fleet::states_of(uint32_t agent, Outputs& outputs) const {
     state.slot = slot;
     Message message = make_message(std::move(state), {bytes});
     message.run = options_.run;
-    message.epoch = options_.epoch;
+    message.epoch = epoch_;
     pack(encode(message), packed);
   }
   return SharedBytes::of(std::move(packed));
@@ -220,12 +220,29 @@ void Fleet::welcome(uint32_t agent, const std::string& weights_endpoint, Outputs
   welcome.config = options_.config_toml;
   welcome.first_slot = first_slot(agent);
   welcome.num_slots = num_slots(agent);
-  welcome.learner_endpoint = learner_endpoint_;
+  welcome.learner_endpoint = learners_[agent].endpoint;
   welcome.weights_endpoint = weights_endpoint;
   outputs.push_back(ToAgent{place.peer, make_message(std::move(welcome), {states_of(agent, outputs)})});
 }
 
-void Fleet::status(const std::string& peer, const wire::AgentStatusT& status, Time now, Outputs& outputs) {
+void Fleet::set_learners(uint64_t epoch, std::vector<LearnerOf> by_place, Outputs& outputs) {
+  epoch_ = epoch;
+  learners_ = std::move(by_place);
+  announce_all(outputs);  // first: a learner does not listen to an agent it was not told of
+  for (uint32_t agent = 0; agent < places_.size(); ++agent)
+    if (places_[agent].up) move(agent, outputs);
+}
+
+void Fleet::move(uint32_t agent, Outputs& outputs) const {
+  wire::AgentMoveT move;
+  move.agent = agent;
+  move.incarnation = places_[agent].incarnation;
+  move.learner_endpoint = learners_[agent].endpoint;
+  outputs.push_back(ToAgent{places_[agent].peer, make_message(std::move(move))});
+}
+
+void Fleet::status(const std::string& peer, uint64_t epoch, const wire::AgentStatusT& status, Time now,
+                   Outputs& outputs) {
   if (status.agent >= places_.size() || places_[status.agent].peer != peer ||
       places_[status.agent].incarnation != status.incarnation) {
     // It was given up while it was silent, and another may be in its place.
@@ -237,6 +254,7 @@ void Fleet::status(const std::string& peer, const wire::AgentStatusT& status, Ti
   place.heard = now;
   place.status = status;
   if (!place.outside) supervise(SlotSupervisor::Progress{status.agent, status.incarnation}, now, outputs);
+  if (epoch < epoch_ && !stopping_) move(status.agent, outputs);
   if (stopping_) {
     tell_to_stop(peer, stop_reason_, outputs);
   } else if (status.leaving) {
@@ -361,7 +379,7 @@ void Fleet::vacate(uint32_t agent, Outputs& outputs) {
 
 void Fleet::announce(uint32_t agent, Outputs& outputs) const {
   const Place& place = places_[agent];
-  if (!place.announced) return;
+  if (!place.announced || learners_.empty()) return;
   wire::AgentStateT state;
   state.agent = agent;
   state.incarnation = *place.announced;  // between two agents: of the one that ended
@@ -369,7 +387,7 @@ void Fleet::announce(uint32_t agent, Outputs& outputs) const {
   state.num_slots = num_slots(agent);
   state.up = place.up;
   state.user = place.user;
-  outputs.push_back(ToLearner{make_message(std::move(state))});
+  outputs.push_back(ToLearner{learners_[agent].shard, make_message(std::move(state))});
 }
 
 void Fleet::announce_all(Outputs& outputs) const {

@@ -4,7 +4,7 @@
 //                                                                                                     respawned
 //
 // Place h owns the runner slots [h R / H, (h + 1) R / H). Who holds it has an incarnation, one higher each time; what
-// others say in its name is not heard. The learner is told of every agent that comes or goes. Part of DriverCore: a
+// others say in its name is not heard. Its learner is told of every agent that comes or goes. Part of DriverCore: a
 // state machine, one thread, time comes in.
 #pragma once
 
@@ -24,7 +24,7 @@ namespace myriad {
 class Fleet {
  public:
   struct Options {
-    uint64_t run = 0, epoch = 1;
+    uint64_t run = 0;
     std::string config_toml;                 ///< resolved, for the agents
     uint32_t num_slots = 1;                  ///< runner slots of all places
     bool spawns = true;                      ///< hosts.launcher "local"; else every agent comes from outside
@@ -55,6 +55,7 @@ class Fleet {
     Message message;
   };
   struct ToLearner {
+    uint32_t shard;
     Message message;
   };
   struct Event {
@@ -68,8 +69,13 @@ class Fleet {
   using Outputs = std::vector<Output>;
 
   void start(Time now, Outputs& outputs);
-  /// Where agents send fragments; no agent is welcomed before it is known.
-  void set_learner_endpoint(const std::string& endpoint) { learner_endpoint_ = endpoint; }
+  /// A learner of the group, as it concerns an agent.
+  struct LearnerOf {
+    uint32_t shard = 0;
+    std::string endpoint;
+  };
+  /// Where each place sends fragments in this epoch; no agent is welcomed before the first call.
+  void set_learners(uint64_t epoch, std::vector<LearnerOf> by_place, Outputs& outputs);
   /// AgentHello, AgentStatus, Event or ProcessError. False for anything else, and from peers it does not know.
   /// `user`: its name in the allow-list, where there are keys.
   bool received(const std::string& peer, const std::string& user, const Message& message, Time now, Outputs& outputs);
@@ -114,7 +120,8 @@ class Fleet {
   uint32_t num_slots(uint32_t agent) const { return first_slot(agent + 1) - first_slot(agent); }
   void hello(const std::string& peer, const std::string& user, const wire::AgentHelloT& hello, Time now,
              Outputs& outputs);
-  void status(const std::string& peer, const wire::AgentStatusT& status, Time now, Outputs& outputs);
+  void status(const std::string& peer, uint64_t epoch, const wire::AgentStatusT& status, Time now, Outputs& outputs);
+  void move(uint32_t agent, Outputs& outputs) const;
   void last_words(uint32_t agent, const wire::ProcessErrorT& error, Outputs& outputs);
   void welcome(uint32_t agent, const std::string& weights_endpoint, Outputs& outputs);
   std::optional<uint32_t> place_for(const std::string& peer, const wire::AgentHelloT& hello, Time now,
@@ -136,7 +143,9 @@ class Fleet {
   std::vector<Place> places_;
   std::map<std::string, uint32_t> place_of_;  // by peer
   std::set<std::string> waiting_;             // peers from outside that found no free place
-  std::string learner_endpoint_, stop_reason_;
+  std::vector<LearnerOf> learners_;           // by place
+  uint64_t epoch_ = 0;                        // of the learner group
+  std::string stop_reason_;
   bool stopping_ = false;
   Time next_refusal_{};
 };

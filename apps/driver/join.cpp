@@ -39,8 +39,6 @@ void join(const JoinOptions& options) {
                                  options.endpoint,
                                  "--run",
                                  std::to_string(options.run),
-                                 "--epoch",
-                                 "1",
                                  "--parent",
                                  "0",
                                  "--agent",

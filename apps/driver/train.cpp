@@ -114,7 +114,6 @@ class Run {
     DriverCore::Options options;
     options.run = run_id_;
     options.config_toml = to_toml(config_);
-    options.learner_endpoint = links_.endpoint("learner-0", 1);
     options.resume_directory = saved.directory;
     options.training_iteration = saved.iteration;
     options.num_env_steps_sampled_lifetime = saved.env_steps;
@@ -129,10 +128,17 @@ class Run {
     options.fleet.spawns = config_.hosts.launcher == "local";
     options.fleet.weights_fanout = static_cast<uint32_t>(config_.hosts.weights_fanout);
     options.fleet.runner_states = saved.runner_states;
-    options.fleet.agents.num_slots = static_cast<uint32_t>(config_.hosts.num_hosts);
+    options.fleet.agents.num_slots = static_cast<uint32_t>(config_.num_hosts());
     options.fleet.agents.backoff = seconds(config_.fault_tolerance.restart_backoff_s);
     options.fleet.agents.backoff_max = seconds(config_.fault_tolerance.restart_backoff_max_s);
     options.fleet.agents.max_crashes_per_minute = static_cast<uint32_t>(config_.fault_tolerance.max_crashes_per_minute);
+    options.learners.num_learners = static_cast<uint32_t>(config_.learners.num_learners);
+    options.learners.fragments_per_batch = static_cast<uint32_t>(config_.fragments_per_batch());
+    options.learners.max_crashes_per_minute =
+        static_cast<uint32_t>(config_.fault_tolerance.max_crashes_per_minute);
+    options.learners.endpoint = [this](uint32_t shard, uint32_t incarnation) {
+      return links_.endpoint(fmt::format("learner-{}.{}", shard, incarnation), 1 + shard);
+    };
     options.seed = static_cast<uint64_t>(config_.seed);
     return options;
   }
@@ -159,20 +165,20 @@ class Run {
 
   std::vector<std::string> child_arguments() const {
     std::vector<std::string> arguments{
-        "--control", router_.endpoint(),        "--run", std::to_string(run_id_), "--epoch", "1",
-        "--parent",  std::to_string(::getpid())};
+        "--control", router_.endpoint(), "--run", std::to_string(run_id_), "--parent", std::to_string(::getpid())};
     if (links_.context.keys().server) arguments.insert(arguments.end(), {"--keys", links_.config.keys});
     return arguments;
   }
 
   void apply(DriverCore::Output& output) {
-    if (std::holds_alternative<DriverCore::SpawnLearner>(output)) {
-      spawn("myriad-learner", std::nullopt, 0);
+    if (const auto* learner = std::get_if<DriverCore::SpawnLearner>(&output)) {
+      spawn({Child::Role::learner, learner->shard, learner->incarnation});
     } else if (const auto* agent = std::get_if<DriverCore::SpawnAgent>(&output)) {
-      spawn("myriad-host-agent", agent->agent, agent->incarnation);
+      spawn({Child::Role::agent, agent->agent, agent->incarnation});
+    } else if (const auto* kill = std::get_if<DriverCore::KillLearner>(&output)) {
+      this->kill({Child::Role::learner, kill->shard, kill->incarnation}, kill->signal);
     } else if (const auto* kill = std::get_if<DriverCore::KillAgent>(&output)) {
-      for (const auto& [pid, child] : child_of_)
-        if (child.agent == kill->agent && child.incarnation == kill->incarnation) children_.kill(pid, kill->signal);
+      this->kill({Child::Role::agent, kill->agent, kill->incarnation}, kill->signal);
     } else if (std::holds_alternative<DriverCore::KillAll>(output)) {
       children_.kill_all();
     } else if (auto* send = std::get_if<DriverCore::Send>(&output)) {
@@ -193,14 +199,28 @@ class Run {
     }
   }
 
-  void spawn(const std::string& program, std::optional<uint32_t> agent, uint32_t incarnation) {
+  struct Child {
+    enum class Role : uint8_t { learner, agent } role;
+    uint32_t index, incarnation;
+    bool operator==(const Child&) const = default;
+  };
+
+  void spawn(const Child& child) {
+    const bool agent = child.role == Child::Role::agent;
     std::vector<std::string> arguments = child_arguments();
-    if (agent)
-      arguments.insert(arguments.end(),
-                       {"--agent", std::to_string(*agent), "--incarnation", std::to_string(incarnation)});
+    arguments.insert(arguments.end(), {agent ? "--agent" : "--shard", std::to_string(child.index), "--incarnation",
+                                       std::to_string(child.incarnation)});
     try {
-      child_of_[children_.spawn(program, arguments)] = {agent, incarnation};
-    } catch (const Error& error) { step(DriverCore::SpawnFailed{agent, error.what()}); }
+      child_of_[children_.spawn(agent ? "myriad-host-agent" : "myriad-learner", arguments)] = child;
+    } catch (const Error& error) {
+      step(DriverCore::SpawnFailed{agent ? std::optional(child.index) : std::nullopt, child.index, child.incarnation,
+                                   error.what()});
+    }
+  }
+
+  void kill(const Child& which, int signal) {
+    for (const auto& [pid, child] : child_of_)
+      if (child == which) children_.kill(pid, signal);
   }
 
   void receive() {
@@ -228,10 +248,10 @@ class Run {
       // What it said before it died may still be in the socket: the cause goes before the exit.
       receive();
       const Child child = child_of_.extract(ended->pid).mapped();
-      if (child.agent)
-        step(DriverCore::AgentExited{*child.agent, child.incarnation, ended->cause, ended->exit_status == kDrained});
+      if (child.role == Child::Role::agent)
+        step(DriverCore::AgentExited{child.index, child.incarnation, ended->cause, ended->exit_status == kDrained});
       else
-        step(DriverCore::LearnerExited{ended->cause});
+        step(DriverCore::LearnerExited{child.index, child.incarnation, ended->cause});
     }
   }
 
@@ -294,7 +314,7 @@ class Run {
     snapshot_.return_best = best_;
     const Fleet::Counts fleet = core_.fleet().counts();
     snapshot_.hosts_alive = fleet.hosts;
-    snapshot_.hosts_total = config_.hosts.num_hosts;
+    snapshot_.hosts_total = config_.num_hosts();
     snapshot_.runners_alive = fleet.running;
     snapshot_.runners_total = config_.env_runners.num_env_runners;
     snapshot_.envs = snapshot_.runners_total * config_.env_runners.num_envs_per_env_runner;
@@ -358,11 +378,6 @@ class Run {
     }
     return static_cast<int>(finished_->exit);
   }
-
-  struct Child {
-    std::optional<uint32_t> agent;  // none: the learner
-    uint32_t incarnation = 0;
-  };
 
   Config config_;
   bool json_;

@@ -1,5 +1,7 @@
 #include "rl/wire/parcel.hpp"
 
+#include <algorithm>
+
 #include "rl/wire/packed.hpp"
 
 namespace myriad {
@@ -31,13 +33,20 @@ Message ParcelSender::parcel(const Kept& kept) const {
   return make_message(std::move(header), {kept.payload});
 }
 
+size_t ParcelSender::first_unreceived() const {
+  const auto it = std::partition_point(kept_.begin(), kept_.end(),
+                                       [this](const Kept& kept) { return kept.first + kept.count <= received_; });
+  return static_cast<size_t>(it - kept_.begin());
+}
+
 void ParcelSender::flush(Time now, std::vector<Message>& outputs) {
   if (open_count_ > 0) close();
-  if (!kept_.empty() && now >= kept_.front().sent_at + kRetry)
-    for (Kept& kept : kept_) {  // all of them, in order: what follows a gap is not taken
-      kept.sent_at = now;
-      resent_ += kept.count;
-      outputs.push_back(parcel(kept));
+  const size_t first = first_unreceived();
+  if (first < kept_.size() && now >= kept_[first].sent_at + kRetry)
+    for (size_t i = first; i < kept_.size(); ++i) {  // all of them, in order: what follows a gap is not taken
+      kept_[i].sent_at = now;
+      resent_ += kept_[i].count;
+      outputs.push_back(parcel(kept_[i]));
     }
   for (Kept& kept : closed_) {
     kept.sent_at = now;
@@ -47,8 +56,16 @@ void ParcelSender::flush(Time now, std::vector<Message>& outputs) {
   closed_.clear();
 }
 
-void ParcelSender::acknowledge(uint64_t received) {
-  while (!kept_.empty() && kept_.front().first + kept_.front().count <= received) kept_.pop_front();
+void ParcelSender::acknowledge(uint64_t received) { received_ = std::clamp(received, received_, next_); }
+
+void ParcelSender::release(uint64_t released) {
+  acknowledge(released);
+  while (!kept_.empty() && kept_.front().first + kept_.front().count <= released) kept_.pop_front();
+}
+
+void ParcelSender::restart() {
+  received_ = !kept_.empty() ? kept_.front().first : !closed_.empty() ? closed_.front().first : next_ - open_count_;
+  for (Kept& kept : kept_) kept.sent_at = -kRetry;
 }
 
 std::vector<Frames> ParcelReceiver::accept(const Message& message) {

@@ -1,8 +1,9 @@
 // Parcels: many small messages from an agent to a learner as few large ones, each delivered once and in order.
 //
-// The sender numbers its messages and keeps them until the receiver's cumulative count covers them; what is not
-// acknowledged in time is sent again; the receiver takes only the number it expects. ZeroMQ loses messages when a
-// connection breaks: this is what makes that harmless. State machines: one thread, time comes in.
+// The sender numbers its messages; what the receiver's cumulative count does not cover in time is sent again; the
+// receiver takes only the number it expects. ZeroMQ loses messages when a connection breaks: this is what makes that
+// harmless. The sender keeps what was received until it is released, for a receiver that takes over. State machines:
+// one thread, time comes in.
 #pragma once
 
 #include <deque>
@@ -27,10 +28,13 @@ class ParcelSender {
 
   /// The receiver has the messages below `received`.
   void acknowledge(uint64_t received);
+  /// Nobody will ever need the messages below `released` again.
+  void release(uint64_t released);
+  /// Another receiver begins at the first message that is not released.
+  void restart();
 
   uint64_t sent() const { return next_; }
-  bool idle() const { return kept_.empty() && open_count_ == 0; }  ///< nothing waits for an acknowledgement
-  Time next_timer() const { return kept_.empty() ? Time::max() : kept_.front().sent_at + kRetry; }
+  bool idle() const { return received_ == next_; }  ///< nothing waits for an acknowledgement
   uint64_t resent() const { return resent_; }
 
  private:
@@ -44,14 +48,20 @@ class ParcelSender {
   Message parcel(const Kept& kept) const;
 
   uint32_t agent_, incarnation_;
-  uint64_t next_ = 0, resent_ = 0;
+  size_t first_unreceived() const;
+
+  uint64_t next_ = 0, received_ = 0, resent_ = 0;
   std::vector<std::byte> open_;
   uint32_t open_count_ = 0;
-  std::deque<Kept> kept_, closed_;  // sent; and closed, but not sent yet
+  std::deque<Kept> kept_;  // sent, not released
+  std::deque<Kept> closed_;  // not sent yet
 };
 
 class ParcelReceiver {
  public:
+  ParcelReceiver() = default;
+  explicit ParcelReceiver(uint64_t first) : next_(first) {}  ///< the message it begins with
+
   /// The new messages of `parcel`, in order; none when it is old, ahead of a gap, or not made of whole messages.
   std::vector<Frames> accept(const Message& parcel);
   uint64_t received() const { return next_; }

@@ -1,0 +1,520 @@
+#include "apps/driver/learner_group.hpp"
+
+#include <algorithm>
+#include <csignal>
+
+namespace myriad {
+namespace {
+
+using wire::LearnerStage;
+
+bool counts_since_start(std::string_view metric) {
+  return metric.starts_with("dropped/") || metric.ends_with("_since_start");
+}
+
+bool adds_up(std::string_view metric) {
+  return counts_since_start(metric) || metric.starts_with("policy_lag_hist/") || metric == "num_fragments" ||
+         metric == "num_episodes_left_out";
+}
+
+constexpr size_t kMedianOf = 15;  // updates
+
+bool is_a_maximum(std::string_view metric) { return metric.ends_with("_max") || metric.ends_with("_max_s"); }
+
+}  // namespace
+
+LearnerGroup::LearnerGroup(Options options)
+    : options_(std::move(options)),
+      target_(options_.num_learners),
+      size_(options_.num_learners),
+      members_(options_.num_learners),
+      iteration_(options_.training_iteration) {}
+
+uint32_t LearnerGroup::num_processes() const {
+  return static_cast<uint32_t>(std::ranges::count_if(members_, [](const Member& m) { return m.alive; }));
+}
+
+bool LearnerGroup::connected() const {
+  return std::ranges::all_of(members_, [](const Member& m) { return !m.alive || !m.peer.empty(); });
+}
+
+std::string LearnerGroup::endpoint(uint32_t shard) const {
+  return shard < members_.size() ? members_[shard].endpoint : "";
+}
+
+Time LearnerGroup::next_timer() const { return stopping_ ? Time::max() : last_sent_ + kRetry; }
+
+LearnerGroup::Member* LearnerGroup::member_of(const std::string& peer) {
+  const auto it = std::ranges::find_if(members_, [&](const Member& m) { return m.alive && m.peer == peer; });
+  return it == members_.end() ? nullptr : &*it;
+}
+
+void LearnerGroup::start(Time now, Outputs& outputs) {
+  last_sent_ = broken_at_ = now;
+  for (uint32_t shard = 0; shard < members_.size(); ++shard) spawn(shard, now, outputs);
+}
+
+void LearnerGroup::spawn(uint32_t shard, Time now, Outputs& outputs) {
+  if (shard >= starts_.size()) starts_.resize(shard + 1);
+  Member& member = members_[shard];
+  member = {};
+  member.incarnation = starts_[shard]++;
+  member.alive = true;
+  member.spawned = member.heard = member.moved = now;
+  outputs.push_back(SpawnLearner{shard, member.incarnation});
+}
+
+bool LearnerGroup::received(const std::string& peer, const std::string& user, const Message& message, Time now,
+                            Outputs& outputs) {
+  const bool may_learn = user.empty() || user.starts_with("learner-");
+  if (const auto* hello = message.as<wire::LearnerHelloT>()) {
+    if (may_learn) this->hello(peer, *hello, now, outputs);
+    return true;
+  }
+  Member* member = member_of(peer);
+  if (member == nullptr) return false;
+  member->heard = now;
+  if (const auto* status = message.as<wire::LearnerStatusT>()) {
+    this->status(*member, message.epoch, *status, now, outputs);
+  } else if (const auto* found = message.as<wire::RendezvousT>()) {
+    if (message.epoch != epoch_) return true;
+    bool repeated = false;
+    for (const auto& entry : found->entries) {
+      const bool is_new = rendezvous_.emplace(entry->key, entry->value).second;
+      if (is_new) new_keys_.insert(entry->key);
+      repeated |= !is_new;
+    }
+    if (!repeated) return true;
+    wire::RendezvousT all;  // it has not heard of somebody
+    for (const auto& [key, value] : rendezvous_) {
+      auto entry = std::make_unique<wire::RendezvousEntryT>();
+      entry->key = key;
+      entry->value = value;
+      all.entries.push_back(std::move(entry));
+    }
+    outputs.push_back(ToLearner{peer, make_message(std::move(all))});
+  } else if (const auto* report = message.as<wire::IterationReportT>()) {
+    this->report(shard_index(*member), *report, outputs);
+  } else if (const auto* done = message.as<wire::CheckpointDoneT>()) {
+    if (message.epoch == epoch_) checkpoint_done(shard_index(*member), *done, outputs);
+  } else if (const auto* error = message.as<wire::ProcessErrorT>()) {
+    member->error = *error;  // its exit follows
+  } else {
+    return false;
+  }
+  return true;
+}
+
+void LearnerGroup::hello(const std::string& peer, const wire::LearnerHelloT& hello, Time now, Outputs& outputs) {
+  if (hello.shard >= members_.size()) return;
+  Member& member = members_[hello.shard];
+  if (!member.alive || hello.incarnation != member.incarnation) return;  // a late one of a process that ended
+  if (hello.protocol != kProtocolVersion) {
+    outputs.push_back(Over{Exit::usage,
+                           fmt::format("learner speaks protocol {}, this driver {}: install the same version",
+                                       hello.protocol, kProtocolVersion),
+                           "version-skew"});
+    return;
+  }
+  member.peer = peer;
+  member.heard = now;
+  if (!hello.data_endpoint.empty())
+    member.endpoint = hello.data_endpoint;
+  else if (member.endpoint.empty())
+    welcome(member, outputs);
+}
+
+void LearnerGroup::welcome(const Member& member, Outputs& outputs) const {
+  wire::LearnerWelcomeT welcome;
+  welcome.shard = shard_index(member);
+  welcome.config = options_.config_toml;
+  welcome.data_endpoint = options_.endpoint(welcome.shard, member.incarnation);
+  welcome.checkpoint = options_.checkpoint;
+  outputs.push_back(ToLearner{member.peer, make_message(std::move(welcome))});
+}
+
+void LearnerGroup::status(Member& member, uint64_t epoch, const wire::LearnerStatusT& status, Time now,
+                          Outputs& outputs) {
+  if (status.incarnation != member.incarnation) return;
+  if (status.operations != member.operations || status.busy_s <= 0.0f || epoch != member.status_epoch)
+    member.moved = now;
+  member.operations = status.operations;
+  member.status = status;
+  member.status_epoch = epoch;
+  if (stopping_) return;
+  if (shard_index(member) >= size_) {
+    if (stage_ == Stage::formed && next_shards_are_ready()) call("", now, outputs);
+    return;
+  }
+  if (epoch != epoch_) {
+    send_order(member, outputs);
+    return;
+  }
+  if (!status.broken.empty()) {
+    call(fmt::format("learner {} cannot go on: {}", shard_index(member), status.broken), now, outputs);
+    return;
+  }
+  advance(now, outputs);
+}
+
+bool LearnerGroup::next_shards_are_ready() const {
+  return target_ > size_ && members_.size() >= target_ &&
+         std::all_of(members_.begin(), members_.begin() + target_,
+                     [](const Member& m) { return m.alive && m.status_epoch.has_value(); });
+}
+
+/// The next epoch begins: whatever runs is over.
+void LearnerGroup::call(const std::string& why, Time now, Outputs& outputs) {
+  if (stopping_) return;
+  if (stage_ == Stage::formed) broken_at_ = now;
+  if (!why.empty()) outputs.push_back(Event{"group-broken", fmt::format("epoch {}: {}", epoch_, why)});
+  ++epoch_;
+  stage_ = Stage::calling;
+  const bool whole = std::all_of(members_.begin(), members_.begin() + std::min<ptrdiff_t>(size_, std::ssize(members_)),
+                                 [](const Member& m) { return m.alive && m.veteran; });
+  if (!options_.sharded || !ever_formed_ || target_ >= size_)
+    size_ = target_;
+  else if (whole)
+    --size_;  // one at a time: its neighbour has what it has
+  rendezvous_.clear();
+  new_keys_.clear();
+  done_.clear();
+  for (auto& [key, value] : now_) before_[key] = value;
+  send_orders(now, outputs);
+}
+
+wire::GroupOrderT LearnerGroup::order_for(uint32_t shard) const {
+  wire::GroupOrderT order;
+  order.form = stage_ != Stage::calling;
+  if (!order.form) return order;
+  order = order_;
+  const auto first_agent = [&](uint32_t s) {
+    return (uint64_t{s} * options_.num_agents + size_ - 1) / size_;  // the least place with shard_of(place) == s
+  };
+  const auto slots_before = [&](uint32_t s) { return first_agent(s) * options_.num_slots / options_.num_agents; };
+  const auto places_before = [&](uint32_t s) {
+    return slots_before(s) * options_.fragments_per_batch / options_.num_slots;
+  };
+  bool everybody_has_one = true;
+  for (uint32_t s = 0; s < size_; ++s) everybody_has_one &= places_before(s + 1) > places_before(s);
+  const auto places = [&](uint32_t s) {
+    return static_cast<uint32_t>(everybody_has_one ? places_before(s)
+                                                   : uint64_t{s} * options_.fragments_per_batch / size_);
+  };
+  order.rank = shard;
+  order.size = size_;
+  order.first_slot = static_cast<uint32_t>(slots_before(shard));
+  order.num_slots = static_cast<uint32_t>(slots_before(shard + 1)) - order.first_slot;
+  order.first_place = places(shard);
+  order.num_places = places(shard + 1) - order.first_place;
+  order.state = std::make_unique<wire::GroupStateT>(to_wire(state_));
+  return order;
+}
+
+void LearnerGroup::send_order(const Member& member, Outputs& outputs) const {
+  if (!member.alive || member.peer.empty()) return;
+  outputs.push_back(ToLearner{member.peer, make_message(order_for(shard_index(member)))});
+}
+
+void LearnerGroup::send_orders(Time now, Outputs& outputs) {
+  last_sent_ = now;
+  for (uint32_t shard = 0; shard < size_ && shard < members_.size(); ++shard) {
+    const Member& member = members_[shard];
+    if (member.alive && !member.peer.empty() && member.endpoint.empty()) welcome(member, outputs);
+    const LearnerStage want = stage_ == Stage::calling ? LearnerStage::called : LearnerStage::formed;
+    if (member.status_epoch != epoch_ || member.status.stage != want) send_order(member, outputs);
+  }
+}
+
+bool LearnerGroup::all_at(LearnerStage stage) const {
+  return size_ <= members_.size() && std::all_of(members_.begin(), members_.begin() + size_, [&](const Member& m) {
+           return m.alive && !m.endpoint.empty() && m.status_epoch == epoch_ && m.status.stage == stage;
+         });
+}
+
+void LearnerGroup::advance(Time now, Outputs& outputs) {
+  if (stage_ == Stage::calling && all_at(LearnerStage::called)) {
+    if (!form(outputs)) return;
+    stage_ = Stage::forming;
+    send_orders(now, outputs);
+  }
+  if (stage_ != Stage::forming || !all_at(LearnerStage::formed)) return;
+  stage_ = Stage::formed;
+  for (uint32_t shard = 0; shard < size_; ++shard) members_[shard].veteran = true;
+  if (ever_formed_)
+    outputs.push_back(Event{"group-formed", fmt::format("epoch {}: {} learners go on from weights {} after {:.2f} s{}",
+                                                        epoch_, size_, version_, to_seconds(now - broken_at_),
+                                                        order_.everybody ? "" : ", state taken from their peers")});
+  ever_formed_ = true;
+  for (uint32_t shard = size_; shard < members_.size(); ++shard)
+    if (Member& member = members_[shard]; member.alive) {
+      wire::StopT stop;
+      stop.reason = "the group is smaller now";
+      outputs.push_back(ToLearner{member.peer, make_message(std::move(stop))});
+    }
+  if (state_.training_iteration > iteration_) close_iteration(outputs);  // a report died with its shard
+  reporting_ = size_;
+  outputs.push_back(Formed{});
+  if (target_ < size_ || next_shards_are_ready()) call("", now, outputs);
+}
+
+/// Decides with what the epoch begins. False when nobody has the state any more.
+bool LearnerGroup::form(Outputs& outputs) {
+  const auto members = std::span(members_).first(size_);
+  bool all_prepared = true, veterans = false;
+  uint64_t version = 0;
+  for (const Member& member : members_) {
+    if (!member.alive || !member.veteran || member.status_epoch != epoch_) continue;
+    version = std::max(version, member.status.version);
+    veterans = true;
+  }
+  if (!veterans && ever_formed_) {
+    outputs.push_back(Over{Exit::internal, "every learner was lost", "learner-lost"});
+    return false;
+  }
+  if (!veterans)
+    for (const Member& member : members) version = std::max(version, member.status.version);
+  for (const Member& member : members)
+    if (member.veteran) all_prepared &= member.status.version > version || member.status.prepared;
+  if (veterans && all_prepared) ++version;
+  // Who has finished that version, for itself or with everybody.
+  const auto has = [&](const Member& m) {
+    return (m.veteran || !veterans) &&
+           (m.status.version == version || (m.status.prepared && m.status.version + 1 == version));
+  };
+  order_ = {};
+  order_.form = true;
+  order_.version = version_ = version;
+  order_.everybody = true;
+  uint32_t num_parts = 0;
+  for (uint32_t rank = size_; rank-- > 0;) {
+    const Member& member = members[rank];
+    order_.everybody &= has(member) && (!options_.sharded || !ever_formed_ || member.status.num_parts == 1);
+    if (!has(member)) continue;
+    order_.root = rank;
+    num_parts = member.status.num_parts;
+    // In `state` a member says what it had prepared, if it had.
+    if (member.status.version + (member.status.prepared ? 1 : 0) == version)
+      state_ = from_wire(member.status.state.get());
+  }
+  order_.holders.assign(num_parts, UINT32_MAX);
+  for (uint32_t rank = size_; rank-- > 0;)
+    if (has(members[rank]))
+      for (const uint32_t part : members[rank].status.parts)
+        if (part < num_parts) order_.holders[part] = rank;
+  if (std::ranges::find(order_.holders, UINT32_MAX) != order_.holders.end()) {
+    outputs.push_back(Over{Exit::internal,
+                           "learners were lost that alone had a part of the optimizer's state: neighbours at the same time",
+                           "learner-lost"});
+    return false;
+  }
+  return true;
+}
+
+void LearnerGroup::exited(uint32_t shard, uint32_t incarnation, const std::string& cause, Time now, Outputs& outputs) {
+  if (shard >= members_.size() || members_[shard].incarnation != incarnation) return;
+  Member& member = members_[shard];
+  member.alive = false;
+  member.peer.clear();
+  if (stopping_) return;
+  if (shard >= target_ && shard >= size_) {  // it was told to
+    while (members_.size() > std::max(target_, size_) && !members_.back().alive) members_.pop_back();
+    return;
+  }
+  const auto error = member.error;
+  lost(now, fmt::format("learner {}", shard), error ? error->message : cause, error, outputs);
+}
+
+void LearnerGroup::lost(Time now, const std::string& shard, const std::string& cause,
+                        const std::optional<wire::ProcessErrorT>& error, Outputs& outputs) {
+  while (!crashes_.empty() && now - crashes_.front() > std::chrono::minutes(1)) crashes_.pop_front();
+  crashes_.push_back(now);
+  const bool survivors = std::ranges::any_of(members_, [](const Member& m) { return m.alive && m.veteran; });
+  const bool hopeless = error && error->exit == static_cast<int32_t>(Exit::usage);
+  if (hopeless || (ever_formed_ && !survivors) || !ever_formed_ ||
+      crashes_.size() > size_t{options_.max_crashes_per_minute} * size_) {
+    outputs.push_back(error ? Over{static_cast<Exit>(error->exit), error->message, error->code}
+                            : Over{Exit::internal, fmt::format("{} ended: {}", shard, cause), "learner-lost"});
+    return;
+  }
+  for (uint32_t i = 0; i < members_.size(); ++i)
+    if (!members_[i].alive && i < target_) spawn(i, now, outputs);
+  call(fmt::format("{} ended: {}", shard, cause), now, outputs);
+}
+
+void LearnerGroup::spawn_failed(uint32_t shard, uint32_t incarnation, const std::string& cause, Time now,
+                                Outputs& outputs) {
+  wire::ProcessErrorT error;
+  error.exit = static_cast<int32_t>(Exit::resource);
+  error.code = "spawn-failed";
+  error.message = cause;
+  if (shard < members_.size()) members_[shard].error = error;
+  exited(shard, incarnation, cause, now, outputs);
+}
+
+Time LearnerGroup::deadline() const {
+  std::vector<double> sorted(update_s_.begin(), update_s_.end());
+  std::ranges::sort(sorted);
+  return sorted.empty() ? kMinDeadline : std::max(kMinDeadline, 10 * seconds(sorted[sorted.size() / 2]));
+}
+
+void LearnerGroup::look_for_hangs(Time now, Outputs& outputs) {
+  const auto end = [&](Member& member, const std::string& why) {
+    if (std::exchange(member.killed, true)) return;
+    outputs.push_back(Event{"learner-hung", fmt::format("learner {} {}: killed", shard_index(member), why)});
+    outputs.push_back(KillLearner{shard_index(member), member.incarnation, SIGKILL});
+  };
+  for (Member& member : members_) {
+    if (!member.alive) continue;
+    const Time patience = member.peer.empty() || !member.status_epoch ? kStart : kSilence;
+    if (now >= member.heard + patience)
+      end(member, fmt::format("said nothing for {:.0f} s", to_seconds(now - member.heard)));
+  }
+  if (stage_ != Stage::formed || size_ < 2) return;
+  // All stand still and somebody waits for the others: whoever is behind keeps them waiting.
+  uint64_t least = UINT64_MAX;
+  bool somebody_waits = false;
+  for (uint32_t shard = 0; shard < size_; ++shard) {
+    const Member& member = members_[shard];
+    if (now < member.moved + deadline()) return;
+    somebody_waits |= member.status.inside;
+    least = std::min(least, member.operations);
+  }
+  if (!somebody_waits) return;
+  for (uint32_t shard = 0; shard < size_; ++shard) {
+    Member& member = members_[shard];
+    if (member.operations == least && !member.status.inside)
+      end(member, fmt::format("computes for {:.0f} s", to_seconds(now - member.moved)));
+  }
+  if (std::none_of(members_.begin(), members_.begin() + size_, [](const Member& m) { return m.killed; }))
+    call("all wait for each other", now, outputs);
+}
+
+void LearnerGroup::tick(Time now, Outputs& outputs) {
+  flush(outputs);
+  if (stopping_ || now < next_timer()) return;
+  look_for_hangs(now, outputs);
+  send_orders(now, outputs);
+  last_sent_ = now;
+}
+
+void LearnerGroup::flush(Outputs& outputs) {
+  if (new_keys_.empty()) return;
+  const auto keys = std::exchange(new_keys_, {});
+  for (uint32_t shard = 0; shard < size_ && shard < members_.size(); ++shard) {
+    if (members_[shard].peer.empty()) continue;
+    wire::RendezvousT fresh;
+    for (const std::string& key : keys) {
+      auto entry = std::make_unique<wire::RendezvousEntryT>();
+      entry->key = key;
+      entry->value = rendezvous_.at(key);
+      fresh.entries.push_back(std::move(entry));
+    }
+    outputs.push_back(ToLearner{members_[shard].peer, make_message(std::move(fresh))});
+  }
+}
+
+std::string LearnerGroup::resize(uint32_t learners, Time now, Outputs& outputs) {
+  if (learners == 0) return "a run has at least one learner";
+  if (learners > options_.num_agents)
+    return fmt::format("{} learners want as many host agents, and this run has {}: start it with hosts.num_hosts = {}",
+                       learners, options_.num_agents, learners);
+  if (learners > options_.fragments_per_batch)
+    return fmt::format("a batch has {} fragments, fewer than {} learners", options_.fragments_per_batch, learners);
+  if (stopping_ || learners == target_) return "";
+  outputs.push_back(Event{"scale", fmt::format("from {} learners to {}", target_, learners)});
+  target_ = learners;
+  if (target_ > members_.size()) members_.resize(target_);
+  for (uint32_t shard = 0; shard < target_; ++shard)
+    if (!members_[shard].alive) spawn(shard, now, outputs);
+  if (target_ < size_) call("", now, outputs);  // new shards: when they are there
+  return "";
+}
+
+void LearnerGroup::stop(const std::string& reason, Outputs& outputs) {
+  if (std::exchange(stopping_, true)) return;
+  for (const Member& member : members_) {
+    if (member.peer.empty()) continue;
+    wire::StopT stop;
+    stop.reason = reason;
+    outputs.push_back(ToLearner{member.peer, make_message(std::move(stop))});
+  }
+}
+
+void LearnerGroup::send_all(const Message& message, Outputs& outputs) const {
+  if (stage_ != Stage::formed) return;  // they will ask, or be told again
+  for (uint32_t shard = 0; shard < size_; ++shard) outputs.push_back(ToLearner{members_[shard].peer, message});
+}
+
+// --- what the shards say together ---
+
+void LearnerGroup::report(uint32_t shard, const wire::IterationReportT& report, Outputs& outputs) {
+  if (report.training_iteration != iteration_ + 1 || shard >= reporting_) return;  // a repeat
+  reports_.insert_or_assign(shard, report);
+  if (reports_.size() == reporting_) close_iteration(outputs);
+}
+
+/// All shards have finished it; perhaps not all could still say so.
+void LearnerGroup::close_iteration(Outputs& outputs) {
+  wire::IterationReportT all;
+  all.training_iteration = iteration_ + 1;
+  std::map<std::string, double> sums;
+  std::map<std::string, uint64_t> counts;
+  for (auto& [shard, report] : reports_) {
+    all.num_env_steps_sampled_lifetime = report.num_env_steps_sampled_lifetime;
+    all.weights_version = report.weights_version;
+    all.episodes.insert(all.episodes.end(), report.episodes.begin(), report.episodes.end());
+    for (const auto& row : report.metrics) {
+      auto [it, is_new] = sums.try_emplace(row->key, row->value);
+      ++counts[row->key];
+      if (!is_new) it->second = is_a_maximum(row->key) ? std::max(it->second, row->value) : it->second + row->value;
+    }
+  }
+  if (reports_.size() < reporting_) {
+    all.num_env_steps_sampled_lifetime = state_.num_env_steps_sampled_lifetime;
+    all.weights_version = version_;
+    outputs.push_back(Event{"report-lost", fmt::format("iteration {} is reported by {} of its learners",
+                                                       all.training_iteration, reports_.size())});
+  }
+  for (auto& [key, value] : sums) {
+    if (!adds_up(key) && !is_a_maximum(key)) value /= static_cast<double>(counts[key]);
+    const auto before = before_.find(key);
+    // Runners that contributed are known to the cores that follow.
+    if (counts_since_start(key) && before != before_.end() && !key.starts_with("num_env_runners_contributed"))
+      value += before->second;
+    if (counts_since_start(key)) now_[key] = value;
+    auto row = std::make_unique<wire::KeyValueT>();
+    row->key = key;
+    row->value = value;
+    all.metrics.push_back(std::move(row));
+  }
+  if (const auto seconds = sums.find("learner_update_s"), updates = sums.find("num_updates");
+      seconds != sums.end() && updates != sums.end() && updates->second > 0) {
+    update_s_.push_back(seconds->second / updates->second);
+    if (update_s_.size() > kMedianOf) update_s_.pop_front();
+  }
+  iteration_ = all.training_iteration;
+  reports_.clear();
+  outputs.push_back(Reported{std::move(all)});
+}
+
+void LearnerGroup::checkpoint_done(uint32_t shard, const wire::CheckpointDoneT& done, Outputs& outputs) {
+  if (stage_ != Stage::formed || shard >= size_) return;
+  if (!done_.empty() && done_.begin()->second.sequence != done.sequence) {
+    if (done.sequence < done_.begin()->second.sequence) return;
+    done_.clear();
+  }
+  if (!done_.try_emplace(shard, done).second) return;
+  if (!done.error.empty()) {
+    outputs.push_back(Saved{done});
+    return;
+  }
+  if (done_.size() < size_) return;
+  wire::CheckpointDoneT all = done;
+  all.files.clear();
+  for (const auto& [from, part] : done_)
+    for (const auto& file : part.files) all.files.push_back(std::make_unique<wire::FileEntryT>(*file));
+  outputs.push_back(Saved{std::move(all)});
+}
+
+}  // namespace myriad
