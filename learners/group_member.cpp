@@ -6,19 +6,6 @@ namespace myriad {
 
 using wire::LearnerStage;
 
-wire::GroupStateT to_wire(const GroupState& state) {
-  wire::GroupStateT out;
-  out.training_iteration = state.training_iteration;
-  out.num_env_steps_sampled_lifetime = state.num_env_steps_sampled_lifetime;
-  out.marks = state.marks;
-  return out;
-}
-
-GroupState from_wire(const wire::GroupStateT* state) {
-  if (state == nullptr) return {};
-  return {state->training_iteration, state->num_env_steps_sampled_lifetime, state->marks};
-}
-
 void GroupMember::step(const Input& input, Time now, std::vector<Output>& outputs) {
   if (const auto* from = std::get_if<FromDriver>(&input)) {
     const Message& message = from->message;

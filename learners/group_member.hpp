@@ -29,9 +29,6 @@ struct GroupPart {
   bool forward = false;  ///< what is prepared counts
 };
 
-wire::GroupStateT to_wire(const GroupState& state);
-GroupState from_wire(const wire::GroupStateT* state);
-
 class GroupMember {
  public:
   static constexpr Time kTick = std::chrono::milliseconds(250);

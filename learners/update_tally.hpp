@@ -19,6 +19,19 @@ struct GroupState {
   std::vector<wire::AgentMark> marks;  ///< by agent
 };
 
+inline wire::GroupStateT to_wire(const GroupState& state) {
+  wire::GroupStateT out;
+  out.training_iteration = state.training_iteration;
+  out.num_env_steps_sampled_lifetime = state.num_env_steps_sampled_lifetime;
+  out.marks = state.marks;
+  return out;
+}
+
+inline GroupState from_wire(const wire::GroupStateT* state) {
+  if (state == nullptr) return {};
+  return {state->training_iteration, state->num_env_steps_sampled_lifetime, state->marks};
+}
+
 struct UpdateTally {
   uint64_t fragments = 0;
   bool ends_iteration = false;
