@@ -59,9 +59,7 @@ class AgentShell {
     control_.set_epoch(epoch_);
     connect_learner(welcome_.learner_endpoint);
     zygote_.share_weights(region_);
-    if (!welcome_.weights_endpoint.empty())
-      parent_.emplace(context, welcome_.weights_endpoint,
-                      fmt::format("agent-{}.{}", welcome_.agent, welcome_.incarnation));
+    connect_parent(welcome_.weights_endpoint);
     serve_weights(arguments, context);
     if (!welcome.payloads.empty()) keep_states(welcome.payloads[0]);
     if (ready_.text[0] != '\0') say("limits", ready_.text);
@@ -197,12 +195,20 @@ class AgentShell {
     learner_endpoint_ = endpoint;
   }
 
+  void connect_parent(const std::string& endpoint) {
+    parent_.reset();
+    if (!endpoint.empty())
+      parent_.emplace(context_, endpoint, fmt::format("agent-{}.{}", welcome_.agent, welcome_.incarnation));
+    parent_endpoint_ = endpoint;
+  }
+
   /// The learner is another, or has begun anew.
   void follow(uint64_t epoch, const wire::AgentMoveT& move) {
     if (move.agent != welcome_.agent || move.incarnation != welcome_.incarnation || epoch <= epoch_) return;
     epoch_ = epoch;
     control_.set_epoch(epoch);
     if (move.learner_endpoint != learner_endpoint_) connect_learner(move.learner_endpoint);
+    if (move.weights_endpoint != parent_endpoint_) connect_parent(move.weights_endpoint);
     step(HostAgent::Moved{epoch});
   }
 
@@ -319,6 +325,7 @@ class AgentShell {
         move.agent = again->agent;
         move.incarnation = again->incarnation;
         move.learner_endpoint = again->learner_endpoint;
+        move.weights_endpoint = again->weights_endpoint;
         follow(message->epoch, move);
       }
     }
@@ -484,7 +491,7 @@ class AgentShell {
   SharedMemory region_;
   SharedWeightsWriter writer_;
   std::optional<Dealer> data_;  // to its learner
-  std::string learner_endpoint_;
+  std::string learner_endpoint_, parent_endpoint_;
   std::optional<Dealer> parent_;
   std::optional<Router> server_;
   std::string weights_endpoint_;

@@ -150,6 +150,7 @@ void HostAgent::moved(uint64_t epoch, Time now, std::vector<Output>& outputs) {
   if (epoch <= options_.epoch) return;
   options_.epoch = epoch;
   based_ = false;
+  required_version_ = 0;  // a round of before may come again, and want the weights of then
   last_grant_ = last_join_ = now;
   parcels_.restart();
   send_join(outputs);

@@ -12,7 +12,7 @@ constexpr uint32_t kMaxSpareFragments = 1024;  // async: credit beyond the waiti
 constexpr Time kNothing = std::chrono::milliseconds(50);  // between updates with nothing to train on
 
 uint64_t window_of(const LearnerCore::Options& options) {
-  return uint64_t{options.learner_queue_size} * options.fragments_per_batch +
+  return std::max<uint64_t>(1, uint64_t{options.learner_queue_size} * options.fragments_per_batch) +
          std::min(options.num_slots, kMaxSpareFragments);
 }
 
@@ -23,14 +23,15 @@ uint32_t first_incarnation(uint32_t agent_incarnation) { return agent_incarnatio
 
 LearnerCore::LearnerCore(Options options)
     : options_(std::move(options)),
-      queue_(options_.num_slots, options_.fragments_per_batch),
+      queue_(options_.num_slots, std::max(1u, options_.fragments_per_batch)),
       credit_(window_of(options_), options_.fragment_bytes),
       agent_of_slot_(options_.num_slots, kNoAgent),
       batch_(options_.fragments_per_batch),
-      again_(options_.again),
       state_(options_.state),
       until_(state_.training_iteration),
-      next_(options_.num_slots) {}
+      next_(options_.num_slots) {
+  free_all_places();
+}
 
 void LearnerCore::start(WeightsPtr weights, Time now, std::vector<Output>& outputs) {
   weights_ = std::move(weights);
@@ -44,7 +45,7 @@ void LearnerCore::start(WeightsPtr weights, Time now, std::vector<Output>& outpu
     }
     batch_[0].episodes = std::move(options_.batch_episodes);  // the report's order is that of the places
   }
-  if (lags && options_.again && !options_.started)
+  if (has_share() && lags && options_.again && !options_.started)
     // The next batch was, or is, sampled with the weights before. These may have been published, and may not.
     apply_queue(FragmentQueue::BeginRound{weights_->version - 1, weights_->version}, outputs);
   else
@@ -209,6 +210,7 @@ void LearnerCore::agent_state(const wire::AgentStateT& state, std::vector<Output
     if (state.incarnation == it->second.incarnation && !state.up) agent_down(state.agent, it->second, outputs);
     return;  // one that ended does not come back under its number
   }
+  const bool is_new = it == agents_.end();
   Agent& agent = agents_[state.agent];
   agent_down(state.agent, agent, outputs);  // the end of an older one may not have been heard of
   agent = {};
@@ -223,8 +225,8 @@ void LearnerCore::agent_state(const wire::AgentStateT& state, std::vector<Output
   for (uint32_t slot = first; slot < first + state.num_slots; ++slot) agent_of_slot_[slot] = state.agent;
   if (!by_slot()) credit_.up(state.agent, state.incarnation, state.num_slots);
   if (!state.up) return agent_down(state.agent, agent, outputs);
-  if (queue_.num_up() > 0) return;
-  // Nobody else is there. Its runners are on their way: the open places are spread over all of them, not given to the
+  if (queue_.num_up() > 0 && !is_new) return;
+  // Nobody else is there, or it has been there all the time. Its runners are on their way: the open places are spread over all of them, not given to the
   // first that comes.
   apply_queue(FragmentQueue::SlotUp{first, first_incarnation(state.incarnation), state.num_slots}, outputs);
 }
@@ -369,7 +371,7 @@ void LearnerCore::from_runner(const Source& source, const Message& message, Time
   const uint32_t slot = global - options_.first_slot;
   if (global < options_.first_slot || slot < agent.first_slot || slot - agent.first_slot >= agent.num_slots)
     ++foreign_slot_;
-  else if (held_.contains(slot) || (again_ && comes_too_early(slot, message)))
+  else if (held_.contains(slot) || (options_.again && comes_too_early(slot, message)))
     held_[slot].emplace_back(source, message);
   else
     take(source, slot, message, now, outputs);
@@ -505,7 +507,7 @@ void LearnerCore::place(uint32_t place, const Message& message, const Source& so
 
 /// Async: the oldest fragments take the free places of the batch.
 void LearnerCore::fill(Time now, std::vector<Output>& outputs) {
-  for (; !batch_full_ && !pending_.empty(); pending_.pop_front()) {
+  for (; !free_places_.empty() && !pending_.empty(); pending_.pop_front()) {
     const Pending& next = pending_.front();
     const auto& header = *next.message.as<wire::FragmentHeaderT>();
     consumed(next.source);
@@ -514,9 +516,32 @@ void LearnerCore::fill(Time now, std::vector<Output>& outputs) {
       finish(next.source, id_of(header), name_of(Drop::policy_lag));
       continue;
     }
-    place(filled_, next.message, next.source, now - next.arrived, outputs);
-    batch_full_ = ++filled_ == options_.fragments_per_batch;
+    batch_ids_[free_places_.back()] = id_of(header);
+    place(free_places_.back(), next.message, next.source, now - next.arrived, outputs);
+    free_places_.pop_back();
+    batch_full_ = free_places_.empty();
   }
+}
+
+void LearnerCore::free_all_places() {
+  if (by_slot()) return;
+  batch_ids_.resize(options_.fragments_per_batch);
+  free_places_.resize(options_.fragments_per_batch);
+  for (uint32_t i = 0; i < free_places_.size(); ++i) free_places_[free_places_.size() - 1 - i] = i;
+}
+
+/// What has its place, but saw the others update without this shard in the meantime, may be too old now.
+void LearnerCore::drop_outdated() {
+  if (!options_.max_policy_lag) return;
+  for (uint32_t place = 0; place < batch_.size(); ++place) {
+    if (training_version() - batch_[place].weights_version <= *options_.max_policy_lag) continue;
+    const auto it = std::ranges::find_if(
+        finished_, [&](const Finished& f) { return f.consumed.dropped.empty() && f.consumed.id == batch_ids_[place]; });
+    it->consumed.dropped = name_of(Drop::policy_lag);
+    ++drops_[static_cast<size_t>(Drop::policy_lag)];
+    free_places_.push_back(place);
+  }
+  batch_full_ = free_places_.empty();
 }
 
 void LearnerCore::consumed(const Source& source) {
@@ -531,11 +556,16 @@ void LearnerCore::consumed(const Source& source) {
 
 void LearnerCore::advance(Time now, std::vector<Output>& outputs) {
   advance_saving(now, outputs);
-  if (!by_slot()) fill(now, outputs);
+  if (!by_slot() && !batch_full_) fill(now, outputs);
   if (updating_ || saving_ != Saving::no || state_.training_iteration >= until_) return;
-  // The others do not wait for a shard whose agents are all gone.
-  const bool starved = !by_slot() && !options_.alone && queue_.num_up() == 0 && now >= nobody_has_anything_;
-  if (batch_full_ || starved) {
+  // The others do not wait for a shard that has no share, or whose agents are all gone.
+  while (!by_slot() && batch_full_) {
+    drop_outdated();
+    if (batch_full_ || pending_.empty()) break;
+    fill(now, outputs);
+  }
+  const bool starved = !has_share() || (!by_slot() && !options_.alone && queue_.num_up() == 0);
+  if (batch_full_ || (starved && now >= nobody_has_anything_)) {
     const bool full = batch_full_;
     start_update(now, outputs);
     if (options_.mode == SamplingMode::lag1) begin_round(now, outputs);
@@ -581,11 +611,11 @@ void LearnerCore::start_update(Time now, std::vector<Output>& outputs) {
       oldest = std::min(oldest, facts.weights_version);
       metrics_.add_fragment(std::exchange(facts, {}));
     }
-    filled_ = 0;
+    free_all_places();
   }
   updating_ = true;
   outputs.push_back(Update{batch_full_, oldest, tally.encode(options_.num_agents)});
-  if (std::exchange(batch_full_, false)) again_ = false;
+  batch_full_ = false;
 }
 
 /// What this update settles for good: all but what was dropped on arrival after something that still waits.
@@ -602,6 +632,7 @@ void LearnerCore::settle_finished(const std::vector<wire::AgentMark>& marks) {
 
 void LearnerCore::begin_round(Time now, std::vector<Output>& outputs) {
   publish(now, outputs);
+  if (!has_share()) return;
   apply_queue(FragmentQueue::BeginRound{weights_->version}, outputs);
   take_held(now, outputs);
 }

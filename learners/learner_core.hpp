@@ -59,7 +59,7 @@ class LearnerCore {
     uint64_t run = 0, epoch = 1;
     SamplingMode mode = SamplingMode::sync;
     uint32_t first_slot = 0, num_slots = 1;  ///< of this shard's agents
-    uint32_t fragments_per_batch = 1;        ///< this shard's part
+    uint32_t fragments_per_batch = 1;        ///< this shard's part; 0: its agents are given up
     uint32_t num_agents = 1;                 ///< of all shards
     bool alone = true, leads = true;         ///< no other shard; the one that ends async iterations
     GroupState state;                        ///< with which the epoch begins
@@ -178,6 +178,7 @@ class LearnerCore {
   /// wanted: until the open round is complete; collecting: the runners' states; writing: the shell does.
   enum class Saving : uint8_t { no, wanted, collecting, writing };
 
+  bool has_share() const { return options_.fragments_per_batch > 0; }
   bool by_slot() const { return options_.mode != SamplingMode::async; }
   uint64_t training_version() const { return weights_->version + (updating_ ? 1 : 0); }  // of the batch being filled
   void step_input(const Input& input, Time now, std::vector<Output>& outputs);
@@ -211,6 +212,8 @@ class LearnerCore {
   void consumed(const Source& source);
   void finish(const Source& source, const FragmentId& id, std::string_view dropped);
   void fill(Time now, std::vector<Output>& outputs);
+  void free_all_places();
+  void drop_outdated();
 
   void advance(Time now, std::vector<Output>& outputs);
   void advance_saving(Time now, std::vector<Output>& outputs);
@@ -241,9 +244,9 @@ class LearnerCore {
   // the batch being filled
   std::deque<Pending> pending_;       // async: arrived, without a place
   std::vector<FragmentFacts> batch_;  // by place
-  uint32_t filled_ = 0;               // async: places
+  std::vector<FragmentId> batch_ids_;    // async: by place
+  std::vector<uint32_t> free_places_;    // async: the next one last
   bool batch_full_ = false;
-  bool again_ = false;  // until the first batch is full: what was sampled for a later one may come before it
   std::map<uint32_t, std::deque<std::pair<Source, Message>>> held_;  // by slot: it comes too early
   std::set<uint32_t> look_at_held_;
   std::vector<Finished> finished_;   // placed or dropped, not settled by an update

@@ -56,10 +56,10 @@ Time DriverCore::next_timer() const {
   return next;
 }
 
-void DriverCore::send(const std::string& peer, Message message, std::vector<Output>& outputs) {
+void DriverCore::send(const std::string& peer, uint64_t epoch, Message message, std::vector<Output>& outputs) {
   if (peer.empty()) return;
   message.run = options_.run;
-  message.epoch = learners_.epoch();
+  message.epoch = epoch;
   outputs.push_back(Send{peer, std::move(message)});
 }
 
@@ -141,6 +141,7 @@ void DriverCore::step(const Input& input, Time now, std::vector<Output>& outputs
       if (learners_.formed()) fleet_.announce_all(fleet);
     }
   }
+  if (learners_.size() > 1) learners_.set_given_up(fleet_.given_up(), now, learners);
   apply_learners(learners, now, outputs);
   apply_fleet(fleet, now, outputs);
   if (phase_ == Phase::stopping && learners_.num_processes() == 0 && fleet_.num_processes() == 0) {
@@ -158,7 +159,7 @@ void DriverCore::received(const Received& received, Time now, Fleet::Outputs& fl
     wire::ScaleReplyT reply;
     reply.text = phase_ == Phase::stopping ? "the run is ending" : learners_.resize(scale->learners, now, learners);
     reply.error = !reply.text.empty();
-    send(received.peer, make_message(std::move(reply)), outputs);
+    send(received.peer, learners_.epoch(), make_message(std::move(reply)), outputs);
   } else if (!learners_.received(received.peer, received.user, message, now, learners)) {
     fleet_.received(received.peer, received.user, message, now, fleet);
   }
@@ -198,9 +199,9 @@ void DriverCore::saved(const Saved& saved, Time now, std::vector<Output>& output
 void DriverCore::apply_fleet(Fleet::Outputs& results, Time now, std::vector<Output>& outputs) {
   for (auto& result : results) {
     if (auto* to_agent = std::get_if<Fleet::ToAgent>(&result))
-      send(to_agent->peer, std::move(to_agent->message), outputs);
+      send(to_agent->peer, fleet_.epoch(), std::move(to_agent->message), outputs);
     else if (auto* to_learner = std::get_if<Fleet::ToLearner>(&result))
-      send(learners_.peer(to_learner->shard), std::move(to_learner->message), outputs);
+      send(learners_.peer(to_learner->shard), fleet_.epoch(), std::move(to_learner->message), outputs);
     else if (auto* over = std::get_if<Fleet::Over>(&result))
       stop_all(now, over->exit, over->reason, over->error_code, outputs);
     else if (const auto* spawn = std::get_if<SpawnAgent>(&result))
@@ -215,7 +216,7 @@ void DriverCore::apply_fleet(Fleet::Outputs& results, Time now, std::vector<Outp
 void DriverCore::apply_learners(LearnerGroup::Outputs& results, Time now, std::vector<Output>& outputs) {
   for (auto& result : results) {
     if (auto* to = std::get_if<LearnerGroup::ToLearner>(&result))
-      send(to->peer, std::move(to->message), outputs);
+      send(to->peer, learners_.epoch(), std::move(to->message), outputs);
     else if (const auto* spawn = std::get_if<SpawnLearner>(&result))
       outputs.push_back(*spawn);
     else if (const auto* kill = std::get_if<KillLearner>(&result))
@@ -241,7 +242,7 @@ void DriverCore::formed(Time now, std::vector<Output>& outputs) {
     by_place.push_back({shard, learners_.endpoint(shard)});
   }
   Fleet::Outputs fleet;
-  fleet_.set_learners(learners_.epoch(), std::move(by_place), fleet);
+  fleet_.set_learners(learners_.epoch(), std::move(by_place), now, fleet);
   apply_fleet(fleet, now, outputs);
   if (phase_ == Phase::starting) {
     phase_ = Phase::running;

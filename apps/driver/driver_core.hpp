@@ -131,7 +131,7 @@ class DriverCore {
   void go_on(Time now, std::vector<Output>& outputs);  // after a report or a checkpoint
   void begin_save(Time now, std::vector<Output>& outputs);
   void stop_all(Time now, Exit exit, std::string reason, std::string code, std::vector<Output>& outputs);
-  void send(const std::string& peer, Message message, std::vector<Output>& outputs);
+  void send(const std::string& peer, uint64_t epoch, Message message, std::vector<Output>& outputs);
   void send_command(Time now, std::vector<Output>& outputs);
   std::string stop_criterion(Time now) const;
 

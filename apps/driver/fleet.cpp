@@ -169,10 +169,13 @@ void Fleet::bind(uint32_t agent, const std::string& peer, const std::string& hos
   place.first_hello = now;
 }
 
-/// Where agent h takes the weights from: a tree below the learner. nullopt: not known yet, but worth a moment.
+/// Where an agent takes the weights from: a tree below its learner, for each learner its own: they begin rounds, and
+/// publish, each in its own time. nullopt: not known yet, but worth a moment.
 std::optional<std::string> Fleet::weights_endpoint(uint32_t agent, Time now) const {
-  if (agent < options_.weights_fanout) return "";
-  const uint32_t source = (agent - options_.weights_fanout) / options_.weights_fanout;
+  uint32_t first = agent;  // of the same learner
+  while (first > 0 && learners_[first - 1].shard == learners_[agent].shard) --first;
+  if (agent - first < options_.weights_fanout) return "";
+  const uint32_t source = first + (agent - first - options_.weights_fanout) / options_.weights_fanout;
   const Place& place = places_[source];
   if (place.up && !place.status.weights_endpoint.empty()) return place.status.weights_endpoint;
   const bool comes = place.up || place.outside || supervisor_.running(source);
@@ -225,19 +228,20 @@ void Fleet::welcome(uint32_t agent, const std::string& weights_endpoint, Outputs
   outputs.push_back(ToAgent{place.peer, make_message(std::move(welcome), {states_of(agent, outputs)})});
 }
 
-void Fleet::set_learners(uint64_t epoch, std::vector<LearnerOf> by_place, Outputs& outputs) {
+void Fleet::set_learners(uint64_t epoch, std::vector<LearnerOf> by_place, Time now, Outputs& outputs) {
   epoch_ = epoch;
   learners_ = std::move(by_place);
   announce_all(outputs);  // first: a learner does not listen to an agent it was not told of
   for (uint32_t agent = 0; agent < places_.size(); ++agent)
-    if (places_[agent].up) move(agent, outputs);
+    if (places_[agent].up) move(agent, now, outputs);
 }
 
-void Fleet::move(uint32_t agent, Outputs& outputs) const {
+void Fleet::move(uint32_t agent, Time now, Outputs& outputs) const {
   wire::AgentMoveT move;
   move.agent = agent;
   move.incarnation = places_[agent].incarnation;
   move.learner_endpoint = learners_[agent].endpoint;
+  move.weights_endpoint = weights_endpoint(agent, now).value_or("");
   outputs.push_back(ToAgent{places_[agent].peer, make_message(std::move(move))});
 }
 
@@ -254,7 +258,7 @@ void Fleet::status(const std::string& peer, uint64_t epoch, const wire::AgentSta
   place.heard = now;
   place.status = status;
   if (!place.outside) supervise(SlotSupervisor::Progress{status.agent, status.incarnation}, now, outputs);
-  if (epoch < epoch_ && !stopping_) move(status.agent, outputs);
+  if (epoch < epoch_ && !stopping_) move(status.agent, now, outputs);
   if (stopping_) {
     tell_to_stop(peer, stop_reason_, outputs);
   } else if (status.leaving) {
@@ -317,6 +321,18 @@ void Fleet::spawn_failed(uint32_t agent, const std::string& cause, Time now, Out
     end_if_given_up(
         Over{Exit::resource, fmt::format("every host agent is given up; the last cause: {}", cause), "spawn-failed"},
         outputs);
+}
+
+std::set<uint32_t> Fleet::given_up() const {
+  std::set<uint32_t> places;
+  for (uint32_t i = 0; i < places_.size(); ++i) {
+    const Place& place = places_[i];
+    const bool runners = place.up && place.status.quarantined >= num_slots(i);
+    const bool agent = !place.outside && supervisor_.quarantined(i);
+    const bool left = !options_.spawns && place.used && !place.outside;
+    if (runners || agent || left) places.insert(i);
+  }
+  return places;
 }
 
 /// No place has, or will have, a runner that may still run: `over` says why.

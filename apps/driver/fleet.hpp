@@ -75,7 +75,7 @@ class Fleet {
     std::string endpoint;
   };
   /// Where each place sends fragments in this epoch; no agent is welcomed before the first call.
-  void set_learners(uint64_t epoch, std::vector<LearnerOf> by_place, Outputs& outputs);
+  void set_learners(uint64_t epoch, std::vector<LearnerOf> by_place, Time now, Outputs& outputs);
   /// AgentHello, AgentStatus, Event or ProcessError. False for anything else, and from peers it does not know.
   /// `user`: its name in the allow-list, where there are keys.
   bool received(const std::string& peer, const std::string& user, const Message& message, Time now, Outputs& outputs);
@@ -88,6 +88,8 @@ class Fleet {
   void stop(const std::string& reason, Time now, Outputs& outputs);
 
   Time next_timer() const;
+  /// Of the learner group that set_learners() told of, and all messages speak of; the next one may be forming.
+  uint64_t epoch() const { return epoch_; }
   uint32_t num_processes() const { return supervisor_.num_running(); }  ///< of ours
 
   struct Counts {
@@ -99,6 +101,8 @@ class Fleet {
     float weights_latency_p50_ms = 0, weights_latency_p99_ms = 0, weights_latency_max_ms = 0;  ///< of the slowest host
   };
   Counts counts() const;
+  /// Places whose runners will not come: quarantined, or left by an agent that nobody has replaced.
+  std::set<uint32_t> given_up() const;
 
  private:
   struct Place {
@@ -121,7 +125,7 @@ class Fleet {
   void hello(const std::string& peer, const std::string& user, const wire::AgentHelloT& hello, Time now,
              Outputs& outputs);
   void status(const std::string& peer, uint64_t epoch, const wire::AgentStatusT& status, Time now, Outputs& outputs);
-  void move(uint32_t agent, Outputs& outputs) const;
+  void move(uint32_t agent, Time now, Outputs& outputs) const;
   void last_words(uint32_t agent, const wire::ProcessErrorT& error, Outputs& outputs);
   void welcome(uint32_t agent, const std::string& weights_endpoint, Outputs& outputs);
   std::optional<uint32_t> place_for(const std::string& peer, const wire::AgentHelloT& hello, Time now,

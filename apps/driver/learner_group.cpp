@@ -42,7 +42,10 @@ std::string LearnerGroup::endpoint(uint32_t shard) const {
   return shard < members_.size() ? members_[shard].endpoint : "";
 }
 
-Time LearnerGroup::next_timer() const { return stopping_ ? Time::max() : last_sent_ + kRetry; }
+Time LearnerGroup::next_timer() const {
+  if (stopping_) return Time::max();
+  return new_keys_.empty() ? last_sent_ + kRetry : Time::zero();
+}
 
 LearnerGroup::Member* LearnerGroup::member_of(const std::string& peer) {
   const auto it = std::ranges::find_if(members_, [&](const Member& m) { return m.alive && m.peer == peer; });
@@ -129,7 +132,8 @@ void LearnerGroup::welcome(const Member& member, Outputs& outputs) const {
   welcome.shard = shard_index(member);
   welcome.config = options_.config_toml;
   welcome.data_endpoint = options_.endpoint(welcome.shard, member.incarnation);
-  welcome.checkpoint = options_.checkpoint;
+  // Later it may be pruned, and its peers have what is newer.
+  if (iteration_ == options_.training_iteration) welcome.checkpoint = options_.checkpoint;
   outputs.push_back(ToLearner{member.peer, make_message(std::move(welcome))});
 }
 
@@ -142,8 +146,8 @@ void LearnerGroup::status(Member& member, uint64_t epoch, const wire::LearnerSta
   member.status = status;
   member.status_epoch = epoch;
   if (stopping_) return;
-  if (shard_index(member) >= size_) {
-    if (stage_ == Stage::formed && next_shards_are_ready()) call("", now, outputs);
+  if (shard_index(member) >= size_) {  // it waits to be asked, or has not heard that it should go
+    if (stage_ == Stage::formed && shard_index(member) >= target_) dismiss(member, outputs);
     return;
   }
   if (epoch != epoch_) {
@@ -155,6 +159,13 @@ void LearnerGroup::status(Member& member, uint64_t epoch, const wire::LearnerSta
     return;
   }
   advance(now, outputs);
+}
+
+void LearnerGroup::dismiss(const Member& member, Outputs& outputs) const {
+  if (!member.alive) return;
+  wire::StopT stop;
+  stop.reason = "the group is smaller now";
+  outputs.push_back(ToLearner{member.peer, make_message(std::move(stop))});
 }
 
 bool LearnerGroup::next_shards_are_ready() const {
@@ -192,14 +203,21 @@ wire::GroupOrderT LearnerGroup::order_for(uint32_t shard) const {
     return (uint64_t{s} * options_.num_agents + size_ - 1) / size_;  // the least place with shard_of(place) == s
   };
   const auto slots_before = [&](uint32_t s) { return first_agent(s) * options_.num_slots / options_.num_agents; };
-  const auto places_before = [&](uint32_t s) {
-    return slots_before(s) * options_.fragments_per_batch / options_.num_slots;
+  // One place for each, and the rest by slots; none for a shard whose agents are all given up.
+  struct Fed {
+    uint64_t shards = 0, slots = 0;
   };
-  bool everybody_has_one = true;
-  for (uint32_t s = 0; s < size_; ++s) everybody_has_one &= places_before(s + 1) > places_before(s);
+  const auto fed_before = [&](uint32_t s) {
+    Fed fed;
+    for (uint32_t i = 0; i < s; ++i)
+      if (is_fed(i)) fed = {fed.shards + 1, fed.slots + slots_before(i + 1) - slots_before(i)};
+    return fed;
+  };
+  const Fed all = fed_before(size_);
   const auto places = [&](uint32_t s) {
-    return static_cast<uint32_t>(everybody_has_one ? places_before(s)
-                                                   : uint64_t{s} * options_.fragments_per_batch / size_);
+    const Fed before = fed_before(s);
+    return static_cast<uint32_t>(before.shards +
+                                 (options_.fragments_per_batch - all.shards) * before.slots / all.slots);
   };
   order.rank = shard;
   order.size = size_;
@@ -209,6 +227,30 @@ wire::GroupOrderT LearnerGroup::order_for(uint32_t shard) const {
   order.num_places = places(shard + 1) - order.first_place;
   order.state = std::make_unique<wire::GroupStateT>(to_wire(state_));
   return order;
+}
+
+bool LearnerGroup::is_fed(uint32_t shard) const {
+  bool any = false, none = true;
+  for (uint32_t place = 0; place < options_.num_agents; ++place) {
+    none &= given_up_.contains(place);
+    any |= shard_of(place) == shard && !given_up_.contains(place);
+  }
+  return any || none;
+}
+
+void LearnerGroup::set_given_up(std::set<uint32_t> places, Time now, Outputs& outputs) {
+  if (places == given_up_) return;
+  std::vector<bool> fed;
+  for (uint32_t shard = 0; shard < size_; ++shard) fed.push_back(is_fed(shard));
+  given_up_ = std::move(places);
+  if (stage_ == Stage::calling) return;
+  for (uint32_t shard = 0; shard < size_; ++shard)
+    if (is_fed(shard) != fed[shard]) {
+      call(fmt::format("the agents of learner {} are {}", shard, fed[shard] ? "given up: the others take its share"
+                                                                            : "back"),
+           now, outputs);
+      return;
+    }
 }
 
 void LearnerGroup::send_order(const Member& member, Outputs& outputs) const {
@@ -246,16 +288,11 @@ void LearnerGroup::advance(Time now, Outputs& outputs) {
                                                         epoch_, size_, version_, to_seconds(now - broken_at_),
                                                         order_.everybody ? "" : ", state taken from their peers")});
   ever_formed_ = true;
-  for (uint32_t shard = size_; shard < members_.size(); ++shard)
-    if (Member& member = members_[shard]; member.alive) {
-      wire::StopT stop;
-      stop.reason = "the group is smaller now";
-      outputs.push_back(ToLearner{member.peer, make_message(std::move(stop))});
-    }
+  for (uint32_t shard = std::max(size_, target_); shard < members_.size(); ++shard)
+    dismiss(members_[shard], outputs);
   if (state_.training_iteration > iteration_) close_iteration(outputs);  // a report died with its shard
   reporting_ = size_;
   outputs.push_back(Formed{});
-  if (target_ < size_ || next_shards_are_ready()) call("", now, outputs);
 }
 
 /// Decides with what the epoch begins. False when nobody has the state any more.
@@ -394,6 +431,7 @@ void LearnerGroup::tick(Time now, Outputs& outputs) {
   flush(outputs);
   if (stopping_ || now < next_timer()) return;
   look_for_hangs(now, outputs);
+  if (stage_ == Stage::formed && (target_ < size_ || next_shards_are_ready())) call("", now, outputs);
   send_orders(now, outputs);
   last_sent_ = now;
 }

@@ -83,6 +83,8 @@ class LearnerGroup {
   void flush(Outputs& outputs);
   /// "" or why not.
   std::string resize(uint32_t learners, Time now, Outputs& outputs);
+  /// Places whose runners will not come (again).
+  void set_given_up(std::set<uint32_t> places, Time now, Outputs& outputs);
   void stop(const std::string& reason, Outputs& outputs);
 
   Time next_timer() const;
@@ -122,9 +124,11 @@ class LearnerGroup {
   void call(const std::string& why, Time now, Outputs& outputs);
   void send_order(const Member& member, Outputs& outputs) const;
   void send_orders(Time now, Outputs& outputs);
+  void dismiss(const Member& member, Outputs& outputs) const;
   void advance(Time now, Outputs& outputs);
   bool form(Outputs& outputs);
   bool all_at(wire::LearnerStage stage) const;
+  bool is_fed(uint32_t shard) const;
   wire::GroupOrderT order_for(uint32_t shard) const;
   void look_for_hangs(Time now, Outputs& outputs);
   void report(uint32_t shard, const wire::IterationReportT& report, Outputs& outputs);
@@ -143,6 +147,7 @@ class LearnerGroup {
   uint32_t target_, size_;
   std::vector<Member> members_;     // by shard
   std::vector<uint32_t> starts_;    // of processes, by shard
+  std::set<uint32_t> given_up_;  // places
   bool stopping_ = false, ever_formed_ = false;
 
   // this epoch

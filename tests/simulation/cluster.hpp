@@ -10,13 +10,14 @@
 #include "apps/driver/driver_core.hpp"
 #include "env_runners/host_agent.hpp"
 #include "env_runners/shared_weights.hpp"
+#include "learners/group_member.hpp"
 #include "learners/learner_core.hpp"
 #include "tests/simulation/sim_files.hpp"
 #include "tests/simulation/world.hpp"
 
 namespace myriad::simulation {
 
-inline constexpr uint32_t kDriver = UINT32_MAX, kLearner = UINT32_MAX - 1, kNobody = UINT32_MAX - 2;
+inline constexpr uint32_t kDriver = UINT32_MAX, kNobody = UINT32_MAX - 1, kOperator = UINT32_MAX - 2;
 inline constexpr int kSteps = 3, kEnvironments = 2;
 inline constexpr uint64_t kSpecHash = 0x5bec, kRun = 77, kFragmentBytes = 64;
 inline constexpr size_t kValues = 4, kFilter = 2;
@@ -41,7 +42,7 @@ struct Truth {
 static_assert(sizeof(Truth) == kFragmentBytes);
 inline constexpr uint64_t kResumed = UINT64_MAX;  // Truth::process of a batch out of a checkpoint
 
-/// The learner's and the driver's part of a checkpoint. lag1: `batch` (content, version) follows in a file of its own.
+/// The learners' and the driver's part of a checkpoint. lag1: `batch` (content, version) follows in a file of each shard.
 struct LearnerFile {
   uint64_t iteration, env_steps, version, hash;
 };
@@ -66,7 +67,11 @@ enum class Kind : uint8_t {
   timer,
   started,  // a process runs, or an agent has loaded its simulators
   sampled,
-  updated,
+  joins,      // the update thread of a learner has settled and waits for the others
+  joined,     // it has what the others gave it
+  prepared,   // it has finished an update
+  committed,  // it knows that everybody has
+  aborted,    // it noticed that the epoch is over
   written,
   spawn_failed,
   runner_exited,
@@ -80,7 +85,7 @@ enum class Kind : uint8_t {
   newcomer,  // a host from outside starts an agent
   faults_end,
   interrupt,
-  learner_kill,
+  resize,
   crash,
   restart,
   deadline
@@ -97,8 +102,9 @@ struct Produced {
   uint64_t content, version;
   bool valid = true;
   bool received = false;  // by its agent
-  bool arrived = false;   // at the learner, from an agent that takes part
-  bool done = false;      // in a batch, or dropped
+  bool arrived = false;   // at a learner, from an agent that takes part
+  bool used = false;      // trained on in an update that counts
+  bool done = false;      // used, or dropped
 };
 
 struct Runner {
@@ -128,7 +134,8 @@ struct AgentNode {
   std::vector<uint32_t> runners;  // process by slot - first_slot
   std::map<uint32_t, SharedBytes> states;
   Time next_look{}, parent_heard{};
-  uint32_t parent = kNobody;
+  uint32_t parent = kNobody, learner = kNobody;
+  uint64_t moved_to = 0;  // the epoch it was told of last
   WeightsPublisher publisher;
   bool joined = false;
 
@@ -138,31 +145,77 @@ struct AgentNode {
   bool has_weights = false;
   uint64_t granted = 0, heard_granted = 0, wrong_granted = 0;  // async, fragments: by the learner; heard of
   uint64_t permits = 0, open = 0, num_up = 0;                  // async: permitted in all, of them open; runners
-  uint64_t received = 0, arrived = 0, consumed = 0;            // fragments
-  std::map<uint32_t, std::pair<uint32_t, uint64_t>> by_slot;   // granted by the learner: slot -> incarnation, count
+  uint64_t received = 0, arrived = 0, placed = 0, placed_in = 0;  // fragments; in an epoch
+  uint64_t granted_there = 0, granted_in = 0;  // async: in the epoch granted_in
+  struct SlotCredit {
+    uint32_t incarnation = 0;
+    uint64_t granted = 0, epoch = 0;
+    uint32_t epoch_incarnation = 0;
+    uint64_t epoch_granted = 0;
+  };
+  std::map<uint32_t, SlotCredit> by_slot;  // by the learners
   struct Relayed {
     uint64_t number;
     uint32_t runner;
     uint64_t seq;
   };
-  std::deque<Relayed> relayed;  // fragments in parcels, not acknowledged
+  std::deque<Relayed> relayed;  // fragments in parcels, not released
   uint64_t relayed_until = 0;
   std::vector<std::deque<Time>> spawns;  // by slot
   std::deque<Time> events;
 };
 
+enum class Standing : uint8_t { settled, torn, prepared };
+
 struct LearnerNode {
+  uint32_t shard = 0, incarnation = 0;
+  std::string checkpoint;
+  std::unique_ptr<GroupMember> member;
   std::unique_ptr<LearnerCore> core;
+  GroupPart part;
+  bool veteran = false;
+  // the update thread: events of another job than this one are of the past
+  uint32_t job = 0;
+  bool busy = false;
+  std::set<std::string> found;  // in the rendezvous
   std::optional<LearnerCore::WriteCheckpoint> writing;
-  uint64_t previous_hash = 0, reported = 0;
+  // what Learner holds
+  Standing standing = Standing::settled;
+  uint64_t start_version = 0, version = 0, hash = 0, previous_hash = 0, prepared_hash = 0;
+
+  uint64_t reported = 0;
   std::vector<std::optional<Truth>> batch, training;
-  std::pair<uint64_t, uint64_t> last_assembled{};
+  UpdateTally tally;        // of the update it works on
+  uint64_t batch_hash = 0;  // of all shards
   struct Heard {
     uint32_t incarnation = 0, num_slots = 0;
     bool up = false;
   };
+  // of this epoch
   std::map<uint32_t, Heard> heard;            // agents, as the driver says
   std::map<uint32_t, uint64_t> acknowledged;  // by agent process: as sent to it
+};
+
+/// What the collectives of an epoch see.
+struct Group {
+  uint64_t epoch = 0;
+  uint32_t size = 0;
+  std::vector<uint32_t> processes;  // by rank, kNobody until it joins
+  uint64_t version = 0, hash = 0;   // with which it begins
+  std::vector<std::optional<std::vector<double>>> tallies;  // by rank, of the update that begins
+  std::vector<std::vector<Truth>> batches;
+  std::vector<bool> prepared;
+  bool broken = false;  // somebody left before an update had begun
+};
+
+/// The newest update that all shards of a group have begun.
+struct OpenUpdate {
+  uint64_t version = 0;  // before it
+  UpdateTally tally;
+  std::vector<Truth> batch;  // in order of rank and place
+  std::vector<std::pair<uint32_t, uint32_t>> slots;  // of each rank: first and how many
+  std::vector<size_t> places;                        // of each rank
+  uint64_t batch_hash = 0;
 };
 
 /// A process and, while it lives, its role.
@@ -186,14 +239,15 @@ class World {
  private:
   /// What is true of an iteration, told apart from the roles' own books.
   struct State {
-    uint64_t env_steps = 0, episodes = 0, version = 0, hash = 0, waiting = 0;
+    uint64_t env_steps = 0, episodes = 0, version = 0, hash = 0;
+    std::map<uint32_t, uint64_t> waiting;  // lag1: content by place
     std::vector<uint64_t> environments;  // by slot, before the next batch, while no runner died
   };
   struct Saved {
     std::string directory;
     LearnerFile learner{};
     DriverFile driver{};
-    std::vector<WaitingFragment> batch;
+    std::map<uint32_t, WaitingFragment> batch;  // by place
     std::vector<SharedBytes> states;
     bool complete = true;
   };
@@ -243,6 +297,8 @@ class World {
   void agent_hello(Process& process);
   void agent_message(Process& process, uint32_t from, Message&& message);
   void agent_loaded(Process& process);
+  void follow(Process& process, uint64_t epoch, uint32_t place, uint32_t incarnation, const std::string& learner,
+              const std::string& parent);
   void agent_wake(Process& process);
   void agent_look(Process& process);
   void step_agent(Process& process, const HostAgent::Input& input);
@@ -264,12 +320,26 @@ class World {
 
   // world_learner.cpp
   void start_learner(Process& process, const wire::LearnerWelcomeT& welcome);
+  void step_member(Process& process, const GroupMember::Input& input);
+  void learner_hello(Process& process);
+  void say_found(Process& process);
+  void meet(Process& process);
+  void leave_epoch(Process& process);
+  void give_job(Process& process);
+  void joins(Process& process);
+  void joined(Process& process);
+  void begin_core(Process& process, const GroupPart& part);
+  void enter_update(Process& process, LearnerCore::Update& update);
+  void all_entered();
+  void prepared(Process& process);
+  void committed(Process& process);
+  void aborted(Process& process);
+  void advance(uint64_t version, uint64_t hash);
   void learner_message(Process& process, uint32_t from, Message&& message);
   void step_learner(Process& process, const LearnerCore::Input& input);
   void apply_learner(Process& process, LearnerCore::Output& output);
   void assemble(Process& process, const AcceptedFragment& fragment);
-  void begin_update(Process& process, uint64_t weights_version);
-  void updated(Process& process);
+  void check_batch(Process& process, uint64_t weights_version);
   void written(Process& process);
   bool plant_in_parcel(Process& process, Process& agent, Message& message);
 
@@ -278,14 +348,17 @@ class World {
   bool takes_part(const LearnerNode& learner, const Process& agent) const;
   void book_relayed(Process& agent, const Message& parcel);
   void book_arrival(LearnerNode& learner, Process& agent, const wire::ParcelT& parcel);
-  void book_acknowledged(Process& learner, Process& agent, uint64_t received);
+  void book_acknowledged(Process& learner, Process& agent, uint64_t received, uint64_t released);
+  void book_used(const Truth& truth);
   void book_grant(LearnerNode& learner, Process& agent, const wire::GrantT& grant);
-  void book_consumed(LearnerNode& learner, const LearnerCore::Consumed& consumed);
+  void book_consumed(const LearnerNode& learner, const LearnerCore::Consumed& consumed);
   void book_permit(Process& agent, Process& runner, const wire::PermitT& permit);
   void book_runner_end(AgentNode& agent, Process& runner);
   void check_credit(Process& agent);
   void check_drained(Process& agent);
   void close_books(uint64_t life);
+  uint64_t run_of(const Process& process) const { return kRun + process.life; }
+  bool any_veteran() const;
   Process* find_runner(uint32_t slot, uint32_t incarnation);
   uint64_t fresh_environment(uint32_t slot, uint32_t incarnation) const {
     return mix(mix(seed_, slot), incarnation == 0 ? 0 : mix(life_, incarnation));
@@ -320,7 +393,10 @@ class World {
   std::vector<uint32_t> agents_;                // processes of this life
   std::vector<std::vector<uint32_t>> of_slot_;  // runner processes of this life, oldest first
   std::set<uint32_t> given_up_, held_;          // places: for good; once
-  uint32_t learner_ = kNobody;
+  std::vector<uint32_t> learners_;  // processes of this life
+  Group group_;                     // the newest
+  OpenUpdate open_;
+  std::map<std::pair<uint32_t, uint32_t>, uint64_t> marks_;  // by agent and incarnation: of updates that count
   Saved saved_;
 
   std::map<uint64_t, uint64_t> published_;  // version -> hash, of this life
@@ -328,11 +404,11 @@ class World {
   State current_;                           // after the newest update
   std::vector<std::deque<Time>> agent_spawns_;
   bool deterministic_ = true;
-  uint64_t iteration_ = 0;  // of the learner
+  uint64_t iteration_ = 0;  // of the learners
   uint64_t reported_ = 0;   // by the driver
   std::optional<uint64_t> committed_;
   Time last_update_ = -std::chrono::seconds(1), next_check_{};
-  bool learner_killed_ = false, interrupted_ = false, usage_error_ = false, restarting_ = false, done_ = false;
+  bool episodes_lost_ = false, learners_lost_ = false, interrupted_ = false, usage_error_ = false, restarting_ = false, done_ = false;
 };
 
 }  // namespace myriad::simulation

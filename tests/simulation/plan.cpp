@@ -11,13 +11,15 @@ using std::chrono::milliseconds;
 using Seconds = std::chrono::seconds;
 
 Plan draw_plan(uint64_t seed, uint32_t allowed, uint32_t agents) {
-  Dice dice(mix(seed, 1));
+  Dice dice(mix(seed, 1)), group(mix(seed, 9));
   Plan plan;
-  constexpr uint32_t kRare = bit(Fault::learner_kill) | bit(Fault::interrupt) | bit(Fault::bad_slot) |
+  constexpr uint32_t kRare = bit(Fault::learner_kills) | bit(Fault::interrupt) | bit(Fault::bad_slot) |
                              bit(Fault::hangs) | bit(Fault::outsiders);
   for (uint32_t i = 0; i < static_cast<uint32_t>(Fault::usage_error); ++i)
     if (dice.chance((kRare >> i & 1) != 0 ? 0.12 : 0.5)) plan.faults |= 1u << i;  // does not depend on `allowed`
   if (dice.chance(0.03)) plan.faults |= bit(Fault::usage_error);
+  for (const Fault fault : {Fault::learner_kills, Fault::learner_pauses, Fault::resizes})
+    if (group.chance(0.3)) plan.faults |= bit(fault);
   plan.faults &= allowed;
 
   plan.mode = std::array{SamplingMode::sync, SamplingMode::lag1, SamplingMode::async}[dice.below(3)];
@@ -36,6 +38,9 @@ Plan draw_plan(uint64_t seed, uint32_t allowed, uint32_t agents) {
   const uint32_t most = huge ? plan.slots / 8 : wide ? plan.slots : 3 * plan.slots;
   plan.fragments = 1 + dice.below32(most);
   if (agents > 0) plan.agents = std::min(agents, plan.slots);
+  const double several = group.uniform(), how_many = group.uniform();
+  const uint32_t most_learners = std::min({plan.agents, plan.fragments, huge ? 20u : 4u});
+  if (several < 0.7) plan.learners = 1 + static_cast<uint32_t>(how_many * most_learners);
 
   const double loss = 0.3 * dice.uniform(), duplicates = 0.5 * dice.uniform(), flips = 0.01 * dice.uniform();
   plan.loss = plan.has(Fault::loss) ? loss : 0;
@@ -59,6 +64,15 @@ Plan draw_plan(uint64_t seed, uint32_t allowed, uint32_t agents) {
   plan.agent_kills_per_s = rate(Fault::agent_kills, 0.02, 0.5);
   plan.agent_drains_per_s = rate(Fault::agent_drains, 0.02, 0.4);
   plan.agent_pauses_per_s = rate(Fault::agent_pauses, 0.05, 0.6);
+  // Of a single learner: the end of the run.
+  const bool alone = plan.learners == 1;
+  const auto group_rate = [&](Fault fault, double high) {
+    const double drawn = 0.05 + (high - 0.05) * group.uniform();
+    return plan.has(fault) ? drawn * (lengthy ? 0.2 : 1.0) : 0.0;
+  };
+  plan.learner_kills_per_s = group_rate(Fault::learner_kills, 0.8) * (alone ? 0.1 : 1);
+  plan.learner_pauses_per_s = group_rate(Fault::learner_pauses, 0.5);
+  if (group.chance(0.04) && plan.has(Fault::learner_pauses) && !huge) plan.faults_end += Seconds(13);  // given up
   plan.hang = plan.has(Fault::hangs) ? 0.05 * scale : 0;
   plan.spawn_failure = plan.has(Fault::spawn_failures) ? 0.3 * (huge ? 0.05 : 1.0) : 0;
   plan.hostile = plan.has(Fault::hostile) ? 0.02 : 0;
@@ -72,11 +86,15 @@ Plan draw_plan(uint64_t seed, uint32_t allowed, uint32_t agents) {
   const uint32_t bad_slot = dice.below32(plan.slots);
   if (plan.has(Fault::bad_slot)) plan.bad_slot = bad_slot;
   const auto moment = [&] { return dice.time(milliseconds(10), plan.faults_end); };
-  const Time interrupt = moment(), learner_kill = moment(), later = dice.log_time(milliseconds(1), Seconds(3));
+  const Time interrupt = moment(), unused = moment(), later = dice.log_time(milliseconds(1), Seconds(3));
   const bool twice = dice.chance(0.3);
+  static_cast<void>(unused);  // what old seeds draw stays as it was
   if (plan.has(Fault::interrupt)) plan.interrupt = interrupt;
   if (plan.has(Fault::interrupt) && twice) plan.second_interrupt = interrupt + later;
-  if (plan.has(Fault::learner_kill)) plan.learner_kill = learner_kill;
+  const uint64_t resizes = 1 + group.below(3);
+  for (uint64_t i = 0; i < resizes; ++i)
+    if (const Time at = group.time(milliseconds(10), plan.faults_end); plan.has(Fault::resizes) && !huge)
+      plan.resizes.push_back(at);
   const uint64_t crashes = 1 + dice.below(3);
   for (uint64_t i = 0; i < crashes; ++i)
     if (const Time at = moment(); plan.has(Fault::crash) && !huge) plan.crashes.push_back(at);
@@ -120,10 +138,10 @@ std::string to_text(const Plan& plan) {
     if ((plan.faults >> i & 1) != 0) faults += fmt::format(" {}", name_of(static_cast<Fault>(i)));
   constexpr std::array<std::string_view, 3> kModes = {"sync", "lag1", "async"};
   std::string text = fmt::format(
-      "{}, {} agents, {} slots, {} fragments a batch, faults until {:.2f} s:{}; loss {:.2f} dup {:.2f} flips {:.4f} "
+      "{}, {} learners, {} agents, {} slots, {} fragments a batch, faults until {:.2f} s:{}; loss {:.2f} dup {:.2f} flips {:.4f} "
       "jitter {:.0f} ms disk {:.2f}; start {}, stop at iteration {} / {} steps; checkpoint every {}, keep {}; sample "
       "{:.0f} ms update {:.0f} ms loop {:.0f} ms; crash-restarts {}, step timeout {:.0f} s, fanout {}",
-      kModes[static_cast<size_t>(plan.mode)], plan.agents, plan.slots, plan.fragments, to_seconds(plan.faults_end),
+      kModes[static_cast<size_t>(plan.mode)], plan.learners, plan.agents, plan.slots, plan.fragments, to_seconds(plan.faults_end),
       faults.empty() ? " none" : faults, plan.loss, plan.duplicates, plan.flips, to_seconds(plan.jitter) * 1e3,
       plan.disk, plan.start_iteration, plan.stop_iteration, plan.stop_steps, plan.checkpoint_frequency,
       plan.num_to_keep, to_seconds(plan.sample) * 1e3, to_seconds(plan.update) * 1e3, to_seconds(plan.loop) * 1e3,
@@ -139,7 +157,8 @@ std::string_view name_of(Fault fault) {
   constexpr std::array<std::string_view, static_cast<size_t>(Fault::count)> kNames = {
       "loss",      "duplicates",     "latency",   "bit_flips",   "runner_kills", "runner_pauses", "hangs",
       "bad_slot",  "spawn_failures", "hostile",   "agent_kills", "agent_drains", "agent_pauses",  "pins",
-      "outsiders", "learner_kill",   "interrupt", "disk",        "crash",        "usage_error"};
+      "outsiders", "learner_kills",  "interrupt", "disk",        "crash",        "usage_error",   "learner_pauses",
+      "resizes"};
   return kNames[static_cast<size_t>(fault)];
 }
 

@@ -29,19 +29,22 @@ enum class Fault : uint8_t {
   agent_pauses,
   pins,       // async: new weights wait for a free buffer
   outsiders,  // agents join from outside and leave again (hosts.launcher "none")
-  learner_kill,
+  learner_kills,
   interrupt,
   disk,
   crash,
   usage_error,
+  learner_pauses,
+  resizes,
   count
 };
 std::string_view name_of(Fault fault);
 inline constexpr uint32_t kAllFaults = (1u << static_cast<uint32_t>(Fault::count)) - 1;
 constexpr uint32_t bit(Fault fault) { return 1u << static_cast<uint32_t>(fault); }
 /// Faults after which a sync or lag1 run must still train on exactly the same batches.
-inline constexpr uint32_t kNetworkFaults =
-    bit(Fault::loss) | bit(Fault::duplicates) | bit(Fault::latency) | bit(Fault::bit_flips);
+inline constexpr uint32_t kHarmlessFaults =
+    bit(Fault::loss) | bit(Fault::duplicates) | bit(Fault::latency) | bit(Fault::bit_flips) | bit(Fault::learner_kills) |
+    bit(Fault::learner_pauses);
 
 inline uint64_t mix(uint64_t a, uint64_t b = 0) {
   uint64_t z = a + 0x9e3779b97f4a7c15ULL * (b + 1);  // splitmix64's finaliser (Steele et al. 2014)
@@ -76,12 +79,13 @@ class Dice {
 
 struct Plan {
   SamplingMode mode = SamplingMode::sync;
-  uint32_t agents = 1, slots = 1, fragments = 1, faults = 0;
+  uint32_t learners = 1, agents = 1, slots = 1, fragments = 1, faults = 0;
   double loss = 0, duplicates = 0, flips = 0, slow = 0, kills_per_s = 0, pauses_per_s = 0, hang = 0, spawn_failure = 0,
-         hostile = 0, agent_kills_per_s = 0, agent_drains_per_s = 0, agent_pauses_per_s = 0, pinned = 0, disk = 0;
+         hostile = 0, agent_kills_per_s = 0, agent_drains_per_s = 0, agent_pauses_per_s = 0, learner_kills_per_s = 0,
+         learner_pauses_per_s = 0, pinned = 0, disk = 0;
   bool outsiders = false, replaced = true;  // replaced: an agent from outside that left is followed by another
-  Time jitter{}, faults_end{}, interrupt = Time::max(), second_interrupt = Time::max(), learner_kill = Time::max();
-  std::vector<Time> crashes;
+  Time jitter{}, faults_end{}, interrupt = Time::max(), second_interrupt = Time::max();
+  std::vector<Time> crashes, resizes;
   uint32_t bad_slot = UINT32_MAX;
   Time sample{}, update{}, step_timeout{}, loop{};  // loop: what an agent reads at once
   uint32_t learner_queue_size = 1, broadcast_interval = 1, weights_fanout = 8;

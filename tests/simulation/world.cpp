@@ -73,8 +73,10 @@ void World::send_frames(uint32_t from, uint32_t to, const Frames& frames) {
 }
 
 void World::to_driver(const Process& process, Message message) {
-  message.run = kRun;
-  message.epoch = process.life;
+  message.run = run_of(process);
+  message.epoch = process.learner && process.learner->member ? process.learner->member->epoch()
+                  : process.agent && process.agent->core     ? process.agent->core->epoch()
+                                                             : 0;
   send(process.id, kDriver, message);
 }
 
@@ -92,7 +94,7 @@ void World::deliver(uint32_t to, const Letter& letter) {
     note(fmt::format("  {} -> {}: {}", letter.from == kDriver ? "driver" : fmt::format("p{}", letter.from),
                      to == kDriver ? "driver" : fmt::format("p{}", to), wire::EnumNameBody(message.body.type)));
   result_.trace = mix(result_.trace, static_cast<uint64_t>(message.body.type));
-  if (bugged(Bug::stale_epoch_accepted) && to != kDriver) message.epoch = life_;
+  if (bugged(Bug::stale_epoch_accepted) && to != kDriver) message.run = kRun + life_;
   if (to == kDriver)
     step_driver(DriverCore::Received{std::to_string(letter.from), std::move(message)});
   else if (processes_[to].learner)
@@ -129,7 +131,8 @@ void World::arm(Process& process, Time at) {
 
 void World::kill(Process& process, const char* cause) {
   if (!process.alive) return;
-  const std::string name = process.learner ? "learner"
+  const std::string name = process.learner
+                               ? fmt::format("learner {}.{}", process.learner->shard, process.learner->incarnation)
                            : process.agent
                                ? fmt::format("agent {}.{}", process.agent->place, process.agent->incarnation)
                                : fmt::format("runner {}.{}", process.runner->slot, process.runner->incarnation);
@@ -139,6 +142,8 @@ void World::kill(Process& process, const char* cause) {
   const Time heard = now_ + dice_.time(milliseconds(1), milliseconds(10));
   if (process.learner) {
     process.alive = false;
+    ++result_.learner_deaths;
+    if (!any_veteran() && driver_ != nullptr && !finished_) learners_lost_ = true;
     push(heard, Kind::learner_exited, process.id);
   } else if (process.agent) {
     process.alive = false;
@@ -179,7 +184,7 @@ void World::crash() {
   close_books(life_);
   driver_.reset();
   writer_.reset();
-  learner_ = kNobody;
+  learners_.clear();
   const double kept = std::array{0.0, 0.5, 1.0}[dice_.below(3)];
   files_.crash([&](const SimFiles::Operation&) { return dice_.chance(kept); });
   restarting_ = true;
@@ -190,20 +195,24 @@ void World::timer(Process& process) {
   process.armed = Time::max();
   if (!process.welcomed) {
     if (now_ - process.born > std::chrono::seconds(60)) return kill(process, "the driver did not answer for 60 s");
-    if (process.learner) {
-      wire::LearnerHelloT hello;
-      hello.protocol = kProtocolVersion;
-      hello.data_endpoint = "learner";
-      to_driver(process, make_message(std::move(hello)));
-    } else {
+    if (process.learner)
+      learner_hello(process);
+    else
       agent_hello(process);
-    }
     arm(process, now_ + kHelloRetry);
   } else if (process.learner) {
-    step_learner(process, LearnerCore::Tick{});
+    LearnerNode& node = *process.learner;
+    if (node.core) step_learner(process, LearnerCore::Tick{});
+    if (process.alive && now_ >= node.member->next_timer()) {
+      if (node.member->stage() == wire::LearnerStage::joining && !bugged(Bug::rendezvous_not_repeated))
+        say_found(process);
+      step_member(process, GroupMember::Tick{});
+    }
     if (!process.alive) return;
-    rule(process.learner->core->next_timer() > now_, "I10", "the learner spins");
-    arm(process, process.learner->core->next_timer());
+    Time next = node.member->next_timer();
+    if (node.core) next = std::min(next, node.core->next_timer());
+    rule(next > now_, "I10", "learner {} spins", node.shard);
+    arm(process, next);
   } else if (process.agent) {
     agent_wake(process);
   }
@@ -219,7 +228,7 @@ void World::check_progress(bool last) {
   }
   if (now_ < plan_.faults_end || (!last && now_ < next_check_)) return;
   next_check_ = now_ + milliseconds(10);
-  const bool ending = driver_->finishing() || learner_killed_ || interrupted_;
+  const bool ending = driver_->finishing() || interrupted_;
   std::string open;
   std::set<uint32_t> held = given_up_;
   for (const uint32_t id : agents_) {
@@ -257,8 +266,7 @@ void World::check_progress(bool last) {
 void World::dispatch(const Event& event) {
   if (event.kind != Kind::deliver && event.kind != Kind::stream) return handle(event);
   // A letter's place is free when it was read, or when nobody will.
-  uint32_t to = event.process;
-  if (to == kLearner) to = learner_;
+  const uint32_t to = event.process;
   Process* process = to < processes_.size() ? &processes_[to] : nullptr;
   const bool readable = to == kDriver || (process != nullptr && process->alive);
   if (readable && process != nullptr &&
@@ -314,11 +322,24 @@ void World::handle(const Event& event) {
       else
         finish_sample(*process);
       break;
-    case Kind::updated:
-      if (alive) updated(*process);
-      break;
+    case Kind::joins:
+    case Kind::joined:
+    case Kind::prepared:
+    case Kind::committed:
+    case Kind::aborted:
     case Kind::written:
-      if (alive) written(*process);
+      if (!alive) return;
+      if (stands) {
+        process->deferred.push_back(event);
+        return;
+      }
+      if (event.kind == Kind::written) return written(*process);
+      if (event.extra != process->learner->job) return;  // it was aborted
+      if (event.kind == Kind::joins) joins(*process);
+      if (event.kind == Kind::joined) joined(*process);
+      if (event.kind == Kind::prepared) prepared(*process);
+      if (event.kind == Kind::committed) committed(*process);
+      if (event.kind == Kind::aborted) aborted(*process);
       break;
     case Kind::spawn_failed:
     case Kind::runner_exited:
@@ -345,13 +366,14 @@ void World::handle(const Event& event) {
       if (driver_ != nullptr && event.process == life_ && !finished_) spawn_agent(UINT32_MAX, 0);
       break;
     case Kind::learner_exited:
-      if (driver_ != nullptr && process->life == life_ && !finished_) step_driver(DriverCore::LearnerExited{"killed"});
+      if (driver_ != nullptr && process->life == life_ && !finished_)
+        step_driver(DriverCore::LearnerExited{process->learner->shard, process->learner->incarnation, "killed"});
       break;
     case Kind::kill:
       if (alive) kill(*process, "SIGSEGV");
       break;
     case Kind::hang:
-      if (!alive) return;
+      if (!alive || (process->learner && !process->learner->veteran)) return;
       process->hung = true;
       note(fmt::format("p{} hangs", process->id));
       break;
@@ -388,13 +410,20 @@ void World::handle(const Event& event) {
       note("Ctrl-C");
       step_driver(DriverCore::Interrupted{});
       break;
-    case Kind::learner_kill:
-      if (learner_ == kNobody || finished_ || !processes_[learner_].alive) return;
-      learner_killed_ = true;
-      kill(processes_[learner_], "SIGKILL");
+    case Kind::resize: {
+      if (driver_ == nullptr || finished_) return;
+      wire::ScaleRequestT request;
+      request.learners = 1 + dice_.below32(std::min(plan_.agents, plan_.fragments));
+      note(fmt::format("scale to {} learners", request.learners));
+      Message message = make_message(std::move(request));
+      message.run = kRun + life_;
+      deterministic_ = false;
+      ++result_.resizes;
+      step_driver(DriverCore::Received{std::to_string(kOperator), std::move(message)});
       break;
+    }
     case Kind::crash:
-      if (driver_ == nullptr || finished_ || interrupted_ || learner_killed_) return;
+      if (driver_ == nullptr || finished_ || interrupted_ || learners_lost_) return;
       crash();
       break;
     case Kind::restart:
@@ -421,10 +450,10 @@ void World::check_finished() {
   } else {
     const bool nobody_left = finished_->error_code == "runners-lost" || finished_->error_code == "agents-lost" ||
                              finished_->error_code == "spawn-failed";
-    rule(!learner_killed_ || interrupted_ || nobody_left || finished_->exit != Exit::internal ||
+    rule(!learners_lost_ || interrupted_ || nobody_left || finished_->exit != Exit::internal ||
              finished_->error_code == "learner-lost",
-         "I9", "a lost learner ends the run with {}", finished_->error_code);
-    rule(interrupted_ || learner_killed_ || (usage_error_ && finished_->exit == Exit::usage) || nobody_left, "I9",
+         "I9", "lost learners end the run with {}", finished_->error_code);
+    rule(interrupted_ || learners_lost_ || (usage_error_ && finished_->exit == Exit::usage) || nobody_left, "I9",
          "the run ended for nothing: {} [{}]", finished_->reason, finished_->error_code);
     if (!nobody_left) return;
     for (const uint32_t id : agents_) {
@@ -453,7 +482,7 @@ Result World::run() {
     for (const Time at : plan_.crashes) push(at, Kind::crash);
     if (plan_.interrupt != Time::max()) push(plan_.interrupt, Kind::interrupt);
     if (plan_.second_interrupt != Time::max()) push(plan_.second_interrupt, Kind::interrupt);
-    if (plan_.learner_kill != Time::max()) push(plan_.learner_kill, Kind::learner_kill);
+    for (const Time at : plan_.resizes) push(at, Kind::resize);
     push(plan_.faults_end, Kind::faults_end);
     // A crash just before the end of the faults restarts a second later.
     push(plan_.faults_end + kLiveness + std::chrono::seconds(2), Kind::deadline);
@@ -467,7 +496,7 @@ Result World::run() {
       ++result_.events;
       rule(result_.events < kMaxEvents + kMaxEventsOfSlot * plan_.slots, "I10", "{} events", result_.events);
       dispatch(event);
-      if (event.kind == Kind::updated || event.kind == Kind::timer || event.kind == Kind::sampled)
+      if (event.kind == Kind::committed || event.kind == Kind::timer || event.kind == Kind::sampled)
         check_progress(false);
     }
     if (finished_) check_finished();
@@ -515,7 +544,16 @@ std::string_view name_of(Bug bug) {
                                                                                     "report_not_repeated",
                                                                                     "restart_without_backoff",
                                                                                     "hung_runner_not_killed",
-                                                                                    "batch_in_arrival_order"};
+                                                                                    "batch_in_arrival_order",
+                                                                                    "committed_alone",
+                                                                                    "old_epoch_lives",
+                                                                                    "newcomer_keeps_its_own",
+                                                                                    "marks_forgotten",
+                                                                                    "released_too_early",
+                                                                                    "prepared_taken_back",
+                                                                                    "torn_counts",
+                                                                                    "rendezvous_not_repeated",
+                                                                                    "hung_learner_not_killed"};
   return kNames[static_cast<size_t>(bug)];
 }
 

@@ -60,6 +60,16 @@ enum class Bug : uint8_t {
   restart_without_backoff,  // and without quarantine
   hung_runner_not_killed,
   batch_in_arrival_order,  // places are ignored
+  // the learner group
+  committed_alone,          // a shard counts an update that others have not finished
+  old_epoch_lives,          // a shard does not leave when it is called
+  newcomer_keeps_its_own,   // who joins with older weights is given nothing
+  marks_forgotten,          // the next epoch does not know what was trained on
+  released_too_early,       // agents forget when the update begins
+  prepared_taken_back,      // an update that all survivors have finished is undone by one of them
+  torn_counts,              // one that a survivor has not finished counts there
+  rendezvous_not_repeated,  // a lost entry stays lost
+  hung_learner_not_killed,
   count
 };
 std::string_view name_of(Bug bug);
@@ -75,7 +85,7 @@ struct Result {
   std::vector<uint64_t> batches;  ///< by_slot: hash of each batch by iteration, until the first runner died
   std::string finished;           ///< the driver's reason; "" when the schedule ended first
   std::string log;                ///< with `verbose`: what happened, one line an event
-  uint64_t crashes = 0, runner_deaths = 0, agent_deaths = 0, drains = 0, violations = 0, checkpoints = 0;
+  uint64_t crashes = 0, runner_deaths = 0, agent_deaths = 0, learner_deaths = 0, epochs = 0, resizes = 0, drains = 0, violations = 0, checkpoints = 0;
   uint64_t produced = 0, received = 0, consumed = 0, dropped = 0, lost = 0;  ///< fragments
 };
 

@@ -48,7 +48,13 @@ void World::agent_hello(Process& process) {
 void World::agent_message(Process& process, uint32_t from, Message&& message) {
   AgentNode& node = *process.agent;
   if (from == kDriver) {
-    if (message.run != kRun || message.epoch != process.life) return;  // ControlLink
+    if (message.run != run_of(process)) return;  // ControlLink
+    if (const auto* move = message.as<wire::AgentMoveT>())
+      return follow(process, message.epoch, move->agent, move->incarnation, move->learner_endpoint,
+                    move->weights_endpoint);
+    if (const auto* again = message.as<wire::AgentWelcomeT>(); again != nullptr && process.welcomed)
+      return follow(process, message.epoch, again->agent, again->incarnation, again->learner_endpoint,
+                    again->weights_endpoint);
     if (message.as<wire::StopT>() != nullptr && node.core) {
       step_agent(process, HostAgent::StopAll{});
       return leave(process, false);
@@ -57,6 +63,8 @@ void World::agent_message(Process& process, uint32_t from, Message&& message) {
     if (welcome == nullptr || process.welcomed) return;
     process.welcomed = process.loading = true;
     node.welcome = *welcome;
+    node.moved_to = message.epoch;
+    node.learner = static_cast<uint32_t>(std::stoul(welcome->learner_endpoint));
     if (!message.payloads.empty()) node.welcome_states = message.payloads[0];
     node.place = welcome->agent;
     node.incarnation = welcome->incarnation;
@@ -68,14 +76,14 @@ void World::agent_message(Process& process, uint32_t from, Message&& message) {
   if (!node.core) return;
   const Process& peer = processes_[from];
   if (peer.agent) {  // another agent: what it feeds, or what feeds it
-    if (message.run != kRun || message.epoch != process.life) return;
+    if (message.run != run_of(process) || message.epoch != node.core->epoch()) return;
     if (const auto* join = message.as<wire::JoinT>()) {
       std::vector<WeightsPublisher::Send> sends;
       node.publisher.step(WeightsPublisher::PeerHas{std::to_string(from), join->weights_version, now_}, sends);
       serve(process, sends);
       Message here = make_message(wire::GrantT{});
-      here.run = kRun;
-      here.epoch = process.life;
+      here.run = run_of(process);
+      here.epoch = node.core->epoch();
       send(process.id, from, here);
     } else if (from == node.parent) {
       node.parent_heard = now_;
@@ -85,6 +93,18 @@ void World::agent_message(Process& process, uint32_t from, Message&& message) {
     agent_learner_message(process, std::move(message));
   }
   if (process.alive) arm(process, now_ + plan_.loop);
+}
+
+/// The learner is another from this epoch on, or has begun anew.
+void World::follow(Process& process, uint64_t epoch, uint32_t place, uint32_t incarnation, const std::string& learner,
+                   const std::string& parent) {
+  AgentNode& node = *process.agent;
+  if (place != node.place || incarnation != node.incarnation || epoch <= node.moved_to) return;
+  node.moved_to = epoch;
+  node.learner = static_cast<uint32_t>(std::stoul(learner));
+  node.parent = parent.empty() ? kNobody : static_cast<uint32_t>(std::stoul(parent));
+  node.welcome.weights_endpoint = parent;
+  if (node.core) step_agent(process, HostAgent::Moved{epoch});
 }
 
 void World::agent_learner_message(Process& process, Message&& message) {
@@ -104,8 +124,8 @@ void World::agent_learner_message(Process& process, Message&& message) {
       message.payloads[1] = SharedBytes::of({bytes.begin(), bytes.end()});
     }
   } else if (auto* grant = message.body.AsGrant()) {
-    if (message.run == kRun && message.epoch == process.life && grant->agent == node.place &&
-        grant->incarnation == node.incarnation) {
+    if (message.run == run_of(process) && message.epoch == node.core->epoch() && grant->agent == node.place &&
+        grant->incarnation == node.incarnation && grant->based) {
       if (bugged(Bug::grant_per_message)) {
         node.wrong_granted += grant->granted_bytes;
         grant->granted_bytes = node.wrong_granted;
@@ -125,8 +145,8 @@ void World::agent_loaded(Process& process) {
   process.loading = false;
   const wire::AgentWelcomeT& welcome = node.welcome;
   HostAgent::Options options;
-  options.run = kRun;
-  options.epoch = process.life;
+  options.run = run_of(process);
+  options.epoch = node.moved_to;
   options.agent = welcome.agent;
   options.incarnation = welcome.incarnation;
   options.first_slot = welcome.first_slot;
@@ -258,15 +278,16 @@ void World::apply_agent(Process& process, HostAgent::Output& output) {
         forgotten.agent = node.place;
         forgotten.incarnation = node.incarnation;
         forgotten.received = join->sent;
+        forgotten.based = true;
         Message message = make_message(std::move(forgotten));
-        message.run = kRun;
-        message.epoch = process.life;
+        message.run = run_of(process);
+        message.epoch = node.core->epoch();
         step_agent(process, HostAgent::FromLearner{std::move(message)});
       }
     } else if (send->message.as<wire::ParcelT>() != nullptr) {
       book_relayed(process, send->message);
     }
-    this->send(process.id, kLearner, send->message);
+    this->send(process.id, node.learner, send->message);
   } else if (auto* send = std::get_if<HostAgent::ToDriver>(&output)) {
     if (auto* status = send->message.body.AsAgentStatus()) status->weights_endpoint = std::to_string(process.id);
     if (const auto* event = send->message.as<wire::EventT>()) {
@@ -282,7 +303,7 @@ void World::apply_agent(Process& process, HostAgent::Output& output) {
     node.pending_since = now_;
     publish(process);
   } else if (const auto* refused = std::get_if<HostAgent::Refused>(&output)) {
-    rule(plan_.learner_kill != Time::max() || node.outside || process.paused || now_ - process.born > seconds(30), "I9",
+    rule(learners_lost_ || node.outside || process.paused || now_ - process.born > seconds(30), "I9",
          "the learner refuses agent {}: {}", node.place, refused->reason);
     kill(process, refused->reason.c_str());
   } else {
@@ -316,8 +337,8 @@ void World::publish(Process& process) {
 void World::serve(Process& process, const std::vector<WeightsPublisher::Send>& sends) {
   for (const auto& send : sends) {
     Message message = weights_message(send.weights);
-    message.run = kRun;
-    message.epoch = process.life;
+    message.run = run_of(process);
+    message.epoch = process.agent->core->epoch();
     this->send(process.id, static_cast<uint32_t>(std::stoul(send.peer)), message);
   }
 }
@@ -417,8 +438,7 @@ void World::runner_started(Process& process) {
   const auto state = agent.agent->states.extract(runner.slot);
   const bool resumes = !state.empty() && runner.incarnation == 0 && !bugged(Bug::runner_state_not_restored);
   Message message = make_message(std::move(hello), {resumes ? state.mapped() : SharedBytes{}});
-  message.run = kRun;
-  message.epoch = process.life;
+  message.run = run_of(process);
   Letter letter;
   pack(encode(message), letter.packed);
   stream(agent, process, std::move(letter));
@@ -447,8 +467,7 @@ void World::runner_message(Process& process, const Letter& letter) {
 }
 
 void World::runner_says(Process& process, Message message, uint64_t seq, bool hello) {
-  message.run = kRun;
-  message.epoch = process.life;
+  message.run = run_of(process);
   Letter letter;
   pack(encode(message), letter.packed);
   letter.seq = seq;

@@ -7,6 +7,10 @@
 
 namespace myriad::simulation {
 
+bool World::any_veteran() const {
+  return std::ranges::any_of(learners_, [this](uint32_t id) { return processes_[id].alive && processes_[id].learner->veteran; });
+}
+
 Process* World::find_runner(uint32_t slot, uint32_t incarnation) {
   if (slot >= of_slot_.size()) return nullptr;
   for (auto it = of_slot_[slot].rbegin(); it != of_slot_[slot].rend(); ++it)
@@ -61,19 +65,37 @@ void World::book_arrival(LearnerNode& learner, Process& agent, const wire::Parce
   }
 }
 
-/// I2: what is acknowledged is in a batch or dropped (async: or waits here).
-void World::book_acknowledged(Process& learner, Process& agent, uint64_t received) {
+/// I2: what an agent may forget was trained on in an update that counts, or dropped; what it need not send again arrived.
+void World::book_acknowledged(Process& learner, Process& agent, uint64_t received, uint64_t released) {
   AgentNode& node = *agent.agent;
   uint64_t& known = learner.learner->acknowledged[agent.id];
   rule(received >= known, "I2", "agent {} had {} messages acknowledged, now {}", node.place, known, received);
   known = received;
   rule(received <= node.relayed_until, "I2", "agent {} sent {} messages, {} are acknowledged", node.place,
        node.relayed_until, received);
-  for (; !node.relayed.empty() && node.relayed.front().number < received; node.relayed.pop_front()) {
+  rule(released <= received, "I2", "agent {} is to forget {} messages, {} are acknowledged", node.place, released,
+       received);
+  const auto mark = marks_.find({node.place, node.incarnation});
+  rule(released <= (mark == marks_.end() ? 0 : mark->second), "I2",
+       "agent {} is to forget {} messages, the updates that count are done with {}", node.place, released,
+       mark == marks_.end() ? 0 : mark->second);
+  for (const AgentNode::Relayed& relayed : node.relayed) {
+    if (relayed.number >= received) break;
+    const Runner& runner = *processes_[relayed.runner].runner;
+    rule(runner.produced[relayed.seq].arrived, "I2", "fragment {} of runner {}.{} is acknowledged and nowhere",
+         relayed.seq, runner.slot, runner.incarnation);
+  }
+  for (; !node.relayed.empty() && node.relayed.front().number < released; node.relayed.pop_front()) {
     const auto& [number, id, seq] = node.relayed.front();
-    const Runner& runner = *processes_[id].runner;
-    rule(runner.produced[seq].done || (!plan_.by_slot() && runner.produced[seq].arrived), "I2",
-         "fragment {} of runner {}.{} is acknowledged and nowhere", seq, runner.slot, runner.incarnation);
+    Runner& runner = *processes_[id].runner;
+    Produced& produced = runner.produced[seq];
+    // A shard that died may have dropped it, and told nobody but by its mark.
+    if (!produced.done && learner.learner->part.epoch > 1) {
+      produced.done = true;
+      ++result_.dropped;
+    }
+    rule(produced.done, "I2", "fragment {} of runner {}.{} is released and nowhere", seq, runner.slot,
+         runner.incarnation);
   }
 }
 
@@ -83,19 +105,29 @@ void World::book_grant(LearnerNode& learner, Process& agent, const wire::GrantT&
   rule(grant.agent == node.place && grant.incarnation == node.incarnation, "I5",
        "agent {}.{} is sent the grant of {}.{}", node.place, node.incarnation, grant.agent, grant.incarnation);
   if (plan_.by_slot()) {
+    // Within an epoch grants only grow; a new core begins at the marks, and what was granted before stays.
     for (const wire::SlotGrant& slot : grant.slots) {
-      auto& [incarnation, granted] = node.by_slot[slot.slot()];
-      rule(slot.incarnation() >= incarnation, "I5", "slot {}.{} is granted after {}", slot.slot(), slot.incarnation(),
-           incarnation);
-      if (slot.incarnation() > incarnation) granted = 0;
-      incarnation = slot.incarnation();
-      rule(slot.granted() >= granted, "I3", "slot {} was granted {}, now {}", slot.slot(), granted, slot.granted());
-      granted = slot.granted();
+      AgentNode::SlotCredit& credit = node.by_slot[slot.slot()];
+      if (verbose_) note(fmt::format("    slot {}.{} granted {}", slot.slot(), slot.incarnation(), slot.granted()));
+      if (learner.part.epoch < credit.epoch) continue;  // nobody listens
+      if (learner.part.epoch > credit.epoch) credit = {credit.incarnation, credit.granted, learner.part.epoch, 0, 0};
+      rule(slot.incarnation() >= credit.epoch_incarnation, "I5", "slot {}.{} is granted after {}", slot.slot(),
+           slot.incarnation(), credit.epoch_incarnation);
+      if (slot.incarnation() > credit.epoch_incarnation) credit.epoch_granted = 0;
+      rule(slot.granted() >= credit.epoch_granted, "I3", "slot {} was granted {}, now {}", slot.slot(),
+           credit.epoch_granted, slot.granted());
+      credit.epoch_incarnation = slot.incarnation();
+      credit.epoch_granted = slot.granted();
+      if (slot.incarnation() > credit.incarnation) credit.granted = 0;
+      if (slot.incarnation() < credit.incarnation) continue;  // its end is on the way again
+      credit.incarnation = slot.incarnation();
+      credit.granted = std::max(credit.granted, slot.granted());
     }
     return;
   }
   const uint64_t granted = grant.granted_bytes / kFragmentBytes;
   if (granted == 0) return;  // an acknowledgement
+  if (learner.part.epoch < node.granted_in) return;  // nobody listens
   uint64_t all_slots = 0, left = 0, mine = 0;
   for (const auto& [place, heard] : learner.heard) {
     if (!heard.up) continue;
@@ -104,48 +136,73 @@ void World::book_grant(LearnerNode& learner, Process& agent, const wire::GrantT&
   }
   for (const uint32_t id : agents_)
     if (const AgentNode& gone = *processes_[id].agent; gone.core && !takes_part(learner, processes_[id]))
-      left += gone.arrived - gone.consumed;
-  if (all_slots == 0 || mine == 0) return;  // the grant was on its way when it left
-  const uint64_t window = plan_.window(), reduced = window - std::min(window, left);
+      left += gone.arrived - std::min(gone.arrived, gone.placed);
+  if (all_slots == 0 || mine == 0) {  // the grant was on its way when it left
+    node.granted = std::max(node.granted, granted);
+    return;
+  }
+  const wire::GroupOrderT& order = learner.part.order;
+  const uint64_t window =
+      std::max<uint64_t>(1, uint64_t{plan_.learner_queue_size} * order.num_places) + std::min(order.num_slots, 1024u);
+  const uint64_t reduced = window - std::min(window, left);
   const uint64_t most = std::max<uint64_t>(1, window * mine / all_slots),
-                 least = std::max<uint64_t>(1, reduced * mine / all_slots);
-  rule(granted <= std::max(node.granted, node.consumed + most), "I3",
-       "agent {} is granted {} after {}: {} consumed and a share of {}", node.place, granted, node.granted,
-       node.consumed, most);
-  rule(granted >= std::max(node.granted, node.consumed + least), "I3",
-       "agent {} is granted only {} after {}: {} consumed and a share of {}", node.place, granted, node.granted,
-       node.consumed, least);
-  node.granted = granted;
+                 least = std::max<uint64_t>(1, reduced * mine / all_slots),
+                 placed = node.placed_in == learner.part.epoch ? node.placed : 0;
+  // What it has consumed is between what it has placed and what came.
+  rule(granted <= std::max(node.granted, node.arrived + most), "I3",
+       "agent {} is granted {} after {}: {} came, and a share of {}, {} of {} slots in a window of {}", node.place, granted,
+       node.granted, node.arrived, most, mine, all_slots, window);
+  if (learner.part.epoch > node.granted_in) node.granted_there = 0;
+  node.granted_in = learner.part.epoch;
+  rule(granted >= std::max(node.granted_there, placed + least), "I3",
+       "agent {} is granted only {} after {}: {} placed and a share of {}", node.place, granted, node.granted_there,
+       placed, least);
+  node.granted_there = granted;
+  node.granted = std::max(node.granted, granted);
 }
 
-/// I1, I2: each fragment once, in its runner's order, and dropped for reasons there are.
-void World::book_consumed(LearnerNode& learner, const LearnerCore::Consumed& consumed) {
+/// I1: each fragment once.
+void World::book_used(const Truth& truth) {
+  if (truth.process == kResumed) return;
+  Runner& runner = *processes_[truth.process].runner;
+  Produced& produced = runner.produced[truth.seq];
+  rule(!produced.done, "I1", "fragment {} of runner {}.{} is consumed twice", truth.seq, runner.slot,
+       runner.incarnation);
+  produced.used = produced.done = true;
+  ++result_.consumed;
+}
+
+/// I2: what a learner says of a fragment when an update is finished, in its runner's order, and dropped for reasons there
+/// are.
+void World::book_consumed(const LearnerNode& learner, const LearnerCore::Consumed& consumed) {
   Process* const process = find_runner(consumed.id.slot, consumed.id.incarnation);
   const FragmentId& id = consumed.id;
   rule(process != nullptr && id.seq < process->runner->produced.size(), "I2",
        "fragment {}.{}.{} is consumed and was never produced", id.slot, id.incarnation, id.seq);
   Runner& runner = *process->runner;
   Produced& produced = runner.produced[id.seq];
-  rule(!produced.done, "I1", "fragment {} of runner {}.{} is consumed twice", id.seq, id.slot, id.incarnation);
   rule(produced.arrived, "I5", "fragment {} of runner {}.{} came by an agent that has no part in the run", id.seq,
        id.slot, id.incarnation);
-  produced.done = true;
-  ++processes_[runner.agent].agent->consumed;
-  while (runner.lowest_open < runner.produced.size() && runner.produced[runner.lowest_open].done) ++runner.lowest_open;
+  const bool again = learner.part.epoch > 1;  // others may have said something of what came before
   if (consumed.dropped.empty()) {
-    rule(learner.last_assembled == std::pair<uint64_t, uint64_t>(process->id, id.seq), "I2",
-         "fragment {} of runner {}.{} is consumed and in no batch", id.seq, id.slot, id.incarnation);
-    rule(runner.lowest_open > id.seq, "I2", "fragment {} of runner {}.{} is consumed, and {} is missing", id.seq,
-         id.slot, id.incarnation, runner.lowest_open);
-    ++result_.consumed;
+    rule(produced.used, "I2", "fragment {} of runner {}.{} is said to be trained on and is in no batch", id.seq, id.slot,
+         id.incarnation);
+    while (runner.lowest_open < runner.produced.size() && runner.produced[runner.lowest_open].done)
+      ++runner.lowest_open;
+    rule(again || runner.lowest_open > id.seq, "I2", "fragment {} of runner {}.{} is consumed, and {} is missing",
+         id.seq, id.slot, id.incarnation, runner.lowest_open);
     return;
   }
-  ++result_.dropped;
+  rule(!produced.done || (again && !produced.used), "I1", "fragment {} of runner {}.{} is dropped after it was consumed",
+       id.seq, id.slot, id.incarnation);
+  if (!std::exchange(produced.done, true)) ++result_.dropped;
   if (consumed.dropped == "invalid")
     rule(!produced.valid, "I2", "fragment {} of runner {}.{} is dropped as invalid", id.seq, id.slot, id.incarnation);
   else if (consumed.dropped == "policy_lag")
     rule(plan_.max_policy_lag && current_.version + 1 - produced.version > *plan_.max_policy_lag, "I4",
          "a fragment of weights {} at {} is dropped for its lag", produced.version, current_.version);
+  else if (again && !deterministic_ && plan_.by_slot())
+    return;  // places were given to other slots while some of their fragments were under way
   else
     rule(false,
          consumed.dropped == "wrong_version"   ? "I4"
@@ -168,9 +225,10 @@ void World::book_permit(Process& agent, Process& process, const wire::PermitT& p
   runner.permitted = permit.granted;
   if (plan_.by_slot()) {
     const auto it = node.by_slot.find(runner.slot);
-    rule(it != node.by_slot.end() && it->second.first == runner.incarnation && it->second.second >= permit.granted,
+    rule(it != node.by_slot.end() && it->second.incarnation == runner.incarnation &&
+             it->second.granted >= permit.granted,
          "I3", "runner {}.{} is permitted {} fragments, the learner granted {}", runner.slot, runner.incarnation,
-         permit.granted, it == node.by_slot.end() ? 0 : it->second.second);
+         permit.granted, it == node.by_slot.end() ? 0 : it->second.granted);
   } else {
     rule(node.permits <= node.granted, "I3", "agent {} permits {} fragments, the learner granted {}", node.place,
          node.permits, node.granted);
@@ -205,14 +263,14 @@ void World::check_credit(Process& agent) {
 /// I2: an agent that leaves in peace loses nothing.
 void World::check_drained(Process& agent) {
   const AgentNode& node = *agent.agent;
-  if (learner_ == kNobody || !processes_[learner_].alive) return;
+  if (!any_veteran()) return;
   for (const auto& slot : of_slot_)
     for (const uint32_t id : slot) {
       const Runner& runner = *processes_[id].runner;
       if (runner.agent != agent.id) continue;
       for (uint64_t seq = 0; seq < runner.produced.size(); ++seq) {
         const Produced& produced = runner.produced[seq];
-        rule(!produced.received || produced.done || (!plan_.by_slot() && produced.arrived), "I2",
+        rule(!produced.received || produced.arrived, "I2",
              "agent {} has drained, fragment {} of runner {}.{} is lost", node.place, seq, runner.slot,
              runner.incarnation);
       }
@@ -222,11 +280,10 @@ void World::check_drained(Process& agent) {
 /// I2 at the end of a life: what agents received was consumed, dropped, or lost with a dead agent or in flight.
 void World::close_books(uint64_t life) {
   uint64_t waits = 0;
-  const bool learning = learner_ != kNobody && processes_[learner_].alive;
+  const bool learning = any_veteran();
   for (Process& process : processes_) {
     if (!process.runner || process.life != life) continue;
     const Runner& runner = *process.runner;
-    const AgentNode& agent = *processes_[runner.agent].agent;
     for (uint64_t seq = 0; seq < runner.produced.size(); ++seq) {
       const Produced& produced = runner.produced[seq];
       rule(!produced.done || produced.received, "I2", "fragment {} of runner {}.{} is consumed, and no agent had it",
@@ -234,13 +291,11 @@ void World::close_books(uint64_t life) {
       if (!produced.received || produced.done) continue;
       ++result_.lost;
       if (produced.arrived) ++waits;
-      rule(!learning || !agent.drained || !plan_.by_slot(), "I2",
-           "fragment {} of runner {}.{} is lost with an agent that drained", seq, runner.slot, runner.incarnation);
     }
   }
   // What came and is not used waits for the next batch: no more than the window, or what shares shrank to.
   if (learning && !plan_.by_slot())
-    rule(waits <= plan_.window() * (agents_.size() + 1), "I10", "{} fragments wait, the window is {}", waits,
+    rule(waits <= (plan_.window() + 2 * plan_.fragments) * (agents_.size() + learners_.size()), "I10", "{} fragments wait, the window is {}", waits,
          plan_.window());
 }
 

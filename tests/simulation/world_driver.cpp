@@ -27,10 +27,13 @@ void World::start_life() {
   of_slot_.assign(plan_.slots, {});
   agent_spawns_.assign(plan_.agents, {});
   driver_armed_ = Time::max();
+  learners_.clear();
+  group_ = {};
+  open_ = {};
+  marks_.clear();
 
   DriverCore::Options options;
-  options.run = kRun;
-  options.epoch = life_;
+  options.run = kRun + life_;
   options.config_toml = "seed = 1";
   options.resume_directory = saved_.directory;
   options.training_iteration = saved_.driver.iteration;
@@ -46,6 +49,10 @@ void World::start_life() {
   options.fleet.runner_states = saved_.states;
   options.fleet.agents.num_slots = plan_.agents;
   options.fleet.agents.max_crashes_per_minute = plan_.max_crashes;
+  options.learners.num_learners = plan_.learners;
+  options.learners.fragments_per_batch = plan_.fragments;
+  options.learners.max_crashes_per_minute = 1000;
+  options.learners.endpoint = [](uint32_t, uint32_t) { return "learner"; };
   options.seed = seed_;
   driver_ = std::make_unique<DriverCore>(std::move(options));
   writer_ = std::make_unique<CheckpointWriter>(files_, kRoot, plan_.num_to_keep);
@@ -68,11 +75,26 @@ void World::step_driver(const DriverCore::Input& input) {
 }
 
 void World::apply_driver(DriverCore::Output& output) {
-  if (std::holds_alternative<DriverCore::SpawnLearner>(output)) {
+  if (const auto* learner = std::get_if<DriverCore::SpawnLearner>(&output)) {
     Process& process = add_process();
     process.learner = std::make_unique<LearnerNode>();
-    learner_ = process.id;
+    process.learner->shard = learner->shard;
+    process.learner->incarnation = learner->incarnation;
+    learners_.push_back(process.id);
     arm(process, now_ + dice_.time(milliseconds(1), milliseconds(20)));
+    const auto fate = [&](double rate, Kind kind) {
+      if (!faulty() || rate <= 0) return;
+      const Time at = now_ + dice_.after(rate);
+      if (at < plan_.faults_end) push(at, kind, process.id);
+    };
+    fate(plan_.learner_kills_per_s, Kind::kill);
+    fate(plan_.learner_pauses_per_s, Kind::pause);
+    fate(plan_.learner_pauses_per_s / 8, Kind::hang);
+  } else if (const auto* stop = std::get_if<DriverCore::KillLearner>(&output)) {
+    for (const uint32_t id : std::vector(learners_))
+      if (const LearnerNode& node = *processes_[id].learner;
+          node.shard == stop->shard && node.incarnation == stop->incarnation && !bugged(Bug::hung_learner_not_killed))
+        kill(processes_[id], "SIGKILL");
   } else if (const auto* agent = std::get_if<DriverCore::SpawnAgent>(&output)) {
     auto& recent = agent_spawns_[agent->agent];
     while (!recent.empty() && now_ - recent.front() > std::chrono::minutes(1)) recent.pop_front();
@@ -82,7 +104,7 @@ void World::apply_driver(DriverCore::Output& output) {
          agent->agent, recent.size());
     if (faulty() && dice_.chance(plan_.spawn_failure)) {
       deterministic_ = false;
-      return step_driver(DriverCore::SpawnFailed{agent->agent, "no more processes"});
+      return step_driver(DriverCore::SpawnFailed{agent->agent, 0, 0, "no more processes"});
     }
     spawn_agent(agent->agent, agent->incarnation);
   } else if (const auto* stop = std::get_if<DriverCore::KillAgent>(&output)) {
@@ -95,11 +117,12 @@ void World::apply_driver(DriverCore::Output& output) {
       break;
     }
   } else if (std::holds_alternative<DriverCore::KillAll>(output)) {
-    if (learner_ != kNobody && processes_[learner_].alive) kill(processes_[learner_], "SIGKILL");
+    for (const uint32_t id : std::vector(learners_)) kill(processes_[id], "SIGKILL");
     for (const uint32_t id : std::vector(agents_))
       if (processes_[id].alive && !processes_[id].agent->outside) kill(processes_[id], "SIGKILL");
   } else if (const auto* message = std::get_if<DriverCore::Send>(&output)) {
-    send(kDriver, static_cast<uint32_t>(std::stoul(message->peer)), message->message);
+    const auto to = static_cast<uint32_t>(std::stoul(message->peer));
+    if (to != kOperator) send(kDriver, to, message->message);
   } else if (auto* request = std::get_if<DriverCore::Save>(&output)) {
     save(request->input);
   } else if (const auto* report = std::get_if<DriverCore::Report>(&output)) {
@@ -109,13 +132,18 @@ void World::apply_driver(DriverCore::Output& output) {
     const State& state = states_.at(iteration);
     rule(driver_->env_steps() == state.env_steps, "I8", "iteration {} has {} env steps, want {}", iteration,
          driver_->env_steps(), state.env_steps);
-    rule(driver_->episodes_lifetime() == state.episodes, "I8", "iteration {} has {} episodes, want {}", iteration,
-         driver_->episodes_lifetime(), state.episodes);
+    // What a shard that died had to report died with it.
+    const uint64_t episodes = driver_->episodes_lifetime();
+    const bool may_be_lost = episodes_lost_ || driver_->learners().epoch() > 1;
+    episodes_lost_ |= episodes < state.episodes;
+    rule(episodes == state.episodes || (may_be_lost && episodes < state.episodes), "I8",
+         "iteration {} has {} episodes, want {}", iteration, episodes, state.episodes);
     rule(report->report.weights_version == state.version, "I4", "iteration {} reported with weights {}, want {}",
          iteration, report->report.weights_version, state.version);
   } else if (const auto* event = std::get_if<DriverCore::Event>(&output)) {
     note(fmt::format("{}: {}", event->kind, event->text));
     if (event->kind == "agent-lost" || event->kind == "agent-down") deterministic_ = false;
+    if (event->kind == "group-formed") ++result_.epochs;
     unsigned place = 0;
     if (event->kind == "agent-quarantined" && std::sscanf(event->text.c_str(), "host agent %u", &place) == 1)
       given_up_.insert(place);
@@ -154,11 +182,12 @@ World::Saved World::load(const std::string& directory) {
   };
   read("learner_group/state.bin", saved.learner);
   read("driver.bin", saved.driver);
-  const auto parts = files_.list(directory + "/learner_group");
-  if (std::find(parts.begin(), parts.end(), "batch.bin") != parts.end()) {
-    const auto bytes = files_.read(directory + "/learner_group/batch.bin");
-    saved.batch.resize(bytes.size() / sizeof(WaitingFragment));
-    std::memcpy(saved.batch.data(), bytes.data(), saved.batch.size() * sizeof(WaitingFragment));
+  for (const std::string& name : files_.list(directory + "/learner_group")) {
+    unsigned first = 0;
+    if (std::sscanf(name.c_str(), "batch-%u", &first) != 1) continue;
+    const auto bytes = files_.read(directory + "/learner_group/" + name);
+    for (uint32_t i = 0; i < bytes.size() / sizeof(WaitingFragment); ++i)
+      std::memcpy(&saved.batch[first + i], bytes.data() + i * sizeof(WaitingFragment), sizeof(WaitingFragment));
   }
   const auto names = files_.list(directory + "/env_runners");
   const std::set<std::string> there(names.begin(), names.end());
@@ -190,15 +219,16 @@ void World::check_newest_checkpoint() {
   rule(saved.learner.env_steps == state.env_steps && saved.driver.env_steps == state.env_steps, "I8",
        "checkpoint {} counts {} / {} env steps, want {}", saved.driver.iteration, saved.learner.env_steps,
        saved.driver.env_steps, state.env_steps);
-  rule(saved.driver.episodes == state.episodes, "I8", "checkpoint {} counts {} episodes, want {}",
+  rule(saved.driver.episodes == state.episodes || (episodes_lost_ && saved.driver.episodes < state.episodes), "I8", "checkpoint {} counts {} episodes, want {}",
        saved.driver.iteration, saved.driver.episodes, state.episodes);
   if (plan_.mode != SamplingMode::lag1) return;
   rule(saved.batch.size() == plan_.fragments, "I7", "checkpoint {} has {} fragments of the batch that waits, want {}",
        saved.driver.iteration, saved.batch.size(), plan_.fragments);
-  uint64_t waiting = 0;
-  for (const WaitingFragment& fragment : saved.batch) waiting = mix(waiting, fragment.content);
-  rule(waiting == state.waiting, "I7", "checkpoint {} holds another batch than the one that waited",
-       saved.driver.iteration);
+  for (const auto& [place, fragment] : saved.batch) {
+    const auto it = state.waiting.find(place);
+    rule(it != state.waiting.end() && it->second == fragment.content, "I7",
+         "checkpoint {} holds another fragment at place {} than the one that waited", saved.driver.iteration, place);
+  }
 }
 
 }  // namespace myriad::simulation

@@ -8,6 +8,7 @@
 
 namespace myriad::simulation {
 
+using std::chrono::microseconds;
 using std::chrono::milliseconds;
 
 Weights weights_of(uint64_t version, uint64_t hash) {
@@ -25,20 +26,213 @@ uint64_t hash_of(std::span<const float> values) {
 void World::start_learner(Process& process, const wire::LearnerWelcomeT& welcome) {
   process.welcomed = true;
   LearnerNode& node = *process.learner;
+  node.checkpoint = welcome.checkpoint;
   LearnerFile file{plan_.start_iteration, plan_.start_steps, plan_.start_version, mix(seed_, 4)};
-  std::vector<WaitingFragment> batch;
-  if (!welcome.checkpoint.empty()) {
-    const Saved saved = load(welcome.checkpoint);
-    file = saved.learner;
-    batch = saved.batch;
-  }
+  if (!welcome.checkpoint.empty()) file = load(welcome.checkpoint).learner;
   if (bugged(Bug::counters_reset_on_resume) && !welcome.checkpoint.empty()) file.env_steps = 0;
+  node.start_version = node.version = file.version;
+  node.hash = node.previous_hash = file.hash;
+  if (!states_.contains(file.iteration)) {
+    State& state = states_[file.iteration];
+    state.env_steps = file.env_steps;
+    state.version = file.version;
+    state.hash = file.hash;
+    for (uint32_t slot = 0; slot < plan_.slots; ++slot) state.environments.push_back(fresh_environment(slot, 0));
+  }
+  if (group_.epoch == 0) current_ = states_.at(file.iteration);
+  published_.try_emplace(file.version, file.hash);
+  GroupMember::Options options;
+  options.run = run_of(process);
+  options.shard = node.shard;
+  options.incarnation = node.incarnation;
+  options.fragment_steps = kSteps * kEnvironments;
+  options.version = file.version;
+  options.state = {file.iteration, file.env_steps, {}};
+  node.member = std::make_unique<GroupMember>(std::move(options));
+  learner_hello(process);
+  arm(process, node.member->next_timer());
+}
+
+void World::learner_hello(Process& process) {
+  wire::LearnerHelloT hello;
+  hello.shard = process.learner->shard;
+  hello.incarnation = process.learner->incarnation;
+  hello.protocol = kProtocolVersion;
+  if (process.welcomed) hello.data_endpoint = std::to_string(process.id);
+  to_driver(process, make_message(std::move(hello)));
+}
+
+void World::learner_message(Process& process, uint32_t from, Message&& message) {
+  LearnerNode& node = *process.learner;
+  if (from == kDriver) {
+    if (message.run != run_of(process)) return;  // ControlLink
+    if (const auto* welcome = message.as<wire::LearnerWelcomeT>())
+      return process.welcomed ? learner_hello(process) : start_learner(process, *welcome);
+    if (!process.welcomed) return;
+    if (message.as<wire::StopT>() != nullptr) return kill(process, "it was told to stop");
+    if (message.as<wire::GroupOrderT>() != nullptr || message.as<wire::RendezvousT>() != nullptr)
+      return step_member(process, GroupMember::FromDriver{std::move(message)});
+    if (!node.core) return;
+    if (const auto* state = message.as<wire::AgentStateT>(); state != nullptr && message.epoch == node.part.epoch) {
+      book_agent_state(node, *state);
+      if (bugged(Bug::credit_leak_on_agent_death) && !state->up) return;
+    }
+    return step_learner(process, LearnerCore::FromDriver{std::move(message)});
+  }
+  if (!node.core) return;
+  Process& agent = processes_[from];
+  if (const auto* parcel = message.as<wire::ParcelT>()) {
+    const wire::ParcelT as_sent{*parcel};
+    const bool ours = message.run == run_of(process) && message.epoch == node.part.epoch;
+    if (plant_in_parcel(process, agent, message)) return;
+    if (ours) book_arrival(node, agent, as_sent);
+  }
+  step_learner(process, LearnerCore::FromAgent{std::to_string(from), std::move(message), ""});
+}
+
+// --- the group ---
+
+void World::step_member(Process& process, const GroupMember::Input& input) {
+  LearnerNode& node = *process.learner;
+  std::vector<GroupMember::Output> outputs;
+  node.member->step(input, now_, outputs);
+  for (GroupMember::Output& output : outputs) {
+    if (!process.alive) return;
+    if (const auto* send = std::get_if<GroupMember::ToDriver>(&output)) {
+      this->send(process.id, kDriver, send->message);
+    } else if (std::holds_alternative<GroupMember::Leave>(output)) {
+      leave_epoch(process);
+    } else if (auto* join = std::get_if<GroupMember::Join>(&output)) {
+      node.part = std::move(join->part);
+      node.found.clear();
+      node.found.insert(std::to_string(node.shard));
+      give_job(process);
+      say_found(process);
+      meet(process);
+    } else if (const auto* begin = std::get_if<GroupMember::Begin>(&output)) {
+      begin_core(process, begin->part);
+    } else if (const auto* put = std::get_if<GroupMember::Put>(&output)) {
+      if (node.member->stage() != wire::LearnerStage::joining || !node.found.insert(put->key).second) continue;
+      meet(process);
+    }
+  }
+}
+
+/// The shard's entry of the rendezvous.
+void World::say_found(Process& process) {
+  wire::RendezvousT found;
+  found.entries.push_back(std::make_unique<wire::RendezvousEntryT>());
+  found.entries[0]->key = std::to_string(process.learner->shard);
+  Message message = make_message(std::move(found));
+  message.run = run_of(process);
+  message.epoch = process.learner->member->epoch();
+  send(process.id, kDriver, message);
+}
+
+void World::meet(Process& process) {
+  const LearnerNode& node = *process.learner;
+  if (node.found.size() == node.part.order.size)
+    push(now_ + dice_.time(milliseconds(1), milliseconds(10)), Kind::joins, process.id, node.job);
+}
+
+void World::give_job(Process& process) {
+  rule(!process.learner->busy, "group", "learner {} has two jobs", process.learner->shard);
+  process.learner->busy = true;
+  ++process.learner->job;
+}
+
+void World::leave_epoch(Process& process) {
+  LearnerNode& node = *process.learner;
+  if (bugged(Bug::old_epoch_lives)) return;
+  node.core.reset();
+  // Its part of a sum is taken back, unless the sum is made.
+  if (group_.epoch == node.part.epoch && node.part.order.rank < group_.size &&
+      group_.processes[node.part.order.rank] == process.id && group_.tallies[node.part.order.rank])
+    group_.broken = true;
+  if (!node.busy || node.writing) return;
+  ++node.job;  // what it waits for does not come
+  push(now_ + dice_.log_time(microseconds(100), milliseconds(5)), Kind::aborted, process.id, node.job);
+}
+
+void World::aborted(Process& process) {
+  LearnerNode& node = *process.learner;
+  node.busy = false;
+  node.training.clear();
+  GroupMember::Ended ended;
+  ended.settled = false;
+  ended.prepared = node.standing == Standing::prepared;
+  if (ended.prepared) ended.tally = node.tally;
+  ended.parts = {0};
+  ended.broken = "aborted";
+  step_member(process, ended);
+}
+
+void World::joins(Process& process) {
+  LearnerNode& node = *process.learner;
+  const wire::GroupOrderT& order = node.part.order;
+  const bool torn_counts = bugged(Bug::torn_counts) && node.standing == Standing::torn;
+  if (torn_counts) node.prepared_hash = mix(node.hash, node.batch_hash);
+  if (torn_counts || (node.standing == Standing::prepared && node.part.forward && !bugged(Bug::prepared_taken_back))) {
+    ++node.version;
+    node.previous_hash = std::exchange(node.hash, node.prepared_hash);
+  }
+  node.standing = Standing::settled;
+  if (node.part.epoch < group_.epoch) return;  // it was asleep, and nobody comes
+  if (group_.epoch != node.part.epoch) {
+    group_ = {.epoch = node.part.epoch,
+              .size = order.size,
+              .processes = std::vector<uint32_t>(order.size, kNobody),
+              .tallies = std::vector<std::optional<std::vector<double>>>(order.size),
+              .batches = std::vector<std::vector<Truth>>(order.size),
+              .prepared = std::vector<bool>(order.size)};
+  }
+  group_.processes.at(order.rank) = process.id;
+  if (std::ranges::find(group_.processes, kNobody) != group_.processes.end()) return;
+  const LearnerNode& root = *processes_[group_.processes.at(order.root)].learner;
+  group_.version = root.version;
+  group_.hash = root.hash;
+  rule(root.version == order.version, "I6", "epoch {} begins with weights {}, its root has {}", group_.epoch,
+       order.version, root.version);
+  if (root.version > current_.version) advance(root.version, root.hash);
+  rule(root.version == current_.version && root.hash == current_.hash, "I6",
+       "epoch {} begins with weights {}, the newest that count are {}", group_.epoch, root.version, current_.version);
+  for (const uint32_t id : group_.processes) {
+    const LearnerNode& shard = *processes_[id].learner;
+    rule(!order.everybody || (shard.version == root.version && shard.hash == root.hash), "I6",
+         "learner {} has weights {} and is given nothing", shard.shard, shard.version);
+    push(now_ + dice_.log_time(microseconds(100), milliseconds(20)), Kind::joined, id, shard.job);
+  }
+}
+
+void World::joined(Process& process) {
+  LearnerNode& node = *process.learner;
+  if (!bugged(Bug::newcomer_keeps_its_own) || node.version >= group_.version) node.hash = group_.hash;
+  node.version = group_.version;
+  node.veteran = true;
+  node.busy = false;
+  GroupMember::Ended ended;
+  ended.parts = {0};
+  step_member(process, ended);
+}
+
+void World::begin_core(Process& process, const GroupPart& part) {
+  LearnerNode& node = *process.learner;
+  node.heard.clear();
+  node.acknowledged.clear();
   LearnerCore::Options options;
-  options.run = kRun;
-  options.epoch = process.life;
+  options.run = run_of(process);
+  options.epoch = part.epoch;
   options.mode = plan_.mode;
-  options.num_slots = plan_.slots;
-  options.fragments_per_batch = plan_.fragments;
+  options.first_slot = part.order.first_slot;
+  options.num_slots = part.order.num_slots;
+  options.fragments_per_batch = part.order.num_places;
+  options.num_agents = plan_.agents;
+  options.alone = part.order.size == 1;
+  options.leads = part.order.rank == 0;
+  options.state = part.state;
+  if (bugged(Bug::marks_forgotten)) options.state.marks.clear();
+  options.started = part.order.version == node.start_version;
+  options.again = part.epoch > 1;
   options.steps = kSteps;
   options.environments = kEnvironments;
   options.fragment_bytes = kFragmentBytes;
@@ -49,64 +243,35 @@ void World::start_learner(Process& process, const wire::LearnerWelcomeT& welcome
   options.max_policy_lag = plan_.max_policy_lag;
   if (bugged(Bug::lag_off_by_one) && options.max_policy_lag) ++*options.max_policy_lag;
   options.min_time_per_iteration = plan_.min_time_per_iteration;
-  options.training_iteration = file.iteration;
-  options.num_env_steps_sampled_lifetime = file.env_steps;
   options.violation = [](const wire::FragmentHeaderT&, std::span<const std::byte> bytes) -> std::string {
     Truth truth;
     if (bytes.size() != sizeof truth) return "size";
     std::memcpy(&truth, bytes.data(), sizeof truth);
     return truth.valid == 1 ? "" : "column reward has a value that is not finite";
   };
-  node.batch.assign(plan_.fragments, std::nullopt);
-  if (!batch.empty() && !bugged(Bug::lag1_batch_not_restored)) {
-    options.resumes_with_batch = true;
-    for (size_t place = 0; place < batch.size(); ++place) {
-      const WaitingFragment& fragment = batch[place];
-      node.batch[place] = Truth{kResumed, 0, fragment.version, fragment.content, 1, 0, {}};
-      for (uint64_t i = 0; i < fragment.content % 3; ++i)
+  node.batch.assign(part.order.num_places, std::nullopt);
+  if (plan_.mode == SamplingMode::lag1 && options.started && !node.checkpoint.empty() &&
+      !bugged(Bug::lag1_batch_not_restored)) {
+    const Saved saved = load(node.checkpoint);
+    for (uint32_t i = 0; i < part.order.num_places; ++i) {
+      const auto it = saved.batch.find(part.order.first_place + i);
+      if (it == saved.batch.end()) continue;
+      options.resumes_with_batch = true;
+      const WaitingFragment& fragment = it->second;
+      node.batch[i] = Truth{kResumed, 0, fragment.version, fragment.content, 1, 0, {}};
+      for (uint64_t e = 0; e < fragment.content % 3; ++e)
         options.batch_episodes.emplace_back(static_cast<double>(fragment.content % 100), 7, 0);
     }
   }
+  // An agent that has no weights yet cannot be given those of the round that comes again.
+  if (plan_.mode == SamplingMode::lag1 && options.again && !options.started)
+    for (const uint32_t id : agents_)
+      if (!processes_[id].agent->has_weights) deterministic_ = false;
   node.core = std::make_unique<LearnerCore>(std::move(options));
-  node.previous_hash = file.hash;
-  if (!states_.contains(file.iteration)) {
-    State& state = states_[file.iteration];
-    state.env_steps = file.env_steps;
-    state.version = file.version;
-    state.hash = file.hash;
-    for (uint32_t slot = 0; slot < plan_.slots; ++slot) state.environments.push_back(fresh_environment(slot, 0));
-  }
-  current_ = states_.at(file.iteration);
-  published_[file.version] = file.hash;
   std::vector<LearnerCore::Output> outputs;
-  node.core->start(std::make_shared<const Weights>(weights_of(file.version, file.hash)), now_, outputs);
+  node.core->start(std::make_shared<const Weights>(weights_of(node.version, node.hash)), now_, outputs);
   for (LearnerCore::Output& output : outputs) apply_learner(process, output);
-  if (process.alive) arm(process, node.core->next_timer());
-}
-
-void World::learner_message(Process& process, uint32_t from, Message&& message) {
-  LearnerNode& node = *process.learner;
-  if (from == kDriver) {
-    if (message.run != kRun || message.epoch != process.life) return;  // ControlLink
-    if (!process.welcomed) {
-      if (const auto* welcome = message.as<wire::LearnerWelcomeT>()) start_learner(process, *welcome);
-      return;
-    }
-    if (const auto* state = message.as<wire::AgentStateT>()) {
-      book_agent_state(node, *state);
-      if (bugged(Bug::credit_leak_on_agent_death) && !state->up) return;
-    }
-    return step_learner(process, LearnerCore::FromDriver{std::move(message)});
-  }
-  if (!node.core) return;
-  Process& agent = processes_[from];
-  if (const auto* parcel = message.as<wire::ParcelT>()) {
-    const wire::ParcelT as_sent{*parcel};
-    const bool ours = message.epoch == process.life;
-    if (plant_in_parcel(process, agent, message)) return;
-    if (ours) book_arrival(node, agent, as_sent);
-  }
-  step_learner(process, LearnerCore::FromAgent{std::to_string(from), std::move(message), ""});
+  if (process.alive && node.core) arm(process, node.core->next_timer());
 }
 
 /// The planted bugs that change a parcel on its way into the learner. True when it is lost.
@@ -122,7 +287,7 @@ bool World::plant_in_parcel(Process& process, Process& agent, Message& message) 
     for (const Frames& frames : *messages) {
       auto decoded = decode(frames);
       Message& inner = std::get<Message>(decoded);
-      inner.epoch = process.life;
+      inner.run = run_of(process);
       if (auto* fragment = inner.body.AsFragmentHeader()) {
         const uint32_t slot = fragment->key->slot();
         const auto& runners = of_slot_[slot];
@@ -143,9 +308,10 @@ bool World::plant_in_parcel(Process& process, Process& agent, Message& message) 
     header.agent = place;
     header.first = expected;
   };
-  const bool ours = message.epoch == process.life && agent.life == process.life;
+  const bool ours = message.epoch == node.part.epoch && agent.life == process.life;
   if (bugged(Bug::stale_epoch_accepted) && agent.life != process.life) {
-    message.epoch = process.life;
+    message.run = run_of(process);
+    message.epoch = node.part.epoch;
     for (const uint32_t id : agents_)
       if (takes_part(node, processes_[id]) && processes_[id].agent->place == header.agent) {
         header.incarnation = processes_[id].agent->incarnation;
@@ -161,10 +327,11 @@ bool World::plant_in_parcel(Process& process, Process& agent, Message& message) 
     grant.agent = header.agent;
     grant.incarnation = header.incarnation;
     grant.received = header.first + header.count;
-    book_acknowledged(process, agent, grant.received);
+    grant.based = true;
+    book_acknowledged(process, agent, grant.received, 0);
     Message early = make_message(std::move(grant));
-    early.run = kRun;
-    early.epoch = process.life;
+    early.run = run_of(process);
+    early.epoch = node.part.epoch;
     send(process.id, agent.id, early);
     return true;
   }
@@ -186,7 +353,7 @@ void World::step_learner(Process& process, const LearnerCore::Input& input) {
   std::vector<LearnerCore::Output> outputs;
   process.learner->core->step(input, now_, outputs);
   for (LearnerCore::Output& output : outputs) {
-    if (!process.alive) return;
+    if (!process.alive || !process.learner->core) return;
     apply_learner(process, output);
   }
 }
@@ -195,19 +362,19 @@ void World::apply_learner(Process& process, LearnerCore::Output& output) {
   LearnerNode& node = *process.learner;
   if (auto* driver = std::get_if<LearnerCore::ToDriver>(&output)) {
     if (const auto* report = driver->message.as<wire::IterationReportT>()) {
-      if (report->training_iteration > iteration_) {
-        rule(report->training_iteration == iteration_ + 1, "I8", "iteration {} follows {}", report->training_iteration,
-             iteration_);
-        states_[++iteration_] = current_;
-      }
+      rule(report->training_iteration == iteration_ || report->training_iteration + 1 == iteration_ ||
+               node.part.epoch < group_.epoch,
+           "I8",
+           "learner {} reports iteration {}, the group is at {}", node.shard, report->training_iteration, iteration_);
       if (bugged(Bug::report_not_repeated) && report->training_iteration == node.reported) return;
       node.reported = report->training_iteration;
     }
     send(process.id, kDriver, driver->message);
   } else if (auto* to = std::get_if<LearnerCore::ToAgent>(&output)) {
     Process& agent = processes_[static_cast<uint32_t>(std::stoul(to->peer))];
-    if (const auto* grant = to->message.as<wire::GrantT>()) {
-      book_acknowledged(process, agent, grant->received);
+    if (auto* grant = to->message.body.AsGrant()) {
+      if (bugged(Bug::released_too_early)) grant->released = grant->received;
+      book_acknowledged(process, agent, grant->received, grant->released);
       book_grant(node, agent, *grant);
     } else if (const auto* weights = to->message.as<wire::WeightsHeaderT>()) {
       rule(published_.contains(weights->version), "I4", "weights {} are published, nobody made them", weights->version);
@@ -217,20 +384,19 @@ void World::apply_learner(Process& process, LearnerCore::Output& output) {
     assemble(process, fragment->fragment);
   } else if (const auto* consumed = std::get_if<LearnerCore::Consumed>(&output)) {
     book_consumed(node, *consumed);
-  } else if (const auto* update = std::get_if<LearnerCore::Update>(&output)) {
-    begin_update(process, update->weights_version);
+  } else if (auto* update = std::get_if<LearnerCore::Update>(&output)) {
+    enter_update(process, *update);
   } else if (auto* write = std::get_if<LearnerCore::WriteCheckpoint>(&output)) {
     rule(!node.writing, "I7", "a second checkpoint is written while one is under way");
     rule(node.training.empty(), "I7", "a checkpoint is written during an update");
-    if (write->with_batch) {
-      uint64_t waiting = 0;
-      for (const auto& truth : node.batch) {
-        rule(truth.has_value(), "I7", "the batch that goes into the checkpoint is not complete");
-        waiting = mix(waiting, truth->content);
+    if (write->with_batch)
+      for (uint32_t i = 0; i < node.batch.size(); ++i) {
+        rule(node.batch[i].has_value(), "I7", "the batch that goes into the checkpoint is not complete");
+        states_.at(iteration_).waiting[node.part.order.first_place + i] = node.batch[i]->content;
       }
-      states_.at(iteration_).waiting = waiting;
-    }
     node.writing = std::move(*write);
+    give_job(process);
+    step_member(process, GroupMember::Began{});
     push(now_ + dice_.time(milliseconds(1), milliseconds(50)), Kind::written, process.id);
   } else {
     kill(process, std::get<LearnerCore::Exit>(output).reason.c_str());
@@ -250,7 +416,8 @@ void World::assemble(Process& process, const AcceptedFragment& fragment) {
   rule(truth.seq < runner.produced.size(), "I2", "fragment {} of runner {}.{} was never produced", truth.seq,
        runner.slot, runner.incarnation);
   const Produced& produced = runner.produced[truth.seq];
-  rule(!produced.done, "I1", "fragment {} of runner {}.{} is consumed twice", truth.seq, runner.slot,
+  const bool counts = node.part.epoch == group_.epoch;  // else nobody trains on it
+  rule(!produced.done || !counts, "I1", "fragment {} of runner {}.{} was consumed, and is in a batch", truth.seq, runner.slot,
        runner.incarnation);
   rule(produced.arrived, "I5", "fragment {} of runner {}.{} came by an agent that has no part in the run", truth.seq,
        runner.slot, runner.incarnation);
@@ -265,17 +432,24 @@ void World::assemble(Process& process, const AcceptedFragment& fragment) {
   rule(place < node.batch.size(), "I3", "place {} of {}", place, node.batch.size());
   if (bugged(Bug::batch_in_arrival_order))
     place = static_cast<size_t>(std::find(node.batch.begin(), node.batch.end(), std::nullopt) - node.batch.begin());
-  rule(!node.batch[place], "I3", "place {} is filled twice", place);
+  const bool outdated = node.batch[place] && plan_.max_policy_lag && plan_.mode == SamplingMode::async &&
+                        node.version - node.batch[place]->version > *plan_.max_policy_lag;
+  rule(!node.batch[place] || outdated, "I3", "place {} is filled twice", place);
   node.batch[place] = truth;
-  node.last_assembled = {truth.process, truth.seq};
+  AgentNode& agent = *processes_[runner.agent].agent;
+  if (node.part.epoch > agent.placed_in) agent.placed = 0;
+  agent.placed_in = std::max(agent.placed_in, node.part.epoch);
+  if (node.part.epoch == agent.placed_in) ++agent.placed;
 }
 
+// --- updates ---
+
 /// I4, and the batch itself: what the undisturbed run would train on.
-void World::begin_update(Process& process, uint64_t weights_version) {
-  LearnerNode& node = *process.learner;
-  rule(node.training.empty(), "I3", "an update begins during another");
+void World::check_batch(Process& process, uint64_t weights_version) {
+  const LearnerNode& node = *process.learner;
   uint64_t oldest = UINT64_MAX;
-  for (uint32_t place = 0; place < plan_.fragments; ++place) {
+  bool resumed = false;
+  for (size_t place = 0; place < node.batch.size(); ++place) {
     rule(node.batch[place].has_value(), "I3", "place {} is open at the update", place);
     const Truth& truth = *node.batch[place];
     oldest = std::min(oldest, truth.version);
@@ -287,59 +461,158 @@ void World::begin_update(Process& process, uint64_t weights_version) {
     }
     const bool lags = plan_.mode == SamplingMode::lag1 && iteration_ > plan_.start_iteration;
     const uint64_t want = lags ? states_.at(iteration_ - 1).version : current_.version;
-    rule(truth.version == want, "I4", "a fragment of weights {} is in the batch of iteration {}, want {}",
+    // Where a place is given again after an agent died, with newer weights published, these will do.
+    const bool again = node.part.epoch > 1 || truth.process == kResumed;
+    const bool newer = lags && again && !deterministic_ && truth.version == current_.version;
+    resumed |= truth.process == kResumed;
+    rule(truth.version == want || newer, "I4", "a fragment of weights {} is in the batch of iteration {}, want {}",
          truth.version, iteration_ + 1, want);
   }
-  rule(oldest == weights_version, "I4", "the batch is said to be of weights {}, want {}", weights_version, oldest);
-  node.training = std::exchange(node.batch, std::vector<std::optional<Truth>>(plan_.fragments));
-  push(now_ + dice_.time(plan_.update / 2, 2 * plan_.update), Kind::updated, process.id);
+  rule(oldest == weights_version || (resumed && !deterministic_), "I4", "the batch is said to be of weights {}, want {}", weights_version, oldest);
 }
 
-void World::updated(Process& process) {
+void World::enter_update(Process& process, LearnerCore::Update& update) {
   LearnerNode& node = *process.learner;
-  const bool lags = plan_.mode == SamplingMode::lag1 && iteration_ > plan_.start_iteration;
-  const uint64_t sampled_with = plan_.by_slot() && lags ? states_.at(iteration_ - 1).hash : current_.hash;
-  uint64_t batch = 0, want = 0;
-  const bool compare = deterministic_ && plan_.by_slot();
-  for (uint32_t place = 0; place < plan_.fragments; ++place) {
-    const Truth& truth = *node.training[place];
-    batch = mix(batch, truth.content);
-    current_.episodes += truth.content % 3;
-    if (compare) {
-      uint64_t& environment = current_.environments[place % plan_.slots];
-      want = mix(want, content_of(place % plan_.slots, environment, sampled_with));
-      environment = mix(environment);
+  const uint32_t rank = node.part.order.rank;
+  const bool leaves = std::ranges::find(group_.processes, process.id) == group_.processes.end();
+  rule(group_.epoch == node.part.epoch || (leaves && node.part.epoch < group_.epoch), "I5",
+       "learner {} begins an update of epoch {} in epoch {}", node.shard, node.part.epoch, group_.epoch);
+  if (group_.epoch != node.part.epoch) {  // it is not asked any more, and nobody comes
+    node.training = std::exchange(node.batch, std::vector<std::optional<Truth>>(node.batch.size()));
+    give_job(process);
+    return step_member(process, GroupMember::Began{});
+  }
+  rule(node.training.empty() && !group_.tallies.at(rank), "I3", "an update begins during another");
+  if (update.with_batch) {
+    check_batch(process, update.weights_version);
+    node.training = std::exchange(node.batch, std::vector<std::optional<Truth>>(node.batch.size()));
+  }
+  group_.batches[rank].clear();
+  for (const auto& truth : node.training) group_.batches[rank].push_back(*truth);
+  group_.tallies[rank] = std::move(update.tally);
+  note(fmt::format("learner {} begins update {}", node.shard, node.version + 1));
+  give_job(process);
+  step_member(process, GroupMember::Began{});
+  if (!group_.broken && std::ranges::all_of(group_.tallies, [](const auto& tally) { return tally.has_value(); }))
+    all_entered();
+}
+
+void World::all_entered() {
+  std::vector<double> sums(group_.tallies[0]->size());
+  for (auto& tally : group_.tallies) {
+    for (size_t i = 0; i < sums.size(); ++i) sums[i] += (*tally)[i];
+    tally.reset();
+  }
+  const UpdateTally tally = UpdateTally::decode(sums);
+  open_ = {};
+  open_.version = current_.version;
+  open_.tally = tally;
+  for (uint32_t rank = 0; rank < group_.size; ++rank) {
+    const wire::GroupOrderT& order = processes_[group_.processes[rank]].learner->part.order;
+    open_.slots.emplace_back(order.first_slot, order.num_slots);
+    open_.places.push_back(group_.batches[rank].size());
+    for (const Truth& truth : group_.batches[rank]) {
+      open_.batch.push_back(truth);
+      open_.batch_hash = mix(open_.batch_hash, truth.content);
     }
   }
+  group_.prepared.assign(group_.size, false);
+  for (const uint32_t id : group_.processes) {
+    LearnerNode& node = *processes_[id].learner;
+    node.tally = tally;
+    node.batch_hash = open_.batch_hash;
+    if (tally.fragments == 0) {
+      push(now_ + milliseconds(1), Kind::committed, id, node.job);
+      continue;
+    }
+    node.standing = Standing::torn;
+    push(now_ + dice_.time(plan_.update / 2, 2 * plan_.update), Kind::prepared, id, node.job);
+  }
+}
+
+void World::prepared(Process& process) {
+  LearnerNode& node = *process.learner;
+  note(fmt::format("learner {} has prepared {}", node.shard, node.version + 1));
+  node.standing = Standing::prepared;
+  node.prepared_hash = mix(node.hash, node.batch_hash);
+  group_.prepared[node.part.order.rank] = true;
+  if (std::ranges::find(group_.prepared, false) != group_.prepared.end() && !bugged(Bug::committed_alone)) return;
+  for (const uint32_t id : group_.processes)
+    if (const LearnerNode& other = *processes_[id].learner;
+        other.standing == Standing::prepared && other.member->epoch() == group_.epoch)
+      push(now_ + dice_.log_time(microseconds(50), milliseconds(20)), Kind::committed, id, processes_[id].learner->job);
+}
+
+void World::committed(Process& process) {
+  LearnerNode& node = *process.learner;
+  node.busy = false;
   node.training.clear();
-  rule(!compare || batch == want, "determinism", "the batch of iteration {} is not the one of the undisturbed run",
-       iteration_ + 1);
+  GroupMember::Ended ended;
+  ended.parts = {0};
+  LearnerCore::Updated updated{nullptr, {{"loss", 0.5}}, node.tally.encode(plan_.agents)};
+  if (node.tally.fragments > 0) {
+    ended.tally = node.tally;
+    node.standing = Standing::settled;
+    ++node.version;
+    node.previous_hash = std::exchange(node.hash, node.prepared_hash);
+    note(fmt::format("learner {} has committed {}", node.shard, node.version));
+    advance(node.version, node.hash);
+    updated.weights = std::make_shared<const Weights>(weights_of(node.version, node.hash));
+    if (bugged(Bug::lag1_publishes_early) && plan_.mode == SamplingMode::lag1)
+      for (const uint32_t id : agents_) {
+        Message early = weights_message(updated.weights);
+        early.run = run_of(process);
+        early.epoch = node.part.epoch;
+        send(process.id, id, early);
+      }
+  }
+  step_member(process, ended);
+  if (process.alive && node.core) step_learner(process, updated);
+}
+
+/// An update counts: somebody knows that all have finished it, or the driver said that it does.
+void World::advance(uint64_t version, uint64_t hash) {
+  if (version <= current_.version) {  // others said so before
+    rule(hash == published_.at(version), "I6", "two learners have different weights {}", version);
+    return;
+  }
+  rule(version == current_.version + 1 && open_.version == current_.version &&
+           hash == mix(current_.hash, open_.batch_hash),
+       "I6", "weights {} follow {}", version, current_.version);
+  for (const wire::AgentMark& mark : open_.tally.marks)
+    marks_[{mark.agent(), mark.incarnation()}] = mark.messages();
+  const bool lags = plan_.mode == SamplingMode::lag1 && iteration_ > plan_.start_iteration;
+  const uint64_t sampled_with = plan_.by_slot() && lags ? states_.at(iteration_ - 1).hash : current_.hash;
+  uint64_t want = 0;
+  const bool compare = deterministic_ && plan_.by_slot();
+  size_t next = 0;
+  for (size_t rank = 0; rank < open_.places.size(); ++rank)
+    for (size_t place = 0; place < open_.places[rank]; ++place) {
+      const Truth& truth = open_.batch[next++];
+      book_used(truth);
+      current_.episodes += truth.content % 3;
+      if (!compare) continue;
+      const uint32_t slot = open_.slots[rank].first + static_cast<uint32_t>(place % open_.slots[rank].second);
+      uint64_t& environment = current_.environments[slot];
+      want = mix(want, content_of(slot, environment, sampled_with));
+      environment = mix(environment);
+    }
+  rule(!compare || open_.batch_hash == want, "determinism",
+       "the batch of iteration {} is not the one of the undisturbed run", iteration_ + 1);
   if (compare) {
     result_.batches.resize(iteration_ - plan_.start_iteration);
-    result_.batches.push_back(batch);
+    result_.batches.push_back(open_.batch_hash);
   } else {
     current_.environments.clear();
   }
-  current_.env_steps += uint64_t{plan_.fragments} * kSteps * kEnvironments;
-  ++current_.version;
-  node.previous_hash = current_.hash;
-  current_.hash = mix(current_.hash, batch);
-  current_.waiting = 0;
-  published_[current_.version] = current_.hash;
+  current_.env_steps += uint64_t{open_.batch.size()} * kSteps * kEnvironments;
+  current_.version = version;
+  current_.hash = hash;
+  current_.waiting.clear();
+  published_[version] = hash;
   last_update_ = now_;
   ++result_.updates;
-  const auto weights = std::make_shared<const Weights>(weights_of(current_.version, current_.hash));
-  if (bugged(Bug::lag1_publishes_early) && plan_.mode == SamplingMode::lag1)
-    for (const uint32_t id : agents_) {
-      Message early = weights_message(weights);
-      early.run = kRun;
-      early.epoch = process.life;
-      send(process.id, id, early);
-    }
-  step_learner(process, LearnerCore::Updated{weights, {{"loss", 0.5}}});
-  if (!process.alive) return;
-  rule(node.core->training_iteration() == iteration_, "I8", "the learner is at iteration {}, want {}",
-       node.core->training_iteration(), iteration_);
+  if (open_.tally.ends_iteration) states_[++iteration_] = current_;
 }
 
 void World::written(Process& process) {
@@ -350,18 +623,22 @@ void World::written(Process& process) {
     written.files.push_back(write_checkpoint_file(files_, request.directory, name, bytes));
   };
   try {
-    const LearnerFile file{request.training_iteration, request.num_env_steps_sampled_lifetime, current_.version,
-                           bugged(Bug::other_iterations_weights) ? node.previous_hash : current_.hash};
-    add("learner_group/state.bin", bytes_of(file));
+    const LearnerFile file{request.training_iteration, request.num_env_steps_sampled_lifetime, node.version,
+                           bugged(Bug::other_iterations_weights) ? node.previous_hash : node.hash};
+    if (node.part.order.rank == 0) add("learner_group/state.bin", bytes_of(file));
     if (request.with_batch && !bugged(Bug::lag1_batch_not_saved)) {
       std::vector<WaitingFragment> batch;
-      for (const auto& truth : node.batch) batch.push_back({truth->content, truth->version});
-      add("learner_group/batch.bin", std::as_bytes(std::span(batch)));
+      for (const auto& truth : node.batch) batch.push_back({truth ? truth->content : 0, truth ? truth->version : 0});
+      add(fmt::format("learner_group/batch-{:06}", node.part.order.first_place), std::as_bytes(std::span(batch)));
     }
     for (const SavedRunner& runner : request.runners)
       add(fmt::format("env_runners/slot-{:04}", runner.slot), runner.state.view);
   } catch (const FileError& error) { written.error = fmt::format("{}: {}", error.path, std::strerror(error.error)); }
-  step_learner(process, written);
+  node.busy = false;
+  GroupMember::Ended ended;
+  ended.parts = {0};
+  step_member(process, ended);
+  if (process.alive && node.core) step_learner(process, written);
 }
 
 }  // namespace myriad::simulation
