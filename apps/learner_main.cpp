@@ -284,7 +284,7 @@ class LearnerShell {
     worker_.give([this, part, rendezvous = rendezvous_]() -> Worker::Result {
       GroupMember::Ended ended;
       try {
-        if (learner_.standing() != Standing::settled) learner_.settle(part.forward);
+        if (learner_.standing() != Standing::settled) learner_.settle(part.order.version == learner_.version() + 1);
         std::shared_ptr<Collective> collective;
         if (part.order.size > 1)
           collective = make_gloo_collective(*rendezvous, part.order.rank, part.order.size, host_of(data_.endpoint()),

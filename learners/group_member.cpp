@@ -38,12 +38,13 @@ void GroupMember::order(uint64_t epoch, const wire::GroupOrderT& order, Time now
     outputs.push_back(Leave{});
   }
   if (order.form && stage_ == LearnerStage::called && broken_.empty()) {
-    const bool forward = prepared_ && order.version == version_ + 1;
-    if (forward) state_ = std::exchange(prepared_state_, {});
-    if (forward) ++version_;
+    if (prepared_ && order.version == version_ + 1) {
+      state_ = std::exchange(prepared_state_, {});
+      ++version_;
+    }
     prepared_ = false;
     stage_ = LearnerStage::joining;
-    part_ = {epoch_, order, from_wire(order.state.get()), forward};
+    part_ = {epoch_, order, from_wire(order.state.get())};
     outputs.push_back(Join{part_});
     busy_ = true;
     busy_since_ = now;

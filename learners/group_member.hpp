@@ -25,8 +25,7 @@ namespace myriad {
 struct GroupPart {
   uint64_t epoch = 0;
   wire::GroupOrderT order;
-  GroupState state;      ///< of order.version
-  bool forward = false;  ///< what is prepared counts
+  GroupState state;  ///< of order.version
 };
 
 class GroupMember {

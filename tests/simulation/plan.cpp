@@ -10,7 +10,7 @@ namespace myriad::simulation {
 using std::chrono::milliseconds;
 using Seconds = std::chrono::seconds;
 
-Plan draw_plan(uint64_t seed, uint32_t allowed, uint32_t agents) {
+Plan draw_plan(uint64_t seed, uint32_t allowed, uint32_t agents, uint32_t learners) {
   Dice dice(mix(seed, 1)), group(mix(seed, 9));
   Plan plan;
   constexpr uint32_t kRare = bit(Fault::learner_kills) | bit(Fault::interrupt) | bit(Fault::bad_slot) |
@@ -41,6 +41,7 @@ Plan draw_plan(uint64_t seed, uint32_t allowed, uint32_t agents) {
   const double several = group.uniform(), how_many = group.uniform();
   const uint32_t most_learners = std::min({plan.agents, plan.fragments, huge ? 20u : 4u});
   if (several < 0.7) plan.learners = 1 + static_cast<uint32_t>(how_many * most_learners);
+  if (learners > 0) plan.learners = std::min(learners, most_learners);
 
   const double loss = 0.3 * dice.uniform(), duplicates = 0.5 * dice.uniform(), flips = 0.01 * dice.uniform();
   plan.loss = plan.has(Fault::loss) ? loss : 0;

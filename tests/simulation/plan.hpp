@@ -100,8 +100,8 @@ struct Plan {
   uint64_t window() const { return uint64_t{learner_queue_size} * fragments + std::min(slots, 1024u); }
 };
 
-/// `agents`: instead of the number drawn, 0 = as drawn; everything else stays.
-Plan draw_plan(uint64_t seed, uint32_t allowed, uint32_t agents);
+/// `agents`, `learners`: instead of the number drawn, 0 = as drawn; everything else stays.
+Plan draw_plan(uint64_t seed, uint32_t allowed, uint32_t agents, uint32_t learners);
 std::string to_text(const Plan& plan);
 
 }  // namespace myriad::simulation

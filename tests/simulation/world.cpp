@@ -22,7 +22,7 @@ World::World(const Schedule& schedule)
     : seed_(schedule.seed),
       bug_(schedule.bug),
       verbose_(schedule.verbose),
-      plan_(draw_plan(schedule.seed, schedule.allowed, schedule.agents)),
+      plan_(draw_plan(schedule.seed, schedule.allowed, schedule.agents, schedule.learners)),
       dice_(mix(schedule.seed, 2)),
       network_(mix(schedule.seed, 3)),
       weights_layout_{.num_values = kValues, .num_filter = kFilter} {
@@ -266,7 +266,10 @@ void World::check_progress(bool last) {
 void World::dispatch(const Event& event) {
   if (event.kind != Kind::deliver && event.kind != Kind::stream) return handle(event);
   // A letter's place is free when it was read, or when nobody will.
-  const uint32_t to = event.process;
+  uint32_t to = event.process;
+  if (to < processes_.size() && processes_[to].learner && processes_[to].life != life_)  // where one listens again
+    for (const uint32_t id : learners_)
+      if (processes_[id].alive && processes_[id].learner->shard == processes_[event.process].learner->shard) to = id;
   Process* process = to < processes_.size() ? &processes_[to] : nullptr;
   const bool readable = to == kDriver || (process != nullptr && process->alive);
   if (readable && process != nullptr &&
@@ -471,6 +474,7 @@ Result World::run() {
   result_.faults = plan_.faults;
   result_.by_slot = plan_.by_slot();
   result_.agents = plan_.agents;
+  result_.learners = plan_.learners;
   files_.make_directory(kRoot);
   files_.fsync("");
   files_.ignores_file_fsync = bugged(Bug::no_file_fsync);

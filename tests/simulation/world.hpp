@@ -81,7 +81,7 @@ struct Result {
   uint64_t events = 0, updates = 0, lives = 1;
   uint32_t faults = 0;  ///< those that existed
   bool by_slot = true;  ///< sync or lag1
-  uint32_t agents = 0;
+  uint32_t agents = 0, learners = 0;
   std::vector<uint64_t> batches;  ///< by_slot: hash of each batch by iteration, until the first runner died
   std::string finished;           ///< the driver's reason; "" when the schedule ended first
   std::string log;                ///< with `verbose`: what happened, one line an event
@@ -94,7 +94,7 @@ struct Schedule {
   uint32_t allowed = kAllFaults;
   Bug bug = Bug::none;
   bool verbose = false;
-  uint32_t agents = 0;  ///< instead of the number drawn
+  uint32_t agents = 0, learners = 0;  ///< instead of the number drawn
 };
 /// Runs the schedule of a seed with the faults it draws out of those allowed.
 Result run_schedule(const Schedule& schedule);

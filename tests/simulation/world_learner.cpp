@@ -172,7 +172,7 @@ void World::joins(Process& process) {
   const wire::GroupOrderT& order = node.part.order;
   const bool torn_counts = bugged(Bug::torn_counts) && node.standing == Standing::torn;
   if (torn_counts) node.prepared_hash = mix(node.hash, node.batch_hash);
-  if (torn_counts || (node.standing == Standing::prepared && node.part.forward && !bugged(Bug::prepared_taken_back))) {
+  if (torn_counts || (node.standing == Standing::prepared && order.version == node.version + 1 && !bugged(Bug::prepared_taken_back))) {
     ++node.version;
     node.previous_hash = std::exchange(node.hash, node.prepared_hash);
   }
