@@ -481,6 +481,13 @@ class LearnerShell {
         const UpdateResult result = learner_.update(batch, tally);
         for (const auto& [key, value] : result.metrics) updated.metrics["learners/default_policy/" + key] = value;
         if (learner_.version() > version) updated.weights = std::make_shared<const Weights>(learner_.weights());
+      } catch (const ShardsDisagree& disagree) {
+        // A peer's parameters are right, if most have them: whoever is alone is started anew with these.
+        const auto& wrong = disagree.minority;
+        if (wrong.empty() || std::ranges::find(wrong, part_.order.rank) != wrong.end())
+          fail(Exit::internal, "shards-disagree", "{}", disagree.what());
+        ended.broken = disagree.what();
+        ended.prepared = learner_.standing() == Standing::prepared;
       } catch (const GroupBroken& broken) {
         ended.broken = broken.what();
         ended.prepared = learner_.standing() == Standing::prepared;

@@ -4,6 +4,7 @@
 
 #include "apps/driver/inspect.hpp"
 #include "apps/driver/join.hpp"
+#include "apps/driver/scale.hpp"
 #include "apps/driver/train.hpp"
 #include "rl/check.hpp"
 #include "rl/wire/keys.hpp"
@@ -102,6 +103,12 @@ int run(int argc, char** argv) {
   agent_verb->add_option("--keys", join_options.keys, "directory with server.pub and this host's agent-K.key");
   agent_verb->add_option("--key", join_options.key_name, "agent-K, where the directory holds several");
   agent_verb->callback([&] { verb = [&]() -> int { join(join_options); }; });
+
+  std::string scaled;
+  CLI::App* scale_verb = app.add_subcommand("scale", "change a run while it trains: myriad scale RUN learners=N");
+  scale_verb->add_option("run", scaled, "its directory")->required();
+  scale_verb->add_option("settings", words, "learners=N")->required();
+  scale_verb->callback([&] { verb = [&] { return scale(scaled, words); }; });
 
   std::string resolved;
   CLI::App* config_verb = app.add_subcommand("config", "print every setting with default, unit and meaning");

@@ -15,7 +15,6 @@
 
 #include "learners/algorithm.hpp"
 #include "learners/circular_buffer.hpp"
-#include "learners/collective.hpp"
 #include "learners/optimizer.hpp"
 #include "learners/tensor_batch.hpp"
 #include "learners/torch_module.hpp"
@@ -40,21 +39,8 @@ struct LearnerState {
   TensorMap scalars;     ///< counters, random position, the algorithm's coefficients, target_parameters
 };
 
-enum class Standing : uint8_t { settled, torn, prepared };
-
 class Learner {
  public:
-  struct Sources {
-    uint32_t root = 0;
-    std::vector<uint32_t> holders;
-    bool everybody = true;
-  };
-  void join(std::shared_ptr<Collective>, const Sources&) {}
-  std::vector<uint32_t> parts() const { return {0}; }
-  uint32_t num_parts() const { return 1; }
-  Standing standing() const { return Standing::settled; }
-  void settle(bool) {}
-  UpdateResult update(Fragment* batch, std::span<double>) { return update(*batch); }
   /// Throws Error for an unknown algorithm, device or executor, or spaces no module covers.
   Learner(const Config& config, const Space& observation_space, const Space& action_space);
 

@@ -157,8 +157,12 @@ void DriverCore::received(const Received& received, Time now, Fleet::Outputs& fl
   if (message.run != options_.run || message.epoch > learners_.epoch()) return;
   if (const auto* scale = message.as<wire::ScaleRequestT>()) {
     wire::ScaleReplyT reply;
-    reply.text = phase_ == Phase::stopping ? "the run is ending" : learners_.resize(scale->learners, now, learners);
+    const bool may = received.user.empty() || received.user.starts_with("learner-");
+    reply.text = !may                           ? "only the driver's host may scale a run"
+                 : phase_ == Phase::stopping    ? "the run is ending"
+                                                : learners_.resize(scale->learners, now, learners);
     reply.error = !reply.text.empty();
+    if (!reply.error) reply.text = fmt::format("{} learners, as soon as they are there", scale->learners);
     send(received.peer, learners_.epoch(), make_message(std::move(reply)), outputs);
   } else if (!learners_.received(received.peer, received.user, message, now, learners)) {
     fleet_.received(received.peer, received.user, message, now, fleet);

@@ -1,0 +1,13 @@
+// scale: `myriad scale RUN learners=N`: changes the number of learners of a run while it trains.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace myriad {
+
+/// `run`: a run's directory on this machine; `settings`: "learners=N". Returns main()'s exit status. Throws
+/// Error(usage) for what cannot be meant, Error(resource, "no-driver") when nobody answers.
+int scale(const std::string& run, const std::vector<std::string>& settings);
+
+}  // namespace myriad
