@@ -20,9 +20,8 @@
 namespace myriad {
 namespace {
 
-constexpr std::array<std::string_view, 7> kMetrics{
-    "policy_loss",     "vf_loss", "entropy", "mean_kl_loss", "importance_ratio_mean", "importance_ratio_clipped",
-    "vf_explained_var"};
+constexpr std::array<std::string_view, 6> kMetrics{
+    "policy_loss", "vf_loss", "entropy", "mean_kl_loss", "importance_ratio_mean", "importance_ratio_clipped"};
 
 AppoConfig own_settings(const Config& config) {
   const auto* own = dynamic_cast<const AppoConfig*>(config.algorithm_config.get());
@@ -53,6 +52,8 @@ class Appo final : public Algorithm {
   std::vector<std::string> loss_columns() const override {
     return {"obs", "actions", "logp", "rewards", "terminateds", "truncateds"};
   }
+
+  std::span<const std::string_view> loss_metrics() const override { return kMetrics; }
 
   void begin_update(double env_steps) override { entropy_coeff_ = config_.entropy_coeff.at(env_steps); }
   void end_update(Metrics& metrics) override {
@@ -100,8 +101,9 @@ Loss Appo::loss(const ModuleSpec& spec, const ModuleOutput& output, const Column
   for (size_t m = 0; m < sums.size(); ++m) means[m] = static_cast<float>(sums[m] / static_cast<double>(n));
   means[4] = static_cast<float>(targets.ratio_mean);
   means[5] = static_cast<float>(targets.ratio_clipped);
-  means[6] = static_cast<float>(targets.explained_variance);
-  return loss.finish(means[0] + vf * means[1] - entropy * means[2] + kl * means[3], means, kMetrics);
+  Loss result = loss.finish(means[0] + vf * means[1] - entropy * means[2] + kl * means[3], means);
+  result.fit = targets.fit;
+  return result;
 }
 
 const RegisterAlgorithm registered{

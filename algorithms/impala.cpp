@@ -16,9 +16,8 @@
 namespace myriad {
 namespace {
 
-constexpr std::array<std::string_view, 7> kMetrics{
-    "policy_loss",     "vf_loss", "entropy", "mean_kl_loss", "importance_ratio_mean", "importance_ratio_clipped",
-    "vf_explained_var"};
+constexpr std::array<std::string_view, 6> kMetrics{
+    "policy_loss", "vf_loss", "entropy", "mean_kl_loss", "importance_ratio_mean", "importance_ratio_clipped"};
 
 class Impala final : public Algorithm {
  public:
@@ -29,11 +28,13 @@ class Impala final : public Algorithm {
   ModuleSpec module_spec(const Space& observation_space, const Space& action_space) const override {
     return make_mlp_spec(observation_space, action_space, model_);
   }
-  UpdatePlan plan() const override { return {.time_major = true}; }
+  UpdatePlan plan() const override { return {.time_major = true, .loss_is_sum = true}; }
   std::vector<std::string> fragment_columns() const override { return {"logp", "action_dist_inputs"}; }
   std::vector<std::string> loss_columns() const override {
     return {"obs", "actions", "logp", "action_dist_inputs", "rewards", "terminateds", "truncateds"};
   }
+
+  std::span<const std::string_view> loss_metrics() const override { return kMetrics; }
 
   void begin_update(double env_steps) override { entropy_coeff_ = config_.entropy_coeff.at(env_steps); }
   void end_update(Metrics& metrics) override { metrics["curr_entropy_coeff"] = entropy_coeff_; }
@@ -59,9 +60,10 @@ class Impala final : public Algorithm {
     for (size_t m = 0; m < sums.size(); ++m) means[m] = static_cast<float>(sums[m] / static_cast<double>(n));
     means[4] = static_cast<float>(targets.ratio_mean);
     means[5] = static_cast<float>(targets.ratio_clipped);
-    means[6] = static_cast<float>(targets.explained_variance);
     const double total = sums[0] + config_.vf_loss_coeff * sums[1] - entropy_coeff_ * sums[2];
-    return loss.finish(static_cast<float>(total), means, kMetrics);
+    Loss result = loss.finish(static_cast<float>(total), means);
+    result.fit = targets.fit;
+    return result;
   }
 
  private:

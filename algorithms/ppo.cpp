@@ -18,6 +18,9 @@
 namespace myriad {
 namespace {
 
+constexpr std::array<std::string_view, 5> kMetrics{"policy_loss", "vf_loss", "vf_loss_unclipped", "entropy",
+                                                   "mean_kl_loss"};
+
 PpoConfig own_settings(const Config& config) {
   const auto* own = dynamic_cast<const PpoConfig*>(config.algorithm_config.get());
   return own ? *own : PpoConfig();
@@ -45,14 +48,23 @@ class Ppo final : public Algorithm {
 
   void begin_update(double env_steps) override { entropy_coeff_ = config_.entropy_coeff.at(env_steps); }
 
-  void add_targets(TensorBatch& batch, Metrics& metrics) const override {
+  std::span<const std::string_view> loss_metrics() const override { return kMetrics; }
+
+  void add_targets(TensorBatch& batch, Metrics& metrics, const SumOverGroup& sum) const override {
     const at::Tensor advantages = at::empty({batch.steps, batch.environments}, at::kFloat);
     const at::Tensor targets = at::empty_like(advantages);
-    compute_gae(trajectories_of(batch.columns, span_of<float>(batch.values), span_of<float>(batch.final_values)),
-                gamma_, config_.lambda_, room_of(advantages), room_of(targets));
-    metrics["vf_explained_var"] = explained_variance(
-        span_of<float>(targets), span_of<float>(batch.values).first(static_cast<size_t>(targets.numel())));
-    if (config_.normalize_advantages) standardise(room_of(advantages));
+    if (batch.environments > 0)
+      compute_gae(trajectories_of(batch.columns, span_of<float>(batch.values), span_of<float>(batch.final_values)),
+                  gamma_, config_.lambda_, room_of(advantages), room_of(targets));
+    const auto a = span_of<float>(advantages), t = span_of<float>(targets), v = span_of<float>(batch.values);
+    const auto [advantage, target, residual] = moments_of<3>(
+        a.size(),
+        [&](size_t i) {
+          return std::array{double{a[i]}, double{t[i]}, double{t[i]} - double{v[i]}};
+        },
+        sum);
+    metrics["vf_explained_var"] = ValueFit{target, residual}.explained_variance();
+    if (config_.normalize_advantages) standardise(room_of(advantages), advantage);
     batch.columns["advantages"] = advantages;
     batch.columns["value_targets"] = targets;
   }
@@ -78,9 +90,6 @@ class Ppo final : public Algorithm {
   KlCoefficient kl_;
 };
 
-constexpr std::array<std::string_view, 5> kMetrics{"policy_loss", "vf_loss", "vf_loss_unclipped", "entropy",
-                                                   "mean_kl_loss"};
-
 Loss Ppo::loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const {
   SampleLoss loss(spec, output, minibatch.at("action_dist_inputs"), minibatch.at("actions"));
   const auto column = [&](const char* name) { return span_of<float>(minibatch.at(name)); };
@@ -105,7 +114,7 @@ Loss Ppo::loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns
   }
   std::array<float, 5> mean;
   for (size_t m = 0; m < sums.size(); ++m) mean[m] = static_cast<float>(sums[m] / static_cast<double>(loss.samples()));
-  return loss.finish(mean[0] + vf * mean[1] - entropy * mean[3] + kl * mean[4], mean, kMetrics);
+  return loss.finish(mean[0] + vf * mean[1] - entropy * mean[3] + kl * mean[4], mean);
 }
 
 const RegisterAlgorithm registered{

@@ -16,6 +16,7 @@
 #include <string_view>
 #include <vector>
 
+#include "learners/moments.hpp"
 #include "learners/tensor_batch.hpp"
 #include "learners/torch_module.hpp"
 #include "rl/config.hpp"
@@ -41,15 +42,16 @@ struct UpdatePlan {
   /// pass: columns [T, N, ...], but "obs" and the module's outputs have rows [(T+1) * N + F, ...]: T steps, the
   /// bootstrap row, final_obs. Whoever wants "rewards", "terminateds", "truncateds" names them in loss_columns().
   bool time_major = false;
+  bool loss_is_sum = false;                            ///< over the minibatch; else it is the mean
   int64_t buffer_batches = 0;                          ///< N of a CircularBuffer (time-major only); 0: none
   int64_t buffer_uses = 1;                             ///< K
   std::optional<TargetNetwork> target = std::nullopt;  ///< time-major only
 };
 
 struct Loss {
-  at::Tensor total;                         // []   what is differentiated
-  at::Tensor metrics;                       // [m]  float32 means over the minibatch, averaged over minibatches
-  std::span<const std::string_view> names;  ///< of the metrics; static
+  at::Tensor total;                            // []   what is differentiated
+  at::Tensor metrics;                          // [m]  float32 means over the minibatch, of loss_metrics()
+  std::optional<ValueFit> fit = std::nullopt;  ///< time-major: of the minibatch's values, for vf_explained_var
 };
 
 class Algorithm {
@@ -67,8 +69,13 @@ class Algorithm {
 
   virtual UpdatePlan plan() const { return {}; }
 
-  /// Adds columns of targets to `batch`, whose values are filled; what it learns by the way goes into `metrics`.
-  virtual void add_targets(TensorBatch& /*batch*/, Metrics& /*metrics*/) const {}
+  /// The names of Loss::metrics, in order.
+  virtual std::span<const std::string_view> loss_metrics() const = 0;
+
+  /// Adds columns of targets to `batch`, whose values are filled; what it learns by the way goes into `metrics`. The
+  /// batch may be a share of the group's, or nothing of it (no environments): statistics of the whole are made with
+  /// `sum`.
+  virtual void add_targets(TensorBatch& /*batch*/, Metrics& /*metrics*/, const SumOverGroup& /*sum*/) const {}
 
   /// The loss of one minibatch, whose shapes are plan()'s.
   virtual Loss loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const = 0;

@@ -1,7 +1,7 @@
 // TorchModule: a ModuleSpec as a differentiable function of torch tensors, with two executors behind one door.
 //
 //   parameters()  [P]  one flat tensor; torch's named tensors are views into it
-//   gradients()   [P]  one flat tensor; their .grad are views into it
+//   gradients()   [P]  one flat tensor; their .grad are views into it; room behind it for a tail
 //
 // `torch` builds the layers from torch's operators. `native` is one autograd operation around NativeModule: for small
 // modules on a CPU most of an update is operator dispatch, and this leaves one. Used by one thread.
@@ -44,8 +44,12 @@ class TorchModule {
   std::span<float> gradients();
   void zero_gradients();
 
+  /// The gradient and right behind it `tail` more floats, for what is summed over a group together with it.
+  std::span<float> gradients_with_tail(size_t tail);
+
  private:
   ModuleOutput forward_torch(const std::vector<at::Tensor>& parameters, const at::Tensor& obs) const;
+  void make_gradient(int64_t room);
 
   ModuleSpec spec_;
   at::Tensor flat_, gradient_;
