@@ -26,9 +26,11 @@ Executor executor_of(const LearnersConfig& config) {
        suggestion(config.executor, known));
 }
 
+/// 0: the learners of this machine share its cores.
 int threads_of(const LearnersConfig& config) {
-  const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  return config.num_threads > 0 ? static_cast<int>(config.num_threads) : cores;
+  const int cores = static_cast<int>(std::thread::hardware_concurrency());
+  return config.num_threads > 0 ? static_cast<int>(config.num_threads)
+                                : std::max(1, cores / static_cast<int>(config.num_learners));
 }
 
 void set_torch_threads(int threads) {

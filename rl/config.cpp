@@ -653,7 +653,7 @@ void LearnersConfig::settings(SettingVisitor& v) {
           num_learners);
   v.visit({.key = "device", .unit = "", .meaning = "what the learner computes on", .choices = {"cpu"}}, device);
   v.visit(choice("executor", "who runs the module on a CPU", {"auto", "torch", "native"}), executor);
-  v.visit({"num_threads", "threads", "of a learner; 0: the machine's cores", 0, 1024}, num_threads);
+  v.visit({"num_threads", "threads", "of a learner; 0: the learners share the machine's cores", 0, 1024}, num_threads);
   v.visit(
       {"gradient_accumulation", "parts", "of a minibatch, one after the other; the same step with less memory", 1, 1e6},
       gradient_accumulation);

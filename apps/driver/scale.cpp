@@ -6,6 +6,7 @@
 #include <random>
 
 #include "apps/driver/run_directory.hpp"
+#include "rl/check.hpp"
 #include "rl/wire/messages.hpp"
 #include "rl/wire/transport.hpp"
 
