@@ -367,8 +367,8 @@ void LearnerGroup::lost(Time now, const std::string& shard, const std::string& c
   while (!crashes_.empty() && now - crashes_.front() > std::chrono::minutes(1)) crashes_.pop_front();
   crashes_.push_back(now);
   const bool survivors = std::ranges::any_of(members_, [](const Member& m) { return m.alive && m.veteran; });
-  const bool hopeless = error && error->exit == static_cast<int32_t>(Exit::usage);
-  if (hopeless || (ever_formed_ && !survivors) || !ever_formed_ ||
+  const bool hopeless = error && (!ever_formed_ || error->exit == static_cast<int32_t>(Exit::usage));
+  if (hopeless || (ever_formed_ && !survivors) ||
       crashes_.size() > size_t{options_.max_crashes_per_minute} * size_) {
     outputs.push_back(error ? Over{static_cast<Exit>(error->exit), error->message, error->code}
                             : Over{Exit::internal, fmt::format("{} ended: {}", shard, cause), "learner-lost"});

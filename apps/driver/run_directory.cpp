@@ -224,6 +224,7 @@ RunRecord read_run(const fs::path& directory) {
     record.last_iteration = json.at("last_iteration").to_number<int64_t>();
     record.last_step = json.at("last_step").to_number<int64_t>();
     record.best = number("best");
+    if (json.as_object().contains("join")) record.join = string("join");
     return record;
   } catch (const std::exception& error) {
     fail(Exit::resource, "corrupt-file", "{}: not a run's record: {}", file.string(), error.what());

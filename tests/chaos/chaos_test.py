@@ -1,7 +1,8 @@
 """Chaos: one real IMPALA run, more than 200 faults in a minute, then the accounts: `chaos_test.py BUILD [--seed N]`.
 
-64 runners on 2 host agents. Runners, agents and the driver are killed, runners are stopped for up to 10 s, agents are
-told to leave, the network loses packets or is cut. Drawn from a seed, which is printed. What every process wrote down
+64 runners on 4 host agents, 2 learners. Runners, agents, learners and the driver are killed, runners and learners are
+stopped for up to 10 s or slowed down, the group of learners is scaled, agents are told to leave, the network loses packets
+or is cut. Drawn from a seed, which is printed. What every process wrote down
 (see cluster.py) must then add up: nothing is trained on twice, and what is missing died with a process that was killed.
 The run must go on, learn, and leave nothing behind. Each of these is one of the totals in the last line.
 """
@@ -25,8 +26,8 @@ import time
 import cluster
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-RUNNERS, AGENTS, FRAGMENT, BATCH, QUEUE = 64, 2, 32, 1024, 3
-STEP_TIMEOUT_S, AFTER_S = 6, 8
+RUNNERS, AGENTS, LEARNERS, FRAGMENT, BATCH, QUEUE = 64, 4, 2, 32, 1024, 3
+STEP_TIMEOUT_S, AFTER_S = 6, 12
 NETWORK_FAULTS = 10
 CONFIG = f"""
 algorithm = "IMPALA"
@@ -48,6 +49,7 @@ gamma = 0.98
 [rl_module]
 fcnet_hiddens = [64, 64]
 [learners]
+num_learners = {LEARNERS}
 num_threads = 1
 [reporting]
 min_time_s_per_iteration = 0.05
@@ -76,6 +78,10 @@ def plan(chance: random.Random, seconds: float, with_network: bool) -> list[Faul
     faults = [Fault(when(), "runner killed") for _ in range(150)]
     faults += [Fault(when(), "runner stopped", 10 ** chance.uniform(-1, 1)) for _ in range(27)]
     faults += [Fault(when(), "agent killed") for _ in range(10)]
+    faults += [Fault(when(), "learner killed") for _ in range(6)]
+    faults += [Fault(when(), "learner stopped", 10 ** chance.uniform(-1, 1)) for _ in range(3)]
+    faults += [Fault(when(), "learner slowed", chance.uniform(0.5, 2)) for _ in range(3)]
+    faults += [Fault(when(), "scaled", chance.choice((1, 2, 3, 4))) for _ in range(5)]
     faults += [Fault(when(), "agent drained") for _ in range(5)]
     faults += [Fault(seconds * (i + 1) / 5 + chance.uniform(-2, 2), "driver killed") for i in range(4)]
     if with_network:
@@ -96,6 +102,7 @@ class Life:
         self.deaths = cluster.Deaths()
         self.kills: list[tuple[float, int, int]] = []              # of runners: when, pid, incarnation of its agent
         self.agent_kills: list[tuple[float, int, int]] = []        # when, agent, incarnation
+        self.learner_kills: list[float] = []
         self.drains: list[cluster.Handle] = []
         self.started = time.monotonic()
         self.events_before = len(cluster.json_lines(chaos.run / "events.jsonl"))
@@ -132,6 +139,8 @@ class Chaos:
         self.lives: list[Life] = []
         self.done: collections.Counter[str] = collections.Counter()
         self.stopped: list[tuple[float, Life, cluster.Handle]] = []
+        self.slowed: list[Fault] = []
+        self.scaled_at = 0.0
         self.heal_at = float("inf")
         self.disturbances: list[float] = []  # of more than a runner
         self.driver_recoveries: list[float] = []
@@ -154,10 +163,18 @@ class Chaos:
             return True
         if fault.kind == "driver killed":
             return self.kill_driver()
+        if fault.kind == "scaled":
+            return self.scale(int(fault.amount))
         everybody = self.life.processes()
-        kind = "env-runner" if fault.kind.startswith("runner") else "myriad-host-age"
+        kind = {"runner": "env-runner", "learner": "myriad-learner"}.get(fault.kind.split()[0], "myriad-host-age")
         stopped = {handle.process.pid for _, _, handle in self.stopped}
         victims = sorted((p for p in everybody.values() if p.kind == kind and p.pid not in stopped), key=lambda p: p.pid)
+        if kind == "myriad-learner" and not self.group_is_whole():
+            return False
+        if kind == "myriad-learner" and len(victims) < 2:  # the last one takes the run with it
+            if time.monotonic() > self.scaled_at + 1:
+                self.scale(2)
+            return False
         if not victims:
             return False
         victim = self.chance.choice(victims)
@@ -173,6 +190,20 @@ class Chaos:
             self.life.deaths.runners[victim.pid] = victim.incarnation
             self.life.kills.append((now, victim.pid, victim.incarnation))
             handle.send(signal.SIGKILL)
+        elif fault.kind == "learner killed":
+            self.life.deaths.learners += 1
+            self.life.learner_kills.append(now)
+            self.disturbances.append(now)
+            handle.send(signal.SIGKILL)
+        elif kind == "myriad-learner":
+            if fault.kind == "learner stopped":
+                self.life.deaths.learners += fault.amount > 9  # it may be found hung
+                self.disturbances += [now, now + fault.amount]
+            handle.send(signal.SIGSTOP)
+            heapq.heappush(self.stopped, (now + (fault.amount if fault.kind == "learner stopped" else 0.05), self.life, handle))
+            if fault.kind == "learner slowed" and fault.amount > 0.1:  # again and again for so long
+                self.slowed.append(Fault(now - self.began + 0.07, fault.kind, fault.amount - 0.07))
+            return True
         elif fault.kind == "agent killed":
             self.life.deaths.agents.add((victim.agent, victim.incarnation))
             self.life.agent_kills.append((now, victim.agent, victim.incarnation))
@@ -184,10 +215,26 @@ class Chaos:
         handle.close()
         return True
 
+    def group_is_whole(self) -> bool:
+        """The newest word about the group is that it was formed."""
+        events = [e["kind"] for e in cluster.json_lines(self.run / "events.jsonl")[self.life.events_before:] if e["kind"].startswith("group-")]
+        return not events or events[-1] == "group-formed"
+
+    def scale(self, learners: int) -> bool:
+        if not self.life.ledger.used:
+            return False
+        self.scaled_at = time.monotonic()
+        self.disturbances.append(self.scaled_at)
+        command = [self.build / "apps/myriad", "scale", self.run, f"learners={learners}"]
+        if self.network:
+            command = self.network.command(*command)
+        subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL, stdout=self.life.log, stderr=self.life.log)
+        return True
+
     def go_on(self) -> None:
         """A stopped runner that was found dead was killed by its agent, as hung."""
         _, life, handle = heapq.heappop(self.stopped)
-        if not handle.alive():
+        if not handle.alive() and handle.process.kind == "env-runner":
             life.deaths.runners[handle.process.pid] = handle.process.incarnation
             self.done["stopped runner found hung"] += 1
         handle.send(signal.SIGCONT)
@@ -259,7 +306,7 @@ class Chaos:
     def storm(self) -> None:
         self.start()
         cluster.wait_for(lambda: self.life.ledger.follow(), "first fragment", 30, self.life.driver)
-        start = time.monotonic()
+        start = self.began = time.monotonic()
         self.end_at = start + self.seconds
         waiting = collections.deque(plan(self.chance, self.seconds, self.network is not None))
         late: list[Fault] = []
@@ -275,10 +322,13 @@ class Chaos:
                 self.go_on()
             while waiting and waiting[0].at <= now - start:
                 late.append(waiting.popleft())
-            for fault in list(late[:3]):
+            for fault in list(late[:10]):
                 if self.strike(fault):
                     late.remove(fault)
                     self.done[fault.kind] += 1
+            for fault in [f for f in self.slowed if f.at <= now - start]:
+                self.slowed.remove(fault)
+                self.strike(fault)
             time.sleep(0.01)  # nobody tells when the ledger grows
         self.storm_s = time.monotonic() - start
 
@@ -333,7 +383,7 @@ class Chaos:
         """(what, why it is not so or "") of each case."""
         total, balances = cluster.Balance(), []
         for life in self.lives:
-            balances.append(cluster.close(life.ledger, life.deaths, RUNNERS, AGENTS, WINDOW))
+            balances.append(cluster.close(life.ledger, life.deaths, RUNNERS, AGENTS, WINDOW, BATCH // FRAGMENT))
             total.add(balances[-1])
         self.total = total
         twice = [text for text in total.wrong if "twice" in text or "used and dropped" in text]
@@ -362,15 +412,17 @@ class Chaos:
         t = self.total
         print("faults:  " + ", ".join(f"{n} {kind}" for kind, n in sorted(self.done.items())) + f" in {self.storm_s:.1f} s")
         for life in self.lives:
-            b = cluster.close(life.ledger, life.deaths, RUNNERS, AGENTS, WINDOW)
+            b = cluster.close(life.ledger, life.deaths, RUNNERS, AGENTS, WINDOW, BATCH // FRAGMENT)
             print(f"  {life.ledger.directory.name}: {b.produced} produced = {b.used} used + {b.dropped} dropped + {b.lost_with_runners} lost with runners "
-                  f"+ {b.lost_with_agents} with agents + {b.lost_at_end} at the end ({len(life.deaths.runners)} runners, {len(life.deaths.agents)} agents killed)")
+                  f"+ {b.lost_with_agents} with agents + {b.lost_at_end} at the end ({len(life.deaths.runners)} runners, {len(life.deaths.agents)} agents, {life.deaths.learners} learners killed)")
         print(f"ledger:  {t.produced} produced = {t.used} used + {t.dropped} dropped + {t.lost_with_runners} lost with runners + {t.lost_with_agents} with agents "
-              f"+ {t.lost_at_end} at the end of a life")
+              f"+ {t.untold} in an update whose learner died before it could say so + {t.lost_at_end} at the end of a life")
         runners, alone, agents = self.recoveries()
+        formed = [float(m[1]) for e in cluster.json_lines(self.run / "events.jsonl") if (m := re.search(r"after ([0-9.]+) s", e["text"])) and e["kind"] == "group-formed"]
         at = lambda values, q: f"{sorted(values)[min(len(values) - 1, int(q * len(values)))]:.2f} s" if values else "-"
         print(f"runner killed -> next fragment used: p50 {at(runners, .5)}, p99 {at(runners, .99)} of {len(runners)}; "
               f"with nothing else going on: p50 {at(alone, .5)}, p99 {at(alone, .99)} of {len(alone)}")
+        print(f"learners' group broken -> formed again: p50 {at(formed, .5)}, max {at(formed, 1)} of {len(formed)}")
         print(f"agent killed -> back: p50 {at(agents, .5)}, max {at(agents, 1)} of {len(agents)}; "
               f"driver killed -> resumed: p50 {at(self.driver_recoveries, .5)}, max {at(self.driver_recoveries, 1)}; "
               f"driver ended -> all gone: max {at(self.clean_ups, 1)}")

@@ -1,7 +1,7 @@
 """What the tests of whole runs share: the processes of a run, its ledger, and hosts as network namespaces.
 
 Ledger: with MYRIAD_LEDGER=DIR every runner appends {slot, incarnation, seq, pid} to DIR/produced.bin before it sends a
-fragment, and the learner {slot, incarnation, seq, reason} to DIR/learner.bin when a fragment is used (0) or dropped.
+fragment, and learner i {slot, incarnation, seq, reason} to DIR/learner-i.bin when a finished update used it (0) or it was dropped.
 """
 import collections
 import contextlib
@@ -93,7 +93,7 @@ def take(process: Process) -> Handle | None:
 
 
 class Ledger:
-    """The two files of one life of a driver; `follow` reads what the learner has written since."""
+    """The files of one life of a driver; `follow` reads what the learners have written since."""
 
     def __init__(self, directory: pathlib.Path):
         directory.mkdir(parents=True)
@@ -101,18 +101,21 @@ class Ledger:
         self.first_used: dict[tuple[int, int], float] = {}
         self.used: dict[tuple[int, int], list[int]] = collections.defaultdict(list)
         self.dropped: dict[tuple[int, int], dict[int, int]] = collections.defaultdict(dict)
-        self.offset = 0
+        self.offsets: dict[str, int] = collections.defaultdict(int)  # by file
 
     def environment(self) -> dict[str, str]:
         return {"MYRIAD_LEDGER": str(self.directory)}
 
     def follow(self) -> int:
         """Reads new records; returns how many."""
-        with contextlib.suppress(FileNotFoundError), (self.directory / "learner.bin").open("rb") as file:
-            file.seek(self.offset)
+        return sum(self.follow_one(path) for path in sorted(self.directory.glob("learner-*.bin")))
+
+    def follow_one(self, path: pathlib.Path) -> int:
+        with path.open("rb") as file:
+            file.seek(self.offsets[path.name])
             data = file.read()
             data = data[:len(data) // RECORD.size * RECORD.size]
-            self.offset += len(data)
+            self.offsets[path.name] += len(data)
             now = time.monotonic()
             for slot, incarnation, seq, reason in RECORD.iter_unpack(data):
                 key = slot, incarnation
@@ -123,7 +126,6 @@ class Ledger:
                     self.first_used[key] = now
                 self.used[key].append(seq)
             return len(data) // RECORD.size
-        return 0
 
     def num_used(self) -> int:
         return sum(len(seqs) for seqs in self.used.values())
@@ -148,6 +150,7 @@ class Deaths:
     """Who was killed in a life of the driver, as far as the test knows."""
     runners: dict[int, int] = dataclasses.field(default_factory=dict)  # pid -> its agent's incarnation
     agents: set[tuple[int, int]] = dataclasses.field(default_factory=set)  # (agent, incarnation)
+    learners: int = 0
     driver_killed: bool = False
 
 
@@ -158,6 +161,7 @@ class Balance:
     dropped: int = 0
     lost_with_runners: int = 0
     lost_with_agents: int = 0
+    untold: int = 0  # used by an update whose learner died before it had written that down
     lost_at_end: int = 0
     wrong: list[str] = dataclasses.field(default_factory=list)
 
@@ -166,7 +170,7 @@ class Balance:
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
 
-def close(ledger: Ledger, deaths: Deaths, num_slots: int, num_agents: int, window: int) -> Balance:
+def close(ledger: Ledger, deaths: Deaths, num_slots: int, num_agents: int, window: int, batch: int = 0) -> Balance:
     """Whether the ledger closes: every fragment produced was used once, dropped for a reason, or lost with a process."""
     ledger.follow()
     counts, who, wrong = ledger.produced()
@@ -196,8 +200,14 @@ def close(ledger: Ledger, deaths: Deaths, num_slots: int, num_agents: int, windo
         balance.dropped += len(ledger.dropped.get(key, ()))
         if lost == 0:
             continue
-        if lost > 0 and max(ids, default=-1) != len(ids) - 1:
-            say(f"runner {key} has gaps: {sorted(set(range(count)) - ids)[:5]} of {count} never came, later ones did")
+        gaps = set(range(max(ids, default=-1))) - ids
+        if gaps and deaths.learners:
+            balance.untold += len(gaps)
+            lost -= len(gaps)
+        elif gaps:
+            say(f"runner {key} has gaps: {sorted(gaps)[:5]} of {count} never came, later ones did")
+        if lost == 0:
+            continue
         agent = agent_of[slot], incarnation >> 16
         last = incarnation == newest[slot]
         if agent in deaths.agents:
@@ -212,7 +222,9 @@ def close(ledger: Ledger, deaths: Deaths, num_slots: int, num_agents: int, windo
     for agent, lost in with_agent.items():
         if lost > window:
             say(f"agent {agent} took {lost} fragments with it, its credit is at most {window}")
-    limit = window * 3 // 2 + (STDIO_RECORDS if deaths.driver_killed else 0)
+    if balance.untold > deaths.learners * batch:
+        say(f"{balance.untold} fragments are in nobody's books, at most {batch} for each of {deaths.learners} learners killed")
+    limit = window * 3 // 2 + batch * (2 + deaths.learners) + (STDIO_RECORDS if deaths.driver_killed else 0)
     if balance.lost_at_end > limit:
         say(f"{balance.lost_at_end} fragments were lost at the end of the life, at most {limit} can have been in flight")
     return balance
