@@ -112,6 +112,7 @@ void LearnerGroup::hello(const std::string& peer, const wire::LearnerHelloT& hel
   if (hello.shard >= members_.size()) return;
   Member& member = members_[hello.shard];
   if (!member.alive || hello.incarnation != member.incarnation) return;  // a late one of a process that ended
+  if (!member.peer.empty() && member.peer != peer) return;  // nobody else takes its place while it lives
   if (hello.protocol != kProtocolVersion) {
     outputs.push_back(Over{Exit::usage,
                            fmt::format("learner speaks protocol {}, this driver {}: install the same version",
