@@ -313,7 +313,7 @@ bool LearnerGroup::form(Outputs& outputs) {
   if (!veterans)
     for (const Member& member : members) version = std::max(version, member.status.version);
   for (const Member& member : members)
-    if (member.veteran) all_prepared &= member.status.version > version || member.status.prepared;
+    if (member.veteran) all_prepared &= member.status.prepared && member.status.version == version;
   if (veterans && all_prepared) ++version;
   // Who has finished that version, for itself or with everybody.
   const auto has = [&](const Member& m) {
