@@ -128,9 +128,10 @@ void HostAgent::grant(const wire::GrantT& grant, Time now, std::vector<Output>& 
     if (!based_) send_join(outputs);  // from the message it wants to begin with
     return;
   }
+  // A round of before may have come again, and want the weights of then.
+  required_version_ = based_ ? std::max(required_version_, grant.weights_version) : grant.weights_version;
   based_ = true;
   granted_fragments_ = std::max<uint64_t>(granted_fragments_, grant.granted_bytes / options_.fragment_bytes);
-  required_version_ = std::max(required_version_, grant.weights_version);
   if (grant.want_state > want_state_) {
     want_state_ = grant.want_state;
     for (uint32_t i = 0; i < slots_.size(); ++i) changed_.insert(options_.first_slot + i);
@@ -150,7 +151,6 @@ void HostAgent::moved(uint64_t epoch, Time now, std::vector<Output>& outputs) {
   if (epoch <= options_.epoch) return;
   options_.epoch = epoch;
   based_ = false;
-  required_version_ = 0;  // a round of before may come again, and want the weights of then
   last_grant_ = last_join_ = now;
   parcels_.restart();
   send_join(outputs);

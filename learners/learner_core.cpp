@@ -39,10 +39,7 @@ void LearnerCore::start(WeightsPtr weights, Time now, std::vector<Output>& outpu
   const bool lags = options_.mode == SamplingMode::lag1;
   if (lags && options_.resumes_with_batch) {
     batch_full_ = true;
-    for (FragmentFacts& facts : batch_) {
-      facts.weights_version = weights_->version - 1;
-      facts.policy_lag = 1;
-    }
+    for (FragmentFacts& facts : batch_) facts.weights_version = weights_->version - 1;
     batch_[0].episodes = std::move(options_.batch_episodes);  // the report's order is that of the places
   }
   if (has_share() && lags && options_.again && !options_.started)
@@ -496,7 +493,6 @@ void LearnerCore::place(uint32_t place, const Message& message, const Source& so
                         std::vector<Output>& outputs) {
   const auto& header = *message.as<wire::FragmentHeaderT>();
   batch_[place] = {.weights_version = header.weights_version,
-                   .policy_lag = training_version() - header.weights_version,
                    .queue_age = waited,
                    .sampling_ns = header.sampling_ns,
                    .waiting_ns = header.waiting_ns,
@@ -609,6 +605,7 @@ void LearnerCore::start_update(Time now, std::vector<Output>& outputs) {
     settle_finished(tally.marks);
     for (FragmentFacts& facts : batch_) {
       oldest = std::min(oldest, facts.weights_version);
+      facts.policy_lag = weights_->version - facts.weights_version;  // the others may have updated since it was placed
       metrics_.add_fragment(std::exchange(facts, {}));
     }
     free_all_places();

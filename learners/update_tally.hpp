@@ -53,7 +53,7 @@ struct UpdateTally {
     UpdateTally tally{static_cast<uint64_t>(numbers[0]), numbers[1] > 0.0, {}};
     for (size_t i = 2; i + 1 < numbers.size(); i += 2)
       if (numbers[i] > 0.0)
-        tally.marks.emplace_back(static_cast<uint32_t>(i / 2 - 1), static_cast<uint32_t>(numbers[i]) - 1,
+        tally.marks.emplace_back(static_cast<uint32_t>(i / 2 - 1), static_cast<uint32_t>(numbers[i] - 1.0),
                                  static_cast<uint64_t>(numbers[i + 1]));
     return tally;
   }

@@ -112,6 +112,7 @@ void LearnerGroup::hello(const std::string& peer, const wire::LearnerHelloT& hel
   if (hello.shard >= members_.size()) return;
   Member& member = members_[hello.shard];
   if (!member.alive || hello.incarnation != member.incarnation) return;  // a late one of a process that ended
+  if (!member.peer.empty() && member.peer != peer) return;  // nobody else takes its place while it lives
   if (hello.protocol != kProtocolVersion) {
     outputs.push_back(Over{Exit::usage,
                            fmt::format("learner speaks protocol {}, this driver {}: install the same version",
@@ -312,7 +313,7 @@ bool LearnerGroup::form(Outputs& outputs) {
   if (!veterans)
     for (const Member& member : members) version = std::max(version, member.status.version);
   for (const Member& member : members)
-    if (member.veteran) all_prepared &= member.status.version > version || member.status.prepared;
+    if (member.veteran) all_prepared &= member.status.prepared && member.status.version == version;
   if (veterans && all_prepared) ++version;
   // Who has finished that version, for itself or with everybody.
   const auto has = [&](const Member& m) {

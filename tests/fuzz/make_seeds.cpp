@@ -85,6 +85,26 @@ std::vector<Message> messages() {
   event.kind = "restart";
   wire::RefusedT refused;
   refused.reason = "no";
+  wire::JoinT join;
+  join.slots.emplace_back(1, 2, 3, true);
+  wire::GroupStateT state;
+  state.marks.emplace_back(0, 1, 70);
+  wire::AgentMoveT move;
+  move.learner_endpoint = "ipc://learner";
+  wire::LearnerStatusT standing;
+  standing.state = std::make_unique<wire::GroupStateT>(state);
+  standing.parts = {0, 1};
+  standing.num_parts = 2;
+  wire::GroupOrderT order;
+  order.form = true;
+  order.holders = {0, 1};
+  order.state = std::make_unique<wire::GroupStateT>(state);
+  wire::RendezvousT rendezvous;
+  rendezvous.entries.push_back(std::make_unique<wire::RendezvousEntryT>());
+  rendezvous.entries[0]->key = "0";
+  rendezvous.entries[0]->value = {1, 2, 3};
+  wire::ScaleReplyT scaled;
+  scaled.text = "no";
   wire::LearnerHelloT learner;
   learner.data_endpoint = "tcp://127.0.0.1:1";
   wire::LearnerWelcomeT learner_welcome;
@@ -100,7 +120,7 @@ std::vector<Message> messages() {
   pack({few}, packed);
   wire::ParcelT parcel;
   parcel.count = 2;
-  add(wire::JoinT());
+  add(std::move(join));
   add(std::move(parcel), {SharedBytes::of(packed)});
   add(wire::SlotStateT());
   add(std::move(fragment), {few});
@@ -122,6 +142,12 @@ std::vector<Message> messages() {
   add(std::move(done));
   add(std::move(stop));
   add(std::move(error));
+  add(std::move(move));
+  add(std::move(standing));
+  add(std::move(order));
+  add(std::move(rendezvous));
+  add(wire::ScaleRequestT());
+  add(std::move(scaled));
   return list;
 }
 

@@ -242,6 +242,15 @@ episode_return_mean = 475
           std::string::npos);
     CHECK(complaint("[hosts]\nnum_hosts = 3\n").find("hosts.num_hosts 3 is more than env_runners.num_env_runners 2") !=
           std::string::npos);
+    CHECK(complaint("[hosts]\nnum_hosts = 1\n[learners]\nnum_learners = 2\n")
+              .ends_with("learners.num_learners 2 is more than hosts.num_hosts 1: each learner has its own host agents"));
+    CHECK(complaint("[learners]\nnum_learners = 2\n[training]\ntrain_batch_size = 400\n"
+                    "[env_runners]\nrollout_fragment_length = 50\n")
+              .ends_with("learners.num_learners 2 is more than the 1 fragments of a batch; make train_batch_size at "
+                         "least 800"));
+    CHECK(complaint("[learners]\nnum_learners = 2\n").empty());  // two env runners, one agent each
+    CHECK(complaint("[learners]\nnum_learners = 3\n[env_runners]\nrollout_fragment_length = 50\n")
+              .find("hosts.num_hosts 3 is more than env_runners.num_env_runners 2") != std::string::npos);
     CHECK(complaint("[fault_tolerance]\nrestart_backoff_s = 60.0\n").find("restart_backoff_max_s 30 is less") !=
           std::string::npos);
   }
@@ -253,6 +262,16 @@ episode_return_mean = 475
     config.env_runners.rollout_fragment_length = 50;  // 4000 = 10 fragments x 8 envs x 50 steps
     CHECK(config.fragment_length() == 50);
     CHECK(config.fragments_per_batch() == 10);
+  }
+
+  TEST_CASE("Config: host agents that are not counted are as many as learners") {
+    Config config = load_config("", "c.toml");
+    CHECK(config.hosts.num_hosts == 0);
+    CHECK(config.num_hosts() == 1);
+    config.learners.num_learners = 3;
+    CHECK(config.num_hosts() == 3);
+    config.hosts.num_hosts = 5;
+    CHECK(config.num_hosts() == 5);
   }
 
   TEST_CASE("Schedule: piecewise linear, constant beyond its ends") {

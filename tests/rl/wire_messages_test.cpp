@@ -37,12 +37,50 @@ Malformed refused(const Frames& frames) {
   return std::get<Malformed>(result);
 }
 
+wire::GroupStateT group_state() {
+  wire::GroupStateT state;
+  state.training_iteration = 1, state.num_env_steps_sampled_lifetime = uint64_t{1} << 40;
+  state.marks = {wire::AgentMark(1, 2, uint64_t{1} << 41), wire::AgentMark(3, 4, 5)};
+  return state;
+}
+
+/// Of the learner group.
+std::vector<Message> one_of_each_of_the_group() {
+  std::vector<Message> all;
+  wire::AgentMoveT move;
+  move.agent = 1, move.incarnation = 2, move.learner_endpoint = "ipc:///x", move.weights_endpoint = "ipc:///y";
+  all.push_back(stamped(move));
+  wire::LearnerStatusT status;
+  status.shard = 1, status.incarnation = 2, status.stage = wire::LearnerStage::joining, status.version = 3;
+  status.prepared = true, status.state = std::make_unique<wire::GroupStateT>(group_state());
+  status.parts = {1, 2}, status.num_parts = 3, status.operations = 4, status.inside = true, status.busy_s = 0.5f;
+  status.broken = "learner 2 does not answer";
+  all.push_back(stamped(std::move(status)));
+  wire::GroupOrderT order;
+  order.form = true, order.rank = 1, order.size = 2, order.version = 3, order.root = 1, order.holders = {1, 0};
+  order.everybody = true, order.state = std::make_unique<wire::GroupStateT>(group_state());
+  order.first_slot = 4, order.num_slots = 5, order.first_place = 6, order.num_places = 7;
+  all.push_back(stamped(std::move(order)));
+  wire::RendezvousT rendezvous;
+  rendezvous.entries.push_back(std::make_unique<wire::RendezvousEntryT>());
+  rendezvous.entries[0]->key = "0/1", rendezvous.entries[0]->value = {0, 255, 7};
+  all.push_back(stamped(std::move(rendezvous)));
+  wire::ScaleRequestT scale;
+  scale.learners = 3;
+  all.push_back(stamped(scale));
+  wire::ScaleReplyT reply;
+  reply.text = "a run has at least one learner", reply.error = true;
+  all.push_back(stamped(reply));
+  return all;
+}
+
 /// One of each table, every field set to something.
 std::vector<Message> one_of_each() {
   std::vector<Message> all;
   wire::JoinT join;
   join.agent = 1, join.incarnation = 2, join.spec_hash = 3, join.fragment_hash = UINT64_MAX, join.weights_version = -1;
-  join.sent = 4;
+  join.sent = 4, join.released = 5, join.based = true, join.fragments = 6, join.granted_fragments = 7;
+  join.slots = {wire::SlotBase(1, 2, uint64_t{1} << 40, true), wire::SlotBase(3, 4, 5, false)};
   all.push_back(stamped(join));
   wire::FragmentHeaderT header;
   header.key = std::make_unique<wire::FragmentKey>(4, 5, uint64_t{1} << 40);
@@ -58,6 +96,7 @@ std::vector<Message> one_of_each() {
   all.push_back(stamped(std::move(weights), {bytes(8), bytes(16)}));
   wire::GrantT grant;
   grant.agent = 6, grant.incarnation = 1, grant.received = 2, grant.granted_bytes = 3, grant.weights_version = 4;
+  grant.released = 1, grant.based = true;
   grant.want_state = 5, grant.slots = {wire::SlotGrant(1, 2, 3), wire::SlotGrant(4, 5, 6)};
   all.push_back(stamped(grant));
   wire::RefusedT no;
@@ -90,7 +129,7 @@ std::vector<Message> one_of_each() {
   agent_state.up = true, agent_state.user = "agent-1";
   all.push_back(stamped(agent_state));
   wire::LearnerHelloT learner;
-  learner.shard = 1, learner.pid = 2, learner.protocol = 3, learner.data_endpoint = "ipc:///z";
+  learner.shard = 1, learner.incarnation = 4, learner.pid = 2, learner.protocol = 3, learner.data_endpoint = "ipc:///z";
   all.push_back(stamped(learner));
   wire::LearnerWelcomeT lw;
   lw.shard = 1, lw.config = "c", lw.data_endpoint = "e", lw.checkpoint = "d";
@@ -121,6 +160,7 @@ std::vector<Message> one_of_each() {
   wire::ParcelT parcel;
   parcel.agent = 1, parcel.incarnation = 2, parcel.first = 3, parcel.count = 4;
   all.push_back(stamped(std::move(parcel), {bytes(24)}));
+  for (Message& message : one_of_each_of_the_group()) all.push_back(std::move(message));
   return all;
 }
 
@@ -163,6 +203,14 @@ TEST_SUITE("rl/wire/messages") {
     CHECK(fragment.as<wire::FragmentHeaderT>()->episodes.at(1).episode_return() == -2.0);
     CHECK(fragment.as<wire::JoinT>() == nullptr);
     CHECK(decoded(encode(all[0])).as<wire::JoinT>()->weights_version == -1);
+    CHECK(decoded(encode(all[0])).as<wire::JoinT>()->slots.at(0).seq() == uint64_t{1} << 40);
+    CHECK(!decoded(encode(all[0])).as<wire::JoinT>()->slots.at(1).up());
+    const auto it = std::find_if(all.begin(), all.end(), [](const Message& m) { return m.as<wire::LearnerStatusT>(); });
+    REQUIRE(it != all.end());
+    const Message status = decoded(encode(*it));
+    REQUIRE(status.as<wire::LearnerStatusT>()->state != nullptr);
+    CHECK(status.as<wire::LearnerStatusT>()->state->marks.at(0).messages() == uint64_t{1} << 41);
+    CHECK(decoded(encode(stamped(wire::GroupOrderT{}))).as<wire::GroupOrderT>()->state == nullptr);
   }
 
   TEST_CASE("decode: a flipped bit anywhere in the envelope is refused by its checksum") {

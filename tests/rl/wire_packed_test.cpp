@@ -300,7 +300,6 @@ TEST_SUITE("rl/wire/parcel") {
     ParcelSender sender(3, 4);
     CHECK(sender.idle());
     CHECK(flushed(sender, Time{}).empty());
-    CHECK(sender.next_timer() == Time::max());
     for (uint64_t i = 0; i < 30; ++i) sender.add(numbered(i, 100'000));
     CHECK(!sender.idle());
     auto parcels = flushed(sender, Time{});
@@ -316,7 +315,6 @@ TEST_SUITE("rl/wire/parcel") {
     }
     CHECK(next == 30);
     CHECK(sender.sent() == 30);
-    CHECK(sender.next_timer() == ParcelSender::kRetry);
     CHECK(flushed(sender, ParcelSender::kRetry - Time(1)).empty());
     sender.acknowledge(parcels[1].as<wire::ParcelT>()->first);
     parcels = flushed(sender, ParcelSender::kRetry);
@@ -329,6 +327,87 @@ TEST_SUITE("rl/wire/parcel") {
     sender.acknowledge(5);  // an old word
     CHECK(sender.sent() == 30);
     CHECK(flushed(sender, std::chrono::seconds(9)).empty());
+  }
+
+  TEST_CASE("ParcelSender: what was received is kept until it is released, and begins anew for another receiver") {
+    ParcelSender sender(0, 0);
+    for (uint64_t i = 0; i < 6; ++i) {
+      sender.add(numbered(i));
+      if (i % 2 == 1) (void)flushed(sender, Time{});  // three parcels of two
+    }
+    sender.acknowledge(6);
+    CHECK(sender.idle());
+    sender.release(2);
+    CHECK(sender.idle());  // to release is not to forget what was received
+    sender.add(numbered(6));
+    sender.restart();
+    CHECK(!sender.idle());
+    auto parcels = flushed(sender, Time(1));  // at once: no kRetry is waited for
+    Taken next{ParcelReceiver(2), {}};
+    for (const Message& parcel : parcels) next.take(encode(parcel));
+    CHECK(next.numbers == std::vector<uint64_t>{2, 3, 4, 5, 6});
+    CHECK(next.receiver.gaps() == 0);
+    CHECK(sender.resent() == 4);  // message 6 was never sent before
+    CHECK(flushed(sender, ParcelSender::kRetry).empty());
+    CHECK(flushed(sender, Time(1) + ParcelSender::kRetry).size() == 3);  // and again, as nobody has said it has them
+    sender.release(1);  // an old word
+    sender.restart();
+    CHECK(flushed(sender, ParcelSender::kRetry).at(0).as<wire::ParcelT>()->first == 2);
+  }
+
+  TEST_CASE("ParcelSender: released inside a parcel, the parcel comes whole and the receiver begins inside") {
+    ParcelSender sender(0, 0);
+    for (uint64_t i = 0; i < 3; ++i) sender.add(numbered(i));
+    (void)flushed(sender, Time{});
+    sender.release(1);
+    CHECK(!sender.idle());  // 1 and 2 were not received
+    sender.restart();
+    const auto parcels = flushed(sender, Time{});
+    REQUIRE(parcels.size() == 1);
+    CHECK(parcels[0].as<wire::ParcelT>()->first == 0);
+    CHECK(parcels[0].as<wire::ParcelT>()->count == 3);
+    Taken next{ParcelReceiver(1), {}};
+    CHECK(next.take(encode(parcels[0])));
+    CHECK(next.numbers == std::vector<uint64_t>{1, 2});
+    sender.acknowledge(next.receiver.received());
+    CHECK(sender.idle());
+    sender.release(3);
+    sender.restart();  // nothing is left to begin with
+    CHECK(sender.idle());
+    CHECK(flushed(sender, std::chrono::seconds(9)).empty());
+  }
+
+  TEST_CASE("ParcelSender: what the released messages followed is received, whatever the receiver said") {
+    ParcelSender sender(0, 0);
+    for (uint64_t i = 0; i < 3; ++i) sender.add(numbered(i));
+    (void)flushed(sender, Time{});
+    sender.release(3);
+    CHECK(sender.idle());
+    CHECK(flushed(sender, ParcelSender::kRetry).empty());
+    sender.add(numbered(3));
+    sender.restart();  // with a message that was never in a parcel
+    CHECK(!sender.idle());
+    CHECK(flushed(sender, Time{}).at(0).as<wire::ParcelT>()->first == 3);
+  }
+
+  TEST_CASE("ParcelReceiver: with a first message it takes nothing before that one, and nothing after a gap") {
+    ParcelSender sender(0, 0);
+    std::vector<Message> parcels;
+    for (uint64_t i = 0; i < 6; ++i) {
+      sender.add(numbered(i));
+      if (i % 2 == 1) sender.flush(Time{}, parcels);
+    }
+    Taken taken{ParcelReceiver(3), {}};
+    CHECK(taken.receiver.received() == 3);
+    taken.take(encode(parcels[0]));
+    CHECK(taken.numbers.empty());
+    CHECK(taken.receiver.gaps() == 0);  // old, not early
+    taken.take(encode(parcels[2]));
+    CHECK(taken.numbers.empty());
+    CHECK(taken.receiver.gaps() == 1);
+    taken.take(encode(parcels[1]));
+    taken.take(encode(parcels[2]));
+    CHECK(taken.numbers == std::vector<uint64_t>{3, 4, 5});
   }
 
   TEST_CASE("ParcelSender: a message larger than a parcel travels alone") {

@@ -67,7 +67,8 @@ TEST_SUITE("learners/batch_assembler") {
     add(assembler, 1, 100, false);
     Fragment& pending = assembler.pending(3);
     const auto saved = bytes_of(pending);
-    Fragment& restored = resumed.set_pending(pending.final_rows);
+    Fragment& restored = resumed.set_pending();
+    restored.final_rows = pending.final_rows;
     std::memcpy(restored.buffer().data(), saved.data(), saved.size());
     for (BatchAssembler* a : {&assembler, &resumed}) {
       Fragment& batch = a->take(3);

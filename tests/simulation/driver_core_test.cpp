@@ -56,6 +56,7 @@ struct Run {
     options.fleet.agents.num_slots = 2;
     options.fleet.agents.max_crashes_per_minute = 1;
     options.smoothing_episodes = 2;
+    options.learners.endpoint = [](uint32_t, uint32_t) { return "ipc://learner"; };
     return options;
   }
   static DriverCore::Options lenient() {
@@ -76,17 +77,34 @@ struct Run {
     return outputs;
   }
   template <class T>
-  Outputs receive(T body, const std::string& peer = "learner-0") {
+  Outputs receive(T body, const std::string& peer = "learner-0", uint64_t epoch = 1) {
     Message message = make_message(std::move(body));
     message.run = kRun;
-    message.epoch = 1;
+    message.epoch = epoch;
     return step(DriverCore::Received{peer, std::move(message)});
   }
-  Outputs learner_hello(uint32_t protocol = kProtocolVersion, const std::string& data_endpoint = "ipc://learner") {
+  /// The learner's process is there: `data_endpoint` once it listens.
+  Outputs learner_hello(uint32_t protocol = kProtocolVersion, const std::string& data_endpoint = "",
+                        uint32_t incarnation = 0) {
     wire::LearnerHelloT hello;
+    hello.incarnation = incarnation;
     hello.protocol = protocol;
     hello.data_endpoint = data_endpoint;
     return receive(std::move(hello));
+  }
+  Outputs learner_status(wire::LearnerStage stage) {
+    wire::LearnerStatusT status;
+    status.stage = stage;
+    status.num_parts = 1;
+    status.parts = {0};
+    return receive(std::move(status));
+  }
+  /// A learner that does all it is asked, until it takes part. What came of the last word.
+  Outputs learner_forms() {
+    learner_hello();
+    learner_hello(kProtocolVersion, "ipc://learner");
+    learner_status(wire::LearnerStage::called);
+    return learner_status(wire::LearnerStage::formed);
   }
   static std::string peer(uint32_t agent, uint32_t incarnation) {
     return fmt::format("agent-{}.{}", agent, incarnation);
@@ -127,7 +145,7 @@ struct Run {
   }
   /// Learner and both agents have said hello.
   void everybody() {
-    learner_hello();
+    learner_forms();
     agent_hello(0);
     agent_hello(1);
   }
@@ -135,7 +153,7 @@ struct Run {
   const DriverCore::Finished* finish(Outputs& outputs) {
     step(DriverCore::AgentExited{0, 0, "exit status 0"});
     step(DriverCore::AgentExited{1, 0, "exit status 0"});
-    outputs = step(DriverCore::LearnerExited{"exit status 0"});
+    outputs = step(DriverCore::LearnerExited{0, 0, "exit status 0"});
     return find<DriverCore::Finished>(outputs);
   }
   Outputs report(uint64_t iteration, uint64_t env_steps = 0, double episode_return = 0) {
@@ -173,7 +191,7 @@ TEST_SUITE("driver/driver_core") {
     auto options = Run::options();
     options.stop.training_iteration = 2;
     Run run(options);
-    const Outputs go = run.learner_hello();
+    const Outputs go = run.learner_forms();
     run.agent_hello(0);
     run.agent_hello(1);
     CHECK(sent<wire::CommandT>(go)->until == 1);
@@ -195,7 +213,7 @@ TEST_SUITE("driver/driver_core") {
     auto options = Run::options();
     options.stop.num_env_steps_sampled_lifetime = 100;
     Run run(options);
-    run.learner_hello();
+    run.learner_forms();
     CHECK(find<DriverCore::Save>(run.report(1, 99)) == nullptr);
     CHECK(find<DriverCore::Save>(run.report(2, 100)) != nullptr);
   }
@@ -204,7 +222,7 @@ TEST_SUITE("driver/driver_core") {
     auto options = Run::options();
     options.stop.episode_return_mean = 10.0;
     Run run(options);
-    run.learner_hello();
+    run.learner_forms();
     CHECK(find<DriverCore::Save>(run.report(1, 0, 50.0)) == nullptr);   // one episode of two
     CHECK(find<DriverCore::Save>(run.report(2, 0, -31.0)) == nullptr);  // mean 9.5
     CHECK(find<DriverCore::Save>(run.report(3, 0, 51.0)) != nullptr);   // mean of -31 and 51: 10
@@ -214,7 +232,7 @@ TEST_SUITE("driver/driver_core") {
     auto options = Run::options();
     options.stop.time_total_s = 60;
     Run run(options);
-    run.learner_hello();
+    run.learner_forms();
     run.report(1);
     run.now += std::chrono::seconds(60);
     run.step(DriverCore::Tick{});
@@ -224,7 +242,7 @@ TEST_SUITE("driver/driver_core") {
 
   TEST_CASE("DriverCore: a repeated report counts once") {
     Run run(Run::options());
-    run.learner_hello();
+    run.learner_forms();
     run.report(1, 10);
     CHECK(run.report(1, 10).empty());
     CHECK(run.core.episodes_lifetime() == 1);
@@ -232,7 +250,7 @@ TEST_SUITE("driver/driver_core") {
 
   TEST_CASE("DriverCore: the first Ctrl-C saves and stops, the second ends at once") {
     Run run(Run::options());
-    run.learner_hello();
+    run.learner_forms();
     run.report(1);
     CHECK(find<DriverCore::Finished>(run.step(DriverCore::Interrupted{})) == nullptr);
     CHECK(find<DriverCore::Save>(run.report(2)) != nullptr);
@@ -244,7 +262,7 @@ TEST_SUITE("driver/driver_core") {
 
   TEST_CASE("DriverCore: Ctrl-C before the first iteration has nothing to save") {
     Run run(Run::options());
-    run.learner_hello();
+    run.learner_forms();
     CHECK(find<DriverCore::Finished>(run.step(DriverCore::Interrupted{})) != nullptr);
   }
 
@@ -261,9 +279,15 @@ TEST_SUITE("driver/driver_core") {
 
   TEST_CASE("DriverCore: an agent is welcomed once the learner listens, with its slots and where to send") {
     Run run(Run::options());
-    run.learner_hello(kProtocolVersion, "");
-    CHECK(run.agent_hello(1).empty());
     run.learner_hello();
+    CHECK(run.agent_hello(1).empty());
+    run.learner_hello(kProtocolVersion, "ipc://learner");
+    CHECK(run.agent_hello(1).empty());
+    const Outputs called = run.learner_status(wire::LearnerStage::called);
+    REQUIRE(sent<wire::GroupOrderT>(called) != nullptr);
+    CHECK(sent<wire::GroupOrderT>(called)->form);
+    CHECK(run.agent_hello(1).empty());
+    CHECK(sent<wire::CommandT>(run.learner_status(wire::LearnerStage::formed)) != nullptr);
     const Outputs outputs = run.agent_hello(1);
     const auto* welcome = sent<wire::AgentWelcomeT>(outputs);
     REQUIRE(welcome != nullptr);
@@ -287,7 +311,7 @@ TEST_SUITE("driver/driver_core") {
     options.fleet.num_slots = 10;
     options.fleet.agents.num_slots = 4;
     Run run(options);
-    run.learner_hello();
+    run.learner_forms();
     uint32_t next = 0;
     for (uint32_t agent = 0; agent < 4; ++agent) {
       const Outputs outputs = run.agent_hello(agent);
@@ -348,7 +372,7 @@ TEST_SUITE("driver/driver_core") {
 
   TEST_CASE("DriverCore: launcher none spawns nothing; agents from outside take the places in order") {
     Run run(Run::from_outside());
-    run.learner_hello();
+    run.learner_forms();
     const Outputs first = run.hello_from("join-a");
     CHECK(sent<wire::AgentWelcomeT>(first)->agent == 0);
     CHECK(event(first, "agent-joined")->text == "host agent 0 joined from node7");
@@ -365,7 +389,7 @@ TEST_SUITE("driver/driver_core") {
     auto options = Run::from_outside();
     options.fleet.runner_states.assign(4, SharedBytes::of(std::vector<std::byte>(8)));
     Run run(options);
-    run.learner_hello();
+    run.learner_forms();
     run.hello_from("join-a");
     run.hello_from("join-b");
     run.now += Fleet::kAgentTimeout / 2;
@@ -387,7 +411,7 @@ TEST_SUITE("driver/driver_core") {
 
   TEST_CASE("DriverCore: an agent from outside that leaves or fails frees its place, and the run goes on") {
     Run run(Run::from_outside());
-    run.learner_hello();
+    run.learner_forms();
     run.hello_from("join-a");
     auto status = Run::status(0);
     status.leaving = true;
@@ -414,12 +438,12 @@ TEST_SUITE("driver/driver_core") {
 
   TEST_CASE("DriverCore: an agent from outside with another protocol is turned away, one of ours ends the run") {
     Run run(Run::from_outside());
-    run.learner_hello();
+    run.learner_forms();
     const Outputs away = run.hello_from("join-a", Fleet::kAnyPlace, 0, kProtocolVersion + 1);
     CHECK(stop_peers(away) == std::vector<std::string>{"join-a"});
     CHECK(sent<wire::AgentWelcomeT>(run.hello_from("join-b")) != nullptr);
     Run ours(Run::options());
-    ours.learner_hello();
+    ours.learner_forms();
     CHECK(sent<wire::StopT>(ours.agent_hello(0, 0, kProtocolVersion + 1)) != nullptr);
   }
 
@@ -428,7 +452,7 @@ TEST_SUITE("driver/driver_core") {
     options.fleet.num_slots = options.fleet.agents.num_slots = 7;
     options.fleet.weights_fanout = 2;
     Run run(options);
-    run.learner_hello();
+    run.learner_forms();
     for (uint32_t agent = 0; agent < 2; ++agent) {
       CHECK(sent<wire::AgentWelcomeT>(run.agent_hello(agent))->weights_endpoint.empty());
       auto status = Run::status(agent);
@@ -500,7 +524,7 @@ TEST_SUITE("driver/driver_core") {
 
   TEST_CASE("DriverCore: a place nobody holds yet keeps a run of launcher none going") {
     Run run(Run::from_outside());
-    run.learner_hello();
+    run.learner_forms();
     run.hello_from("join-a");
     auto status = Run::status(0);
     status.quarantined = 2;
@@ -522,11 +546,11 @@ TEST_SUITE("driver/driver_core") {
           "host agent 1 ended: SIGKILL; restarted");
     CHECK(event(run.step(DriverCore::AgentExited{0, 0, "exit status 3"}), "agent-down")->text ==
           "host agent 0 ended: error[env-contract] zygote is gone; restarted");
-    const Outputs stop = run.step(DriverCore::LearnerExited{"SIGKILL"});
+    const Outputs stop = run.step(DriverCore::LearnerExited{0, 0, "SIGKILL"});
     CHECK(count<DriverCore::KillAgent>(stop) == 2);  // respawned, without a hello: nothing to drain
     run.step(DriverCore::AgentExited{0, 1, "SIGKILL"});
     const Outputs finished = run.step(DriverCore::AgentExited{1, 1, "SIGKILL"});
-    CHECK(find<DriverCore::Finished>(finished)->reason == "the learner ended: SIGKILL");
+    CHECK(find<DriverCore::Finished>(finished)->reason == "learner 0 ended: SIGKILL");
   }
 
   TEST_CASE("DriverCore: an agent's own mistake that restarting cannot mend ends the run without a respawn") {
@@ -544,7 +568,7 @@ TEST_SUITE("driver/driver_core") {
     CHECK(stop_peers(run.step(DriverCore::AgentExited{0, 0, "SIGKILL"})).empty());
     CHECK(sent<wire::StopT>(run.step(DriverCore::AgentExited{1, 0, "SIGSEGV"}))->reason ==
           "every host agent is given up; the last cause: SIGSEGV");
-    const Outputs finished = run.step(DriverCore::LearnerExited{"exit status 0"});
+    const Outputs finished = run.step(DriverCore::LearnerExited{0, 0, "exit status 0"});
     REQUIRE(find<DriverCore::Finished>(finished) != nullptr);
     CHECK(find<DriverCore::Finished>(finished)->error_code == "agents-lost");
   }
@@ -563,19 +587,19 @@ TEST_SUITE("driver/driver_core") {
 
   TEST_CASE("DriverCore: when no agent can be started the run ends for want of a resource") {
     Run run(Run::options());
-    run.learner_hello();
-    run.step(DriverCore::SpawnFailed{0, "fork: Resource temporarily unavailable"});
-    const Outputs stop = run.step(DriverCore::SpawnFailed{1, "fork: Resource temporarily unavailable"});
+    run.learner_forms();
+    run.step(DriverCore::SpawnFailed{0, 0, 0, "fork: Resource temporarily unavailable"});
+    const Outputs stop = run.step(DriverCore::SpawnFailed{1, 0, 0, "fork: Resource temporarily unavailable"});
     REQUIRE(sent<wire::StopT>(stop) != nullptr);
-    const Outputs finished = run.step(DriverCore::LearnerExited{"exit 0"});
+    const Outputs finished = run.step(DriverCore::LearnerExited{0, 0, "exit 0"});
     REQUIRE(find<DriverCore::Finished>(finished) != nullptr);
     CHECK(find<DriverCore::Finished>(finished)->exit == Exit::resource);
   }
 
   TEST_CASE("DriverCore: a lost learner ends the run, and says so") {
     Run run(Run::options());
-    run.learner_hello();
-    run.step(DriverCore::LearnerExited{"SIGKILL"});
+    run.learner_forms();
+    run.step(DriverCore::LearnerExited{0, 0, "SIGKILL"});
     run.step(DriverCore::AgentExited{0, 0, "exit status 0"});
     const Outputs finished = run.step(DriverCore::AgentExited{1, 0, "exit status 0"});
     REQUIRE(find<DriverCore::Finished>(finished) != nullptr);
@@ -612,7 +636,7 @@ TEST_SUITE("driver/driver_core") {
 
   TEST_CASE("DriverCore: the learner hears of a place that is given up before its agent said hello") {
     Run run(Run::options());
-    run.learner_hello();
+    run.learner_forms();
     run.agent_hello(0);
     const Outputs outputs = run.step(DriverCore::AgentExited{1, 0, "SIGSEGV"});
     const auto* state = told_learner(outputs);
@@ -627,7 +651,7 @@ TEST_SUITE("driver/driver_core") {
     options.fleet.runner_states = {SharedBytes{}, SharedBytes{}, SharedBytes::of(std::vector<std::byte>(8)),
                                    SharedBytes::of(std::vector<std::byte>(9))};
     Run run(options);
-    run.learner_hello();
+    run.learner_forms();
     const auto states = [&](uint32_t agent, uint32_t incarnation) {
       std::vector<std::pair<uint32_t, size_t>> found;  // slot, bytes
       for (const auto& output : run.agent_hello(agent, incarnation)) {
@@ -654,7 +678,7 @@ TEST_SUITE("driver/driver_core") {
     auto options = Run::options();
     options.checkpoint_frequency = 1;
     Run run(options);
-    run.learner_hello();
+    run.learner_forms();
     CHECK(find<DriverCore::Save>(run.report(1)) != nullptr);
     const Outputs outputs =
         run.step(DriverCore::Saved{CheckpointWriter::Failed{"MANIFEST.json: No space left on device"}});
@@ -666,7 +690,7 @@ TEST_SUITE("driver/driver_core") {
     auto options = Run::options();
     options.checkpoint_frequency = 1;
     Run run(options);
-    run.learner_hello();
+    run.learner_forms();
     run.report(1);
     run.step(DriverCore::Saved{CheckpointWriter::Prepared{"d"}});
     run.now += DriverCore::kSaveDeadline;
@@ -678,7 +702,7 @@ TEST_SUITE("driver/driver_core") {
   TEST_CASE("DriverCore: who asks while the run stops is told again; who does not stop within 15 s is killed") {
     Run run(Run::options());
     run.everybody();
-    run.step(DriverCore::LearnerExited{"SIGKILL"});
+    run.step(DriverCore::LearnerExited{0, 0, "SIGKILL"});
     CHECK(stop_peers(run.receive(Run::status(0), Run::peer(0, 0))) == std::vector<std::string>{"agent-0.0"});
     CHECK(stop_peers(run.hello_from("join-a")) == std::vector<std::string>{"join-a"});
     run.now += DriverCore::kStopDeadline;
@@ -689,7 +713,7 @@ TEST_SUITE("driver/driver_core") {
     auto options = Run::options();
     options.training_iteration = options.stop.training_iteration = 4;  // resumed at its end
     Run run(options);
-    const Outputs stop = run.learner_hello();
+    const Outputs stop = run.learner_forms();
     CHECK(stop_peers(stop) == std::vector<std::string>{"learner-0"});
     CHECK(count<DriverCore::KillAgent>(stop) == 2);
   }

@@ -1,234 +1,10 @@
 #include "learners/learner_core.hpp"
 
-#include <doctest/doctest.h>
-
-#include <set>
-
-#include "tests/simulation/outputs.hpp"
+#include "tests/simulation/learner_harness.hpp"
 
 namespace myriad {
-namespace {
 
-using Outputs = std::vector<LearnerCore::Output>;
-constexpr uint64_t kRun = 5;
-
-WeightsPtr weights(uint64_t version) { return std::make_shared<const Weights>(Weights{version, 1, {1.0f}, {}}); }
-
-LearnerCore::Options options_of(SamplingMode mode) {
-  LearnerCore::Options options;
-  options.run = kRun;
-  options.mode = mode;
-  options.num_slots = options.fragments_per_batch = 2;
-  options.steps = 3;
-  options.environments = 1;
-  options.fragment_bytes = 10;
-  options.spec_hash = 1;
-  options.fragment_hash = 2;
-  options.violation = [](const wire::FragmentHeaderT& header, std::span<const std::byte>) -> std::string {
-    return header.final_rows == 0 ? "" : "column reward has a value that is not finite";
-  };
-  return options;
-}
-
-/// A learner, and what its driver and agents say to it.
-struct Harness {
-  LearnerCore core;
-  Time now{};
-  Outputs started;
-
-  explicit Harness(const LearnerCore::Options& options, uint64_t version = 0) : core(options) {
-    core.start(weights(version), now, started);
-  }
-
-  Outputs step(LearnerCore::Input input) {
-    Outputs outputs;
-    core.step(input, now, outputs);
-    acknowledge_weights(outputs);
-    return outputs;
-  }
-  template <class T>
-  static Message message(T body, std::vector<SharedBytes> payloads = {}) {
-    Message message = make_message(std::move(body), std::move(payloads));
-    message.run = kRun;
-    message.epoch = 1;
-    return message;
-  }
-
-  // --- the driver ---
-  Outputs command(wire::CommandKind kind, uint64_t until, uint64_t sequence = 0) {
-    wire::CommandT body;
-    body.kind = kind;
-    body.until = until;
-    body.sequence = sequence;
-    body.directory = "d";
-    return step(LearnerCore::FromDriver{message(std::move(body))});
-  }
-  Outputs go(uint64_t until) { return command(wire::CommandKind::go, until); }
-  Outputs agent(uint32_t index, uint32_t first, uint32_t num, uint32_t incarnation = 0, bool up = true) {
-    wire::AgentStateT body;
-    body.agent = index;
-    body.incarnation = incarnation;
-    body.first_slot = first;
-    body.num_slots = num;
-    body.up = up;
-    return step(LearnerCore::FromDriver{message(body)});
-  }
-
-  // --- agents ---
-  /// As a real agent does, so that the next version may be sent.
-  void acknowledge_weights(const Outputs& outputs) {
-    for (const auto& output : outputs) {
-      const auto* send = std::get_if<LearnerCore::ToAgent>(&output);
-      const auto* weights = send == nullptr ? nullptr : send->message.as<wire::WeightsHeaderT>();
-      if (weights == nullptr) continue;
-      wire::JoinT body;
-      body.agent = static_cast<uint32_t>(std::stoul(send->peer.substr(6)));
-      body.incarnation = incarnations[body.agent];
-      body.spec_hash = 1;
-      body.fragment_hash = 2;
-      body.weights_version = static_cast<int64_t>(weights->version);
-      Outputs answer;
-      core.step(LearnerCore::FromAgent{send->peer, message(body)}, now, answer);
-    }
-  }
-  std::map<uint32_t, uint32_t> incarnations;
-  static std::string name(uint32_t agent) { return "agent-" + std::to_string(agent); }
-  Outputs join(uint32_t agent, uint32_t incarnation = 0, int64_t version = -1, uint64_t spec = 1) {
-    wire::JoinT body;
-    body.agent = agent;
-    body.incarnation = incarnation;
-    body.spec_hash = spec;
-    body.fragment_hash = 2;
-    body.weights_version = version;
-    incarnations[agent] = incarnation;
-    return step(LearnerCore::FromAgent{name(agent), message(body)});
-  }
-  /// `inner` in a parcel that follows what the agent sent before.
-  Outputs parcel(uint32_t agent, const std::vector<Message>& inner, uint32_t incarnation = 0) {
-    auto [sender, is_new] = senders.try_emplace({agent, incarnation}, agent, incarnation);
-    for (const Message& m : inner) sender->second.add(m);
-    std::vector<Message> parcels;
-    sender->second.flush(now, parcels);
-    sender->second.acknowledge(sender->second.sent());
-    REQUIRE(parcels.size() == 1);
-    last_parcel = parcels[0];
-    last_parcel.run = kRun;
-    last_parcel.epoch = 1;
-    last_agent = agent;
-    return again();
-  }
-  Outputs again() { return step(LearnerCore::FromAgent{name(last_agent), last_parcel}); }
-
-  static Message slot_state(uint32_t slot, uint32_t incarnation, bool up) {
-    wire::SlotStateT body;
-    body.slot = slot;
-    body.incarnation = incarnation;
-    body.up = up;
-    return message(body);
-  }
-  static Message fragment(uint32_t slot, uint64_t seq, uint64_t version, double episode_return = 0, bool valid = true,
-                          uint32_t incarnation = 0) {
-    wire::FragmentHeaderT body;
-    body.key = std::make_unique<wire::FragmentKey>(slot, incarnation, seq);
-    body.weights_version = version;
-    body.steps = 3;
-    body.environments = 1;
-    body.final_rows = valid ? 0 : 1;
-    body.episodes.emplace_back(episode_return, 1, slot);
-    return message(std::move(body), {SharedBytes::of(std::vector<std::byte>(4))});
-  }
-  static Message state(uint32_t slot, uint64_t seq, uint64_t checkpoint) {
-    wire::RunnerStateT body;
-    body.slot = slot;
-    body.seq = seq;
-    body.checkpoint = checkpoint;
-    return message(std::move(body), {SharedBytes::of(std::vector<std::byte>(4))});
-  }
-  Outputs updated(uint64_t version, std::map<std::string, double> metrics = {}) {
-    return step(LearnerCore::Updated{weights(version), std::move(metrics)});
-  }
-  Outputs tick(Time later) {
-    now += later;
-    return step(LearnerCore::Tick{});
-  }
-
-  std::map<std::pair<uint32_t, uint32_t>, ParcelSender> senders;
-  Message last_parcel;
-  uint32_t last_agent = 0;
-};
-
-/// The first message with body T among those to the driver or to agents (to `peer`, if named).
-template <class T>
-const T* sent(const Outputs& outputs, const std::string& peer = "") {
-  for (const auto& output : outputs) {
-    const T* body = nullptr;
-    if (const auto* driver = std::get_if<LearnerCore::ToDriver>(&output); driver != nullptr && peer.empty())
-      body = driver->message.as<T>();
-    if (const auto* agent = std::get_if<LearnerCore::ToAgent>(&output);
-        agent != nullptr && (peer.empty() || agent->peer == peer))
-      body = agent->message.as<T>();
-    if (body != nullptr) return body;
-  }
-  return nullptr;
-}
-double metric(const Outputs& outputs, const std::string& name) {
-  const auto* report = sent<wire::IterationReportT>(outputs);
-  REQUIRE(report != nullptr);
-  for (const auto& row : report->metrics)
-    if (row->key == name) return row->value;
-  FAIL("no metric " << name);
-  return 0;
-}
-/// Reasons by fragment; fails on a fragment that is named twice.
-struct Books {
-  std::map<FragmentId, std::string> ends;
-  void add(const Outputs& outputs) {
-    for (const auto& output : outputs)
-      if (const auto* consumed = std::get_if<LearnerCore::Consumed>(&output))
-        CHECK(ends.emplace(consumed->id, consumed->dropped).second);
-  }
-};
-
-/// One agent with both slots, joined, in step with its learner.
-struct Sync : Harness {
-  explicit Sync(SamplingMode mode = SamplingMode::sync) : Sync(options_of(mode)) {}
-  explicit Sync(const LearnerCore::Options& options, uint64_t version = 0) : Harness(options, version) {
-    agent(0, 0, 2);
-    join(0);
-  }
-  Outputs both(uint64_t seq, uint64_t version) {
-    return parcel(0, {fragment(0, seq, version, 10.0 + static_cast<double>(seq)),
-                      fragment(1, seq, version, 20.0 + static_cast<double>(seq))});
-  }
-  Outputs first_iteration() {
-    go(1);
-    both(0, 0);
-    return updated(1);
-  }
-};
-struct Lag1 : Sync {
-  Lag1() : Sync(SamplingMode::lag1) {}
-};
-
-LearnerCore::Options async_options() {
-  LearnerCore::Options options = options_of(SamplingMode::async);
-  options.num_slots = 4;
-  options.learner_queue_size = 3;  // W = 3 x 2 + 4 = 10 fragments
-  return options;
-}
-/// Two agents of two slots each.
-struct Async : Harness {
-  Async() : Async(async_options()) {}
-  explicit Async(const LearnerCore::Options& options) : Harness(options) {
-    agent(0, 0, 2), agent(1, 2, 2);
-    join(0), join(1);
-  }
-  Outputs send(uint32_t slot, uint64_t seq, uint64_t version, double episode_return = 0) {
-    return parcel(slot / 2, {fragment(slot, seq, version, episode_return)});
-  }
-};
-
-}  // namespace
+using namespace learner_harness;
 
 TEST_SUITE("learners/learner_core") {
   // --- agents ---
@@ -279,7 +55,7 @@ TEST_SUITE("learners/learner_core") {
     CHECK(sent<wire::RefusedT>(outputs)->reason.find("differ") != std::string::npos);
   }
 
-  TEST_CASE_FIXTURE(Sync, "LearnerCore: messages of another run or epoch are counted and dropped, in parcels too") {
+  TEST_CASE_FIXTURE(Sync, "LearnerCore: messages of another run or epoch are counted and dropped, in parcels those of another run") {
     Message foreign = message(wire::JoinT{});
     foreign.run = 1;
     CHECK(step(LearnerCore::FromAgent{"x", foreign}).empty());
@@ -288,8 +64,12 @@ TEST_SUITE("learners/learner_core") {
     CHECK(step(LearnerCore::FromAgent{"x", foreign}).empty());
     go(1);
     Message inner = fragment(0, 0, 0);
-    inner.epoch = 2;
+    inner.run = 1;
     CHECK(count<LearnerCore::Assemble>(parcel(0, {inner})) == 0);
+    CHECK(core.drops().at("dropped/foreign_run_or_epoch") == 3);
+    inner = fragment(0, 0, 0);
+    inner.epoch = 0;  // what an agent keeps was said in the epoch of then: that of the parcel counts
+    CHECK(count<LearnerCore::Assemble>(parcel(0, {inner})) == 1);
     CHECK(core.drops().at("dropped/foreign_run_or_epoch") == 3);
     CHECK(step(LearnerCore::FromAgent{name(0), message(wire::StopT{})}).empty());
     CHECK(count<LearnerCore::Assemble>(parcel(0, {message(wire::StopT{})})) == 0);
@@ -394,11 +174,13 @@ TEST_SUITE("learners/learner_core") {
     CHECK(sent<wire::GrantT>(down)->slots.size() == 1);
     CHECK(sent<wire::GrantT>(down)->slots[0].granted() == 2);  // slot 1 has both
     parcel(0, {slot_state(0, 1, true)});
-    const Outputs stale = parcel(0, {fragment(0, 0, 0)});
-    books.add(stale);
-    CHECK(books.ends.at({0, 0, 0}) == "stale_incarnation");
+    books.add(parcel(0, {fragment(0, 0, 0)}));
     parcel(0, {fragment(1, 0, 0)});
     CHECK(count<LearnerCore::Update>(parcel(0, {fragment(1, 1, 0)})) == 1);
+    CHECK(books.ends.empty());
+    books.add(updated(1));
+    CHECK(books.ends.size() == 3);
+    CHECK(books.ends.at({0, 0, 0}) == "stale_incarnation");
   }
 
   // --- sync ---
@@ -451,20 +233,26 @@ TEST_SUITE("learners/learner_core") {
     go(1);
     Outputs outputs = parcel(0, {fragment(0, 0, 0, 0, /*valid=*/false)});
     books.add(outputs);
-    CHECK(books.ends.at({0, 0, 0}) == "invalid");
+    CHECK(core.drops().at("dropped/invalid") == 1);
     CHECK(sent<wire::RefusedT>(outputs) == nullptr);
     REQUIRE(sent<wire::GrantT>(outputs)->slots.size() == 1);
     CHECK(sent<wire::GrantT>(outputs)->slots[0].granted() == 2);
     outputs = parcel(0, {fragment(0, 1, 9)});  // of no version the round knows
     books.add(outputs);
-    CHECK(books.ends.at({0, 0, 1}) == "wrong_version");
+    CHECK(core.drops().at("dropped/wrong_version") == 1);
     CHECK(sent<wire::GrantT>(outputs)->slots[0].granted() == 3);
     wire::FragmentHeaderT two = *fragment(0, 2, 0).as<wire::FragmentHeaderT>();
     books.add(parcel(0, {message(std::move(two))}));  // without its payload
     CHECK(core.drops().at("dropped/invalid") == 2);
     books.add(parcel(0, {fragment(0, 3, 0), fragment(1, 0, 0)}));
-    CHECK(count<LearnerCore::ToDriver>(updated(1)) == 1);
+    CHECK(books.ends.empty());  // until the update is finished, an agent that goes on elsewhere sends all of it again
+    outputs = updated(1);
+    books.add(outputs);
+    CHECK(count<LearnerCore::ToDriver>(outputs) == 1);
     CHECK(books.ends.size() == 5);
+    CHECK(books.ends.at({0, 0, 0}) == "invalid");
+    CHECK(books.ends.at({0, 0, 1}) == "wrong_version");
+    CHECK(books.ends.at({0, 0, 2}) == "invalid");
     CHECK(books.ends.at({0, 0, 3}).empty());
   }
 
@@ -584,8 +372,7 @@ TEST_SUITE("learners/learner_core") {
     CHECK(write->batch_episodes[1].episode_return() == 21);
 
     LearnerCore::Options options = options_of(SamplingMode::lag1);
-    options.training_iteration = 1;
-    options.num_env_steps_sampled_lifetime = 6;
+    options.state = {1, 6, {}};
     options.resumes_with_batch = true;
     options.batch_episodes = write->batch_episodes;
     step(LearnerCore::CheckpointWritten{1, {}, ""});
@@ -658,9 +445,12 @@ TEST_SUITE("learners/learner_core") {
     CHECK(drops.at("dropped/wrong_version") == 1);
     CHECK(drops.at("dropped/invalid") == 1);
     CHECK(drops.at("dropped/stale_incarnation") == 2);
+    CHECK(books.ends.empty());
+    const Outputs report = updated(1);
+    books.add(report);
     CHECK(books.ends.size() == 6);  // 0.0 in a batch, 1, 2, 3, 4 dropped; 1.0 in a batch
     CHECK(books.ends.at({0, 1, 0}).empty());
-    CHECK(metric(updated(1), "num_fragments_missing_since_start") == 0);
+    CHECK(metric(report, "num_fragments_missing_since_start") == 0);
   }
 
   TEST_CASE("LearnerCore: async drops what would be trained too many versions late, when it would be placed") {
@@ -680,11 +470,15 @@ TEST_SUITE("learners/learner_core") {
     books.add(second);
     CHECK(count<LearnerCore::Update>(second) == 1);
     CHECK(h.core.drops().at("dropped/policy_lag") == 1);
-    CHECK(books.ends.at({0, 0, 3}) == "policy_lag");
-    CHECK(books.ends.size() == 5);
     CHECK(sent<wire::GrantT>(h.join(0))->weights_version == 0);
-    h.updated(2);
+    books.add(h.updated(2));
     CHECK(sent<wire::GrantT>(h.join(0))->weights_version == 1);  // older ones would be dropped
+    CHECK(books.ends.size() == 4);  // the one dropped since is below the mark of the next update
+    h.send(0, 4, 2), h.send(1, 1, 2);
+    h.go(3);
+    books.add(h.updated(3));
+    CHECK(books.ends.at({0, 0, 3}) == "policy_lag");
+    CHECK(books.ends.size() == 7);
   }
 
   TEST_CASE_FIXTURE(Async, "LearnerCore: async credit is in bytes, cumulative, and held to") {
@@ -696,7 +490,7 @@ TEST_SUITE("learners/learner_core") {
     CHECK(core.drops().at("dropped/beyond_credit") == 0);
     const Outputs beyond = send(0, 7, 0);
     CHECK(core.drops().at("dropped/beyond_credit") == 1);
-    CHECK(find<LearnerCore::Consumed>(beyond)->dropped == "beyond_credit");
+    CHECK(count<LearnerCore::Consumed>(beyond) == 0);  // when the update that settles it is finished
     const Outputs first = go(1);  // two more places
     CHECK(sent<wire::GrantT>(first, "agent-0")->granted_bytes == 100);
     const Outputs down = agent(1, 2, 2, 0, false);
@@ -706,13 +500,37 @@ TEST_SUITE("learners/learner_core") {
     CHECK(sent<wire::GrantT>(join(1, 1))->granted_bytes == 50);  // a new agent has sent nothing
   }
 
+  TEST_CASE_FIXTURE(Async, "LearnerCore: async settles what was dropped with the update whose mark passes it") {
+    Books books;
+    go(1);
+    for (uint64_t seq = 0; seq < 4; ++seq) books.add(send(0, seq, 0));  // two are trained on, two have their place
+    books.add(send(0, 4, 0));                                          // waits
+    books.add(parcel(0, {fragment(0, 5, 0, 0, /*valid=*/false)}));
+    CHECK(UpdateTally::decode(tally).marks.at(0).messages() == 2);
+    books.add(updated(1));
+    CHECK(books.ends.size() == 2);
+    books.add(go(2));
+    CHECK(UpdateTally::decode(tally).marks.at(0).messages() == 4);  // what waits, and the drop after it, would come again
+    books.add(updated(2));
+    CHECK(books.ends.size() == 4);
+    books.add(send(0, 6, 0));
+    books.add(go(3));
+    CHECK(UpdateTally::decode(tally).marks.at(0).messages() == 7);
+    books.add(updated(3));
+    CHECK(books.ends.size() == 7);
+    CHECK(books.ends.at({0, 0, 5}) == "invalid");
+  }
+
   TEST_CASE_FIXTURE(Async, "LearnerCore: what a dead async agent delivered is used, and its credit returns") {
     Books books;
     for (uint64_t seq = 0; seq < 4; ++seq) books.add(send(2, seq, 0));
     agent(1, 2, 2, 0, false);
     CHECK(sent<wire::GrantT>(join(0))->granted_bytes == 80);  // 10 less the two that wait
-    books.add(go(1));
+    go(1);
     CHECK(sent<wire::GrantT>(join(0))->granted_bytes == 100);
+    books.add(updated(1));
+    go(2);
+    books.add(updated(2));
     CHECK(books.ends.size() == 4);
     CHECK(parcel(1, {fragment(2, 4, 0)}).empty());
     CHECK(core.drops().at("dropped/stale_agent") == 1);
@@ -729,7 +547,7 @@ TEST_SUITE("learners/learner_core") {
     h.now += std::chrono::milliseconds(400);
     h.send(0, 1, 0, 3), h.send(1, 1, 0, 4);  // placed at once
     h.send(2, 0, 0, 5);                      // waits for a place
-    h.now += std::chrono::milliseconds(300);
+    h.now += std::chrono::milliseconds(600);
     const Outputs first = h.updated(1, {{"loss", 1}, {"learner_update_s", 0.25}});
     CHECK(sent<wire::IterationReportT>(first) == nullptr);
     CHECK(sent<wire::WeightsHeaderT>(first) == nullptr);  // every second update
@@ -751,11 +569,13 @@ TEST_SUITE("learners/learner_core") {
     CHECK(count<LearnerCore::Update>(h.tick(std::chrono::seconds(9))) == 0);
     CHECK(count<LearnerCore::Update>(h.go(2)) == 1);
     h.now += std::chrono::seconds(1);
-    const Outputs second = h.updated(3);
-    CHECK(metric(second, "queue_age_max_s") == doctest::Approx(0.3));
+    CHECK(sent<wire::IterationReportT>(h.updated(3)) == nullptr);  // when it began there was time left
+    h.send(0, 2, 2), h.send(1, 2, 2);
+    const Outputs second = h.updated(4);
+    CHECK(metric(second, "queue_age_max_s") == doctest::Approx(0.6));
     CHECK(metric(second, "queue_age_mean_s") == doctest::Approx(0.15));
     CHECK(metric(second, "policy_lag_max") == 2);
-    CHECK(metric(second, "num_updates") == 1);
+    CHECK(metric(second, "num_updates") == 2);
   }
 
   TEST_CASE_FIXTURE(Async, "LearnerCore: an async checkpoint is written at once and has no runners") {
