@@ -1,10 +1,13 @@
 // The learner's part of a checkpoint: safetensors for module, optimizer, connectors and counters, one file for each
 // runner.
 //
-//   learner_group/modules/default_policy.safetensors   learner_group/optimizer.safetensors
+//   learner_group/modules/default_policy.safetensors   learner_group/optimizer-0000-of-0001.safetensors ...
 //   learner_group/connectors.safetensors               learner_group/state.safetensors
 //   env_runners/slot-0000.safetensors ...
 //   learner_group/pending_batch.safetensors            lag1: the batch that was sampled and is not trained on yet
+//
+// The optimizer's state lies in as many files as the learners had parts of it, and any number of learners reads them.
+// Each shard writes its own part; the first one what all have alike.
 #pragma once
 
 #include <optional>
@@ -21,11 +24,13 @@ struct LearnerCounters {
   uint64_t training_iteration = 0, num_env_steps_sampled_lifetime = 0;
 };
 
-/// `assembler`: its pending batch is saved when the request says so. Throws FileError.
+/// This shard's files. Collective where Learner::state() is. `assembler`: its pending batch is saved when the request
+/// says so. Throws FileError.
 std::vector<CheckpointFile> save_learner(Files& files, const LearnerCore::WriteCheckpoint& request,
                                          const Learner& learner, BatchAssembler& assembler);
 
-/// Throws Error("corrupt-file" or "foreign-checkpoint").
+/// Into a learner without a group, from however many learners the files are. Throws Error("corrupt-file" or
+/// "foreign-checkpoint").
 LearnerCounters load_learner(Files& files, const std::string& directory, Learner& learner);
 
 /// The episodes of the checkpoint's pending batch, which is in `assembler` now; nullopt when there is none. Throws

@@ -81,6 +81,8 @@ class Learner {
   const ModuleSpec& spec() const { return module_->spec(); }
   const Algorithm& algorithm() const { return *algorithm_; }
   uint64_t version() const { return version_; }
+  uint32_t rank() const { return group_ ? group_->rank() : 0; }
+  uint32_t size() const { return group_ ? group_->size() : 1; }
 
   /// Who has what when a group forms; ranks are those of the new group.
   struct Sources {
@@ -147,8 +149,6 @@ class Learner {
     ValueFit fit;
   };
 
-  uint32_t rank() const { return group_ ? group_->rank() : 0; }
-  uint32_t size() const { return group_ ? group_->size() : 1; }
   bool alone() const { return size() == 1; }
   SumOverGroup sum_over_group() const;
 
