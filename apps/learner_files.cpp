@@ -1,7 +1,9 @@
 #include "apps/learner_files.hpp"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
+#include <functional>
 
 #include "rl/check.hpp"
 
@@ -9,7 +11,7 @@ namespace myriad {
 namespace {
 
 constexpr const char* kModule = "learner_group/modules/default_policy.safetensors";
-constexpr const char* kOptimizer = "learner_group/optimizer.safetensors";
+constexpr const char* kOptimizer = "learner_group/optimizer.safetensors";  // of before there were parts
 constexpr const char* kConnectors = "learner_group/connectors.safetensors";
 constexpr const char* kState = "learner_group/state.safetensors";
 constexpr std::string_view kPending = "pending_batch";
@@ -23,6 +25,40 @@ TensorMap read_tensors(Files& files, const std::string& directory, const std::st
 }
 
 Tensor scalar(uint64_t value) { return Tensor::of(std::vector<int64_t>{static_cast<int64_t>(value)}, {1}); }
+
+std::string part_name(uint32_t part, uint32_t parts) {
+  return fmt::format("learner_group/optimizer-{:04}-of-{:04}.safetensors", part, parts);
+}
+
+/// The number of parts the optimizer's state was saved in; 0: one file without a number.
+uint32_t saved_parts(Files& files, const std::string& directory) {
+  for (const std::string& name : files.list(directory + "/learner_group")) {
+    unsigned part = 0, parts = 0;
+    if (std::sscanf(name.c_str(), "optimizer-%u-of-%u.safetensors", &part, &parts) == 2 && parts > 0) return parts;
+  }
+  return 0;
+}
+
+/// The optimizer's whole state out of its parts.
+TensorMap read_optimizer(Files& files, const std::string& directory) {
+  const uint32_t parts = saved_parts(files, directory);
+  if (parts == 0) return read_tensors(files, directory, kOptimizer);
+  TensorMap whole = read_tensors(files, directory, part_name(0, parts).c_str());
+  for (uint32_t part = 1; part < parts; ++part) {
+    const std::string name = part_name(part, parts);
+    const TensorMap tensors = read_tensors(files, directory, name.c_str());
+    for (const char* column : {"exp_avg", "exp_avg_sq"}) {
+      const auto to = whole.find(column);
+      const auto from = tensors.find(column), offset = tensors.find("offset");
+      if (to == whole.end() || from == tensors.end() || offset == tensors.end() ||
+          offset->second.i64() != std::vector<int64_t>{static_cast<int64_t>(to->second.bytes.size() / sizeof(float))})
+        fail(Exit::usage, "foreign-checkpoint", "{}/{} does not go on where the part before it ends", directory, name);
+      to->second.bytes.insert(to->second.bytes.end(), from->second.bytes.begin(), from->second.bytes.end());
+      to->second.shape = {to->second.bytes.size() / sizeof(float)};
+    }
+  }
+  return whole;
+}
 
 /// The batch's columns under their names, as [rows, bytes of a row], and what is not in them. Episodes: a row each.
 TensorMap pending_tensors(Fragment& batch, const LearnerCore::WriteCheckpoint& request, size_t first_environment) {
@@ -130,28 +166,35 @@ void copy_pending_tail(std::vector<PendingPart>& parts, size_t first, Fragment& 
     }
 }
 
+using Write = std::function<void(const std::string& name, std::span<const std::byte> bytes)>;
+
+void write_replicated(const Write& write, const LearnerCore::WriteCheckpoint& request, const Learner& learner,
+                      const LearnerState& state) {
+  TensorMap counters = state.scalars;
+  counters["training_iteration"] = scalar(request.training_iteration);
+  counters["num_env_steps_sampled_lifetime"] = scalar(request.num_env_steps_sampled_lifetime);
+  write(kModule, encode_safetensors(state.module, {{"module", learner.spec().to_string()}}));
+  write(kConnectors, encode_safetensors(state.connectors));
+  write(kState, encode_safetensors(counters));
+}
+
 }  // namespace
 
 std::vector<CheckpointFile> save_learner(Files& files, const LearnerCore::WriteCheckpoint& request,
-                                         const Learner& learner, const ShardPart& part, BatchAssembler& assembler) {
+                                         const Learner& learner, size_t first_place, BatchAssembler& assembler) {
   std::vector<CheckpointFile> written;
   const auto write = [&](const std::string& name, std::span<const std::byte> bytes) {
     written.push_back(write_checkpoint_file(files, request.directory, name, bytes));
   };
   const LearnerState state = learner.state();
-  if (part.rank == 0) {
-    TensorMap counters = state.scalars;
-    counters["training_iteration"] = scalar(request.training_iteration);
-    counters["num_env_steps_sampled_lifetime"] = scalar(request.num_env_steps_sampled_lifetime);
-    write(kModule, encode_safetensors(state.module, {{"module", learner.spec().to_string()}}));
-    write(kOptimizer, encode_safetensors(state.optimizer));
-    write(kConnectors, encode_safetensors(state.connectors));
-    write(kState, encode_safetensors(counters));
-  }
+  const bool first = learner.rank() == 0;
+  if (first || learner.num_parts() > 1)
+    write(part_name(learner.parts().front(), learner.num_parts()), encode_safetensors(state.optimizer));
+  if (first) write_replicated(write, request, learner, state);
   if (request.with_batch)
-    write(fmt::format("learner_group/{}-{:04}-of-{:04}.safetensors", kPending, part.rank, part.size),
+    write(fmt::format("learner_group/{}-{:06}.safetensors", kPending, first_place),
           encode_safetensors(pending_tensors(assembler.pending(request.batch_weights_version), request,
-                                             part.first_place * assembler.environments_of_place())));
+                                             first_place * assembler.environments_of_place())));
   for (const SavedRunner& runner : request.runners)
     write(fmt::format("env_runners/slot-{:04}.safetensors", runner.slot), runner.state.view);
   return written;
@@ -160,7 +203,7 @@ std::vector<CheckpointFile> save_learner(Files& files, const LearnerCore::WriteC
 LearnerCounters load_learner(Files& files, const std::string& directory, Learner& learner) {
   LearnerState state;
   state.module = read_tensors(files, directory, kModule);
-  state.optimizer = read_tensors(files, directory, kOptimizer);
+  state.optimizer = read_optimizer(files, directory);
   state.connectors = read_tensors(files, directory, kConnectors);
   state.scalars = read_tensors(files, directory, kState);
   const auto take = [&](const char* name) {

@@ -1,11 +1,14 @@
 // The learner's part of a checkpoint: safetensors for module, optimizer, connectors and counters, one file for each
 // runner.
 //
-//   learner_group/modules/default_policy.safetensors   learner_group/optimizer.safetensors
+//   learner_group/modules/default_policy.safetensors   learner_group/optimizer-0000-of-0001.safetensors ...
 //   learner_group/connectors.safetensors               learner_group/state.safetensors
 //   env_runners/slot-0000.safetensors ...
-//   learner_group/pending_batch-0000-of-0001.safetensors ...   lag1: the batch that was sampled and is not trained on
-//                                                              yet, a part from each shard, for any number of them
+//   learner_group/pending_batch-000000.safetensors ...         lag1: the batch that was sampled and is not trained on
+//                                                              yet, a part from each shard, by its first place
+//
+// The optimizer's state lies in as many files as the learners had parts of it. Any number of learners reads what any
+// number wrote: each shard writes its own part, and the first one what all have alike.
 #pragma once
 
 #include <optional>
@@ -22,19 +25,13 @@ struct LearnerCounters {
   uint64_t training_iteration = 0, num_env_steps_sampled_lifetime = 0;
 };
 
-/// Which part of a checkpoint a shard writes, or of the batch that waits it takes.
-struct ShardPart {
-  uint32_t rank = 0, size = 1;
-  size_t first_place = 0;
-};
-
-/// `assembler`: its pending batch is saved when the request says so. Throws FileError.
-/// What the shard of `rank` has to write.
+/// This shard's files. Collective where Learner::state() is. `assembler`: its pending batch, from `first_place` of the
+/// group's batch on, is saved when the request says so. Throws FileError.
 std::vector<CheckpointFile> save_learner(Files& files, const LearnerCore::WriteCheckpoint& request,
-                                         const Learner& learner, const ShardPart& part,
-                                         BatchAssembler& assembler);
+                                         const Learner& learner, size_t first_place, BatchAssembler& assembler);
 
-/// Throws Error("corrupt-file" or "foreign-checkpoint").
+/// Into a learner without a group, from however many learners the files are. Throws Error("corrupt-file" or
+/// "foreign-checkpoint").
 LearnerCounters load_learner(Files& files, const std::string& directory, Learner& learner);
 
 /// The episodes of the checkpoint's pending batch, of which the places from `first_place` on are in `assembler` now;

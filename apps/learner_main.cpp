@@ -303,8 +303,13 @@ class LearnerShell {
 
   /// With what the learner holds now, for the driver to know.
   Worker::Result report_parts(GroupMember::Ended ended) {
-    ended.parts = {0};
-    ended.num_parts = 1;
+    const std::vector<Parts::Holding> holdings = learner_.holdings();
+    ended.parts = holdings[0].parts;
+    ended.num_parts = holdings[0].num_parts;
+    if (holdings.size() > 1) {
+      ended.parts_before = holdings[1].parts;
+      ended.num_parts_before = holdings[1].num_parts;
+    }
     return [this, ended = std::move(ended)] { step_member(ended); };
   }
 
@@ -457,8 +462,7 @@ class LearnerShell {
       LearnerCore::CheckpointWritten written{request.sequence, {}, ""};
       GroupMember::Ended ended;
       try {
-        written.files = save_learner(
-            *files_, request, learner_, {part_.order.rank, part_.order.size, part_.order.first_place}, *assembler_);
+        written.files = save_learner(*files_, request, learner_, part_.order.first_place, *assembler_);
       } catch (const FileError& error) {
         written.error = fmt::format("{}: {}", error.path, std::strerror(error.error));
       } catch (const GroupBroken& broken) { ended.broken = broken.what(); }

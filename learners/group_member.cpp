@@ -63,6 +63,8 @@ void GroupMember::ended(const Ended& ended, Time now, std::vector<Output>& outpu
   }
   parts_ = ended.parts;
   num_parts_ = ended.num_parts;
+  parts_before_ = ended.parts_before;
+  num_parts_before_ = ended.num_parts_before;
   if (stage_ == LearnerStage::leaving) {
     stage_ = LearnerStage::called;
   } else if (stage_ == LearnerStage::joining && ended.broken.empty()) {
@@ -90,6 +92,8 @@ void GroupMember::say(Time now, std::vector<Output>& outputs) {
     status.state = std::make_unique<wire::GroupStateT>(to_wire(prepared_ ? prepared_state_ : state_));
   status.parts = parts_;
   status.num_parts = num_parts_;
+  status.parts_before = parts_before_;
+  status.num_parts_before = num_parts_before_;
   status.operations = operations_;
   status.inside = inside_;
   status.busy_s = busy_ ? static_cast<float>(to_seconds(now - busy_since_)) : 0.0f;

@@ -53,8 +53,8 @@ class GroupMember {
     std::optional<UpdateTally> tally = std::nullopt;  ///< of an update that got as far as this
     bool settled = true;                              ///< it is finished by all; false: it broke
     bool prepared = false;                            ///< it broke, finished here
-    std::vector<uint32_t> parts = {};
-    uint32_t num_parts = 1;
+    std::vector<uint32_t> parts = {}, parts_before = {};  ///< Learner::holdings()
+    uint32_t num_parts = 1, num_parts_before = 0;
     std::string broken = "";  ///< "" or why
   };
   struct Tick {
@@ -98,8 +98,8 @@ class GroupMember {
   uint64_t version_;
   GroupState state_, prepared_state_;
   bool prepared_ = false, busy_ = false;
-  std::vector<uint32_t> parts_{0};
-  uint32_t num_parts_ = 1;
+  std::vector<uint32_t> parts_{0}, parts_before_;
+  uint32_t num_parts_ = 1, num_parts_before_ = 0;
   std::string broken_;
   GroupPart part_;
   uint64_t operations_ = 0;

@@ -16,15 +16,23 @@ namespace {
 
 constexpr size_t kSmallModule = 200'000;  // parameters; below, torch's threads cost more than they bring
 
+bool by_layer(const LearnersConfig& config) { return config.shard == "gradients" || config.shard == "parameters"; }
+
 Executor executor_of(const LearnersConfig& config) {
   if (config.device != "cpu")
     fail(Exit::usage, "impossible", "learners.device is '{}'; this build trains on 'cpu'", config.device);
-  if (config.executor == "auto" || config.executor == "native") return Executor::native;
+  if (config.executor == "native" && by_layer(config))
+    fail(Exit::usage, "impossible", "learners.shard '{}' goes layer by layer; executor 'native' cannot, 'torch' can",
+         config.shard);
+  if (config.executor == "auto") return by_layer(config) ? Executor::torch : Executor::native;
+  if (config.executor == "native") return Executor::native;
   if (config.executor == "torch") return Executor::torch;
   const std::vector<std::string> known{"auto", "native", "torch"};
   fail(Exit::usage, "out-of-range", "unknown learners.executor '{}'{}", config.executor,
        suggestion(config.executor, known));
 }
+
+constexpr std::array<std::string_view, 4> kShards{"none", "optimizer", "gradients", "parameters"};  // as Shard
 
 /// 0: the learners of this machine share its cores.
 int threads_of(const LearnersConfig& config) {
@@ -61,12 +69,16 @@ Learner::Learner(const Config& config, const Space& observation_space, const Spa
       action_space_(action_space),
       algorithm_(make_algorithm(config)),
       plan_(algorithm_->plan()),
-      random_(seed_, StreamPurpose::minibatch, 0) {
+      random_(seed_, StreamPurpose::minibatch, 0),
+      shard_(static_cast<Shard>(std::ranges::find(kShards, config.learners.shard) - kShards.begin())),
+      parts_(0, config.learners.redundancy) {
+  check(static_cast<size_t>(shard_) < kShards.size(), "unknown learners.shard '{}'", config.learners.shard);
   const ModuleSpec spec = algorithm_->module_spec(observation_space, action_space);
   const Executor executor = executor_of(config.learners);
   const int threads = threads_of(config.learners);
   set_torch_threads(executor == Executor::native || spec.num_parameters() < kSmallModule ? 1 : threads);
   module_ = std::make_unique<TorchModule>(spec, initial_parameters(spec, seed_), executor, threads);
+  parts_ = Parts(spec.num_parameters(), config.learners.redundancy);
   optimizer_ = std::make_unique<Optimizer>(spec, training_.adam_epsilon, training_.grad_clip);
   if (config.environment.observation_filter == "MeanStdFilter")
     filter_.emplace(spec.obs_size, config.environment.observation_clip);
@@ -96,12 +108,15 @@ UpdateResult Learner::update(Fragment* batch, std::span<double> shared) {
   }
   if (alone()) {
     train(batch, std::move(share), result);
+    add_memory(result.metrics);
     commit();
     return result;
   }
   take_snapshot();
   standing_ = Standing::torn;
   train(batch, std::move(share), result);
+  parts_.exchange(*group_, live());
+  add_memory(result.metrics);
   result_ = result;
   standing_ = Standing::prepared;
   pass_barrier();
@@ -120,6 +135,7 @@ Share Learner::begin(Fragment* batch, std::span<double> shared) {
   units[rank()] = static_cast<double>(plan_.time_major ? environments : rows);
   values.back() = static_cast<double>(rows);
   if (!alone()) group_->all_reduce(std::span<double>(values));
+  parts_.confirm();  // everybody is here, and so has joined
   std::copy_n(values.begin(), shared.size(), shared.begin());
   const double all = std::accumulate(units.begin(), units.end(), 0.0);
   Share share;
@@ -178,7 +194,10 @@ Metrics Learner::train_sequences(Share share, double lr, UpdateResult& result) {
 }
 
 void Learner::fill_values(TensorBatch& batch) {
-  if (batch.environments == 0) return;
+  if (batch.environments == 0) {
+    for (int passes = 0; passes < 2; ++passes) module_->idle_values();
+    return;
+  }
   const int64_t obs_size = spec().obs_size;
   batch.values = module_->values(batch.obs.view({-1, obs_size})).view({batch.steps + 1, batch.environments});
   batch.final_values = module_->values(batch.final_obs);
@@ -263,10 +282,12 @@ bool Learner::train_minibatch(const ColumnsOf& columns_of, Piece piece, int64_t 
   minibatch.metrics.resize(algorithm_->loss_metrics().size());
   for (int64_t i = 0; i < learners_.gradient_accumulation; ++i) {
     const auto [begin, count] = split(piece.count, i, learners_.gradient_accumulation);
-    if (count > 0) backward(columns_of({piece.begin + begin, count}), count, total, minibatch);
+    if (count > 0)
+      backward(columns_of({piece.begin + begin, count}), count, total, minibatch);
+    else
+      module_->idle_pass();
   }
-  if (!alone()) sum_gradient(minibatch);
-  if (optimizer_->step(module_->parameters(), module_->gradients(), lr) == Optimizer::Outcome::skipped) return false;
+  if (step(lr, sum_gradient(minibatch)) == Optimizer::Outcome::skipped) return false;
   const double weight = static_cast<double>(total * unit_rows);
   const auto add = [&](std::string_view name, double value) { sums[std::string(name)] += weight * value; };
   add("total_loss", minibatch.total);
@@ -293,7 +314,12 @@ void Learner::backward(const Columns& columns, int64_t count, int64_t total, Sum
 
 /// What the target policy says of a batch; kept with a batch of the circular buffer until the target changes.
 void Learner::add_target_columns(Columns& columns) {
-  if (columns.empty() || columns.contains(kTargetInputs)) return;
+  if (columns.contains(kTargetInputs)) return;
+  if (columns.empty()) {  // a shard without rows
+    module_->idle_infer(target_);
+    columns[kTargetInputs] = at::Tensor();
+    return;
+  }
   const at::Tensor &rewards = columns.at("rewards"), &actions = columns.at("actions");
   const at::Tensor inputs = module_->infer(target_, step_obs(columns)).action_dist_inputs;
   columns[kTargetLogp] =

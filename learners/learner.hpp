@@ -15,6 +15,19 @@
 // know whether everybody has) or settled. Whoever passed the barrier knows that all were prepared. So if all survivors
 // are prepared or further, they settle forward, else back, and have the same version to the bit either way.
 //
+// What lies in parts over the shards (`learners.shard`), by P parameters, n shards, a part of c = P / n, the largest
+// layer L and t = 1 with a target network, in bytes a shard, L at the peak of a pass:
+//
+//   learner_memory_   parameters_bytes      gradients_bytes   optimizer_bytes   redundancy_bytes
+//   none              4 P (1 + t)           4 P               8 P               0
+//   optimizer         4 P (1 + t)           4 P               8 c               8 c
+//   gradients         4 P (1 + t)           4 (c + L)         8 c               8 c
+//   parameters        4 c (1 + t) + 4 L     4 (c + L)         8 c               4 c (3 + t)
+//
+// Beside these a group of several keeps a snapshot of this shard's parameters, moments and target (snapshot_bytes), and
+// the collective a copy of its largest operand. The redundancy is the left neighbour's part of the last version; while
+// an update ends, that of the next one is there, too.
+//
 // No socket, file or clock: apps/learner_main.cpp feeds it batches and publishes weights(). Constructed and called by
 // one thread.
 #pragma once
@@ -26,7 +39,7 @@
 #include "learners/circular_buffer.hpp"
 #include "learners/collective.hpp"
 #include "learners/optimizer.hpp"
-#include "learners/partition.hpp"
+#include "learners/parts.hpp"
 #include "learners/tensor_batch.hpp"
 #include "learners/torch_module.hpp"
 #include "rl/config.hpp"
@@ -46,7 +59,7 @@ struct UpdateResult {
 /// passes begin again when N uses are there.
 struct LearnerState {
   TensorMap module;      ///< parameters by name
-  TensorMap optimizer;   ///< this shard's part
+  TensorMap optimizer;   ///< this shard's part, with "offset" and "total" where that is not everything
   TensorMap connectors;  ///< "mean_std_filter", where there is one
   TensorMap scalars;     ///< counters, the algorithm's coefficients, target_parameters
 };
@@ -68,6 +81,8 @@ class Learner {
   const ModuleSpec& spec() const { return module_->spec(); }
   const Algorithm& algorithm() const { return *algorithm_; }
   uint64_t version() const { return version_; }
+  uint32_t rank() const { return group_ ? group_->rank() : 0; }
+  uint32_t size() const { return group_ ? group_->size() : 1; }
 
   /// Who has what when a group forms; ranks are those of the new group.
   struct Sources {
@@ -77,8 +92,16 @@ class Learner {
     bool everybody = true;          ///< all have everything already (a start): nothing is sent
   };
   /// From now on updates are done together with `group` (nullptr: alone). Collective: all shards call it. Empties a
-  /// circular buffer. Throws GroupBroken; then this shard is as it was before, without a group.
+  /// circular buffer. Throws GroupBroken; then this shard is as it was before.
   void join(std::shared_ptr<Collective> group, const Sources& sources);
+
+  /// The parts of the sharded state this shard has, of how many: {0} of 1 when it has everything.
+  std::vector<uint32_t> parts() const { return holdings().front().parts; }
+  uint32_t num_parts() const { return holdings().front().num_parts; }
+
+  /// The same, and from join() until the new group's first operation also what it had before: a join that broke may
+  /// leave some shards with old and new parts, others with old ones alone.
+  std::vector<Parts::Holding> holdings() const { return parts_.holdings(); }
 
   /// One update of the whole group. `batch`: this shard's share, nullptr when it has none. `shared`: summed over the
   /// shards, in place, before anything else is done. Throws GroupBroken; standing() then says where this shard is.
@@ -95,11 +118,14 @@ class Learner {
   /// Of the last update that this shard finished, whether or not the group has.
   const UpdateResult& result() const { return result_; }
 
-  /// What runners need: the inference part, the filter's statistics and the version.
+  /// What runners need: the inference part, the filter's statistics and the version. With parameters in parts it is
+  /// collective: all shards call it, at the same version. Throws GroupBroken.
   Weights weights() const;
 
+  /// Collective as weights() is. The optimizer's part is this shard's own.
   LearnerState state() const;
-  void set_state(const LearnerState& state);  ///< throws Error("foreign-checkpoint") when it does not fit
+  /// Of the whole, before join(). Throws Error("foreign-checkpoint") when it does not fit.
+  void set_state(const LearnerState& state);
 
  private:
   /// What an update may change, as it was before.
@@ -123,8 +149,6 @@ class Learner {
     ValueFit fit;
   };
 
-  uint32_t rank() const { return group_ ? group_->rank() : 0; }
-  uint32_t size() const { return group_ ? group_->size() : 1; }
   bool alone() const { return size() == 1; }
   SumOverGroup sum_over_group() const;
 
@@ -139,7 +163,10 @@ class Learner {
   bool train_minibatch(const ColumnsOf& columns_of, Piece piece, int64_t total, int64_t unit_rows, double lr,
                        Metrics& sums);
   void backward(const Columns& columns, int64_t count, int64_t total, Sums& sums);
-  void sum_gradient(Sums& sums);
+  void write_sums(const Sums& sums, std::span<double> to) const;
+  void read_sums(std::span<const double> from, Sums& sums) const;
+  double sum_gradient(Sums& sums);
+  Optimizer::Outcome step(double lr, double squares);
   void add_target_columns(Columns& columns);
   void update_target();
   void update_filter(Fragment* batch);
@@ -148,8 +175,16 @@ class Learner {
   void restore_snapshot();
   void pass_barrier();
   void commit();
-  LearnerState receive(Collective& group, const Sources& sources) const;
-  void set_scalars(const TensorMap& scalars);
+  void add_memory(Metrics& metrics);
+
+  bool parameters_in_parts() const { return module_->placement().parameters_in_parts; }
+  Parts::Live live();
+  void place(Collective* group, Parts::Slices own);
+  LearnerState receive(Collective& group, uint32_t root) const;
+  LearnerState replicated_state() const;
+  void set_replicated_state(const LearnerState& state);
+  void set_parameters(const LearnerState& state);
+  void set_counters(const LearnerState& state);
 
   TrainingConfig training_;
   LearnersConfig learners_;
@@ -161,13 +196,16 @@ class Learner {
   std::unique_ptr<Optimizer> optimizer_;
   std::optional<MeanStdFilter> filter_;
   std::optional<CircularBuffer> buffer_;
-  at::Tensor target_;                                   // [P]  undefined without a target network
+  at::Tensor target_;                                   // [P], or this shard's part; undefined without a target network
   RandomStream random_;                                 ///< of minibatches, named anew in each update
   uint64_t version_ = 0;                                ///< updates done
   int64_t env_steps_ = 0;                               ///< trained on, lifetime
   int64_t module_steps_ = 0;                            ///< rows that went through the loss, lifetime
   int64_t target_updates_ = 0, target_updated_at_ = 0;  ///< lifetime, in module_steps_
 
+  enum class Shard : uint8_t { none, optimizer, gradients, parameters };
+  Shard shard_;
+  Parts parts_;
   std::shared_ptr<Collective> group_;  ///< null: alone
   Standing standing_ = Standing::settled;
   Snapshot snapshot_;

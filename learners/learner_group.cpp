@@ -33,6 +33,18 @@ std::optional<std::vector<uint32_t>> minority_of(std::span<const uint64_t> hashe
   return std::vector<uint32_t>();
 }
 
+/// Who has no group speaks to itself.
+struct Nobody final : Collective {
+  uint32_t rank() const override { return 0; }
+  uint32_t size() const override { return 1; }
+  void all_reduce(std::span<float>) override {}
+  void all_reduce(std::span<double>) override {}
+  void broadcast(std::span<std::byte>, uint32_t) override {}
+  void abort() noexcept override {}
+  uint64_t operations() const override { return 0; }
+  bool inside() const override { return false; }
+};
+
 /// One map of four, and back.
 TensorMap joined(const LearnerState& state) {
   TensorMap all;
@@ -61,47 +73,131 @@ LearnerState parted(TensorMap all) {
 
 void Learner::join(std::shared_ptr<Collective> group, const Sources& sources) {
   check(standing_ == Standing::settled, "a shard joins a group before its update is settled");
-  group_ = nullptr;
-  if (group && !sources.everybody) {
-    const LearnerState state = receive(*group, sources);
-    if (group->rank() != sources.root) set_state(state);
-  }
+  Nobody nobody;
+  Collective& with = group ? *group : nobody;
+  std::optional<LearnerState> state;
+  std::optional<Parts::Next> next;
+  if (!sources.everybody) state = receive(with, sources.root);
+  if (shard_ != Shard::none)
+    next =
+        sources.everybody ? parts_.cut(with.rank(), with.size(), live()) : parts_.gather(with, sources.holders, live());
+  // Nothing was changed so far.
+  if (state && with.rank() != sources.root) set_replicated_state(*state);
+  if (next) place(group.get(), parts_.accept(std::move(*next)));
   group_ = std::move(group);
   empty_buffer();
   if (alone()) snapshot_ = {};
 }
 
-/// The root's state, at every shard.
-LearnerState Learner::receive(Collective& group, const Sources& sources) const {
+/// What is replicated, of the root, at every shard.
+LearnerState Learner::receive(Collective& group, uint32_t root) const {
   std::vector<std::byte> bytes;
-  if (group.rank() == sources.root) bytes = encode_safetensors(joined(state()));
+  if (group.rank() == root) bytes = encode_safetensors(joined(replicated_state()));
   uint64_t count = bytes.size();
-  group.broadcast(std::as_writable_bytes(std::span(&count, 1)), sources.root);
+  group.broadcast(std::as_writable_bytes(std::span(&count, 1)), root);
   bytes.resize(count);
-  group.broadcast(bytes, sources.root);
+  group.broadcast(bytes, root);
   return parted(decode_safetensors(bytes, "the root's state"));
 }
 
-/// One operation: the gradient, and behind it the sums and each shard's fit in a place of its own.
-void Learner::sum_gradient(Sums& sums) {
-  const size_t metrics = sums.metrics.size(), fits = plan_.time_major ? kFit * size() : 0;
-  const std::span<float> all = module_->gradients_with_tail(1 + metrics + fits);
-  const std::span<float> tail = all.last(1 + metrics + fits), fit = tail.subspan(1 + metrics);
-  std::ranges::fill(tail, 0.0f);
-  tail[0] = static_cast<float>(sums.total);
-  for (size_t i = 0; i < metrics; ++i) tail[1 + i] = static_cast<float>(sums.metrics[i]);
-  if (!fit.empty()) {
-    const ValueFit& own = sums.fit;
-    const std::array<double, kFit> values{own.targets.count, own.targets.mean, own.targets.m2, own.residuals.mean,
-                                          own.residuals.m2};
-    std::ranges::transform(values, fit.begin() + kFit * rank(), [](double x) { return static_cast<float>(x); });
+/// The sharded vectors as they are, this shard's part of each.
+Parts::Live Learner::live() {
+  Parts::Live live;
+  if (shard_ == Shard::parameters) live.push_back(module_->parameters());
+  live.push_back(optimizer_->first());
+  live.push_back(optimizer_->second());
+  if (shard_ == Shard::parameters && plan_.target) live.push_back(room_of(target_));
+  return live;
+}
+
+/// Takes this shard's part of the sharded vectors, in live()'s order.
+void Learner::place(Collective* group, Parts::Slices own) {
+  const bool several = !parts_.whole();
+  const Placement placement{.group = group,
+                            .partition = parts_.partition(),
+                            .part = parts_.part(),
+                            .gradients_in_parts = several && shard_ >= Shard::gradients,
+                            .parameters_in_parts = several && shard_ == Shard::parameters};
+  const size_t moments = shard_ == Shard::parameters ? 1 : 0;
+  const std::span<const float> parameters = moments == 1 ? std::span<const float>(own[0]) : module_->parameters();
+  if (plan_.target && shard_ == Shard::parameters) {
+    target_ = at::empty({static_cast<int64_t>(own.back().size())}, at::kFloat);
+    std::ranges::copy(own.back(), room_of(target_).begin());
   }
-  group_->all_reduce(all);
-  sums.total = tail[0];
-  for (size_t i = 0; i < metrics; ++i) sums.metrics[i] = tail[1 + i];
+  module_->place(placement, parameters);
+  Optimizer::Memory memory = optimizer_->counters();
+  memory.first = std::move(own[moments]);
+  memory.second = std::move(own[moments + 1]);
+  optimizer_->set_part(placement.own(), std::move(memory));
+}
+
+/// The sums and each shard's fit in a place of its own: [total, metrics..., fits...].
+void Learner::write_sums(const Sums& sums, std::span<double> to) const {
+  to[0] = sums.total;
+  std::ranges::copy(sums.metrics, to.begin() + 1);
+  if (!plan_.time_major) return;
+  const ValueFit& own = sums.fit;
+  const std::array<double, kFit> values{own.targets.count, own.targets.mean, own.targets.m2, own.residuals.mean,
+                                        own.residuals.m2};
+  std::ranges::copy(values, to.subspan(1 + sums.metrics.size() + kFit * rank()).begin());
+}
+void Learner::read_sums(std::span<const double> from, Sums& sums) const {
+  sums.total = from[0];
+  std::copy_n(from.begin() + 1, sums.metrics.size(), sums.metrics.begin());
   sums.fit = {};
-  for (size_t at = 0; at < fits; at += kFit)
-    sums.fit.merge({{fit[at], fit[at + 1], fit[at + 2]}, {fit[at], fit[at + 3], fit[at + 4]}});
+  if (!plan_.time_major) return;
+  for (uint32_t shard = 0; shard < size(); ++shard) {
+    const auto fit = from.subspan(1 + sums.metrics.size() + kFit * shard, kFit);
+    sums.fit.merge({{fit[0], fit[1], fit[2]}, {fit[0], fit[3], fit[4]}});
+  }
+}
+
+/// Sums a minibatch's gradient over the group, and with it what was found by the way: in one operation, or, where the
+/// gradient went to its shards layer by layer, what is left of it. Returns the whole gradient's sum of squares.
+double Learner::sum_gradient(Sums& sums) {
+  if (alone()) return optimizer_->sum_squares(module_->gradients());
+  std::vector<double> numbers(1 + sums.metrics.size() + (plan_.time_major ? kFit * size() : 0), 0.0);
+  write_sums(sums, numbers);
+  if (module_->placement().gradients_in_parts) {
+    numbers.push_back(optimizer_->sum_squares(module_->gradients()));
+    group_->all_reduce(std::span<double>(numbers));
+    read_sums(numbers, sums);
+    return numbers.back();
+  }
+  const std::span<float> all = module_->gradients_with_tail(numbers.size()), tail = all.last(numbers.size());
+  std::ranges::transform(numbers, tail.begin(), [](double x) { return static_cast<float>(x); });
+  group_->all_reduce(all);
+  std::ranges::copy(tail, numbers.begin());
+  read_sums(numbers, sums);
+  return optimizer_->sum_squares(module_->gradients());
+}
+
+/// Steps this shard's part; where all have all parameters, they get the other parts.
+Optimizer::Outcome Learner::step(double lr, double squares) {
+  const Range own = optimizer_->part();
+  const auto mine = [&](std::span<float> all) {
+    return all.size() == own.count() ? all : all.subspan(own.begin, own.count());
+  };
+  const auto outcome = optimizer_->step(mine(module_->parameters()), mine(module_->gradients()), lr, squares);
+  if (outcome == Optimizer::Outcome::stepped && !parts_.whole() && !parameters_in_parts())
+    group_->all_gather(std::as_writable_bytes(module_->parameters()), parts_.partition().chunk() * sizeof(float));
+  return outcome;
+}
+
+/// Of this shard; the formula is in the header.
+void Learner::add_memory(Metrics& metrics) {
+  const TorchModule::Peak peak = module_->take_peak();
+  const auto floats = [](size_t count) { return static_cast<double>(count * sizeof(float)); };
+  const auto bytes = [](size_t count) { return static_cast<double>(count); };
+  const size_t target = plan_.target ? room_of(target_).size() : 0;
+  const Snapshot& s = snapshot_;
+  metrics["learner_memory_parameters_bytes"] =
+      floats(module_->parameters().size() + target) + bytes(peak.fetched_bytes);
+  metrics["learner_memory_gradients_bytes"] = floats(module_->gradients().size()) + bytes(peak.gradient_bytes);
+  metrics["learner_memory_optimizer_bytes"] = floats(optimizer_->first().size() + optimizer_->second().size());
+  metrics["learner_memory_redundancy_bytes"] = bytes(parts_.redundancy_bytes());
+  metrics["learner_memory_snapshot_bytes"] =
+      floats(s.parameters.size() + s.target.size() + s.optimizer.first.size() + s.optimizer.second.size());
 }
 
 /// Each observation an action was taken at counts once; row T returns as row 0 of the next batch.
@@ -163,7 +259,7 @@ void Learner::restore_snapshot() {
 
 /// Who comes out of it knows that every shard is prepared. Every kHashEvery versions it also compares the parameters.
 void Learner::pass_barrier() {
-  const bool compares = (version_ + 1) % kHashEvery == 0;
+  const bool compares = (version_ + 1) % kHashEvery == 0 && !parameters_in_parts();
   std::vector<double> values(compares ? 2 * size() : 1, 0.0);  // a hash as two numbers below 2^32
   if (compares) {
     const uint64_t hash = hash64(std::as_bytes(module_->parameters()));
@@ -183,6 +279,7 @@ void Learner::pass_barrier() {
 
 void Learner::commit() {
   ++version_;
+  parts_.commit();
   standing_ = Standing::settled;
 }
 
@@ -191,6 +288,7 @@ void Learner::settle(bool forward) {
   check(!forward || standing_ == Standing::prepared, "an update that was not finished cannot be settled forward");
   if (forward) return commit();
   restore_snapshot();
+  parts_.roll_back();
   empty_buffer();  // what follows is a new group, which begins with an empty one
   standing_ = Standing::settled;
 }

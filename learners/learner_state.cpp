@@ -33,29 +33,44 @@ std::span<float> room_of(const at::Tensor& tensor) {
 }  // namespace
 
 Weights Learner::weights() const {
-  const std::span<const float> all = module_->parameters();
-  const auto inference = all.first(spec().num_inference_parameters());
+  const at::Tensor inference = module_->fetch(module_->flat(), {0, spec().num_inference_parameters()});
+  const std::span<const float> values = room_of(inference);
   Weights weights{
-      .version = version_, .layout_hash = spec().hash(), .values = {inference.begin(), inference.end()}, .filter = {}};
+      .version = version_, .layout_hash = spec().hash(), .values = {values.begin(), values.end()}, .filter = {}};
   if (filter_) weights.filter = filter_->state();
   return weights;
 }
 
 LearnerState Learner::state() const {
-  LearnerState state{.module = named_parameters(spec(), module_->parameters()),
-                     .optimizer = optimizer_->state(),
-                     .connectors = {},
-                     .scalars = {}};
+  LearnerState state = replicated_state();
+  const Range all = parts_.partition().whole();
+  state.module = named_parameters(spec(), room_of(module_->fetch(module_->flat(), all)));
+  state.optimizer = optimizer_->state();
+  if (plan_.target) {
+    const at::Tensor target = module_->fetch(target_, all);
+    state.scalars["target_parameters"] = Tensor::of(std::span<const float>(room_of(target)), {all.count()});
+  }
+  return state;
+}
+
+/// All that is the same at every shard: not what may lie in parts.
+LearnerState Learner::replicated_state() const {
+  LearnerState state;
+  if (shard_ != Shard::parameters) {
+    state.module = named_parameters(spec(), module_->parameters());
+    if (plan_.target)
+      state.scalars["target_parameters"] =
+          Tensor::of(std::span<const float>(room_of(target_)), {room_of(target_).size()});
+  }
+  state.optimizer = shard_ == Shard::none ? optimizer_->state() : optimizer_->counter_state();
   if (filter_) {
     const std::vector<double> statistics = filter_->state();
     state.connectors["mean_std_filter"] = Tensor::of(std::span<const double>(statistics), {statistics.size()});
   }
-  state.scalars = {{"version", scalar(static_cast<int64_t>(version_))},
-                   {"num_env_steps_trained_lifetime", scalar(env_steps_)},
-                   {"num_module_steps_trained_lifetime", scalar(module_steps_)}};
+  state.scalars["version"] = scalar(static_cast<int64_t>(version_));
+  state.scalars["num_env_steps_trained_lifetime"] = scalar(env_steps_);
+  state.scalars["num_module_steps_trained_lifetime"] = scalar(module_steps_);
   if (plan_.target) {
-    const std::span<const float> target = room_of(target_);
-    state.scalars["target_parameters"] = Tensor::of(target, {target.size()});
     state.scalars["num_target_updates"] = scalar(target_updates_);
     state.scalars["target_updated_at"] = scalar(target_updated_at_);
   }
@@ -64,6 +79,22 @@ LearnerState Learner::state() const {
 }
 
 void Learner::set_state(const LearnerState& state) {
+  check(parts_.whole(), "a state is set before the parts of a group are taken");
+  set_parameters(state);
+  optimizer_->set_state(state.optimizer);
+  set_counters(state);
+}
+
+void Learner::set_replicated_state(const LearnerState& state) {
+  if (shard_ != Shard::parameters) set_parameters(state);
+  if (shard_ == Shard::none)
+    optimizer_->set_state(state.optimizer);
+  else
+    optimizer_->set_counter_state(state.optimizer);
+  set_counters(state);
+}
+
+void Learner::set_parameters(const LearnerState& state) {
   const std::vector<float> parameters = flat_parameters(spec(), state.module, "the learner's state");
   if (plan_.target) {
     const std::vector<float> target = find(state.scalars, "target_parameters").f32();
@@ -71,12 +102,16 @@ void Learner::set_state(const LearnerState& state) {
       fail(Exit::usage, "foreign-checkpoint", "the target network has {} parameters, want {}", target.size(),
            parameters.size());
     std::ranges::copy(target, room_of(target_).begin());
+  }
+  std::ranges::copy(parameters, module_->parameters().begin());
+}
+
+void Learner::set_counters(const LearnerState& state) {
+  if (plan_.target) {
     target_updates_ = integer(state.scalars, "num_target_updates");
     target_updated_at_ = integer(state.scalars, "target_updated_at");
   }
   empty_buffer();
-  optimizer_->set_state(state.optimizer);
-  std::ranges::copy(parameters, module_->parameters().begin());
   if (filter_) filter_->set_state(find(state.connectors, "mean_std_filter").f64());
   version_ = static_cast<uint64_t>(integer(state.scalars, "version"));
   env_steps_ = integer(state.scalars, "num_env_steps_trained_lifetime");

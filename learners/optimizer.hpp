@@ -55,6 +55,10 @@ class Optimizer {
   };
   const Memory& memory() const { return memory_; }
   void set_memory(const Memory& memory) { memory_ = memory; }
+  /// The counters alone, and their state: "steps".
+  Memory counters() const { return {{}, {}, memory_.steps, memory_.skipped, memory_.skipped_in_a_row}; }
+  TensorMap counter_state() const;
+  void set_counter_state(const TensorMap& state);
   /// Goes on with another part.
   void set_part(Range part, Memory memory);
   std::span<float> first() { return memory_.first; }

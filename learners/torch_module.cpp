@@ -1,7 +1,11 @@
 #include "learners/torch_module.hpp"
 
 #include <ATen/ATen.h>
+#include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+#include <functional>
 
 #include "rl/check.hpp"
 
@@ -75,78 +79,219 @@ std::vector<at::Tensor> views_of(const ModuleSpec& spec, const at::Tensor& flat)
   return views;
 }
 
-/// `next`: the first of the layers' tensors among `parameters`; after it, the first of the next layers'.
-at::Tensor trunk(const std::vector<Layer>& layers, const std::vector<at::Tensor>& parameters, at::Tensor x,
-                 size_t& next) {
-  for (const Layer& layer : layers)
-    x = std::visit(Overloaded{[&](const Linear&) {
-                                next += 2;
-                                return at::linear(x, parameters[next - 2], parameters[next - 1]);
-                              },
-                              [&](const Activate& l) { return activate(l.activation, x); },
-                              [&](const LayerNorm& l) {
-                                next += 2;
-                                return at::layer_norm(x, {l.size}, parameters[next - 2], parameters[next - 1], 1e-5);
-                              }},
-                   layer);
-  return x;
-}
+int64_t signed_of(size_t n) { return static_cast<int64_t>(n); }
+
+std::vector<int64_t> shape_of(const Parameter& p) { return {p.shape.begin(), p.shape.end()}; }
 
 }  // namespace
 
-TorchModule::TorchModule(const ModuleSpec& spec, std::span<const float> initial, Executor executor, int threads)
-    : spec_(spec) {
-  check(initial.size() == spec.num_parameters(), "{} values for a module of {} parameters", initial.size(),
-        spec.num_parameters());
-  flat_ = at::empty({static_cast<int64_t>(initial.size())}, at::kFloat);
-  std::copy(initial.begin(), initial.end(), parameters().begin());
-  if (executor == Executor::native) {
-    native_ = std::make_unique<NativeModule>(spec, threads);
-    anchor_ = at::zeros({}, at::kFloat).set_requires_grad(true);
-  } else {
-    for (const at::Tensor& part : views_of(spec, flat_)) views_.push_back(part.detach().set_requires_grad(true));
+/// One layer as one operation, with parameters that are there only while it runs.
+struct TorchModule::LayerFunction : torch::autograd::Function<LayerFunction> {
+  using Context = torch::autograd::AutogradContext;
+  using List = torch::autograd::variable_list;
+
+  static at::Tensor forward(Context* context, const at::Tensor& /*anchor*/, const at::Tensor& x, TorchModule* module,
+                            const Unit* unit, const at::Tensor* home) {
+    context->save_for_backward({x});
+    context->saved_data["module"] = reinterpret_cast<int64_t>(module);
+    context->saved_data["unit"] = reinterpret_cast<int64_t>(unit);
+    context->saved_data["x"] = x.requires_grad();
+    return unit->function(x, module->tensors_of(*unit, *home));
   }
-  make_gradient(flat_.numel());
+
+  static List backward(Context* context, List d) {
+    auto* module = reinterpret_cast<TorchModule*>(context->saved_data["module"].toInt());
+    const auto* unit = reinterpret_cast<const Unit*>(context->saved_data["unit"].toInt());
+    const at::AutoGradMode record(true);
+    const bool needs_x = context->saved_data["x"].toBool();
+    const at::Tensor x = context->get_saved_variables()[0].detach().set_requires_grad(needs_x);
+    List inputs;
+    for (const at::Tensor& tensor : module->tensors_of(*unit, module->flat_))
+      inputs.push_back(tensor.detach().set_requires_grad(true));
+    const at::Tensor y = unit->function(x, inputs);
+    if (needs_x) inputs.push_back(x);
+    List gradients = torch::autograd::grad({y}, inputs, {d[0]});
+    size_t bytes = 0;
+    for (size_t i = 0; i < unit->count; ++i) bytes += gradients[i].nbytes();
+    module->peak_.gradient_bytes = std::max(module->peak_.gradient_bytes, bytes);
+    for (size_t i = 0; i < unit->count; ++i)
+      module->give(module->list_[unit->first + i], std::exchange(gradients[i], at::Tensor()));
+    return {{}, needs_x ? gradients.back() : at::Tensor(), {}, {}, {}};
+  }
+};
+
+TorchModule::TorchModule(const ModuleSpec& spec, std::span<const float> initial, Executor executor, int threads)
+    : spec_(spec), list_(spec.parameters()) {
+  anchor_ = at::zeros({}, at::kFloat).set_requires_grad(true);
+  if (executor == Executor::native)
+    native_ = std::make_unique<NativeModule>(spec, threads);
+  else
+    make_units();
+  place({.partition = {spec.num_parameters(), 1}}, initial);
+}
+
+/// In the order of run(), which is the order of the parameters.
+void TorchModule::make_units() {
+  const auto add = [&](size_t count, auto function) {
+    const size_t first = units_.empty() ? 0 : units_.back().first + units_.back().count;
+    const Parameter& last = list_.at(first + count - 1);
+    units_.push_back({first, count, {list_[first].offset, last.offset + last.count}, std::move(function)});
+  };
+  using Tensors = at::ArrayRef<at::Tensor>;
+  const auto linear = [&] { add(2, [](const at::Tensor& x, Tensors t) { return at::linear(x, t[0], t[1]); }); };
+  const auto trunk = [&](const std::vector<Layer>& layers) {
+    for (const Layer& layer : layers)
+      std::visit(Overloaded{[&](const Linear&) { linear(); }, [](const Activate&) {},
+                            [&](const LayerNorm& l) {
+                              add(2, [size = l.size](const at::Tensor& x, Tensors t) {
+                                return at::layer_norm(x, {size}, t[0], t[1], 1e-5);
+                              });
+                            }},
+                 layer);
+  };
+  trunk(spec_.encoder);
+  linear();
+  if (const auto* gaussian = std::get_if<DiagGaussian>(&spec_.distribution); gaussian && gaussian->free_log_std)
+    add(1, [clip = spec_.log_std_clip](const at::Tensor& mean, Tensors t) {
+      return at::cat({mean, t[0].expand_as(mean).clamp(-clip, clip)}, 1);
+    });
+  if (!spec_.shares_encoder) trunk(spec_.value_encoder);
+  linear();
+}
+
+void TorchModule::place(const Placement& placement, std::span<const float> values) {
+  const bool in_parts = placement.gradients_in_parts;
+  const size_t count = placement.parameters_in_parts ? placement.own().count() : spec_.num_parameters();
+  check(values.size() == count, "{} values for a module of {} parameters", values.size(), count);
+  check(!in_parts || !native_, "the native executor has no layers to place in parts");
+  const at::Tensor flat = at::empty({signed_of(count)}, at::kFloat);
+  std::ranges::copy(values, span_of(flat).begin());
+  flat_ = flat;
+  placement_ = placement;
+  views_.clear();
+  if (!native_ && !in_parts)
+    for (const at::Tensor& part : views_of(spec_, flat_)) views_.push_back(part.detach().set_requires_grad(true));
+  make_gradient(in_parts ? signed_of(placement.own().count()) : flat_.numel());
 }
 
 void TorchModule::make_gradient(int64_t room) {
   gradient_ = at::zeros({room}, at::kFloat);
+  if (views_.empty()) return;
   const std::vector<at::Tensor> gradient_views = views_of(spec_, gradient_);
   for (size_t i = 0; i < views_.size(); ++i)
     views_[i].mutable_grad() = gradient_views[i];  // autograd adds in place to a gradient that is there
 }
 
 std::span<float> TorchModule::parameters() { return span_of(flat_); }
-std::span<float> TorchModule::gradients() { return span_of(gradient_).first(parameters().size()); }
+std::span<float> TorchModule::gradients() {
+  return span_of(gradient_).first(placement_.gradients_in_parts ? placement_.own().count() : spec_.num_parameters());
+}
 std::span<float> TorchModule::gradients_with_tail(size_t tail) {
-  const size_t wanted = parameters().size() + tail;
+  check(!placement_.gradients_in_parts, "a gradient in parts has no tail");
+  const size_t wanted = gradients().size() + tail;
   if (static_cast<size_t>(gradient_.numel()) < wanted) {
     const at::Tensor before = gradient_;
-    make_gradient(static_cast<int64_t>(wanted));
-    std::ranges::copy(span_of(before).first(parameters().size()), gradients().begin());
+    make_gradient(signed_of(wanted));
+    std::ranges::copy(span_of(before).first(gradients().size()), gradients().begin());
   }
   return span_of(gradient_).first(wanted);
 }
 void TorchModule::zero_gradients() { std::ranges::fill(gradients(), 0.0f); }
 
-ModuleOutput TorchModule::forward_torch(const std::vector<at::Tensor>& parameters, const at::Tensor& obs) const {
-  size_t next = 0;  // the next tensor in the spec's order
-  const at::Tensor features = trunk(spec_.encoder, parameters, obs, next);
-  at::Tensor inputs = at::linear(features, parameters[next], parameters[next + 1]);
-  next += 2;
-  if (const auto* gaussian = std::get_if<DiagGaussian>(&spec_.distribution)) {
-    const at::Tensor mean = gaussian->free_log_std ? inputs : inputs.narrow(1, 0, gaussian->n);
-    const at::Tensor log_std =
-        gaussian->free_log_std ? parameters[next++].expand_as(inputs) : inputs.narrow(1, gaussian->n, gaussian->n);
-    inputs = at::cat({mean, log_std.clamp(-spec_.log_std_clip, spec_.log_std_clip)}, 1);
+at::Tensor TorchModule::fetch(const at::Tensor& home, Range range) const {
+  const Placement& p = placement_;
+  if (!p.parameters_in_parts) return home.narrow(0, signed_of(range.begin), signed_of(range.count()));
+  const at::Tensor out = at::empty({signed_of(range.count())}, at::kFloat);
+  for (uint32_t part = 0; part < p.partition.parts; ++part) {
+    const Range here = p.partition.range(part).overlap(range);
+    if (here.count() == 0) continue;
+    const auto to = span_of(out).subspan(here.begin - range.begin, here.count());
+    if (part == p.part) std::ranges::copy(span_of(home).subspan(here.begin - p.own().begin, here.count()), to.begin());
+    p.group->broadcast(std::as_writable_bytes(to), part);
   }
-  const at::Tensor value_features = spec_.shares_encoder ? features : trunk(spec_.value_encoder, parameters, obs, next);
-  return {inputs, at::linear(value_features, parameters[next], parameters[next + 1]).squeeze(1)};
+  return out;
+}
+
+std::vector<at::Tensor> TorchModule::tensors_of(const Unit& unit, const at::Tensor& home) {
+  const at::Tensor flat = fetch(home, unit.range);
+  if (placement_.parameters_in_parts) peak_.fetched_bytes = std::max(peak_.fetched_bytes, flat.nbytes());
+  std::vector<at::Tensor> tensors;
+  for (size_t i = unit.first; i < unit.first + unit.count; ++i) {
+    const Parameter& p = list_[i];
+    tensors.push_back(flat.narrow(0, signed_of(p.offset - unit.range.begin), signed_of(p.count)).view(shape_of(p)));
+  }
+  return tensors;
+}
+
+/// Sums a tensor's gradient at the shards it belongs to.
+void TorchModule::give(const Parameter& tensor, at::Tensor gradient) {
+  gradient = gradient.contiguous();
+  const Range range{tensor.offset, tensor.offset + tensor.count}, own = placement_.own();
+  for (uint32_t part = 0; part < placement_.partition.parts; ++part) {
+    const Range here = placement_.partition.range(part).overlap(range);
+    if (here.count() == 0) continue;
+    const auto values = span_of(gradient).subspan(here.begin - range.begin, here.count());
+    placement_.group->reduce(values, part);
+    if (part != placement_.part) continue;
+    const auto to = gradients().subspan(here.begin - own.begin, here.count());
+    std::ranges::transform(values, to, to.begin(), std::plus<>());
+  }
+}
+
+/// `call(unit, x)` for each layer with parameters.
+template <class Call>
+ModuleOutput TorchModule::run(const at::Tensor& obs, Call call) const {
+  auto unit = units_.begin();
+  const auto trunk = [&](const std::vector<Layer>& layers, at::Tensor x) {
+    for (const Layer& layer : layers)
+      x = std::visit(Overloaded{[&](const Activate& l) { return activate(l.activation, x); },
+                                [&](const auto&) { return call(*unit++, x); }},
+                     layer);
+    return x;
+  };
+  const at::Tensor features = trunk(spec_.encoder, obs);
+  at::Tensor inputs = call(*unit++, features);
+  if (const auto* gaussian = std::get_if<DiagGaussian>(&spec_.distribution)) {
+    const float clip = spec_.log_std_clip;
+    inputs =
+        gaussian->free_log_std
+            ? call(*unit++, inputs)
+            : at::cat({inputs.narrow(1, 0, gaussian->n), inputs.narrow(1, gaussian->n, gaussian->n).clamp(-clip, clip)},
+                      1);
+  }
+  const at::Tensor value_features = spec_.shares_encoder ? features : trunk(spec_.value_encoder, obs);
+  return {inputs, call(*unit++, value_features).squeeze(1)};
+}
+
+ModuleOutput TorchModule::run_whole(const std::vector<at::Tensor>& tensors, const at::Tensor& obs) const {
+  return run(obs, [&](const Unit& unit, const at::Tensor& x) {
+    return unit.function(x, at::ArrayRef<at::Tensor>(tensors).slice(unit.first, unit.count));
+  });
+}
+
+ModuleOutput TorchModule::run_by_layer(const at::Tensor& home, const at::Tensor& obs) {
+  return run(
+      obs, [&](const Unit& unit, const at::Tensor& x) { return LayerFunction::apply(anchor_, x, this, &unit, &home); });
+}
+
+at::Tensor TorchModule::idle_rows() const { return at::zeros({1, spec_.obs_size}, at::kFloat); }
+
+void TorchModule::idle_pass() {
+  if (!placement_.gradients_in_parts) return;
+  const ModuleOutput out = forward(idle_rows());
+  ((out.action_dist_inputs.sum() + out.values.sum()) * 0.0).backward();
+}
+
+void TorchModule::idle_infer(const at::Tensor& parameters) {
+  if (!placement_.parameters_in_parts) return;
+  const at::NoGradGuard no_grad;
+  run_by_layer(parameters, idle_rows());
 }
 
 ModuleOutput TorchModule::forward(const at::Tensor& obs) {
   check(obs.dim() == 2 && obs.size(1) == spec_.obs_size, "obs has {} features, want {}", obs.size(-1), spec_.obs_size);
-  if (!native_) return forward_torch(views_, obs);
+  if (placement_.gradients_in_parts) return run_by_layer(flat_, obs);
+  if (!native_) return run_whole(views_, obs);
   auto outputs =
       NativeFunction::apply(anchor_, obs.contiguous(), native_.get(), parameters().data(), gradients().data());
   return {outputs[0], outputs[1]};
@@ -154,7 +299,8 @@ ModuleOutput TorchModule::forward(const at::Tensor& obs) {
 
 at::Tensor TorchModule::values(const at::Tensor& obs) {
   const at::NoGradGuard no_grad;
-  if (!native_) return forward_torch(views_, obs).values;
+  if (placement_.gradients_in_parts) return run_by_layer(flat_, obs).values;
+  if (!native_) return run_whole(views_, obs).values;
   const at::Tensor rows = obs.contiguous();
   at::Tensor values = at::empty({rows.size(0)}, rows.options());
   native_->values(parameters().data(), rows.const_data_ptr<float>(), static_cast<size_t>(rows.size(0)),
@@ -165,7 +311,8 @@ at::Tensor TorchModule::values(const at::Tensor& obs) {
 ModuleOutput TorchModule::infer(const at::Tensor& parameters, const at::Tensor& obs) {
   const at::NoGradGuard no_grad;
   check(parameters.numel() == flat_.numel(), "{} parameters for a module of {}", parameters.numel(), flat_.numel());
-  if (!native_) return forward_torch(views_of(spec_, parameters), obs);
+  if (placement_.parameters_in_parts) return run_by_layer(parameters, obs);
+  if (!native_) return run_whole(views_of(spec_, parameters), obs);
   const at::Tensor rows = obs.contiguous();
   const int64_t n = rows.size(0);
   ModuleOutput out{at::empty({n, inputs_size(spec_.distribution)}, rows.options()), at::empty({n}, rows.options())};

@@ -5,15 +5,28 @@
 //
 // `torch` builds the layers from torch's operators. `native` is one autograd operation around NativeModule: for small
 // modules on a CPU most of an update is operator dispatch, and this leaves one. Used by one thread.
+//
+// Placed in parts (Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models"), a
+// pass goes layer by layer, each an autograd operation of its own:
+//
+//   forward:   [layer's parameters <- their shards]  y = layer(x)                                 they are freed
+//   backward:  [the same]  y = layer(x) once more, its gradient -> summed at its shards           it is freed
+//
+// In brackets where parameters lie in parts, too. Every shard runs the same passes in the same order; one without rows
+// runs idle ones.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
+#include "learners/collective.hpp"
 #include "learners/native_module.hpp"
+#include "learners/partition.hpp"
 #include "rl/module_spec.hpp"
 
 namespace myriad {
@@ -24,6 +37,17 @@ enum class Executor : uint8_t { torch, native };
 struct ModuleOutput {
   at::Tensor action_dist_inputs;  // [n, inputs_size]
   at::Tensor values;              // [n]
+};
+
+/// Where the gradient of a module lies, and its parameters.
+struct Placement {
+  Collective* group = nullptr;  ///< outlives the placement
+  Partition partition;
+  uint32_t part = 0;  ///< this shard's
+  bool gradients_in_parts = false,
+       parameters_in_parts = false;  ///< the second only with the first; torch executor only
+
+  Range own() const { return partition.range(part); }
 };
 
 class TorchModule {
@@ -40,22 +64,61 @@ class TorchModule {
   /// With other parameters [P] and without autograd. Not between a forward() and its backward().
   ModuleOutput infer(const at::Tensor& parameters, const at::Tensor& obs);  // [n, obs_size]
 
-  std::span<float> parameters();
-  std::span<float> gradients();
+  /// Moves: parameters() become `values` (all of them, or this shard's part), gradients() zero.
+  void place(const Placement& placement, std::span<const float> values);
+  const Placement& placement() const { return placement_; }
+
+  std::span<float> parameters();  ///< all, or this shard's part
+  std::span<float> gradients();   ///< all, or this shard's part
   void zero_gradients();
+
+  /// For a shard without rows: takes part in what the others do in a forward and a backward pass, or in values() or
+  /// infer().
+  void idle_pass();
+  void idle_infer(const at::Tensor& parameters);
+  void idle_values() { idle_infer(flat_); }
+
+  /// All values of `range` of a vector that lies as the parameters do. Collective where that is in parts.
+  at::Tensor fetch(const at::Tensor& home, Range range) const;
+  const at::Tensor& flat() const { return flat_; }
+
+  /// Since the last call: bytes of the largest layer's fetched parameters, and of its gradient.
+  struct Peak {
+    size_t fetched_bytes = 0, gradient_bytes = 0;
+  };
+  Peak take_peak() { return std::exchange(peak_, {}); }
 
   /// The gradient and right behind it `tail` more floats, for what is summed over a group together with it.
   std::span<float> gradients_with_tail(size_t tail);
 
  private:
-  ModuleOutput forward_torch(const std::vector<at::Tensor>& parameters, const at::Tensor& obs) const;
+  /// A layer with parameters, of any kind: y = function(x, its tensors).
+  struct Unit {
+    size_t first = 0, count = 0;  ///< tensors, in the spec's order
+    Range range;                  ///< of the parameters
+    std::function<at::Tensor(const at::Tensor& x, at::ArrayRef<at::Tensor> tensors)> function;
+  };
+  struct LayerFunction;
+
+  void make_units();
+  template <class Call>
+  ModuleOutput run(const at::Tensor& obs, Call call) const;
+  ModuleOutput run_whole(const std::vector<at::Tensor>& tensors, const at::Tensor& obs) const;
+  ModuleOutput run_by_layer(const at::Tensor& home, const at::Tensor& obs);
+  at::Tensor idle_rows() const;
+  std::vector<at::Tensor> tensors_of(const Unit& unit, const at::Tensor& home);
+  void give(const Parameter& tensor, at::Tensor gradient);
   void make_gradient(int64_t room);
 
   ModuleSpec spec_;
+  std::vector<Parameter> list_;  ///< the spec's, in order
+  std::vector<Unit> units_;      ///< in the order of the forward pass
+  Placement placement_;
   at::Tensor flat_, gradient_;
-  std::vector<at::Tensor> views_;         ///< of flat_, in the spec's order
-  at::Tensor anchor_;                     ///< makes autograd call the native backward
+  std::vector<at::Tensor> views_;         ///< of flat_, in the spec's order; none by layer
+  at::Tensor anchor_;                     ///< makes autograd call backward of what has no other input with a gradient
   std::unique_ptr<NativeModule> native_;  ///< null with the torch executor
+  mutable Peak peak_;
 };
 
 }  // namespace myriad

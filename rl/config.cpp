@@ -523,6 +523,11 @@ class Combinations {
            place({"hosts.num_hosts", "learners.num_learners", "env_runners.num_env_runners"}), config_.num_hosts(),
            config_.env_runners.num_env_runners);
     refuse_uneven_batch();
+    const LearnersConfig& learners = config_.learners;
+    if (learners.executor == "native" && (learners.shard == "gradients" || learners.shard == "parameters"))
+      fail(Exit::usage, "impossible",
+           "{}: learners.shard '{}' goes layer by layer; executor 'native' cannot, 'torch' can",
+           place({"learners.executor", "learners.shard"}), learners.shard);
     const FaultToleranceConfig& faults = config_.fault_tolerance;
     if (faults.restart_backoff_max_s < faults.restart_backoff_s)
       fail(Exit::usage, "impossible", "{}: fault_tolerance.restart_backoff_max_s {} is less than restart_backoff_s {}",
@@ -654,6 +659,10 @@ void LearnersConfig::settings(SettingVisitor& v) {
   v.visit({.key = "device", .unit = "", .meaning = "what the learner computes on", .choices = {"cpu"}}, device);
   v.visit(choice("executor", "who runs the module on a CPU", {"auto", "torch", "native"}), executor);
   v.visit({"num_threads", "threads", "of a learner; 0: the learners share the machine's cores", 0, 1024}, num_threads);
+  v.visit(choice("shard", "what lies in parts over the learners (ZeRO); each includes those before it",
+                 {"none", "optimizer", "gradients", "parameters"}),
+          shard);
+  v.visit({"redundancy", "", "a learner also keeps its left neighbour's part, for when that dies"}, redundancy);
   v.visit(
       {"gradient_accumulation", "parts", "of a minibatch, one after the other; the same step with less memory", 1, 1e6},
       gradient_accumulation);

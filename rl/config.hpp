@@ -112,8 +112,10 @@ struct TrainingConfig {
 struct LearnersConfig {
   int64_t num_learners = 1;
   std::string device = "cpu";
-  std::string executor = "auto";      ///< auto | torch | native
-  int64_t num_threads = 0;            ///< 0: the machine's cores
+  std::string executor = "auto";  ///< auto | torch | native
+  int64_t num_threads = 0;        ///< 0: the machine's cores
+  std::string shard = "none";     ///< none | optimizer | gradients | parameters: what lies in parts over the learners
+  bool redundancy = true;         ///< a learner keeps its left neighbour's part, too
   int64_t gradient_accumulation = 1;  ///< parts of a minibatch that go through the module one after the other
   void settings(SettingVisitor& v);
 };

@@ -18,6 +18,7 @@ bool adds_up(std::string_view metric) {
 }
 
 constexpr size_t kMedianOf = 15;  // updates
+constexpr uint32_t kNobody = UINT32_MAX;
 
 bool is_a_maximum(std::string_view metric) { return metric.ends_with("_max") || metric.ends_with("_max_s"); }
 
@@ -324,28 +325,28 @@ bool LearnerGroup::form(Outputs& outputs) {
   order_.form = true;
   order_.version = version_ = version;
   order_.everybody = true;
-  uint32_t num_parts = 0;
+  std::map<uint32_t, std::vector<uint32_t>> holders;  // by the number of parts: a join that broke leaves two
   for (uint32_t rank = size_; rank-- > 0;) {
-    const Member& member = members[rank];
-    order_.everybody &= has(member) && (!options_.sharded || !ever_formed_ || member.status.num_parts == 1);
-    if (!has(member)) continue;
+    const wire::LearnerStatusT& status = members[rank].status;
+    order_.everybody &= has(members[rank]) && status.num_parts == 1;
+    if (!has(members[rank])) continue;
     order_.root = rank;
-    num_parts = member.status.num_parts;
     // In `state` a member says what it had prepared, if it had.
-    if (member.status.version + (member.status.prepared ? 1 : 0) == version)
-      state_ = from_wire(member.status.state.get());
+    if (status.version + (status.prepared ? 1 : 0) == version) state_ = from_wire(status.state.get());
+    for (const auto& [parts, count] : {std::pair(&status.parts, status.num_parts),
+                                       std::pair(&status.parts_before, status.num_parts_before)})
+      for (const uint32_t part : *parts)
+        if (part < count) holders.try_emplace(count, count, kNobody).first->second[part] = rank;
   }
-  order_.holders.assign(num_parts, UINT32_MAX);
-  for (uint32_t rank = size_; rank-- > 0;)
-    if (has(members[rank]))
-      for (const uint32_t part : members[rank].status.parts)
-        if (part < num_parts) order_.holders[part] = rank;
-  if (std::ranges::find(order_.holders, UINT32_MAX) != order_.holders.end()) {
+  const auto whole = std::ranges::find_if(
+      holders, [](const auto& layout) { return std::ranges::find(layout.second, kNobody) == layout.second.end(); });
+  if (whole == holders.end()) {
     outputs.push_back(Over{Exit::internal,
                            "learners were lost that alone had a part of the optimizer's state: neighbours at the same time",
                            "learner-lost"});
     return false;
   }
+  order_.holders = whole->second;
   return true;
 }
 

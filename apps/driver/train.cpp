@@ -136,6 +136,7 @@ class Run {
     options.learners.fragments_per_batch = static_cast<uint32_t>(config_.fragments_per_batch());
     options.learners.max_crashes_per_minute =
         static_cast<uint32_t>(config_.fault_tolerance.max_crashes_per_minute);
+    options.learners.sharded = config_.learners.shard != "none";
     options.learners.endpoint = [this](uint32_t shard, uint32_t incarnation) {
       return links_.endpoint(fmt::format("learner-{}.{}", shard, incarnation), 1 + shard);
     };

@@ -69,7 +69,7 @@ min_time_s_per_iteration = 0.01
 [evaluation]
 evaluate_at_end = false
 """
-MODULE, OPTIMIZER = "learner_group/modules/default_policy.safetensors", "learner_group/optimizer.safetensors"
+MODULE, OPTIMIZER = "learner_group/modules/default_policy.safetensors", "learner_group/optimizer-0000-of-0001.safetensors"
 # What becomes of a fragment that no batch takes; everything else that is dropped was not one.
 FRAGMENT_DROPS = ("beyond_credit", "duplicate", "invalid", "policy_lag", "stale_incarnation", "unknown_slot", "wrong_version")
 DRIVER, LEARNER, AGENT, ZYGOTE, RUNNER = "myriad", "myriad-learner", "myriad-host-age", "zygote", "env-runner"  # /proc/PID/comm
@@ -497,7 +497,7 @@ class Checkpoints(Case):
         kinds = sorted(str(p.relative_to(newest)) for p in newest.rglob("*") if p.is_file())
         self.assertEqual(["MANIFEST.json", "config.toml", "driver.json", "env_runners/slot-0000.safetensors", "env_runners/slot-0001.safetensors",
                           "learner_group/connectors.safetensors", "learner_group/modules/default_policy.safetensors",
-                          "learner_group/optimizer.safetensors", "learner_group/state.safetensors"], kinds)
+                          "learner_group/optimizer-0000-of-0001.safetensors", "learner_group/state.safetensors"], kinds)
         for name in kinds:
             with self.subTest(name):
                 copy = self.root / "copy"
@@ -512,7 +512,7 @@ class Checkpoints(Case):
                     self.assertTrue(result.stderr.startswith("error[corrupt-checkpoint] "), result.stderr)
                     self.assertIn(name, result.stderr)
                 self.assertEqual(before, (copy / "results.jsonl").read_bytes())
-                if name not in ("MANIFEST.json", "config.toml", "learner_group/optimizer.safetensors"):
+                if name not in ("MANIFEST.json", "config.toml", "learner_group/optimizer-0000-of-0001.safetensors"):
                     continue
                 result = self.call("train", "--resume", copy, "stop.training_iteration=5")
                 self.assertIn("warning[corrupt-checkpoint]", result.stderr)

@@ -2,104 +2,12 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
-#include <numeric>
 
-#include "algorithms/appo.hpp"
-#include "algorithms/ppo.hpp"
-#include "learners/learner.hpp"
-#include "tests/learners/gloo_group.hpp"
-#include "tests/learners/learner_examples.hpp"
-#include "tests/learners/thread_group.hpp"
+#include "tests/learners/group_examples.hpp"
 
 using namespace myriad;
 
 TEST_SUITE_BEGIN("learners/group");
-
-namespace {
-
-const Space kActions = Space::discrete(2);
-
-/// One gradient step an update for PPO and IMPALA, two for APPO; nothing shuffled.
-Config plain_config(const std::string& algorithm) {
-  if (algorithm != "PPO") return async_config(algorithm.c_str());
-  Config config = config_of();
-  config.training.num_epochs = 1;
-  config.training.minibatch_size = 0;
-  config.training.shuffle_batch_per_epoch = false;
-  return config;
-}
-
-/// Everything that needs a snapshot: minibatches, shuffling, filter, adaptive KL, and with APPO buffer and target.
-Config full_config(const std::string& algorithm) {
-  Config config = algorithm == "PPO" ? config_of() : async_config(algorithm.c_str(), "native", 2);
-  config.training.minibatch_size = 3 * kSteps;
-  config.training.num_epochs = 2;
-  config.training.shuffle_batch_per_epoch = true;
-  return config;
-}
-
-using Learners = std::vector<std::unique_ptr<Learner>>;
-
-Learners make_learners(size_t count, const std::function<Config()>& config) {
-  Learners learners;
-  for (size_t i = 0; i < count; ++i) learners.push_back(std::make_unique<Learner>(config(), kObs, kActions));
-  return learners;
-}
-
-/// Environments of each of `shards`: uneven, and with `empty` the last has none.
-std::vector<int> uneven(uint32_t shards, bool empty) {
-  std::vector<int> counts(shards, 1);
-  if (empty && shards > 1) counts.back() = 0;
-  counts.front() += kEnvironments - std::accumulate(counts.begin(), counts.end(), 0);
-  if (shards > 2) --counts.front(), ++counts[1];
-  return counts;
-}
-
-std::vector<std::optional<Fragment>> slices_of(Fragment& batch, const std::vector<int>& counts) {
-  std::vector<std::optional<Fragment>> slices;
-  int first = 0;
-  for (const int count : counts) {
-    slices.push_back(count == 0 ? std::nullopt : std::optional<Fragment>(slice_of(batch, first, count)));
-    first += count;
-  }
-  return slices;
-}
-
-using Members = std::vector<std::shared_ptr<Collective>>;
-
-Members members_of(uint32_t size, bool gloo, std::optional<ThreadGroup::Fault> fault = std::nullopt) {
-  if (gloo) return make_gloo_group(size);
-  ThreadGroup group(size, fault);
-  Members members;
-  for (uint32_t r = 0; r < size; ++r) members.push_back(group.member(r));
-  return members;
-}
-
-void join_all(Learners& learners, const Members& members, const Learner::Sources& sources = {}) {
-  in_threads(static_cast<uint32_t>(learners.size()), [&](uint32_t r) { learners[r]->join(members[r], sources); });
-}
-
-std::vector<UpdateResult> update_all(Learners& learners, uint64_t seed, const std::vector<int>& counts) {
-  Fragment batch = batch_of(kActions, seed);
-  auto slices = slices_of(batch, counts);
-  std::vector<UpdateResult> results(learners.size());
-  in_threads(static_cast<uint32_t>(learners.size()),
-             [&](uint32_t r) { results[r] = learners[r]->update(slices[r] ? &*slices[r] : nullptr); });
-  return results;
-}
-
-void check_equal(const Learners& learners) {
-  for (const auto& other : learners) CHECK(same(other->state(), learners[0]->state()));
-}
-
-void check_near(const Learner& a, const Learner& b, float tolerance) {
-  const auto x = flat_parameters(a.spec(), a.state().module, "a"), y = flat_parameters(b.spec(), b.state().module, "b");
-  float worst = 0;
-  for (size_t i = 0; i < x.size(); ++i) worst = std::max(worst, std::abs(x[i] - y[i]));
-  CHECK(worst <= tolerance);
-}
-
-}  // namespace
 
 TEST_CASE("Group: shards on slices of a batch train as one learner on the whole") {
   for (const bool gloo : {false, true})
@@ -122,6 +30,7 @@ TEST_CASE("Group: shards on slices of a batch train as one learner on the whole"
             // its last bit moves a parameter by a fraction of that.
             check_near(*shards[0], whole, 2e-6f);
             for (const auto& [name, value] : want) {
+              if (name.starts_with("learner_memory_")) continue;
               CAPTURE(name);
               CHECK(results[0].metrics.at(name) == doctest::Approx(value).epsilon(1e-4));
             }

@@ -1,0 +1,132 @@
+#include "apps/learner_files.hpp"
+
+#include <doctest/doctest.h>
+
+#include <filesystem>
+#include <set>
+
+#include "rl/check.hpp"
+#include "tests/learners/group_examples.hpp"
+
+using namespace myriad;
+
+TEST_SUITE_BEGIN("apps/learner_files");
+
+namespace {
+
+Config config_with(const std::string& shard) {
+  Config config = full_config("APPO");
+  config.learners.shard = shard;
+  config.learners.executor = "torch";
+  return config;
+}
+
+class Directory {
+ public:
+  Directory() {
+    std::string name = (std::filesystem::temp_directory_path() / "myriad-learner-files-XXXXXX").string();
+    REQUIRE(::mkdtemp(name.data()) != nullptr);
+    path_ = name;
+    std::filesystem::create_directories(path_ / "learner_group/modules");
+  }
+  ~Directory() { std::filesystem::remove_all(path_); }
+  std::string path() const { return path_.string(); }
+  std::filesystem::path group() const { return path_ / "learner_group"; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+/// Saves what `shards` have; returns the files' names.
+std::multiset<std::string> save(const Learners& shards, const Directory& directory) {
+  auto layout = std::make_shared<FragmentLayout>(1, 1);
+  layout->add("obs", Rows::step_and_bootstrap, DType::f32, {3});
+  std::vector<std::vector<CheckpointFile>> written(shards.size());
+  in_threads(static_cast<uint32_t>(shards.size()), [&](uint32_t r) {
+    const auto files = make_system_files("/");
+    BatchAssembler assembler(layout, 1);
+    LearnerCore::WriteCheckpoint request{};
+    request.directory = directory.path();
+    request.training_iteration = 7;
+    request.num_env_steps_sampled_lifetime = 1234;
+    written[r] = save_learner(*files, request, *shards[r], 0, assembler);
+  });
+  std::multiset<std::string> names;
+  for (const auto& list : written)
+    for (const CheckpointFile& file : list) names.insert(file.name);
+  return names;
+}
+
+/// A learner with all that the checkpoint has.
+LearnerState loaded(const std::string& shard, const Directory& directory) {
+  Learner learner(config_with(shard), kObs, kActions);
+  const auto files = make_system_files("/");
+  const LearnerCounters counters = load_learner(*files, directory.path(), learner);
+  CHECK(counters.training_iteration == 7);
+  CHECK(counters.num_env_steps_sampled_lifetime == 1234);
+  return learner.state();
+}
+
+}  // namespace
+
+TEST_CASE("Checkpoint: what four shards saved is read by 1, 2 and 8, equal to the bit, and goes on alike") {
+  for (const char* shard : {"none", "optimizer", "gradients", "parameters"}) {
+    CAPTURE(shard);
+    Directory directory;
+    Learners four = make_learners(4, [&] { return config_with(shard); });
+    join_all(four, members_of(4, false));
+    for (uint64_t seed : {1, 2, 3}) update_all(four, seed, {2, 2, 2, 2});
+    const std::multiset<std::string> names = save(four, directory);
+    const bool parts = shard != std::string("none");
+    CHECK(names.count("learner_group/modules/default_policy.safetensors") == 1);
+    CHECK(names.count("learner_group/connectors.safetensors") == 1);
+    CHECK(names.count("learner_group/state.safetensors") == 1);
+    CHECK(names.count("learner_group/optimizer-0003-of-0004.safetensors") == (parts ? 1 : 0));
+    CHECK(names.count("learner_group/optimizer-0000-of-0001.safetensors") == (parts ? 0 : 1));
+    CHECK(names.size() == (parts ? 7 : 4));
+
+    const LearnerState state = loaded(shard, directory);
+    const std::vector<LearnerState> saved = states_of(four);
+    CHECK(same(state.module, saved[0].module));
+    CHECK(same(state.scalars, saved[0].scalars));
+    CHECK(same(state.connectors, saved[0].connectors));
+    std::vector<std::byte> moments;
+    for (const LearnerState& part : saved)
+      if (parts || moments.empty()) {
+        const auto& bytes = part.optimizer.at("exp_avg_sq").bytes;
+        moments.insert(moments.end(), bytes.begin(), bytes.end());
+      }
+    CHECK(state.optimizer.at("exp_avg_sq").bytes == moments);
+
+    for (const uint32_t size : {1u, 2u, 8u}) {
+      CAPTURE(size);
+      Learners shards = make_learners(size, [&] { return config_with(shard); });
+      for (const auto& learner : shards) {
+        const auto files = make_system_files("/");
+        load_learner(*files, directory.path(), *learner);
+      }
+      join_all(shards, members_of(size, false));
+      Directory copy;
+      save(shards, copy);
+      CHECK(same(loaded(shard, copy), state));
+    }
+  }
+}
+
+TEST_CASE("Checkpoint: the single optimizer file of before is still read; a missing part is an error") {
+  Directory directory;
+  Learners shards = make_learners(2, [] { return config_with("optimizer"); });
+  join_all(shards, members_of(2, false));
+  update_all(shards, 1, {4, 4});
+  save(shards, directory);
+  const LearnerState state = loaded("optimizer", directory);
+  std::filesystem::remove(directory.group() / "optimizer-0001-of-0002.safetensors");
+  CHECK_THROWS_AS(loaded("optimizer", directory), Error);
+  std::filesystem::remove(directory.group() / "optimizer-0000-of-0002.safetensors");
+  const auto files = make_system_files("/");
+  write_checkpoint_file(*files, directory.path(), "learner_group/optimizer.safetensors",
+                        encode_safetensors(state.optimizer));
+  CHECK(same(loaded("none", directory), state));
+}
+
+TEST_SUITE_END();
