@@ -242,8 +242,9 @@ episode_return_mean = 475
           std::string::npos);
     CHECK(complaint("[hosts]\nnum_hosts = 3\n").find("hosts.num_hosts 3 is more than env_runners.num_env_runners 2") !=
           std::string::npos);
-    CHECK(complaint("[hosts]\nnum_hosts = 1\n[learners]\nnum_learners = 2\n")
-              .ends_with("learners.num_learners 2 is more than hosts.num_hosts 1: each learner has its own host agents"));
+    CHECK(
+        complaint("[hosts]\nnum_hosts = 1\n[learners]\nnum_learners = 2\n")
+            .ends_with("learners.num_learners 2 is more than hosts.num_hosts 1: each learner has its own host agents"));
     CHECK(complaint("[learners]\nnum_learners = 2\n[training]\ntrain_batch_size = 400\n"
                     "[env_runners]\nrollout_fragment_length = 50\n")
               .ends_with("learners.num_learners 2 is more than the 1 fragments of a batch; make train_batch_size at "

@@ -350,7 +350,7 @@ TEST_SUITE("rl/wire/parcel") {
     CHECK(sender.resent() == 4);  // message 6 was never sent before
     CHECK(flushed(sender, ParcelSender::kRetry).empty());
     CHECK(flushed(sender, Time(1) + ParcelSender::kRetry).size() == 3);  // and again, as nobody has said it has them
-    sender.release(1);  // an old word
+    sender.release(1);                                                   // an old word
     sender.restart();
     CHECK(flushed(sender, ParcelSender::kRetry).at(0).as<wire::ParcelT>()->first == 2);
   }

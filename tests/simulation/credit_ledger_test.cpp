@@ -40,6 +40,25 @@ TEST_SUITE("learners/credit_ledger") {
     CHECK(!ledger.arrived(0, 0));
   }
 
+  TEST_CASE("CreditLedger: an agent that was allowed something before goes on from there") {
+    CreditLedger ledger(4, 10);
+    ledger.up(0, 0, 1);
+    ledger.resume(0, 20, 18);
+    CHECK(ledger.outstanding() == 2);
+    CHECK(ledger.granted_bytes(0) == 220);  // 18 + 4
+    for (int i = 0; i < 4; ++i) CHECK(ledger.arrived(0, 0));
+    CHECK(!ledger.arrived(0, 0));
+    CHECK_THROWS_AS(([&] {
+                      for (int i = 0; i < 6; ++i) ledger.consumed(0, 0);  // five have come since
+                    }()),
+                    Error);
+    ledger.up(1, 0, 1);
+    ledger.resume(1, 90, 2);
+    CHECK(ledger.granted_bytes(1) == 900);  // what was granted stays
+    ledger.resume(7, 5, 5);                 // nobody
+    CHECK(ledger.granted_bytes(7) == 0);
+  }
+
   TEST_CASE("CreditLedger: each agent may send one, however many there are") {
     CreditLedger ledger(2, 1);
     for (uint32_t agent = 0; agent < 5; ++agent) ledger.up(agent, 0, 1);

@@ -168,6 +168,88 @@ TEST_SUITE("learners/fragment_queue") {
     CHECK(place_of(queue, arrived(0, 0, 2, 2)) == 0);
   }
 
+  // --- a queue that begins after another ---
+
+  TEST_CASE("FragmentQueue: a slot that ran before goes on with its process and its numbers, inside a round too") {
+    FragmentQueue queue(2, 4);
+    step(queue, FragmentQueue::SlotIs{0, 3, 7});
+    CHECK(queue.credit(0).incarnation == 3);
+    CHECK(queue.credit(0).granted == 7);
+    step(queue, FragmentQueue::BeginRound{1});
+    CHECK(queue.credit(0).granted == 9);
+    CHECK(drop_of(queue, arrived(0, 3, 6)) == Drop::duplicate);
+    CHECK(place_of(queue, arrived(0, 3, 7)) == 0);
+    const Outputs late = step(queue, FragmentQueue::SlotIs{1, 2, 5});
+    CHECK(std::get<FragmentQueue::CreditChanged>(late.back()).slot == 1);
+    CHECK(queue.credit(1).granted == 7);  // the two places that were its own
+    CHECK(place_of(queue, arrived(1, 2, 6)) == 3);
+    CHECK(place_of(queue, arrived(1, 2, 5)) == 1);
+  }
+
+  TEST_CASE("FragmentQueue: a slot whose process ended does not go on with it") {
+    FragmentQueue queue(2, 2);
+    step(queue, FragmentQueue::SlotDown{0, 3});
+    CHECK(step(queue, FragmentQueue::SlotIs{0, 3, 7}).empty());
+    CHECK(step(queue, FragmentQueue::SlotIs{0, 2, 7}).empty());
+    CHECK(step(queue, FragmentQueue::SlotIs{9, 2, 7}).empty());  // there is none
+    CHECK(!queue.is_up(0));
+  }
+
+  TEST_CASE("FragmentQueue: num_up counts the slots whose process runs, or is on its way") {
+    FragmentQueue queue(3, 3);
+    CHECK(queue.num_up() == 3);
+    step(queue, FragmentQueue::SlotDown{0, 0});
+    step(queue, FragmentQueue::SlotDown{0, 1});  // no process came in between
+    step(queue, FragmentQueue::SlotDown{2, 0});
+    CHECK(queue.num_up() == 1);
+    step(queue, FragmentQueue::SlotUp{0, 5, 3});  // slot 1: a newer one in its place
+    CHECK(queue.num_up() == 3);
+    step(queue, FragmentQueue::SlotIs{1, 6, 2});
+    CHECK(queue.num_up() == 3);
+    step(queue, FragmentQueue::SlotDown{1, 6});
+    step(queue, FragmentQueue::SlotIs{1, 7, 2});
+    CHECK(queue.num_up() == 3);
+  }
+
+  TEST_CASE("FragmentQueue: a number that is skipped is not waited for, and takes no place") {
+    FragmentQueue queue(2, 4);  // slot 0: places 0 2
+    step(queue, FragmentQueue::BeginRound{1});
+    const Outputs outputs = step(queue, FragmentQueue::Skip{0});
+    REQUIRE(outputs.size() == 1);
+    CHECK(std::get<FragmentQueue::CreditChanged>(outputs[0]).slot == 0);
+    CHECK(queue.credit(0).granted == 3);
+    CHECK(drop_of(queue, arrived(0, 0, 2)) == Drop::duplicate);
+    place_of(queue, arrived(0, 0, 0)), place_of(queue, arrived(0, 0, 1));
+    step(queue, FragmentQueue::SlotDown{0, 0});  // what was skipped is nobody's to do
+    CHECK(queue.credit(1).granted == 2);
+    place_of(queue, arrived(1, 0, 0)), place_of(queue, arrived(1, 0, 1));
+    CHECK(!queue.round_open());
+  }
+
+  TEST_CASE("FragmentQueue: after a round with a number that was skipped the next one goes on behind it") {
+    FragmentQueue queue(1, 1);
+    step(queue, FragmentQueue::BeginRound{1});
+    place_of(queue, arrived(0, 0, 0));
+    step(queue, FragmentQueue::Skip{0});
+    step(queue, FragmentQueue::BeginRound{2});
+    CHECK(queue.credit(0).granted == 3);
+    CHECK(place_of(queue, arrived(0, 0, 2, 2)) == 0);
+  }
+
+  TEST_CASE("FragmentQueue: a round that is collected again takes weights from its own to the newest there were") {
+    FragmentQueue queue(1, 3);
+    step(queue, FragmentQueue::BeginRound{4, 5});
+    CHECK(queue.weights_version() == 4);
+    CHECK(drop_of(queue, arrived(0, 0, 0, 3)) == Drop::wrong_version);
+    CHECK(drop_of(queue, arrived(0, 0, 1, 6)) == Drop::wrong_version);
+    CHECK(place_of(queue, arrived(0, 0, 2, 4)) == 2);
+    CHECK(place_of(queue, arrived(0, 0, 3, 5)) == 0);
+    place_of(queue, arrived(0, 0, 4, 5));
+    step(queue, FragmentQueue::BeginRound{5});
+    CHECK(drop_of(queue, arrived(0, 0, 5, 6)) == Drop::wrong_version);
+    CHECK(place_of(queue, arrived(0, 0, 6, 5)) == 1);
+  }
+
   TEST_CASE("FragmentQueue: a round does not begin inside another, and needs slots and places") {
     FragmentQueue queue(1, 1);
     step(queue, FragmentQueue::BeginRound{1});

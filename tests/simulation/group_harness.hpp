@@ -55,7 +55,9 @@ struct Group {
   static LearnerGroup::Options options(uint32_t num_learners, bool sharded = false) {
     LearnerGroup::Options options;
     options.config_toml = "seed = 1";
-    options.endpoint = [](uint32_t shard, uint32_t incarnation) { return fmt::format("ipc://{}.{}", shard, incarnation); };
+    options.endpoint = [](uint32_t shard, uint32_t incarnation) {
+      return fmt::format("ipc://{}.{}", shard, incarnation);
+    };
     options.checkpoint = "checkpoints/7";
     options.num_learners = num_learners;
     options.num_agents = 4;

@@ -25,8 +25,8 @@ std::vector<std::string> names(const Outputs& outputs) {
     if (const auto* state = message.as<wire::SlotStateT>())
       names.push_back(fmt::format("{}{}.{}", state->up ? 'u' : 'd', state->slot - kFirst, state->incarnation));
     else if (const auto* header = message.as<wire::FragmentHeaderT>())
-      names.push_back(fmt::format("f{}.{}.{}", header->key->slot() - kFirst, header->key->incarnation(),
-                                  header->key->seq()));
+      names.push_back(
+          fmt::format("f{}.{}.{}", header->key->slot() - kFirst, header->key->incarnation(), header->key->seq()));
     else
       names.push_back("other");
   }
@@ -153,7 +153,7 @@ TEST_SUITE("env_runners/host_agent") {
       bool up;
       uint64_t fragments;
     };
-    const std::vector<Want> wants{{0, 0, true, 0},  {0, 1, true, 1}, {0, 1, false, 1},
+    const std::vector<Want> wants{{0, 0, true, 0}, {0, 1, true, 1}, {0, 1, false, 1},
                                   {1, 0, true, 1}, {1, 0, true, 1}, {1, 1, true, 2}};
     for (size_t i = 0; i < wants.size(); ++i) {
       rig.released(i + 1, i + 1);

@@ -20,7 +20,8 @@ using Assembled = std::vector<std::pair<uint32_t, FragmentId>>;
 
 std::vector<std::pair<uint32_t, uint64_t>> marks(const std::vector<double>& tally) {
   std::vector<std::pair<uint32_t, uint64_t>> found;
-  for (const wire::AgentMark& mark : UpdateTally::decode(tally).marks) found.emplace_back(mark.agent(), mark.messages());
+  for (const wire::AgentMark& mark : UpdateTally::decode(tally).marks)
+    found.emplace_back(mark.agent(), mark.messages());
   return found;
 }
 using Marks = std::vector<std::pair<uint32_t, uint64_t>>;
@@ -71,7 +72,8 @@ LearnerCore::Options async_of_many() {
 TEST_SUITE("learners/learner_core") {
   // --- an epoch that begins again ---
 
-  TEST_CASE("LearnerCore: sync, the batch that was lost is collected again, the same; nothing below the mark is taken") {
+  TEST_CASE(
+      "LearnerCore: sync, the batch that was lost is collected again, the same; nothing below the mark is taken") {
     Again h(SamplingMode::sync);
     const Outputs joined = h.joins(2);
     REQUIRE(sent<wire::GrantT>(joined) != nullptr);
@@ -127,15 +129,16 @@ TEST_SUITE("learners/learner_core") {
     CHECK(assembled(h.sends({})) == Assembled{{0, {0, 0, 1}}});
   }
 
-  TEST_CASE("LearnerCore: lag1, the round before is collected again, and what was sampled for the next one waits for it") {
+  TEST_CASE(
+      "LearnerCore: lag1, the round before is collected again, and what was sampled for the next one waits for it") {
     Again h(SamplingMode::lag1);
     const Outputs joined = h.joins(2);
     CHECK(sent<wire::GrantT>(joined)->weights_version == 0);  // the round that was sampled while update 0 ran
     CHECK(sent<wire::GrantT>(joined)->slots.at(0).granted() == 2);
     CHECK(sent<wire::WeightsHeaderT>(joined) == nullptr);
     // Fragments 1 are of that round, fragment 2 is of the round of version 1, which had begun.
-    const Outputs resent =
-        h.sends({h.fragment(0, 0, 0), h.fragment(1, 0, 0), h.fragment(0, 1, 0), h.fragment(1, 1, 0), h.fragment(0, 2, 1)});
+    const Outputs resent = h.sends(
+        {h.fragment(0, 0, 0), h.fragment(1, 0, 0), h.fragment(0, 1, 0), h.fragment(1, 1, 0), h.fragment(0, 2, 1)});
     CHECK(assembled(resent) == Assembled{{0, {0, 0, 1}}, {1, {1, 0, 1}}});
     CHECK(h.core.drops().at("dropped/beyond_credit") == 0);
     const Outputs next = h.go(2);
@@ -165,7 +168,8 @@ TEST_SUITE("learners/learner_core") {
     CHECK(sent<wire::GrantT>(report)->received == 6);
   }
 
-  TEST_CASE("LearnerCore: lag1, what waits behind a fragment that has its place now is over, and its place is another's") {
+  TEST_CASE(
+      "LearnerCore: lag1, what waits behind a fragment that has its place now is over, and its place is another's") {
     // Of the round before, slot 1 had died with its place open and slot 0 did both: 0.1 and 0.2, with 1.1 sampled
     // before its death was known. Here both are up: 0.2 comes too early, and 1.1, a later message, has its place.
     Again h(SamplingMode::lag1);

@@ -55,7 +55,8 @@ TEST_SUITE("learners/learner_core") {
     CHECK(sent<wire::RefusedT>(outputs)->reason.find("differ") != std::string::npos);
   }
 
-  TEST_CASE_FIXTURE(Sync, "LearnerCore: messages of another run or epoch are counted and dropped, in parcels those of another run") {
+  TEST_CASE_FIXTURE(
+      Sync, "LearnerCore: messages of another run or epoch are counted and dropped, in parcels those of another run") {
     Message foreign = message(wire::JoinT{});
     foreign.run = 1;
     CHECK(step(LearnerCore::FromAgent{"x", foreign}).empty());
@@ -491,7 +492,7 @@ TEST_SUITE("learners/learner_core") {
     const Outputs beyond = send(0, 7, 0);
     CHECK(core.drops().at("dropped/beyond_credit") == 1);
     CHECK(count<LearnerCore::Consumed>(beyond) == 0);  // when the update that settles it is finished
-    const Outputs first = go(1);  // two more places
+    const Outputs first = go(1);                       // two more places
     CHECK(sent<wire::GrantT>(first, "agent-0")->granted_bytes == 100);
     const Outputs down = agent(1, 2, 2, 0, false);
     CHECK(sent<wire::GrantT>(down, "agent-1") == nullptr);
@@ -504,13 +505,14 @@ TEST_SUITE("learners/learner_core") {
     Books books;
     go(1);
     for (uint64_t seq = 0; seq < 4; ++seq) books.add(send(0, seq, 0));  // two are trained on, two have their place
-    books.add(send(0, 4, 0));                                          // waits
+    books.add(send(0, 4, 0));                                           // waits
     books.add(parcel(0, {fragment(0, 5, 0, 0, /*valid=*/false)}));
     CHECK(UpdateTally::decode(tally).marks.at(0).messages() == 2);
     books.add(updated(1));
     CHECK(books.ends.size() == 2);
     books.add(go(2));
-    CHECK(UpdateTally::decode(tally).marks.at(0).messages() == 4);  // what waits, and the drop after it, would come again
+    CHECK(UpdateTally::decode(tally).marks.at(0).messages() ==
+          4);  // what waits, and the drop after it, would come again
     books.add(updated(2));
     CHECK(books.ends.size() == 4);
     books.add(send(0, 6, 0));

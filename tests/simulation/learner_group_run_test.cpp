@@ -96,7 +96,8 @@ TEST_SUITE("driver/learner_group") {
     CHECK(count<LearnerGroup::Formed>(formed(2)) == 1);
   }
 
-  TEST_CASE_FIXTURE(Two, "LearnerGroup: down, the others form at once, and who is too many is told to go until it went") {
+  TEST_CASE_FIXTURE(Two,
+                    "LearnerGroup: down, the others form at once, and who is too many is told to go until it went") {
     resize(3);
     arrives(2);
     receive(2, status(2, LearnerStage::called), 0);
@@ -284,7 +285,9 @@ TEST_SUITE("driver/learner_group") {
   TEST_CASE_FIXTURE(Two, "LearnerGroup: where updates take long, standing still has ten medians of them") {
     for (uint64_t iteration = 1; iteration <= 3; ++iteration)  // 1, 4 and 100 s an update: the median is 4
       for (const uint32_t shard : {0u, 1u})
-        receive(shard, report(iteration, {{"learner_update_s", iteration == 1 ? 2.0 : iteration == 2 ? 8.0 : 200.0},
+        receive(shard, report(iteration, {{"learner_update_s", iteration == 1   ? 2.0
+                                                               : iteration == 2 ? 8.0
+                                                                                : 200.0},
                                           {"num_updates", 2.0}}));
     does(0, 10, true), does(1, 9, false);
     CHECK(count<LearnerGroup::KillLearner>(stand_still(Seconds(39), true, false)) == 0);
@@ -304,21 +307,40 @@ TEST_SUITE("driver/learner_group") {
   // --- reports ---
 
   TEST_CASE_FIXTURE(Two, "LearnerGroup: an iteration is what all shards report: sums, means and maxima") {
-    CHECK(receive(0, report(1, {{"loss", 1}, {"dropped/invalid", 2}, {"num_bytes_received_since_start", 5},
-                                {"policy_lag_hist/0", 3}, {"num_fragments", 4}, {"num_episodes_left_out", 1},
-                                {"policy_lag_max", 7}, {"queue_age_max_s", 0.5}, {"only_here", 3}},
+    CHECK(receive(0, report(1,
+                            {{"loss", 1},
+                             {"dropped/invalid", 2},
+                             {"num_bytes_received_since_start", 5},
+                             {"policy_lag_hist/0", 3},
+                             {"num_fragments", 4},
+                             {"num_episodes_left_out", 1},
+                             {"policy_lag_max", 7},
+                             {"queue_age_max_s", 0.5},
+                             {"only_here", 3}},
                             10))
               .empty());
     CHECK(receive(0, report(1, {{"loss", 9}})).empty());  // said again: the newest word counts
-    receive(0, report(1, {{"loss", 1}, {"dropped/invalid", 2}, {"num_bytes_received_since_start", 5},
-                          {"policy_lag_hist/0", 3}, {"num_fragments", 4}, {"num_episodes_left_out", 1},
-                          {"policy_lag_max", 7}, {"queue_age_max_s", 0.5}, {"only_here", 3}},
+    receive(0, report(1,
+                      {{"loss", 1},
+                       {"dropped/invalid", 2},
+                       {"num_bytes_received_since_start", 5},
+                       {"policy_lag_hist/0", 3},
+                       {"num_fragments", 4},
+                       {"num_episodes_left_out", 1},
+                       {"policy_lag_max", 7},
+                       {"queue_age_max_s", 0.5},
+                       {"only_here", 3}},
                       10));
-    const Outputs outputs =
-        receive(1, report(1, {{"loss", 2}, {"dropped/invalid", 1}, {"num_bytes_received_since_start", 6},
-                              {"policy_lag_hist/0", 1}, {"num_fragments", 3}, {"num_episodes_left_out", 0},
-                              {"policy_lag_max", 2}, {"queue_age_max_s", 0.75}},
-                          20));
+    const Outputs outputs = receive(1, report(1,
+                                              {{"loss", 2},
+                                               {"dropped/invalid", 1},
+                                               {"num_bytes_received_since_start", 6},
+                                               {"policy_lag_hist/0", 1},
+                                               {"num_fragments", 3},
+                                               {"num_episodes_left_out", 0},
+                                               {"policy_lag_max", 2},
+                                               {"queue_age_max_s", 0.75}},
+                                              20));
     const Metrics all = metrics(outputs);
     CHECK(all.at("loss") == 1.5);
     CHECK(all.at("dropped/invalid") == 3);

@@ -200,8 +200,7 @@ TEST_SUITE("driver/learner_group") {
     const Outputs orders = run.called(1, {4});
     CHECK(order(orders, peer(1))->everybody);
     run.formed(0, {4});
-    CHECK(event(run.formed(1, {4}), "group-formed")->text ==
-          "epoch 2: 2 learners go on from weights 4 after 0.00 s");
+    CHECK(event(run.formed(1, {4}), "group-formed")->text == "epoch 2: 2 learners go on from weights 4 after 0.00 s");
   }
 
   TEST_CASE("LearnerGroup: one that cannot join begins the next epoch, with all of them") {
@@ -247,7 +246,8 @@ TEST_SUITE("driver/learner_group") {
     CHECK(find<LearnerGroup::Over>(outputs)->error_code == "config");
   }
 
-  TEST_CASE("LearnerGroup: more crashes a minute than are allowed of each shard end the run, older ones are forgotten") {
+  TEST_CASE(
+      "LearnerGroup: more crashes a minute than are allowed of each shard end the run, older ones are forgotten") {
     auto options = Group::options(2);
     options.max_crashes_per_minute = 1;  // two of two shards
     Group run(options);
