@@ -1,16 +1,28 @@
-// learner_bench: PPO minibatch updates a second (forward, loss, backward, clipping, Adam), for both executors and for
-// the same update written plainly on libtorch's modules and optimizer, in one run. With `impala` or `appo`: whole
-// Learner::update calls on a batch, and the share of their time that is not the native module's passes and Adam.
+// learner_bench: what an update costs, for HalfCheetah's shapes: the native and the torch executor, the same written
+// plainly on libtorch's modules, operators and optimizer, and what the core could calculate at best, all in turn in one
+// run, so that what else runs on the machine meets all of them.
 //
-//   build/bench/learner_bench [ppo | impala | appo] [threads = 1] [seconds a case = 0.5]
+//   build/bench/learner_bench [ppo | impala | appo | limit] [threads = 1] [seconds a case = 1]
+//
+//   ppo     one minibatch: forward, loss, backward, clipping, Adam
+//   impala  a whole Learner::update of a batch [T, N];  appo: the same, which has no plain counterpart here
+//   limit   the core's limit alone
+//
+// Times are medians of rounds: with one thread of its CPU time, so that a core shared with others does not count, with
+// more of wall time. FLOPs of an update are 3 x those of the forward pass of all linear layers of both networks; "peak"
+// is a loop of fused multiply-adds on registers, "GEMM" Eigen's product of 1,024 x 1,024 floats. "module" is the native
+// module's forward and backward and Adam alone.
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
+#include <time.h>
 #include <torch/torch.h>
 
-#include <chrono>
+#include <algorithm>
 #include <cstdlib>
+#include <functional>
 
 #include "algorithms/ppo.hpp"
+#include "bench/arithmetic_limit.hpp"
 #include "learners/learner.hpp"
 
 using namespace myriad;
@@ -18,13 +30,105 @@ using namespace myriad;
 namespace {
 
 constexpr int kObs = 17, kActions = 6;  // HalfCheetah's
+const std::vector<std::vector<int>> kNetworks{{64, 64}, {256, 256}, {1024, 1024, 1024}};
+constexpr std::array kBatches{std::pair{16, 4}, std::pair{32, 8}, std::pair{64, 32}, std::pair{64, 256}};  // T, N
 
-Config config_of(int hidden) {
-  Config config;
-  config.algorithm_config = std::make_unique<PpoConfig>();
-  config.rl_module.fcnet_hiddens = {hidden, hidden};
+struct Options {
+  int threads = 1;
+  double seconds = 1.0;
+  double now() const {
+    timespec t{};
+    clock_gettime(threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &t);
+    return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+  }
+};
+
+using Update = std::function<void()>;
+
+/// Seconds of one call of each, the median of rounds in which they take turns.
+std::vector<double> measure(const Options& options, const std::vector<Update>& updates) {
+  std::vector<std::vector<double>> rounds(updates.size());
+  const double begin = options.now();
+  for (const Update& update : updates)
+    if (update) update();
+  const size_t rounds_wanted = options.now() - begin < options.seconds ? 5 : 3;
+  for (size_t round = 0; round < rounds_wanted; ++round)
+    for (size_t i = 0; i < updates.size(); ++i) {
+      if (!updates[i]) continue;
+      const double start = options.now();
+      double elapsed = 0, calls = 0;
+      for (; elapsed < options.seconds / static_cast<double>(rounds_wanted); ++calls, elapsed = options.now() - start)
+        updates[i]();
+      rounds[i].push_back(elapsed / calls);
+    }
+  std::vector<double> medians;
+  for (std::vector<double>& of : rounds) {
+    std::ranges::sort(of);
+    medians.push_back(of.empty() ? 0.0 : of[of.size() / 2]);
+  }
+  return medians;
+}
+
+struct Rates {
+  double peak, gemm;  // FLOP/s
+};
+const std::vector<Update> kLimits{[] { fma_flops(); }, [] { gemm_flops(); }};
+Rates limits(const std::vector<double>& medians) { return {fma_flops() / medians[0], gemm_flops() / medians[1]}; }
+
+Config config_of(const std::string& algorithm, const std::vector<int>& hiddens, const Options& options) {
+  Config config = load_config(fmt::format("algorithm = '{}'", algorithm), "bench");
+  config.rl_module.fcnet_hiddens = hiddens;
+  config.learners.num_threads = options.threads;
+  config.training.lr = 0.0;  // the policy stays near the behaviour's
   return config;
 }
+
+const Space kObsSpace = Space::box(-10, 10, {kObs}), kActionSpace = Space::box(-1, 1, {kActions});
+
+double forward_flops(const std::vector<int>& hiddens) {
+  double flops = 0;
+  for (const int outputs : {kActions, 1}) {
+    int size = kObs;
+    for (const int h : hiddens) flops += 2.0 * std::exchange(size, h) * h;
+    flops += 2.0 * size * outputs;
+  }
+  return flops;
+}
+
+// ---- the same on libtorch, as one writes it first
+
+struct Plain {
+  torch::nn::Sequential policy, value;
+  torch::Tensor log_std = torch::zeros({kActions}, torch::requires_grad());
+  std::vector<torch::Tensor> parameters;
+  std::unique_ptr<torch::optim::Adam> optimizer;
+
+  explicit Plain(const std::vector<int>& hiddens) : policy(mlp(hiddens, kActions)), value(mlp(hiddens, 1)) {
+    parameters = policy->parameters();
+    for (const torch::Tensor& p : value->parameters()) parameters.push_back(p);
+    parameters.push_back(log_std);
+    optimizer = std::make_unique<torch::optim::Adam>(parameters, torch::optim::AdamOptions(1e-4));
+  }
+  static torch::nn::Sequential mlp(const std::vector<int>& hiddens, int outputs) {
+    torch::nn::Sequential layers;
+    int size = kObs;
+    for (const int h : hiddens) {
+      layers->push_back(torch::nn::Linear(std::exchange(size, h), h));
+      layers->push_back(torch::nn::Tanh());
+    }
+    layers->push_back(torch::nn::Linear(size, outputs));
+    return layers;
+  }
+  static torch::Tensor gaussian_logp(const torch::Tensor& mean, const torch::Tensor& log_std, const torch::Tensor& x) {
+    return (-0.5 * ((x - mean) / log_std.exp()).square() - log_std - 0.9189385332).sum(-1);
+  }
+  void step(const torch::Tensor& loss, double clip) {
+    optimizer->zero_grad();
+    loss.backward();
+    torch::nn::utils::clip_grad_norm_(parameters, clip);
+    optimizer->step();
+  }
+};
 
 Columns minibatch_of(int64_t n) {
   return {{"obs", torch::randn({n, kObs})},  {"actions", torch::randn({n, kActions})},
@@ -32,71 +136,74 @@ Columns minibatch_of(int64_t n) {
           {"advantages", torch::randn({n})}, {"value_targets", torch::randn({n})}};
 }
 
-/// Updates a second of `update`, after a tenth of the time to warm up.
-template <class Update>
-double rate(double seconds, Update update) {
-  using Clock = std::chrono::steady_clock;
-  const auto run = [&](double limit) {
-    const auto start = Clock::now();
-    double elapsed = 0;
-    int64_t count = 0;
-    for (; elapsed < limit; ++count, elapsed = std::chrono::duration<double>(Clock::now() - start).count()) update();
-    return static_cast<double>(count) / elapsed;
-  };
-  run(0.1 * seconds);
-  return run(seconds);
-}
-
-double myriad_rate(Executor executor, int hidden, int64_t n, int threads, double seconds) {
-  const Config config = config_of(hidden);
-  const auto algorithm = make_algorithm(config);
-  const ModuleSpec spec = algorithm->module_spec(Space::box(-1, 1, {kObs}), Space::box(-1, 1, {kActions}));
-  TorchModule module(spec, initial_parameters(spec, 1), executor, threads);
-  Optimizer optimizer(spec, 1e-8, 0.5);
-  const Columns minibatch = minibatch_of(n);
-  return rate(seconds, [&] {
-    module.zero_gradients();
-    algorithm->loss(spec, module.forward(minibatch.at("obs")), minibatch).total.backward();
-    if (optimizer.step(module.parameters(), module.gradients(), 1e-4) == Optimizer::Outcome::skipped) std::abort();
-  });
-}
-
-/// What one writes first: nn::Sequential, operators, torch::optim::Adam.
-double plain_rate(int hidden, int64_t n, double seconds) {
-  namespace nn = torch::nn;
-  const auto mlp = [&](int out) {
-    return nn::Sequential(nn::Linear(kObs, hidden), nn::Tanh(), nn::Linear(hidden, hidden), nn::Tanh(),
-                          nn::Linear(hidden, out));
-  };
-  nn::Sequential policy = mlp(kActions), value = mlp(1);
-  torch::Tensor log_std = torch::zeros({kActions}, torch::requires_grad());
-  std::vector<torch::Tensor> parameters = policy->parameters();
-  for (const torch::Tensor& p : value->parameters()) parameters.push_back(p);
-  parameters.push_back(log_std);
-  torch::optim::Adam optimizer(parameters, torch::optim::AdamOptions(1e-4));
-  const Columns c = minibatch_of(n);
-  const auto gaussian_logp = [](const torch::Tensor& mean, const torch::Tensor& log_std_, const torch::Tensor& x) {
-    return (-0.5 * ((x - mean) / log_std_.exp()).square() - log_std_ - 0.9189385332).sum(-1);
-  };
+void plain_ppo(Plain& m, const Columns& c) {
   const torch::Tensor old_mean = c.at("action_dist_inputs").narrow(1, 0, kActions),
                       old_log_std = c.at("action_dist_inputs").narrow(1, kActions, kActions);
-  return rate(seconds, [&] {
-    optimizer.zero_grad();
-    const torch::Tensor mean = policy->forward(c.at("obs")), values = value->forward(c.at("obs")).squeeze(-1);
-    const torch::Tensor ls = log_std.expand_as(mean),
-                        ratio = (gaussian_logp(mean, ls, c.at("actions")) - c.at("logp")).exp();
-    const torch::Tensor surrogate = torch::min(ratio * c.at("advantages"), ratio.clamp(0.7, 1.3) * c.at("advantages"));
-    const torch::Tensor vf = (values - c.at("value_targets")).square().clamp(0, 10);
-    const torch::Tensor entropy = (ls + 1.4189385332).sum(-1);
-    const torch::Tensor kl =
-        (ls - old_log_std + ((2 * old_log_std).exp() + (old_mean - mean).square()) / (2 * (2 * ls).exp()) - 0.5)
-            .sum(-1);
-    const torch::Tensor loss = (-surrogate + vf - 0.0 * entropy + 0.2 * kl).mean();
-    loss.backward();
-    torch::nn::utils::clip_grad_norm_(parameters, 0.5);
-    optimizer.step();
-  });
+  const torch::Tensor mean = m.policy->forward(c.at("obs")), values = m.value->forward(c.at("obs")).squeeze(-1);
+  const torch::Tensor ls = m.log_std.expand_as(mean),
+                      ratio = (Plain::gaussian_logp(mean, ls, c.at("actions")) - c.at("logp")).exp();
+  const torch::Tensor surrogate = torch::min(ratio * c.at("advantages"), ratio.clamp(0.7, 1.3) * c.at("advantages"));
+  const torch::Tensor vf = (values - c.at("value_targets")).square().clamp(0, 10);
+  const torch::Tensor entropy = (ls + 1.4189385332).sum(-1);
+  const torch::Tensor kl =
+      (ls - old_log_std + ((2 * old_log_std).exp() + (old_mean - mean).square()) / (2 * (2 * ls).exp()) - 0.5).sum(-1);
+  m.step((-surrogate + vf - 0.0 * entropy + 0.2 * kl).mean(), 0.5);
 }
+
+/// Tensors [T, N, ...], V-trace step by step; an episode's end of either kind counts as terminal, which saves it
+/// final_obs.
+void plain_impala(Plain& m, const Columns& c) {
+  const torch::Tensor obs = c.at("obs"), values = m.value->forward(obs).squeeze(-1);  // [T+1, N]
+  const int64_t steps = obs.size(0) - 1;
+  const torch::Tensor mean = m.policy->forward(obs.narrow(0, 0, steps)), ls = m.log_std.expand_as(mean);
+  const torch::Tensor logp = Plain::gaussian_logp(mean, ls, c.at("actions"));
+  torch::Tensor targets, advantages;
+  {
+    const torch::NoGradGuard no_grad;
+    const torch::Tensor rho = (logp - c.at("logp")).exp().clamp_max(1.0), discounts = 0.99 * (1.0 - c.at("ends"));
+    const torch::Tensor now = values.narrow(0, 0, steps), next = values.narrow(0, 1, steps);
+    const torch::Tensor deltas = rho * (c.at("rewards") + discounts * next - now);
+    torch::Tensor correction = torch::zeros_like(now[0]);
+    std::vector<torch::Tensor> corrections(static_cast<size_t>(steps));
+    for (int64_t t = steps; t-- > 0;)
+      corrections[static_cast<size_t>(t)] = correction = deltas[t] + discounts[t] * rho[t] * correction;
+    targets = torch::stack(corrections) + now;
+    advantages = rho * (c.at("rewards") +
+                        discounts * torch::cat({targets.narrow(0, 1, steps - 1), values.narrow(0, steps, 1)}) - now);
+  }
+  const torch::Tensor entropy = (ls + 1.4189385332).sum(-1);
+  m.step((-logp * advantages + 0.25 * (values.narrow(0, 0, steps) - targets).square() - 0.0 * entropy).sum(), 40.0);
+}
+
+// ---- ours
+
+struct Ours {
+  std::unique_ptr<Algorithm> algorithm;
+  ModuleSpec spec;
+  TorchModule module;
+  Optimizer optimizer;
+
+  Ours(const Config& config, Executor executor, int threads)
+      : algorithm(make_algorithm(config)),
+        spec(algorithm->module_spec(kObsSpace, kActionSpace)),
+        module(spec, initial_parameters(spec, 1), executor, threads),
+        optimizer(spec, 1e-8, 0.5) {}
+
+  void step() {
+    if (optimizer.step(module.parameters(), module.gradients(), 1e-4) == Optimizer::Outcome::skipped) std::abort();
+  }
+  void ppo(const Columns& minibatch) {
+    module.zero_gradients();
+    algorithm->loss(spec, module.forward(minibatch.at("obs")), minibatch).total.backward();
+    step();
+  }
+  void pass(const torch::Tensor& obs, const std::vector<torch::Tensor>& derivatives) {
+    module.zero_gradients();
+    const ModuleOutput out = module.forward(obs);
+    torch::autograd::backward({out.action_dist_inputs, out.values}, derivatives);
+    step();
+  }
+};
 
 /// [steps, environments] of a random policy, an episode's end of each kind in every hundredth row.
 Fragment batch_of(int steps, int environments) {
@@ -122,65 +229,81 @@ Fragment batch_of(int steps, int environments) {
   return f;
 }
 
-/// IMPALA's or APPO's updates a second with two hidden layers of 64, one line for each batch size.
-void sequence_rates(const std::string& algorithm, int threads, double seconds) {
-  const Space obs = Space::box(-10, 10, {kObs}), actions = Space::box(-1, 1, {kActions});
-  Config config = load_config(fmt::format("algorithm = '{}'", algorithm), "bench");
-  config.rl_module.fcnet_hiddens = {64, 64};
-  config.learners.num_threads = threads;
-  config.training.lr = 0.0;  // the policy stays near the behaviour's
-  fmt::print("{:>10} {:>6} {:>6} {:>12} {:>14} {:>10} {:>18}\n", "batch", "T", "N", "updates /s", "samples /s",
-             "passes", "outside module %");
-  for (const auto& [steps, environments] : {std::pair{50, 10}, std::pair{64, 64}, std::pair{64, 256}}) {
-    config.training.train_batch_size = int64_t{steps} * environments;
-    Learner learner(config, obs, actions);
-    Fragment batch = batch_of(steps, environments);
-    for (int i = 0; i < 10; ++i) learner.update(&batch);  // fills a circular buffer
-    int64_t updates = 0, passes = 0;
-    const double updates_s = rate(seconds, [&] {
-      passes += learner.update(&batch).grad_updates;
-      ++updates;
-    });
-    const double passes_an_update = static_cast<double>(passes) / static_cast<double>(updates);
-    TorchModule module(learner.spec(), initial_parameters(learner.spec(), 1), Executor::native, threads);
-    Optimizer optimizer(learner.spec(), 1e-8, 40.0);
-    const torch::Tensor rows = torch::randn({int64_t{steps + 1} * environments, kObs});
-    const double module_s = rate(seconds, [&] {
-      module.zero_gradients();
-      const ModuleOutput out = module.forward(rows);
-      torch::autograd::backward({out.action_dist_inputs, out.values},
-                                {torch::ones_like(out.action_dist_inputs), torch::ones_like(out.values)});
-      if (optimizer.step(module.parameters(), module.gradients(), 0.0) == Optimizer::Outcome::skipped) std::abort();
-    });
-    fmt::print("{:>10} {:>6} {:>6} {:>12.1f} {:>14.0f} {:>10.2f} {:>18.1f}\n", steps * environments, steps,
-               environments, updates_s, updates_s * steps * environments, passes_an_update,
-               100.0 * (1.0 - passes_an_update * updates_s / module_s));
+/// The updates of one row of the table: native, torch, plain, module; empty where there is none.
+std::vector<Update> updates_of(const std::string& algorithm, const std::vector<int>& hiddens, int steps,
+                               int environments, const Options& options, double& passes) {
+  Config config = config_of(algorithm, hiddens, options);
+  config.training.train_batch_size = int64_t{steps} * environments;
+  const bool ppo = algorithm == "PPO";
+  const int64_t n = int64_t{steps} * environments, rows = ppo ? n : n + environments;
+  const auto native = std::make_shared<Ours>(config, Executor::native, options.threads);
+  const auto plain = std::make_shared<Plain>(hiddens);
+  const torch::Tensor obs = torch::randn({rows, kObs});
+  const std::vector<torch::Tensor> derivatives{torch::ones({rows, 2 * kActions}), torch::ones({rows})};
+  const Update module = [=] { native->pass(obs, derivatives); };
+  if (ppo) {
+    const Columns minibatch = minibatch_of(n);
+    const auto torch = std::make_shared<Ours>(config, Executor::torch, options.threads);
+    return {[=] { native->ppo(minibatch); }, [=] { torch->ppo(minibatch); }, [=] { plain_ppo(*plain, minibatch); },
+            module};
   }
+  const auto batch = std::make_shared<Fragment>(batch_of(steps, environments));
+  const auto learner = [&](const char* executor) {
+    config.learners.executor = executor;
+    const auto made = std::make_shared<Learner>(config, kObsSpace, kActionSpace);
+    for (int i = 0; i < 10; ++i)
+      passes = static_cast<double>(made->update(*batch).grad_updates);  // fills a circular buffer
+    return Update([=] { made->update(*batch); });
+  };
+  const std::vector<Update> ours{learner("native"), learner("torch")};
+  if (algorithm == "APPO") return {ours[0], ours[1], nullptr, module};
+  const Columns columns{{"obs", torch::randn({steps + 1, environments, kObs})},
+                        {"actions", torch::randn({steps, environments, kActions})},
+                        {"logp", torch::full({steps, environments}, -8.5)},
+                        {"rewards", torch::randn({steps, environments})},
+                        {"ends", (torch::rand({steps, environments}) < 0.01).to(torch::kFloat)}};
+  return {ours[0], ours[1], [=] { plain_impala(*plain, columns); }, module};
+}
+
+void table(const std::string& algorithm, const Options& options) {
+  fmt::print("{:>7} {:>6} {:>11} {:>11} {:>11} {:>11} {:>10} {:>9} {:>8} {:>7} {:>7} {:>6} {:>6} {:>7}\n", "network",
+             "batch", "native us", "torch us", "plain us", "updates/s", "samples/s", "module us", "GFLOP/s", "peak",
+             "GEMM", "% peak", "% GEMM", "x plain");
+  for (const std::vector<int>& hiddens : kNetworks)
+    for (const auto& [steps, environments] : kBatches) {
+      double passes = 1;
+      std::vector<Update> updates = updates_of(algorithm, hiddens, steps, environments, options, passes);
+      updates.insert(updates.begin(), kLimits.begin(), kLimits.end());
+      const std::vector<double> s = measure(options, updates);
+      const Rates limit = limits(s);
+      const double native = s[2], torch = s[3], plain = s[4], n = static_cast<double>(steps) * environments;
+      const double flops = 3.0 * forward_flops(hiddens) * n * passes / native;
+      fmt::print(
+          "{:>7} {:>6} {:>11.1f} {:>11.1f} {:>11.1f} {:>11.1f} {:>10.0f} {:>9.1f} {:>8.1f} {:>7.1f} {:>7.1f} {:>6.1f} "
+          "{:>6.1f} {:>7.2f}\n",
+          fmt::format("{}x{}", hiddens.size(), hiddens[0]), steps * environments, 1e6 * native, 1e6 * torch,
+          1e6 * plain, 1 / native, n / native, 1e6 * s[5] * passes, 1e-9 * flops, 1e-9 * limit.peak, 1e-9 * limit.gemm,
+          100 * flops / limit.peak, 100 * flops / limit.gemm, plain / native);
+      std::fflush(stdout);
+    }
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::string algorithm = "ppo";
-  if (argc > 1 && std::isdigit(static_cast<unsigned char>(argv[1][0])) == 0) {
-    algorithm = argv[1];
-    --argc;
-    ++argv;
+  const std::string what = argc > 1 ? argv[1] : "ppo";
+  const Options options{argc > 2 ? std::atoi(argv[2]) : 1, argc > 3 ? std::atof(argv[3]) : 1.0};
+  at::set_num_threads(options.threads);
+  fmt::print("kernels {}, threads {}, {} time\n", native_kernels().isa, options.threads,
+             options.threads == 1 ? "CPU" : "wall");
+  if (what == "limit") {
+    const Rates limit = limits(measure(options, kLimits));
+    fmt::print("peak {:.1f} GFLOP/s, Eigen's GEMM {:.1f} GFLOP/s, of one core\n", 1e-9 * limit.peak, 1e-9 * limit.gemm);
+    return 0;
   }
-  const int threads = argc > 1 ? std::atoi(argv[1]) : 1;
-  const double seconds = argc > 2 ? std::atof(argv[2]) : 0.5;
-  at::set_num_threads(threads);
-  fmt::print("kernels {}, threads {}\n", native_kernels().isa, threads);
-  if (algorithm == "impala") return sequence_rates("IMPALA", threads, seconds), 0;
-  if (algorithm == "appo") return sequence_rates("APPO", threads, seconds), 0;
-  fmt::print("{:>10} {:>9} {:>12} {:>12} {:>12} {:>14} {:>8}\n", "hidden", "minibatch", "native /s", "torch /s",
-             "plain /s", "native rows/s", "x plain");
-  for (const int hidden : {64, 256})
-    for (const int64_t n : {64, 128, 256, 2048, 16384}) {
-      const double native = myriad_rate(Executor::native, hidden, n, threads, seconds);
-      const double torch = myriad_rate(Executor::torch, hidden, n, threads, seconds);
-      const double plain = plain_rate(hidden, n, seconds);
-      fmt::print("{:>10} {:>9} {:>12.1f} {:>12.1f} {:>12.1f} {:>14.0f} {:>8.2f}\n", fmt::format("2x{}", hidden), n,
-                 native, torch, plain, native * static_cast<double>(n), native / plain);
-    }
+  const std::map<std::string, std::string> algorithms{{"ppo", "PPO"}, {"impala", "IMPALA"}, {"appo", "APPO"}};
+  const auto found = algorithms.find(what);
+  if (found == algorithms.end())
+    return fmt::print("learner_bench [ppo | impala | appo | limit] [threads] [seconds]\n"), 2;
+  table(found->second, options);
 }

@@ -4,12 +4,16 @@
 // run time, so that what ships needs no -march=native. Only pointers cross this border: no template of the standard
 // library may be instantiated behind it, or the linker could pick an AVX-512 copy for an older CPU.
 //
-// Matrices are columns of samples: X [n, size] row-major in memory. Every function is single-threaded.
+// They work on panels: 64 samples, feature by feature, X [size, 64]. Then every product is sums of a weight times a few
+// vectors of samples, whatever the sizes of the layers, and no weight has to be rearranged; where there are fewer
+// samples the rest of a panel is zeros. Every function is single-threaded.
 #pragma once
 
 #include <cstddef>
 
 namespace myriad {
+
+constexpr int kPanel = 64;  ///< samples
 
 /// Mirrors Activation: the kernels see no other header.
 enum class NativeActivation : int { linear, tanh, relu, silu, gelu, elu };
@@ -25,10 +29,13 @@ struct AdamStep {
 struct NativeKernels {
   const char* isa;
 
-  /// y [n, out] = x [n, in] w^T + b.
-  void (*linear)(const float* w, const float* b, const float* x, int n, int in, int out, float* y);
-  /// dw [out, in] += dy^T x, db [out] += sum of dy, dx [n, in] = dy w (dx may be null).
-  void (*linear_backward)(const float* w, const float* x, const float* dy, int n, int in, int out, float* dw, float* db,
+  /// panel [size, 64] = the first columns of x [n, row] transposed; zeros for samples from n on.
+  void (*pack)(const float* x, int n, int size, int row, float* panel);
+
+  /// y [out, 64] = w [out, in] x [in, 64] + b.
+  void (*linear)(const float* w, const float* b, const float* x, int in, int out, float* y);
+  /// dw [out, in] += dy x^T, db [out] += sum of dy, dx [in, 64] = w^T dy (dx may be null).
+  void (*linear_backward)(const float* w, const float* x, const float* dy, int in, int out, float* dw, float* db,
                           float* dx);
 
   /// y = f(x); y may be x.
@@ -36,11 +43,10 @@ struct NativeKernels {
   /// dy *= f'(x), where tanh, relu and elu look at y only.
   void (*activate_backward)(NativeActivation f, const float* x, const float* y, float* dy, size_t count);
 
-  /// y = (x - mean) / sqrt(var + 1e-5) * gain + bias, a sample at a time (Ba et al. 2016).
-  void (*layer_norm)(const float* gain, const float* bias, const float* x, int n, int size, float* y);
+  /// y = (x - mean) / sqrt(var + 1e-5) * gain + bias, a sample at a time (Ba et al. 2016); x and y [size, 64].
+  void (*layer_norm)(const float* gain, const float* bias, const float* x, int size, float* y);
   /// dgain, dbias +=; dy becomes dx.
-  void (*layer_norm_backward)(const float* gain, const float* x, int n, int size, float* dgain, float* dbias,
-                              float* dy);
+  void (*layer_norm_backward)(const float* gain, const float* x, int size, float* dgain, float* dbias, float* dy);
 
   /// Sum of squares in double precision.
   double (*sum_squares)(const float* x, size_t count);

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <limits>
 
 #include "learners/worker_threads.hpp"
 #include "rl/check.hpp"
@@ -11,9 +10,9 @@
 namespace myriad {
 namespace {
 
-constexpr size_t kChunk = 256;  // samples; 256 columns of 256 floats are 256 KiB: a layer's input and output fit L2
-constexpr size_t kLanes = 8;    // fixed, because the lanes decide the order of summation
-constexpr size_t kObs = std::numeric_limits<size_t>::max();
+constexpr size_t kSamples = kPanel;
+constexpr size_t kChunk = 4 * kSamples;      // what one lane takes at a time
+constexpr size_t kLanes = 8;                 // fixed, because the lanes decide the order of summation
 constexpr size_t kWorthSharing = 4'000'000;  // multiply-adds: some 40 us, several times what waking a thread costs
 
 template <class... F>
@@ -34,14 +33,15 @@ struct NativeModule::Step {
   NativeActivation activation = NativeActivation::linear;
   int inputs = 0, outputs = 0;
   size_t weight = 0, bias = 0;         // floats from the start of the parameters
-  size_t input_at = 0, output_at = 0;  // floats a sample into the network's activations; kObs = the observation
+  size_t input_at = 0, output_at = 0;  // floats a sample into the network's activations; 0 = the observation
 };
 
 struct NativeModule::Network {
   std::vector<Step> steps;
   size_t width = 0;  // floats a sample keeps
+  size_t features_at = 0;
   int features = 0, widest = 1;
-  AlignedVector activations;  // [chunk][layer][sample in chunk, feature]
+  AlignedVector activations;  // [panel][layer][feature, sample in panel]
 };
 
 const NativeKernels& native_kernels() {
@@ -86,10 +86,11 @@ NativeModule::NativeModule(const ModuleSpec& spec, int threads, const NativeKern
   scratch_.resize(static_cast<size_t>(threads_));
   for (Scratch& s : scratch_)
     for (const Network& network : networks_) {
-      s.a.resize(std::max(s.a.size(), kChunk * static_cast<size_t>(network.widest)));
+      s.a.resize(std::max(s.a.size(), kSamples * static_cast<size_t>(network.widest)));
       s.b.resize(s.a.size());
-      s.head.resize(kChunk * static_cast<size_t>(inputs_size_));
-      s.activations.resize(std::max(s.activations.size(), kChunk * network.width));
+      s.value.resize(kSamples);
+      s.head.resize(kSamples * static_cast<size_t>(inputs_size_));
+      s.activations.resize(std::max(s.activations.size(), kSamples * network.width));
     }
   if (threads_ > 1) workers_ = std::make_unique<WorkerThreads>(threads_ - 1);
 }
@@ -98,11 +99,11 @@ NativeModule::~NativeModule() = default;
 
 void NativeModule::add_network(const std::vector<Layer>& layers, size_t& offset) {
   Network network;
-  size_t at = kObs;
   int size = spec_.obs_size;
   const auto place = [&](int outputs) {
     return std::exchange(network.width, network.width + static_cast<size_t>(outputs));
   };
+  size_t at = place(size);  // the observation
   for (const Layer& layer : layers) {
     const bool after_activation = !network.steps.empty() && network.steps.back().kind == Step::Kind::activate;
     Step step = std::visit(
@@ -113,8 +114,8 @@ void NativeModule::add_network(const std::vector<Layer>& layers, size_t& offset)
                    },
                    [&](const Activate& l) {
                      // Where backward needs the output only, the output takes the input's place.
-                     const bool in_place = at != kObs && !after_activation && l.activation != Activation::silu &&
-                                           l.activation != Activation::gelu;
+                     const bool in_place =
+                         !after_activation && l.activation != Activation::silu && l.activation != Activation::gelu;
                      return Step{Step::Kind::activate,         native(l.activation), l.size, l.size, 0, 0, at,
                                  in_place ? at : place(l.size)};
                    },
@@ -132,6 +133,7 @@ void NativeModule::add_network(const std::vector<Layer>& layers, size_t& offset)
     network.steps.push_back(step);
   }
   network.features = size;
+  network.features_at = at;
   networks_.push_back(std::move(network));
 }
 
@@ -155,15 +157,16 @@ void NativeModule::run(size_t tasks, size_t multiplications, Task task) {
 void NativeModule::forward(const float* parameters, const float* obs, size_t n, float* action_dist_inputs,
                            float* values) {
   call_ = {.parameters = parameters, .obs = obs, .n = n, .action_dist_inputs = action_dist_inputs, .values = values};
+  const size_t samples = (n + kSamples - 1) / kSamples * kSamples;
   for (Network& network : networks_)
-    if (network.activations.size() < n * network.width) network.activations.resize(n * network.width);
-  if (gaussian_ != 0 && !free_log_std_) raw_.resize(n * static_cast<size_t>(inputs_size_));
+    if (network.activations.size() < samples * network.width) network.activations.resize(samples * network.width);
+  if (gaussian_ != 0 && !free_log_std_) raw_.resize(n * static_cast<size_t>(gaussian_));
   run(networks_.size() * lanes(), n * num_parameters_, &NativeModule::forward_task);
 }
 
 void NativeModule::backward(const float* parameters, const float* d_action_dist_inputs, const float* d_values,
                             float* gradient) {
-  check(call_.obs != nullptr, "backward() without a forward()");
+  check(call_.n != 0, "backward() without a forward()");
   call_.parameters = parameters;
   call_.d_action_dist_inputs = d_action_dist_inputs;
   call_.d_values = d_values;
@@ -180,20 +183,28 @@ void NativeModule::values(const float* parameters, const float* obs, size_t n, f
   call_ = kept;
 }
 
-const float* NativeModule::features_of(const Network& network, size_t start, int columns, float* activations) const {
-  const float* obs = call_.obs + start * static_cast<size_t>(spec_.obs_size);
-  const float* x = obs;
+template <class Visit>
+void NativeModule::each_panel(size_t lane, Visit visit) const {
+  for (size_t chunk = lane * kChunk; chunk < call_.n; chunk += lanes() * kChunk)
+    for (size_t start = chunk; start < std::min(chunk + kChunk, call_.n); start += kSamples)
+      visit(start, std::min(kSamples, call_.n - start));
+}
+
+const float* NativeModule::features_of(const Network& network, size_t start, size_t count, float* activations) const {
+  k_.pack(call_.obs + start * static_cast<size_t>(spec_.obs_size), static_cast<int>(count), spec_.obs_size,
+          spec_.obs_size, activations);
+  const float* x = activations;
   for (const Step& s : network.steps) {
-    float* y = activations + s.output_at * static_cast<size_t>(columns);
+    float* y = activations + s.output_at * kSamples;
     switch (s.kind) {
       case Step::Kind::linear:
-        k_.linear(call_.parameters + s.weight, call_.parameters + s.bias, x, columns, s.inputs, s.outputs, y);
+        k_.linear(call_.parameters + s.weight, call_.parameters + s.bias, x, s.inputs, s.outputs, y);
         break;
       case Step::Kind::activate:
-        k_.activate(s.activation, x, y, static_cast<size_t>(columns) * static_cast<size_t>(s.outputs));
+        k_.activate(s.activation, x, y, kSamples * static_cast<size_t>(s.outputs));
         break;
       case Step::Kind::layer_norm:
-        k_.layer_norm(call_.parameters + s.weight, call_.parameters + s.bias, x, columns, s.outputs, y);
+        k_.layer_norm(call_.parameters + s.weight, call_.parameters + s.bias, x, s.outputs, y);
         break;
     }
     x = y;
@@ -201,122 +212,114 @@ const float* NativeModule::features_of(const Network& network, size_t start, int
   return x;
 }
 
-void NativeModule::policy_head(const float* features, size_t start, int columns, AlignedVector& head) {
+void NativeModule::policy_head(const float* features, size_t start, size_t count, AlignedVector& head) {
   const size_t width = static_cast<size_t>(inputs_size_), g = static_cast<size_t>(gaussian_),
-               count = static_cast<size_t>(columns);
-  float* out = call_.action_dist_inputs + start * width;
-  const float* w = call_.parameters + policy_.weight;
-  const float* b = call_.parameters + policy_.bias;
-  const float clip = spec_.log_std_clip;
-  if (gaussian_ == 0) return k_.linear(w, b, features, columns, policy_.inputs, policy_.outputs, out);
-  float* means = free_log_std_ ? head.data() : &raw_[start * width];
-  k_.linear(w, b, features, columns, policy_.inputs, policy_.outputs, means);
+               outputs = static_cast<size_t>(policy_.outputs);
   const float* log_std = call_.parameters + log_std_at_;
-  const size_t stride = static_cast<size_t>(policy_.outputs);
-  for (size_t i = 0; i < count; ++i)
-    for (size_t j = 0; j < g; ++j) {
-      out[i * width + j] = means[i * stride + j];
-      out[i * width + g + j] = std::clamp(free_log_std_ ? log_std[j] : means[i * stride + g + j], -clip, clip);
+  const float clip = spec_.log_std_clip;
+  k_.linear(call_.parameters + policy_.weight, call_.parameters + policy_.bias, features, policy_.inputs,
+            policy_.outputs, head.data());
+  for (size_t i = 0; i < count; ++i) {
+    float* out = call_.action_dist_inputs + (start + i) * width;
+    for (size_t j = 0; j < outputs; ++j) out[j] = head[j * kSamples + i];
+    if (free_log_std_) std::copy_n(log_std, g, out + g);
+    for (size_t j = width - g; j < width; ++j) {
+      if (!free_log_std_) raw_[(start + i) * g + j - g] = out[j];
+      out[j] = std::clamp(out[j], -clip, clip);
     }
+  }
 }
 
-/// d(head output) [columns, head outputs]; adds a free log std's gradient.
-const float* NativeModule::policy_head_gradient(size_t start, int columns, AlignedVector& head, float* gradient) const {
-  const size_t width = static_cast<size_t>(inputs_size_), g = static_cast<size_t>(gaussian_),
-               count = static_cast<size_t>(columns);
+/// d(head output) [head outputs, 64]; adds a free log std's gradient.
+void NativeModule::policy_head_gradient(size_t start, size_t count, AlignedVector& head, float* gradient) const {
+  const size_t width = static_cast<size_t>(inputs_size_), g = static_cast<size_t>(gaussian_);
   const float* d = call_.d_action_dist_inputs + start * width;
-  if (gaussian_ == 0) return d;
+  k_.pack(d, static_cast<int>(count), policy_.outputs, inputs_size_, head.data());
   const auto inside = [&](float log_std) { return std::abs(log_std) <= spec_.log_std_clip; };  // else the clip stops it
-  for (size_t i = 0; i < count; ++i)
+  for (size_t i = 0; i < count && gaussian_ != 0; ++i)
     for (size_t j = 0; j < g; ++j) {
-      const float d_log_std = d[i * width + g + j];
-      if (free_log_std_) {
-        head[i * g + j] = d[i * width + j];
-        if (inside(call_.parameters[log_std_at_ + j])) gradient[log_std_at_ + j] += d_log_std;
-      } else {
-        head[i * width + j] = d[i * width + j];
-        head[i * width + g + j] = inside(raw_[(start + i) * width + g + j]) ? d_log_std : 0.0f;
+      if (!free_log_std_) {
+        if (!inside(raw_[(start + i) * g + j])) head[(g + j) * kSamples + i] = 0.0f;
+      } else if (inside(call_.parameters[log_std_at_ + j])) {
+        gradient[log_std_at_ + j] += d[i * width + g + j];
       }
     }
-  return head.data();
 }
 
-void NativeModule::trunk_backward(const Network& network, size_t start, int columns, float* gradient,
+void NativeModule::value_head(const float* features, size_t start, size_t count, Scratch& scratch) const {
+  k_.linear(call_.parameters + value_.weight, call_.parameters + value_.bias, features, value_.inputs, 1,
+            scratch.value.data());
+  std::copy_n(scratch.value.data(), count, call_.values + start);
+}
+
+void NativeModule::trunk_backward(const Network& network, const float* activations, float* gradient,
                                   Scratch& scratch) const {
-  const float* activations = network.activations.data() + start * network.width;
-  const float* obs = call_.obs + start * static_cast<size_t>(spec_.obs_size);
   float* d = scratch.a.data();  // gradient of the features, replaced layer by layer
   float* spare = scratch.b.data();
   for (auto s = network.steps.rbegin(); s != network.steps.rend(); ++s) {
-    const float* x = s->input_at == kObs ? obs : activations + s->input_at * static_cast<size_t>(columns);
-    const float* y = activations + s->output_at * static_cast<size_t>(columns);
+    const float* x = activations + s->input_at * kSamples;
+    const float* y = activations + s->output_at * kSamples;
     switch (s->kind) {
       case Step::Kind::linear:
-        k_.linear_backward(call_.parameters + s->weight, x, d, columns, s->inputs, s->outputs, gradient + s->weight,
-                           gradient + s->bias, s->input_at == kObs ? nullptr : spare);
+        k_.linear_backward(call_.parameters + s->weight, x, d, s->inputs, s->outputs, gradient + s->weight,
+                           gradient + s->bias, s->input_at == 0 ? nullptr : spare);
         std::swap(d, spare);
         break;
       case Step::Kind::activate:
-        k_.activate_backward(s->activation, x, y, d, static_cast<size_t>(columns) * static_cast<size_t>(s->outputs));
+        k_.activate_backward(s->activation, x, y, d, kSamples * static_cast<size_t>(s->outputs));
         break;
       case Step::Kind::layer_norm:
-        k_.layer_norm_backward(call_.parameters + s->weight, x, columns, s->outputs, gradient + s->weight,
-                               gradient + s->bias, d);
+        k_.layer_norm_backward(call_.parameters + s->weight, x, s->outputs, gradient + s->weight, gradient + s->bias,
+                               d);
         break;
     }
+    if (s->input_at == 0) return;  // no parameters before it
   }
 }
 
 void NativeModule::forward_task(size_t task, size_t thread) {
-  const size_t index = task % networks_.size(), stride = lanes() * kChunk;
+  const size_t index = task % networks_.size();
   Network& network = networks_[index];
-  for (size_t start = task / networks_.size() * kChunk; start < call_.n; start += stride) {
-    const int columns = static_cast<int>(std::min(kChunk, call_.n - start));
-    const float* features = features_of(network, start, columns, network.activations.data() + start * network.width);
-    if (index == 0) policy_head(features, start, columns, scratch_[thread].head);
-    if (index + 1 == networks_.size())
-      k_.linear(call_.parameters + value_.weight, call_.parameters + value_.bias, features, columns, value_.inputs, 1,
-                call_.values + start);
-  }
+  each_panel(task / networks_.size(), [&](size_t start, size_t count) {
+    const float* features = features_of(network, start, count, network.activations.data() + start * network.width);
+    if (index == 0) policy_head(features, start, count, scratch_[thread].head);
+    if (index + 1 == networks_.size()) value_head(features, start, count, scratch_[thread]);
+  });
 }
 
 void NativeModule::values_task(size_t task, size_t thread) {
-  for (size_t start = task * kChunk; start < call_.n; start += lanes() * kChunk) {
-    const int columns = static_cast<int>(std::min(kChunk, call_.n - start));
-    const float* features = features_of(networks_.back(), start, columns, scratch_[thread].activations.data());
-    k_.linear(call_.parameters + value_.weight, call_.parameters + value_.bias, features, columns, value_.inputs, 1,
-              call_.values + start);
-  }
+  Scratch& scratch = scratch_[thread];
+  each_panel(task, [&](size_t start, size_t count) {
+    value_head(features_of(networks_.back(), start, count, scratch.activations.data()), start, count, scratch);
+  });
 }
 
 void NativeModule::backward_task(size_t task, size_t thread) {
-  const size_t index = task % networks_.size(), lane = task / networks_.size(), stride = lanes() * kChunk;
+  const size_t index = task % networks_.size(), lane = task / networks_.size();
   const bool policy = index == 0, value = index + 1 == networks_.size();
-  Network& network = networks_[index];
+  const Network& network = networks_[index];
   Scratch& scratch = scratch_[thread];
   float* gradient = lane_gradient(lane);
   if (lane != 0)
     std::fill(gradient + (policy ? 0 : num_inference_), gradient + (value ? num_parameters_ : num_inference_), 0.0f);
-  for (size_t start = lane * kChunk; start < call_.n; start += stride) {
-    const int columns = static_cast<int>(std::min(kChunk, call_.n - start));
-    const float* features = network.steps.empty() ? call_.obs + start * static_cast<size_t>(spec_.obs_size)
-                                                  : network.activations.data() + start * network.width +
-                                                        network.steps.back().output_at * static_cast<size_t>(columns);
-    float* d_features = network.steps.empty() ? nullptr : scratch.a.data();
+  each_panel(lane, [&](size_t start, size_t count) {
+    const float* activations = network.activations.data() + start * network.width;
+    const float* features = activations + network.features_at * kSamples;
+    float* d_features = network.features_at == 0 ? nullptr : scratch.a.data();
     if (policy) {
-      const float* d = policy_head_gradient(start, columns, scratch.head, gradient);
-      k_.linear_backward(call_.parameters + policy_.weight, features, d, columns, policy_.inputs, policy_.outputs,
-                         gradient + policy_.weight, gradient + policy_.bias, d_features);
+      policy_head_gradient(start, count, scratch.head, gradient);
+      k_.linear_backward(call_.parameters + policy_.weight, features, scratch.head.data(), policy_.inputs,
+                         policy_.outputs, gradient + policy_.weight, gradient + policy_.bias, d_features);
     }
     if (value) {
       float* d_value_features = policy && d_features ? scratch.b.data() : d_features;
-      k_.linear_backward(call_.parameters + value_.weight, features, call_.d_values + start, columns, value_.inputs, 1,
+      k_.pack(call_.d_values + start, static_cast<int>(count), 1, 1, scratch.value.data());
+      k_.linear_backward(call_.parameters + value_.weight, features, scratch.value.data(), value_.inputs, 1,
                          gradient + value_.weight, gradient + value_.bias, d_value_features);
-      if (policy && d_features)
-        k_.add(d_value_features, d_features, static_cast<size_t>(columns) * static_cast<size_t>(network.features));
+      if (policy && d_features) k_.add(d_value_features, d_features, kSamples * static_cast<size_t>(network.features));
     }
-    if (d_features) trunk_backward(network, start, columns, gradient, scratch);
-  }
+    if (d_features) trunk_backward(network, activations, gradient, scratch);
+  });
 }
 
 }  // namespace myriad

@@ -52,7 +52,7 @@ class NativeModule {
     int inputs = 0, outputs = 0;
   };
   struct Scratch {
-    AlignedVector activations, a, b, head;
+    AlignedVector activations, a, b, head, value;
   };
   struct Call {  ///< what the tasks of one call read
     const float* parameters = nullptr;
@@ -73,10 +73,14 @@ class NativeModule {
   void forward_task(size_t task, size_t thread);
   void backward_task(size_t task, size_t thread);
   void values_task(size_t task, size_t thread);
-  const float* features_of(const Network& network, size_t start, int columns, float* activations) const;
-  void policy_head(const float* features, size_t start, int columns, AlignedVector& head);
-  const float* policy_head_gradient(size_t start, int columns, AlignedVector& head, float* gradient) const;
-  void trunk_backward(const Network& network, size_t start, int columns, float* gradient, Scratch& scratch) const;
+  /// Calls `visit(start, count)` for the panels of a lane: count <= 64 samples from start on.
+  template <class Visit>
+  void each_panel(size_t lane, Visit visit) const;
+  const float* features_of(const Network& network, size_t start, size_t count, float* activations) const;
+  void policy_head(const float* features, size_t start, size_t count, AlignedVector& head);
+  void policy_head_gradient(size_t start, size_t count, AlignedVector& head, float* gradient) const;
+  void value_head(const float* features, size_t start, size_t count, Scratch& scratch) const;
+  void trunk_backward(const Network& network, const float* activations, float* gradient, Scratch& scratch) const;
 
   ModuleSpec spec_;
   int threads_;
@@ -86,7 +90,7 @@ class NativeModule {
   bool free_log_std_ = false;
   std::vector<Network> networks_;  ///< the policy's; the value's unless they share
   Head policy_, value_;
-  AlignedVector raw_;             ///< [n, 2 gaussian] before the log std is clipped, where it depends on the state
+  AlignedVector raw_;             ///< [n, gaussian] log std before it is clipped, where it depends on the state
   std::vector<Scratch> scratch_;  ///< one a thread
   std::vector<AlignedVector> lane_gradients_;  ///< of lanes 1, 2, ...
   Call call_;
