@@ -207,9 +207,11 @@ class Case(unittest.TestCase):
 
     def ledger(self, name: str) -> list[tuple[int, int, int, int]]:
         """(slot, incarnation, seq, reason) of produced or learner; whole records only."""
-        path = self.root / f"{name}.bin"
-        data = path.read_bytes() if path.exists() else b""
-        return list(struct.iter_unpack("<IIQQ", data[:len(data) // 24 * 24]))
+        records = []
+        for path in sorted(self.root.glob(f"{name}.bin")) + sorted(self.root.glob(f"{name}-*.bin")):  # of each learner
+            data = path.read_bytes()
+            records += struct.iter_unpack("<IIQQ", data[:len(data) // 24 * 24])
+        return records
 
     def assert_ledger_balances(self, lost_per_runner: int = 0, lost_of=lambda slot, incarnation: True) -> None:
         """Of the past: no fragment is used twice or dropped, none is used that nobody made, and what was made and not used is
@@ -633,7 +635,7 @@ class Determinism(Case):
     def lag1_resumes(self, config: pathlib.Path):
         lag1 = ["training.sampling='lag1'", "env_runners.num_env_runners=4", "env_runners.num_envs_per_env_runner=4"]
         whole = self.train_all({"whole": [*lag1, "stop.training_iteration=10"]} | {f"half-{h}": [*lag1, "stop.training_iteration=5"] for h in (1, 2)}, config)
-        self.assertTrue((whole["half-1"] / "learner_group/pending_batch.safetensors").exists())
+        self.assertTrue((whole["half-1"] / "learner_group/pending_batch-000000.safetensors").exists())
         for hosts in (1, 2):  # both halves had one
             run = self.root / f"half-{hosts}"
             self.call("train", "--resume", run, "stop.training_iteration=10", f"hosts.num_hosts={hosts}")
@@ -650,6 +652,80 @@ class Determinism(Case):
         self.lag1_resumes(self.file("pendulum.toml", PENDULUM))
 
 
+class LearnerGroup(Case):
+    """Several learners: killed, scaled, resumed by another number of them."""
+    TWO = ["learners.num_learners=2", "env_runners.num_env_runners=4", "env_runners.num_envs_per_env_runner=4"]
+
+    def learned(self, checkpoint: pathlib.Path) -> dict[str, bytes]:
+        return {name: (checkpoint / name).read_bytes() for name in (MODULE, "learner_group/connectors.safetensors", "learner_group/state.safetensors")}
+
+    def kill_learners(self, driver: subprocess.Popen, run: pathlib.Path, times: int) -> None:
+        """The one and the other in turn, each when the group is whole again."""
+        for i in range(times):
+            formed = lambda: sum(e["kind"] == "group-formed" for e in json_lines(run / "events.jsonl")) >= i
+            self.wait_for(formed, "the group to form again", driver=driver)
+            before = len(json_lines(run / "results.jsonl"))
+            self.wait_for(lambda: len(json_lines(run / "results.jsonl")) > before, "an iteration", driver=driver)
+            victims = sorted(self.processes(LEARNER), reverse=i % 2 == 1)
+            os.kill(list(victims)[0], signal.SIGKILL)
+
+    def killed_in(self, mode: str, *more: str) -> None:
+        words = [*self.TWO, f"training.sampling={mode!r}", "stop.training_iteration=150", *more]
+        calm = self.root / "calm"
+        self.train(calm, *words, config=self.file("filtered.toml", PENDULUM))
+        driver, run = self.start_train(*words, config=self.file("filtered.toml", PENDULUM))
+        self.kill_learners(driver, run, 3)
+        self.finish(driver)
+        formed = [e["text"] for e in json_lines(run / "events.jsonl") if e["kind"] == "group-formed"]
+        self.assertGreaterEqual(len(formed), 3)
+        self.assertEqual(self.learned(self.checkpoints(calm)[-1]), self.learned(self.checkpoints(run)[-1]))
+        self.assert_nothing_left()
+
+    def test_sync_weights_are_those_of_the_undisturbed_run_whoever_of_the_learners_was_killed(self):
+        self.killed_in("sync")
+
+    def test_lag1_weights_are_those_of_the_undisturbed_run_whoever_of_the_learners_was_killed(self):
+        self.killed_in("lag1")
+
+    def test_state_in_parts_survives_a_killed_learner_bit_for_bit(self):
+        self.killed_in("sync", "learners.shard='parameters'")
+
+    def test_what_two_learners_saved_one_and_four_go_on_with(self):
+        for mode in ("sync", "lag1"):
+            run = self.root / mode
+            self.train(run, *self.TWO, f"training.sampling={mode!r}", "learners.shard='optimizer'", "stop.training_iteration=3")
+            for learners in (4, 1):
+                self.call("train", "--resume", run, f"learners.num_learners={learners}", f"stop.training_iteration={4 if learners == 4 else 5}")
+            self.assert_counted_once(run, 5)
+
+    def test_scaled_while_it_trains_nothing_is_trained_on_twice(self):
+        self.keep_ledger()
+        driver, run = self.start_train("hosts.num_hosts=4", config=self.file("impala.toml", IMPALA))
+        for n, learners in enumerate((4, 2, 1)):
+            self.assertIn(f"{learners} learners", self.call("scale", run, f"learners={learners}").stdout)
+            self.wait_for(lambda: [e for e in json_lines(run / "events.jsonl") if e["kind"] == "group-formed" and f": {learners} learners" in e["text"]],
+                          f"{learners} learners", driver=driver)
+            before = len(json_lines(run / "results.jsonl"))
+            self.wait_for(lambda: len(json_lines(run / "results.jsonl")) > before + 3, "iterations", driver=driver)
+        self.wait_for(lambda: len(self.processes(LEARNER)) == 1, "the end of those that left", driver=driver)
+        refused = self.call("scale", run, "learners=5", status=2).stderr
+        self.assertIn("hosts.num_hosts = 5", refused)
+        self.interrupt(driver)
+        used = [r[:3] for r in self.ledger("learner") if r[3] == 0]
+        self.assertEqual(len(used), len(set(used)), "used twice")
+        self.assert_nothing_left()
+
+    def test_a_hung_learner_is_killed_and_replaced(self):
+        driver, run = self.start_train(*self.TWO)
+        os.kill(list(self.processes(LEARNER))[0], signal.SIGSTOP)
+        self.wait_event(run, "learner-hung", driver)
+        self.wait_event(run, "group-formed", driver)
+        before = len(json_lines(run / "results.jsonl"))
+        self.wait_for(lambda: len(json_lines(run / "results.jsonl")) > before + 3, "iterations", driver=driver)
+        self.interrupt(driver)
+        self.assert_nothing_left()
+
+
 class Asynchronous(Case):
     def finishes_and_goes_on(self, algorithm: str):
         self.keep_ledger()
@@ -662,7 +738,7 @@ class Asynchronous(Case):
         window = 3 * 4 + 4  # learner_queue_size batches of 4 fragments, and one a runner
         self.assert_ledger_balances(lost_per_runner=window)
         self.assertEqual(first[-1]["num_env_steps_sampled_lifetime"], first[-1]["learners"]["default_policy"]["num_env_steps_trained_lifetime"])
-        for name in ("produced.bin", "learner.bin"):
+        for name in ("produced.bin", "learner-0.bin"):
             (self.root / name).unlink()  # of another run: its runners count from 0 again
         self.call("train", "--resume", run, "stop.training_iteration=30")
         results = json_lines(run / "results.jsonl")
@@ -962,7 +1038,7 @@ class Mangled(Case):
         summed = [g + struct.pack("<I", crc32c(g)) for g in garbage if len(g) > 12]
         hello = (zmtp_greeting(), zmtp_ready(b""))
         sockets = list(self.tmp.glob("myriad-*/*"))
-        self.assertEqual(["driver", "learner-0", "weights-0.0"], sorted(s.name for s in sockets))
+        self.assertEqual(["driver", "learner-0.0", "weights-0.0"], sorted(s.name for s in sockets))
         for path in sockets:
             for g in garbage[:10]:
                 self.attack(path, g)
