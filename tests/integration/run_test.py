@@ -669,8 +669,8 @@ class LearnerGroup(Case):
             victims = sorted(self.processes(LEARNER), reverse=i % 2 == 1)
             os.kill(list(victims)[0], signal.SIGKILL)
 
-    def killed_in(self, mode: str, *more: str) -> None:
-        words = [*self.TWO, f"training.sampling={mode!r}", "stop.training_iteration=150", *more]
+    def killed_in(self, mode: str, *more: str, iterations: int = 60) -> None:
+        words = [*self.TWO, f"training.sampling={mode!r}", f"stop.training_iteration={iterations}", *more]
         calm = self.root / "calm"
         self.train(calm, *words, config=self.file("filtered.toml", PENDULUM))
         driver, run = self.start_train(*words, config=self.file("filtered.toml", PENDULUM))
@@ -688,7 +688,7 @@ class LearnerGroup(Case):
         self.killed_in("lag1")
 
     def test_state_in_parts_survives_a_killed_learner_bit_for_bit(self):
-        self.killed_in("sync", "learners.shard='parameters'")
+        self.killed_in("sync", "learners.shard='parameters'", iterations=30)
 
     def test_what_two_learners_saved_one_and_four_go_on_with(self):
         for mode in ("sync", "lag1"):

@@ -228,7 +228,7 @@ TEST_SUITE("driver/driver_core") {
     CHECK(reply->as<wire::ScaleReplyT>()->text.find("hosts.num_hosts = 3") != std::string::npos);
     outputs = scale(1);
     CHECK(!sent<wire::ScaleReplyT>(outputs)->error);
-    CHECK(sent<wire::ScaleReplyT>(outputs)->text.empty());
+    CHECK(sent<wire::ScaleReplyT>(outputs)->text == "1 learners, as soon as they are there");
     CHECK(event(outputs, "scale")->text == "from 2 learners to 1");
     run.stands(0, wire::LearnerStage::called);
     const Outputs formed = run.stands(0, wire::LearnerStage::formed);

@@ -218,10 +218,23 @@ TEST_SUITE("driver/learner_group") {
 
   // --- lost for good ---
 
-  TEST_CASE("LearnerGroup: a shard that dies before the first epoch ends the run, as does the last one that knew") {
+  TEST_CASE("LearnerGroup: a shard that dies before the first epoch is started again, unless it says why it cannot run") {
     Group start(2);
     start.arrives(0);
-    CHECK(find<LearnerGroup::Over>(start.dies(1))->reason == "learner 1 ended: SIGKILL");
+    const Outputs again = start.dies(1);
+    CHECK(count<LearnerGroup::Over>(again) == 0);
+    CHECK(find<LearnerGroup::SpawnLearner>(again)->incarnation == 1);
+    Group hopeless(2);
+    hopeless.arrives(1);
+    wire::ProcessErrorT error;
+    error.code = "no-gpu";
+    error.message = "no CUDA device";
+    error.exit = static_cast<int32_t>(Exit::environment);
+    hopeless.receive(1, std::move(error));
+    CHECK(find<LearnerGroup::Over>(hopeless.dies(1))->error_code == "no-gpu");
+  }
+
+  TEST_CASE("LearnerGroup: the last shard that knew the weights ends the run") {
     Group run(2);
     run.begins();
     CHECK(count<LearnerGroup::Over>(run.dies(1)) == 0);
