@@ -9,6 +9,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <condition_variable>
 #include <cstdio>
@@ -295,10 +296,31 @@ class LearnerShell {
         }
         if (rendezvous->over()) throw GroupBroken("the epoch is over");
         learner_.join(collective, {part.order.root, part.order.holders, part.order.everybody});
-        weights_ = std::make_shared<const Weights>(learner_.weights());
+        remember(std::make_shared<const Weights>(learner_.weights()));
+        if (collective && mode_of(config_) == SamplingMode::lag1) share_previous(*collective, part.order.root);
       } catch (const GroupBroken& broken) { ended.broken = broken.what(); }
       return report_parts(std::move(ended));
     });
+  }
+
+  /// On the update thread: the newest two versions.
+  void remember(WeightsPtr weights) {
+    if (newest_ != nullptr && weights->version == newest_->version + 1)
+      previous_ = newest_;
+    else if (newest_ == nullptr || weights->version != newest_->version)
+      previous_ = nullptr;
+    newest_ = std::move(weights);
+  }
+
+  /// Runners may still have to sample with the version before the newest, which a newcomer has never seen.
+  void share_previous(Collective& collective, uint32_t root) {
+    Weights weights = previous_ != nullptr ? *previous_ : *newest_;
+    weights.version = newest_->version - 1;
+    std::array<std::byte, 1> has{std::byte{previous_ != nullptr}};
+    collective.broadcast(has, root);
+    collective.broadcast(std::as_writable_bytes(std::span(weights.values)), root);
+    collective.broadcast(std::as_writable_bytes(std::span(weights.filter)), root);
+    previous_ = has[0] == std::byte{0} ? nullptr : std::make_shared<const Weights>(std::move(weights));
   }
 
   /// With what the learner holds now, for the driver to know.
@@ -399,6 +421,7 @@ class LearnerShell {
     options.state = part.state;
     options.started = part.order.version == start_version_;
     options.again = part.epoch > 1;
+    options.previous = previous_;
     options.steps = static_cast<uint32_t>(layout_->steps());
     options.environments = static_cast<uint32_t>(layout_->environments());
     options.fragment_bytes = layout_->capacity_bytes();
@@ -418,7 +441,7 @@ class LearnerShell {
     core_.emplace(std::move(options));
     idle_since_ = clock_->now();
     std::vector<LearnerCore::Output> outputs;
-    core_->start(weights_, clock_->now(), outputs);
+    core_->start(newest_, clock_->now(), outputs);
     apply(outputs);
   }
 
@@ -484,7 +507,10 @@ class LearnerShell {
       try {
         const UpdateResult result = learner_.update(batch, tally);
         for (const auto& [key, value] : result.metrics) updated.metrics["learners/default_policy/" + key] = value;
-        if (learner_.version() > version) updated.weights = std::make_shared<const Weights>(learner_.weights());
+        if (learner_.version() > version) {
+          remember(std::make_shared<const Weights>(learner_.weights()));
+          updated.weights = newest_;
+        }
       } catch (const ShardsDisagree& disagree) {
         // A peer's parameters are right, if most have them: whoever is alone is started anew with these.
         const auto& wrong = disagree.minority;
@@ -529,7 +555,7 @@ class LearnerShell {
   GroupPart part_;  // of core_
   std::optional<BatchAssembler> assembler_;
   std::optional<LearnerCore> core_;
-  WeightsPtr weights_;  // with which the epoch began
+  WeightsPtr newest_, previous_;  // the update thread's, while it has a job
   std::shared_ptr<Rendezvous> rendezvous_;
   std::mutex collective_mutex_;
   std::shared_ptr<Collective> collective_;

@@ -42,11 +42,16 @@ void LearnerCore::start(WeightsPtr weights, Time now, std::vector<Output>& outpu
     for (FragmentFacts& facts : batch_) facts.weights_version = weights_->version - 1;
     batch_[0].episodes = std::move(options_.batch_episodes);  // the report's order is that of the places
   }
-  if (has_share() && lags && options_.again && !options_.started)
+  if (has_share() && lags && options_.again && !options_.started) {
     // The next batch was, or is, sampled with the weights before. These may have been published, and may not.
     apply_queue(FragmentQueue::BeginRound{weights_->version - 1, weights_->version}, outputs);
-  else
+    if (options_.previous != nullptr) {
+      std::vector<WeightsPublisher::Send> sends;
+      publisher_.step(WeightsPublisher::Publish{std::move(options_.previous), now}, sends);
+    }
+  } else {
     publish(now, outputs);
+  }
   advance(now, outputs);
 }
 
@@ -294,8 +299,8 @@ void LearnerCore::join(const std::string& peer, const std::string& user, const w
   publisher_.step(WeightsPublisher::PeerHas{peer, join.weights_version, now}, sends);
   send_weights(std::move(sends), outputs);
   agent->grant_due = agent->all_slots = true;
-  // A round that is collected again wants the weights before these; who has none can only be given these.
-  if (publisher_.newest() == nullptr && join.weights_version + 1 < static_cast<int64_t>(weights_->version))
+  // Of a round that is collected again nobody has the weights any more: these will do.
+  if (publisher_.newest() == nullptr && join.weights_version < static_cast<int64_t>(weights_->version) - 1)
     publish(now, outputs);
 }
 

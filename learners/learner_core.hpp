@@ -65,6 +65,7 @@ class LearnerCore {
     GroupState state;                        ///< with which the epoch begins
     bool again = false;  ///< other cores began at this run's weights before: what they had not trained on comes again
     bool started = true;  ///< no update was made since the run started, or was resumed
+    WeightsPtr previous;  ///< lag1, again: those before the ones to start from, which the round that comes again wants
     uint32_t steps = 0, environments = 0;
     size_t fragment_bytes = 1;  ///< FragmentLayout::capacity_bytes(): what a fragment costs of the credit
     uint64_t spec_hash = 0, fragment_hash = 0;

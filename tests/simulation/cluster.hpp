@@ -201,7 +201,7 @@ struct Group {
   uint64_t epoch = 0;
   uint32_t size = 0;
   std::vector<uint32_t> processes;  // by rank, kNobody until it joins
-  uint64_t version = 0, hash = 0;   // with which it begins
+  uint64_t version = 0, hash = 0, previous_hash = 0;  // with which it begins
   std::vector<std::optional<std::vector<double>>> tallies;  // by rank, of the update that begins
   std::vector<std::vector<Truth>> batches;
   std::vector<bool> prepared;
@@ -326,6 +326,7 @@ class World {
   void meet(Process& process);
   void leave_epoch(Process& process);
   void give_job(Process& process);
+  void settle(LearnerNode& node);
   void joins(Process& process);
   void joined(Process& process);
   void begin_core(Process& process, const GroupPart& part);

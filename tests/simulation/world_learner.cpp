@@ -107,6 +107,7 @@ void World::step_member(Process& process, const GroupMember::Input& input) {
       node.found.clear();
       node.found.insert(std::to_string(node.shard));
       give_job(process);
+      settle(node);
       say_found(process);
       meet(process);
     } else if (const auto* begin = std::get_if<GroupMember::Begin>(&output)) {
@@ -167,8 +168,8 @@ void World::aborted(Process& process) {
   step_member(process, ended);
 }
 
-void World::joins(Process& process) {
-  LearnerNode& node = *process.learner;
+/// The first thing a job to join does.
+void World::settle(LearnerNode& node) {
   const wire::GroupOrderT& order = node.part.order;
   const bool torn_counts = bugged(Bug::torn_counts) && node.standing == Standing::torn;
   if (torn_counts) node.prepared_hash = mix(node.hash, node.batch_hash);
@@ -177,6 +178,11 @@ void World::joins(Process& process) {
     node.previous_hash = std::exchange(node.hash, node.prepared_hash);
   }
   node.standing = Standing::settled;
+}
+
+void World::joins(Process& process) {
+  LearnerNode& node = *process.learner;
+  const wire::GroupOrderT& order = node.part.order;
   if (node.part.epoch < group_.epoch) return;  // it was asleep, and nobody comes
   if (group_.epoch != node.part.epoch) {
     group_ = {.epoch = node.part.epoch,
@@ -191,6 +197,7 @@ void World::joins(Process& process) {
   const LearnerNode& root = *processes_[group_.processes.at(order.root)].learner;
   group_.version = root.version;
   group_.hash = root.hash;
+  group_.previous_hash = root.previous_hash;
   rule(root.version == order.version, "I6", "epoch {} begins with weights {}, its root has {}", group_.epoch,
        order.version, root.version);
   if (root.version > current_.version) advance(root.version, root.hash);
@@ -208,6 +215,7 @@ void World::joined(Process& process) {
   LearnerNode& node = *process.learner;
   if (!bugged(Bug::newcomer_keeps_its_own) || node.version >= group_.version) node.hash = group_.hash;
   node.version = group_.version;
+  node.previous_hash = group_.previous_hash;
   node.veteran = true;
   node.busy = false;
   GroupMember::Ended ended;
@@ -263,10 +271,8 @@ void World::begin_core(Process& process, const GroupPart& part) {
         options.batch_episodes.emplace_back(static_cast<double>(fragment.content % 100), 7, 0);
     }
   }
-  // An agent that has no weights yet cannot be given those of the round that comes again.
-  if (plan_.mode == SamplingMode::lag1 && options.again && !options.started)
-    for (const uint32_t id : agents_)
-      if (!processes_[id].agent->has_weights) deterministic_ = false;
+  if (node.version > node.start_version)
+    options.previous = std::make_shared<const Weights>(weights_of(node.version - 1, node.previous_hash));
   node.core = std::make_unique<LearnerCore>(std::move(options));
   std::vector<LearnerCore::Output> outputs;
   node.core->start(std::make_shared<const Weights>(weights_of(node.version, node.hash)), now_, outputs);
