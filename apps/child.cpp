@@ -24,8 +24,7 @@ const std::string& ChildArguments::text(const std::string& name) const {
 uint64_t ChildArguments::number(const std::string& name) const { return std::stoull(text(name)); }
 
 ControlLink::ControlLink(const SocketContext& context, const ChildArguments& arguments, const std::string& routing_id)
-    : run_(arguments.number("--run")),
-      dealer_(context, arguments.text("--control"), routing_id) {}
+    : run_(arguments.number("--run")), dealer_(context, arguments.text("--control"), routing_id) {}
 
 void ControlLink::send_message(Message message) {
   message.run = run_;
@@ -36,8 +35,7 @@ void ControlLink::send_message(Message message) {
 std::optional<Message> ControlLink::receive() {
   while (auto received = dealer_.receive()) {
     auto decoded = decode(received->frames);
-    if (auto* message = std::get_if<Message>(&decoded);
-        message != nullptr && message->run == run_)
+    if (auto* message = std::get_if<Message>(&decoded); message != nullptr && message->run == run_)
       return std::move(*message);
   }
   return std::nullopt;

@@ -126,8 +126,8 @@ void copy_pending(std::vector<PendingPart>& parts, size_t first, size_t all, Fra
   size_t covered = 0;
   for (PendingPart& part : parts) {
     if (part.first != covered || part.count == 0 || part.count > all - covered)
-      fail(Exit::usage, "foreign-checkpoint", "{} has environments {} to {} of a batch of {}, want them from {}", part.path,
-           part.first, part.first + part.count, all, covered);
+      fail(Exit::usage, "foreign-checkpoint", "{} has environments {} to {} of a batch of {}, want them from {}",
+           part.path, part.first, part.first + part.count, all, covered);
     covered += part.count;
     const size_t begin = std::max(first, part.first), end = std::min(first + mine, part.first + part.count);
     for (const Column& column : layout.columns()) {

@@ -1,6 +1,6 @@
-// myriad-learner: one shard of the learner group. This thread moves messages, assembles batches and drives GroupMember and
-// LearnerCore; a second one owns torch and the collectives: it forms the group, updates and writes the shard's part of a
-// checkpoint.
+// myriad-learner: one shard of the learner group. This thread moves messages, assembles batches and drives GroupMember
+// and LearnerCore; a second one owns torch and the collectives: it forms the group, updates and writes the shard's part
+// of a checkpoint.
 //
 //   host agents ==parcels==> [LearnerCore + BatchAssembler] --batch--> [Learner] --weights--> host agents
 //                                       |                              <== all-reduce ==> the other shards
@@ -211,8 +211,9 @@ class LearnerShell {
  private:
   static constexpr int kMessagesAtOnce = 64;
   static constexpr Time kSelfTest = std::chrono::seconds(10);
-  static constexpr Time kAbort = std::chrono::seconds(5);      // for a collective to give up
-  static constexpr Time kCollective = std::chrono::minutes(30);  // the driver, who sees all shards, gives up long before
+  static constexpr Time kAbort = std::chrono::seconds(5);  // for a collective to give up
+  static constexpr Time kCollective =
+      std::chrono::minutes(30);  // the driver, who sees all shards, gives up long before
 
   // --- the group ---
 

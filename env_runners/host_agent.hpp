@@ -27,7 +27,7 @@ class HostAgent {
  public:
   struct Options {
     uint64_t run = 0;
-    uint64_t epoch = 1;  ///< of the learner group, at the start
+    uint64_t epoch = 1;                   ///< of the learner group, at the start
     uint32_t agent = 0, incarnation = 0;  ///< of the agent
     uint32_t first_slot = 0;              ///< its slots are first_slot .. first_slot + slots.num_slots - 1
     uint64_t spec_hash = 0, fragment_hash = 0;
@@ -74,8 +74,8 @@ class HostAgent {
   struct StopAll {};  ///< at once
   struct Tick {};
   struct Flush {};  ///< nothing more to read for now
-  using Input =
-      std::variant<Start, FromLearner, Moved, FromRunner, RunnerExited, SpawnFailed, Progress, Drain, StopAll, Tick, Flush>;
+  using Input = std::variant<Start, FromLearner, Moved, FromRunner, RunnerExited, SpawnFailed, Progress, Drain, StopAll,
+                             Tick, Flush>;
 
   // --- outputs ---
   struct Spawn {

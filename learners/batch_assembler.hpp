@@ -32,7 +32,8 @@ class BatchAssembler {
 
   /// The batch under assembly, complete, to be saved: it stays where it is.
   Fragment& pending(uint64_t weights_version);
-  /// Continues with a batch that was saved: its columns and final_rows are filled in, as after pending(); then take() it.
+  /// Continues with a batch that was saved: its columns and final_rows are filled in, as after pending(); then take()
+  /// it.
   Fragment& set_pending();
 
  private:

@@ -39,7 +39,8 @@ class FragmentQueue {
   // --- inputs ---
   struct BeginRound {
     uint64_t weights_version;
-    /// Of a round that is collected again, newer weights than its own may have been published: fragments up to these do.
+    /// Of a round that is collected again, newer weights than its own may have been published: fragments up to these
+    /// do.
     uint64_t newest_version = 0;
   };
   /// A slot that ran before this queue began: its process, and the number of its next fragment.

@@ -46,13 +46,13 @@ class GroupMember {
   // --- inputs ---
   struct FromDriver {
     Message message;
-  };             ///< GroupOrder or Rendezvous; anything else is not its business
+  };                ///< GroupOrder or Rendezvous; anything else is not its business
   struct Began {};  ///< the update thread got a job
   /// The update thread is free again.
   struct Ended {
-    std::optional<UpdateTally> tally = std::nullopt;  ///< of an update that got as far as this
-    bool settled = true;                              ///< it is finished by all; false: it broke
-    bool prepared = false;                            ///< it broke, finished here
+    std::optional<UpdateTally> tally = std::nullopt;      ///< of an update that got as far as this
+    bool settled = true;                                  ///< it is finished by all; false: it broke
+    bool prepared = false;                                ///< it broke, finished here
     std::vector<uint32_t> parts = {}, parts_before = {};  ///< Learner::holdings()
     uint32_t num_parts = 1, num_parts_before = 0;
     std::string broken = "";  ///< "" or why

@@ -8,7 +8,7 @@ namespace myriad {
 namespace {
 
 constexpr uint32_t kNoAgent = UINT32_MAX;
-constexpr uint32_t kMaxSpareFragments = 1024;  // async: credit beyond the waiting batches
+constexpr uint32_t kMaxSpareFragments = 1024;             // async: credit beyond the waiting batches
 constexpr Time kNothing = std::chrono::milliseconds(50);  // between updates with nothing to train on
 
 uint64_t window_of(const LearnerCore::Options& options) {
@@ -228,8 +228,8 @@ void LearnerCore::agent_state(const wire::AgentStateT& state, std::vector<Output
   if (!by_slot()) credit_.up(state.agent, state.incarnation, state.num_slots);
   if (!state.up) return agent_down(state.agent, agent, outputs);
   if (queue_.num_up() > 0 && !is_new) return;
-  // Nobody else is there, or it has been there all the time. Its runners are on their way: the open places are spread over all of them, not given to the
-  // first that comes.
+  // Nobody else is there, or it has been there all the time. Its runners are on their way: the open places are spread
+  // over all of them, not given to the first that comes.
   apply_queue(FragmentQueue::SlotUp{first, first_incarnation(state.incarnation), state.num_slots}, outputs);
 }
 
@@ -735,8 +735,7 @@ void LearnerCore::send_grants(std::vector<Output>& outputs) {
     if (saving_ == Saving::collecting && by_slot()) grant.want_state = checkpoint_sequence_;
     const auto add = [&](uint32_t slot) {
       const FragmentQueue::Credit credit = queue_.credit(slot);
-      if (queue_.is_up(slot))
-        grant.slots.emplace_back(options_.first_slot + slot, credit.incarnation, credit.granted);
+      if (queue_.is_up(slot)) grant.slots.emplace_back(options_.first_slot + slot, credit.incarnation, credit.granted);
     };
     if (!by_slot())
       grant.granted_bytes = credit_.granted_bytes(index);

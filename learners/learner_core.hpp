@@ -10,8 +10,9 @@
 //   async  fragments come when they come; each batch is the oldest ones there are; an iteration is all updates of
 //          min_time_per_iteration; weights are published every broadcast_interval updates
 //
-// Agents keep what they sent until an update with it is finished by all shards. So a core that begins after a shard died
-// collects the same batch again: it knows how many messages of each agent were trained on (its mark) and takes the rest.
+// Agents keep what they sent until an update with it is finished by all shards. So a core that begins after a shard
+// died collects the same batch again: it knows how many messages of each agent were trained on (its mark) and takes the
+// rest.
 //
 // In every mode the learner pauses its updates after a report until the driver answers, so that a run stops and saves
 // at exactly the iteration its criterion names. A state machine: one thread; the shell runs the update on another
@@ -63,7 +64,7 @@ class LearnerCore {
     uint32_t num_agents = 1;                 ///< of all shards
     bool alone = true, leads = true;         ///< no other shard; the one that ends async iterations
     GroupState state;                        ///< with which the epoch begins
-    bool again = false;  ///< other cores began at this run's weights before: what they had not trained on comes again
+    bool again = false;   ///< other cores began at this run's weights before: what they had not trained on comes again
     bool started = true;  ///< no update was made since the run started, or was resumed
     WeightsPtr previous;  ///< lag1, again: those before the ones to start from, which the round that comes again wants
     uint32_t steps = 0, environments = 0;
@@ -95,7 +96,7 @@ class LearnerCore {
     WeightsPtr weights;  ///< one version on; null: no shard had anything to train on
     std::map<std::string, double> metrics;
     std::vector<double> tally;  ///< of Update, summed over the shards
-  };  ///< all shards have finished the update of the last Update output
+  };                            ///< all shards have finished the update of the last Update output
   struct CheckpointWritten {
     uint64_t sequence;
     std::vector<CheckpointFile> files;
@@ -152,13 +153,13 @@ class LearnerCore {
   struct Agent {
     uint32_t incarnation = 0, first_slot = 0, num_slots = 0;
     bool up = false;
-    std::string peer;  // since its first Join that fits
-    std::string user;  // nobody else may speak for it; "" without keys
+    std::string peer;    // since its first Join that fits
+    std::string user;    // nobody else may speak for it; "" without keys
     uint64_t mark = 0;   // messages below were trained on, or dropped
     bool based = false;  // what came before the mark is known: the rest may come
     ParcelReceiver parcels;
-    uint64_t placed = 0;             // by_slot: the message after the last one that has a place
-    std::deque<uint64_t> waiting;    // async: numbers of its messages in pending_
+    uint64_t placed = 0;           // by_slot: the message after the last one that has a place
+    std::deque<uint64_t> waiting;  // async: numbers of its messages in pending_
     // the grant at the end of this step
     bool grant_due = false, all_slots = false;
     std::set<uint32_t> changed_slots;
@@ -243,10 +244,10 @@ class LearnerCore {
   WeightsPtr weights_;  // of the last update; agents may have an older version
 
   // the batch being filled
-  std::deque<Pending> pending_;       // async: arrived, without a place
-  std::vector<FragmentFacts> batch_;  // by place
-  std::vector<FragmentId> batch_ids_;    // async: by place
-  std::vector<uint32_t> free_places_;    // async: the next one last
+  std::deque<Pending> pending_;        // async: arrived, without a place
+  std::vector<FragmentFacts> batch_;   // by place
+  std::vector<FragmentId> batch_ids_;  // async: by place
+  std::vector<uint32_t> free_places_;  // async: the next one last
   bool batch_full_ = false;
   std::map<uint32_t, std::deque<std::pair<Source, Message>>> held_;  // by slot: it comes too early
   std::set<uint32_t> look_at_held_;

@@ -636,7 +636,8 @@ void TrainingConfig::settings(SettingVisitor& v) {
 }
 
 void HostsConfig::settings(SettingVisitor& v) {
-  v.visit({"num_hosts", "host agents", "the env runners are split evenly over them; 0: one a learner", 0, 4096}, num_hosts);
+  v.visit({"num_hosts", "host agents", "the env runners are split evenly over them; 0: one a learner", 0, 4096},
+          num_hosts);
   v.visit(choice("launcher", "who starts the agents: local: the driver, here; none: `myriad agent`, from anywhere",
                  {"local", "none"}),
           launcher);

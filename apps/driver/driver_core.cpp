@@ -158,9 +158,9 @@ void DriverCore::received(const Received& received, Time now, Fleet::Outputs& fl
   if (const auto* scale = message.as<wire::ScaleRequestT>()) {
     wire::ScaleReplyT reply;
     const bool may = received.user.empty() || received.user.starts_with("learner-");
-    reply.text = !may                           ? "only the driver's host may scale a run"
-                 : phase_ == Phase::stopping    ? "the run is ending"
-                                                : learners_.resize(scale->learners, now, learners);
+    reply.text = !may                        ? "only the driver's host may scale a run"
+                 : phase_ == Phase::stopping ? "the run is ending"
+                                             : learners_.resize(scale->learners, now, learners);
     reply.error = !reply.text.empty();
     if (!reply.error) reply.text = fmt::format("{} learners, as soon as they are there", scale->learners);
     send(received.peer, learners_.epoch(), make_message(std::move(reply)), outputs);
@@ -185,8 +185,8 @@ void DriverCore::saved(const Saved& saved, Time now, std::vector<Output>& output
   if (const auto* committed = std::get_if<CheckpointWriter::Committed>(&saved.result)) {
     last_checkpoint_ = committed->directory;
     committed_iteration_ = committed->training_iteration;
-    outputs.push_back(Event{"checkpoint", fmt::format("iteration {} saved to {}", committed->training_iteration,
-                                                      committed->directory)});
+    outputs.push_back(Event{
+        "checkpoint", fmt::format("iteration {} saved to {}", committed->training_iteration, committed->directory)});
   } else {
     outputs.push_back(
         Event{"checkpoint-failed",

@@ -94,8 +94,8 @@ class DriverCore {
     Exit exit;
     std::string reason, error_code;
   };
-  using Output = std::variant<SpawnLearner, KillLearner, SpawnAgent, KillAgent, KillAll, Send, Save, Report, Event,
-                              Finished>;
+  using Output =
+      std::variant<SpawnLearner, KillLearner, SpawnAgent, KillAgent, KillAll, Send, Save, Report, Event, Finished>;
 
   void step(const Input& input, Time now, std::vector<Output>& outputs);
 

@@ -113,7 +113,7 @@ void LearnerGroup::hello(const std::string& peer, const wire::LearnerHelloT& hel
   if (hello.shard >= members_.size()) return;
   Member& member = members_[hello.shard];
   if (!member.alive || hello.incarnation != member.incarnation) return;  // a late one of a process that ended
-  if (!member.peer.empty() && member.peer != peer) return;  // nobody else takes its place while it lives
+  if (!member.peer.empty() && member.peer != peer) return;               // nobody else takes its place while it lives
   if (hello.protocol != kProtocolVersion) {
     outputs.push_back(Over{Exit::usage,
                            fmt::format("learner speaks protocol {}, this driver {}: install the same version",
@@ -248,8 +248,8 @@ void LearnerGroup::set_given_up(std::set<uint32_t> places, Time now, Outputs& ou
   if (stage_ == Stage::calling) return;
   for (uint32_t shard = 0; shard < size_; ++shard)
     if (is_fed(shard) != fed[shard]) {
-      call(fmt::format("the agents of learner {} are {}", shard, fed[shard] ? "given up: the others take its share"
-                                                                            : "back"),
+      call(fmt::format("the agents of learner {} are {}", shard,
+                       fed[shard] ? "given up: the others take its share" : "back"),
            now, outputs);
       return;
     }
@@ -290,8 +290,7 @@ void LearnerGroup::advance(Time now, Outputs& outputs) {
                                                         epoch_, size_, version_, to_seconds(now - broken_at_),
                                                         order_.everybody ? "" : ", state taken from their peers")});
   ever_formed_ = true;
-  for (uint32_t shard = std::max(size_, target_); shard < members_.size(); ++shard)
-    dismiss(members_[shard], outputs);
+  for (uint32_t shard = std::max(size_, target_); shard < members_.size(); ++shard) dismiss(members_[shard], outputs);
   if (state_.training_iteration > iteration_) close_iteration(outputs);  // a report died with its shard
   reporting_ = size_;
   outputs.push_back(Formed{});
@@ -333,17 +332,18 @@ bool LearnerGroup::form(Outputs& outputs) {
     order_.root = rank;
     // In `state` a member says what it had prepared, if it had.
     if (status.version + (status.prepared ? 1 : 0) == version) state_ = from_wire(status.state.get());
-    for (const auto& [parts, count] : {std::pair(&status.parts, status.num_parts),
-                                       std::pair(&status.parts_before, status.num_parts_before)})
+    for (const auto& [parts, count] :
+         {std::pair(&status.parts, status.num_parts), std::pair(&status.parts_before, status.num_parts_before)})
       for (const uint32_t part : *parts)
         if (part < count) holders.try_emplace(count, count, kNobody).first->second[part] = rank;
   }
   const auto whole = std::ranges::find_if(
       holders, [](const auto& layout) { return std::ranges::find(layout.second, kNobody) == layout.second.end(); });
   if (whole == holders.end()) {
-    outputs.push_back(Over{Exit::internal,
-                           "learners were lost that alone had a part of the optimizer's state: neighbours at the same time",
-                           "learner-lost"});
+    outputs.push_back(
+        Over{Exit::internal,
+             "learners were lost that alone had a part of the optimizer's state: neighbours at the same time",
+             "learner-lost"});
     return false;
   }
   order_.holders = whole->second;
@@ -370,8 +370,7 @@ void LearnerGroup::lost(Time now, const std::string& shard, const std::string& c
   crashes_.push_back(now);
   const bool survivors = std::ranges::any_of(members_, [](const Member& m) { return m.alive && m.veteran; });
   const bool hopeless = error && (!ever_formed_ || error->exit == static_cast<int32_t>(Exit::usage));
-  if (hopeless || (ever_formed_ && !survivors) ||
-      crashes_.size() > size_t{options_.max_crashes_per_minute} * size_) {
+  if (hopeless || (ever_formed_ && !survivors) || crashes_.size() > size_t{options_.max_crashes_per_minute} * size_) {
     outputs.push_back(error ? Over{static_cast<Exit>(error->exit), error->message, error->code}
                             : Over{Exit::internal, fmt::format("{} ended: {}", shard, cause), "learner-lost"});
     return;

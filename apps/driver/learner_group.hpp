@@ -28,7 +28,7 @@ class LearnerGroup {
  public:
   struct Options {
     uint64_t run = 0;
-    std::string config_toml;  ///< resolved, for the shards
+    std::string config_toml;                                                    ///< resolved, for the shards
     std::function<std::string(uint32_t shard, uint32_t incarnation)> endpoint;  ///< where one is to listen for agents
     std::string checkpoint;                                                     ///< to start from, or ""
     uint32_t num_learners = 1;
@@ -38,9 +38,10 @@ class LearnerGroup {
     uint64_t training_iteration = 0;  ///< to start from
   };
   static constexpr Time kRetry = std::chrono::milliseconds(250);
-  static constexpr Time kStart = std::chrono::seconds(120);        ///< from its process to its first word
-  static constexpr Time kSilence = std::chrono::seconds(10);       ///< without a word: hung
-  static constexpr Time kMinDeadline = std::chrono::seconds(30);   ///< of an update that makes no progress, or 10 medians
+  static constexpr Time kStart = std::chrono::seconds(120);   ///< from its process to its first word
+  static constexpr Time kSilence = std::chrono::seconds(10);  ///< without a word: hung
+  static constexpr Time kMinDeadline =
+      std::chrono::seconds(30);  ///< of an update that makes no progress, or 10 medians
 
   explicit LearnerGroup(Options options);
 
@@ -92,10 +93,12 @@ class LearnerGroup {
   bool formed() const { return stage_ == Stage::formed; }
   uint32_t size() const { return size_; }  ///< of this epoch's group
   uint32_t num_processes() const;
-  bool connected() const;  ///< everybody who lives has said hello
+  bool connected() const;                             ///< everybody who lives has said hello
   const GroupState& state() const { return state_; }  ///< with which the epoch began
   /// The shard that agent `place` sends to, in this epoch.
-  uint32_t shard_of(uint32_t place) const { return static_cast<uint32_t>(uint64_t{place} * size_ / options_.num_agents); }
+  uint32_t shard_of(uint32_t place) const {
+    return static_cast<uint32_t>(uint64_t{place} * size_ / options_.num_agents);
+  }
   /// Where it listens; "" when it is not there.
   std::string endpoint(uint32_t shard) const;
   std::string peer(uint32_t shard) const { return shard < members_.size() ? members_[shard].peer : ""; }
@@ -136,8 +139,8 @@ class LearnerGroup {
   Time deadline() const;
   bool next_shards_are_ready() const;
   void checkpoint_done(uint32_t shard, const wire::CheckpointDoneT& done, Outputs& outputs);
-  void lost(Time now, const std::string& shard, const std::string& cause, const std::optional<wire::ProcessErrorT>& error,
-            Outputs& outputs);
+  void lost(Time now, const std::string& shard, const std::string& cause,
+            const std::optional<wire::ProcessErrorT>& error, Outputs& outputs);
   Member* member_of(const std::string& peer);
   uint32_t shard_index(const Member& member) const { return static_cast<uint32_t>(&member - members_.data()); }
 
@@ -145,9 +148,9 @@ class LearnerGroup {
   Stage stage_ = Stage::calling;
   uint64_t epoch_ = 1;
   uint32_t target_, size_;
-  std::vector<Member> members_;     // by shard
-  std::vector<uint32_t> starts_;    // of processes, by shard
-  std::set<uint32_t> given_up_;  // places
+  std::vector<Member> members_;   // by shard
+  std::vector<uint32_t> starts_;  // of processes, by shard
+  std::set<uint32_t> given_up_;   // places
   bool stopping_ = false, ever_formed_ = false;
 
   // this epoch
@@ -160,12 +163,12 @@ class LearnerGroup {
 
   std::deque<Time> crashes_;
   Time last_sent_{};
-  uint64_t iteration_;             // reported
-  uint32_t reporting_ = 0;         // shards, in the newest epoch that was formed
-  std::deque<double> update_s_;    // the newest updates
-  std::map<uint32_t, wire::IterationReportT> reports_;       // of iteration_ + 1
-  std::map<std::string, double> before_, now_;               // cumulative metrics: of cores that ended; of those that run
-  std::map<uint32_t, wire::CheckpointDoneT> done_;           // of the newest checkpoint
+  uint64_t iteration_;                                  // reported
+  uint32_t reporting_ = 0;                              // shards, in the newest epoch that was formed
+  std::deque<double> update_s_;                         // the newest updates
+  std::map<uint32_t, wire::IterationReportT> reports_;  // of iteration_ + 1
+  std::map<std::string, double> before_, now_;          // cumulative metrics: of cores that ended; of those that run
+  std::map<uint32_t, wire::CheckpointDoneT> done_;      // of the newest checkpoint
 };
 
 }  // namespace myriad

@@ -134,8 +134,7 @@ class Run {
     options.fleet.agents.max_crashes_per_minute = static_cast<uint32_t>(config_.fault_tolerance.max_crashes_per_minute);
     options.learners.num_learners = static_cast<uint32_t>(config_.learners.num_learners);
     options.learners.fragments_per_batch = static_cast<uint32_t>(config_.fragments_per_batch());
-    options.learners.max_crashes_per_minute =
-        static_cast<uint32_t>(config_.fault_tolerance.max_crashes_per_minute);
+    options.learners.max_crashes_per_minute = static_cast<uint32_t>(config_.fault_tolerance.max_crashes_per_minute);
     options.learners.sharded = config_.learners.shard != "none";
     options.learners.endpoint = [this](uint32_t shard, uint32_t incarnation) {
       return links_.endpoint(fmt::format("learner-{}.{}", shard, incarnation), 1 + shard);
@@ -165,8 +164,8 @@ class Run {
   }
 
   std::vector<std::string> child_arguments() const {
-    std::vector<std::string> arguments{
-        "--control", router_.endpoint(), "--run", std::to_string(run_id_), "--parent", std::to_string(::getpid())};
+    std::vector<std::string> arguments{"--control", router_.endpoint(),        "--run", std::to_string(run_id_),
+                                       "--parent",  std::to_string(::getpid())};
     if (links_.context.keys().server) arguments.insert(arguments.end(), {"--keys", links_.config.keys});
     return arguments;
   }

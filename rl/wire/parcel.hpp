@@ -53,7 +53,7 @@ class ParcelSender {
   uint64_t next_ = 0, received_ = 0, resent_ = 0;
   std::vector<std::byte> open_;
   uint32_t open_count_ = 0;
-  std::deque<Kept> kept_;  // sent, not released
+  std::deque<Kept> kept_;    // sent, not released
   std::deque<Kept> closed_;  // not sent yet
 };
 

@@ -42,7 +42,8 @@ struct Truth {
 static_assert(sizeof(Truth) == kFragmentBytes);
 inline constexpr uint64_t kResumed = UINT64_MAX;  // Truth::process of a batch out of a checkpoint
 
-/// The learners' and the driver's part of a checkpoint. lag1: `batch` (content, version) follows in a file of each shard.
+/// The learners' and the driver's part of a checkpoint. lag1: `batch` (content, version) follows in a file of each
+/// shard.
 struct LearnerFile {
   uint64_t iteration, env_steps, version, hash;
 };
@@ -143,10 +144,10 @@ struct AgentNode {
   bool draining = false, drained = false;
   uint64_t installed = 0, required = 0;  // weights versions
   bool has_weights = false;
-  uint64_t granted = 0, heard_granted = 0, wrong_granted = 0;  // async, fragments: by the learner; heard of
-  uint64_t permits = 0, open = 0, num_up = 0;                  // async: permitted in all, of them open; runners
+  uint64_t granted = 0, heard_granted = 0, wrong_granted = 0;     // async, fragments: by the learner; heard of
+  uint64_t permits = 0, open = 0, num_up = 0;                     // async: permitted in all, of them open; runners
   uint64_t received = 0, arrived = 0, placed = 0, placed_in = 0;  // fragments; in an epoch
-  uint64_t granted_there = 0, granted_in = 0;  // async: in the epoch granted_in
+  uint64_t granted_there = 0, granted_in = 0;                     // async: in the epoch granted_in
   struct SlotCredit {
     uint32_t incarnation = 0;
     uint64_t granted = 0, epoch = 0;
@@ -200,8 +201,8 @@ struct LearnerNode {
 struct Group {
   uint64_t epoch = 0;
   uint32_t size = 0;
-  std::vector<uint32_t> processes;  // by rank, kNobody until it joins
-  uint64_t version = 0, hash = 0, previous_hash = 0;  // with which it begins
+  std::vector<uint32_t> processes;                          // by rank, kNobody until it joins
+  uint64_t version = 0, hash = 0, previous_hash = 0;        // with which it begins
   std::vector<std::optional<std::vector<double>>> tallies;  // by rank, of the update that begins
   std::vector<std::vector<Truth>> batches;
   std::vector<bool> prepared;
@@ -212,7 +213,7 @@ struct Group {
 struct OpenUpdate {
   uint64_t version = 0;  // before it
   UpdateTally tally;
-  std::vector<Truth> batch;  // in order of rank and place
+  std::vector<Truth> batch;                          // in order of rank and place
   std::vector<std::pair<uint32_t, uint32_t>> slots;  // of each rank: first and how many
   std::vector<size_t> places;                        // of each rank
   uint64_t batch_hash = 0;
@@ -241,7 +242,7 @@ class World {
   struct State {
     uint64_t env_steps = 0, episodes = 0, version = 0, hash = 0;
     std::map<uint32_t, uint64_t> waiting;  // lag1: content by place
-    std::vector<uint64_t> environments;  // by slot, before the next batch, while no runner died
+    std::vector<uint64_t> environments;    // by slot, before the next batch, while no runner died
   };
   struct Saved {
     std::string directory;
@@ -394,8 +395,8 @@ class World {
   std::vector<uint32_t> agents_;                // processes of this life
   std::vector<std::vector<uint32_t>> of_slot_;  // runner processes of this life, oldest first
   std::set<uint32_t> given_up_, held_;          // places: for good; once
-  std::vector<uint32_t> learners_;  // processes of this life
-  Group group_;                     // the newest
+  std::vector<uint32_t> learners_;              // processes of this life
+  Group group_;                                 // the newest
   OpenUpdate open_;
   std::map<std::pair<uint32_t, uint32_t>, uint64_t> marks_;  // by agent and incarnation: of updates that count
   Saved saved_;
@@ -409,7 +410,8 @@ class World {
   uint64_t reported_ = 0;   // by the driver
   std::optional<uint64_t> committed_;
   Time last_update_ = -std::chrono::seconds(1), next_check_{};
-  bool episodes_lost_ = false, learners_lost_ = false, interrupted_ = false, usage_error_ = false, restarting_ = false, done_ = false;
+  bool episodes_lost_ = false, learners_lost_ = false, interrupted_ = false, usage_error_ = false, restarting_ = false,
+       done_ = false;
 };
 
 }  // namespace myriad::simulation

@@ -218,7 +218,8 @@ TEST_SUITE("driver/learner_group") {
 
   // --- lost for good ---
 
-  TEST_CASE("LearnerGroup: a shard that dies before the first epoch is started again, unless it says why it cannot run") {
+  TEST_CASE(
+      "LearnerGroup: a shard that dies before the first epoch is started again, unless it says why it cannot run") {
     Group start(2);
     start.arrives(0);
     const Outputs again = start.dies(1);

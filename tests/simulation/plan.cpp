@@ -139,14 +139,15 @@ std::string to_text(const Plan& plan) {
     if ((plan.faults >> i & 1) != 0) faults += fmt::format(" {}", name_of(static_cast<Fault>(i)));
   constexpr std::array<std::string_view, 3> kModes = {"sync", "lag1", "async"};
   std::string text = fmt::format(
-      "{}, {} learners, {} agents, {} slots, {} fragments a batch, faults until {:.2f} s:{}; loss {:.2f} dup {:.2f} flips {:.4f} "
+      "{}, {} learners, {} agents, {} slots, {} fragments a batch, faults until {:.2f} s:{}; loss {:.2f} dup {:.2f} "
+      "flips {:.4f} "
       "jitter {:.0f} ms disk {:.2f}; start {}, stop at iteration {} / {} steps; checkpoint every {}, keep {}; sample "
       "{:.0f} ms update {:.0f} ms loop {:.0f} ms; crash-restarts {}, step timeout {:.0f} s, fanout {}",
-      kModes[static_cast<size_t>(plan.mode)], plan.learners, plan.agents, plan.slots, plan.fragments, to_seconds(plan.faults_end),
-      faults.empty() ? " none" : faults, plan.loss, plan.duplicates, plan.flips, to_seconds(plan.jitter) * 1e3,
-      plan.disk, plan.start_iteration, plan.stop_iteration, plan.stop_steps, plan.checkpoint_frequency,
-      plan.num_to_keep, to_seconds(plan.sample) * 1e3, to_seconds(plan.update) * 1e3, to_seconds(plan.loop) * 1e3,
-      plan.crashes.size(), to_seconds(plan.step_timeout), plan.weights_fanout);
+      kModes[static_cast<size_t>(plan.mode)], plan.learners, plan.agents, plan.slots, plan.fragments,
+      to_seconds(plan.faults_end), faults.empty() ? " none" : faults, plan.loss, plan.duplicates, plan.flips,
+      to_seconds(plan.jitter) * 1e3, plan.disk, plan.start_iteration, plan.stop_iteration, plan.stop_steps,
+      plan.checkpoint_frequency, plan.num_to_keep, to_seconds(plan.sample) * 1e3, to_seconds(plan.update) * 1e3,
+      to_seconds(plan.loop) * 1e3, plan.crashes.size(), to_seconds(plan.step_timeout), plan.weights_fanout);
   if (!plan.by_slot())
     text += fmt::format("; queue {}, broadcast every {}, max lag {}, iteration {:.0f} ms", plan.learner_queue_size,
                         plan.broadcast_interval, plan.max_policy_lag ? static_cast<int64_t>(*plan.max_policy_lag) : -1,
@@ -156,10 +157,10 @@ std::string to_text(const Plan& plan) {
 
 std::string_view name_of(Fault fault) {
   constexpr std::array<std::string_view, static_cast<size_t>(Fault::count)> kNames = {
-      "loss",      "duplicates",     "latency",   "bit_flips",   "runner_kills", "runner_pauses", "hangs",
-      "bad_slot",  "spawn_failures", "hostile",   "agent_kills", "agent_drains", "agent_pauses",  "pins",
-      "outsiders", "learner_kills",  "interrupt", "disk",        "crash",        "usage_error",   "learner_pauses",
-      "resizes"};
+      "loss",         "duplicates",  "latency",        "bit_flips",     "runner_kills", "runner_pauses",
+      "hangs",        "bad_slot",    "spawn_failures", "hostile",       "agent_kills",  "agent_drains",
+      "agent_pauses", "pins",        "outsiders",      "learner_kills", "interrupt",    "disk",
+      "crash",        "usage_error", "learner_pauses", "resizes"};
   return kNames[static_cast<size_t>(fault)];
 }
 

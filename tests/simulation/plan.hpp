@@ -42,9 +42,9 @@ std::string_view name_of(Fault fault);
 inline constexpr uint32_t kAllFaults = (1u << static_cast<uint32_t>(Fault::count)) - 1;
 constexpr uint32_t bit(Fault fault) { return 1u << static_cast<uint32_t>(fault); }
 /// Faults after which a sync or lag1 run must still train on exactly the same batches.
-inline constexpr uint32_t kHarmlessFaults =
-    bit(Fault::loss) | bit(Fault::duplicates) | bit(Fault::latency) | bit(Fault::bit_flips) | bit(Fault::learner_kills) |
-    bit(Fault::learner_pauses);
+inline constexpr uint32_t kHarmlessFaults = bit(Fault::loss) | bit(Fault::duplicates) | bit(Fault::latency) |
+                                            bit(Fault::bit_flips) | bit(Fault::learner_kills) |
+                                            bit(Fault::learner_pauses);
 
 inline uint64_t mix(uint64_t a, uint64_t b = 0) {
   uint64_t z = a + 0x9e3779b97f4a7c15ULL * (b + 1);  // splitmix64's finaliser (Steele et al. 2014)

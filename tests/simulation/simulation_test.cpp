@@ -114,10 +114,9 @@ TEST_SUITE("simulation/world") {
                       << " updates, " << sum.checkpoints << " checkpoints, " << sum.crashes << " crash-restarts, "
                       << sum.runner_deaths << " runner deaths, " << sum.agent_deaths << " agent deaths, "
                       << sum.learner_deaths << " learner deaths, " << sum.epochs << " groups formed again, "
-                      << sum.resizes << " of them resized, " << sum.drains
-                      << " drains, " << sum.violations << " hostile runners; fragments: " << sum.produced
-                      << " produced, " << sum.consumed << " consumed, " << sum.dropped << " dropped, " << sum.lost
-                      << " lost");
+                      << sum.resizes << " of them resized, " << sum.drains << " drains, " << sum.violations
+                      << " hostile runners; fragments: " << sum.produced << " produced, " << sum.consumed
+                      << " consumed, " << sum.dropped << " dropped, " << sum.lost << " lost");
     // The schedules must reach what they are for.
     CHECK(sum.updates > 2 * schedules);
     CHECK(sum.checkpoints > schedules / 2);
@@ -132,8 +131,9 @@ TEST_SUITE("simulation/world") {
     CHECK(async > schedules / 4);
   }
 
-  TEST_CASE("World: whatever the network does, and whoever of the learners dies, a sync or lag1 run trains on the batches "
-            "of the undisturbed run") {
+  TEST_CASE(
+      "World: whatever the network does, and whoever of the learners dies, a sync or lag1 run trains on the batches "
+      "of the undisturbed run") {
     uint64_t replaced = 0;
     for (uint64_t seed = 1; seed <= 1500; ++seed) {
       CAPTURE(seed);

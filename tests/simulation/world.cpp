@@ -131,11 +131,10 @@ void World::arm(Process& process, Time at) {
 
 void World::kill(Process& process, const char* cause) {
   if (!process.alive) return;
-  const std::string name = process.learner
-                               ? fmt::format("learner {}.{}", process.learner->shard, process.learner->incarnation)
-                           : process.agent
-                               ? fmt::format("agent {}.{}", process.agent->place, process.agent->incarnation)
-                               : fmt::format("runner {}.{}", process.runner->slot, process.runner->incarnation);
+  const std::string name =
+      process.learner ? fmt::format("learner {}.{}", process.learner->shard, process.learner->incarnation)
+      : process.agent ? fmt::format("agent {}.{}", process.agent->place, process.agent->incarnation)
+                      : fmt::format("runner {}.{}", process.runner->slot, process.runner->incarnation);
   note(fmt::format("p{} ({}) ends: {}", process.id, name, cause));
   process.deferred.clear();
   if (!process.learner) deterministic_ = false;

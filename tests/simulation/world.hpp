@@ -85,7 +85,8 @@ struct Result {
   std::vector<uint64_t> batches;  ///< by_slot: hash of each batch by iteration, until the first runner died
   std::string finished;           ///< the driver's reason; "" when the schedule ended first
   std::string log;                ///< with `verbose`: what happened, one line an event
-  uint64_t crashes = 0, runner_deaths = 0, agent_deaths = 0, learner_deaths = 0, epochs = 0, resizes = 0, drains = 0, violations = 0, checkpoints = 0;
+  uint64_t crashes = 0, runner_deaths = 0, agent_deaths = 0, learner_deaths = 0, epochs = 0, resizes = 0, drains = 0,
+           violations = 0, checkpoints = 0;
   uint64_t produced = 0, received = 0, consumed = 0, dropped = 0, lost = 0;  ///< fragments
 };
 

@@ -8,7 +8,8 @@
 namespace myriad::simulation {
 
 bool World::any_veteran() const {
-  return std::ranges::any_of(learners_, [this](uint32_t id) { return processes_[id].alive && processes_[id].learner->veteran; });
+  return std::ranges::any_of(learners_,
+                             [this](uint32_t id) { return processes_[id].alive && processes_[id].learner->veteran; });
 }
 
 Process* World::find_runner(uint32_t slot, uint32_t incarnation) {
@@ -65,7 +66,8 @@ void World::book_arrival(LearnerNode& learner, Process& agent, const wire::Parce
   }
 }
 
-/// I2: what an agent may forget was trained on in an update that counts, or dropped; what it need not send again arrived.
+/// I2: what an agent may forget was trained on in an update that counts, or dropped; what it need not send again
+/// arrived.
 void World::book_acknowledged(Process& learner, Process& agent, uint64_t received, uint64_t released) {
   AgentNode& node = *agent.agent;
   uint64_t& known = learner.learner->acknowledged[agent.id];
@@ -126,7 +128,7 @@ void World::book_grant(LearnerNode& learner, Process& agent, const wire::GrantT&
     return;
   }
   const uint64_t granted = grant.granted_bytes / kFragmentBytes;
-  if (granted == 0) return;  // an acknowledgement
+  if (granted == 0) return;                          // an acknowledgement
   if (learner.part.epoch < node.granted_in) return;  // nobody listens
   uint64_t all_slots = 0, left = 0, mine = 0;
   for (const auto& [place, heard] : learner.heard) {
@@ -150,8 +152,8 @@ void World::book_grant(LearnerNode& learner, Process& agent, const wire::GrantT&
                  placed = node.placed_in == learner.part.epoch ? node.placed : 0;
   // What it has consumed is between what it has placed and what came.
   rule(granted <= std::max(node.granted, node.arrived + most), "I3",
-       "agent {} is granted {} after {}: {} came, and a share of {}, {} of {} slots in a window of {}", node.place, granted,
-       node.granted, node.arrived, most, mine, all_slots, window);
+       "agent {} is granted {} after {}: {} came, and a share of {}, {} of {} slots in a window of {}", node.place,
+       granted, node.granted, node.arrived, most, mine, all_slots, window);
   if (learner.part.epoch > node.granted_in) node.granted_there = 0;
   node.granted_in = learner.part.epoch;
   rule(granted >= std::max(node.granted_there, placed + least), "I3",
@@ -172,8 +174,8 @@ void World::book_used(const Truth& truth) {
   ++result_.consumed;
 }
 
-/// I2: what a learner says of a fragment when an update is finished, in its runner's order, and dropped for reasons there
-/// are.
+/// I2: what a learner says of a fragment when an update is finished, in its runner's order, and dropped for reasons
+/// there are.
 void World::book_consumed(const LearnerNode& learner, const LearnerCore::Consumed& consumed) {
   Process* const process = find_runner(consumed.id.slot, consumed.id.incarnation);
   const FragmentId& id = consumed.id;
@@ -185,16 +187,16 @@ void World::book_consumed(const LearnerNode& learner, const LearnerCore::Consume
        id.slot, id.incarnation);
   const bool again = learner.part.epoch > 1;  // others may have said something of what came before
   if (consumed.dropped.empty()) {
-    rule(produced.used, "I2", "fragment {} of runner {}.{} is said to be trained on and is in no batch", id.seq, id.slot,
-         id.incarnation);
+    rule(produced.used, "I2", "fragment {} of runner {}.{} is said to be trained on and is in no batch", id.seq,
+         id.slot, id.incarnation);
     while (runner.lowest_open < runner.produced.size() && runner.produced[runner.lowest_open].done)
       ++runner.lowest_open;
     rule(again || runner.lowest_open > id.seq, "I2", "fragment {} of runner {}.{} is consumed, and {} is missing",
          id.seq, id.slot, id.incarnation, runner.lowest_open);
     return;
   }
-  rule(!produced.done || (again && !produced.used), "I1", "fragment {} of runner {}.{} is dropped after it was consumed",
-       id.seq, id.slot, id.incarnation);
+  rule(!produced.done || (again && !produced.used), "I1",
+       "fragment {} of runner {}.{} is dropped after it was consumed", id.seq, id.slot, id.incarnation);
   if (!std::exchange(produced.done, true)) ++result_.dropped;
   if (consumed.dropped == "invalid")
     rule(!produced.valid, "I2", "fragment {} of runner {}.{} is dropped as invalid", id.seq, id.slot, id.incarnation);
@@ -270,9 +272,8 @@ void World::check_drained(Process& agent) {
       if (runner.agent != agent.id) continue;
       for (uint64_t seq = 0; seq < runner.produced.size(); ++seq) {
         const Produced& produced = runner.produced[seq];
-        rule(!produced.received || produced.arrived, "I2",
-             "agent {} has drained, fragment {} of runner {}.{} is lost", node.place, seq, runner.slot,
-             runner.incarnation);
+        rule(!produced.received || produced.arrived, "I2", "agent {} has drained, fragment {} of runner {}.{} is lost",
+             node.place, seq, runner.slot, runner.incarnation);
       }
     }
 }
@@ -295,8 +296,8 @@ void World::close_books(uint64_t life) {
   }
   // What came and is not used waits for the next batch: no more than the window, or what shares shrank to.
   if (learning && !plan_.by_slot())
-    rule(waits <= (plan_.window() + 2 * plan_.fragments) * (agents_.size() + learners_.size()), "I10", "{} fragments wait, the window is {}", waits,
-         plan_.window());
+    rule(waits <= (plan_.window() + 2 * plan_.fragments) * (agents_.size() + learners_.size()), "I10",
+         "{} fragments wait, the window is {}", waits, plan_.window());
 }
 
 }  // namespace myriad::simulation

@@ -219,8 +219,8 @@ void World::check_newest_checkpoint() {
   rule(saved.learner.env_steps == state.env_steps && saved.driver.env_steps == state.env_steps, "I8",
        "checkpoint {} counts {} / {} env steps, want {}", saved.driver.iteration, saved.learner.env_steps,
        saved.driver.env_steps, state.env_steps);
-  rule(saved.driver.episodes == state.episodes || (episodes_lost_ && saved.driver.episodes < state.episodes), "I8", "checkpoint {} counts {} episodes, want {}",
-       saved.driver.iteration, saved.driver.episodes, state.episodes);
+  rule(saved.driver.episodes == state.episodes || (episodes_lost_ && saved.driver.episodes < state.episodes), "I8",
+       "checkpoint {} counts {} episodes, want {}", saved.driver.iteration, saved.driver.episodes, state.episodes);
   if (plan_.mode != SamplingMode::lag1) return;
   rule(saved.batch.size() == plan_.fragments, "I7", "checkpoint {} has {} fragments of the batch that waits, want {}",
        saved.driver.iteration, saved.batch.size(), plan_.fragments);

@@ -173,7 +173,8 @@ void World::settle(LearnerNode& node) {
   const wire::GroupOrderT& order = node.part.order;
   const bool torn_counts = bugged(Bug::torn_counts) && node.standing == Standing::torn;
   if (torn_counts) node.prepared_hash = mix(node.hash, node.batch_hash);
-  if (torn_counts || (node.standing == Standing::prepared && order.version == node.version + 1 && !bugged(Bug::prepared_taken_back))) {
+  if (torn_counts ||
+      (node.standing == Standing::prepared && order.version == node.version + 1 && !bugged(Bug::prepared_taken_back))) {
     ++node.version;
     node.previous_hash = std::exchange(node.hash, node.prepared_hash);
   }
@@ -370,8 +371,8 @@ void World::apply_learner(Process& process, LearnerCore::Output& output) {
     if (const auto* report = driver->message.as<wire::IterationReportT>()) {
       rule(report->training_iteration == iteration_ || report->training_iteration + 1 == iteration_ ||
                node.part.epoch < group_.epoch,
-           "I8",
-           "learner {} reports iteration {}, the group is at {}", node.shard, report->training_iteration, iteration_);
+           "I8", "learner {} reports iteration {}, the group is at {}", node.shard, report->training_iteration,
+           iteration_);
       if (bugged(Bug::report_not_repeated) && report->training_iteration == node.reported) return;
       node.reported = report->training_iteration;
     }
@@ -423,8 +424,8 @@ void World::assemble(Process& process, const AcceptedFragment& fragment) {
        runner.slot, runner.incarnation);
   const Produced& produced = runner.produced[truth.seq];
   const bool counts = node.part.epoch == group_.epoch;  // else nobody trains on it
-  rule(!produced.done || !counts, "I1", "fragment {} of runner {}.{} was consumed, and is in a batch", truth.seq, runner.slot,
-       runner.incarnation);
+  rule(!produced.done || !counts, "I1", "fragment {} of runner {}.{} was consumed, and is in a batch", truth.seq,
+       runner.slot, runner.incarnation);
   rule(produced.arrived, "I5", "fragment {} of runner {}.{} came by an agent that has no part in the run", truth.seq,
        runner.slot, runner.incarnation);
   const FragmentId id = id_of(*fragment.message.as<wire::FragmentHeaderT>());
@@ -474,7 +475,8 @@ void World::check_batch(Process& process, uint64_t weights_version) {
     rule(truth.version == want || newer, "I4", "a fragment of weights {} is in the batch of iteration {}, want {}",
          truth.version, iteration_ + 1, want);
   }
-  rule(oldest == weights_version || (resumed && !deterministic_), "I4", "the batch is said to be of weights {}, want {}", weights_version, oldest);
+  rule(oldest == weights_version || (resumed && !deterministic_), "I4",
+       "the batch is said to be of weights {}, want {}", weights_version, oldest);
 }
 
 void World::enter_update(Process& process, LearnerCore::Update& update) {
@@ -585,8 +587,7 @@ void World::advance(uint64_t version, uint64_t hash) {
   rule(version == current_.version + 1 && open_.version == current_.version &&
            hash == mix(current_.hash, open_.batch_hash),
        "I6", "weights {} follow {}", version, current_.version);
-  for (const wire::AgentMark& mark : open_.tally.marks)
-    marks_[{mark.agent(), mark.incarnation()}] = mark.messages();
+  for (const wire::AgentMark& mark : open_.tally.marks) marks_[{mark.agent(), mark.incarnation()}] = mark.messages();
   const bool lags = plan_.mode == SamplingMode::lag1 && iteration_ > plan_.start_iteration;
   const uint64_t sampled_with = plan_.by_slot() && lags ? states_.at(iteration_ - 1).hash : current_.hash;
   uint64_t want = 0;
