@@ -11,6 +11,7 @@
 #include <array>
 #include <cmath>
 
+#include "algorithms/ops/device_targets.hpp"
 #include "algorithms/ops/gae.hpp"
 #include "algorithms/ops/kl_coefficient.hpp"
 #include "algorithms/ops/sample_loss.hpp"
@@ -59,6 +60,13 @@ class Ppo final : public Algorithm {
 
   Loss loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override;
 
+  std::map<std::string, double> device_coefficients() const override {
+    return {{"entropy_coeff", entropy_coeff_}, {"kl_coeff", kl_.value()}};
+  }
+  TargetColumns device_targets(const TensorBatch& batch) const override;
+  Loss device_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override;
+  bool may_stop_epochs() const override { return config_.target_kl_stop > 0; }
+
   bool stops_epochs(const Metrics& epoch) const override {
     return config_.target_kl_stop > 0 && epoch.at("mean_kl_loss") > config_.target_kl_stop;
   }
@@ -80,6 +88,7 @@ class Ppo final : public Algorithm {
 
 constexpr std::array<std::string_view, 5> kMetrics{"policy_loss", "vf_loss", "vf_loss_unclipped", "entropy",
                                                    "mean_kl_loss"};
+constexpr std::array<std::string_view, 1> kTargetMetrics{"vf_explained_var"};
 
 Loss Ppo::loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const {
   SampleLoss loss(spec, output, minibatch.at("action_dist_inputs"), minibatch.at("actions"));
@@ -106,6 +115,32 @@ Loss Ppo::loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns
   std::array<float, 5> mean;
   for (size_t m = 0; m < sums.size(); ++m) mean[m] = static_cast<float>(sums[m] / static_cast<double>(loss.samples()));
   return loss.finish(mean[0] + vf * mean[1] - entropy * mean[3] + kl * mean[4], mean, kMetrics);
+}
+
+TargetColumns Ppo::device_targets(const TensorBatch& batch) const {
+  const DeviceTargets gae =
+      device_gae(device_trajectories(batch.columns, at::cat({batch.values.flatten(), batch.final_values})), gamma_,
+                 config_.lambda_);
+  return {
+      .columns = {{"advantages", config_.normalize_advantages ? device_standardise(gae.advantages) : gae.advantages},
+                  {"value_targets", gae.values}},
+      .metrics = device_explained_variance(gae.values, batch.values.narrow(0, 0, batch.steps)).view({1}),
+      .names = kTargetMetrics};
+}
+
+Loss Ppo::device_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const {
+  const at::Tensor &inputs = output.action_dist_inputs, &advantages = minibatch.at("advantages");
+  const at::Tensor ratio = (log_prob(spec.distribution, inputs, minibatch.at("actions")) - minibatch.at("logp")).exp();
+  const at::Tensor clipped = ratio.clamp(1.0 - config_.clip_param, 1.0 + config_.clip_param);
+  const at::Tensor squared = (output.values - minibatch.at("value_targets")).square();
+  const at::Tensor policy_loss = -at::minimum(ratio * advantages, clipped * advantages).mean(),
+                   vf_loss = squared.clamp_max(config_.vf_clip_param).mean(),
+                   mean_entropy = entropy(spec.distribution, inputs).mean(),
+                   kl = kl_divergence(spec.distribution, minibatch.at("action_dist_inputs"), inputs).mean();
+  return {.total = policy_loss + config_.vf_loss_coeff * vf_loss - minibatch.at("entropy_coeff") * mean_entropy +
+                   minibatch.at("kl_coeff") * kl,
+          .metrics = at::stack({policy_loss, vf_loss, squared.mean(), mean_entropy, kl}).detach(),
+          .names = kMetrics};
 }
 
 const RegisterAlgorithm registered{

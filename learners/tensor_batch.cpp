@@ -123,6 +123,11 @@ Columns sequence_columns_of(const Columns& columns, std::span<const int64_t> env
   return part;
 }
 
+at::Tensor final_index(const at::Tensor& terminateds, const at::Tensor& truncateds) {
+  const at::Tensor cut = at::logical_and(truncateds.to(at::kBool), terminateds.logical_not());
+  return (cut.flatten().to(at::kLong).cumsum(0) - 1).clamp_min(0).view_as(truncateds);
+}
+
 at::Tensor step_obs(const Columns& columns) { return columns.at("obs").narrow(0, 0, columns.at("truncateds").numel()); }
 
 }  // namespace myriad

@@ -66,15 +66,6 @@ std::span<float> span_of(const at::Tensor& tensor) {
   return {tensor.mutable_data_ptr<float>(), static_cast<size_t>(tensor.numel())};
 }
 
-/// The spec's named tensors as views of a flat one [P], in order.
-std::vector<at::Tensor> views_of(const ModuleSpec& spec, const at::Tensor& flat) {
-  std::vector<at::Tensor> views;
-  for (const Parameter& p : spec.parameters())
-    views.push_back(flat.narrow(0, static_cast<int64_t>(p.offset), static_cast<int64_t>(p.count))
-                        .view(std::vector<int64_t>(p.shape.begin(), p.shape.end())));
-  return views;
-}
-
 /// `next`: the first of the layers' tensors among `parameters`; after it, the first of the next layers'.
 at::Tensor trunk(const std::vector<Layer>& layers, const std::vector<at::Tensor>& parameters, at::Tensor x,
                  size_t& next) {
@@ -94,6 +85,29 @@ at::Tensor trunk(const std::vector<Layer>& layers, const std::vector<at::Tensor>
 
 }  // namespace
 
+std::vector<at::Tensor> parameter_views(const ModuleSpec& spec, const at::Tensor& flat) {
+  std::vector<at::Tensor> views;
+  for (const Parameter& p : spec.parameters())
+    views.push_back(flat.narrow(0, static_cast<int64_t>(p.offset), static_cast<int64_t>(p.count))
+                        .view(std::vector<int64_t>(p.shape.begin(), p.shape.end())));
+  return views;
+}
+
+ModuleOutput torch_forward(const ModuleSpec& spec, const std::vector<at::Tensor>& parameters, const at::Tensor& obs) {
+  size_t next = 0;  // the next tensor in the spec's order
+  const at::Tensor features = trunk(spec.encoder, parameters, obs, next);
+  at::Tensor inputs = at::linear(features, parameters[next], parameters[next + 1]).to(at::kFloat);
+  next += 2;
+  if (const auto* gaussian = std::get_if<DiagGaussian>(&spec.distribution)) {
+    const at::Tensor mean = gaussian->free_log_std ? inputs : inputs.narrow(1, 0, gaussian->n);
+    const at::Tensor log_std =
+        gaussian->free_log_std ? parameters[next++].expand_as(inputs) : inputs.narrow(1, gaussian->n, gaussian->n);
+    inputs = at::cat({mean, log_std.clamp(-spec.log_std_clip, spec.log_std_clip)}, 1);
+  }
+  const at::Tensor value_features = spec.shares_encoder ? features : trunk(spec.value_encoder, parameters, obs, next);
+  return {inputs, at::linear(value_features, parameters[next], parameters[next + 1]).squeeze(1).to(at::kFloat)};
+}
+
 TorchModule::TorchModule(const ModuleSpec& spec, std::span<const float> initial, Executor executor, int threads)
     : spec_(spec) {
   check(initial.size() == spec.num_parameters(), "{} values for a module of {} parameters", initial.size(),
@@ -106,8 +120,8 @@ TorchModule::TorchModule(const ModuleSpec& spec, std::span<const float> initial,
     anchor_ = at::zeros({}, at::kFloat).set_requires_grad(true);
     return;
   }
-  const std::vector<at::Tensor> gradient_views = views_of(spec, gradient_);
-  for (const at::Tensor& part : views_of(spec, flat_)) {
+  const std::vector<at::Tensor> gradient_views = parameter_views(spec, gradient_);
+  for (const at::Tensor& part : parameter_views(spec, flat_)) {
     at::Tensor view = part.detach().set_requires_grad(true);
     view.mutable_grad() = gradient_views[views_.size()];  // autograd adds in place to a gradient that is there
     views_.push_back(std::move(view));
@@ -118,24 +132,9 @@ std::span<float> TorchModule::parameters() { return span_of(flat_); }
 std::span<float> TorchModule::gradients() { return span_of(gradient_); }
 void TorchModule::zero_gradients() { std::ranges::fill(gradients(), 0.0f); }
 
-ModuleOutput TorchModule::forward_torch(const std::vector<at::Tensor>& parameters, const at::Tensor& obs) const {
-  size_t next = 0;  // the next tensor in the spec's order
-  const at::Tensor features = trunk(spec_.encoder, parameters, obs, next);
-  at::Tensor inputs = at::linear(features, parameters[next], parameters[next + 1]);
-  next += 2;
-  if (const auto* gaussian = std::get_if<DiagGaussian>(&spec_.distribution)) {
-    const at::Tensor mean = gaussian->free_log_std ? inputs : inputs.narrow(1, 0, gaussian->n);
-    const at::Tensor log_std =
-        gaussian->free_log_std ? parameters[next++].expand_as(inputs) : inputs.narrow(1, gaussian->n, gaussian->n);
-    inputs = at::cat({mean, log_std.clamp(-spec_.log_std_clip, spec_.log_std_clip)}, 1);
-  }
-  const at::Tensor value_features = spec_.shares_encoder ? features : trunk(spec_.value_encoder, parameters, obs, next);
-  return {inputs, at::linear(value_features, parameters[next], parameters[next + 1]).squeeze(1)};
-}
-
 ModuleOutput TorchModule::forward(const at::Tensor& obs) {
   check(obs.dim() == 2 && obs.size(1) == spec_.obs_size, "obs has {} features, want {}", obs.size(-1), spec_.obs_size);
-  if (!native_) return forward_torch(views_, obs);
+  if (!native_) return torch_forward(spec_, views_, obs);
   auto outputs =
       NativeFunction::apply(anchor_, obs.contiguous(), native_.get(), parameters().data(), gradients().data());
   return {outputs[0], outputs[1]};
@@ -143,7 +142,7 @@ ModuleOutput TorchModule::forward(const at::Tensor& obs) {
 
 at::Tensor TorchModule::values(const at::Tensor& obs) {
   const at::NoGradGuard no_grad;
-  if (!native_) return forward_torch(views_, obs).values;
+  if (!native_) return torch_forward(spec_, views_, obs).values;
   const at::Tensor rows = obs.contiguous();
   at::Tensor values = at::empty({rows.size(0)}, rows.options());
   native_->values(parameters().data(), rows.const_data_ptr<float>(), static_cast<size_t>(rows.size(0)),
@@ -154,7 +153,7 @@ at::Tensor TorchModule::values(const at::Tensor& obs) {
 ModuleOutput TorchModule::infer(const at::Tensor& parameters, const at::Tensor& obs) {
   const at::NoGradGuard no_grad;
   check(parameters.numel() == flat_.numel(), "{} parameters for a module of {}", parameters.numel(), flat_.numel());
-  if (!native_) return forward_torch(views_of(spec_, parameters), obs);
+  if (!native_) return torch_forward(spec_, parameter_views(spec_, parameters), obs);
   const at::Tensor rows = obs.contiguous();
   const int64_t n = rows.size(0);
   ModuleOutput out{at::empty({n, inputs_size(spec_.distribution)}, rows.options()), at::empty({n}, rows.options())};

@@ -26,6 +26,14 @@ struct ModuleOutput {
   at::Tensor values;              // [n]
 };
 
+/// The spec's named tensors as views of a flat one [P], in order.
+std::vector<at::Tensor> parameter_views(const ModuleSpec& spec, const at::Tensor& flat);
+
+/// The spec in torch's operators, on whatever device `parameters` (in the spec's order) and `obs` are. Gives float32
+/// under autocast too.
+ModuleOutput torch_forward(const ModuleSpec& spec, const std::vector<at::Tensor>& parameters,
+                           const at::Tensor& obs);  // [n, obs_size]
+
 class TorchModule {
  public:
   TorchModule(const ModuleSpec& spec, std::span<const float> initial, Executor executor, int threads);
@@ -45,8 +53,6 @@ class TorchModule {
   void zero_gradients();
 
  private:
-  ModuleOutput forward_torch(const std::vector<at::Tensor>& parameters, const at::Tensor& obs) const;
-
   ModuleSpec spec_;
   at::Tensor flat_, gradient_;
   std::vector<at::Tensor> views_;         ///< of flat_, in the spec's order
