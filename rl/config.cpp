@@ -522,6 +522,7 @@ class Combinations {
            place({"hosts.num_hosts", "env_runners.num_env_runners"}), config_.hosts.num_hosts,
            config_.env_runners.num_env_runners);
     refuse_uneven_batch();
+    refuse_device();
     const FaultToleranceConfig& faults = config_.fault_tolerance;
     if (faults.restart_backoff_max_s < faults.restart_backoff_s)
       fail(Exit::usage, "impossible", "{}: fault_tolerance.restart_backoff_max_s {} is less than restart_backoff_s {}",
@@ -545,6 +546,23 @@ class Combinations {
          place({"training.train_batch_size", "env_runners.rollout_fragment_length",
                 "env_runners.num_envs_per_env_runner", "env_runners.num_env_runners"}),
          batch, unit, parts, nearest);
+  }
+
+  void refuse_device() const {
+    const LearnersConfig& learners = config_.learners;
+    const std::string_view device = learners.device;
+    const std::string_view number = device.starts_with("cuda:") ? device.substr(5) : "";
+    const bool numbered =
+        !number.empty() && number.size() <= 3 && number.find_first_not_of("0123456789") == std::string_view::npos;
+    if (device != "cpu" && device != "cuda" && !numbered)
+      fail(Exit::usage, "out-of-range", "{}: learners.device is {}, want cpu, cuda or cuda:N",
+           place({"learners.device"}), quote(device));
+    if (device == "cpu" && learners.autocast != "none")
+      fail(Exit::usage, "impossible", "{}: learners.autocast is \"{}\", which needs a CUDA device",
+           place({"learners.autocast"}), learners.autocast);
+    if (device != "cpu" && learners.executor == "native")
+      fail(Exit::usage, "impossible", "{}: learners.executor is \"native\", which computes on a CPU",
+           place({"learners.executor", "learners.device"}));
   }
 
   /// Where the first of `keys` that was set at all was set.
@@ -635,8 +653,13 @@ void NetworkConfig::settings(SettingVisitor& v) {
 
 void LearnersConfig::settings(SettingVisitor& v) {
   v.visit({"num_learners", "processes", "learner shards; groups of several are not there yet", 1, 1}, num_learners);
-  v.visit({.key = "device", .unit = "", .meaning = "what the learner computes on", .choices = {"cpu"}}, device);
+  v.visit({"device", "", "what a learner computes on: cpu, cuda:N, or cuda: GPU i % number of GPUs for learner i"},
+          device);
   v.visit(choice("executor", "who runs the module on a CPU", {"auto", "torch", "native"}), executor);
+  v.visit(
+      choice("autocast", "CUDA: type of the module's matrix products; parameters stay float32", {"none", "bfloat16"}),
+      autocast);
+  v.visit({"cuda_graph", "", "CUDA: gradient steps are recorded once and replayed"}, cuda_graph);
   v.visit({"num_threads", "threads", "of a learner; 0: the machine's cores", 0, 1024}, num_threads);
 }
 
