@@ -17,8 +17,7 @@ namespace {
 constexpr size_t kSmallModule = 200'000;  // parameters; below, torch's threads cost more than they bring
 
 Executor executor_of(const LearnersConfig& config) {
-  if (config.device != "cpu")
-    fail(Exit::usage, "impossible", "learners.device is '{}'; this build trains on 'cpu'", config.device);
+  if (config.device != "cpu") return Executor::torch;
   if (config.executor == "auto" || config.executor == "native") return Executor::native;
   if (config.executor == "torch") return Executor::torch;
   const std::vector<std::string> known{"auto", "native", "torch"};
@@ -63,7 +62,8 @@ std::span<float> room_of(const at::Tensor& tensor) {
 
 }  // namespace
 
-Learner::Learner(const Config& config, const Space& observation_space, const Space& action_space)
+Learner::Learner(const Config& config, const Space& observation_space, const Space& action_space,
+                 std::unique_ptr<DeviceSupport> support)
     : training_(config.training),
       action_space_(action_space),
       algorithm_(make_algorithm(config)),
@@ -83,6 +83,9 @@ Learner::Learner(const Config& config, const Space& observation_space, const Spa
     target_ = at::empty({static_cast<int64_t>(spec.num_parameters())}, at::kFloat);
     std::ranges::copy(module_->parameters(), room_of(target_).begin());
   }
+  if (support == nullptr && config.learners.device != "cpu") support = open_device(config.learners.device, 0);
+  if (support != nullptr)
+    device_ = std::make_unique<DeviceLearner>(config, *algorithm_, spec, action_space, std::move(support));
 }
 
 void Learner::empty_buffer() {
@@ -91,14 +94,15 @@ void Learner::empty_buffer() {
 
 UpdateResult Learner::update(Fragment& fragment) {
   UpdateResult result;
-  TensorBatch batch = make_tensor_batch(fragment, spec(), action_space_, filter_ ? &*filter_ : nullptr);
   algorithm_->begin_update(static_cast<double>(env_steps_));
   const double lr = training_.lr.at(static_cast<double>(env_steps_));
-  Metrics of_batch = plan_.time_major ? train_sequences(batch, lr, result) : train_rows(batch, lr, result);
-  result.metrics.merge(of_batch);
+  if (device_)
+    train_on_device(fragment, lr, result);
+  else
+    train_here(fragment, lr, result);
   algorithm_->end_update(result.metrics);
   update_filter(fragment);
-  env_steps_ += batch.steps * batch.environments;
+  env_steps_ += int64_t{fragment.layout().steps()} * fragment.layout().environments();
   ++version_;
   result.metrics["default_optimizer_learning_rate"] = lr;
   result.metrics["num_trainable_parameters"] = static_cast<double>(spec().num_parameters());
@@ -107,9 +111,29 @@ UpdateResult Learner::update(Fragment& fragment) {
   result.metrics["num_grad_updates"] = static_cast<double>(result.grad_updates);
   if (plan_.target) result.metrics["num_target_updates_lifetime"] = static_cast<double>(target_updates_);
   result.metrics["num_skipped_updates"] = static_cast<double>(result.skipped);
-  result.metrics["num_skipped_updates_lifetime"] = static_cast<double>(optimizer_->num_skipped());
+  result.metrics["num_skipped_updates_lifetime"] =
+      static_cast<double>(device_ ? device_->num_skipped() : optimizer_->num_skipped());
   return result;
 }
+
+void Learner::train_here(Fragment& fragment, double lr, UpdateResult& result) {
+  TensorBatch batch = make_tensor_batch(fragment, spec(), action_space_, filter_ ? &*filter_ : nullptr);
+  Metrics of_batch = plan_.time_major ? train_sequences(batch, lr, result) : train_rows(batch, lr, result);
+  result.metrics.merge(of_batch);
+}
+
+void Learner::train_on_device(Fragment& fragment, double lr, UpdateResult& result) {
+  PassCounters counters{module_steps_, target_updates_, target_updated_at_};
+  DeviceLearner::Result trained = device_->update(fragment, filter_ ? &*filter_ : nullptr, lr, random_, counters);
+  module_steps_ = counters.module_steps;
+  target_updates_ = counters.target_updates;
+  target_updated_at_ = counters.target_updated_at;
+  result = {std::move(trained.metrics), trained.grad_updates, trained.skipped};
+  for (const auto& [kind, count] : device_->work_counts())
+    result.metrics["device_work_" + kind] = static_cast<double>(count);
+}
+
+std::span<const float> Learner::parameters() const { return device_ ? device_->parameters() : module_->parameters(); }
 
 Metrics Learner::train_rows(TensorBatch& batch, double lr, UpdateResult& result) {
   Metrics metrics;
@@ -249,8 +273,7 @@ void Learner::update_filter(Fragment& fragment) {
 }
 
 Weights Learner::weights() const {
-  const std::span<const float> all = module_->parameters();
-  const auto inference = all.first(spec().num_inference_parameters());
+  const auto inference = parameters().first(spec().num_inference_parameters());
   Weights weights{
       .version = version_, .layout_hash = spec().hash(), .values = {inference.begin(), inference.end()}, .filter = {}};
   if (filter_) weights.filter = filter_->state();
@@ -258,8 +281,8 @@ Weights Learner::weights() const {
 }
 
 LearnerState Learner::state() const {
-  LearnerState state{.module = named_parameters(spec(), module_->parameters()),
-                     .optimizer = optimizer_->state(),
+  LearnerState state{.module = named_parameters(spec(), parameters()),
+                     .optimizer = device_ ? device_->optimizer_state() : optimizer_->state(),
                      .connectors = {},
                      .scalars = {}};
   if (filter_) {
@@ -271,7 +294,8 @@ LearnerState Learner::state() const {
                    {"num_module_steps_trained_lifetime", scalar(module_steps_)},
                    {"minibatch_random_position", scalar(static_cast<int64_t>(random_.position()))}};
   if (plan_.target) {
-    const std::span<const float> target = room_of(target_);
+    const std::vector<float> on_device = device_ ? device_->target() : std::vector<float>();
+    const std::span<const float> target = device_ ? std::span<const float>(on_device) : room_of(target_);
     state.scalars["target_parameters"] = Tensor::of(target, {target.size()});
     state.scalars["num_target_updates"] = scalar(target_updates_);
     state.scalars["target_updated_at"] = scalar(target_updated_at_);
@@ -292,8 +316,13 @@ void Learner::set_state(const LearnerState& state) {
     target_updated_at_ = integer(state.scalars, "target_updated_at");
   }
   empty_buffer();
-  optimizer_->set_state(state.optimizer);
-  std::ranges::copy(parameters, module_->parameters().begin());
+  if (device_) {
+    device_->set_state(parameters, state.optimizer,
+                       plan_.target ? std::span<const float>(room_of(target_)) : std::span<const float>());
+  } else {
+    optimizer_->set_state(state.optimizer);
+    std::ranges::copy(parameters, module_->parameters().begin());
+  }
   if (filter_) filter_->set_state(find(state.connectors, "mean_std_filter").f64());
   version_ = static_cast<uint64_t>(integer(state.scalars, "version"));
   env_steps_ = integer(state.scalars, "num_env_steps_trained_lifetime");

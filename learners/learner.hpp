@@ -6,6 +6,8 @@
 //
 //   batch -> filter [-> circular buffer] -> passes of num_epochs x minibatches [-> target network] -> filter statistics
 //
+// On a GPU all between batch and parameters is DeviceLearner's; filter, schedules and books stay here.
+//
 // No socket, file or clock: apps/learner_main.cpp feeds it batches and publishes weights(). Constructed and called by
 // one thread.
 #pragma once
@@ -15,6 +17,7 @@
 
 #include "learners/algorithm.hpp"
 #include "learners/circular_buffer.hpp"
+#include "learners/device_learner.hpp"
 #include "learners/optimizer.hpp"
 #include "learners/tensor_batch.hpp"
 #include "learners/torch_module.hpp"
@@ -42,7 +45,9 @@ struct LearnerState {
 class Learner {
  public:
   /// Throws Error for an unknown algorithm, device or executor, or spaces no module covers.
-  Learner(const Config& config, const Space& observation_space, const Space& action_space);
+  /// `support`: for tests, the device to train on; null: what learners.device says.
+  Learner(const Config& config, const Space& observation_space, const Space& action_space,
+          std::unique_ptr<DeviceSupport> support = nullptr);
 
   const ModuleSpec& spec() const { return module_->spec(); }
   const Algorithm& algorithm() const { return *algorithm_; }
@@ -62,6 +67,9 @@ class Learner {
   void empty_buffer();
   void fill_values(TensorBatch& batch);
   Columns flat_columns(const TensorBatch& batch) const;
+  void train_on_device(Fragment& fragment, double lr, UpdateResult& result);
+  void train_here(Fragment& fragment, double lr, UpdateResult& result);
+  std::span<const float> parameters() const;
   Metrics train_rows(TensorBatch& batch, double lr, UpdateResult& result);
   Metrics train_sequences(const TensorBatch& batch, double lr, UpdateResult& result);
   void train_pass(Columns& columns, int64_t rows, double lr, UpdateResult& result);
@@ -77,6 +85,8 @@ class Learner {
   UpdatePlan plan_;
   std::unique_ptr<TorchModule> module_;
   std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<DeviceLearner>
+      device_;  ///< null on a CPU; with it module_, optimizer_, buffer_, target_ hold nothing
   std::optional<MeanStdFilter> filter_;
   std::optional<CircularBuffer> buffer_;
   at::Tensor target_;                                   // [P]  undefined without a target network

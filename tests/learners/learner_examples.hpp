@@ -1,0 +1,101 @@
+// Configs and batches that the tests of learners on several devices share.
+#pragma once
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <memory>
+#include <string>
+
+#include "algorithms/appo.hpp"
+#include "algorithms/ppo.hpp"
+#include "learners/learner.hpp"
+
+namespace myriad {
+
+inline constexpr int kSteps = 16, kEnvironments = 8;
+inline const Space kObs = Space::box(-10, 10, {3});
+
+inline Config config_of(const std::string& executor = "native") {
+  Config config;
+  PpoConfig own;
+  own.lambda_ = 0.95;
+  own.entropy_coeff = 0.001;
+  config.algorithm_config = std::make_unique<PpoConfig>(own);
+  config.environment.observation_filter = "MeanStdFilter";
+  config.learners.executor = executor;
+  config.learners.num_threads = 1;
+  config.rl_module.fcnet_hiddens = {16, 16};
+  config.training.num_epochs = 4;
+  config.training.minibatch_size = 32;
+  config.training.lr = 1e-3;
+  config.seed = 3;
+  return config;
+}
+
+/// IMPALA or APPO over whole batches; APPO's buffer of `batches`, two passes each.
+inline Config async_config(const char* algorithm, const std::string& executor = "native", int64_t batches = 1) {
+  Config config = config_of(executor);
+  config.algorithm = algorithm;
+  config.training.num_epochs = 1;
+  config.training.minibatch_size = 0;
+  config.training.train_batch_size = kSteps * kEnvironments;
+  AppoConfig own;  // IMPALA takes its part of it
+  own.circular_buffer_num_batches = batches;
+  own.use_kl_loss = true;
+  config.algorithm_config = std::make_unique<AppoConfig>(own);
+  return config;
+}
+
+/// A batch whose rewards depend on observation and action; one row of each kind of end, and `cuts` more time limits.
+inline Fragment batch_of(const Space& action_space, uint64_t seed = 1, size_t cuts = 0,
+                         int environments = kEnvironments) {
+  const bool discrete = action_space.get_if<Discrete>() != nullptr;
+  const int k = discrete ? action_space.get_if<Discrete>()->n : 2 * action_space.flat_size();
+  auto layout = std::make_shared<FragmentLayout>(kSteps, environments);
+  layout->add("obs", Rows::step_and_bootstrap, DType::f32, {3})
+      .add("actions", Rows::step, discrete ? DType::i32 : DType::f32, {discrete ? 1 : action_space.flat_size()})
+      .add("rewards", Rows::step, DType::f32, {})
+      .add("terminateds", Rows::step, DType::u8, {})
+      .add("truncateds", Rows::step, DType::u8, {})
+      .add("logp", Rows::step, DType::f32, {})
+      .add("action_dist_inputs", Rows::step, DType::f32, {k})
+      .add("final_obs", Rows::final_step, DType::f32, {3});
+  Fragment f(layout);
+  RandomStream random(seed, StreamPurpose::simulation, 0);
+  const auto values = [&](const char* name) { return f.values<float>(layout->column(name)); };
+  for (float& x : values("obs")) x = static_cast<float>(2.0 + random.normal());
+  for (size_t i = 0; i < values("rewards").size(); ++i) {
+    const float x = values("obs")[3 * i];
+    if (discrete) {
+      const auto* d = action_space.get_if<Discrete>();
+      const auto choice = static_cast<int>(random.below(static_cast<uint64_t>(d->n)));
+      f.values<int32_t>(layout->column("actions"))[i] = d->start + choice;
+      values("logp")[i] = -std::log(static_cast<float>(d->n));  // uniform: all inputs are 0
+      values("rewards")[i] = (choice == 0) == (x > 2.0f) ? 1.0f : 0.0f;
+    } else {
+      const auto a = static_cast<float>(random.normal());  // standard normal: mean 0, log std 0
+      values("actions")[i] = a;
+      values("logp")[i] = -0.5f * a * a - 0.9189385f;
+      values("rewards")[i] = a * x;
+    }
+  }
+  f.values<uint8_t>(layout->column("terminateds"))[5] = 1;
+  f.values<uint8_t>(layout->column("truncateds"))[20] = 1;
+  for (size_t i = 0; i < cuts; ++i) f.values<uint8_t>(layout->column("truncateds"))[21 + i] = 1;
+  f.final_rows = 1 + cuts;
+  for (size_t j = 0; j < 3 * f.final_rows; ++j) values("final_obs")[j] = 1.0f + 0.5f * static_cast<float>(j / 3);
+  return f;
+}
+
+inline bool same(const TensorMap& a, const TensorMap& b) {
+  return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin(), [](const auto& x, const auto& y) {
+           return x.first == y.first && x.second.shape == y.second.shape && x.second.bytes == y.second.bytes;
+         });
+}
+inline bool same(const LearnerState& a, const LearnerState& b) {
+  return same(a.module, b.module) && same(a.optimizer, b.optimizer) && same(a.connectors, b.connectors) &&
+         same(a.scalars, b.scalars);
+}
+
+}  // namespace myriad
