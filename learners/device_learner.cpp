@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <numeric>
@@ -177,7 +178,6 @@ void DeviceLearner::normalise(const MeanStdFilter& filter) {
 /// What changes from update to update and is not a column.
 void DeviceLearner::set_numbers(double lr) {
   optimizer_->set_lr(lr);
-  optimizer_->reset_row();
   trained_.zero_();
   for (const auto& [name, value] : algorithm_.device_coefficients()) coefficients_.at(name).fill_(value);
 }
@@ -273,9 +273,19 @@ void DeviceLearner::train_minibatch(const at::Tensor& units, int64_t rows) {
     chosen = place.copy_(units);
     shared.push_back(chosen);
   }
-  const std::string shape =
-      fmt::format("{} {} {}", units.defined() ? "minibatch" : "batch", rows, plan_.time_major ? final_capacity_ : 0);
-  work_.run(shape, shared, [this, chosen, rows] { step(chosen, static_cast<double>(rows)); });
+  const std::string shape = fmt::format("{} {} {}", units.defined() ? "minibatch" : "batch", rows, final_capacity_);
+  const auto apply = [this, rows] { apply_gradient(static_cast<double>(rows)); };
+  if (group_ == nullptr || group_->recordable()) {
+    work_.run(shape, shared, [this, chosen, apply] {
+      compute_gradient(chosen);
+      if (group_ != nullptr) group_->all_reduce_mean(gradient_);
+      apply();
+    });
+  } else {
+    work_.run(shape + " gradient", shared, [this, chosen] { compute_gradient(chosen); });
+    group_->all_reduce_mean(gradient_);
+    work_.run(shape + " step", shared, apply);
+  }
 }
 
 /// Rows' columns are [n, ...]; time-major ones [T, n, ...], and "obs" [(T+1) * n + final_capacity_, obs_size].
@@ -301,8 +311,8 @@ Columns DeviceLearner::minibatch_of(const at::Tensor& units) const {
   return minibatch;
 }
 
-/// One gradient step.
-void DeviceLearner::step(const at::Tensor& units, double rows) {
+/// Into gradient_ and loss_.
+void DeviceLearner::compute_gradient(const at::Tensor& units) {
   const Columns minibatch = minibatch_of(units);
   ModuleOutput output;
   {
@@ -310,27 +320,23 @@ void DeviceLearner::step(const at::Tensor& units, double rows) {
     output = torch_forward(spec_, views_, minibatch.at("obs"));
   }
   const Loss loss = algorithm_.device_loss(spec_, output, minibatch);
-  gather_gradient(loss.total);
-  if (group_ != nullptr) group_->all_reduce_mean(gradient_);
-  optimizer_->step(flat_, gradient_);
-  add_to_sums(loss, rows);
-}
-
-void DeviceLearner::gather_gradient(const at::Tensor& loss) {
-  std::vector<at::Tensor> parts = torch::autograd::grad({loss}, views_, {}, /*retain_graph=*/false,
+  std::vector<at::Tensor> parts = torch::autograd::grad({loss.total}, views_, {}, /*retain_graph=*/false,
                                                         /*create_graph=*/false, /*allow_unused=*/true);
   for (size_t i = 0; i < parts.size(); ++i)
     parts[i] = parts[i].defined() ? parts[i].reshape({-1}) : at::zeros({views_[i].numel()}, gradient_.options());
   at::cat_out(gradient_, parts);
+  const at::Tensor numbers = at::cat({loss.total.detach().reshape({1}), loss.metrics});
+  if (!loss_.defined()) loss_ = at::zeros_like(numbers);
+  loss_.copy_(numbers);
+  loss_names_ = loss.names;
 }
 
-void DeviceLearner::add_to_sums(const Loss& loss, double rows) {
-  const at::NoGradGuard no_grad;
-  const at::Tensor numbers = at::cat({loss.total.detach().reshape({1}), loss.metrics,
-                                      optimizer_->gradient_norm().reshape({1}), at::ones({1}, flat_.options())});
+/// One step with gradient_, and loss_ into the sums where it was taken.
+void DeviceLearner::apply_gradient(double rows) {
+  optimizer_->step(flat_, gradient_);
+  const at::Tensor numbers = at::cat({loss_, optimizer_->gradient_norm().reshape({1}), at::ones({1}, flat_.options())});
   const at::Tensor row = (numbers.to(at::kDouble) * rows).masked_fill(optimizer_->stepped().logical_not(), 0.0);
   if (!sums_.defined()) sums_ = at::zeros_like(row);
-  loss_names_ = loss.names;
   sums_.add_(row);
   trained_.add_(row.narrow(0, row.size(0) - 1, 1));
 }

@@ -19,18 +19,12 @@
 
 #include "learners/algorithm.hpp"
 #include "learners/circular_buffer.hpp"
+#include "learners/device_group.hpp"
 #include "learners/device_optimizer.hpp"
 #include "learners/device_support.hpp"
 #include "learners/recorded_work.hpp"
 
 namespace myriad {
-
-/// What the shards of a group do with their gradients, queued as any other work of the device.
-class DeviceGroup {
- public:
-  virtual ~DeviceGroup() = default;
-  virtual void all_reduce_mean(const at::Tensor& tensor) = 0;
-};
 
 /// What of Learner's books a pass needs and changes.
 struct PassCounters {
@@ -61,7 +55,7 @@ class DeviceLearner {
   /// Empties the circular buffer. `target` is empty without a target network.
   void set_state(std::span<const float> parameters, const TensorMap& optimizer, std::span<const float> target);
 
-  /// From the next update on; null: alone. Recordings of another group are forgotten.
+  /// Whose gradients are averaged from the next update on; null: alone. It outlives its use here.
   void set_group(DeviceGroup* group);
 
   /// Of recorded work: RecordedWork::counts().
@@ -81,9 +75,8 @@ class DeviceLearner {
   bool train_epoch(RandomStream& random, PassCounters& counters);
   void train_minibatch(const at::Tensor& units, int64_t rows);
   Columns minibatch_of(const at::Tensor& units) const;
-  void step(const at::Tensor& units, double rows);
-  void gather_gradient(const at::Tensor& loss);
-  void add_to_sums(const Loss& loss, double rows);
+  void compute_gradient(const at::Tensor& units);
+  void apply_gradient(double rows);
   void make_target_columns(Columns* kept);
   void update_target(PassCounters& counters);
   Metrics epoch_metrics(std::span<const double> sums) const;
@@ -115,6 +108,7 @@ class DeviceLearner {
   std::map<int64_t, at::Tensor> chosen_;            ///< a minibatch's units, by their number
   std::map<std::string, at::Tensor> coefficients_;  // []
   at::Tensor filter_;                               // [2, obs_size]  shift, scale
+  at::Tensor loss_;                                 // [1 + m]  of the last minibatch: total, metrics
   at::Tensor sums_;            // [1 + m + 2]  float64, of an epoch: total, metrics, norm, 1, each times rows
   at::Tensor trained_;         // [1]  float64: rows of the update
   at::Tensor target_metrics_;  // [m]

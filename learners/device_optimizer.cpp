@@ -40,8 +40,6 @@ void DeviceOptimizer::step(const at::Tensor& parameters, const at::Tensor& gradi
                              at::maximum(counters_.select(0, 3), row)}));
 }
 
-void DeviceOptimizer::reset_row() { counters_.select(0, 3).copy_(counters_.select(0, 2)); }
-
 TensorMap DeviceOptimizer::state() const {
   const auto floats = [](const at::Tensor& tensor) {
     const at::Tensor host = tensor.cpu();

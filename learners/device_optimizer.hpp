@@ -32,9 +32,8 @@ class DeviceOptimizer {
   struct Counters {
     int64_t steps, skipped;    ///< lifetime
     int64_t skipped_in_a_row;  ///< up to the last step
-    int64_t longest_row;       ///< of skips, since the last reset_row()
+    int64_t longest_row;       ///< of skips, since set_state()
   };
-  void reset_row();
 
   TensorMap state() const;                 ///< as Optimizer's: a checkpoint knows no device
   void set_state(const TensorMap& state);  ///< throws Error("foreign-checkpoint") when it does not fit

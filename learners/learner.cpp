@@ -69,6 +69,8 @@ Learner::Learner(const Config& config, const Space& observation_space, const Spa
       algorithm_(make_algorithm(config)),
       plan_(algorithm_->plan()),
       random_(static_cast<uint64_t>(config.seed), StreamPurpose::minibatch, 0) {
+  // Before anything of torch runs: it counts its devices once.
+  if (support == nullptr && config.learners.device != "cpu") support = open_device(config.learners.device, 0);
   const ModuleSpec spec = algorithm_->module_spec(observation_space, action_space);
   const Executor executor = executor_of(config.learners);
   const int threads = threads_of(config.learners);
@@ -83,7 +85,6 @@ Learner::Learner(const Config& config, const Space& observation_space, const Spa
     target_ = at::empty({static_cast<int64_t>(spec.num_parameters())}, at::kFloat);
     std::ranges::copy(module_->parameters(), room_of(target_).begin());
   }
-  if (support == nullptr && config.learners.device != "cpu") support = open_device(config.learners.device, 0);
   if (support != nullptr)
     device_ = std::make_unique<DeviceLearner>(config, *algorithm_, spec, action_space, std::move(support));
 }
@@ -130,7 +131,7 @@ void Learner::train_on_device(Fragment& fragment, double lr, UpdateResult& resul
   target_updated_at_ = counters.target_updated_at;
   result = {std::move(trained.metrics), trained.grad_updates, trained.skipped};
   for (const auto& [kind, count] : device_->work_counts())
-    result.metrics["device_work_" + kind] = static_cast<double>(count);
+    result.metrics["num_device_work_" + kind + "_lifetime"] = static_cast<double>(count);
 }
 
 std::span<const float> Learner::parameters() const { return device_ ? device_->parameters() : module_->parameters(); }

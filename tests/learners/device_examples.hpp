@@ -20,6 +20,8 @@ inline Config device_config(std::string_view name) {
                   : name == "APPO" ? async_config("APPO", "torch", 3)
                                    : async_config("IMPALA", "torch");
   if (name == "IMPALA, minibatches") config.training.minibatch_size = 3 * kSteps;
+  if (auto* appo = dynamic_cast<AppoConfig*>(config.algorithm_config.get()); appo != nullptr && name == "APPO")
+    appo->target_network_update_freq = 0.5;  // each three passes
   config.training.grad_clip = 0.5;
   return config;
 }

@@ -43,7 +43,7 @@ const std::vector<Space>& action_spaces() {
 
 /// Without what was replayed, which is not the same in a learner that begins.
 Metrics without_work(Metrics metrics) {
-  std::erase_if(metrics, [](const auto& m) { return m.first.starts_with("device_work"); });
+  std::erase_if(metrics, [](const auto& m) { return m.first.starts_with("num_device_work"); });
   return metrics;
 }
 
@@ -63,6 +63,14 @@ TEST_CASE("DeviceLearner: trains as the CPU's learner does, batch after batch") 
         check_metrics(got, want, 2e-3);
       }
       CHECK(apart(here, there) <= 2e-4f);
+      const TensorMap want = here.state().scalars, got = there.state().scalars;
+      if (want.contains("target_parameters")) {
+        CHECK(want.at("num_target_updates").i64()[0] >= 3);
+        const std::vector<float> x = want.at("target_parameters").f32(), y = got.at("target_parameters").f32();
+        for (size_t i = 0; i < x.size(); ++i) CHECK(std::abs(x[i] - y[i]) <= 2e-4f);
+      }
+      for (const char* counter : {"num_module_steps_trained_lifetime", "minibatch_random_position"})
+        CHECK(got.at(counter).i64() == want.at(counter).i64());
       CHECK(there.weights().filter == here.weights().filter);
       CHECK(there.weights().version == 6);
     }
@@ -85,10 +93,10 @@ TEST_CASE("DeviceLearner: recorded work gives the same numbers, and is counted")
     }
     CHECK(same(plain.state(), recorded.state()));
     CHECK(replays > 0);
-    CHECK(got.at("device_work_replayed") == static_cast<double>(replays));
-    CHECK(got.at("device_work_warm_up") > 0);
-    if (name != std::string("APPO"))                           // whose buffer fills first
-      CHECK(got.at("device_work_forgotten_final_rows") == 1);  // 20 cuts: from 8 rows to 32, once
+    CHECK(got.at("num_device_work_replayed_lifetime") == static_cast<double>(replays));
+    CHECK(got.at("num_device_work_warm_up_lifetime") > 0);
+    if (name != std::string("APPO"))                                        // whose buffer fills first
+      CHECK(got.at("num_device_work_forgotten_final_rows_lifetime") == 1);  // 20 cuts: from 8 rows to 32, once
   }
 }
 
@@ -103,7 +111,7 @@ TEST_CASE("DeviceLearner: a batch of another layout is trained on, and what was 
     there.update(*batch);
   }
   CHECK(apart(here, there) <= 1e-4f);
-  CHECK(there.update(wide).metrics.at("device_work_forgotten_layout") == 2);
+  CHECK(there.update(wide).metrics.at("num_device_work_forgotten_layout_lifetime") == 2);
   CHECK(replays == 1);
 }
 

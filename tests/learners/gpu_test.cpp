@@ -62,8 +62,8 @@ TEST_CASE("GPU: a recorded gradient step gives what the step itself gives") {
       plain.update(batch);
     }
     CHECK(apart(recorded, plain) <= 1e-5f);
-    CHECK(last.contains("device_work_replayed"));
-    CHECK(!last.contains("device_work_not_recorded"));
+    CHECK(last.contains("num_device_work_replayed_lifetime"));
+    CHECK(!last.contains("num_device_work_not_recorded_lifetime"));
   }
 }
 

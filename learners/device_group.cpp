@@ -1,0 +1,45 @@
+#include "learners/device_group.hpp"
+
+#include <ATen/ATen.h>
+#include <torch/csrc/distributed/c10d/Backend.hpp>
+
+namespace myriad {
+namespace {
+
+class BackendGroup final : public DeviceGroup {
+ public:
+  explicit BackendGroup(const c10::intrusive_ptr<c10d::Backend>& backend) : backend_(backend) {}
+  void all_reduce_mean(const at::Tensor& tensor) override {
+    std::vector<at::Tensor> tensors{tensor};
+    backend_->allreduce(tensors)->wait();  // on a GPU only the stream waits
+    tensor.div_(backend_->getSize());
+  }
+  bool recordable() const override { return true; }
+
+ private:
+  c10::intrusive_ptr<c10d::Backend> backend_;
+};
+
+class HostGroup final : public DeviceGroup {
+ public:
+  explicit HostGroup(Collective& collective) : collective_(collective) {}
+  void all_reduce_mean(const at::Tensor& tensor) override {
+    const at::Tensor host = tensor.is_cpu() ? tensor : tensor.cpu();
+    collective_.all_reduce(std::span<float>(host.mutable_data_ptr<float>(), static_cast<size_t>(host.numel())));
+    if (!tensor.is_cpu()) tensor.copy_(host);
+    tensor.div_(static_cast<double>(collective_.size()));
+  }
+  bool recordable() const override { return false; }
+
+ private:
+  Collective& collective_;
+};
+
+}  // namespace
+
+std::unique_ptr<DeviceGroup> make_backend_group(const c10::intrusive_ptr<c10d::Backend>& backend) {
+  return std::make_unique<BackendGroup>(backend);
+}
+std::unique_ptr<DeviceGroup> make_host_group(Collective& collective) { return std::make_unique<HostGroup>(collective); }
+
+}  // namespace myriad
