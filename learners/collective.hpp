@@ -5,11 +5,13 @@
 // Results are the same to the bit at every shard, and in every run with the same ranks. No torch in this header.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace myriad {
 
@@ -28,6 +30,27 @@ class Collective {
   virtual void all_reduce(std::span<float> values) = 0;   ///< sum
   virtual void all_reduce(std::span<double> values) = 0;  ///< sum
   virtual void broadcast(std::span<std::byte> bytes, uint32_t root) = 0;
+
+  // What sharded state needs beyond that. These fall back on the ones above; a backend has better ways.
+
+  /// Sum at `root`; elsewhere `values` hold nothing of use afterwards.
+  virtual void reduce(std::span<float> values, uint32_t /*root*/) { all_reduce(values); }
+
+  /// Rank r gives bytes [r * chunk, (r + 1) * chunk), as far as there are any; afterwards everybody has all.
+  virtual void all_gather(std::span<std::byte> bytes, size_t chunk) {
+    for (uint32_t r = 0; r < size(); ++r)
+      if (r * chunk < bytes.size()) broadcast(bytes.subspan(r * chunk, std::min(chunk, bytes.size() - r * chunk)), r);
+  }
+
+  /// `mine` goes to the right neighbour, rank + 1, and `left` comes from the left one. All are of one size.
+  virtual void shift(std::span<const std::byte> mine, std::span<std::byte> left) {
+    std::vector<std::byte> passing(mine.size());
+    for (uint32_t r = 0; r < size(); ++r) {
+      if (r == rank()) passing.assign(mine.begin(), mine.end());
+      broadcast(passing, r);
+      if ((r + 1) % size() == rank()) std::copy(passing.begin(), passing.end(), left.begin());
+    }
+  }
 
   /// From any thread: whatever runs, or comes, throws GroupBroken soon.
   virtual void abort() noexcept = 0;

@@ -41,22 +41,6 @@ class Autocast {
   bool on_;
 };
 
-at::ScalarType torch_type(DType dtype) {
-  switch (dtype) {
-    case DType::f32:
-      return at::kFloat;
-    case DType::f64:
-      return at::kDouble;
-    case DType::u8:
-      return at::kByte;
-    case DType::i32:
-      return at::kInt;
-    case DType::i64:
-      return at::kLong;
-  }
-  return at::kFloat;
-}
-
 /// A column of the slab, [leading..., shape...].
 at::Tensor view_of(const at::Tensor& slab, const FragmentLayout& layout, const Column& column,
                    std::vector<int64_t> leading) {

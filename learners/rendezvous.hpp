@@ -55,6 +55,11 @@ class Rendezvous {
     return values_.contains(key);
   }
 
+  bool over() const {
+    const std::lock_guard lock(mutex_);
+    return over_;
+  }
+
   /// The epoch is over: whoever waits, or will, gets GroupBroken.
   void abort() {
     {

@@ -15,6 +15,8 @@
 
 namespace myriad {
 
+at::ScalarType torch_type(DType dtype);
+
 /// Tensors by column name.
 using Columns = std::map<std::string, at::Tensor, std::less<>>;
 

@@ -1,6 +1,7 @@
 // DeviceLearner on CpuSupport, against the CPU's own learner: the same code runs on a GPU (gpu_test.cpp).
 #include "learners/device_learner.hpp"
 
+#include "tests/algorithms/examples.hpp"
 #include "tests/learners/device_examples.hpp"
 
 using namespace myriad;
@@ -205,6 +206,19 @@ TEST_CASE("DeviceLearner: target_kl_stop ends the epochs of an update where the 
   const int64_t want = here.update(batch).grad_updates;
   CHECK(want < 20 * 4);
   CHECK(there.update(batch).grad_updates == want);
+}
+
+TEST_CASE("DeviceLearner: IMPALA and APPO learn a two-step problem from batches of a policy three updates old") {
+  for (const char* algorithm : {"IMPALA", "APPO"}) {
+    CAPTURE(algorithm);
+    Config config = load_config(fmt::format("algorithm = '{}'", algorithm), "test");
+    config.rl_module.fcnet_hiddens = {16, 16};
+    config.training.lr = 5e-3;
+    config.training.train_batch_size = 256;
+    if (auto* own = dynamic_cast<AppoConfig*>(config.algorithm_config.get())) own->circular_buffer_num_batches = 4;
+    Learner learner(config, Space::box(-1, 1, {2}), Space::discrete(2), make_cpu_support());
+    CHECK(reward_after(learner, 120, 3) > 0.9);
+  }
 }
 
 TEST_CASE("DeviceLearner: batches it cannot use are errors before anything is trained") {

@@ -1,0 +1,36 @@
+// A Gloo group whose shards are threads of one test, and whose rendezvous is a function call.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "learners/gloo_collective.hpp"
+#include "tests/learners/thread_group.hpp"
+
+namespace myriad {
+
+class LocalRendezvous {
+ public:
+  explicit LocalRendezvous(uint32_t size) {
+    for (uint32_t r = 0; r < size; ++r)
+      maps_.push_back(std::make_unique<Rendezvous>([this, r](const std::string& key, const Rendezvous::Value& value) {
+        for (size_t other = 0; other < maps_.size(); ++other)
+          if (other != r) maps_[other]->put(key, value);
+      }));
+  }
+  Rendezvous& of(uint32_t rank) { return *maps_[rank]; }
+
+ private:
+  std::vector<std::unique_ptr<Rendezvous>> maps_;
+};
+
+inline std::vector<std::shared_ptr<Collective>> make_gloo_group(
+    uint32_t size, std::chrono::milliseconds deadline = std::chrono::seconds(20)) {
+  LocalRendezvous rendezvous(size);
+  std::vector<std::shared_ptr<Collective>> group(size);
+  in_threads(size,
+             [&](uint32_t r) { group[r] = make_gloo_collective(rendezvous.of(r), r, size, "127.0.0.1", deadline); });
+  return group;
+}
+
+}  // namespace myriad
