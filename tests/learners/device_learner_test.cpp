@@ -1,6 +1,8 @@
 // DeviceLearner on CpuSupport, against the CPU's own learner: the same code runs on a GPU (gpu_test.cpp).
 #include "learners/device_learner.hpp"
 
+#include <ATen/record_function.h>
+
 #include "tests/algorithms/examples.hpp"
 #include "tests/learners/device_examples.hpp"
 
@@ -9,6 +11,24 @@ using namespace myriad;
 TEST_SUITE_BEGIN("learners/device_learner");
 
 namespace {
+
+/// What operators ran that would make a GPU's host wait, which a recording forbids; those of the CPU's Adam apart,
+/// which reads its numbers on the host.
+struct Waits {
+  static inline std::vector<std::string> seen;
+  static inline int in_adam = 0;
+  static std::unique_ptr<at::ObserverContext> begin(const at::RecordFunction& f) {
+    const std::string name = f.name();
+    in_adam += name == "aten::_fused_adam_";
+    for (const char* waits : {"aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::masked_select",
+                              "aten::is_nonzero", "aten::equal", "aten::unique_dim", "aten::repeat_interleave"})
+      if (in_adam == 0 && name == waits) seen.push_back(name);
+    return nullptr;
+  }
+  static void end(const at::RecordFunction& f, at::ObserverContext*) {
+    in_adam -= std::string_view(f.name()) == "aten::_fused_adam_";
+  }
+};
 
 /// A CPU that records: what it recorded runs at each replay, as it was when it was recorded.
 class RecordingSupport final : public DeviceSupport {
@@ -24,7 +44,10 @@ class RecordingSupport final : public DeviceSupport {
       Graph(std::function<void()> w, int64_t* r) : work(std::move(w)), replays(r) {}
       void replay() override {
         ++*replays;
+        const auto watch = at::addThreadLocalCallback(
+            at::RecordFunctionCallback(Waits::begin, Waits::end).scopes({at::RecordScope::FUNCTION}));
         work();
+        at::removeCallback(watch);
       }
       std::function<void()> work;
       int64_t* replays;
@@ -99,6 +122,31 @@ TEST_CASE("DeviceLearner: recorded work gives the same numbers, and is counted")
     if (name != std::string("APPO"))                                        // whose buffer fills first
       CHECK(got.at("num_device_work_forgotten_final_rows_lifetime") == 1);  // 20 cuts: from 8 rows to 32, once
   }
+}
+
+TEST_CASE("DeviceLearner: what is recorded never waits for the device") {
+  int64_t replays = 0;
+  RecordingSupport support(&replays);
+  const at::Tensor x = at::ones({3});
+  Waits::seen.clear();
+  support.record([&] { x.sum().item<float>(); })->replay();
+  CHECK(!Waits::seen.empty());  // it would be noticed
+  for (const char* name : kDeviceCases)
+    for (const Space& actions : {Space::discrete(3, 5), Space::box(-1, 1, {1})}) {
+      CAPTURE(name);
+      Config config = device_config(name);
+      config.rl_module.fcnet_use_layernorm = true;
+      config.learners.autocast = "bfloat16";
+      Learner learner(config, kObs, actions, std::make_unique<RecordingSupport>(&replays));
+      Waits::seen.clear();
+      replays = 0;
+      for (uint64_t update = 1; update <= 8; ++update) {
+        Fragment batch = batch_of(actions, update);
+        learner.update(batch);
+      }
+      CHECK(replays > 0);
+      CHECK(Waits::seen == std::vector<std::string>());
+    }
 }
 
 TEST_CASE("DeviceLearner: a batch of another layout is trained on, and what was recorded is forgotten") {
