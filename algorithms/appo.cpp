@@ -21,9 +21,8 @@
 namespace myriad {
 namespace {
 
-constexpr std::array<std::string_view, 7> kMetrics{
-    "policy_loss",     "vf_loss", "entropy", "mean_kl_loss", "importance_ratio_mean", "importance_ratio_clipped",
-    "vf_explained_var"};
+constexpr std::array<std::string_view, 6> kMetrics{
+    "policy_loss", "vf_loss", "entropy", "mean_kl_loss", "importance_ratio_mean", "importance_ratio_clipped"};
 
 AppoConfig own_settings(const Config& config) {
   const auto* own = dynamic_cast<const AppoConfig*>(config.algorithm_config.get());
@@ -55,6 +54,8 @@ class Appo final : public Algorithm {
     return {"obs", "actions", "logp", "rewards", "terminateds", "truncateds"};
   }
 
+  std::span<const std::string_view> loss_metrics() const override { return kMetrics; }
+
   void begin_update(double env_steps) override { entropy_coeff_ = config_.entropy_coeff.at(env_steps); }
   void end_update(Metrics& metrics) override {
     kl_.end_update(metrics);
@@ -66,7 +67,7 @@ class Appo final : public Algorithm {
   std::map<std::string, double> device_coefficients() const override {
     return {{"entropy_coeff", entropy_coeff_}, {"kl_coeff", kl_.value()}};
   }
-  Loss device_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override;
+  DeviceLoss device_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override;
 
   std::map<std::string, double> state() const override { return kl_.state(); }
   void set_state(const std::map<std::string, double>& state) override { kl_.set_state(state); }
@@ -106,11 +107,12 @@ Loss Appo::loss(const ModuleSpec& spec, const ModuleOutput& output, const Column
   for (size_t m = 0; m < sums.size(); ++m) means[m] = static_cast<float>(sums[m] / static_cast<double>(n));
   means[4] = static_cast<float>(targets.ratio_mean);
   means[5] = static_cast<float>(targets.ratio_clipped);
-  means[6] = static_cast<float>(targets.explained_variance);
-  return loss.finish(means[0] + vf * means[1] - entropy * means[2] + kl * means[3], means, kMetrics);
+  Loss result = loss.finish(means[0] + vf * means[1] - entropy * means[2] + kl * means[3], means);
+  result.fit = targets.fit;
+  return result;
 }
 
-Loss Appo::device_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const {
+DeviceLoss Appo::device_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const {
   const at::Tensor &behaviour_logp = minibatch.at("logp"), &target_logp = minibatch.at(kTargetLogp);  // [T, N]
   const int64_t samples = behaviour_logp.numel();
   const at::Tensor inputs = output.action_dist_inputs.narrow(0, 0, samples);
@@ -131,10 +133,9 @@ Loss Appo::device_loss(const ModuleSpec& spec, const ModuleOutput& output, const
   return {.total = policy_loss + config_.vf_loss_coeff * vf_loss - minibatch.at("entropy_coeff") * mean_entropy +
                    minibatch.at("kl_coeff") * kl,
           .metrics = at::stack({policy_loss, vf_loss, mean_entropy, kl, ratios.mean(),
-                                ratios.gt(config_.vtrace_clip_rho_threshold).to(at::kFloat).mean(),
-                                device_explained_variance(targets.values.flatten(), values.detach())})
+                                ratios.gt(config_.vtrace_clip_rho_threshold).to(at::kFloat).mean()})
                          .detach(),
-          .names = kMetrics};
+          .fit = device_fit(targets.values.flatten(), values.detach())};
 }
 
 const RegisterAlgorithm registered{

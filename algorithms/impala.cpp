@@ -19,9 +19,8 @@
 namespace myriad {
 namespace {
 
-constexpr std::array<std::string_view, 7> kMetrics{
-    "policy_loss",     "vf_loss", "entropy", "mean_kl_loss", "importance_ratio_mean", "importance_ratio_clipped",
-    "vf_explained_var"};
+constexpr std::array<std::string_view, 6> kMetrics{
+    "policy_loss", "vf_loss", "entropy", "mean_kl_loss", "importance_ratio_mean", "importance_ratio_clipped"};
 
 class Impala final : public Algorithm {
  public:
@@ -32,11 +31,13 @@ class Impala final : public Algorithm {
   ModuleSpec module_spec(const Space& observation_space, const Space& action_space) const override {
     return make_mlp_spec(observation_space, action_space, model_);
   }
-  UpdatePlan plan() const override { return {.time_major = true}; }
+  UpdatePlan plan() const override { return {.time_major = true, .loss_is_sum = true}; }
   std::vector<std::string> fragment_columns() const override { return {"logp", "action_dist_inputs"}; }
   std::vector<std::string> loss_columns() const override {
     return {"obs", "actions", "logp", "action_dist_inputs", "rewards", "terminateds", "truncateds"};
   }
+
+  std::span<const std::string_view> loss_metrics() const override { return kMetrics; }
 
   void begin_update(double env_steps) override { entropy_coeff_ = config_.entropy_coeff.at(env_steps); }
   void end_update(Metrics& metrics) override { metrics["curr_entropy_coeff"] = entropy_coeff_; }
@@ -62,13 +63,14 @@ class Impala final : public Algorithm {
     for (size_t m = 0; m < sums.size(); ++m) means[m] = static_cast<float>(sums[m] / static_cast<double>(n));
     means[4] = static_cast<float>(targets.ratio_mean);
     means[5] = static_cast<float>(targets.ratio_clipped);
-    means[6] = static_cast<float>(targets.explained_variance);
     const double total = sums[0] + config_.vf_loss_coeff * sums[1] - entropy_coeff_ * sums[2];
-    return loss.finish(static_cast<float>(total), means, kMetrics);
+    Loss result = loss.finish(static_cast<float>(total), means);
+    result.fit = targets.fit;
+    return result;
   }
 
   std::map<std::string, double> device_coefficients() const override { return {{"entropy_coeff", entropy_coeff_}}; }
-  Loss device_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override {
+  DeviceLoss device_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override {
     const at::Tensor& behaviour_logp = minibatch.at("logp");  // [T, N]
     const int64_t samples = behaviour_logp.numel();
     const at::Tensor inputs = output.action_dist_inputs.narrow(0, 0, samples);
@@ -86,10 +88,9 @@ class Impala final : public Algorithm {
     return {.total = total * static_cast<double>(samples),
             .metrics = at::stack({policy_loss, vf_loss, mean_entropy,
                                   kl_divergence(spec.distribution, reference, inputs).mean(), ratios.mean(),
-                                  ratios.gt(config_.vtrace_clip_rho_threshold).to(at::kFloat).mean(),
-                                  device_explained_variance(targets.values.flatten(), values.detach())})
+                                  ratios.gt(config_.vtrace_clip_rho_threshold).to(at::kFloat).mean()})
                            .detach(),
-            .names = kMetrics};
+            .fit = device_fit(targets.values.flatten(), values.detach())};
   }
 
  private:

@@ -19,6 +19,10 @@
 namespace myriad {
 namespace {
 
+constexpr std::array<std::string_view, 5> kMetrics{"policy_loss", "vf_loss", "vf_loss_unclipped", "entropy",
+                                                   "mean_kl_loss"};
+constexpr std::array<std::string_view, 1> kTargetMetrics{"vf_explained_var"};
+
 PpoConfig own_settings(const Config& config) {
   const auto* own = dynamic_cast<const PpoConfig*>(config.algorithm_config.get());
   return own ? *own : PpoConfig();
@@ -46,14 +50,23 @@ class Ppo final : public Algorithm {
 
   void begin_update(double env_steps) override { entropy_coeff_ = config_.entropy_coeff.at(env_steps); }
 
-  void add_targets(TensorBatch& batch, Metrics& metrics) const override {
+  std::span<const std::string_view> loss_metrics() const override { return kMetrics; }
+
+  void add_targets(TensorBatch& batch, Metrics& metrics, const SumOverGroup& sum) const override {
     const at::Tensor advantages = at::empty({batch.steps, batch.environments}, at::kFloat);
     const at::Tensor targets = at::empty_like(advantages);
-    compute_gae(trajectories_of(batch.columns, span_of<float>(batch.values), span_of<float>(batch.final_values)),
-                gamma_, config_.lambda_, room_of(advantages), room_of(targets));
-    metrics["vf_explained_var"] = explained_variance(
-        span_of<float>(targets), span_of<float>(batch.values).first(static_cast<size_t>(targets.numel())));
-    if (config_.normalize_advantages) standardise(room_of(advantages));
+    if (batch.environments > 0)
+      compute_gae(trajectories_of(batch.columns, span_of<float>(batch.values), span_of<float>(batch.final_values)),
+                  gamma_, config_.lambda_, room_of(advantages), room_of(targets));
+    const auto a = span_of<float>(advantages), t = span_of<float>(targets), v = span_of<float>(batch.values);
+    const auto [advantage, target, residual] = moments_of<3>(
+        a.size(),
+        [&](size_t i) {
+          return std::array{double{a[i]}, double{t[i]}, double{t[i]} - double{v[i]}};
+        },
+        sum);
+    metrics["vf_explained_var"] = ValueFit{target, residual}.explained_variance();
+    if (config_.normalize_advantages) standardise(room_of(advantages), advantage);
     batch.columns["advantages"] = advantages;
     batch.columns["value_targets"] = targets;
   }
@@ -63,8 +76,8 @@ class Ppo final : public Algorithm {
   std::map<std::string, double> device_coefficients() const override {
     return {{"entropy_coeff", entropy_coeff_}, {"kl_coeff", kl_.value()}};
   }
-  TargetColumns device_targets(const TensorBatch& batch) const override;
-  Loss device_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override;
+  TargetColumns device_targets(const TensorBatch& batch, const DeviceSum& sum) const override;
+  DeviceLoss device_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override;
   bool may_stop_epochs() const override { return config_.target_kl_stop > 0; }
 
   bool stops_epochs(const Metrics& epoch) const override {
@@ -85,10 +98,6 @@ class Ppo final : public Algorithm {
   double gamma_, entropy_coeff_ = 0.0;
   KlCoefficient kl_;
 };
-
-constexpr std::array<std::string_view, 5> kMetrics{"policy_loss", "vf_loss", "vf_loss_unclipped", "entropy",
-                                                   "mean_kl_loss"};
-constexpr std::array<std::string_view, 1> kTargetMetrics{"vf_explained_var"};
 
 Loss Ppo::loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const {
   SampleLoss loss(spec, output, minibatch.at("action_dist_inputs"), minibatch.at("actions"));
@@ -114,21 +123,25 @@ Loss Ppo::loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns
   }
   std::array<float, 5> mean;
   for (size_t m = 0; m < sums.size(); ++m) mean[m] = static_cast<float>(sums[m] / static_cast<double>(loss.samples()));
-  return loss.finish(mean[0] + vf * mean[1] - entropy * mean[3] + kl * mean[4], mean, kMetrics);
+  return loss.finish(mean[0] + vf * mean[1] - entropy * mean[3] + kl * mean[4], mean);
 }
 
-TargetColumns Ppo::device_targets(const TensorBatch& batch) const {
-  const DeviceTargets gae =
-      device_gae(device_trajectories(batch.columns, at::cat({batch.values.flatten(), batch.final_values})), gamma_,
-                 config_.lambda_);
-  return {
-      .columns = {{"advantages", config_.normalize_advantages ? device_standardise(gae.advantages) : gae.advantages},
-                  {"value_targets", gae.values}},
-      .metrics = device_explained_variance(gae.values, batch.values.narrow(0, 0, batch.steps)).view({1}),
-      .names = kTargetMetrics};
+TargetColumns Ppo::device_targets(const TensorBatch& batch, const DeviceSum& sum) const {
+  DeviceTargets gae{at::zeros({0}, batch.values.options()), at::zeros({0}, batch.values.options())};  // of nothing
+  if (batch.environments > 0)
+    gae = device_gae(device_trajectories(batch.columns, at::cat({batch.values.flatten(), batch.final_values})), gamma_,
+                     config_.lambda_);
+  const at::Tensor v = batch.values.flatten().narrow(0, 0, gae.values.numel()), targets = gae.values.flatten();
+  const DeviceMoments moments = device_moments(at::stack({gae.advantages.flatten(), targets, targets - v}), sum);
+  const at::Tensor variance = moments.m2 / moments.count;
+  if (config_.normalize_advantages)
+    gae.advantages = (gae.advantages - moments.mean[0]) / variance[0].sqrt().clamp_min(1e-4);
+  return {.columns = {{"advantages", gae.advantages}, {"value_targets", gae.values}},
+          .metrics = device_explained_variance(moments.m2[1], moments.m2[2]).view({1}),
+          .names = kTargetMetrics};
 }
 
-Loss Ppo::device_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const {
+DeviceLoss Ppo::device_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const {
   const at::Tensor &inputs = output.action_dist_inputs, &advantages = minibatch.at("advantages");
   const at::Tensor ratio = (log_prob(spec.distribution, inputs, minibatch.at("actions")) - minibatch.at("logp")).exp();
   const at::Tensor clipped = ratio.clamp(1.0 - config_.clip_param, 1.0 + config_.clip_param);
@@ -140,7 +153,7 @@ Loss Ppo::device_loss(const ModuleSpec& spec, const ModuleOutput& output, const 
   return {.total = policy_loss + config_.vf_loss_coeff * vf_loss - minibatch.at("entropy_coeff") * mean_entropy +
                    minibatch.at("kl_coeff") * kl,
           .metrics = at::stack({policy_loss, vf_loss, squared.mean(), mean_entropy, kl}).detach(),
-          .names = kMetrics};
+          .fit = {}};
 }
 
 const RegisterAlgorithm registered{

@@ -282,7 +282,7 @@ class LearnerShell {
     const Time waited = clock_->now() - idle_since_;
     worker_.give([this, &batch, waited]() -> LearnerCore::Input {
       const Time start = clock_->now();
-      UpdateResult result = learner_.update(batch);
+      UpdateResult result = learner_.update(&batch);
       auto weights = std::make_shared<const Weights>(learner_.weights());
       idle_since_ = clock_->now();
       std::map<std::string, double> metrics;

@@ -59,12 +59,12 @@ double updates_per_second(const Config& config, Fragment& batch, double seconds)
   using Clock = std::chrono::steady_clock;
   Learner learner(config, Space::box(-10, 10, {kObs}), Space::box(-1, 1, {kActions}),
                   config.learners.device == "cpu" ? make_cpu_support() : nullptr);
-  for (int i = 0; i < 5; ++i) learner.update(batch);  // recorded by then
+  for (int i = 0; i < 5; ++i) learner.update(&batch);  // recorded by then
   const auto start = Clock::now();
   double elapsed = 0;
   int64_t count = 0;
   for (; elapsed < seconds; ++count, elapsed = std::chrono::duration<double>(Clock::now() - start).count()) {
-    learner.update(batch);
+    learner.update(&batch);
     (void)learner.weights();
   }
   return static_cast<double>(count) / elapsed;

@@ -135,10 +135,10 @@ void sequence_rates(const std::string& algorithm, int threads, double seconds) {
     config.training.train_batch_size = int64_t{steps} * environments;
     Learner learner(config, obs, actions);
     Fragment batch = batch_of(steps, environments);
-    for (int i = 0; i < 10; ++i) learner.update(batch);  // fills a circular buffer
+    for (int i = 0; i < 10; ++i) learner.update(&batch);  // fills a circular buffer
     int64_t updates = 0, passes = 0;
     const double updates_s = rate(seconds, [&] {
-      passes += learner.update(batch).grad_updates;
+      passes += learner.update(&batch).grad_updates;
       ++updates;
     });
     const double passes_an_update = static_cast<double>(passes) / static_cast<double>(updates);

@@ -12,11 +12,11 @@ std::map<std::string, MakeAlgorithm>& registry() {
 
 }  // namespace
 
-TargetColumns Algorithm::device_targets(const TensorBatch& /*batch*/) const {
+TargetColumns Algorithm::device_targets(const TensorBatch& /*batch*/, const DeviceSum& /*sum*/) const {
   fail(Exit::usage, "impossible", "this algorithm has no targets for a device; learners.device = \"cpu\" trains it");
 }
-Loss Algorithm::device_loss(const ModuleSpec& /*spec*/, const ModuleOutput& /*output*/,
-                            const Columns& /*minibatch*/) const {
+DeviceLoss Algorithm::device_loss(const ModuleSpec& /*spec*/, const ModuleOutput& /*output*/,
+                                  const Columns& /*minibatch*/) const {
   fail(Exit::usage, "impossible", "this algorithm has no loss for a device; learners.device = \"cpu\" trains it");
 }
 

@@ -16,6 +16,7 @@
 #include <string_view>
 #include <vector>
 
+#include "learners/moments.hpp"
 #include "learners/tensor_batch.hpp"
 #include "learners/torch_module.hpp"
 #include "rl/config.hpp"
@@ -41,22 +42,33 @@ struct UpdatePlan {
   /// pass: columns [T, N, ...], but "obs" and the module's outputs have rows [(T+1) * N + F, ...]: T steps, the
   /// bootstrap row, final_obs. Whoever wants "rewards", "terminateds", "truncateds" names them in loss_columns().
   bool time_major = false;
+  bool loss_is_sum = false;                            ///< over the minibatch; else it is the mean
   int64_t buffer_batches = 0;                          ///< N of a CircularBuffer (time-major only); 0: none
   int64_t buffer_uses = 1;                             ///< K
   std::optional<TargetNetwork> target = std::nullopt;  ///< time-major only
 };
 
 struct Loss {
-  at::Tensor total;                         // []   what is differentiated
-  at::Tensor metrics;                       // [m]  float32 means over the minibatch, averaged over minibatches
-  std::span<const std::string_view> names;  ///< of the metrics; static
+  at::Tensor total;                            // []   what is differentiated
+  at::Tensor metrics;                          // [m]  float32 means over the minibatch, of loss_metrics()
+  std::optional<ValueFit> fit = std::nullopt;  ///< time-major: of the minibatch's values, for vf_explained_var
 };
+
+/// Sums a tensor over the shards of a group, in place; empty: this shard is alone. All shards call it equally often.
+using DeviceSum = std::function<void(const at::Tensor&)>;
 
 /// What device_targets() adds to a batch.
 struct TargetColumns {
   Columns columns;                          // [T, N, ...]
   at::Tensor metrics;                       // [m]
   std::span<const std::string_view> names;  ///< of the metrics; static
+};
+
+/// Loss on a device.
+struct DeviceLoss {
+  at::Tensor total;    // []
+  at::Tensor metrics;  // [m]  means over the minibatch, of loss_metrics()
+  at::Tensor fit;      // [5]  time-major, of the minibatch's values: count; mean, m2 of targets; mean, m2 of residuals
 };
 
 class Algorithm {
@@ -74,8 +86,13 @@ class Algorithm {
 
   virtual UpdatePlan plan() const { return {}; }
 
-  /// Adds columns of targets to `batch`, whose values are filled; what it learns by the way goes into `metrics`.
-  virtual void add_targets(TensorBatch& /*batch*/, Metrics& /*metrics*/) const {}
+  /// The names of Loss::metrics, in order.
+  virtual std::span<const std::string_view> loss_metrics() const = 0;
+
+  /// Adds columns of targets to `batch`, whose values are filled; what it learns by the way goes into `metrics`. The
+  /// batch may be a share of the group's, or nothing of it (no environments): statistics of the whole are made with
+  /// `sum`.
+  virtual void add_targets(TensorBatch& /*batch*/, Metrics& /*metrics*/, const SumOverGroup& /*sum*/) const {}
 
   /// The loss of one minibatch, whose shapes are plan()'s.
   virtual Loss loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const = 0;
@@ -88,11 +105,11 @@ class Algorithm {
 
   /// As add_targets(), whose metrics come as one tensor. The batch has kFinalIndex, and final_obs rows that no index
   /// names. Throws Error("impossible") where it is not there.
-  virtual TargetColumns device_targets(const TensorBatch& batch) const;
+  virtual TargetColumns device_targets(const TensorBatch& batch, const DeviceSum& sum) const;
 
   /// As loss(); time-major minibatches have kFinalIndex, and more final rows than it names. Throws
   /// Error("impossible") where it is not there.
-  virtual Loss device_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const;
+  virtual DeviceLoss device_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const;
 
   /// Whether stops_epochs() ever says true: then a device is waited for after each epoch.
   virtual bool may_stop_epochs() const { return false; }

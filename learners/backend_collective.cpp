@@ -165,6 +165,9 @@ class BackendCollective final : public Collective {
     }
     Work work;
     try {
+      // c10d's flight recorder is one for all groups of a process, and writes to a map without a lock.
+      static std::mutex one_at_a_time;
+      const std::lock_guard lock(one_at_a_time);
       work = start();
     } catch (const std::exception& error) { give_up({}, first_line(error.what())); }
     work->getFuture()->addCallback([completion = completion_](c10::ivalue::Future& future) {

@@ -11,15 +11,15 @@ CircularBuffer::CircularBuffer(int64_t batches, int64_t uses) : batches_(static_
   check(batches >= 1 && uses >= 1, "a circular buffer of {} batches with {} uses each", batches, uses);
 }
 
-int64_t CircularBuffer::push(Columns batch) {
-  entries_.push_back({std::make_shared<Columns>(std::move(batch)), uses_});
+int64_t CircularBuffer::push(Share batch) {
+  entries_.push_back({std::make_shared<Share>(std::move(batch)), uses_});
   if (entries_.size() <= batches_) return 0;
   const int64_t unused = entries_.front().uses_left;
   entries_.pop_front();
   return unused;
 }
 
-std::shared_ptr<Columns> CircularBuffer::take(RandomStream& random) {
+std::shared_ptr<Share> CircularBuffer::take(RandomStream& random) {
   const auto live = std::ranges::count_if(entries_, [](const Entry& e) { return e.uses_left > 0; });
   check(live > 0, "take() from a circular buffer without uses left");
   const bool leaving = entries_.size() == batches_ && entries_.front().uses_left > 0;
@@ -31,7 +31,8 @@ std::shared_ptr<Columns> CircularBuffer::take(RandomStream& random) {
 void CircularBuffer::erase(std::string_view column) {
   for (const Entry& entry : entries_)
     if (entry.batch)
-      if (const auto found = entry.batch->find(column); found != entry.batch->end()) entry.batch->erase(found);
+      if (const auto found = entry.batch->columns.find(column); found != entry.batch->columns.end())
+        entry.batch->columns.erase(found);
 }
 
 int64_t CircularBuffer::uses_left() const {

@@ -20,10 +20,10 @@ class CircularBuffer {
   CircularBuffer(int64_t batches, int64_t uses);
 
   /// Returns the uses that were lost: those of the batch that had to leave.
-  int64_t push(Columns batch);
+  int64_t push(Share batch);
 
   /// Throws Error when no uses are left. Its columns may be changed or added to; that stays for the next use.
-  std::shared_ptr<Columns> take(RandomStream& random);
+  std::shared_ptr<Share> take(RandomStream& random);
 
   /// Takes a column from every batch.
   void erase(std::string_view column);
@@ -32,7 +32,7 @@ class CircularBuffer {
 
  private:
   struct Entry {
-    std::shared_ptr<Columns> batch;  ///< null once used up: the place still counts among the N
+    std::shared_ptr<Share> batch;  ///< null once used up: the place still counts among the N
     int64_t uses_left;
   };
   size_t batches_;

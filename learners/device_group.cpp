@@ -9,11 +9,12 @@ namespace {
 class BackendGroup final : public DeviceGroup {
  public:
   explicit BackendGroup(const c10::intrusive_ptr<c10d::Backend>& backend) : backend_(backend) {}
-  void all_reduce_mean(const at::Tensor& tensor) override {
+  void all_reduce(const at::Tensor& tensor) override {
     std::vector<at::Tensor> tensors{tensor};
     backend_->allreduce(tensors)->wait();  // on a GPU only the stream waits
-    tensor.div_(backend_->getSize());
   }
+  int64_t rank() const override { return backend_->getRank(); }
+  int64_t size() const override { return backend_->getSize(); }
   bool recordable() const override { return true; }
 
  private:
@@ -23,12 +24,13 @@ class BackendGroup final : public DeviceGroup {
 class HostGroup final : public DeviceGroup {
  public:
   explicit HostGroup(Collective& collective) : collective_(collective) {}
-  void all_reduce_mean(const at::Tensor& tensor) override {
+  void all_reduce(const at::Tensor& tensor) override {
     const at::Tensor host = tensor.is_cpu() ? tensor : tensor.cpu();
     collective_.all_reduce(std::span<float>(host.mutable_data_ptr<float>(), static_cast<size_t>(host.numel())));
     if (!tensor.is_cpu()) tensor.copy_(host);
-    tensor.div_(static_cast<double>(collective_.size()));
   }
+  int64_t rank() const override { return collective_.rank(); }
+  int64_t size() const override { return collective_.size(); }
   bool recordable() const override { return false; }
 
  private:

@@ -19,9 +19,12 @@ class DeviceGroup {
  public:
   virtual ~DeviceGroup() = default;
 
-  /// Inside DeviceSupport::run(): `tensor`, float32 and contiguous, becomes the mean over the shards. Throws
-  /// GroupBroken where it waits for them.
-  virtual void all_reduce_mean(const at::Tensor& tensor) = 0;
+  virtual int64_t rank() const = 0;
+  virtual int64_t size() const = 0;
+
+  /// Inside DeviceSupport::run(): `tensor`, float32 and contiguous, becomes the sum over the shards. Throws GroupBroken
+  /// where it waits for them.
+  virtual void all_reduce(const at::Tensor& tensor) = 0;
 
   /// Whether it is queued as any other work, waits for nothing and can be recorded.
   virtual bool recordable() const = 0;

@@ -63,6 +63,7 @@ std::vector<float> floats_of(const at::Tensor& tensor) {
 DeviceLearner::DeviceLearner(const Config& config, const Algorithm& algorithm, const ModuleSpec& spec,
                              const Space& action_space, std::unique_ptr<DeviceSupport> support)
     : training_(config.training),
+      accumulation_(config.learners.gradient_accumulation),
       bfloat16_(config.learners.autocast == "bfloat16"),
       action_space_(action_space),
       spec_(spec),
@@ -74,30 +75,45 @@ DeviceLearner::DeviceLearner(const Config& config, const Algorithm& algorithm, c
   const at::TensorOptions options = at::TensorOptions(at::kFloat).device(support_->device());
   support_->run([&] {
     flat_ = at::zeros({size}, options);
-    gradient_ = at::zeros({size}, options);
     if (plan_.target) target_ = at::zeros({size}, options);
     for (const at::Tensor& part : parameter_views(spec_, flat_))
       views_.push_back(part.detach().set_requires_grad(true));
     optimizer_ = std::make_unique<DeviceOptimizer>(size, training_.adam_epsilon, training_.grad_clip, flat_.device());
     filter_ = at::zeros({2, spec_.obs_size}, options);
+    sums_ = at::zeros({1 + static_cast<int64_t>(algorithm_.loss_metrics().size()) + 3}, options.dtype(at::kDouble));
     trained_ = at::zeros({1}, options.dtype(at::kDouble));
     for (const auto& [name, value] : algorithm_.device_coefficients()) coefficients_[name] = at::zeros({}, options);
+    make_gradient();
   });
   const std::vector<float> initial = initial_parameters(spec, static_cast<uint64_t>(config.seed));
   set_state(initial, optimizer_state(), plan_.target ? initial : std::vector<float>());
 }
 
-DeviceLearner::Result DeviceLearner::update(Fragment& fragment, const MeanStdFilter* filter, double lr,
-                                            RandomStream& random, PassCounters& counters) {
+void DeviceLearner::make_gradient() {
+  const int64_t shards = group_ ? group_->size() : 1, fits = plan_.time_major ? shards * kFitNumbers : 0;
+  gradient_ = at::zeros({flat_.numel() + sums_.numel() - 3 + fits}, flat_.options());
+}
+
+/// The end of gradient_, [S, kFitNumbers].
+at::Tensor DeviceLearner::fits() const {
+  const int64_t begin = flat_.numel() + sums_.numel() - 3;
+  return gradient_.narrow(0, begin, gradient_.numel() - begin).view({-1, kFitNumbers});
+}
+
+void DeviceLearner::sum_over_group(const at::Tensor& tensor) const {
+  if (group_ != nullptr) group_->all_reduce(tensor);
+}
+
+DeviceLearner::Result DeviceLearner::update(Fragment* fragment, Pass& pass) {
   Result result;
-  const int64_t module_steps_before = counters.module_steps;
+  const int64_t module_steps_before = pass.module_steps;
   support_->run([&] {
-    load(fragment, filter);
-    set_numbers(lr);
+    if (fragment != nullptr) load(*fragment, pass.filter);
+    set_numbers(pass.lr);
     minibatches_ = 0;
-    train_batches(fragment.layout(), random, counters, result);
+    train_batches(fragment, pass, result);
     support_->begin_download(flat_.const_data_ptr(), flat_.nbytes());
-    finish(counters, module_steps_before, result);
+    finish(pass, module_steps_before, result);
   });
   return result;
 }
@@ -170,105 +186,126 @@ void DeviceLearner::refresh_final_index() {
   batch_.columns.at(kFinalIndex).copy_(final_index(batch_.columns.at("terminateds"), batch_.columns.at("truncateds")));
 }
 
-void DeviceLearner::make_targets() {
+/// `mine`: this shard has a part of the batch.
+void DeviceLearner::make_targets(bool mine) {
+  if (!mine || !recordable()) return compute_targets(mine);
   const std::array<at::Tensor, 2> shared{slab_, flat_};
-  work_.run(fmt::format("targets {}", final_capacity_), shared, [this] {
-    const at::NoGradGuard no_grad;
+  work_.run(fmt::format("targets {}", final_capacity_), shared, [this] { compute_targets(true); });
+}
+
+void DeviceLearner::compute_targets(bool mine) {
+  const at::NoGradGuard no_grad;
+  TensorBatch nothing;
+  nothing.values = at::zeros({0}, flat_.options());
+  if (mine) {
     const int64_t rows = (batch_.steps + 1) * batch_.environments;
     const Autocast autocast(flat_.device().type(), bfloat16_);
-    const at::Tensor values =
-        torch_forward(
-            spec_, views_,
-            at::cat({batch_.obs.reshape({rows, spec_.obs_size}), batch_.final_obs.narrow(0, 0, final_capacity_)}))
-            .values;
+    const at::Tensor obs =
+        at::cat({batch_.obs.reshape({rows, spec_.obs_size}), batch_.final_obs.narrow(0, 0, final_capacity_)});
+    const at::Tensor values = torch_forward(spec_, views_, obs).values;
     batch_.values = values.narrow(0, 0, rows).view({batch_.steps + 1, batch_.environments});
     batch_.final_values = values.narrow(0, rows, final_capacity_);
-    const TargetColumns targets = algorithm_.device_targets(batch_);
-    for (const auto& [name, column] : targets.columns) {
-      at::Tensor& place = batch_.columns[name];
-      if (!place.defined()) place = at::zeros_like(column);
-      place.copy_(column);
-    }
-    if (!target_metrics_.defined()) target_metrics_ = at::zeros_like(targets.metrics);
-    target_metrics_.copy_(targets.metrics);
-    target_names_ = targets.names;
-  });
-}
-
-void DeviceLearner::train_batches(const FragmentLayout& layout, RandomStream& random, PassCounters& counters,
-                                  Result& result) {
-  if (!plan_.time_major) make_targets();
-  if (!buffer_) return train_pass(random, counters, nullptr);
-  const auto used = static_cast<int64_t>(layout.used_bytes(static_cast<size_t>(final_capacity_)));
-  const int64_t unused = buffer_->push({{kSlab, slab_.narrow(0, 0, used).clone()}});
-  while (buffer_->uses_left() >= plan_.buffer_batches) {  // as Learner::train_sequences
-    const std::shared_ptr<Columns> kept = buffer_->take(random);
-    const at::Tensor& slab = kept->at(kSlab);
-    slab_.narrow(0, 0, slab.size(0)).copy_(slab);
-    refresh_final_index();
-    train_pass(random, counters, kept.get());
   }
-  result.metrics = {{"circular_buffer_uses_dropped", static_cast<double>(unused)},
-                    {"circular_buffer_uses_left", static_cast<double>(buffer_->uses_left())}};
+  const TargetColumns targets =
+      algorithm_.device_targets(mine ? batch_ : nothing, [this](const at::Tensor& x) { sum_over_group(x); });
+  for (const auto& [name, column] : targets.columns) {
+    if (!mine) break;
+    at::Tensor& place = batch_.columns[name];
+    if (!place.defined()) place = at::zeros_like(column);
+    place.copy_(column);
+  }
+  if (!target_metrics_.defined()) target_metrics_ = at::zeros_like(targets.metrics);
+  target_metrics_.copy_(targets.metrics);
+  target_names_ = targets.names;
 }
 
-/// num_epochs over the batch in the slab. `kept`: where its target columns stay for the next use; may be null.
-void DeviceLearner::train_pass(RandomStream& random, PassCounters& counters, Columns* kept) {
-  if (plan_.target) make_target_columns(kept);
+void DeviceLearner::train_batches(const Fragment* fragment, Pass& pass, Result& result) {
+  if (!plan_.time_major) make_targets(fragment != nullptr);
+  if (!buffer_) return train_pass(pass.share, pass);
+  Share kept = pass.share;
+  if (fragment != nullptr) {
+    const size_t used = fragment->layout().used_bytes(static_cast<size_t>(final_capacity_));
+    kept.columns[kSlab] = slab_.narrow(0, 0, static_cast<int64_t>(used)).clone();
+  }
+  const int64_t unused = buffer_->push(std::move(kept));
+  while (buffer_->uses_left() >= plan_.buffer_batches) {  // as Learner::train_sequences
+    const std::shared_ptr<Share> share = buffer_->take(pass.buffer);
+    if (const auto slab = share->columns.find(kSlab); slab != share->columns.end()) {
+      slab_.narrow(0, 0, slab->second.size(0)).copy_(slab->second);
+      refresh_final_index();
+    }
+    train_pass(*share, pass);
+  }
+  result.of_batch = {{"circular_buffer_uses_dropped", static_cast<double>(unused)},
+                     {"circular_buffer_uses_left", static_cast<double>(buffer_->uses_left())}};
+}
+
+/// num_epochs over the batch in the slab; share.columns keep what the target policy says of it for the next use.
+void DeviceLearner::train_pass(Share& share, Pass& pass) {
+  if (plan_.target) make_target_columns(share.columns);
   for (int64_t epoch = 0; epoch < training_.num_epochs; ++epoch)
-    if (train_epoch(random, counters)) break;
-  if (plan_.target) update_target(counters);
+    if (train_epoch(share, pass)) break;
+  if (plan_.target) update_target(pass);
 }
 
 /// Minibatches as Learner::train_epoch makes them, from the same random numbers. Returns whether epochs end here.
-bool DeviceLearner::train_epoch(RandomStream& random, PassCounters& counters) {
-  const int64_t rows = batch_.steps * batch_.environments, unit = plan_.time_major ? batch_.steps : 1,
-                units = rows / unit;
+bool DeviceLearner::train_epoch(const Share& share, Pass& pass) {
+  const auto rank = static_cast<size_t>(group_ ? group_->rank() : 0);
+  const int64_t units = std::accumulate(share.units.begin(), share.units.end(), int64_t{0}), own = share.units[rank];
   const int64_t size =
-      training_.minibatch_size == 0 ? units : std::clamp(training_.minibatch_size / unit, int64_t{1}, units);
+      training_.minibatch_size == 0 ? units : std::clamp(training_.minibatch_size / share.unit_rows, int64_t{1}, units);
   const int64_t minibatches = (units + size - 1) / size;
-  if (sums_.defined()) sums_.zero_();
-  if (plan_.time_major && minibatches == 1) {
-    train_minibatch(at::Tensor(), rows);
-  } else {
-    std::vector<int64_t> order(static_cast<size_t>(units));
-    std::iota(order.begin(), order.end(), int64_t{0});
-    if (training_.shuffle_batch_per_epoch) shuffle(std::span<int64_t>(order), random);
-    support_->upload(std::as_bytes(std::span<const int64_t>(order)), order_.mutable_data_ptr());
-    for (int64_t i = 0; i < minibatches; ++i) {
-      const int64_t begin = units * i / minibatches, count = units * (i + 1) / minibatches - begin;
-      train_minibatch(order_.narrow(0, begin, count), count * unit);
-    }
+  const bool whole = plan_.time_major && minibatches == 1;
+  std::vector<int64_t> order(static_cast<size_t>(own));
+  std::iota(order.begin(), order.end(), int64_t{0});
+  if (training_.shuffle_batch_per_epoch && !whole) shuffle(std::span<int64_t>(order), *pass.minibatches);
+  if (own > 0) support_->upload(std::as_bytes(std::span<const int64_t>(order)), order_.mutable_data_ptr());
+  const auto begin_of = [&](size_t shard, int64_t minibatch, int64_t next) {
+    return share.units[shard] * ((minibatch + static_cast<int64_t>(shard)) % minibatches + next) / minibatches;
+  };
+  sums_.zero_();
+  for (int64_t i = 0; i < minibatches; ++i) {
+    Piece piece{begin_of(rank, i, 0), begin_of(rank, i, 1) - begin_of(rank, i, 0)};
+    for (size_t shard = 0; shard < share.units.size(); ++shard)
+      piece.total += begin_of(shard, i, 1) - begin_of(shard, i, 0);
+    if (piece.total == 0) continue;
+    train_minibatch(piece, whole, share.unit_rows);
+    ++minibatches_;
+    pass.module_steps += piece.total * share.unit_rows;  // finish() takes away what was skipped
   }
-  minibatches_ += minibatches;
-  counters.module_steps += rows;  // finish() takes away what was skipped
   if (!algorithm_.may_stop_epochs()) return false;
   const Metrics metrics = epoch_metrics(doubles_of(sums_.cpu()));
   return metrics.contains("total_loss") && algorithm_.stops_epochs(metrics);
 }
 
-/// `units` of the batch, all of it where undefined.
-void DeviceLearner::train_minibatch(const at::Tensor& units, int64_t rows) {
-  std::vector<at::Tensor> shared{slab_, flat_, gradient_, sums_};
-  at::Tensor chosen;
-  if (units.defined()) {
-    at::Tensor& place = chosen_[units.size(0)];
-    if (!place.defined()) place = at::zeros_like(units);
-    chosen = place.copy_(units);
+/// One gradient step of the group.
+void DeviceLearner::train_minibatch(Piece piece, bool whole, int64_t unit_rows) {
+  const auto apply = [this, piece, unit_rows] { step(static_cast<double>(piece.total * unit_rows)); };
+  if (piece.count == 0) {  // of others
+    gradient_.zero_();
+    sum_over_group(gradient_);
+    return apply();
+  }
+  std::vector<at::Tensor> shared{slab_, flat_, gradient_};
+  at::Tensor chosen;  // undefined: all of the batch
+  if (!whole || accumulation_ > 1) {
+    at::Tensor& place = chosen_[piece.count];
+    if (!place.defined()) place = at::zeros({piece.count}, order_.options());
+    chosen = place.copy_(order_.narrow(0, piece.begin, piece.count));
     shared.push_back(chosen);
   }
-  const std::string shape = fmt::format("{} {} {}", units.defined() ? "minibatch" : "batch", rows, final_capacity_);
-  const auto apply = [this, rows] { apply_gradient(static_cast<double>(rows)); };
-  if (group_ == nullptr || group_->recordable()) {
-    work_.run(shape, shared, [this, chosen, apply] {
-      compute_gradient(chosen);
-      if (group_ != nullptr) group_->all_reduce_mean(gradient_);
+  const std::string shape =
+      fmt::format("{} of {}, {}, {}", piece.count, piece.total, chosen.defined() ? "chosen" : "all", final_capacity_);
+  if (recordable()) {
+    work_.run(shape, shared, [this, chosen, piece, apply] {
+      compute_gradient(chosen, piece);
+      sum_over_group(gradient_);
       apply();
     });
   } else {
-    work_.run(shape + " gradient", shared, [this, chosen] { compute_gradient(chosen); });
-    group_->all_reduce_mean(gradient_);
-    work_.run(shape + " step", shared, apply);
+    work_.run(shape, shared, [this, chosen, piece] { compute_gradient(chosen, piece); });
+    sum_over_group(gradient_);
+    work_.run(fmt::format("step of {}", piece.total), shared, apply);
   }
 }
 
@@ -295,42 +332,59 @@ Columns DeviceLearner::minibatch_of(const at::Tensor& units) const {
   return minibatch;
 }
 
-/// Into gradient_ and loss_.
-void DeviceLearner::compute_gradient(const at::Tensor& units) {
+/// Into gradient_: this shard's piece of the minibatch, in as many parts as gradient_accumulation says.
+void DeviceLearner::compute_gradient(const at::Tensor& units, Piece piece) {
+  gradient_.zero_();
+  for (int64_t i = 0; i < accumulation_; ++i) {
+    const int64_t begin = piece.count * i / accumulation_, count = piece.count * (i + 1) / accumulation_ - begin;
+    if (count > 0)
+      add_gradient(units.defined() ? units.narrow(0, begin, count) : units,
+                   static_cast<double>(count) / static_cast<double>(piece.total));
+  }
+}
+
+/// Of `units` of the batch, all of it where undefined, which are `share` of the group's minibatch.
+void DeviceLearner::add_gradient(const at::Tensor& units, double share) {
   const Columns minibatch = minibatch_of(units);
   ModuleOutput output;
   {
     const Autocast autocast(flat_.device().type(), bfloat16_);
     output = torch_forward(spec_, views_, minibatch.at("obs"));
   }
-  const Loss loss = algorithm_.device_loss(spec_, output, minibatch);
-  std::vector<at::Tensor> parts = torch::autograd::grad({loss.total}, views_, {}, /*retain_graph=*/false,
+  const DeviceLoss loss = algorithm_.device_loss(spec_, output, minibatch);
+  const at::Tensor total = loss.total * (plan_.loss_is_sum ? 1.0 : share);
+  std::vector<at::Tensor> parts = torch::autograd::grad({total}, views_, {}, /*retain_graph=*/false,
                                                         /*create_graph=*/false, /*allow_unused=*/true);
   for (size_t i = 0; i < parts.size(); ++i)
-    parts[i] = parts[i].defined() ? parts[i].reshape({-1}) : at::zeros({views_[i].numel()}, gradient_.options());
-  at::cat_out(gradient_, parts);
-  const at::Tensor numbers = at::cat({loss.total.detach().reshape({1}), loss.metrics});
-  if (!loss_.defined()) loss_ = at::zeros_like(numbers);
-  loss_.copy_(numbers);
-  loss_names_ = loss.names;
+    parts[i] = parts[i].defined() ? parts[i].reshape({-1}) : at::zeros({views_[i].numel()}, flat_.options());
+  parts.push_back(total.detach().reshape({1}));
+  parts.push_back(loss.metrics * share);
+  const at::Tensor all = at::cat(parts);
+  gradient_.narrow(0, 0, all.numel()).add_(all);
+  if (!plan_.time_major) return;
+  const at::Tensor own = fits().select(0, group_ ? group_->rank() : 0);
+  own.copy_(merge_fits(own, loss.fit));
 }
 
-/// One step with gradient_, and loss_ into the sums where it was taken.
-void DeviceLearner::apply_gradient(double rows) {
-  optimizer_->step(flat_, gradient_);
-  const at::Tensor numbers = at::cat({loss_, optimizer_->gradient_norm().reshape({1}), at::ones({1}, flat_.options())});
-  const at::Tensor row = (numbers.to(at::kDouble) * rows).masked_fill(optimizer_->stepped().logical_not(), 0.0);
-  if (!sums_.defined()) sums_ = at::zeros_like(row);
-  sums_.add_(row);
-  trained_.add_(row.narrow(0, row.size(0) - 1, 1));
+/// One step with the group's gradient, and the sums where it was taken.
+void DeviceLearner::step(double rows) {
+  const int64_t size = flat_.numel();
+  optimizer_->step(flat_, gradient_.narrow(0, 0, size));
+  const at::Tensor none = at::zeros({1}, flat_.options());
+  const at::Tensor numbers = at::cat({gradient_.narrow(0, size, sums_.numel() - 3),
+                                      plan_.time_major ? device_explained_variance(fits()).reshape({1}) : none,
+                                      optimizer_->gradient_norm().reshape({1}), none + 1.0});
+  sums_.add_((numbers.to(at::kDouble) * rows).masked_fill(optimizer_->stepped().logical_not(), 0.0));
+  trained_.add_(optimizer_->stepped().to(at::kDouble) * rows);
 }
 
 /// What the target policy says of the batch in the slab.
-void DeviceLearner::make_target_columns(Columns* kept) {
+void DeviceLearner::make_target_columns(Columns& kept) {
+  if (!kept.contains(kSlab)) return;  // this shard has nothing of the batch
   at::Tensor &inputs = batch_.columns.at(kTargetInputs), &logp = batch_.columns.at(kTargetLogp);
-  if (kept != nullptr && kept->contains(kTargetInputs)) {
-    inputs.copy_(kept->at(kTargetInputs));
-    logp.copy_(kept->at(kTargetLogp));
+  if (kept.contains(kTargetInputs)) {
+    inputs.copy_(kept.at(kTargetInputs));
+    logp.copy_(kept.at(kTargetLogp));
     return;
   }
   const std::array<at::Tensor, 2> shared{slab_, target_};
@@ -344,15 +398,14 @@ void DeviceLearner::make_target_columns(Columns* kept) {
     inputs.copy_(all.view_as(inputs));
     logp.copy_(log_prob(spec_.distribution, all, batch_.columns.at("actions").reshape({rows, -1})).view_as(logp));
   });
-  if (kept == nullptr) return;
-  (*kept)[kTargetInputs] = inputs.clone();
-  (*kept)[kTargetLogp] = logp.clone();
+  kept[kTargetInputs] = inputs.clone();
+  kept[kTargetLogp] = logp.clone();
 }
 
-void DeviceLearner::update_target(PassCounters& counters) {
-  if (static_cast<double>(counters.module_steps - counters.target_updated_at) < plan_.target->interval) return;
-  counters.target_updated_at = counters.module_steps;
-  ++counters.target_updates;
+void DeviceLearner::update_target(Pass& pass) {
+  if (static_cast<double>(pass.module_steps - pass.target_updated_at) < plan_.target->interval) return;
+  pass.target_updated_at = pass.module_steps;
+  ++pass.target_updates;
   target_.lerp_(flat_, plan_.target->tau);
   if (!buffer_) return;
   buffer_->erase(kTargetInputs);
@@ -364,28 +417,31 @@ Metrics DeviceLearner::epoch_metrics(std::span<const double> sums) const {
   const double rows = sums.back();
   Metrics metrics{{"num_module_steps_trained", rows}};
   if (rows == 0.0) return metrics;
-  metrics["total_loss"] = sums.front() / rows;
-  for (size_t i = 0; i < loss_names_.size(); ++i) metrics[std::string(loss_names_[i])] = sums[1 + i] / rows;
-  metrics["gradients_default_optimizer_global_norm"] = sums[1 + loss_names_.size()] / rows;
+  const std::span<const std::string_view> names = algorithm_.loss_metrics();
+  metrics["total_loss"] = sums[0] / rows;
+  for (size_t i = 0; i < names.size(); ++i) metrics[std::string(names[i])] = sums[1 + i] / rows;
+  if (plan_.time_major) metrics["vf_explained_var"] = sums[1 + names.size()] / rows;
+  metrics["gradients_default_optimizer_global_norm"] = sums[2 + names.size()] / rows;
   return metrics;
 }
 
 /// Waits for the update and reads what it counted.
-void DeviceLearner::finish(PassCounters& counters, int64_t module_steps_before, Result& result) {
+void DeviceLearner::finish(Pass& pass, int64_t module_steps_before, Result& result) {
   if (minibatches_ == 0) return;  // a circular buffer that fills
   std::vector<at::Tensor> numbers{sums_, trained_, optimizer_->counters().to(at::kDouble)};
   if (target_metrics_.defined()) numbers.push_back(target_metrics_.to(at::kDouble));
   const at::Tensor host = at::cat(numbers).cpu();
   const std::span<const double> all = doubles_of(host);
   const auto sums = static_cast<size_t>(sums_.numel());
-  result.metrics.merge(epoch_metrics(all.first(sums)));
-  counters.module_steps = module_steps_before + static_cast<int64_t>(all[sums]);
+  result.metrics = epoch_metrics(all.first(sums));
+  pass.module_steps = module_steps_before + static_cast<int64_t>(all[sums]);
   const auto counter = [&](size_t i) { return static_cast<int64_t>(all[sums + 1 + i]); };
   result.grad_updates = counter(0) - num_steps_;
   result.skipped = counter(1) - num_skipped_;
-  keep_counters(counter(0), counter(1));
+  num_steps_ = counter(0);
+  num_skipped_ = counter(1);
   for (size_t i = 0; i < target_names_.size(); ++i)
-    result.metrics[std::string(target_names_[i])] = all[sums + 1 + 4 + i];
+    result.of_batch[std::string(target_names_[i])] = all[sums + 1 + 4 + i];
   if (counter(3) > kSkipsAllowed) diverged(counter(3));
 }
 
@@ -403,9 +459,10 @@ void DeviceLearner::diverged(int64_t in_a_row) const {
        name);
 }
 
-void DeviceLearner::keep_counters(int64_t steps, int64_t skipped) {
-  num_steps_ = steps;
-  num_skipped_ = skipped;
+void DeviceLearner::keep_counters() {
+  const at::Tensor counters = optimizer_->counters().cpu();
+  num_steps_ = counters.const_data_ptr<int64_t>()[0];
+  num_skipped_ = counters.const_data_ptr<int64_t>()[1];
 }
 
 std::span<const float> DeviceLearner::parameters() {
@@ -437,15 +494,40 @@ void DeviceLearner::set_state(std::span<const float> parameters, const TensorMap
     support_->upload(std::as_bytes(parameters), flat_.mutable_data_ptr());
     if (plan_.target) support_->upload(std::as_bytes(target), target_.mutable_data_ptr());
     support_->begin_download(flat_.const_data_ptr(), flat_.nbytes());
+    keep_counters();
   });
-  const std::vector<int64_t> counters = optimizer.at("steps").i64();
-  keep_counters(counters[0], counters[1]);
   if (plan_.buffer_batches > 0) buffer_.emplace(plan_.buffer_batches, plan_.buffer_uses);
 }
 
 void DeviceLearner::set_group(DeviceGroup* group) {
   group_ = group;
   work_.forget("group");
+  support_->run([this] { make_gradient(); });
+  if (buffer_) buffer_.emplace(plan_.buffer_batches, plan_.buffer_uses);
+}
+
+std::vector<at::Tensor> DeviceLearner::state_tensors() const {
+  std::vector<at::Tensor> tensors = optimizer_->tensors();
+  tensors.push_back(flat_);
+  if (target_.defined()) tensors.push_back(target_);
+  return tensors;
+}
+
+void DeviceLearner::take_snapshot() {
+  support_->run([this] {
+    snapshot_.clear();
+    for (const at::Tensor& tensor : state_tensors()) snapshot_.push_back(tensor.clone());
+  });
+}
+
+void DeviceLearner::restore_snapshot() {
+  support_->run([this] {
+    const std::vector<at::Tensor> tensors = state_tensors();
+    check(snapshot_.size() == tensors.size(), "a snapshot of {} tensors, want {}", snapshot_.size(), tensors.size());
+    for (size_t i = 0; i < tensors.size(); ++i) tensors[i].copy_(snapshot_[i]);
+    support_->begin_download(flat_.const_data_ptr(), flat_.nbytes());
+    keep_counters();
+  });
 }
 
 }  // namespace myriad

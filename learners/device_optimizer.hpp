@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "rl/module_spec.hpp"
 #include "rl/weights.hpp"
@@ -34,6 +35,9 @@ class DeviceOptimizer {
     int64_t skipped_in_a_row;  ///< up to the last step
     int64_t longest_row;       ///< of skips, since set_state()
   };
+
+  /// All that a step changes.
+  std::vector<at::Tensor> tensors() const { return {first_, second_, adam_steps_, counters_}; }
 
   TensorMap state() const;                 ///< as Optimizer's: a checkpoint knows no device
   void set_state(const TensorMap& state);  ///< throws Error("foreign-checkpoint") when it does not fit

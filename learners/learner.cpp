@@ -39,25 +39,14 @@ void set_torch_threads(int threads) {
   static_cast<void>(once);
 }
 
-Tensor scalar(int64_t value) { return Tensor::of(std::span<const int64_t>(&value, 1), {1}); }
-Tensor scalar(double value) { return Tensor::of(std::span<const double>(&value, 1), {1}); }
-
-const Tensor& find(const TensorMap& tensors, const std::string& name) {
-  const auto found = tensors.find(name);
-  if (found == tensors.end()) fail(Exit::usage, "foreign-checkpoint", "the learner's state has no '{}'", name);
-  return found->second;
-}
-int64_t integer(const TensorMap& tensors, const std::string& name) {
-  const std::vector<int64_t> values = find(tensors, name).i64();
-  if (values.size() != 1)
-    fail(Exit::usage, "foreign-checkpoint", "the learner's '{}' has {} values, want 1", name, values.size());
-  return values[0];
-}
-
-constexpr std::string_view kCoefficient = "algorithm.";
-
 std::span<float> room_of(const at::Tensor& tensor) {
   return {tensor.mutable_data_ptr<float>(), static_cast<size_t>(tensor.numel())};
+}
+
+/// Part `index` of `parts` near-equal ones of `count` units.
+std::pair<int64_t, int64_t> split(int64_t count, int64_t index, int64_t parts) {
+  const int64_t begin = count * index / parts;
+  return {begin, count * (index + 1) / parts - begin};
 }
 
 }  // namespace
@@ -65,18 +54,19 @@ std::span<float> room_of(const at::Tensor& tensor) {
 Learner::Learner(const Config& config, const Space& observation_space, const Space& action_space,
                  std::unique_ptr<DeviceSupport> support)
     : training_(config.training),
+      learners_(config.learners),
+      seed_(static_cast<uint64_t>(config.seed)),
       action_space_(action_space),
       algorithm_(make_algorithm(config)),
       plan_(algorithm_->plan()),
-      random_(static_cast<uint64_t>(config.seed), StreamPurpose::minibatch, 0) {
+      random_(seed_, StreamPurpose::minibatch, 0) {
   // Before anything of torch runs: it counts its devices once.
   if (support == nullptr && config.learners.device != "cpu") support = open_device(config.learners.device, 0);
   const ModuleSpec spec = algorithm_->module_spec(observation_space, action_space);
   const Executor executor = executor_of(config.learners);
   const int threads = threads_of(config.learners);
   set_torch_threads(executor == Executor::native || spec.num_parameters() < kSmallModule ? 1 : threads);
-  module_ = std::make_unique<TorchModule>(spec, initial_parameters(spec, static_cast<uint64_t>(config.seed)), executor,
-                                          threads);
+  module_ = std::make_unique<TorchModule>(spec, initial_parameters(spec, seed_), executor, threads);
   optimizer_ = std::make_unique<Optimizer>(spec, training_.adam_epsilon, training_.grad_clip);
   if (config.environment.observation_filter == "MeanStdFilter")
     filter_.emplace(spec.obs_size, config.environment.observation_clip);
@@ -93,18 +83,66 @@ void Learner::empty_buffer() {
   if (plan_.buffer_batches > 0) buffer_.emplace(plan_.buffer_batches, plan_.buffer_uses);
 }
 
-UpdateResult Learner::update(Fragment& fragment) {
+SumOverGroup Learner::sum_over_group() const {
+  if (alone()) return {};
+  return [this](std::span<double> values) { group_->all_reduce(values); };
+}
+
+UpdateResult Learner::update(Fragment* batch, std::span<double> shared) {
+  check(standing_ == Standing::settled, "an update begins before the last one is settled");
+  Share share = begin(batch, shared);
   UpdateResult result;
+  if (std::ranges::all_of(share.units, [](int64_t units) { return units == 0; })) {
+    result.empty = true;
+    return result;
+  }
+  if (alone()) {
+    train(batch, std::move(share), result);
+    commit();
+    return result;
+  }
+  take_snapshot();
+  standing_ = Standing::torn;
+  train(batch, std::move(share), result);
+  result_ = result;
+  standing_ = Standing::prepared;
+  pass_barrier();
+  commit();
+  return result;
+}
+
+/// The first operation of an update: who has how much. Nothing is changed before it.
+Share Learner::begin(Fragment* batch, std::span<double> shared) {
+  const int64_t environments = batch == nullptr ? 0 : batch->layout().environments();
+  const int64_t rows = environments * (batch == nullptr ? 0 : batch->layout().steps());
+  const size_t shards = size();
+  std::vector<double> values(shared.begin(), shared.end());
+  values.resize(shared.size() + shards + 1);
+  const auto units = std::span(values).subspan(shared.size(), shards);
+  units[rank()] = static_cast<double>(plan_.time_major ? environments : rows);
+  values.back() = static_cast<double>(rows);
+  if (!alone()) group_->all_reduce(std::span<double>(values));
+  std::copy_n(values.begin(), shared.size(), shared.begin());
+  const double all = std::accumulate(units.begin(), units.end(), 0.0);
+  Share share;
+  share.units.assign(units.begin(), units.end());
+  if (all > 0) share.unit_rows = static_cast<int64_t>(values.back() / all);
+  return share;
+}
+
+void Learner::train(Fragment* fragment, Share share, UpdateResult& result) {
+  const int64_t rows = std::accumulate(share.units.begin(), share.units.end(), int64_t{0}) * share.unit_rows;
+  // A stream of this version and rank: whoever takes a shard's place goes on with its numbers.
+  random_ = RandomStream(seed_, StreamPurpose::minibatch, version_ << 16 | rank());
+  const bool mine = share.units[rank()] > 0;
   algorithm_->begin_update(static_cast<double>(env_steps_));
   const double lr = training_.lr.at(static_cast<double>(env_steps_));
-  if (device_)
-    train_on_device(fragment, lr, result);
-  else
-    train_here(fragment, lr, result);
+  Metrics of_batch = device_ ? train_on_device(mine ? fragment : nullptr, share, lr, result)
+                             : train_here(mine ? fragment : nullptr, std::move(share), lr, result);
+  result.metrics.merge(of_batch);
   algorithm_->end_update(result.metrics);
-  update_filter(fragment);
-  env_steps_ += int64_t{fragment.layout().steps()} * fragment.layout().environments();
-  ++version_;
+  update_filter(mine ? fragment : nullptr);
+  env_steps_ += rows;
   result.metrics["default_optimizer_learning_rate"] = lr;
   result.metrics["num_trainable_parameters"] = static_cast<double>(spec().num_parameters());
   result.metrics["num_env_steps_trained_lifetime"] = static_cast<double>(env_steps_);
@@ -114,55 +152,65 @@ UpdateResult Learner::update(Fragment& fragment) {
   result.metrics["num_skipped_updates"] = static_cast<double>(result.skipped);
   result.metrics["num_skipped_updates_lifetime"] =
       static_cast<double>(device_ ? device_->num_skipped() : optimizer_->num_skipped());
-  return result;
 }
 
-void Learner::train_here(Fragment& fragment, double lr, UpdateResult& result) {
-  TensorBatch batch = make_tensor_batch(fragment, spec(), action_space_, filter_ ? &*filter_ : nullptr);
-  Metrics of_batch = plan_.time_major ? train_sequences(batch, lr, result) : train_rows(batch, lr, result);
-  result.metrics.merge(of_batch);
-}
-
-void Learner::train_on_device(Fragment& fragment, double lr, UpdateResult& result) {
-  PassCounters counters{module_steps_, target_updates_, target_updated_at_};
-  DeviceLearner::Result trained = device_->update(fragment, filter_ ? &*filter_ : nullptr, lr, random_, counters);
-  module_steps_ = counters.module_steps;
-  target_updates_ = counters.target_updates;
-  target_updated_at_ = counters.target_updated_at;
-  result = {std::move(trained.metrics), trained.grad_updates, trained.skipped};
-  for (const auto& [kind, count] : device_->work_counts())
-    result.metrics["num_device_work_" + kind + "_lifetime"] = static_cast<double>(count);
-}
-
-std::span<const float> Learner::parameters() const { return device_ ? device_->parameters() : module_->parameters(); }
-
-Metrics Learner::train_rows(TensorBatch& batch, double lr, UpdateResult& result) {
-  Metrics metrics;
+/// `fragment`: null where this shard has nothing.
+Metrics Learner::train_here(Fragment* fragment, Share share, double lr, UpdateResult& result) {
+  const MeanStdFilter* filter = filter_ ? &*filter_ : nullptr;
+  TensorBatch batch =
+      fragment ? make_tensor_batch(*fragment, spec(), action_space_, filter) : empty_tensor_batch(spec());
+  if (plan_.time_major) {
+    if (fragment) share.columns = sequence_columns(batch, algorithm_->loss_columns());
+    return train_sequences(std::move(share), lr, result);
+  }
+  Metrics of_batch;
   fill_values(batch);
-  algorithm_->add_targets(batch, metrics);
-  Columns columns = flat_columns(batch);
-  train_pass(columns, batch.steps * batch.environments, lr, result);
-  return metrics;
+  algorithm_->add_targets(batch, of_batch, sum_over_group());
+  if (fragment) share.columns = flat_columns(batch);
+  train_pass(share, lr, result);
+  return of_batch;
+}
+
+Metrics Learner::train_on_device(Fragment* fragment, const Share& share, double lr, UpdateResult& result) {
+  DeviceLearner::Pass pass{.share = share,
+                           .filter = filter_ ? &*filter_ : nullptr,
+                           .lr = lr,
+                           .minibatches = &random_,
+                           .buffer = RandomStream(seed_, StreamPurpose::circular_buffer, version_),
+                           .module_steps = module_steps_,
+                           .target_updates = target_updates_,
+                           .target_updated_at = target_updated_at_};
+  DeviceLearner::Result trained = device_->update(fragment, pass);
+  module_steps_ = pass.module_steps;
+  target_updates_ = pass.target_updates;
+  target_updated_at_ = pass.target_updated_at;
+  result.metrics = std::move(trained.metrics);
+  result.grad_updates = trained.grad_updates;
+  result.skipped = trained.skipped;
+  Metrics of_batch = std::move(trained.of_batch);
+  for (const auto& [kind, count] : device_->work_counts())
+    of_batch["num_device_work_" + kind + "_lifetime"] = static_cast<double>(count);
+  return of_batch;
 }
 
 /// With a circular buffer of N batches, passes go on until fewer than N uses are left. An update that made K passes
 /// whatever is left would empty the buffer each time: N would mean nothing. So the first updates fill it, after that
 /// there are K passes an update, and a use waits for (N - 1) / K updates on average.
-Metrics Learner::train_sequences(const TensorBatch& batch, double lr, UpdateResult& result) {
-  const int64_t rows = batch.steps * batch.environments;
-  Columns columns = sequence_columns(batch, algorithm_->loss_columns());
+Metrics Learner::train_sequences(Share share, double lr, UpdateResult& result) {
   if (!buffer_) {
-    train_pass(columns, rows, lr, result);
+    train_pass(share, lr, result);
     return {};
   }
-  for (auto& [name, column] : columns) column = column.clone();  // the fragment's buffer is only lent
-  const int64_t unused = buffer_->push(std::move(columns));
-  while (buffer_->uses_left() >= plan_.buffer_batches) train_pass(*buffer_->take(random_), rows, lr, result);
+  for (auto& [name, column] : share.columns) column = column.clone();  // the fragment's buffer is only lent
+  const int64_t unused = buffer_->push(std::move(share));
+  RandomStream random(seed_, StreamPurpose::circular_buffer, version_);  // the same at every shard
+  while (buffer_->uses_left() >= plan_.buffer_batches) train_pass(*buffer_->take(random), lr, result);
   return {{"circular_buffer_uses_dropped", static_cast<double>(unused)},
           {"circular_buffer_uses_left", static_cast<double>(buffer_->uses_left())}};
 }
 
 void Learner::fill_values(TensorBatch& batch) {
+  if (batch.environments == 0) return;
   const int64_t obs_size = spec().obs_size;
   batch.values = module_->values(batch.obs.view({-1, obs_size})).view({batch.steps + 1, batch.environments});
   batch.final_values = module_->values(batch.final_obs);
@@ -180,41 +228,53 @@ Columns Learner::flat_columns(const TensorBatch& batch) const {
   return columns;
 }
 
-/// num_epochs over the columns; the metrics are the last one's.
-void Learner::train_pass(Columns& columns, int64_t rows, double lr, UpdateResult& result) {
-  if (plan_.target) add_target_columns(columns);
+/// num_epochs over the share; the metrics are the last one's.
+void Learner::train_pass(Share& share, double lr, UpdateResult& result) {
+  if (plan_.target) add_target_columns(share.columns);
   for (int64_t epoch = 0; epoch < training_.num_epochs; ++epoch) {
-    result.metrics = train_epoch(columns, rows, lr, result);
+    result.metrics = train_epoch(share, lr, result);
     if (result.metrics.contains("total_loss") && algorithm_->stops_epochs(result.metrics)) break;
   }
   if (plan_.target) update_target();
 }
 
-/// Every row (or, time-major, every environment) once, in minibatches of equal size to one, none above minibatch_size
-/// (but for a single environment).
-Metrics Learner::train_epoch(const Columns& columns, int64_t rows, double lr, UpdateResult& result) {
-  const int64_t unit = plan_.time_major ? columns.at("truncateds").size(0) : 1, units = rows / unit;  // rows of one
+/// Every row (or, time-major, every environment) once, in minibatches of equal size to one for each shard, none above
+/// minibatch_size by more (but for a single environment). What a minibatch is made of comes from all shards alike.
+Metrics Learner::train_epoch(const Share& share, double lr, UpdateResult& result) {
+  const int64_t units = std::accumulate(share.units.begin(), share.units.end(), int64_t{0}), own = share.units[rank()];
   const int64_t size =
-      training_.minibatch_size == 0 ? units : std::clamp(training_.minibatch_size / unit, int64_t{1}, units);
+      training_.minibatch_size == 0 ? units : std::clamp(training_.minibatch_size / share.unit_rows, int64_t{1}, units);
   const int64_t minibatches = (units + size - 1) / size;
-  const at::Tensor order = at::arange(units, at::kLong);
-  const std::span<int64_t> chosen(order.mutable_data_ptr<int64_t>(), static_cast<size_t>(units));
+  const at::Tensor order = at::arange(own, at::kLong);
+  const std::span<int64_t> chosen(order.mutable_data_ptr<int64_t>(), static_cast<size_t>(own));
   const bool whole = plan_.time_major && minibatches == 1;  // nothing to shuffle
   if (training_.shuffle_batch_per_epoch && !whole) shuffle(chosen, random_);
-  Columns shuffled = columns;
+  Columns shuffled = share.columns;
   if (training_.shuffle_batch_per_epoch && !plan_.time_major)
     for (auto& [name, column] : shuffled) column = column.index_select(0, order);
+  const auto columns_of = [&](Piece piece) {
+    if (plan_.time_major)
+      return piece.count == own ? share.columns
+                                : sequence_columns_of(share.columns, chosen.subspan(static_cast<size_t>(piece.begin),
+                                                                                    static_cast<size_t>(piece.count)));
+    Columns columns;
+    for (const auto& [name, column] : shuffled) columns[name] = column.narrow(0, piece.begin, piece.count);
+    return columns;
+  };
+  // Which of its pieces a shard takes differs by rank, so that small shares do not meet in the same minibatches.
+  const auto piece_of = [&](size_t shard, int64_t minibatch) {
+    const auto [begin, count] =
+        split(share.units[shard], (minibatch + static_cast<int64_t>(shard)) % minibatches, minibatches);
+    return Piece{begin, count};
+  };
   Metrics sums;
   int64_t trained = 0;
-  Columns minibatch = columns;
   for (int64_t i = 0; i < minibatches; ++i) {
-    const int64_t begin = units * i / minibatches, count = units * (i + 1) / minibatches - begin;
-    if (!plan_.time_major)
-      for (const auto& [name, column] : shuffled) minibatch[name] = column.narrow(0, begin, count);
-    else if (!whole)
-      minibatch = sequence_columns_of(columns, chosen.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)));
-    if (train_minibatch(minibatch, lr, static_cast<double>(count * unit), sums)) {
-      trained += count * unit;
+    int64_t total = 0;
+    for (size_t shard = 0; shard < share.units.size(); ++shard) total += piece_of(shard, i).count;
+    if (total == 0) continue;  // where there are hardly more units than minibatches
+    if (train_minibatch(columns_of, piece_of(rank(), i), total, share.unit_rows, lr, sums)) {
+      trained += total * share.unit_rows;
       ++result.grad_updates;
     } else {
       ++result.skipped;
@@ -226,23 +286,46 @@ Metrics Learner::train_epoch(const Columns& columns, int64_t rows, double lr, Up
   return sums;
 }
 
-/// Whether the optimizer stepped; then the metrics are added to `sums` times `weight`.
-bool Learner::train_minibatch(const Columns& minibatch, double lr, double weight, Metrics& sums) {
+/// `piece` of the group's minibatch of `total` units. Whether the optimizer stepped; then the metrics are added to
+/// `sums`, times the minibatch's rows.
+bool Learner::train_minibatch(const ColumnsOf& columns_of, Piece piece, int64_t total, int64_t unit_rows, double lr,
+                              Metrics& sums) {
   module_->zero_gradients();
-  const Loss loss = algorithm_->loss(spec(), module_->forward(minibatch.at("obs")), minibatch);
-  loss.total.backward();
+  Sums minibatch;
+  minibatch.metrics.resize(algorithm_->loss_metrics().size());
+  for (int64_t i = 0; i < learners_.gradient_accumulation; ++i) {
+    const auto [begin, count] = split(piece.count, i, learners_.gradient_accumulation);
+    if (count > 0) backward(columns_of({piece.begin + begin, count}), count, total, minibatch);
+  }
+  if (!alone()) sum_gradient(minibatch);
   if (optimizer_->step(module_->parameters(), module_->gradients(), lr) == Optimizer::Outcome::skipped) return false;
+  const double weight = static_cast<double>(total * unit_rows);
   const auto add = [&](std::string_view name, double value) { sums[std::string(name)] += weight * value; };
-  add("total_loss", static_cast<double>(*loss.total.const_data_ptr<float>()));
-  const float* values = loss.metrics.const_data_ptr<float>();
-  for (size_t i = 0; i < loss.names.size(); ++i) add(loss.names[i], static_cast<double>(values[i]));
+  add("total_loss", minibatch.total);
+  for (size_t i = 0; i < minibatch.metrics.size(); ++i) add(algorithm_->loss_metrics()[i], minibatch.metrics[i]);
+  if (minibatch.fit.targets.count > 0) add("vf_explained_var", minibatch.fit.explained_variance());
   add("gradients_default_optimizer_global_norm", optimizer_->gradient_norm());
   return true;
 }
 
+/// Adds `count` of a minibatch's `total` units to its gradient and sums.
+void Learner::backward(const Columns& columns, int64_t count, int64_t total, Sums& sums) {
+  const Loss loss = algorithm_->loss(spec(), module_->forward(columns.at("obs")), columns);
+  const double share = static_cast<double>(count) / static_cast<double>(total);
+  const double scale = plan_.loss_is_sum ? 1.0 : share;
+  if (scale == 1.0)
+    loss.total.backward();
+  else
+    (loss.total * scale).backward();
+  sums.total += scale * static_cast<double>(*loss.total.const_data_ptr<float>());
+  const float* values = loss.metrics.const_data_ptr<float>();
+  for (size_t i = 0; i < sums.metrics.size(); ++i) sums.metrics[i] += share * static_cast<double>(values[i]);
+  if (loss.fit) sums.fit.merge(*loss.fit);
+}
+
 /// What the target policy says of a batch; kept with a batch of the circular buffer until the target changes.
 void Learner::add_target_columns(Columns& columns) {
-  if (columns.contains(kTargetInputs)) return;
+  if (columns.empty() || columns.contains(kTargetInputs)) return;
   const at::Tensor &rewards = columns.at("rewards"), &actions = columns.at("actions");
   const at::Tensor inputs = module_->infer(target_, step_obs(columns)).action_dist_inputs;
   columns[kTargetLogp] =
@@ -260,79 +343,6 @@ void Learner::update_target() {
   if (!buffer_) return;
   buffer_->erase(kTargetInputs);
   buffer_->erase(kTargetLogp);
-}
-
-/// Each observation an action was taken at counts once; row T returns as row 0 of the next batch.
-void Learner::update_filter(Fragment& fragment) {
-  if (!filter_) return;
-  const FragmentLayout& layout = fragment.layout();
-  const std::span<float> obs = fragment.values<float>(layout.column("obs"));
-  const auto rows = obs.first(static_cast<size_t>(layout.steps()) * static_cast<size_t>(layout.environments()) *
-                              static_cast<size_t>(spec().obs_size));
-  // One bad row would stay in the statistics for ever.
-  if (std::all_of(rows.begin(), rows.end(), [](float x) { return std::isfinite(x); })) filter_->update(rows);
-}
-
-Weights Learner::weights() const {
-  const auto inference = parameters().first(spec().num_inference_parameters());
-  Weights weights{
-      .version = version_, .layout_hash = spec().hash(), .values = {inference.begin(), inference.end()}, .filter = {}};
-  if (filter_) weights.filter = filter_->state();
-  return weights;
-}
-
-LearnerState Learner::state() const {
-  LearnerState state{.module = named_parameters(spec(), parameters()),
-                     .optimizer = device_ ? device_->optimizer_state() : optimizer_->state(),
-                     .connectors = {},
-                     .scalars = {}};
-  if (filter_) {
-    const std::vector<double> statistics = filter_->state();
-    state.connectors["mean_std_filter"] = Tensor::of(std::span<const double>(statistics), {statistics.size()});
-  }
-  state.scalars = {{"version", scalar(static_cast<int64_t>(version_))},
-                   {"num_env_steps_trained_lifetime", scalar(env_steps_)},
-                   {"num_module_steps_trained_lifetime", scalar(module_steps_)},
-                   {"minibatch_random_position", scalar(static_cast<int64_t>(random_.position()))}};
-  if (plan_.target) {
-    const std::vector<float> on_device = device_ ? device_->target() : std::vector<float>();
-    const std::span<const float> target = device_ ? std::span<const float>(on_device) : room_of(target_);
-    state.scalars["target_parameters"] = Tensor::of(target, {target.size()});
-    state.scalars["num_target_updates"] = scalar(target_updates_);
-    state.scalars["target_updated_at"] = scalar(target_updated_at_);
-  }
-  for (const auto& [name, value] : algorithm_->state()) state.scalars[std::string(kCoefficient) + name] = scalar(value);
-  return state;
-}
-
-void Learner::set_state(const LearnerState& state) {
-  const std::vector<float> parameters = flat_parameters(spec(), state.module, "the learner's state");
-  if (plan_.target) {
-    const std::vector<float> target = find(state.scalars, "target_parameters").f32();
-    if (target.size() != parameters.size())
-      fail(Exit::usage, "foreign-checkpoint", "the target network has {} parameters, want {}", target.size(),
-           parameters.size());
-    std::ranges::copy(target, room_of(target_).begin());
-    target_updates_ = integer(state.scalars, "num_target_updates");
-    target_updated_at_ = integer(state.scalars, "target_updated_at");
-  }
-  empty_buffer();
-  if (device_) {
-    device_->set_state(parameters, state.optimizer,
-                       plan_.target ? std::span<const float>(room_of(target_)) : std::span<const float>());
-  } else {
-    optimizer_->set_state(state.optimizer);
-    std::ranges::copy(parameters, module_->parameters().begin());
-  }
-  if (filter_) filter_->set_state(find(state.connectors, "mean_std_filter").f64());
-  version_ = static_cast<uint64_t>(integer(state.scalars, "version"));
-  env_steps_ = integer(state.scalars, "num_env_steps_trained_lifetime");
-  module_steps_ = integer(state.scalars, "num_module_steps_trained_lifetime");
-  random_.set_position(static_cast<uint64_t>(integer(state.scalars, "minibatch_random_position")));
-  std::map<std::string, double> coefficients;
-  for (const auto& [name, tensor] : state.scalars)
-    if (name.starts_with(kCoefficient)) coefficients[name.substr(kCoefficient.size())] = tensor.f64().at(0);
-  algorithm_->set_state(coefficients);
 }
 
 }  // namespace myriad

@@ -6,6 +6,15 @@
 //
 //   batch -> filter [-> circular buffer] -> passes of num_epochs x minibatches [-> target network] -> filter statistics
 //
+// In a group each shard has a share of the batch, and all compute what one learner would compute from the whole of it:
+//
+//   begin: rows of each shard | snapshot | as above; each gradient is summed over the group | prepared: barrier |
+//   version + 1
+//
+// An update is a transaction. A group that breaks leaves a shard torn (in the middle), prepared (finished, and does not
+// know whether everybody has) or settled. Whoever passed the barrier knows that all were prepared. So if all survivors
+// are prepared or further, they settle forward, else back, and have the same version to the bit either way.
+//
 // On a GPU all between batch and parameters is DeviceLearner's; filter, schedules and books stay here.
 //
 // No socket, file or clock: apps/learner_main.cpp feeds it batches and publishes weights(). Constructed and called by
@@ -17,8 +26,10 @@
 
 #include "learners/algorithm.hpp"
 #include "learners/circular_buffer.hpp"
+#include "learners/collective.hpp"
 #include "learners/device_learner.hpp"
 #include "learners/optimizer.hpp"
+#include "learners/partition.hpp"
 #include "learners/tensor_batch.hpp"
 #include "learners/torch_module.hpp"
 #include "rl/config.hpp"
@@ -27,19 +38,29 @@
 namespace myriad {
 
 struct UpdateResult {
-  Metrics metrics;           ///< under RLlib's names; losses are means over the last epoch
+  Metrics metrics;           ///< under RLlib's names; losses are means over the last epoch. The group's, at every shard
   int64_t grad_updates = 0;  ///< optimizer steps taken
   int64_t skipped = 0;       ///< minibatches whose gradient was not finite
+  bool empty = false;        ///< nobody had a row: nothing was trained, the version stays
 };
 
 /// All of a learner that changes. A new learner with this state continues bit for bit, unless there is a circular
 /// buffer of more than one batch: its batches are not saved, so that the fewer than N uses they had left are lost, and
 /// passes begin again when N uses are there.
 struct LearnerState {
-  TensorMap module;  ///< parameters by name
-  TensorMap optimizer;
+  TensorMap module;      ///< parameters by name
+  TensorMap optimizer;   ///< this shard's part
   TensorMap connectors;  ///< "mean_std_filter", where there is one
-  TensorMap scalars;     ///< counters, random position, the algorithm's coefficients, target_parameters
+  TensorMap scalars;     ///< counters, the algorithm's coefficients, target_parameters
+};
+
+enum class Standing : uint8_t { settled, torn, prepared };
+
+/// Shards that should have the same parameters have not.
+struct ShardsDisagree : GroupBroken {
+  ShardsDisagree(const std::string& what, std::vector<uint32_t> ranks)
+      : GroupBroken(what), minority(std::move(ranks)) {}
+  std::vector<uint32_t> minority;  ///< ranks; empty when no parameters have a majority
 };
 
 class Learner {
@@ -53,9 +74,31 @@ class Learner {
   const Algorithm& algorithm() const { return *algorithm_; }
   uint64_t version() const { return version_; }
 
-  /// Trains on one batch (T x all its environments). Throws Error("diverged") at the third gradient in a row that is
-  /// not finite.
-  UpdateResult update(Fragment& batch);
+  /// Who has what when a group forms; ranks are those of the new group.
+  struct Sources {
+    uint32_t root = 0;  ///< has all that is replicated: counters, coefficients, filter (and parameters unless sharded)
+    std::vector<uint32_t> holders;  ///< who has part i of `holders.size()` parts of the sharded state, of the group
+                                    ///< before (1 part = everything)
+    bool everybody = true;          ///< all have everything already (a start): nothing is sent
+  };
+  /// From now on updates are done together with `group` (nullptr: alone). Collective: all shards call it. Empties a
+  /// circular buffer. Throws GroupBroken; then this shard is as it was before, without a group.
+  void join(std::shared_ptr<Collective> group, const Sources& sources);
+
+  /// One update of the whole group. `batch`: this shard's share, nullptr when it has none. `shared`: summed over the
+  /// shards, in place, before anything else is done. Throws GroupBroken; standing() then says where this shard is.
+  /// Throws Error("diverged") at the third gradient in a row that is not finite.
+  UpdateResult update(Fragment* batch, std::span<double> shared = {});
+
+  /// settled: at version(); torn, prepared: between version() and version() + 1.
+  Standing standing() const { return standing_; }
+
+  /// Ends an update that the group did not: `forward` makes a prepared one version() + 1; back is version(), bit for
+  /// bit.
+  void settle(bool forward);
+
+  /// Of the last update that this shard finished, whether or not the group has.
+  const UpdateResult& result() const { return result_; }
 
   /// What runners need: the inference part, the filter's statistics and the version.
   Weights weights() const;
@@ -64,22 +107,61 @@ class Learner {
   void set_state(const LearnerState& state);  ///< throws Error("foreign-checkpoint") when it does not fit
 
  private:
+  /// What an update may change, as it was before.
+  struct Snapshot {
+    AlignedVector parameters, target;
+    Optimizer::Memory optimizer;
+    std::optional<MeanStdFilter> filter;
+    std::map<std::string, double> coefficients;
+    int64_t env_steps = 0, module_steps = 0, target_updates = 0, target_updated_at = 0;
+  };
+
+  /// Part of what a shard has of one minibatch: units [begin, begin + count) of its order.
+  struct Piece {
+    int64_t begin = 0, count = 0;
+  };
+  using ColumnsOf = std::function<Columns(Piece)>;
+  /// Sums over a minibatch of the group.
+  struct Sums {
+    double total = 0;             ///< the loss
+    std::vector<double> metrics;  ///< of loss_metrics(): means
+    ValueFit fit;
+  };
+
+  uint32_t rank() const { return group_ ? group_->rank() : 0; }
+  uint32_t size() const { return group_ ? group_->size() : 1; }
+  bool alone() const { return size() == 1; }
+  SumOverGroup sum_over_group() const;
+
   void empty_buffer();
+  Share begin(Fragment* batch, std::span<double> shared);
+  void train(Fragment* batch, Share share, UpdateResult& result);
+  Metrics train_here(Fragment* batch, Share share, double lr, UpdateResult& result);
+  Metrics train_on_device(Fragment* batch, const Share& share, double lr, UpdateResult& result);
+  std::span<const float> parameters() const { return device_ ? device_->parameters() : module_->parameters(); }
   void fill_values(TensorBatch& batch);
   Columns flat_columns(const TensorBatch& batch) const;
-  void train_on_device(Fragment& fragment, double lr, UpdateResult& result);
-  void train_here(Fragment& fragment, double lr, UpdateResult& result);
-  std::span<const float> parameters() const;
-  Metrics train_rows(TensorBatch& batch, double lr, UpdateResult& result);
-  Metrics train_sequences(const TensorBatch& batch, double lr, UpdateResult& result);
-  void train_pass(Columns& columns, int64_t rows, double lr, UpdateResult& result);
-  Metrics train_epoch(const Columns& columns, int64_t rows, double lr, UpdateResult& result);
-  bool train_minibatch(const Columns& minibatch, double lr, double weight, Metrics& sums);
+  Metrics train_sequences(Share share, double lr, UpdateResult& result);
+  void train_pass(Share& share, double lr, UpdateResult& result);
+  Metrics train_epoch(const Share& share, double lr, UpdateResult& result);
+  bool train_minibatch(const ColumnsOf& columns_of, Piece piece, int64_t total, int64_t unit_rows, double lr,
+                       Metrics& sums);
+  void backward(const Columns& columns, int64_t count, int64_t total, Sums& sums);
+  void sum_gradient(Sums& sums);
   void add_target_columns(Columns& columns);
   void update_target();
-  void update_filter(Fragment& batch);
+  void update_filter(Fragment* batch);
+
+  void take_snapshot();
+  void restore_snapshot();
+  void pass_barrier();
+  void commit();
+  LearnerState receive(Collective& group, const Sources& sources) const;
+  void set_scalars(const TensorMap& scalars);
 
   TrainingConfig training_;
+  LearnersConfig learners_;
+  uint64_t seed_;
   Space action_space_;
   std::unique_ptr<Algorithm> algorithm_;
   UpdatePlan plan_;
@@ -90,11 +172,17 @@ class Learner {
   std::optional<MeanStdFilter> filter_;
   std::optional<CircularBuffer> buffer_;
   at::Tensor target_;                                   // [P]  undefined without a target network
-  RandomStream random_;                                 ///< of minibatches
+  RandomStream random_;                                 ///< of minibatches, named anew in each update
   uint64_t version_ = 0;                                ///< updates done
   int64_t env_steps_ = 0;                               ///< trained on, lifetime
   int64_t module_steps_ = 0;                            ///< rows that went through the loss, lifetime
   int64_t target_updates_ = 0, target_updated_at_ = 0;  ///< lifetime, in module_steps_
+
+  std::shared_ptr<Collective> group_;  ///< null: alone
+  std::unique_ptr<DeviceGroup> device_group_;
+  Standing standing_ = Standing::settled;
+  Snapshot snapshot_;
+  UpdateResult result_;
 };
 
 }  // namespace myriad

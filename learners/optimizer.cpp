@@ -9,34 +9,34 @@ namespace myriad {
 
 Optimizer::Optimizer(const ModuleSpec& spec, double epsilon, std::optional<double> grad_clip,
                      const NativeKernels& kernels)
-    : spec_(spec),
-      epsilon_(epsilon),
-      grad_clip_(grad_clip),
-      k_(kernels),
-      first_(spec.num_parameters()),
-      second_(first_.size()) {}
+    : spec_(spec), epsilon_(epsilon), grad_clip_(grad_clip), k_(kernels), part_{0, spec.num_parameters()} {
+  memory_.first.resize(part_.count());
+  memory_.second.resize(part_.count());
+}
 
-Optimizer::Outcome Optimizer::step(std::span<float> parameters, std::span<const float> gradient, double lr) {
-  check(parameters.size() == first_.size() && gradient.size() == first_.size(),
-        "Adam over {} parameters got {} and {} gradients", first_.size(), parameters.size(), gradient.size());
-  gradient_norm_ = std::sqrt(k_.sum_squares(gradient.data(), gradient.size()));
+void Optimizer::set_part(Range part, Memory memory) {
+  check(memory.first.size() == part.count() && memory.second.size() == part.count(),
+        "moments of {} and {} for a part of {} parameters", memory.first.size(), memory.second.size(), part.count());
+  part_ = part;
+  memory_ = std::move(memory);
+}
+
+Optimizer::Outcome Optimizer::step(std::span<float> parameters, std::span<const float> gradient, double lr,
+                                   double squares) {
+  Memory& m = memory_;
+  check(parameters.size() == m.first.size() && gradient.size() == m.first.size(),
+        "Adam over {} parameters got {} and {} gradients", m.first.size(), parameters.size(), gradient.size());
+  gradient_norm_ = std::sqrt(squares);
   if (!std::isfinite(gradient_norm_)) {
-    ++skipped_;
-    if (++skipped_in_a_row_ <= kSkipsAllowed) return Outcome::skipped;
-    std::string name = "the sum of squares";
-    for (const Parameter& p : spec_.parameters()) {
-      const auto part = gradient.subspan(p.offset, p.count);
-      if (std::all_of(part.begin(), part.end(), [](float g) { return std::isfinite(g); })) continue;
-      name = p.name;
-      break;
-    }
+    ++m.skipped;
+    if (++m.skipped_in_a_row <= kSkipsAllowed) return Outcome::skipped;
     fail(Exit::internal, "diverged",
          "{} updates in a row had a gradient that is not finite, first in '{}'; lower lr or set grad_clip",
-         skipped_in_a_row_, name);
+         m.skipped_in_a_row, not_finite(gradient));
   }
-  skipped_in_a_row_ = 0;
-  ++steps_;
-  const double t = static_cast<double>(steps_);
+  m.skipped_in_a_row = 0;
+  ++m.steps;
+  const double t = static_cast<double>(m.steps);
   const double clip =
       grad_clip_ ? std::min(1.0, *grad_clip_ / (gradient_norm_ + 1e-6)) : 1.0;  // 1e-6 as torch's clip_grad_norm_
   const AdamStep adam{.lr = static_cast<float>(lr / (1.0 - std::pow(kBeta1, t))),
@@ -45,32 +45,48 @@ Optimizer::Outcome Optimizer::step(std::span<float> parameters, std::span<const 
                       .epsilon = static_cast<float>(epsilon_),
                       .second_scale = static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(kBeta2, t))),
                       .gradient_scale = static_cast<float>(clip)};
-  k_.adam(adam, gradient.data(), parameters.data(), first_.data(), second_.data(), first_.size());
+  k_.adam(adam, gradient.data(), parameters.data(), m.first.data(), m.second.data(), m.first.size());
   return Outcome::stepped;
 }
 
+/// The first tensor of the part's gradient with a value that is not finite.
+std::string Optimizer::not_finite(std::span<const float> gradient) const {
+  for (const Parameter& p : spec_.parameters()) {
+    const Range here = part_.overlap({p.offset, p.offset + p.count});
+    if (here.count() == 0) continue;
+    const auto values = gradient.subspan(here.begin - part_.begin, here.count());
+    if (!std::all_of(values.begin(), values.end(), [](float g) { return std::isfinite(g); })) return p.name;
+  }
+  return part_.count() == spec_.num_parameters() ? "the sum of squares" : "another shard's part";
+}
+
 TensorMap Optimizer::state() const {
-  const std::array<int64_t, 3> counters{steps_, skipped_, skipped_in_a_row_};
+  const auto integers = [](std::initializer_list<int64_t> values) {
+    return Tensor::of(std::span<const int64_t>(values.begin(), values.size()), {values.size()});
+  };
   TensorMap state;
-  state["exp_avg"] = Tensor::of(std::span<const float>(first_), {first_.size()});
-  state["exp_avg_sq"] = Tensor::of(std::span<const float>(second_), {second_.size()});
-  state["steps"] = Tensor::of(std::span<const int64_t>(counters), {3});
+  state["exp_avg"] = Tensor::of(std::span<const float>(memory_.first), {memory_.first.size()});
+  state["exp_avg_sq"] = Tensor::of(std::span<const float>(memory_.second), {memory_.second.size()});
+  state["steps"] = integers({memory_.steps, memory_.skipped, memory_.skipped_in_a_row});
+  if (part_.count() == spec_.num_parameters()) return state;
+  state["offset"] = integers({static_cast<int64_t>(part_.begin)});
+  state["total"] = integers({static_cast<int64_t>(spec_.num_parameters())});
   return state;
 }
 
 void Optimizer::set_state(const TensorMap& state) {
   for (const char* name : {"exp_avg", "exp_avg_sq", "steps"})
     if (!state.contains(name)) fail(Exit::usage, "foreign-checkpoint", "the optimizer's state has no '{}'", name);
+  const size_t count = spec_.num_parameters();
   const std::vector<float> first = state.at("exp_avg").f32(), second = state.at("exp_avg_sq").f32();
   const std::vector<int64_t> counters = state.at("steps").i64();
-  if (first.size() != first_.size() || second.size() != first_.size() || counters.size() != 3)
-    fail(Exit::usage, "foreign-checkpoint", "the optimizer's state is of {} parameters, want {}", first.size(),
-         first_.size());
-  first_.assign(first.begin(), first.end());
-  second_.assign(second.begin(), second.end());
-  steps_ = counters[0];
-  skipped_ = counters[1];
-  skipped_in_a_row_ = counters[2];
+  if (first.size() != count || second.size() != count || counters.size() != 3)
+    fail(Exit::usage, "foreign-checkpoint", "the optimizer's state is of {} parameters, want {}", first.size(), count);
+  set_part({0, count}, {.first = {first.begin(), first.end()},
+                        .second = {second.begin(), second.end()},
+                        .steps = counters[0],
+                        .skipped = counters[1],
+                        .skipped_in_a_row = counters[2]});
 }
 
 }  // namespace myriad

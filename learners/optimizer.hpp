@@ -7,10 +7,12 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "learners/aligned_vector.hpp"
 #include "learners/native_kernels.hpp"
+#include "learners/partition.hpp"
 #include "rl/module_spec.hpp"
 #include "rl/weights.hpp"
 
@@ -26,26 +28,51 @@ class Optimizer {
 
   /// One step with `gradient`. Throws Error("diverged"), naming the first tensor that is not finite, at the third skip
   /// in a row.
-  [[nodiscard]] Outcome step(std::span<float> parameters, std::span<const float> gradient, double lr);
+  [[nodiscard]] Outcome step(std::span<float> parameters, std::span<const float> gradient, double lr) {
+    return step(parameters, gradient, lr, sum_squares(gradient));
+  }
+  /// The same for part() of the parameters and their gradient, where `squares` are of the whole gradient.
+  [[nodiscard]] Outcome step(std::span<float> parameters, std::span<const float> gradient, double lr, double squares);
+
+  double sum_squares(std::span<const float> gradient) const { return k_.sum_squares(gradient.data(), gradient.size()); }
 
   double gradient_norm() const { return gradient_norm_; }  ///< of the last step, before clipping
-  int64_t num_steps() const { return steps_; }
-  int64_t num_skipped() const { return skipped_; }  ///< lifetime
+  int64_t num_steps() const { return memory_.steps; }
+  int64_t num_skipped() const { return memory_.skipped; }  ///< lifetime
 
+  /// Of the part: "exp_avg", "exp_avg_sq", "steps"; and "offset", "total" unless it is the whole.
   TensorMap state() const;
-  void set_state(const TensorMap& state);  ///< throws Error("foreign-checkpoint") when it does not fit
+  /// Of the whole. Throws Error("foreign-checkpoint") when it does not fit.
+  void set_state(const TensorMap& state);
+
+  /// Which parameters it steps: all of them at first.
+  Range part() const { return part_; }
+
+  /// All that changes. An assignment keeps the room that is there.
+  struct Memory {
+    AlignedVector first, second;  ///< moments of the part
+    int64_t steps = 0, skipped = 0, skipped_in_a_row = 0;
+  };
+  const Memory& memory() const { return memory_; }
+  void set_memory(const Memory& memory) { memory_ = memory; }
+  /// Goes on with another part.
+  void set_part(Range part, Memory memory);
+  std::span<float> first() { return memory_.first; }
+  std::span<float> second() { return memory_.second; }
 
  private:
   static constexpr double kBeta1 = 0.9, kBeta2 = 0.999;
   static constexpr int64_t kSkipsAllowed = 2;
 
+  std::string not_finite(std::span<const float> gradient) const;
+
   ModuleSpec spec_;
   double epsilon_;
   std::optional<double> grad_clip_;
   const NativeKernels& k_;
-  AlignedVector first_, second_;  ///< moments
+  Range part_;
+  Memory memory_;
   double gradient_norm_ = 0.0;
-  int64_t steps_ = 0, skipped_ = 0, skipped_in_a_row_ = 0;
 };
 
 }  // namespace myriad

@@ -90,6 +90,15 @@ TensorBatch make_tensor_batch(Fragment& fragment, const ModuleSpec& spec, const 
   return batch;
 }
 
+TensorBatch empty_tensor_batch(const ModuleSpec& spec) {
+  TensorBatch batch;
+  batch.obs = at::empty({1, 0, spec.obs_size}, at::kFloat);
+  batch.final_obs = at::empty({0, spec.obs_size}, at::kFloat);
+  batch.values = at::empty({1, 0}, at::kFloat);
+  batch.final_values = at::empty({0}, at::kFloat);
+  return batch;
+}
+
 Columns sequence_columns(const TensorBatch& batch, const std::vector<std::string>& names) {
   Columns columns;
   for (const std::string& name : names) {

@@ -33,10 +33,20 @@ struct TensorBatch {
   Columns columns;  // [T, N, ...]         "obs" (its first T rows), "actions", "rewards", ..., what add_targets adds
 };
 
+/// What a shard trains on in one pass: its own columns, and how much each shard of the group has.
+struct Share {
+  Columns columns;             ///< empty where this shard has nothing
+  std::vector<int64_t> units;  ///< of each shard: what minibatches are made of, rows or environments
+  int64_t unit_rows = 1;       ///< rows (env steps) of a unit, the same everywhere
+};
+
 /// Views `fragment` as tensors; `filter` may be null. Discrete actions count from 0. Throws Error for columns or
 /// actions that do not fit `spec`.
 TensorBatch make_tensor_batch(Fragment& fragment, const ModuleSpec& spec, const Space& action_space,
                               const MeanStdFilter* filter);
+
+/// Nothing of a batch: no environments, and tensors without rows.
+TensorBatch empty_tensor_batch(const ModuleSpec& spec);
 
 /// The named columns of the whole batch, [T, N, ...], but "obs" as rows [(T+1) * N + F, obs_size]: steps, bootstrap
 /// row, final_obs. Views where they can be.

@@ -114,22 +114,33 @@ TorchModule::TorchModule(const ModuleSpec& spec, std::span<const float> initial,
         spec.num_parameters());
   flat_ = at::empty({static_cast<int64_t>(initial.size())}, at::kFloat);
   std::copy(initial.begin(), initial.end(), parameters().begin());
-  gradient_ = at::zeros_like(flat_);
   if (executor == Executor::native) {
     native_ = std::make_unique<NativeModule>(spec, threads);
     anchor_ = at::zeros({}, at::kFloat).set_requires_grad(true);
-    return;
+  } else {
+    for (const at::Tensor& part : parameter_views(spec, flat_)) views_.push_back(part.detach().set_requires_grad(true));
   }
-  const std::vector<at::Tensor> gradient_views = parameter_views(spec, gradient_);
-  for (const at::Tensor& part : parameter_views(spec, flat_)) {
-    at::Tensor view = part.detach().set_requires_grad(true);
-    view.mutable_grad() = gradient_views[views_.size()];  // autograd adds in place to a gradient that is there
-    views_.push_back(std::move(view));
-  }
+  make_gradient(flat_.numel());
+}
+
+void TorchModule::make_gradient(int64_t room) {
+  gradient_ = at::zeros({room}, at::kFloat);
+  const std::vector<at::Tensor> gradient_views = parameter_views(spec_, gradient_);
+  for (size_t i = 0; i < views_.size(); ++i)
+    views_[i].mutable_grad() = gradient_views[i];  // autograd adds in place to a gradient that is there
 }
 
 std::span<float> TorchModule::parameters() { return span_of(flat_); }
-std::span<float> TorchModule::gradients() { return span_of(gradient_); }
+std::span<float> TorchModule::gradients() { return span_of(gradient_).first(parameters().size()); }
+std::span<float> TorchModule::gradients_with_tail(size_t tail) {
+  const size_t wanted = parameters().size() + tail;
+  if (static_cast<size_t>(gradient_.numel()) < wanted) {
+    const at::Tensor before = gradient_;
+    make_gradient(static_cast<int64_t>(wanted));
+    std::ranges::copy(span_of(before).first(parameters().size()), gradients().begin());
+  }
+  return span_of(gradient_).first(wanted);
+}
 void TorchModule::zero_gradients() { std::ranges::fill(gradients(), 0.0f); }
 
 ModuleOutput TorchModule::forward(const at::Tensor& obs) {

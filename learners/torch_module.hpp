@@ -1,7 +1,7 @@
 // TorchModule: a ModuleSpec as a differentiable function of torch tensors, with two executors behind one door.
 //
 //   parameters()  [P]  one flat tensor; torch's named tensors are views into it
-//   gradients()   [P]  one flat tensor; their .grad are views into it
+//   gradients()   [P]  one flat tensor; their .grad are views into it; room behind it for a tail
 //
 // `torch` builds the layers from torch's operators. `native` is one autograd operation around NativeModule: for small
 // modules on a CPU most of an update is operator dispatch, and this leaves one. Used by one thread.
@@ -52,7 +52,12 @@ class TorchModule {
   std::span<float> gradients();
   void zero_gradients();
 
+  /// The gradient and right behind it `tail` more floats, for what is summed over a group together with it.
+  std::span<float> gradients_with_tail(size_t tail);
+
  private:
+  void make_gradient(int64_t room);
+
   ModuleSpec spec_;
   at::Tensor flat_, gradient_;
   std::vector<at::Tensor> views_;         ///< of flat_, in the spec's order

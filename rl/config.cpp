@@ -661,6 +661,9 @@ void LearnersConfig::settings(SettingVisitor& v) {
       autocast);
   v.visit({"cuda_graph", "", "CUDA: gradient steps are recorded once and replayed"}, cuda_graph);
   v.visit({"num_threads", "threads", "of a learner; 0: the machine's cores", 0, 1024}, num_threads);
+  v.visit(
+      {"gradient_accumulation", "parts", "of a minibatch, one after the other; the same step with less memory", 1, 1e6},
+      gradient_accumulation);
 }
 
 void EvaluationConfig::settings(SettingVisitor& v) {

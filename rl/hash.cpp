@@ -1,5 +1,6 @@
 #include "rl/hash.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -79,6 +80,18 @@ uint32_t crc32c(std::span<const std::byte> bytes, uint32_t seed) {
   if (has_instruction) return ~crc_by_instruction(p, bytes.size(), ~seed);
 #endif
   return ~crc_by_table(p, bytes.size(), ~seed);
+}
+
+uint64_t hash64(std::span<const std::byte> bytes) {
+  constexpr size_t kBlock = 4096;
+  uint64_t hash = fnv1a({});
+  for (size_t at = 0; at < bytes.size(); at += kBlock) {
+    const uint32_t sum = crc32c(bytes.subspan(at, std::min(kBlock, bytes.size() - at)));
+    std::array<char, sizeof sum> text;
+    std::memcpy(text.data(), &sum, sizeof sum);
+    hash = fnv1a({text.data(), text.size()}, hash);
+  }
+  return hash;
 }
 
 }  // namespace myriad

@@ -17,4 +17,7 @@ constexpr uint64_t fnv1a(std::string_view text, uint64_t hash = 0xcbf29ce4842223
 /// CRC-32C (Castagnoli), as in iSCSI and TensorBoard's records; `seed` continues an earlier sum.
 uint32_t crc32c(std::span<const std::byte> bytes, uint32_t seed = 0);
 
+/// 64 bits of many bytes, at the speed of CRC-32C: FNV-1a over the sums of blocks of 4 KiB.
+uint64_t hash64(std::span<const std::byte> bytes);
+
 }  // namespace myriad

@@ -33,7 +33,8 @@ enum class StreamPurpose : uint32_t {
   minibatch = 3,
   initial_weights = 4,
   evaluation = 5,
-  simulation = 6
+  simulation = 6,
+  circular_buffer = 7
 };
 
 class RandomStream {

@@ -16,8 +16,6 @@ at::Tensor next_values(const DeviceTrajectories& x) {
 
 at::Tensor inside(const DeviceTrajectories& x) { return at::logical_or(x.terminated, x.truncated).logical_not(); }
 
-at::Tensor mean_square_deviation(const at::Tensor& x) { return (x - x.mean()).square().mean(); }
-
 }  // namespace
 
 at::Tensor backward_scan(const at::Tensor& d, const at::Tensor& c) {
@@ -67,14 +65,19 @@ DeviceTargets device_vtrace(const DeviceTrajectories& x, const at::Tensor& ratio
   return {values + corrections, ratios.clamp_max(settings.clip_pg_rho) * (delta + gamma * after)};
 }
 
-at::Tensor device_explained_variance(const at::Tensor& targets, const at::Tensor& predictions) {
-  const at::Tensor total = mean_square_deviation(targets), left = mean_square_deviation(targets - predictions);
-  return (1.0 - left / total).clamp_min(-1.0).masked_fill(total.le(0.0), 0.0);
+DeviceMoments device_moments(const at::Tensor& rows, const DeviceSum& sum) {
+  const at::Tensor sums = at::cat({rows.sum(1), at::full({1}, static_cast<double>(rows.size(1)), rows.options())});
+  if (sum) sum(sums);
+  const int64_t k = rows.size(0);
+  const at::Tensor count = sums[k].clamp_min(1.0), mean = sums.narrow(0, 0, k) / count;
+  const at::Tensor m2 = (rows - mean.unsqueeze(1)).square().sum(1);
+  if (sum) sum(m2);
+  return {count, mean, m2};
 }
 
-at::Tensor device_standardise(const at::Tensor& values) {
-  const at::Tensor mean = values.mean();
-  return (values - mean) / (values - mean).square().mean().sqrt().clamp_min(1e-4);
+at::Tensor device_fit(const at::Tensor& targets, const at::Tensor& values) {
+  const DeviceMoments m = device_moments(at::stack({targets, targets - values}), {});
+  return at::stack({m.count, m.mean[0], m.m2[0], m.mean[1], m.m2[1]});
 }
 
 }  // namespace myriad

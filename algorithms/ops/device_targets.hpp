@@ -10,7 +10,8 @@
 #include <ATen/core/Tensor.h>
 
 #include "algorithms/ops/vtrace.hpp"
-#include "learners/tensor_batch.hpp"
+#include "learners/algorithm.hpp"
+#include "learners/device_fit.hpp"
 
 namespace myriad {
 
@@ -37,8 +38,14 @@ DeviceTargets device_gae(const DeviceTrajectories& x, double gamma, double lambd
 DeviceTargets device_vtrace(const DeviceTrajectories& x, const at::Tensor& ratios,  // [T, N]  w
                             double gamma, const VtraceSettings& settings);
 
-/// explained_variance() and standardise() of gae.hpp.
-at::Tensor device_explained_variance(const at::Tensor& targets, const at::Tensor& predictions);  // []
-at::Tensor device_standardise(const at::Tensor& values);
+/// Of the rows of a matrix, over the whole group; a shard may have no columns. In two passes, as moments_of().
+struct DeviceMoments {
+  at::Tensor count;     // []   of numbers in a row
+  at::Tensor mean, m2;  // [k]  m2: sum of squared deviations
+};
+DeviceMoments device_moments(const at::Tensor& rows, const DeviceSum& sum);  // [k, n]
+
+/// ValueFit's numbers of one minibatch, as DeviceLoss::fit has them.
+at::Tensor device_fit(const at::Tensor& targets, const at::Tensor& values);  // [n] each -> [5]
 
 }  // namespace myriad

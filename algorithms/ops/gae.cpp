@@ -5,23 +5,6 @@
 #include <vector>
 
 namespace myriad {
-namespace {
-
-struct Moments {
-  double mean = 0, variance = 0;
-};
-
-template <class Value>
-Moments moments(size_t count, Value value) {
-  Moments m;
-  for (size_t i = 0; i < count; ++i) m.mean += value(i);
-  m.mean /= static_cast<double>(count);
-  for (size_t i = 0; i < count; ++i) m.variance += (value(i) - m.mean) * (value(i) - m.mean);
-  m.variance /= static_cast<double>(count);
-  return m;
-}
-
-}  // namespace
 
 void compute_gae(const Trajectories& x, double gamma, double lambda, std::span<float> advantages,
                  std::span<float> value_targets) {
@@ -40,17 +23,23 @@ void compute_gae(const Trajectories& x, double gamma, double lambda, std::span<f
 double explained_variance(std::span<const float> targets, std::span<const float> predictions) {
   check(targets.size() == predictions.size() && !targets.empty(), "explained variance of {} targets and {} predictions",
         targets.size(), predictions.size());
-  const double total = moments(targets.size(), [&](size_t i) { return double{targets[i]}; }).variance;
-  const double left =
-      moments(targets.size(), [&](size_t i) { return double{targets[i]} - double{predictions[i]}; }).variance;
-  return total > 0.0 ? std::max(-1.0, 1.0 - left / total) : 0.0;
+  return value_fit(targets, predictions).explained_variance();
+}
+
+ValueFit value_fit(std::span<const float> targets, std::span<const float> values) {
+  const auto [target, residual] = moments_of<2>(targets.size(), [&](size_t i) {
+    return std::array{double{targets[i]}, double{targets[i]} - double{values[i]}};
+  });
+  return {target, residual};
+}
+
+void standardise(std::span<float> values, const Moments& moments) {
+  const double scale = 1.0 / std::max(std::sqrt(moments.variance()), 1e-4);
+  for (float& v : values) v = static_cast<float>((v - moments.mean) * scale);
 }
 
 void standardise(std::span<float> values) {
-  if (values.empty()) return;
-  const Moments m = moments(values.size(), [&](size_t i) { return double{values[i]}; });
-  const double scale = 1.0 / std::max(std::sqrt(m.variance), 1e-4);
-  for (float& v : values) v = static_cast<float>((v - m.mean) * scale);
+  standardise(values, moments_of<1>(values.size(), [&](size_t i) { return std::array{double{values[i]}}; })[0]);
 }
 
 }  // namespace myriad

@@ -64,11 +64,11 @@ SampleLoss::SampleLoss(const ModuleSpec& spec, const ModuleOutput& output, const
   std::ranges::fill(d_values_room_.subspan(samples_), 0.0f);
 }
 
-Loss SampleLoss::finish(float total, std::span<const float> metrics, std::span<const std::string_view> names) const {
+Loss SampleLoss::finish(float total, std::span<const float> metrics) const {
   const at::Tensor means = at::empty({static_cast<int64_t>(metrics.size())}, at::kFloat);
   std::ranges::copy(metrics, room_of(means).begin());
-  return {GivenDerivatives::apply(output_.action_dist_inputs, output_.values, total, &d_inputs_, &d_values_), means,
-          names};
+  return {.total = GivenDerivatives::apply(output_.action_dist_inputs, output_.values, total, &d_inputs_, &d_values_),
+          .metrics = means};
 }
 
 VtraceTargets vtrace_targets(const Columns& minibatch, std::span<const float> values, std::span<const float> ratios,
@@ -77,7 +77,7 @@ VtraceTargets vtrace_targets(const Columns& minibatch, std::span<const float> va
   VtraceTargets out{.values = std::vector<float>(n), .advantages = std::vector<float>(n)};
   compute_vtrace(trajectories_of(minibatch, values.first(rows), values.subspan(rows)), ratios, gamma, settings,
                  out.values, out.advantages);
-  out.explained_variance = explained_variance(out.values, values.first(n));
+  out.fit = value_fit(out.values, values.first(n));
   for (const float ratio : ratios) {
     out.ratio_mean += ratio / static_cast<double>(n);
     out.ratio_clipped += (ratio > settings.clip_rho ? 1.0 : 0.0) / static_cast<double>(n);

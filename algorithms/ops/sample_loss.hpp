@@ -49,7 +49,7 @@ class SampleLoss {
     d_values_room_[i] = d_value;
   }
 
-  Loss finish(float total, std::span<const float> metrics, std::span<const std::string_view> names) const;
+  Loss finish(float total, std::span<const float> metrics) const;
 
  private:
   const ModuleOutput& output_;
@@ -62,8 +62,9 @@ class SampleLoss {
 
 /// V-trace over a time-major minibatch: values are the module's for obs rows [(T+1) * N + F].
 struct VtraceTargets {
-  std::vector<float> values, advantages;                                   // [T * N] vs, A
-  double ratio_mean = 0.0, ratio_clipped = 0.0, explained_variance = 0.0;  ///< clipped: the fraction above clip_rho
+  std::vector<float> values, advantages;         // [T * N] vs, A
+  double ratio_mean = 0.0, ratio_clipped = 0.0;  ///< clipped: the fraction above clip_rho
+  ValueFit fit = {};
 };
 VtraceTargets vtrace_targets(const Columns& minibatch, std::span<const float> values, std::span<const float> ratios,
                              double gamma, const VtraceSettings& settings);

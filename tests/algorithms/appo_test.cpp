@@ -52,10 +52,10 @@ TEST_CASE("APPO: the surrogate of one step in three environments by hand") {
                         {"truncateds", at::zeros({1, 3}, at::kByte)}};
   const Loss loss = algorithm->loss(spec, {at::zeros({6, 2}), at::zeros({6})}, columns);
   // Advantages 2, -4, 1: min(4, 2.8) + min(-8, -5.6) + min(1.25, 1.25).
-  CHECK(metric(loss, "policy_loss") == doctest::Approx(-(2.8 - 8 + 1.25) / 3));
-  CHECK(metric(loss, "vf_loss") == doctest::Approx(0.5 * (4 + 16 + 1) / 3));
-  CHECK(metric(loss, "importance_ratio_mean") == doctest::Approx((0.5 + 1 + 0.25) / 3));
-  CHECK(loss.total.item<double>() == doctest::Approx(metric(loss, "policy_loss")));
+  CHECK(metric(*algorithm, loss, "policy_loss") == doctest::Approx(-(2.8 - 8 + 1.25) / 3));
+  CHECK(metric(*algorithm, loss, "vf_loss") == doctest::Approx(0.5 * (4 + 16 + 1) / 3));
+  CHECK(metric(*algorithm, loss, "importance_ratio_mean") == doctest::Approx((0.5 + 1 + 0.25) / 3));
+  CHECK(loss.total.item<double>() == doctest::Approx(metric(*algorithm, loss, "policy_loss")));
 }
 
 TEST_CASE("APPO: the derivatives equal those of the formula in torch's operators") {

@@ -55,14 +55,22 @@ void check_same_loss(const Algorithm& algorithm, const ModuleSpec& spec, const M
   want.total.backward();
   at::Tensor y = output.action_dist_inputs.clone().set_requires_grad(true),
              w = output.values.clone().set_requires_grad(true);
-  const Loss got = algorithm.device_loss(spec, {y, w}, device);
+  const DeviceLoss got = algorithm.device_loss(spec, {y, w}, device);
   got.total.backward();
   CHECK(got.total.item<double>() == doctest::Approx(want.total.item<double>()).epsilon(1e-4));
-  REQUIRE(std::ranges::equal(got.names, want.names));
   REQUIRE(got.metrics.sizes() == want.metrics.sizes());
-  for (const std::string_view name : want.names) {
-    CAPTURE(name);
-    CHECK(metric(got, name) == doctest::Approx(metric(want, name)).epsilon(1e-4));
+  for (int64_t i = 0; i < want.metrics.numel(); ++i) {
+    CAPTURE(algorithm.loss_metrics()[static_cast<size_t>(i)]);
+    CHECK(got.metrics[i].item<double>() == doctest::Approx(want.metrics[i].item<double>()).epsilon(1e-4));
+  }
+  REQUIRE(got.fit.defined() == want.fit.has_value());
+  if (want.fit) {
+    const std::array numbers{want.fit->targets.count, want.fit->targets.mean, want.fit->targets.m2,
+                             want.fit->residuals.mean, want.fit->residuals.m2};
+    for (int64_t i = 0; i < kFitNumbers; ++i)
+      CHECK(got.fit[i].item<double>() == doctest::Approx(numbers[static_cast<size_t>(i)]).epsilon(1e-4));
+    CHECK(device_explained_variance(got.fit.unsqueeze(0)).item<double>() ==
+          doctest::Approx(want.fit->explained_variance()).epsilon(1e-4));
   }
   const float scale = x.grad().abs().max().item<float>() + v.grad().abs().max().item<float>();
   CHECK((x.grad() - y.grad()).abs().max().item<float>() <= 1e-5f * scale);
@@ -121,17 +129,43 @@ TEST_CASE("device_gae and device_vtrace: as the walk of the CPU on random trajec
   }
 }
 
-TEST_CASE("device_explained_variance and device_standardise: as the CPU's") {
+TEST_CASE("device_moments: of numbers on two shards, one of which may have none") {
+  // 1 2 3 | 4 6: mean 3.2, m2 4.84 + 1.44 + 0.04 + 0.64 + 7.84 = 14.8.
+  const std::vector<at::Tensor> parts{at::tensor({1.0f, 2.0f, 3.0f}).view({1, 3}),
+                                      at::tensor({4.0f, 6.0f}).view({1, 2}), at::zeros({1, 0})};
+  const auto together = [&](const at::Tensor& mine, const at::Tensor& other) {
+    int call = 0;  // the other shard's sums of both passes
+    return device_moments(mine, [&](const at::Tensor& sums) {
+      if (call++ == 0)
+        sums.add_(at::cat({other.sum(1), at::full({1}, static_cast<float>(other.size(1)))}));
+      else
+        sums.add_((other - 3.2).square().sum(1));
+    });
+  };
+  for (const auto& [mine, other] : {std::pair{0, 1}, {1, 0}}) {
+    const DeviceMoments m = together(parts[static_cast<size_t>(mine)], parts[static_cast<size_t>(other)]);
+    CHECK(m.count.item<double>() == 5);
+    CHECK(m.mean[0].item<double>() == doctest::Approx(3.2));
+    CHECK(m.m2[0].item<double>() == doctest::Approx(14.8));
+  }
+  const DeviceMoments none = together(parts[2], at::cat({parts[0], parts[1]}, 1));
+  CHECK(none.mean[0].item<double>() == doctest::Approx(3.2));
+  CHECK(none.m2[0].item<double>() == doctest::Approx(14.8));
+}
+
+TEST_CASE("device_fit: parts of a minibatch, merged, are the minibatch's, as ValueFit's") {
   at::manual_seed(2);
-  const at::Tensor a = at::randn({50}), b = a + 0.5 * at::randn({50});
-  const auto span = [](const at::Tensor& t) { return std::span<float>(t.mutable_data_ptr<float>(), 50); };
-  CHECK(device_explained_variance(a, b).item<double>() == doctest::Approx(explained_variance(span(a), span(b))));
-  CHECK(device_explained_variance(a, 9 * b).item<double>() == -1.0);
-  CHECK(device_explained_variance(at::ones({50}), b).item<double>() == 0.0);
-  const at::Tensor got = device_standardise(a);
-  standardise(span(a));
-  check_close(got, span(a), 1e-6f);
-  check_close(device_standardise(at::ones({3})), std::vector<float>{0, 0, 0}, 0);
+  const at::Tensor targets = at::randn({50}) + 3, values = targets + 0.5 * at::randn({50});
+  const at::Tensor whole = device_fit(targets, values);
+  const at::Tensor a = device_fit(targets.narrow(0, 0, 20), values.narrow(0, 0, 20)),
+                   b = device_fit(targets.narrow(0, 20, 30), values.narrow(0, 20, 30));
+  CHECK(at::allclose(merge_fits(a, b), whole, 1e-4, 1e-4));
+  CHECK(at::allclose(merge_fits(at::zeros({kFitNumbers}), a), a, 1e-4, 1e-4));
+  const double want = device_explained_variance(whole.unsqueeze(0)).item<double>();
+  CHECK(want == doctest::Approx(1 - (targets - values).var().item<double>() / targets.var().item<double>()));
+  CHECK(device_explained_variance(at::stack({a, at::zeros({kFitNumbers}), b})).item<double>() == doctest::Approx(want));
+  CHECK(device_explained_variance(device_fit(targets, -9 * targets).unsqueeze(0)).item<double>() == -1.0);
+  CHECK(device_explained_variance(device_fit(at::ones({5}), at::randn({5})).unsqueeze(0)).item<double>() == 0.0);
 }
 
 TEST_CASE("PPO: device_loss is loss, with its gradient") {
@@ -173,8 +207,8 @@ TEST_CASE("PPO: device_targets are add_targets'") {
     device.columns[kFinalIndex] = final_index(e.columns.at("terminateds"), e.columns.at("truncateds"));
     device.final_values = at::cat({batch.final_values, at::full({3}, NAN)});
     Metrics metrics;
-    algorithm->add_targets(batch, metrics);
-    const TargetColumns got = algorithm->device_targets(device);
+    algorithm->add_targets(batch, metrics, {});
+    const TargetColumns got = algorithm->device_targets(device, {});
     for (const char* name : {"advantages", "value_targets"}) {
       CAPTURE(name);
       CHECK(at::allclose(got.columns.at(name), batch.columns.at(name), 1e-4, 1e-5));

@@ -95,9 +95,10 @@ struct SequenceExample {
   }
 };
 
-inline double metric(const Loss& loss, std::string_view name) {
-  const auto found = std::find(loss.names.begin(), loss.names.end(), name);
-  return found == loss.names.end() ? NAN : loss.metrics[found - loss.names.begin()].item<double>();
+inline double metric(const Algorithm& algorithm, const Loss& loss, std::string_view name) {
+  const auto names = algorithm.loss_metrics();
+  const auto found = std::find(names.begin(), names.end(), name);
+  return found == names.end() ? NAN : loss.metrics[found - names.begin()].item<double>();
 }
 
 /// A problem of two steps, played by what the learner's policy was `lag` updates ago: the first action must say whether
@@ -147,7 +148,7 @@ inline double reward_after(Learner& learner, int updates, int lag) {
       f.values<uint8_t>(layout->column("terminateds"))[i] = 1;
       if (update >= updates - 10) result += right ? 2.0 / kCount / 10 : 0.0;
     }
-    learner.update(f);
+    learner.update(&f);
   }
   return result;
 }

@@ -43,12 +43,13 @@ TEST_CASE("IMPALA: the loss of one step in two environments by hand") {
   const double a = 3 + 0.9 * 10 - 1, b = 0.5 * (3 + 0.9 * 30 - 2);  // cut: the bootstrap row; limit: final_obs
   const double policy = -std::log(0.75) * a - std::log(0.25) * b, vf = 0.5 * (a * a + b * b);
   const double h = -0.25 * std::log(0.25) - 0.75 * std::log(0.75);
-  CHECK(metric(loss, "policy_loss") == doctest::Approx(policy / 2));
-  CHECK(metric(loss, "vf_loss") == doctest::Approx(vf / 2));
-  CHECK(metric(loss, "entropy") == doctest::Approx(h));
-  CHECK(metric(loss, "mean_kl_loss") == doctest::Approx(0.5 * std::log(0.5 / 0.25) + 0.5 * std::log(0.5 / 0.75)));
-  CHECK(metric(loss, "importance_ratio_mean") == doctest::Approx(1.0));
-  CHECK(metric(loss, "importance_ratio_clipped") == doctest::Approx(0.5));
+  CHECK(metric(*algorithm, loss, "policy_loss") == doctest::Approx(policy / 2));
+  CHECK(metric(*algorithm, loss, "vf_loss") == doctest::Approx(vf / 2));
+  CHECK(metric(*algorithm, loss, "entropy") == doctest::Approx(h));
+  CHECK(metric(*algorithm, loss, "mean_kl_loss") ==
+        doctest::Approx(0.5 * std::log(0.5 / 0.25) + 0.5 * std::log(0.5 / 0.75)));
+  CHECK(metric(*algorithm, loss, "importance_ratio_mean") == doctest::Approx(1.0));
+  CHECK(metric(*algorithm, loss, "importance_ratio_clipped") == doctest::Approx(0.5));
   CHECK(loss.total.item<double>() == doctest::Approx(policy + 0.5 * vf - 0.1 * 2 * h));  // sums
 }
 

@@ -49,13 +49,13 @@ TEST_CASE("PPO: the loss of four samples by hand") {
                           {"value_targets", column({1, 2, 3, 10})}};
   const Loss loss = algorithm->loss(two_actions(), {inputs, column({0, 0, 2, 5})}, minibatch);
   // min(1.5, 1.2) + min(-1.5, -1.2) + min(0.5, 0.8) + min(-0.5, -0.8) = 1.2 - 1.5 + 0.5 - 0.8 = -0.6.
-  CHECK(metric(loss, "policy_loss") == doctest::Approx(0.15));
-  CHECK(metric(loss, "vf_loss") == doctest::Approx((1 + 4 + 1 + 4) / 4.0));  // 25 is clamped to 4
-  CHECK(metric(loss, "vf_loss_unclipped") == doctest::Approx((1 + 4 + 1 + 25) / 4.0));
+  CHECK(metric(*algorithm, loss, "policy_loss") == doctest::Approx(0.15));
+  CHECK(metric(*algorithm, loss, "vf_loss") == doctest::Approx((1 + 4 + 1 + 4) / 4.0));  // 25 is clamped to 4
+  CHECK(metric(*algorithm, loss, "vf_loss_unclipped") == doctest::Approx((1 + 4 + 1 + 25) / 4.0));
   const double h = -0.25 * std::log(0.25) - 0.75 * std::log(0.75);
   const double kl = 0.5 * std::log(0.5 / 0.25) + 0.5 * std::log(0.5 / 0.75);  // behaviour || new
-  CHECK(metric(loss, "entropy") == doctest::Approx(h));
-  CHECK(metric(loss, "mean_kl_loss") == doctest::Approx(kl));
+  CHECK(metric(*algorithm, loss, "entropy") == doctest::Approx(h));
+  CHECK(metric(*algorithm, loss, "mean_kl_loss") == doctest::Approx(kl));
   CHECK(loss.total.item<double>() == doctest::Approx(0.15 + 2.5 - 0.1 * h + 0.5 * kl));
 }
 

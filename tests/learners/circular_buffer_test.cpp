@@ -12,8 +12,8 @@ TEST_SUITE_BEGIN("learners/circular_buffer");
 namespace {
 
 RandomStream stream(uint64_t seed = 1) { return {seed, StreamPurpose::minibatch, 0}; }
-Columns batch(int id) { return {{"id", at::full({1}, id)}}; }
-int id_of(const Columns& columns) { return columns.at("id").item<int>(); }
+Share batch(int id) { return {.columns = {{"id", at::full({1}, id)}}, .units = {1}}; }
+int id_of(const Share& share) { return share.columns.at("id").item<int>(); }
 
 }  // namespace
 
@@ -61,11 +61,11 @@ TEST_CASE("CircularBuffer: what is added to a batch stays for its next use, unti
   RandomStream random = stream();
   CircularBuffer buffer(1, 3);
   buffer.push(batch(0));
-  (*buffer.take(random))["extra"] = at::zeros({1});
-  CHECK(buffer.take(random)->contains("extra"));
+  buffer.take(random)->columns["extra"] = at::zeros({1});
+  CHECK(buffer.take(random)->columns.contains("extra"));
   buffer.erase("extra");
   buffer.erase("id of another");
-  CHECK(!buffer.take(random)->contains("extra"));
+  CHECK(!buffer.take(random)->columns.contains("extra"));
 }
 
 TEST_SUITE_END();

@@ -1,13 +1,15 @@
 // Runs of the same batches through learners on different devices, which the tests with and without a GPU share.
 #pragma once
 
+#include "learners/device_support.hpp"
+#include "tests/learners/learner_examples.hpp"
+
+#include <doctest/doctest.h>  // after torch, whose CHECK it replaces
+
 #include <algorithm>
 #include <array>
 #include <string_view>
 #include <vector>
-
-#include "learners/device_support.hpp"
-#include "tests/learners/learner_examples.hpp"
 
 namespace myriad {
 

@@ -4,7 +4,6 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 
-#include "learners/device_learner.hpp"
 #include "tests/learners/device_examples.hpp"
 #include "tests/learners/thread_group.hpp"
 
@@ -46,73 +45,75 @@ void in_group(uint32_t size, bool through_host, F f) {
   });
 }
 
-/// Parameters after five updates, and the last counts; `seed` draws the batches.
-std::vector<float> trained(const char* name, DeviceGroup* group, uint64_t seed,
-                           std::map<std::string, int64_t>* counts = nullptr) {
-  const Space actions = Space::discrete(2);
-  const Config config = device_config(name);
-  const auto algorithm = make_algorithm(config);
-  DeviceLearner learner(config, *algorithm, algorithm->module_spec(kObs, actions), actions, make_cpu_support());
-  learner.set_group(group);
-  RandomStream random(1, StreamPurpose::minibatch, 0);
-  PassCounters counters;
-  algorithm->begin_update(0);
-  for (uint64_t update = 0; update < 5; ++update) {
-    Fragment batch = batch_of(actions, seed + update);
-    learner.update(batch, nullptr, 1e-3, random, counters);
-  }
-  if (counts != nullptr) *counts = learner.work_counts();
-  const auto all = learner.parameters();
-  return {all.begin(), all.end()};
-}
-
-float apart(const std::vector<float>& a, const std::vector<float>& b) {
-  float most = 0;
-  for (size_t i = 0; i < a.size(); ++i) most = std::max(most, std::abs(a[i] - b[i]));
-  return most;
-}
-
 }  // namespace
 
-TEST_CASE("DeviceGroup: a tensor becomes the mean over the shards") {
+TEST_CASE("DeviceGroup: a tensor becomes the sum over the shards") {
   for (const bool through_host : {false, true}) {
     std::array<float, 3> got{};
     in_group(3, through_host, [&](uint32_t rank, DeviceGroup& group) {
       const at::Tensor x = at::full({5}, static_cast<float>(rank + 1));
-      group.all_reduce_mean(x);
-      got[rank] = x[4].item<float>();
+      group.all_reduce(x);
+      got[rank] = group.rank() == rank && group.size() == 3 ? x[4].item<float>() : 0.0f;
     });
-    CHECK(got == std::array<float, 3>{2, 2, 2});
+    CHECK(got == std::array<float, 3>{6, 6, 6});
   }
 }
 
-TEST_CASE("DeviceGroup: shards with the same batches train as one alone, with different ones they stay together") {
-  for (const char* name : {"PPO", "IMPALA"})
-    for (const bool through_host : {false, true}) {
-      CAPTURE(name);
-      const std::vector<float> alone = trained(name, nullptr, 1);
-      std::array<std::vector<float>, 2> same_batches, other_batches;
-      in_group(2, through_host, [&](uint32_t rank, DeviceGroup& group) {
-        same_batches[rank] = trained(name, &group, 1);
-        other_batches[rank] = trained(name, &group, 1 + 10 * rank);
+TEST_CASE("DeviceGroup: shards on devices compute what shards on CPUs do, and all the same bits") {
+  for (const char* name : kDeviceCases) {
+    CAPTURE(name);
+    const Space actions = Space::discrete(3, 5);
+    Config config = device_config(name);
+    config.learners.gradient_accumulation = 2;
+    std::array<LearnerState, 2> here, there;
+    std::array<Metrics, 2> want, got;
+    for (const bool on_device : {false, true}) {
+      ThreadGroup threads(2);
+      in_threads(2, [&](uint32_t rank) {
+        Learner learner(config, kObs, actions, on_device ? make_cpu_support() : nullptr);
+        learner.join(threads.member(rank), {});
+        Metrics metrics;
+        for (uint64_t update = 1; update <= 5; ++update) {
+          Fragment whole = batch_of(actions, update, update);
+          Fragment mine = rank == 0 ? slice_of(whole, 0, 3) : slice_of(whole, 3, 5);
+          const bool nothing = rank == 0 && update == 3;
+          metrics = learner.update(nothing ? nullptr : &mine).metrics;
+        }
+        (on_device ? there : here)[rank] = learner.state();
+        (on_device ? got : want)[rank] = metrics;
       });
-      CHECK(apart(same_batches[0], alone) <= 1e-6f);
-      CHECK(apart(same_batches[1], alone) <= 1e-6f);
-      CHECK(other_batches[0] == other_batches[1]);
-      CHECK(apart(other_batches[0], alone) > 1e-4f);
     }
+    CHECK(same(there[0], there[1]));
+    check_metrics(got[0], want[0], 5e-3);
+    const ModuleSpec spec = make_algorithm(config)->module_spec(kObs, actions);
+    const auto x = flat_parameters(spec, here[0].module, "test"), y = flat_parameters(spec, there[0].module, "test");
+    for (size_t i = 0; i < x.size(); ++i) CHECK(std::abs(x[i] - y[i]) <= 2e-4f);
+  }
 }
 
-TEST_CASE("DeviceGroup: through the host a step is two recordings with the reduction between, queued it is one") {
-  for (const bool through_host : {false, true}) {
-    std::array<std::map<std::string, int64_t>, 1> counts;
-    in_group(1, through_host, [&](uint32_t, DeviceGroup& group) {
-      CHECK(group.recordable() == !through_host);
-      trained("IMPALA", &group, 1, &counts[0]);
+TEST_CASE("DeviceGroup: an update that a broken group did not finish is put back bit for bit") {
+  for (const char* name : {"PPO", "IMPALA"}) {
+    CAPTURE(name);
+    const Space actions = Space::discrete(2);
+    const Config config = device_config(name);
+    std::array<LearnerState, 2> before, after;
+    ThreadGroup threads(2, ThreadGroup::Fault{.rank = 1, .operation = 9, .after = false});
+    in_threads(2, [&](uint32_t rank) {
+      Learner learner(config, kObs, actions, make_cpu_support());
+      learner.join(threads.member(rank), {});
+      Fragment batch = batch_of(actions, rank);
+      for (bool broken = false; !broken;) {
+        before[rank] = learner.state();
+        try {
+          learner.update(&batch);
+        } catch (const GroupBroken&) {
+          learner.settle(false);
+          broken = true;
+        }
+      }
+      after[rank] = learner.state();
     });
-    int64_t pieces = 0;
-    for (const auto& [kind, count] : counts[0]) pieces += count;
-    CHECK(pieces == (through_host ? 2 : 1) * 5);
+    for (const size_t rank : {size_t{0}, size_t{1}}) CHECK(same(before[rank], after[rank]));
   }
 }
 

@@ -83,7 +83,7 @@ TEST_CASE("DeviceLearner: trains as the CPU's learner does, batch after batch") 
       for (uint64_t update = 1; update <= 6; ++update) {
         CAPTURE(update);
         Fragment batch = batch_of(actions, update, cuts_of(update));
-        const Metrics want = here.update(batch).metrics, got = there.update(batch).metrics;
+        const Metrics want = here.update(&batch).metrics, got = there.update(&batch).metrics;
         check_metrics(got, want, 2e-3);
       }
       CHECK(apart(here, there) <= 2e-4f);
@@ -93,8 +93,7 @@ TEST_CASE("DeviceLearner: trains as the CPU's learner does, batch after batch") 
         const std::vector<float> x = want.at("target_parameters").f32(), y = got.at("target_parameters").f32();
         for (size_t i = 0; i < x.size(); ++i) CHECK(std::abs(x[i] - y[i]) <= 2e-4f);
       }
-      for (const char* counter : {"num_module_steps_trained_lifetime", "minibatch_random_position"})
-        CHECK(got.at(counter).i64() == want.at(counter).i64());
+      CHECK(got.at("num_module_steps_trained_lifetime").i64() == want.at("num_module_steps_trained_lifetime").i64());
       CHECK(there.weights().filter == here.weights().filter);
       CHECK(there.weights().version == 6);
     }
@@ -111,8 +110,8 @@ TEST_CASE("DeviceLearner: recorded work gives the same numbers, and is counted")
     Metrics got;
     for (uint64_t update = 1; update <= 12; ++update) {
       Fragment batch = batch_of(actions, update, cuts_of(update));
-      const Metrics want = plain.update(batch).metrics;
-      got = recorded.update(batch).metrics;
+      const Metrics want = plain.update(&batch).metrics;
+      got = recorded.update(&batch).metrics;
       CHECK(without_work(got) == without_work(want));
     }
     CHECK(same(plain.state(), recorded.state()));
@@ -142,7 +141,7 @@ TEST_CASE("DeviceLearner: what is recorded never waits for the device") {
       replays = 0;
       for (uint64_t update = 1; update <= 8; ++update) {
         Fragment batch = batch_of(actions, update);
-        learner.update(batch);
+        learner.update(&batch);
       }
       CHECK(replays > 0);
       CHECK(Waits::seen == std::vector<std::string>());
@@ -156,11 +155,11 @@ TEST_CASE("DeviceLearner: a batch of another layout is trained on, and what was 
   Learner here(config, kObs, actions), there(config, kObs, actions, std::make_unique<RecordingSupport>(&replays));
   Fragment wide = batch_of(actions), narrow = batch_of(actions, 2, 0, 4);
   for (Fragment* batch : {&wide, &wide, &wide, &narrow, &narrow, &wide}) {
-    here.update(*batch);
-    there.update(*batch);
+    here.update(batch);
+    there.update(batch);
   }
   CHECK(apart(here, there) <= 1e-4f);
-  CHECK(there.update(wide).metrics.at("num_device_work_forgotten_layout_lifetime") == 2);
+  CHECK(there.update(&wide).metrics.at("num_device_work_forgotten_layout_lifetime") == 2);
   CHECK(replays == 1);
 }
 
@@ -174,7 +173,7 @@ TEST_CASE("DeviceLearner: its checkpoint continues bit for bit, and on a CPU as 
         here(config, kObs, actions);
     for (uint64_t seed : {1, 2, 3}) {
       Fragment batch = batch_of(actions, seed);
-      a.update(batch);
+      a.update(&batch);
     }
     const LearnerState saved = a.state();
     b.set_state(saved);
@@ -182,7 +181,7 @@ TEST_CASE("DeviceLearner: its checkpoint continues bit for bit, and on a CPU as 
     CHECK(same(b.state(), saved));
     CHECK(same(here.state(), saved));
     Fragment batch = batch_of(actions, 4);
-    const Metrics x = a.update(batch).metrics, y = b.update(batch).metrics, z = here.update(batch).metrics;
+    const Metrics x = a.update(&batch).metrics, y = b.update(&batch).metrics, z = here.update(&batch).metrics;
     CHECK(without_work(x) == without_work(y));
     CHECK(same(a.state(), b.state()));
     check_metrics(x, z, 1e-3);
@@ -201,22 +200,22 @@ TEST_CASE("DeviceLearner: a batch with NaN changes nothing, is counted, and the 
     Learner learner(config, kObs, actions, make_cpu_support());
     Fragment good = batch_of(actions), bad = batch_of(actions);
     bad.values<float>(bad.layout().column("rewards"))[3] = std::nanf("");
-    learner.update(good);
+    learner.update(&good);
     const LearnerState before = learner.state();
-    const UpdateResult result = learner.update(bad);
+    const UpdateResult result = learner.update(&bad);
     CHECK(result.skipped == 1);
     CHECK(result.grad_updates == 0);
     CHECK(!result.metrics.contains("total_loss"));
     CHECK(result.metrics.at("num_module_steps_trained_lifetime") == 128);
     CHECK(same(learner.state().module, before.module));
     CHECK(learner.state().optimizer.at("exp_avg").f32() == before.optimizer.at("exp_avg").f32());
-    CHECK(learner.update(bad).metrics.at("num_skipped_updates_lifetime") == 2);
-    const UpdateResult again = learner.update(good);
+    CHECK(learner.update(&bad).metrics.at("num_skipped_updates_lifetime") == 2);
+    const UpdateResult again = learner.update(&good);
     CHECK(again.grad_updates == 1);
     CHECK(again.skipped == 0);
-    learner.update(bad);
-    learner.update(bad);
-    CHECK_THROWS_WITH_AS(learner.update(bad), doctest::Contains("'encoder.0.weight'"), Error);
+    learner.update(&bad);
+    learner.update(&bad);
+    CHECK_THROWS_WITH_AS(learner.update(&bad), doctest::Contains("'encoder.0.weight'"), Error);
   }
 }
 
@@ -231,8 +230,8 @@ TEST_CASE("DeviceLearner: bfloat16 trains nearly as float32 does") {
     Metrics want, got;
     for (uint64_t update = 1; update <= 4; ++update) {
       Fragment batch = batch_of(actions, update);
-      want = exact.update(batch).metrics;
-      got = rough.update(batch).metrics;
+      want = exact.update(&batch).metrics;
+      got = rough.update(&batch).metrics;
     }
     CHECK(apart(exact, rough) > 1e-6f);
     CHECK(apart(exact, rough) <= 1e-2f);
@@ -251,9 +250,9 @@ TEST_CASE("DeviceLearner: target_kl_stop ends the epochs of an update where the 
   config.training.num_epochs = 20;
   Learner here(config, kObs, actions), there(config, kObs, actions, make_cpu_support());
   Fragment batch = batch_of(actions);
-  const int64_t want = here.update(batch).grad_updates;
+  const int64_t want = here.update(&batch).grad_updates;
   CHECK(want < 20 * 4);
-  CHECK(there.update(batch).grad_updates == want);
+  CHECK(there.update(&batch).grad_updates == want);
 }
 
 TEST_CASE("DeviceLearner: IMPALA and APPO learn a two-step problem from batches of a policy three updates old") {
@@ -273,10 +272,10 @@ TEST_CASE("DeviceLearner: batches it cannot use are errors before anything is tr
   const Space actions = Space::discrete(2);
   Learner learner(config_of("torch"), kObs, actions, make_cpu_support());
   Fragment other = batch_of(Space::box(-1, 1, {1}));
-  CHECK_THROWS_AS(learner.update(other), Error);
+  CHECK_THROWS_AS(learner.update(&other), Error);
   Fragment outside = batch_of(actions);
   outside.values<int32_t>(outside.layout().column("actions"))[0] = 2;
-  CHECK_THROWS_AS(learner.update(outside), Error);
+  CHECK_THROWS_AS(learner.update(&outside), Error);
   LearnerState state = learner.state();
   state.optimizer.erase("exp_avg");
   CHECK_THROWS_AS(learner.set_state(state), Error);

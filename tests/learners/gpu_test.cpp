@@ -39,7 +39,7 @@ TEST_CASE("GPU: trains as the CPU does, batch after batch") {
       for (uint64_t update = 1; update <= 6; ++update) {
         CAPTURE(update);
         Fragment batch = batch_of(actions, update, cuts_of(update));
-        const Metrics want = here.update(batch).metrics, got = there.update(batch).metrics;
+        const Metrics want = here.update(&batch).metrics, got = there.update(&batch).metrics;
         check_metrics(got, want, 5e-3);
       }
       CHECK(apart(here, there) <= 1e-3f);
@@ -58,8 +58,8 @@ TEST_CASE("GPU: a recorded gradient step gives what the step itself gives") {
     Metrics last;
     for (uint64_t update = 1; update <= 12; ++update) {
       Fragment batch = batch_of(actions, update, cuts_of(update));
-      last = recorded.update(batch).metrics;
-      plain.update(batch);
+      last = recorded.update(&batch).metrics;
+      plain.update(&batch);
     }
     CHECK(apart(recorded, plain) <= 1e-5f);
     CHECK(last.contains("num_device_work_replayed_lifetime"));
@@ -78,8 +78,8 @@ TEST_CASE("GPU: bfloat16 trains nearly as float32 does") {
     Learner rough(config, kObs, actions);
     for (uint64_t update = 1; update <= 8; ++update) {
       Fragment batch = batch_of(actions, update);
-      exact.update(batch);
-      rough.update(batch);
+      exact.update(&batch);
+      rough.update(&batch);
     }
     CHECK(apart(exact, rough) > 1e-6f);
     CHECK(apart(exact, rough) <= 2e-2f);
@@ -92,12 +92,12 @@ TEST_CASE("GPU: a gradient that is not finite is skipped on the device, and the 
   Learner learner(on_gpu("IMPALA"), kObs, actions);
   Fragment good = batch_of(actions), bad = batch_of(actions);
   bad.values<float>(bad.layout().column("rewards"))[3] = std::nanf("");
-  for (int i = 0; i < 4; ++i) learner.update(good);  // recorded by now
+  for (int i = 0; i < 4; ++i) learner.update(&good);  // recorded by now
   const LearnerState before = learner.state();
-  CHECK(learner.update(bad).skipped == 1);
+  CHECK(learner.update(&bad).skipped == 1);
   CHECK(same(learner.state().module, before.module));
-  learner.update(bad);
-  CHECK_THROWS_WITH_AS(learner.update(bad), doctest::Contains("'encoder.0.weight'"), Error);
+  learner.update(&bad);
+  CHECK_THROWS_WITH_AS(learner.update(&bad), doctest::Contains("'encoder.0.weight'"), Error);
 }
 
 TEST_CASE("GPU: a checkpoint of a GPU continues on a CPU and on a GPU") {
@@ -107,11 +107,11 @@ TEST_CASE("GPU: a checkpoint of a GPU continues on a CPU and on a GPU") {
     Learner gpu(on_gpu(name), kObs, actions), again(on_gpu(name), kObs, actions),
         cpu(device_config(name), kObs, actions);
     Fragment batch = batch_of(actions);
-    for (int i = 0; i < 3; ++i) gpu.update(batch);
+    for (int i = 0; i < 3; ++i) gpu.update(&batch);
     again.set_state(gpu.state());
     cpu.set_state(gpu.state());
     CHECK(same(again.state(), gpu.state()));
-    for (Learner* learner : {&gpu, &again, &cpu}) learner->update(batch);
+    for (Learner* learner : {&gpu, &again, &cpu}) learner->update(&batch);
     CHECK(apart(gpu, again) <= 1e-5f);
     CHECK(apart(gpu, cpu) <= 1e-3f);
   }

@@ -1,8 +1,7 @@
-// Configs and batches that the tests of learners on several devices share.
+// Configs and a batch for tests of the Learner.
 #pragma once
 
-#include <doctest/doctest.h>
-
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <string>
@@ -96,6 +95,36 @@ inline bool same(const TensorMap& a, const TensorMap& b) {
 inline bool same(const LearnerState& a, const LearnerState& b) {
   return same(a.module, b.module) && same(a.optimizer, b.optimizer) && same(a.connectors, b.connectors) &&
          same(a.scalars, b.scalars);
+}
+
+/// `count` environments of a batch, from `first` on.
+inline Fragment slice_of(Fragment& batch, int first, int count) {
+  const FragmentLayout& whole = batch.layout();
+  auto layout = std::make_shared<FragmentLayout>(whole.steps(), count);
+  for (const Column& c : whole.columns()) layout->add(c.name, c.rows, c.dtype, c.shape);
+  Fragment slice(layout);
+  for (const Column& c : whole.columns()) {
+    if (c.rows == Rows::final_step) continue;
+    const Column& to = layout->column(c.name);
+    const size_t times = whole.rows(c) / static_cast<size_t>(whole.environments());
+    for (size_t t = 0; t < times; ++t)
+      for (int e = 0; e < count; ++e) {
+        const std::byte* row =
+            batch.row(c, t * static_cast<size_t>(whole.environments()) + static_cast<size_t>(first + e));
+        std::copy_n(row, c.row_bytes, slice.row(to, t * static_cast<size_t>(count) + static_cast<size_t>(e)));
+      }
+  }
+  const auto flags = [&](const char* name) { return batch.values<uint8_t>(whole.column(name)); };
+  size_t from = 0;
+  for (size_t i = 0; i < flags("truncateds").size(); ++i) {
+    if (flags("truncateds")[i] == 0 || flags("terminateds")[i] != 0) continue;
+    const int environment = static_cast<int>(i) % whole.environments();
+    if (environment >= first && environment < first + count)
+      std::copy_n(batch.row(whole.column("final_obs"), from), whole.column("final_obs").row_bytes,
+                  slice.row(layout->column("final_obs"), slice.final_rows++));
+    ++from;
+  }
+  return slice;
 }
 
 }  // namespace myriad

@@ -1,3 +1,7 @@
+#include "learners/learner.hpp"
+
+#include <doctest/doctest.h>
+
 #include <cmath>
 
 #include "rl/check.hpp"
@@ -11,7 +15,7 @@ TEST_CASE("Learner: an update reports under RLlib's names and counts") {
   const Space actions = Space::discrete(2);
   Learner learner(config_of(), kObs, actions);
   Fragment batch = batch_of(actions);
-  const UpdateResult result = learner.update(batch);
+  const UpdateResult result = learner.update(&batch);
   for (const char* name : {"total_loss", "policy_loss", "vf_loss", "vf_loss_unclipped", "vf_explained_var", "entropy",
                            "mean_kl_loss", "curr_kl_coeff", "curr_entropy_coeff", "default_optimizer_learning_rate",
                            "gradients_default_optimizer_global_norm"}) {
@@ -38,7 +42,7 @@ TEST_CASE("Learner: weights are the inference part, the filter's state and the v
   CHECK(before.values.size() == learner.spec().num_inference_parameters());
   CHECK(before.filter[0] == 0.0);
   Fragment batch = batch_of(actions);
-  learner.update(batch);
+  learner.update(&batch);
   const Weights after = learner.weights();
   CHECK(after.version == 1);
   CHECK(after.values != before.values);
@@ -53,7 +57,7 @@ TEST_CASE("Learner: native and torch executors train alike") {
   for (const Space& actions : {Space::discrete(3, 5), Space::box(-1, 1, {1})}) {
     Learner native(config_of("native"), kObs, actions), torch(config_of("torch"), kObs, actions);
     Fragment batch = batch_of(actions);
-    const Metrics a = native.update(batch).metrics, b = torch.update(batch).metrics;
+    const Metrics a = native.update(&batch).metrics, b = torch.update(&batch).metrics;
     for (const auto& [name, value] : b) {
       CAPTURE(name);
       CHECK(a.at(name) == doctest::Approx(value).epsilon(1e-3));
@@ -70,18 +74,30 @@ TEST_CASE("Learner: a saved state in a new learner continues bit for bit") {
       CAPTURE(actions.to_string());
       Learner a(config_of(executor), kObs, actions);
       Fragment first = batch_of(actions, 1), second = batch_of(actions, 2);
-      a.update(first);
+      a.update(&first);
       const LearnerState saved = a.state();
       Config other = config_of(executor);
       other.training.lr = config_of().training.lr;
       Learner b(other, kObs, actions);
       b.set_state(saved);
       CHECK(same(b.state(), saved));
-      const Metrics x = a.update(second).metrics, y = b.update(second).metrics;
+      const Metrics x = a.update(&second).metrics, y = b.update(&second).metrics;
       CHECK(x == y);
       CHECK(same(a.state(), b.state()));
       CHECK(!same(a.state(), saved));
     }
+}
+
+TEST_CASE("Learner: a checkpoint of before, with a position of the minibatches' stream, still loads") {
+  const Space actions = Space::discrete(2);
+  Learner a(config_of(), kObs, actions), b(config_of(), kObs, actions);
+  Fragment batch = batch_of(actions);
+  a.update(&batch);
+  LearnerState state = a.state();
+  CHECK(!state.scalars.contains("minibatch_random_position"));
+  state.scalars["minibatch_random_position"] = Tensor::of(std::vector<int64_t>{7}, {1});
+  b.set_state(state);
+  CHECK(same(a.state(), b.state()));
 }
 
 TEST_CASE("Learner: two with the same seed agree to the bit, another seed differs") {
@@ -91,9 +107,9 @@ TEST_CASE("Learner: two with the same seed agree to the bit, another seed differ
   Config config = config_of();
   config.seed = 4;
   Learner c(config, kObs, actions);
-  a.update(batch);
-  b.update(batch);
-  c.update(batch);
+  a.update(&batch);
+  b.update(&batch);
+  c.update(&batch);
   CHECK(same(a.state(), b.state()));
   CHECK(!same(a.state(), c.state()));
 }
@@ -105,9 +121,9 @@ TEST_CASE("Learner: training on one batch lowers its losses and raises explained
   config.training.gamma = 0.5;  // targets that bootstrap less move less
   Learner learner(config, kObs, actions);
   Fragment batch = batch_of(actions);
-  const Metrics first = learner.update(batch).metrics;
+  const Metrics first = learner.update(&batch).metrics;
   Metrics last;
-  for (int i = 0; i < 30; ++i) last = learner.update(batch).metrics;
+  for (int i = 0; i < 30; ++i) last = learner.update(&batch).metrics;
   CHECK(last.at("policy_loss") < first.at("policy_loss"));
   CHECK(last.at("vf_loss_unclipped") < 0.8 * first.at("vf_loss_unclipped"));
   CHECK(last.at("vf_explained_var") > first.at("vf_explained_var"));
@@ -122,16 +138,16 @@ TEST_CASE("Learner: a batch with NaN changes nothing, is counted, and the third 
   Learner learner(config, kObs, actions);
   Fragment good = batch_of(actions), bad = batch_of(actions);
   bad.values<float>(bad.layout().column("rewards"))[3] = std::nanf("");
-  learner.update(good);
+  learner.update(&good);
   const LearnerState before = learner.state();
-  const UpdateResult result = learner.update(bad);
+  const UpdateResult result = learner.update(&bad);
   CHECK(result.skipped == 1);
   CHECK(result.grad_updates == 0);
   CHECK(result.metrics.at("num_skipped_updates") == 1);
   CHECK(!result.metrics.contains("total_loss"));
   CHECK(same(learner.state().module, before.module));
-  CHECK(learner.update(bad).metrics.at("num_skipped_updates_lifetime") == 2);
-  CHECK_THROWS_WITH_AS(learner.update(bad), doctest::Contains("'encoder.0.weight'"), Error);
+  CHECK(learner.update(&bad).metrics.at("num_skipped_updates_lifetime") == 2);
+  CHECK_THROWS_WITH_AS(learner.update(&bad), doctest::Contains("'encoder.0.weight'"), Error);
 }
 
 TEST_CASE("Learner: an observation that is not finite never reaches the filter's statistics") {
@@ -142,7 +158,7 @@ TEST_CASE("Learner: an observation that is not finite never reaches the filter's
   Learner learner(config, kObs, actions);
   Fragment bad = batch_of(actions);
   bad.values<float>(bad.layout().column("obs"))[3] = INFINITY;
-  learner.update(bad);
+  learner.update(&bad);
   CHECK(learner.weights().filter[0] == 0.0);
 }
 
@@ -152,8 +168,8 @@ TEST_CASE("Learner: the learning rate follows its schedule over env steps of the
   config.training.lr = Schedule({{0.0, 1e-3}, {256.0, 0.0}});
   Learner learner(config, kObs, actions);
   Fragment batch = batch_of(actions);
-  CHECK(learner.update(batch).metrics.at("default_optimizer_learning_rate") == doctest::Approx(1e-3));
-  CHECK(learner.update(batch).metrics.at("default_optimizer_learning_rate") == doctest::Approx(5e-4));
+  CHECK(learner.update(&batch).metrics.at("default_optimizer_learning_rate") == doctest::Approx(1e-3));
+  CHECK(learner.update(&batch).metrics.at("default_optimizer_learning_rate") == doctest::Approx(5e-4));
 }
 
 TEST_CASE("Learner: target_kl_stop ends the epochs of an update early") {
@@ -164,7 +180,7 @@ TEST_CASE("Learner: target_kl_stop ends the epochs of an update early") {
   config.algorithm_config = std::make_unique<PpoConfig>(own);
   Learner learner(config, kObs, actions);
   Fragment batch = batch_of(actions);
-  CHECK(learner.update(batch).grad_updates < 16);
+  CHECK(learner.update(&batch).grad_updates < 16);
 }
 
 TEST_CASE("Learner: settings and batches it cannot use are errors") {
@@ -173,10 +189,10 @@ TEST_CASE("Learner: settings and batches it cannot use are errors") {
   CHECK_THROWS_AS(Learner(config, kObs, actions), Error);
   Learner learner(config_of(), kObs, actions);
   Fragment other = batch_of(Space::box(-1, 1, {1}));
-  CHECK_THROWS_AS(learner.update(other), Error);
+  CHECK_THROWS_AS(learner.update(&other), Error);
   Fragment outside = batch_of(actions);
   outside.values<int32_t>(outside.layout().column("actions"))[0] = 2;
-  CHECK_THROWS_AS(learner.update(outside), Error);
+  CHECK_THROWS_AS(learner.update(&outside), Error);
   LearnerState state = learner.state();
   state.scalars.erase("version");
   CHECK_THROWS_AS(learner.set_state(state), Error);
@@ -188,7 +204,7 @@ TEST_CASE("Learner: time-major, an update is one gradient step under RLlib's nam
     const Space actions = Space::discrete(2);
     Learner learner(async_config(algorithm), kObs, actions);
     Fragment batch = batch_of(actions);
-    const UpdateResult result = learner.update(batch);
+    const UpdateResult result = learner.update(&batch);
     for (const char* name :
          {"total_loss", "policy_loss", "vf_loss", "entropy", "mean_kl_loss", "importance_ratio_mean",
           "importance_ratio_clipped", "vf_explained_var", "gradients_default_optimizer_global_norm"}) {
@@ -210,7 +226,7 @@ TEST_CASE("Learner: time-major, native and torch executors train alike") {
       Learner native(async_config(algorithm, "native"), kObs, actions),
           torch(async_config(algorithm, "torch"), kObs, actions);
       Fragment batch = batch_of(actions);
-      const Metrics a = native.update(batch).metrics, b = torch.update(batch).metrics;
+      const Metrics a = native.update(&batch).metrics, b = torch.update(&batch).metrics;
       for (const auto& [name, value] : b) {
         CAPTURE(name);
         CHECK(a.at(name) == doctest::Approx(value).epsilon(1e-3));
@@ -232,7 +248,7 @@ TEST_CASE("Learner: time-major, minibatches are whole environments, and each cou
   config.training.minibatch_size = 1;
   Learner single(config, kObs, actions);
   Fragment batch = batch_of(actions);
-  const Metrics a = whole.update(batch).metrics, b = split.update(batch).metrics, c = single.update(batch).metrics;
+  const Metrics a = whole.update(&batch).metrics, b = split.update(&batch).metrics, c = single.update(&batch).metrics;
   CHECK(a.at("num_grad_updates") == 1);
   CHECK(b.at("num_grad_updates") == 3);
   CHECK(c.at("num_grad_updates") == kEnvironments);
@@ -250,13 +266,13 @@ TEST_CASE("Learner: time-major, a saved state in a new learner continues bit for
     Learner a(async_config(algorithm), kObs, actions), b(async_config(algorithm), kObs, actions);
     for (uint64_t seed : {1, 2, 3}) {  // APPO's target changes after the second and the fourth
       Fragment batch = batch_of(actions, seed);
-      a.update(batch);
+      a.update(&batch);
     }
     const LearnerState saved = a.state();
     b.set_state(saved);
     for (uint64_t seed : {4, 5}) {
       Fragment batch = batch_of(actions, seed);
-      CHECK(a.update(batch).metrics == b.update(batch).metrics);
+      CHECK(a.update(&batch).metrics == b.update(&batch).metrics);
     }
     CHECK(same(a.state(), b.state()));
     if (algorithm == std::string("IMPALA")) continue;
@@ -271,7 +287,7 @@ TEST_CASE("Learner: passes over a circular buffer begin when N uses are there an
   Learner learner(async_config("APPO", "native", 4), kObs, actions);  // K = 2
   for (uint64_t seed = 1; seed <= 60; ++seed) {
     Fragment batch = batch_of(actions, seed);
-    const UpdateResult result = learner.update(batch);
+    const UpdateResult result = learner.update(&batch);
     CHECK(result.grad_updates == (seed == 1 ? 0 : seed == 2 ? 1 : 2));
     CHECK(result.metrics.at("circular_buffer_uses_left") == (seed == 1 ? 2 : 3));
     CHECK(result.metrics.at("circular_buffer_uses_dropped") == 0);
@@ -286,10 +302,10 @@ TEST_CASE("Learner: the target network holds still between its updates and then 
   const std::vector<float> initial = policy();
   CHECK(target() == initial);
   Fragment batch = batch_of(actions);
-  CHECK(learner.update(batch).metrics.at("num_target_updates_lifetime") == 0);
+  CHECK(learner.update(&batch).metrics.at("num_target_updates_lifetime") == 0);
   CHECK(target() == initial);
   CHECK(policy() != initial);
-  CHECK(learner.update(batch).metrics.at("num_target_updates_lifetime") == 1);
+  CHECK(learner.update(&batch).metrics.at("num_target_updates_lifetime") == 1);
   CHECK(target() == policy());
 }
 

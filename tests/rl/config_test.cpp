@@ -336,6 +336,7 @@ episode_return_mean = 475
     CHECK(row("training", "lambda").value == "1.0");
     CHECK(row("training", "lr").type == "number or [[env steps, value], ...]");
     CHECK(row("learners", "executor").type == "auto | torch | native");
+    CHECK(row("learners", "gradient_accumulation").unit == "parts");
     CHECK(row("env_runners", "step_timeout_s").unit == "s");
     CHECK(row("", "seed").type == "integer");
     for (const SettingRow& r : rows) CHECK_MESSAGE(!r.meaning.empty(), r.key);

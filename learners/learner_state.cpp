@@ -1,0 +1,95 @@
+// What leaves a Learner and comes back: weights, checkpoints.
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+#include "learners/learner.hpp"
+#include "rl/check.hpp"
+
+namespace myriad {
+namespace {
+
+constexpr std::string_view kCoefficient = "algorithm.";
+
+Tensor scalar(int64_t value) { return Tensor::of(std::span<const int64_t>(&value, 1), {1}); }
+Tensor scalar(double value) { return Tensor::of(std::span<const double>(&value, 1), {1}); }
+
+const Tensor& find(const TensorMap& tensors, const std::string& name) {
+  const auto found = tensors.find(name);
+  if (found == tensors.end()) fail(Exit::usage, "foreign-checkpoint", "the learner's state has no '{}'", name);
+  return found->second;
+}
+int64_t integer(const TensorMap& tensors, const std::string& name) {
+  const std::vector<int64_t> values = find(tensors, name).i64();
+  if (values.size() != 1)
+    fail(Exit::usage, "foreign-checkpoint", "the learner's '{}' has {} values, want 1", name, values.size());
+  return values[0];
+}
+
+std::span<float> room_of(const at::Tensor& tensor) {
+  return {tensor.mutable_data_ptr<float>(), static_cast<size_t>(tensor.numel())};
+}
+
+}  // namespace
+
+Weights Learner::weights() const {
+  const auto inference = parameters().first(spec().num_inference_parameters());
+  Weights weights{
+      .version = version_, .layout_hash = spec().hash(), .values = {inference.begin(), inference.end()}, .filter = {}};
+  if (filter_) weights.filter = filter_->state();
+  return weights;
+}
+
+LearnerState Learner::state() const {
+  LearnerState state{.module = named_parameters(spec(), parameters()),
+                     .optimizer = device_ ? device_->optimizer_state() : optimizer_->state(),
+                     .connectors = {},
+                     .scalars = {}};
+  if (filter_) {
+    const std::vector<double> statistics = filter_->state();
+    state.connectors["mean_std_filter"] = Tensor::of(std::span<const double>(statistics), {statistics.size()});
+  }
+  state.scalars = {{"version", scalar(static_cast<int64_t>(version_))},
+                   {"num_env_steps_trained_lifetime", scalar(env_steps_)},
+                   {"num_module_steps_trained_lifetime", scalar(module_steps_)}};
+  if (plan_.target) {
+    const std::vector<float> on_device = device_ ? device_->target() : std::vector<float>();
+    const std::span<const float> target = device_ ? std::span<const float>(on_device) : room_of(target_);
+    state.scalars["target_parameters"] = Tensor::of(target, {target.size()});
+    state.scalars["num_target_updates"] = scalar(target_updates_);
+    state.scalars["target_updated_at"] = scalar(target_updated_at_);
+  }
+  for (const auto& [name, value] : algorithm_->state()) state.scalars[std::string(kCoefficient) + name] = scalar(value);
+  return state;
+}
+
+void Learner::set_state(const LearnerState& state) {
+  const std::vector<float> parameters = flat_parameters(spec(), state.module, "the learner's state");
+  if (plan_.target) {
+    const std::vector<float> target = find(state.scalars, "target_parameters").f32();
+    if (target.size() != parameters.size())
+      fail(Exit::usage, "foreign-checkpoint", "the target network has {} parameters, want {}", target.size(),
+           parameters.size());
+    std::ranges::copy(target, room_of(target_).begin());
+    target_updates_ = integer(state.scalars, "num_target_updates");
+    target_updated_at_ = integer(state.scalars, "target_updated_at");
+  }
+  empty_buffer();
+  if (device_) {
+    device_->set_state(parameters, state.optimizer,
+                       plan_.target ? std::span<const float>(room_of(target_)) : std::span<const float>());
+  } else {
+    optimizer_->set_state(state.optimizer);
+    std::ranges::copy(parameters, module_->parameters().begin());
+  }
+  if (filter_) filter_->set_state(find(state.connectors, "mean_std_filter").f64());
+  version_ = static_cast<uint64_t>(integer(state.scalars, "version"));
+  env_steps_ = integer(state.scalars, "num_env_steps_trained_lifetime");
+  module_steps_ = integer(state.scalars, "num_module_steps_trained_lifetime");
+  std::map<std::string, double> coefficients;
+  for (const auto& [name, tensor] : state.scalars)
+    if (name.starts_with(kCoefficient)) coefficients[name.substr(kCoefficient.size())] = tensor.f64().at(0);
+  algorithm_->set_state(coefficients);
+}
+
+}  // namespace myriad
