@@ -66,7 +66,8 @@ struct ShardsDisagree : GroupBroken {
 class Learner {
  public:
   /// Throws Error for an unknown algorithm, device or executor, or spaces no module covers.
-  /// `support`: for tests, the device to train on; null: what learners.device says.
+  /// `support`: the device to train on, open_device() of the learner's number; null: what learners.device says for
+  /// learner 0.
   Learner(const Config& config, const Space& observation_space, const Space& action_space,
           std::unique_ptr<DeviceSupport> support = nullptr);
 

@@ -114,7 +114,7 @@ struct LearnersConfig {
   std::string device = "cpu";         ///< cpu | cuda | cuda:N
   std::string executor = "auto";      ///< auto | torch | native
   int64_t num_threads = 0;            ///< 0: the machine's cores
-  std::string autocast = "none";     ///< none | bfloat16: of a CUDA device's matrix products
+  std::string autocast = "none";      ///< none | bfloat16: of a CUDA device's matrix products
   bool cuda_graph = true;             ///< a CUDA device's gradient steps are recorded and replayed
   int64_t gradient_accumulation = 1;  ///< parts of a minibatch that go through the module one after the other
   void settings(SettingVisitor& v);
