@@ -1,6 +1,6 @@
-// myriad-learner: one shard of the learner group. This thread moves messages, assembles batches and drives GroupMember and
-// LearnerCore; a second one owns torch and the collectives: it forms the group, updates and writes the shard's part of a
-// checkpoint.
+// myriad-learner: one shard of the learner group. This thread moves messages, assembles batches and drives GroupMember
+// and LearnerCore; a second one owns torch and the collectives: it forms the group, updates and writes the shard's part
+// of a checkpoint.
 //
 //   host agents ==parcels==> [LearnerCore + BatchAssembler] --batch--> [Learner] --weights--> host agents
 //                                       |                              <== all-reduce ==> the other shards
@@ -22,6 +22,7 @@
 #include "apps/learner_files.hpp"
 #include "env_runners/rollout_worker.hpp"
 #include "learners/batch_assembler.hpp"
+#include "learners/device_support.hpp"
 #include "learners/gloo_collective.hpp"
 #include "learners/group_member.hpp"
 #include "learners/learner_core.hpp"
@@ -160,6 +161,11 @@ wire::LearnerHelloT hello(const ChildArguments& arguments) {
   return hello;
 }
 
+/// Null on a CPU.
+std::unique_ptr<DeviceSupport> device_of(const Config& config, uint32_t shard) {
+  return config.learners.device == "cpu" ? nullptr : open_device(config.learners.device, shard);
+}
+
 class LearnerShell {
  public:
   LearnerShell(const ChildArguments& arguments, const SocketContext& context, ControlLink& control,
@@ -174,7 +180,7 @@ class LearnerShell {
         config_(load_config(welcome.config, "config")),
         env_(configured_spec(EnvRegistry::instance().find(config_.environment.env), config_.environment.env_config)),
         data_(context, welcome.data_endpoint),
-        learner_(config_, env_.observation_space, env_.action_space),
+        learner_(config_, env_.observation_space, env_.action_space, device_of(config_, hello_.shard)),
         layout_(std::make_shared<const FragmentLayout>(RolloutWorker::layout_for(config_, env_, learner_.spec()))),
         member_(member_options()),
         ledger_(hello_.shard) {}
@@ -210,8 +216,9 @@ class LearnerShell {
  private:
   static constexpr int kMessagesAtOnce = 64;
   static constexpr Time kSelfTest = std::chrono::seconds(10);
-  static constexpr Time kAbort = std::chrono::seconds(5);      // for a collective to give up
-  static constexpr Time kCollective = std::chrono::minutes(30);  // the driver, who sees all shards, gives up long before
+  static constexpr Time kAbort = std::chrono::seconds(5);  // for a collective to give up
+  static constexpr Time kCollective =
+      std::chrono::minutes(30);  // the driver, who sees all shards, gives up long before
 
   // --- the group ---
 
