@@ -14,6 +14,7 @@
 #include <array>
 #include <cmath>
 
+#include "algorithms/ops/device_targets.hpp"
 #include "algorithms/ops/kl_coefficient.hpp"
 #include "algorithms/ops/sample_loss.hpp"
 
@@ -63,6 +64,11 @@ class Appo final : public Algorithm {
 
   Loss loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override;
 
+  std::map<std::string, double> device_coefficients() const override {
+    return {{"entropy_coeff", entropy_coeff_}, {"kl_coeff", kl_.value()}};
+  }
+  DeviceLoss device_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override;
+
   std::map<std::string, double> state() const override { return kl_.state(); }
   void set_state(const std::map<std::string, double>& state) override { kl_.set_state(state); }
 
@@ -104,6 +110,32 @@ Loss Appo::loss(const ModuleSpec& spec, const ModuleOutput& output, const Column
   Loss result = loss.finish(means[0] + vf * means[1] - entropy * means[2] + kl * means[3], means);
   result.fit = targets.fit;
   return result;
+}
+
+DeviceLoss Appo::device_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const {
+  const at::Tensor &behaviour_logp = minibatch.at("logp"), &target_logp = minibatch.at(kTargetLogp);  // [T, N]
+  const int64_t samples = behaviour_logp.numel();
+  const at::Tensor inputs = output.action_dist_inputs.narrow(0, 0, samples);
+  const at::Tensor reference = minibatch.at(kTargetInputs).reshape({samples, -1});
+  const at::Tensor logp =
+      log_prob(spec.distribution, inputs, minibatch.at("actions").reshape({samples, -1})).view_as(behaviour_logp);
+  const at::Tensor ratios = (target_logp - behaviour_logp).exp();
+  const DeviceTargets targets =
+      device_vtrace(device_trajectories(minibatch, output.values), ratios, gamma_, config_.vtrace());
+  const at::Tensor ratio =
+      (behaviour_logp - target_logp).exp().clamp_max(config_.is_ratio_clip) * (logp - behaviour_logp).exp();
+  const at::Tensor clipped = ratio.clamp(1.0 - config_.clip_param, 1.0 + config_.clip_param);
+  const at::Tensor values = output.values.narrow(0, 0, samples);
+  const at::Tensor policy_loss = -at::minimum(ratio * targets.advantages, clipped * targets.advantages).mean(),
+                   vf_loss = 0.5 * (values - targets.values.flatten()).square().mean(),
+                   mean_entropy = entropy(spec.distribution, inputs).mean(),
+                   kl = kl_divergence(spec.distribution, reference, inputs).mean();
+  return {.total = policy_loss + config_.vf_loss_coeff * vf_loss - minibatch.at("entropy_coeff") * mean_entropy +
+                   minibatch.at("kl_coeff") * kl,
+          .metrics = at::stack({policy_loss, vf_loss, mean_entropy, kl, ratios.mean(),
+                                ratios.gt(config_.vtrace_clip_rho_threshold).to(at::kFloat).mean()})
+                         .detach(),
+          .fit = device_fit(targets.values.flatten(), values.detach())};
 }
 
 const RegisterAlgorithm registered{

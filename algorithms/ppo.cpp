@@ -11,6 +11,7 @@
 #include <array>
 #include <cmath>
 
+#include "algorithms/ops/device_targets.hpp"
 #include "algorithms/ops/gae.hpp"
 #include "algorithms/ops/kl_coefficient.hpp"
 #include "algorithms/ops/sample_loss.hpp"
@@ -20,6 +21,7 @@ namespace {
 
 constexpr std::array<std::string_view, 5> kMetrics{"policy_loss", "vf_loss", "vf_loss_unclipped", "entropy",
                                                    "mean_kl_loss"};
+constexpr std::array<std::string_view, 1> kTargetMetrics{"vf_explained_var"};
 
 PpoConfig own_settings(const Config& config) {
   const auto* own = dynamic_cast<const PpoConfig*>(config.algorithm_config.get());
@@ -71,6 +73,13 @@ class Ppo final : public Algorithm {
 
   Loss loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override;
 
+  std::map<std::string, double> device_coefficients() const override {
+    return {{"entropy_coeff", entropy_coeff_}, {"kl_coeff", kl_.value()}};
+  }
+  TargetColumns device_targets(const TensorBatch& batch, const DeviceSum& sum) const override;
+  DeviceLoss device_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override;
+  bool may_stop_epochs() const override { return config_.target_kl_stop > 0; }
+
   bool stops_epochs(const Metrics& epoch) const override {
     return config_.target_kl_stop > 0 && epoch.at("mean_kl_loss") > config_.target_kl_stop;
   }
@@ -115,6 +124,36 @@ Loss Ppo::loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns
   std::array<float, 5> mean;
   for (size_t m = 0; m < sums.size(); ++m) mean[m] = static_cast<float>(sums[m] / static_cast<double>(loss.samples()));
   return loss.finish(mean[0] + vf * mean[1] - entropy * mean[3] + kl * mean[4], mean);
+}
+
+TargetColumns Ppo::device_targets(const TensorBatch& batch, const DeviceSum& sum) const {
+  DeviceTargets gae{at::zeros({0}, batch.values.options()), at::zeros({0}, batch.values.options())};  // of nothing
+  if (batch.environments > 0)
+    gae = device_gae(device_trajectories(batch.columns, at::cat({batch.values.flatten(), batch.final_values})), gamma_,
+                     config_.lambda_);
+  const at::Tensor v = batch.values.flatten().narrow(0, 0, gae.values.numel()), targets = gae.values.flatten();
+  const DeviceMoments moments = device_moments(at::stack({gae.advantages.flatten(), targets, targets - v}), sum);
+  const at::Tensor variance = moments.m2 / moments.count;
+  if (config_.normalize_advantages)
+    gae.advantages = (gae.advantages - moments.mean[0]) / variance[0].sqrt().clamp_min(1e-4);
+  return {.columns = {{"advantages", gae.advantages}, {"value_targets", gae.values}},
+          .metrics = device_explained_variance(moments.m2[1], moments.m2[2]).view({1}),
+          .names = kTargetMetrics};
+}
+
+DeviceLoss Ppo::device_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const {
+  const at::Tensor &inputs = output.action_dist_inputs, &advantages = minibatch.at("advantages");
+  const at::Tensor ratio = (log_prob(spec.distribution, inputs, minibatch.at("actions")) - minibatch.at("logp")).exp();
+  const at::Tensor clipped = ratio.clamp(1.0 - config_.clip_param, 1.0 + config_.clip_param);
+  const at::Tensor squared = (output.values - minibatch.at("value_targets")).square();
+  const at::Tensor policy_loss = -at::minimum(ratio * advantages, clipped * advantages).mean(),
+                   vf_loss = squared.clamp_max(config_.vf_clip_param).mean(),
+                   mean_entropy = entropy(spec.distribution, inputs).mean(),
+                   kl = kl_divergence(spec.distribution, minibatch.at("action_dist_inputs"), inputs).mean();
+  return {.total = policy_loss + config_.vf_loss_coeff * vf_loss - minibatch.at("entropy_coeff") * mean_entropy +
+                   minibatch.at("kl_coeff") * kl,
+          .metrics = at::stack({policy_loss, vf_loss, squared.mean(), mean_entropy, kl}).detach(),
+          .fit = {}};
 }
 
 const RegisterAlgorithm registered{

@@ -23,6 +23,7 @@
 #include "apps/learner_files.hpp"
 #include "env_runners/rollout_worker.hpp"
 #include "learners/batch_assembler.hpp"
+#include "learners/device_support.hpp"
 #include "learners/gloo_collective.hpp"
 #include "learners/group_member.hpp"
 #include "learners/learner_core.hpp"
@@ -161,6 +162,11 @@ wire::LearnerHelloT hello(const ChildArguments& arguments) {
   return hello;
 }
 
+/// Null on a CPU.
+std::unique_ptr<DeviceSupport> device_of(const Config& config, uint32_t shard) {
+  return config.learners.device == "cpu" ? nullptr : open_device(config.learners.device, shard);
+}
+
 class LearnerShell {
  public:
   LearnerShell(const ChildArguments& arguments, const SocketContext& context, ControlLink& control,
@@ -175,7 +181,7 @@ class LearnerShell {
         config_(load_config(welcome.config, "config")),
         env_(configured_spec(EnvRegistry::instance().find(config_.environment.env), config_.environment.env_config)),
         data_(context, welcome.data_endpoint),
-        learner_(config_, env_.observation_space, env_.action_space),
+        learner_(config_, env_.observation_space, env_.action_space, device_of(config_, hello_.shard)),
         layout_(std::make_shared<const FragmentLayout>(RolloutWorker::layout_for(config_, env_, learner_.spec()))),
         member_(member_options()),
         ledger_(hello_.shard) {}

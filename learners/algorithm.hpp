@@ -54,6 +54,23 @@ struct Loss {
   std::optional<ValueFit> fit = std::nullopt;  ///< time-major: of the minibatch's values, for vf_explained_var
 };
 
+/// Sums a tensor over the shards of a group, in place; empty: this shard is alone. All shards call it equally often.
+using DeviceSum = std::function<void(const at::Tensor&)>;
+
+/// What device_targets() adds to a batch.
+struct TargetColumns {
+  Columns columns;                          // [T, N, ...]
+  at::Tensor metrics;                       // [m]
+  std::span<const std::string_view> names;  ///< of the metrics; static
+};
+
+/// Loss on a device.
+struct DeviceLoss {
+  at::Tensor total;    // []
+  at::Tensor metrics;  // [m]  means over the minibatch, of loss_metrics()
+  at::Tensor fit;      // [5]  time-major, of the minibatch's values: count; mean, m2 of targets; mean, m2 of residuals
+};
+
 class Algorithm {
  public:
   virtual ~Algorithm() = default;
@@ -79,6 +96,23 @@ class Algorithm {
 
   /// The loss of one minibatch, whose shapes are plan()'s.
   virtual Loss loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const = 0;
+
+  // On a device. What these launch is recorded in a CUDA graph once and replayed: torch's operators only, nothing that
+  // waits for the device or depends on a number of the host that changes.
+
+  /// The coefficients that change; device_loss() finds each in its minibatch as a tensor [] by this name.
+  virtual std::map<std::string, double> device_coefficients() const { return {}; }
+
+  /// As add_targets(), whose metrics come as one tensor. The batch has kFinalIndex, and final_obs rows that no index
+  /// names. Throws Error("impossible") where it is not there.
+  virtual TargetColumns device_targets(const TensorBatch& batch, const DeviceSum& sum) const;
+
+  /// As loss(); time-major minibatches have kFinalIndex, and more final rows than it names. Throws
+  /// Error("impossible") where it is not there.
+  virtual DeviceLoss device_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const;
+
+  /// Whether stops_epochs() ever says true: then a device is waited for after each epoch.
+  virtual bool may_stop_epochs() const { return false; }
 
   /// Schedules: `env_steps` of the whole run were trained on before this update.
   virtual void begin_update(double /*env_steps*/) {}

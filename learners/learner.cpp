@@ -19,8 +19,7 @@ constexpr size_t kSmallModule = 200'000;  // parameters; below, torch's threads 
 bool by_layer(const LearnersConfig& config) { return config.shard == "gradients" || config.shard == "parameters"; }
 
 Executor executor_of(const LearnersConfig& config) {
-  if (config.device != "cpu")
-    fail(Exit::usage, "impossible", "learners.device is '{}'; this build trains on 'cpu'", config.device);
+  if (config.device != "cpu") return Executor::torch;
   if (config.executor == "native" && by_layer(config))
     fail(Exit::usage, "impossible", "learners.shard '{}' goes layer by layer; executor 'native' cannot, 'torch' can",
          config.shard);
@@ -62,7 +61,8 @@ std::pair<int64_t, int64_t> split(int64_t count, int64_t index, int64_t parts) {
 
 }  // namespace
 
-Learner::Learner(const Config& config, const Space& observation_space, const Space& action_space)
+Learner::Learner(const Config& config, const Space& observation_space, const Space& action_space,
+                 std::unique_ptr<DeviceSupport> support)
     : training_(config.training),
       learners_(config.learners),
       seed_(static_cast<uint64_t>(config.seed)),
@@ -73,6 +73,12 @@ Learner::Learner(const Config& config, const Space& observation_space, const Spa
       shard_(static_cast<Shard>(std::ranges::find(kShards, config.learners.shard) - kShards.begin())),
       parts_(0, config.learners.redundancy) {
   check(static_cast<size_t>(shard_) < kShards.size(), "unknown learners.shard '{}'", config.learners.shard);
+  const bool on_device = support != nullptr || config.learners.device != "cpu";
+  if (on_device && shard_ != Shard::none)
+    fail(Exit::usage, "impossible", "learners.shard is '{}'; on a GPU only 'none' works, parts only on device 'cpu'",
+         config.learners.shard);
+  // Before anything of torch runs: it counts its devices once.
+  if (on_device && support == nullptr) support = open_device(config.learners.device, 0);
   const ModuleSpec spec = algorithm_->module_spec(observation_space, action_space);
   const Executor executor = executor_of(config.learners);
   const int threads = threads_of(config.learners);
@@ -87,6 +93,8 @@ Learner::Learner(const Config& config, const Space& observation_space, const Spa
     target_ = at::empty({static_cast<int64_t>(spec.num_parameters())}, at::kFloat);
     std::ranges::copy(module_->parameters(), room_of(target_).begin());
   }
+  if (support != nullptr)
+    device_ = std::make_unique<DeviceLearner>(config, *algorithm_, spec, action_space, std::move(support));
 }
 
 void Learner::empty_buffer() {
@@ -148,21 +156,11 @@ void Learner::train(Fragment* fragment, Share share, UpdateResult& result) {
   const int64_t rows = std::accumulate(share.units.begin(), share.units.end(), int64_t{0}) * share.unit_rows;
   // A stream of this version and rank: whoever takes a shard's place goes on with its numbers.
   random_ = RandomStream(seed_, StreamPurpose::minibatch, version_ << 16 | rank());
-  const MeanStdFilter* filter = filter_ ? &*filter_ : nullptr;
   const bool mine = share.units[rank()] > 0;
-  TensorBatch batch = mine ? make_tensor_batch(*fragment, spec(), action_space_, filter) : empty_tensor_batch(spec());
   algorithm_->begin_update(static_cast<double>(env_steps_));
   const double lr = training_.lr.at(static_cast<double>(env_steps_));
-  Metrics of_batch;
-  if (plan_.time_major) {
-    if (mine) share.columns = sequence_columns(batch, algorithm_->loss_columns());
-    of_batch = train_sequences(std::move(share), lr, result);
-  } else {
-    fill_values(batch);
-    algorithm_->add_targets(batch, of_batch, sum_over_group());
-    if (mine) share.columns = flat_columns(batch);
-    train_pass(share, lr, result);
-  }
+  Metrics of_batch = device_ ? train_on_device(mine ? fragment : nullptr, share, lr, result)
+                             : train_here(mine ? fragment : nullptr, std::move(share), lr, result);
   result.metrics.merge(of_batch);
   algorithm_->end_update(result.metrics);
   update_filter(mine ? fragment : nullptr);
@@ -174,7 +172,47 @@ void Learner::train(Fragment* fragment, Share share, UpdateResult& result) {
   result.metrics["num_grad_updates"] = static_cast<double>(result.grad_updates);
   if (plan_.target) result.metrics["num_target_updates_lifetime"] = static_cast<double>(target_updates_);
   result.metrics["num_skipped_updates"] = static_cast<double>(result.skipped);
-  result.metrics["num_skipped_updates_lifetime"] = static_cast<double>(optimizer_->num_skipped());
+  result.metrics["num_skipped_updates_lifetime"] =
+      static_cast<double>(device_ ? device_->num_skipped() : optimizer_->num_skipped());
+}
+
+/// `fragment`: null where this shard has nothing.
+Metrics Learner::train_here(Fragment* fragment, Share share, double lr, UpdateResult& result) {
+  const MeanStdFilter* filter = filter_ ? &*filter_ : nullptr;
+  TensorBatch batch =
+      fragment ? make_tensor_batch(*fragment, spec(), action_space_, filter) : empty_tensor_batch(spec());
+  if (plan_.time_major) {
+    if (fragment) share.columns = sequence_columns(batch, algorithm_->loss_columns());
+    return train_sequences(std::move(share), lr, result);
+  }
+  Metrics of_batch;
+  fill_values(batch);
+  algorithm_->add_targets(batch, of_batch, sum_over_group());
+  if (fragment) share.columns = flat_columns(batch);
+  train_pass(share, lr, result);
+  return of_batch;
+}
+
+Metrics Learner::train_on_device(Fragment* fragment, const Share& share, double lr, UpdateResult& result) {
+  DeviceLearner::Pass pass{.share = share,
+                           .filter = filter_ ? &*filter_ : nullptr,
+                           .lr = lr,
+                           .minibatches = &random_,
+                           .buffer = RandomStream(seed_, StreamPurpose::circular_buffer, version_),
+                           .module_steps = module_steps_,
+                           .target_updates = target_updates_,
+                           .target_updated_at = target_updated_at_};
+  DeviceLearner::Result trained = device_->update(fragment, pass);
+  module_steps_ = pass.module_steps;
+  target_updates_ = pass.target_updates;
+  target_updated_at_ = pass.target_updated_at;
+  result.metrics = std::move(trained.metrics);
+  result.grad_updates = trained.grad_updates;
+  result.skipped = trained.skipped;
+  Metrics of_batch = std::move(trained.of_batch);
+  for (const auto& [kind, count] : device_->work_counts())
+    of_batch["num_device_work_" + kind + "_lifetime"] = static_cast<double>(count);
+  return of_batch;
 }
 
 /// With a circular buffer of N batches, passes go on until fewer than N uses are left. An update that made K passes

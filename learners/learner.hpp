@@ -28,6 +28,9 @@
 // the collective a copy of its largest operand. The redundancy is the left neighbour's part of the last version; while
 // an update ends, that of the next one is there, too.
 //
+// On a GPU all between batch and parameters is DeviceLearner's; filter, schedules and books stay here. There every
+// shard keeps everything, and learner_memory_ is not told.
+//
 // No socket, file or clock: apps/learner_main.cpp feeds it batches and publishes weights(). Constructed and called by
 // one thread.
 #pragma once
@@ -38,6 +41,7 @@
 #include "learners/algorithm.hpp"
 #include "learners/circular_buffer.hpp"
 #include "learners/collective.hpp"
+#include "learners/device_learner.hpp"
 #include "learners/optimizer.hpp"
 #include "learners/parts.hpp"
 #include "learners/tensor_batch.hpp"
@@ -76,7 +80,10 @@ struct ShardsDisagree : GroupBroken {
 class Learner {
  public:
   /// Throws Error for an unknown algorithm, device or executor, or spaces no module covers.
-  Learner(const Config& config, const Space& observation_space, const Space& action_space);
+  /// `support`: the device to train on, open_device() of the learner's number; null: what learners.device says for
+  /// learner 0.
+  Learner(const Config& config, const Space& observation_space, const Space& action_space,
+          std::unique_ptr<DeviceSupport> support = nullptr);
 
   const ModuleSpec& spec() const { return module_->spec(); }
   const Algorithm& algorithm() const { return *algorithm_; }
@@ -155,6 +162,9 @@ class Learner {
   void empty_buffer();
   Share begin(Fragment* batch, std::span<double> shared);
   void train(Fragment* batch, Share share, UpdateResult& result);
+  Metrics train_here(Fragment* batch, Share share, double lr, UpdateResult& result);
+  Metrics train_on_device(Fragment* batch, const Share& share, double lr, UpdateResult& result);
+  std::span<const float> parameters() const { return device_ ? device_->parameters() : module_->parameters(); }
   void fill_values(TensorBatch& batch);
   Columns flat_columns(const TensorBatch& batch) const;
   Metrics train_sequences(Share share, double lr, UpdateResult& result);
@@ -184,6 +194,7 @@ class Learner {
   LearnerState replicated_state() const;
   void set_replicated_state(const LearnerState& state);
   void set_parameters(const LearnerState& state);
+  void set_parameters_and_moments(const LearnerState& state);
   void set_counters(const LearnerState& state);
 
   TrainingConfig training_;
@@ -194,6 +205,8 @@ class Learner {
   UpdatePlan plan_;
   std::unique_ptr<TorchModule> module_;
   std::unique_ptr<Optimizer> optimizer_;
+  /// Null on a CPU; with it module_ and target_ hold what was set last, and optimizer_ and buffer_ nothing.
+  std::unique_ptr<DeviceLearner> device_;
   std::optional<MeanStdFilter> filter_;
   std::optional<CircularBuffer> buffer_;
   at::Tensor target_;                                   // [P], or this shard's part; undefined without a target network
@@ -207,6 +220,7 @@ class Learner {
   Shard shard_;
   Parts parts_;
   std::shared_ptr<Collective> group_;  ///< null: alone
+  std::unique_ptr<DeviceGroup> device_group_;
   Standing standing_ = Standing::settled;
   Snapshot snapshot_;
   UpdateResult result_;

@@ -86,6 +86,8 @@ void Learner::join(std::shared_ptr<Collective> group, const Sources& sources) {
   if (next) place(group.get(), parts_.accept(std::move(*next)));
   group_ = std::move(group);
   empty_buffer();
+  device_group_ = alone() ? nullptr : make_host_group(*group_);
+  if (device_) device_->set_group(device_group_.get());
   if (alone()) snapshot_ = {};
 }
 
@@ -186,6 +188,7 @@ Optimizer::Outcome Learner::step(double lr, double squares) {
 
 /// Of this shard; the formula is in the header.
 void Learner::add_memory(Metrics& metrics) {
+  if (device_) return;
   const TorchModule::Peak peak = module_->take_peak();
   const auto floats = [](size_t count) { return static_cast<double>(count * sizeof(float)); };
   const auto bytes = [](size_t count) { return static_cast<double>(count); };
@@ -233,9 +236,13 @@ void Learner::update_filter(Fragment* batch) {
 
 void Learner::take_snapshot() {
   Snapshot& s = snapshot_;
-  assign(s.parameters, module_->parameters());
-  if (plan_.target) assign(s.target, room_of(target_));
-  s.optimizer = optimizer_->memory();
+  if (device_) {
+    device_->take_snapshot();
+  } else {
+    assign(s.parameters, module_->parameters());
+    if (plan_.target) assign(s.target, room_of(target_));
+    s.optimizer = optimizer_->memory();
+  }
   s.filter = filter_;
   s.coefficients = algorithm_->state();
   s.env_steps = env_steps_;
@@ -246,9 +253,13 @@ void Learner::take_snapshot() {
 
 void Learner::restore_snapshot() {
   const Snapshot& s = snapshot_;
-  std::ranges::copy(s.parameters, module_->parameters().begin());
-  if (plan_.target) std::ranges::copy(s.target, room_of(target_).begin());
-  optimizer_->set_memory(s.optimizer);
+  if (device_) {
+    device_->restore_snapshot();
+  } else {
+    std::ranges::copy(s.parameters, module_->parameters().begin());
+    if (plan_.target) std::ranges::copy(s.target, room_of(target_).begin());
+    optimizer_->set_memory(s.optimizer);
+  }
   filter_ = s.filter;
   algorithm_->set_state(s.coefficients);
   env_steps_ = s.env_steps;
@@ -262,7 +273,7 @@ void Learner::pass_barrier() {
   const bool compares = (version_ + 1) % kHashEvery == 0 && !parameters_in_parts();
   std::vector<double> values(compares ? 2 * size() : 1, 0.0);  // a hash as two numbers below 2^32
   if (compares) {
-    const uint64_t hash = hash64(std::as_bytes(module_->parameters()));
+    const uint64_t hash = hash64(std::as_bytes(parameters()));
     values[2 * rank()] = static_cast<double>(hash >> 32);
     values[2 * rank() + 1] = static_cast<double>(hash & 0xFFFFFFFF);
   }

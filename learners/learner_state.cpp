@@ -33,8 +33,9 @@ std::span<float> room_of(const at::Tensor& tensor) {
 }  // namespace
 
 Weights Learner::weights() const {
-  const at::Tensor inference = module_->fetch(module_->flat(), {0, spec().num_inference_parameters()});
-  const std::span<const float> values = room_of(inference);
+  const Range range{0, spec().num_inference_parameters()};
+  const at::Tensor inference = device_ ? at::Tensor() : module_->fetch(module_->flat(), range);
+  const std::span<const float> values = device_ ? parameters().first(range.count()) : room_of(inference);
   Weights weights{
       .version = version_, .layout_hash = spec().hash(), .values = {values.begin(), values.end()}, .filter = {}};
   if (filter_) weights.filter = filter_->state();
@@ -43,6 +44,7 @@ Weights Learner::weights() const {
 
 LearnerState Learner::state() const {
   LearnerState state = replicated_state();
+  if (shard_ == Shard::none) return state;
   const Range all = parts_.partition().whole();
   state.module = named_parameters(spec(), room_of(module_->fetch(module_->flat(), all)));
   state.optimizer = optimizer_->state();
@@ -57,12 +59,17 @@ LearnerState Learner::state() const {
 LearnerState Learner::replicated_state() const {
   LearnerState state;
   if (shard_ != Shard::parameters) {
-    state.module = named_parameters(spec(), module_->parameters());
-    if (plan_.target)
-      state.scalars["target_parameters"] =
-          Tensor::of(std::span<const float>(room_of(target_)), {room_of(target_).size()});
+    state.module = named_parameters(spec(), parameters());
+    if (plan_.target) {
+      const std::vector<float> on_device = device_ ? device_->target() : std::vector<float>();
+      const std::span<const float> target = device_ ? std::span<const float>(on_device) : room_of(target_);
+      state.scalars["target_parameters"] = Tensor::of(target, {target.size()});
+    }
   }
-  state.optimizer = shard_ == Shard::none ? optimizer_->state() : optimizer_->counter_state();
+  if (device_)
+    state.optimizer = device_->optimizer_state();
+  else
+    state.optimizer = shard_ == Shard::none ? optimizer_->state() : optimizer_->counter_state();
   if (filter_) {
     const std::vector<double> statistics = filter_->state();
     state.connectors["mean_std_filter"] = Tensor::of(std::span<const double>(statistics), {statistics.size()});
@@ -80,18 +87,28 @@ LearnerState Learner::replicated_state() const {
 
 void Learner::set_state(const LearnerState& state) {
   check(parts_.whole(), "a state is set before the parts of a group are taken");
-  set_parameters(state);
-  optimizer_->set_state(state.optimizer);
+  set_parameters_and_moments(state);
   set_counters(state);
 }
 
 void Learner::set_replicated_state(const LearnerState& state) {
-  if (shard_ != Shard::parameters) set_parameters(state);
-  if (shard_ == Shard::none)
-    optimizer_->set_state(state.optimizer);
-  else
+  if (shard_ == Shard::none) {
+    set_parameters_and_moments(state);
+  } else {
+    if (shard_ != Shard::parameters) set_parameters(state);
     optimizer_->set_counter_state(state.optimizer);
+  }
   set_counters(state);
+}
+
+/// All of them.
+void Learner::set_parameters_and_moments(const LearnerState& state) {
+  set_parameters(state);
+  if (device_)
+    device_->set_state(module_->parameters(), state.optimizer,
+                       plan_.target ? std::span<const float>(room_of(target_)) : std::span<const float>());
+  else
+    optimizer_->set_state(state.optimizer);
 }
 
 void Learner::set_parameters(const LearnerState& state) {

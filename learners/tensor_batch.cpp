@@ -9,22 +9,6 @@
 namespace myriad {
 namespace {
 
-at::ScalarType torch_type(DType dtype) {
-  switch (dtype) {
-    case DType::f32:
-      return at::kFloat;
-    case DType::f64:
-      return at::kDouble;
-    case DType::u8:
-      return at::kByte;
-    case DType::i32:
-      return at::kInt;
-    case DType::i64:
-      return at::kLong;
-  }
-  return at::kFloat;
-}
-
 /// A view of `rows` rows of a column: [rows..., shape...].
 at::Tensor view(Fragment& fragment, const Column& column, std::vector<int64_t> rows) {
   rows.insert(rows.end(), column.shape.begin(), column.shape.end());
@@ -55,6 +39,22 @@ at::Tensor choices(const at::Tensor& actions, const ModuleSpec& spec, const Spac
 }
 
 }  // namespace
+
+at::ScalarType torch_type(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return at::kFloat;
+    case DType::f64:
+      return at::kDouble;
+    case DType::u8:
+      return at::kByte;
+    case DType::i32:
+      return at::kInt;
+    case DType::i64:
+      return at::kLong;
+  }
+  return at::kFloat;
+}
 
 TensorBatch make_tensor_batch(Fragment& fragment, const ModuleSpec& spec, const Space& action_space,
                               const MeanStdFilter* filter) {
@@ -130,6 +130,11 @@ Columns sequence_columns_of(const Columns& columns, std::span<const int64_t> env
   for (const auto& [name, column] : columns)
     part[name] = name == "obs" ? column.index_select(0, at::tensor(rows)) : column.index_select(1, chosen);
   return part;
+}
+
+at::Tensor final_index(const at::Tensor& terminateds, const at::Tensor& truncateds) {
+  const at::Tensor cut = at::logical_and(truncateds.to(at::kBool), terminateds.logical_not());
+  return (cut.flatten().to(at::kLong).cumsum(0) - 1).clamp_min(0).view_as(truncateds);
 }
 
 at::Tensor step_obs(const Columns& columns) { return columns.at("obs").narrow(0, 0, columns.at("truncateds").numel()); }

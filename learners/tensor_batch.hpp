@@ -15,8 +15,13 @@
 
 namespace myriad {
 
+at::ScalarType torch_type(DType dtype);
+
 /// Tensors by column name.
 using Columns = std::map<std::string, at::Tensor, std::less<>>;
+
+/// On a device: the row of final_obs that a step [T, N] has, where it was cut by the time limit; 0 elsewhere.
+constexpr const char* kFinalIndex = "final_index";
 
 struct TensorBatch {
   int64_t steps = 0;         ///< T
@@ -49,6 +54,9 @@ Columns sequence_columns(const TensorBatch& batch, const std::vector<std::string
 
 /// The same of some environments, copied: [T, n, ...] and "obs" [(T+1) * n + f, obs_size].
 Columns sequence_columns_of(const Columns& columns, std::span<const int64_t> environments);
+
+/// kFinalIndex from the flags [T, N], in torch's operators.
+at::Tensor final_index(const at::Tensor& terminateds, const at::Tensor& truncateds);  // [T, N]  int64
 
 /// The rows of `columns`' "obs" that an action was taken at, [T * N, obs_size].
 at::Tensor step_obs(const Columns& columns);

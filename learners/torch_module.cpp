@@ -70,20 +70,87 @@ std::span<float> span_of(const at::Tensor& tensor) {
   return {tensor.mutable_data_ptr<float>(), static_cast<size_t>(tensor.numel())};
 }
 
-/// The spec's named tensors as views of a flat one [P], in order.
-std::vector<at::Tensor> views_of(const ModuleSpec& spec, const at::Tensor& flat) {
-  std::vector<at::Tensor> views;
-  for (const Parameter& p : spec.parameters())
-    views.push_back(flat.narrow(0, static_cast<int64_t>(p.offset), static_cast<int64_t>(p.count))
-                        .view(std::vector<int64_t>(p.shape.begin(), p.shape.end())));
-  return views;
-}
-
 int64_t signed_of(size_t n) { return static_cast<int64_t>(n); }
 
 std::vector<int64_t> shape_of(const Parameter& p) { return {p.shape.begin(), p.shape.end()}; }
 
+/// In the order of run(), which is the order of the parameters.
+std::vector<TorchLayer> layers_of(const ModuleSpec& spec) {
+  const std::vector<Parameter> list = spec.parameters();
+  std::vector<TorchLayer> layers;
+  const auto add = [&](size_t count, auto function) {
+    const size_t first = layers.empty() ? 0 : layers.back().first + layers.back().count;
+    const Parameter& last = list.at(first + count - 1);
+    layers.push_back({first, count, {list[first].offset, last.offset + last.count}, std::move(function)});
+  };
+  using Tensors = at::ArrayRef<at::Tensor>;
+  const auto linear = [&] { add(2, [](const at::Tensor& x, Tensors t) { return at::linear(x, t[0], t[1]); }); };
+  const auto trunk = [&](const std::vector<Layer>& part) {
+    for (const Layer& layer : part)
+      std::visit(Overloaded{[&](const Linear&) { linear(); }, [](const Activate&) {},
+                            [&](const LayerNorm& l) {
+                              add(2, [size = l.size](const at::Tensor& x, Tensors t) {
+                                return at::layer_norm(x, {size}, t[0], t[1], 1e-5);
+                              });
+                            }},
+                 layer);
+  };
+  trunk(spec.encoder);
+  linear();
+  if (const auto* gaussian = std::get_if<DiagGaussian>(&spec.distribution); gaussian && gaussian->free_log_std)
+    add(1, [clip = spec.log_std_clip](const at::Tensor& mean, Tensors t) {
+      return at::cat({mean, t[0].expand_as(mean).clamp(-clip, clip)}, 1);
+    });
+  if (!spec.shares_encoder) trunk(spec.value_encoder);
+  linear();
+  return layers;
+}
+
+/// `call(layer, x)` for each layer with parameters. Autocast ends before what it gives.
+template <class Call>
+ModuleOutput run(const ModuleSpec& spec, const std::vector<TorchLayer>& with_parameters, const at::Tensor& obs,
+                 Call call) {
+  auto next = with_parameters.begin();
+  const auto trunk = [&](const std::vector<Layer>& layers, at::Tensor x) {
+    for (const Layer& layer : layers)
+      x = std::visit(Overloaded{[&](const Activate& l) { return activate(l.activation, x); },
+                                [&](const auto&) { return call(*next++, x); }},
+                     layer);
+    return x;
+  };
+  const at::Tensor features = trunk(spec.encoder, obs);
+  at::Tensor inputs = call(*next++, features).to(at::kFloat);
+  if (const auto* gaussian = std::get_if<DiagGaussian>(&spec.distribution)) {
+    const float clip = spec.log_std_clip;
+    inputs =
+        gaussian->free_log_std
+            ? call(*next++, inputs)
+            : at::cat({inputs.narrow(1, 0, gaussian->n), inputs.narrow(1, gaussian->n, gaussian->n).clamp(-clip, clip)},
+                      1);
+  }
+  const at::Tensor value_features = spec.shares_encoder ? features : trunk(spec.value_encoder, obs);
+  return {inputs, call(*next++, value_features).squeeze(1).to(at::kFloat)};
+}
+
+ModuleOutput run_whole(const ModuleSpec& spec, const std::vector<TorchLayer>& layers,
+                       const std::vector<at::Tensor>& tensors, const at::Tensor& obs) {
+  return run(spec, layers, obs, [&](const TorchLayer& layer, const at::Tensor& x) {
+    return layer.function(x, at::ArrayRef<at::Tensor>(tensors).slice(layer.first, layer.count));
+  });
+}
+
 }  // namespace
+
+std::vector<at::Tensor> parameter_views(const ModuleSpec& spec, const at::Tensor& flat) {
+  std::vector<at::Tensor> views;
+  for (const Parameter& p : spec.parameters())
+    views.push_back(flat.narrow(0, signed_of(p.offset), signed_of(p.count)).view(shape_of(p)));
+  return views;
+}
+
+ModuleOutput torch_forward(const ModuleSpec& spec, const std::vector<at::Tensor>& parameters, const at::Tensor& obs) {
+  return run_whole(spec, layers_of(spec), parameters, obs);
+}
 
 /// One layer as one operation, with parameters that are there only while it runs.
 struct TorchModule::LayerFunction : torch::autograd::Function<LayerFunction> {
@@ -91,31 +158,31 @@ struct TorchModule::LayerFunction : torch::autograd::Function<LayerFunction> {
   using List = torch::autograd::variable_list;
 
   static at::Tensor forward(Context* context, const at::Tensor& /*anchor*/, const at::Tensor& x, TorchModule* module,
-                            const Unit* unit, const at::Tensor* home) {
+                            const TorchLayer* layer, const at::Tensor* home) {
     context->save_for_backward({x});
     context->saved_data["module"] = reinterpret_cast<int64_t>(module);
-    context->saved_data["unit"] = reinterpret_cast<int64_t>(unit);
+    context->saved_data["layer"] = reinterpret_cast<int64_t>(layer);
     context->saved_data["x"] = x.requires_grad();
-    return unit->function(x, module->tensors_of(*unit, *home));
+    return layer->function(x, module->tensors_of(*layer, *home));
   }
 
   static List backward(Context* context, List d) {
     auto* module = reinterpret_cast<TorchModule*>(context->saved_data["module"].toInt());
-    const auto* unit = reinterpret_cast<const Unit*>(context->saved_data["unit"].toInt());
+    const auto* layer = reinterpret_cast<const TorchLayer*>(context->saved_data["layer"].toInt());
     const at::AutoGradMode record(true);
     const bool needs_x = context->saved_data["x"].toBool();
     const at::Tensor x = context->get_saved_variables()[0].detach().set_requires_grad(needs_x);
     List inputs;
-    for (const at::Tensor& tensor : module->tensors_of(*unit, module->flat_))
+    for (const at::Tensor& tensor : module->tensors_of(*layer, module->flat_))
       inputs.push_back(tensor.detach().set_requires_grad(true));
-    const at::Tensor y = unit->function(x, inputs);
+    const at::Tensor y = layer->function(x, inputs);
     if (needs_x) inputs.push_back(x);
     List gradients = torch::autograd::grad({y}, inputs, {d[0]});
     size_t bytes = 0;
-    for (size_t i = 0; i < unit->count; ++i) bytes += gradients[i].nbytes();
+    for (size_t i = 0; i < layer->count; ++i) bytes += gradients[i].nbytes();
     module->peak_.gradient_bytes = std::max(module->peak_.gradient_bytes, bytes);
-    for (size_t i = 0; i < unit->count; ++i)
-      module->give(module->list_[unit->first + i], std::exchange(gradients[i], at::Tensor()));
+    for (size_t i = 0; i < layer->count; ++i)
+      module->give(module->list_[layer->first + i], std::exchange(gradients[i], at::Tensor()));
     return {{}, needs_x ? gradients.back() : at::Tensor(), {}, {}, {}};
   }
 };
@@ -126,37 +193,8 @@ TorchModule::TorchModule(const ModuleSpec& spec, std::span<const float> initial,
   if (executor == Executor::native)
     native_ = std::make_unique<NativeModule>(spec, threads);
   else
-    make_units();
+    layers_ = layers_of(spec_);
   place({.partition = {spec.num_parameters(), 1}}, initial);
-}
-
-/// In the order of run(), which is the order of the parameters.
-void TorchModule::make_units() {
-  const auto add = [&](size_t count, auto function) {
-    const size_t first = units_.empty() ? 0 : units_.back().first + units_.back().count;
-    const Parameter& last = list_.at(first + count - 1);
-    units_.push_back({first, count, {list_[first].offset, last.offset + last.count}, std::move(function)});
-  };
-  using Tensors = at::ArrayRef<at::Tensor>;
-  const auto linear = [&] { add(2, [](const at::Tensor& x, Tensors t) { return at::linear(x, t[0], t[1]); }); };
-  const auto trunk = [&](const std::vector<Layer>& layers) {
-    for (const Layer& layer : layers)
-      std::visit(Overloaded{[&](const Linear&) { linear(); }, [](const Activate&) {},
-                            [&](const LayerNorm& l) {
-                              add(2, [size = l.size](const at::Tensor& x, Tensors t) {
-                                return at::layer_norm(x, {size}, t[0], t[1], 1e-5);
-                              });
-                            }},
-                 layer);
-  };
-  trunk(spec_.encoder);
-  linear();
-  if (const auto* gaussian = std::get_if<DiagGaussian>(&spec_.distribution); gaussian && gaussian->free_log_std)
-    add(1, [clip = spec_.log_std_clip](const at::Tensor& mean, Tensors t) {
-      return at::cat({mean, t[0].expand_as(mean).clamp(-clip, clip)}, 1);
-    });
-  if (!spec_.shares_encoder) trunk(spec_.value_encoder);
-  linear();
 }
 
 void TorchModule::place(const Placement& placement, std::span<const float> values) {
@@ -170,14 +208,15 @@ void TorchModule::place(const Placement& placement, std::span<const float> value
   placement_ = placement;
   views_.clear();
   if (!native_ && !in_parts)
-    for (const at::Tensor& part : views_of(spec_, flat_)) views_.push_back(part.detach().set_requires_grad(true));
+    for (const at::Tensor& part : parameter_views(spec_, flat_))
+      views_.push_back(part.detach().set_requires_grad(true));
   make_gradient(in_parts ? signed_of(placement.own().count()) : flat_.numel());
 }
 
 void TorchModule::make_gradient(int64_t room) {
   gradient_ = at::zeros({room}, at::kFloat);
   if (views_.empty()) return;
-  const std::vector<at::Tensor> gradient_views = views_of(spec_, gradient_);
+  const std::vector<at::Tensor> gradient_views = parameter_views(spec_, gradient_);
   for (size_t i = 0; i < views_.size(); ++i)
     views_[i].mutable_grad() = gradient_views[i];  // autograd adds in place to a gradient that is there
 }
@@ -212,13 +251,13 @@ at::Tensor TorchModule::fetch(const at::Tensor& home, Range range) const {
   return out;
 }
 
-std::vector<at::Tensor> TorchModule::tensors_of(const Unit& unit, const at::Tensor& home) {
-  const at::Tensor flat = fetch(home, unit.range);
+std::vector<at::Tensor> TorchModule::tensors_of(const TorchLayer& layer, const at::Tensor& home) {
+  const at::Tensor flat = fetch(home, layer.range);
   if (placement_.parameters_in_parts) peak_.fetched_bytes = std::max(peak_.fetched_bytes, flat.nbytes());
   std::vector<at::Tensor> tensors;
-  for (size_t i = unit.first; i < unit.first + unit.count; ++i) {
+  for (size_t i = layer.first; i < layer.first + layer.count; ++i) {
     const Parameter& p = list_[i];
-    tensors.push_back(flat.narrow(0, signed_of(p.offset - unit.range.begin), signed_of(p.count)).view(shape_of(p)));
+    tensors.push_back(flat.narrow(0, signed_of(p.offset - layer.range.begin), signed_of(p.count)).view(shape_of(p)));
   }
   return tensors;
 }
@@ -238,40 +277,10 @@ void TorchModule::give(const Parameter& tensor, at::Tensor gradient) {
   }
 }
 
-/// `call(unit, x)` for each layer with parameters.
-template <class Call>
-ModuleOutput TorchModule::run(const at::Tensor& obs, Call call) const {
-  auto unit = units_.begin();
-  const auto trunk = [&](const std::vector<Layer>& layers, at::Tensor x) {
-    for (const Layer& layer : layers)
-      x = std::visit(Overloaded{[&](const Activate& l) { return activate(l.activation, x); },
-                                [&](const auto&) { return call(*unit++, x); }},
-                     layer);
-    return x;
-  };
-  const at::Tensor features = trunk(spec_.encoder, obs);
-  at::Tensor inputs = call(*unit++, features);
-  if (const auto* gaussian = std::get_if<DiagGaussian>(&spec_.distribution)) {
-    const float clip = spec_.log_std_clip;
-    inputs =
-        gaussian->free_log_std
-            ? call(*unit++, inputs)
-            : at::cat({inputs.narrow(1, 0, gaussian->n), inputs.narrow(1, gaussian->n, gaussian->n).clamp(-clip, clip)},
-                      1);
-  }
-  const at::Tensor value_features = spec_.shares_encoder ? features : trunk(spec_.value_encoder, obs);
-  return {inputs, call(*unit++, value_features).squeeze(1)};
-}
-
-ModuleOutput TorchModule::run_whole(const std::vector<at::Tensor>& tensors, const at::Tensor& obs) const {
-  return run(obs, [&](const Unit& unit, const at::Tensor& x) {
-    return unit.function(x, at::ArrayRef<at::Tensor>(tensors).slice(unit.first, unit.count));
-  });
-}
-
 ModuleOutput TorchModule::run_by_layer(const at::Tensor& home, const at::Tensor& obs) {
-  return run(
-      obs, [&](const Unit& unit, const at::Tensor& x) { return LayerFunction::apply(anchor_, x, this, &unit, &home); });
+  return run(spec_, layers_, obs, [&](const TorchLayer& layer, const at::Tensor& x) {
+    return LayerFunction::apply(anchor_, x, this, &layer, &home);
+  });
 }
 
 at::Tensor TorchModule::idle_rows() const { return at::zeros({1, spec_.obs_size}, at::kFloat); }
@@ -291,7 +300,7 @@ void TorchModule::idle_infer(const at::Tensor& parameters) {
 ModuleOutput TorchModule::forward(const at::Tensor& obs) {
   check(obs.dim() == 2 && obs.size(1) == spec_.obs_size, "obs has {} features, want {}", obs.size(-1), spec_.obs_size);
   if (placement_.gradients_in_parts) return run_by_layer(flat_, obs);
-  if (!native_) return run_whole(views_, obs);
+  if (!native_) return run_whole(spec_, layers_, views_, obs);
   auto outputs =
       NativeFunction::apply(anchor_, obs.contiguous(), native_.get(), parameters().data(), gradients().data());
   return {outputs[0], outputs[1]};
@@ -300,7 +309,7 @@ ModuleOutput TorchModule::forward(const at::Tensor& obs) {
 at::Tensor TorchModule::values(const at::Tensor& obs) {
   const at::NoGradGuard no_grad;
   if (placement_.gradients_in_parts) return run_by_layer(flat_, obs).values;
-  if (!native_) return run_whole(views_, obs).values;
+  if (!native_) return run_whole(spec_, layers_, views_, obs).values;
   const at::Tensor rows = obs.contiguous();
   at::Tensor values = at::empty({rows.size(0)}, rows.options());
   native_->values(parameters().data(), rows.const_data_ptr<float>(), static_cast<size_t>(rows.size(0)),
@@ -312,7 +321,7 @@ ModuleOutput TorchModule::infer(const at::Tensor& parameters, const at::Tensor& 
   const at::NoGradGuard no_grad;
   check(parameters.numel() == flat_.numel(), "{} parameters for a module of {}", parameters.numel(), flat_.numel());
   if (placement_.parameters_in_parts) return run_by_layer(parameters, obs);
-  if (!native_) return run_whole(views_of(spec_, parameters), obs);
+  if (!native_) return run_whole(spec_, layers_, parameter_views(spec_, parameters), obs);
   const at::Tensor rows = obs.contiguous();
   const int64_t n = rows.size(0);
   ModuleOutput out{at::empty({n, inputs_size(spec_.distribution)}, rows.options()), at::empty({n}, rows.options())};

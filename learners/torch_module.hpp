@@ -39,6 +39,21 @@ struct ModuleOutput {
   at::Tensor values;              // [n]
 };
 
+/// The spec's named tensors as views of a flat one [P], in order.
+std::vector<at::Tensor> parameter_views(const ModuleSpec& spec, const at::Tensor& flat);
+
+/// The spec in torch's operators, on whatever device `parameters` (in the spec's order) and `obs` are. Gives float32
+/// under autocast too.
+ModuleOutput torch_forward(const ModuleSpec& spec, const std::vector<at::Tensor>& parameters,
+                           const at::Tensor& obs);  // [n, obs_size]
+
+/// A layer with parameters, of any kind: y = function(x, its tensors).
+struct TorchLayer {
+  size_t first = 0, count = 0;  ///< tensors, in the spec's order
+  Range range;                  ///< of the parameters
+  std::function<at::Tensor(const at::Tensor& x, at::ArrayRef<at::Tensor> tensors)> function;
+};
+
 /// Where the gradient of a module lies, and its parameters.
 struct Placement {
   Collective* group = nullptr;  ///< outlives the placement
@@ -92,27 +107,17 @@ class TorchModule {
   std::span<float> gradients_with_tail(size_t tail);
 
  private:
-  /// A layer with parameters, of any kind: y = function(x, its tensors).
-  struct Unit {
-    size_t first = 0, count = 0;  ///< tensors, in the spec's order
-    Range range;                  ///< of the parameters
-    std::function<at::Tensor(const at::Tensor& x, at::ArrayRef<at::Tensor> tensors)> function;
-  };
   struct LayerFunction;
 
-  void make_units();
-  template <class Call>
-  ModuleOutput run(const at::Tensor& obs, Call call) const;
-  ModuleOutput run_whole(const std::vector<at::Tensor>& tensors, const at::Tensor& obs) const;
   ModuleOutput run_by_layer(const at::Tensor& home, const at::Tensor& obs);
   at::Tensor idle_rows() const;
-  std::vector<at::Tensor> tensors_of(const Unit& unit, const at::Tensor& home);
+  std::vector<at::Tensor> tensors_of(const TorchLayer& layer, const at::Tensor& home);
   void give(const Parameter& tensor, at::Tensor gradient);
   void make_gradient(int64_t room);
 
   ModuleSpec spec_;
-  std::vector<Parameter> list_;  ///< the spec's, in order
-  std::vector<Unit> units_;      ///< in the order of the forward pass
+  std::vector<Parameter> list_;     ///< the spec's, in order
+  std::vector<TorchLayer> layers_;  ///< in the order of the forward pass; none with the native executor
   Placement placement_;
   at::Tensor flat_, gradient_;
   std::vector<at::Tensor> views_;         ///< of flat_, in the spec's order; none by layer

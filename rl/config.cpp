@@ -528,6 +528,7 @@ class Combinations {
       fail(Exit::usage, "impossible",
            "{}: learners.shard '{}' goes layer by layer; executor 'native' cannot, 'torch' can",
            place({"learners.executor", "learners.shard"}), learners.shard);
+    refuse_device();
     const FaultToleranceConfig& faults = config_.fault_tolerance;
     if (faults.restart_backoff_max_s < faults.restart_backoff_s)
       fail(Exit::usage, "impossible", "{}: fault_tolerance.restart_backoff_max_s {} is less than restart_backoff_s {}",
@@ -565,6 +566,28 @@ class Combinations {
          place({"training.train_batch_size", "env_runners.rollout_fragment_length",
                 "env_runners.num_envs_per_env_runner", "env_runners.num_env_runners"}),
          batch, unit, parts, nearest);
+  }
+
+  void refuse_device() const {
+    const LearnersConfig& learners = config_.learners;
+    const std::string_view device = learners.device;
+    const std::string_view number = device.starts_with("cuda:") ? device.substr(5) : "";
+    const bool numbered =
+        !number.empty() && number.size() <= 3 && number.find_first_not_of("0123456789") == std::string_view::npos;
+    if (device != "cpu" && device != "cuda" && !numbered)
+      fail(Exit::usage, "out-of-range", "{}: learners.device is {}, want cpu, cuda or cuda:N",
+           place({"learners.device"}), quote(device));
+    if (device == "cpu" && learners.autocast != "none")
+      fail(Exit::usage, "impossible", "{}: learners.autocast is \"{}\", which needs a CUDA device",
+           place({"learners.autocast"}), learners.autocast);
+    if (device != "cpu" && learners.executor == "native")
+      fail(Exit::usage, "impossible", "{}: learners.executor is \"native\", which computes on a CPU",
+           place({"learners.executor", "learners.device"}));
+    if (device != "cpu" && learners.shard != "none")
+      fail(Exit::usage, "impossible",
+           "{}: learners.shard is \"{}\" and learners.device is {}; on a GPU only shard \"none\" works, parts only on "
+           "device \"cpu\"",
+           place({"learners.shard", "learners.device"}), learners.shard, quote(device));
   }
 
   /// Where the first of `keys` that was set at all was set.
@@ -657,10 +680,15 @@ void NetworkConfig::settings(SettingVisitor& v) {
 void LearnersConfig::settings(SettingVisitor& v) {
   v.visit({"num_learners", "processes", "that share each batch; `myriad scale` changes it while they run", 1, 1024},
           num_learners);
-  v.visit({.key = "device", .unit = "", .meaning = "what the learner computes on", .choices = {"cpu"}}, device);
+  v.visit({"device", "", "what a learner computes on: cpu, cuda:N, or cuda: GPU i % number of GPUs for learner i"},
+          device);
   v.visit(choice("executor", "who runs the module on a CPU", {"auto", "torch", "native"}), executor);
+  v.visit(
+      choice("autocast", "CUDA: type of the module's matrix products; parameters stay float32", {"none", "bfloat16"}),
+      autocast);
+  v.visit({"cuda_graph", "", "CUDA: gradient steps are recorded once and replayed"}, cuda_graph);
   v.visit({"num_threads", "threads", "of a learner; 0: the learners share the machine's cores", 0, 1024}, num_threads);
-  v.visit(choice("shard", "what lies in parts over the learners (ZeRO); each includes those before it",
+  v.visit(choice("shard", "what lies in parts over the learners (ZeRO), on a CPU; each includes those before it",
                  {"none", "optimizer", "gradients", "parameters"}),
           shard);
   v.visit({"redundancy", "", "a learner also keeps its left neighbour's part, for when that dies"}, redundancy);

@@ -135,7 +135,7 @@ void MeanStdFilter::apply(std::span<const float> rows, std::span<float> out) con
   const size_t n = mean_.size();
   check(rows.size() % n == 0 && out.size() == rows.size(), "rows have {} elements and out {}, want one multiple of {}",
         rows.size(), out.size(), n);
-  if (count_ < 2) {
+  if (!active()) {
     std::copy(rows.begin(), rows.end(), out.begin());
     return;
   }

@@ -40,6 +40,12 @@ class MeanStdFilter {
   /// out = clip((x - mean) / max(std, 1e-4)); the identity until two rows were seen. `out` may be `rows`.
   void apply(std::span<const float> rows, std::span<float> out) const;
 
+  /// What apply computes with: (x - shift) * scale, clipped to +/- clip, once active.
+  bool active() const { return count_ >= 2; }
+  std::span<const float> shift() const { return shift_; }  // [size]
+  std::span<const float> scale() const { return scale_; }  // [size]
+  double clip() const { return clip_; }
+
   std::vector<double> state() const;              ///< [count, mean..., m2...]
   void set_state(std::span<const double> state);  ///< throws Error when the length is wrong
 

@@ -46,11 +46,12 @@ inline Config async_config(const char* algorithm, const std::string& executor = 
   return config;
 }
 
-/// A batch whose rewards depend on observation and action; one row of each kind of end.
-inline Fragment batch_of(const Space& action_space, uint64_t seed = 1) {
+/// A batch whose rewards depend on observation and action; one row of each kind of end, and `cuts` more time limits.
+inline Fragment batch_of(const Space& action_space, uint64_t seed = 1, size_t cuts = 0,
+                         int environments = kEnvironments) {
   const bool discrete = action_space.get_if<Discrete>() != nullptr;
   const int k = discrete ? action_space.get_if<Discrete>()->n : 2 * action_space.flat_size();
-  auto layout = std::make_shared<FragmentLayout>(kSteps, kEnvironments);
+  auto layout = std::make_shared<FragmentLayout>(kSteps, environments);
   layout->add("obs", Rows::step_and_bootstrap, DType::f32, {3})
       .add("actions", Rows::step, discrete ? DType::i32 : DType::f32, {discrete ? 1 : action_space.flat_size()})
       .add("rewards", Rows::step, DType::f32, {})
@@ -63,7 +64,7 @@ inline Fragment batch_of(const Space& action_space, uint64_t seed = 1) {
   RandomStream random(seed, StreamPurpose::simulation, 0);
   const auto values = [&](const char* name) { return f.values<float>(layout->column(name)); };
   for (float& x : values("obs")) x = static_cast<float>(2.0 + random.normal());
-  for (size_t i = 0; i < kSteps * kEnvironments; ++i) {
+  for (size_t i = 0; i < values("rewards").size(); ++i) {
     const float x = values("obs")[3 * i];
     if (discrete) {
       const auto* d = action_space.get_if<Discrete>();
@@ -80,8 +81,9 @@ inline Fragment batch_of(const Space& action_space, uint64_t seed = 1) {
   }
   f.values<uint8_t>(layout->column("terminateds"))[5] = 1;
   f.values<uint8_t>(layout->column("truncateds"))[20] = 1;
-  f.final_rows = 1;
-  for (int j = 0; j < 3; ++j) f.values<float>(layout->column("final_obs"))[static_cast<size_t>(j)] = 1.0f;
+  for (size_t i = 0; i < cuts; ++i) f.values<uint8_t>(layout->column("truncateds"))[21 + i] = 1;
+  f.final_rows = 1 + cuts;
+  for (size_t j = 0; j < 3 * f.final_rows; ++j) values("final_obs")[j] = 1.0f + 0.5f * static_cast<float>(j / 3);
   return f;
 }
 

@@ -187,9 +187,6 @@ TEST_CASE("Learner: settings and batches it cannot use are errors") {
   const Space actions = Space::discrete(2);
   Config config = config_of("eigen");
   CHECK_THROWS_AS(Learner(config, kObs, actions), Error);
-  config = config_of();
-  config.learners.device = "cuda";
-  CHECK_THROWS_AS(Learner(config, kObs, actions), Error);
   Learner learner(config_of(), kObs, actions);
   Fragment other = batch_of(Space::box(-1, 1, {1}));
   CHECK_THROWS_AS(learner.update(&other), Error);

@@ -256,6 +256,29 @@ episode_return_mean = 475
           std::string::npos);
   }
 
+  TEST_CASE("load_config: learners.device is cpu, cuda or cuda:N, and what only one kind can do needs it") {
+    for (const char* device : {"cpu", "cuda", "cuda:0", "cuda:17"}) {
+      CAPTURE(device);
+      CHECK(complaint("", {std::string("learners.device=") + device}).empty());
+    }
+    for (const char* device : {"gpu", "cuda:", "cuda:-1", "cuda:x", "cuda:0 ", "CUDA", "cuda:1000", ""}) {
+      CAPTURE(device);
+      CHECK(starts_with(complaint("[learners]\ndevice = \"" + std::string(device) + "\"\n"),
+                        "error[out-of-range] cartpole.toml:2:10: learners.device is \"" + std::string(device) +
+                            "\", want cpu, cuda or cuda:N"));
+    }
+    CHECK(complaint("", {"learners.autocast=bfloat16"}) ==
+          "error[impossible] override learners.autocast=bfloat16: learners.autocast is \"bfloat16\", which needs a "
+          "CUDA device");
+    CHECK(complaint("", {"learners.device=cuda", "learners.autocast=bfloat16", "learners.cuda_graph=false"}).empty());
+    CHECK(complaint("", {"learners.device=cuda", "learners.executor=native"}).find("computes on a CPU") !=
+          std::string::npos);
+    CHECK(complaint("", {"learners.device=cuda", "learners.shard=optimizer"}) ==
+          "error[impossible] override learners.shard=optimizer: learners.shard is \"optimizer\" and learners.device is "
+          "\"cuda\"; on a GPU only shard \"none\" works, parts only on device \"cpu\"");
+    CHECK(complaint("", {"learners.shard=optimizer"}).empty());
+  }
+
   TEST_CASE("Config: a batch is fragments_per_batch fragments of fragment_length steps") {
     Config config = load_config("", "c.toml");  // 4000 = 2 runners x 8 envs x 250 steps
     CHECK(config.fragment_length() == 250);

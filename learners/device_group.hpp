@@ -1,0 +1,40 @@
+// DeviceGroup: what the shards of a learner group do with their gradients where these lie on devices. Every shard calls
+// it for the same steps in the same order. Owned by whoever forms the group; used by the update thread.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/intrusive_ptr.h>
+
+#include <memory>
+
+#include "learners/collective.hpp"
+
+namespace c10d {
+class Backend;
+}  // namespace c10d
+
+namespace myriad {
+
+class DeviceGroup {
+ public:
+  virtual ~DeviceGroup() = default;
+
+  virtual int64_t rank() const = 0;
+  virtual int64_t size() const = 0;
+
+  /// Inside DeviceSupport::run(): `tensor`, float32 and contiguous, becomes the sum over the shards. Throws GroupBroken
+  /// where it waits for them.
+  virtual void all_reduce(const at::Tensor& tensor) = 0;
+
+  /// Whether it is queued as any other work, waits for nothing and can be recorded.
+  virtual bool recordable() const = 0;
+};
+
+/// Queued: for NCCL's backend (make_nccl_backend), one shard a GPU. A peer that died shows when the device is waited
+/// for, and only after somebody aborted `backend`.
+std::unique_ptr<DeviceGroup> make_backend_group(const c10::intrusive_ptr<c10d::Backend>& backend);
+
+/// Through host memory, waiting for the device each time: for shards that share a GPU, and any Collective.
+std::unique_ptr<DeviceGroup> make_host_group(Collective& collective);
+
+}  // namespace myriad

@@ -1,0 +1,120 @@
+// Groups of shards that are threads, on the CPU.
+#include "learners/device_group.hpp"
+
+#include <ATen/ATen.h>
+#include <torch/csrc/distributed/c10d/Backend.hpp>
+
+#include "tests/learners/device_examples.hpp"
+#include "tests/learners/thread_group.hpp"
+
+using namespace myriad;
+
+TEST_SUITE_BEGIN("learners/device_group");
+
+namespace {
+
+/// A backend whose operations are a ThreadGroup's.
+class ThreadBackend final : public c10d::Backend {
+ public:
+  explicit ThreadBackend(std::shared_ptr<Collective> collective)
+      : Backend(static_cast<int>(collective->rank()), static_cast<int>(collective->size())),
+        collective_(std::move(collective)) {}
+  c10::intrusive_ptr<c10d::Work> allreduce(std::vector<at::Tensor>& tensors, const c10d::AllreduceOptions&) override {
+    struct Done final : c10d::Work {
+      bool wait(std::chrono::milliseconds) override { return true; }
+    };
+    collective_->all_reduce(
+        std::span<float>(tensors[0].mutable_data_ptr<float>(), static_cast<size_t>(tensors[0].numel())));
+    return c10::make_intrusive<Done>();
+  }
+  const std::string getBackendName() const override { return "threads"; }
+
+ private:
+  std::shared_ptr<Collective> collective_;
+};
+
+/// f(rank, its group) in a thread for each of `size` shards.
+template <class F>
+void in_group(uint32_t size, bool through_host, F f) {
+  ThreadGroup threads(size);
+  in_threads(size, [&](uint32_t rank) {
+    const std::shared_ptr<Collective> collective = threads.member(rank);
+    const auto group = through_host ? make_host_group(*collective)
+                                    : make_backend_group(c10::make_intrusive<ThreadBackend>(collective));
+    f(rank, *group);
+  });
+}
+
+}  // namespace
+
+TEST_CASE("DeviceGroup: a tensor becomes the sum over the shards") {
+  for (const bool through_host : {false, true}) {
+    std::array<float, 3> got{};
+    in_group(3, through_host, [&](uint32_t rank, DeviceGroup& group) {
+      const at::Tensor x = at::full({5}, static_cast<float>(rank + 1));
+      group.all_reduce(x);
+      got[rank] = group.rank() == rank && group.size() == 3 ? x[4].item<float>() : 0.0f;
+    });
+    CHECK(got == std::array<float, 3>{6, 6, 6});
+  }
+}
+
+TEST_CASE("DeviceGroup: shards on devices compute what shards on CPUs do, and all the same bits") {
+  for (const char* name : kDeviceCases) {
+    CAPTURE(name);
+    const Space actions = Space::discrete(3, 5);
+    Config config = device_config(name);
+    config.learners.gradient_accumulation = 2;
+    std::array<LearnerState, 2> here, there;
+    std::array<Metrics, 2> want, got;
+    for (const bool on_device : {false, true}) {
+      ThreadGroup threads(2);
+      in_threads(2, [&](uint32_t rank) {
+        Learner learner(config, kObs, actions, on_device ? make_cpu_support() : nullptr);
+        learner.join(threads.member(rank), {});
+        Metrics metrics;
+        for (uint64_t update = 1; update <= 5; ++update) {
+          Fragment whole = batch_of(actions, update, update);
+          Fragment mine = rank == 0 ? slice_of(whole, 0, 3) : slice_of(whole, 3, 5);
+          const bool nothing = rank == 0 && update == 3;
+          metrics = learner.update(nothing ? nullptr : &mine).metrics;
+        }
+        (on_device ? there : here)[rank] = learner.state();
+        (on_device ? got : want)[rank] = metrics;
+      });
+    }
+    CHECK(same(there[0], there[1]));
+    check_metrics(got[0], want[0], 5e-3);
+    const ModuleSpec spec = make_algorithm(config)->module_spec(kObs, actions);
+    const auto x = flat_parameters(spec, here[0].module, "test"), y = flat_parameters(spec, there[0].module, "test");
+    for (size_t i = 0; i < x.size(); ++i) CHECK(std::abs(x[i] - y[i]) <= 2e-4f);
+  }
+}
+
+TEST_CASE("DeviceGroup: an update that a broken group did not finish is put back bit for bit") {
+  for (const char* name : {"PPO", "IMPALA"}) {
+    CAPTURE(name);
+    const Space actions = Space::discrete(2);
+    const Config config = device_config(name);
+    std::array<LearnerState, 2> before, after;
+    ThreadGroup threads(2, ThreadGroup::Fault{.rank = 1, .operation = 9, .after = false});
+    in_threads(2, [&](uint32_t rank) {
+      Learner learner(config, kObs, actions, make_cpu_support());
+      learner.join(threads.member(rank), {});
+      Fragment batch = batch_of(actions, rank);
+      for (bool broken = false; !broken;) {
+        before[rank] = learner.state();
+        try {
+          learner.update(&batch);
+        } catch (const GroupBroken&) {
+          learner.settle(false);
+          broken = true;
+        }
+      }
+      after[rank] = learner.state();
+    });
+    for (const size_t rank : {size_t{0}, size_t{1}}) CHECK(same(before[rank], after[rank]));
+  }
+}
+
+TEST_SUITE_END();

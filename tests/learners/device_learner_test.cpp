@@ -1,0 +1,297 @@
+// DeviceLearner on CpuSupport, against the CPU's own learner: the same code runs on a GPU (gpu_test.cpp).
+#include "learners/device_learner.hpp"
+
+#include <ATen/record_function.h>
+
+#include "tests/algorithms/examples.hpp"
+#include "tests/learners/device_examples.hpp"
+
+using namespace myriad;
+
+TEST_SUITE_BEGIN("learners/device_learner");
+
+namespace {
+
+/// What operators ran that would make a GPU's host wait, which a recording forbids; those of the CPU's Adam apart,
+/// which reads its numbers on the host.
+struct Waits {
+  static inline std::vector<std::string> seen;
+  static inline int in_adam = 0;
+  static std::unique_ptr<at::ObserverContext> begin(const at::RecordFunction& f) {
+    const std::string name = f.name();
+    in_adam += name == "aten::_fused_adam_";
+    for (const char* waits : {"aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::masked_select",
+                              "aten::is_nonzero", "aten::equal", "aten::unique_dim", "aten::repeat_interleave"})
+      if (in_adam == 0 && name == waits) seen.push_back(name);
+    return nullptr;
+  }
+  static void end(const at::RecordFunction& f, at::ObserverContext*) {
+    in_adam -= std::string_view(f.name()) == "aten::_fused_adam_";
+  }
+};
+
+/// A CPU that records: what it recorded runs at each replay, as it was when it was recorded.
+class RecordingSupport final : public DeviceSupport {
+ public:
+  explicit RecordingSupport(int64_t* replays) : replays_(replays) {}
+  c10::Device device() const override { return cpu_->device(); }
+  void run(const std::function<void()>& work) override { cpu_->run(work); }
+  void upload(std::span<const std::byte> from, void* to) override { cpu_->upload(from, to); }
+  void begin_download(const void* from, size_t bytes) override { cpu_->begin_download(from, bytes); }
+  std::span<const std::byte> downloaded() override { return cpu_->downloaded(); }
+  std::unique_ptr<DeviceGraph> record(const std::function<void()>& work) override {
+    struct Graph final : DeviceGraph {
+      Graph(std::function<void()> w, int64_t* r) : work(std::move(w)), replays(r) {}
+      void replay() override {
+        ++*replays;
+        const auto watch = at::addThreadLocalCallback(
+            at::RecordFunctionCallback(Waits::begin, Waits::end).scopes({at::RecordScope::FUNCTION}));
+        work();
+        at::removeCallback(watch);
+      }
+      std::function<void()> work;
+      int64_t* replays;
+    };
+    return std::make_unique<Graph>(work, replays_);
+  }
+
+ private:
+  std::unique_ptr<DeviceSupport> cpu_ = make_cpu_support();
+  int64_t* replays_;
+};
+
+const std::vector<Space>& action_spaces() {
+  static const std::vector<Space> spaces{Space::discrete(3, 5), Space::box(-1, 1, {1})};
+  return spaces;
+}
+
+/// Without what was replayed, which is not the same in a learner that begins.
+Metrics without_work(Metrics metrics) {
+  std::erase_if(metrics, [](const auto& m) { return m.first.starts_with("num_device_work"); });
+  return metrics;
+}
+
+}  // namespace
+
+TEST_CASE("DeviceLearner: trains as the CPU's learner does, batch after batch") {
+  for (const char* name : kDeviceCases)
+    for (const Space& actions : action_spaces()) {
+      CAPTURE(name);
+      CAPTURE(actions.to_string());
+      const Config config = device_config(name);
+      Learner here(config, kObs, actions), there(config, kObs, actions, make_cpu_support());
+      for (uint64_t update = 1; update <= 6; ++update) {
+        CAPTURE(update);
+        Fragment batch = batch_of(actions, update, cuts_of(update));
+        const Metrics want = here.update(&batch).metrics, got = there.update(&batch).metrics;
+        check_metrics(got, want, 2e-3);
+      }
+      CHECK(apart(here, there) <= 2e-4f);
+      const TensorMap want = here.state().scalars, got = there.state().scalars;
+      if (want.contains("target_parameters")) {
+        CHECK(want.at("num_target_updates").i64()[0] >= 3);
+        const std::vector<float> x = want.at("target_parameters").f32(), y = got.at("target_parameters").f32();
+        for (size_t i = 0; i < x.size(); ++i) CHECK(std::abs(x[i] - y[i]) <= 2e-4f);
+      }
+      CHECK(got.at("num_module_steps_trained_lifetime").i64() == want.at("num_module_steps_trained_lifetime").i64());
+      CHECK(there.weights().filter == here.weights().filter);
+      CHECK(there.weights().version == 6);
+    }
+}
+
+TEST_CASE("DeviceLearner: recorded work gives the same numbers, and is counted") {
+  for (const char* name : kDeviceCases) {
+    CAPTURE(name);
+    const Space actions = Space::discrete(3, 5);
+    int64_t replays = 0;
+    const Config config = device_config(name);
+    Learner plain(config, kObs, actions, make_cpu_support()),
+        recorded(config, kObs, actions, std::make_unique<RecordingSupport>(&replays));
+    Metrics got;
+    for (uint64_t update = 1; update <= 12; ++update) {
+      Fragment batch = batch_of(actions, update, cuts_of(update));
+      const Metrics want = plain.update(&batch).metrics;
+      got = recorded.update(&batch).metrics;
+      CHECK(without_work(got) == without_work(want));
+    }
+    CHECK(same(plain.state(), recorded.state()));
+    CHECK(replays > 0);
+    CHECK(got.at("num_device_work_replayed_lifetime") == static_cast<double>(replays));
+    CHECK(got.at("num_device_work_warm_up_lifetime") > 0);
+    if (name != std::string("APPO"))                                        // whose buffer fills first
+      CHECK(got.at("num_device_work_forgotten_final_rows_lifetime") == 1);  // 20 cuts: from 8 rows to 32, once
+  }
+}
+
+TEST_CASE("DeviceLearner: what is recorded never waits for the device") {
+  int64_t replays = 0;
+  RecordingSupport support(&replays);
+  const at::Tensor x = at::ones({3});
+  Waits::seen.clear();
+  support.record([&] { x.sum().item<float>(); })->replay();
+  CHECK(!Waits::seen.empty());  // it would be noticed
+  for (const char* name : kDeviceCases)
+    for (const Space& actions : {Space::discrete(3, 5), Space::box(-1, 1, {1})}) {
+      CAPTURE(name);
+      Config config = device_config(name);
+      config.rl_module.fcnet_use_layernorm = true;
+      config.learners.autocast = "bfloat16";
+      Learner learner(config, kObs, actions, std::make_unique<RecordingSupport>(&replays));
+      Waits::seen.clear();
+      replays = 0;
+      for (uint64_t update = 1; update <= 8; ++update) {
+        Fragment batch = batch_of(actions, update);
+        learner.update(&batch);
+      }
+      CHECK(replays > 0);
+      CHECK(Waits::seen == std::vector<std::string>());
+    }
+}
+
+TEST_CASE("DeviceLearner: a batch of another layout is trained on, and what was recorded is forgotten") {
+  int64_t replays = 0;
+  Config config = async_config("IMPALA", "torch");
+  const Space actions = Space::discrete(2);
+  Learner here(config, kObs, actions), there(config, kObs, actions, std::make_unique<RecordingSupport>(&replays));
+  Fragment wide = batch_of(actions), narrow = batch_of(actions, 2, 0, 4);
+  for (Fragment* batch : {&wide, &wide, &wide, &narrow, &narrow, &wide}) {
+    here.update(batch);
+    there.update(batch);
+  }
+  CHECK(apart(here, there) <= 1e-4f);
+  CHECK(there.update(&wide).metrics.at("num_device_work_forgotten_layout_lifetime") == 2);
+  CHECK(replays == 1);
+}
+
+TEST_CASE("DeviceLearner: its checkpoint continues bit for bit, and on a CPU as well as on a device") {
+  for (const char* name : kDeviceCases) {
+    CAPTURE(name);
+    const Space actions = Space::box(-1, 1, {1});
+    Config config = device_config(name);
+    if (config.algorithm == "APPO") config = async_config("APPO", "torch");  // a larger buffer is not saved
+    Learner a(config, kObs, actions, make_cpu_support()), b(config, kObs, actions, make_cpu_support()),
+        here(config, kObs, actions);
+    for (uint64_t seed : {1, 2, 3}) {
+      Fragment batch = batch_of(actions, seed);
+      a.update(&batch);
+    }
+    const LearnerState saved = a.state();
+    b.set_state(saved);
+    here.set_state(saved);
+    CHECK(same(b.state(), saved));
+    CHECK(same(here.state(), saved));
+    Fragment batch = batch_of(actions, 4);
+    const Metrics x = a.update(&batch).metrics, y = b.update(&batch).metrics, z = here.update(&batch).metrics;
+    CHECK(without_work(x) == without_work(y));
+    CHECK(same(a.state(), b.state()));
+    check_metrics(x, z, 1e-3);
+    CHECK(apart(a, here) <= 1e-4f);
+  }
+}
+
+TEST_CASE("DeviceLearner: a batch with NaN changes nothing, is counted, and the third in a row is an error") {
+  const Space actions = Space::discrete(2);
+  for (const char* algorithm : {"PPO", "IMPALA"}) {
+    CAPTURE(algorithm);
+    Config config = algorithm == std::string("PPO") ? config_of("torch") : async_config(algorithm, "torch");
+    config.training.num_epochs = 1;
+    config.training.minibatch_size = 0;
+    config.training.grad_clip = 1.0;
+    Learner learner(config, kObs, actions, make_cpu_support());
+    Fragment good = batch_of(actions), bad = batch_of(actions);
+    bad.values<float>(bad.layout().column("rewards"))[3] = std::nanf("");
+    learner.update(&good);
+    const LearnerState before = learner.state();
+    const UpdateResult result = learner.update(&bad);
+    CHECK(result.skipped == 1);
+    CHECK(result.grad_updates == 0);
+    CHECK(!result.metrics.contains("total_loss"));
+    CHECK(result.metrics.at("num_module_steps_trained_lifetime") == 128);
+    CHECK(same(learner.state().module, before.module));
+    CHECK(learner.state().optimizer.at("exp_avg").f32() == before.optimizer.at("exp_avg").f32());
+    CHECK(learner.update(&bad).metrics.at("num_skipped_updates_lifetime") == 2);
+    const UpdateResult again = learner.update(&good);
+    CHECK(again.grad_updates == 1);
+    CHECK(again.skipped == 0);
+    learner.update(&bad);
+    learner.update(&bad);
+    CHECK_THROWS_WITH_AS(learner.update(&bad), doctest::Contains("'encoder.0.weight'"), Error);
+  }
+}
+
+TEST_CASE("DeviceLearner: bfloat16 trains nearly as float32 does") {
+  for (const char* name : kDeviceCases) {
+    CAPTURE(name);
+    const Space actions = Space::box(-1, 1, {1});
+    Config config = device_config(name);
+    Learner exact(config, kObs, actions, make_cpu_support());
+    config.learners.autocast = "bfloat16";
+    Learner rough(config, kObs, actions, make_cpu_support());
+    Metrics want, got;
+    for (uint64_t update = 1; update <= 4; ++update) {
+      Fragment batch = batch_of(actions, update);
+      want = exact.update(&batch).metrics;
+      got = rough.update(&batch).metrics;
+    }
+    CHECK(apart(exact, rough) > 1e-6f);
+    CHECK(apart(exact, rough) <= 1e-2f);
+    for (const char* metric : {"vf_loss", "entropy"})
+      CHECK(got.at(metric) == doctest::Approx(want.at(metric)).epsilon(0.02));
+  }
+}
+
+TEST_CASE("DeviceLearner: target_kl_stop ends the epochs of an update where the CPU's learner ends them") {
+  const Space actions = Space::discrete(2);
+  Config config = config_of("torch");
+  PpoConfig own;
+  own.target_kl_stop = 1e-3;
+  config.algorithm_config = std::make_unique<PpoConfig>(own);
+  config.training.lr = 3e-3;
+  config.training.num_epochs = 20;
+  Learner here(config, kObs, actions), there(config, kObs, actions, make_cpu_support());
+  Fragment batch = batch_of(actions);
+  const int64_t want = here.update(&batch).grad_updates;
+  CHECK(want < 20 * 4);
+  CHECK(there.update(&batch).grad_updates == want);
+}
+
+TEST_CASE("DeviceLearner: IMPALA and APPO learn a two-step problem from batches of a policy three updates old") {
+  for (const char* algorithm : {"IMPALA", "APPO"}) {
+    CAPTURE(algorithm);
+    Config config = load_config(fmt::format("algorithm = '{}'", algorithm), "test");
+    config.rl_module.fcnet_hiddens = {16, 16};
+    config.training.lr = 5e-3;
+    config.training.train_batch_size = 256;
+    if (auto* own = dynamic_cast<AppoConfig*>(config.algorithm_config.get())) own->circular_buffer_num_batches = 4;
+    Learner learner(config, Space::box(-1, 1, {2}), Space::discrete(2), make_cpu_support());
+    CHECK(reward_after(learner, 120, 3) > 0.9);
+  }
+}
+
+TEST_CASE("DeviceLearner: state in parts over the shards is an error, said before a device is looked for") {
+  for (const char* shard : {"optimizer", "gradients", "parameters"}) {
+    CAPTURE(shard);
+    Config config = config_of("torch");
+    config.learners.shard = shard;
+    CHECK_THROWS_WITH_AS(Learner(config, kObs, Space::discrete(2), make_cpu_support()),
+                         doctest::Contains("on a GPU only 'none' works"), Error);
+    config.learners.device = "cuda:999";
+    CHECK_THROWS_WITH_AS(Learner(config, kObs, Space::discrete(2)), doctest::Contains("on a GPU only 'none' works"),
+                         Error);
+  }
+}
+
+TEST_CASE("DeviceLearner: batches it cannot use are errors before anything is trained") {
+  const Space actions = Space::discrete(2);
+  Learner learner(config_of("torch"), kObs, actions, make_cpu_support());
+  Fragment other = batch_of(Space::box(-1, 1, {1}));
+  CHECK_THROWS_AS(learner.update(&other), Error);
+  Fragment outside = batch_of(actions);
+  outside.values<int32_t>(outside.layout().column("actions"))[0] = 2;
+  CHECK_THROWS_AS(learner.update(&outside), Error);
+  LearnerState state = learner.state();
+  state.optimizer.erase("exp_avg");
+  CHECK_THROWS_AS(learner.set_state(state), Error);
+}
+
+TEST_SUITE_END();

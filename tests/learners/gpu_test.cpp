@@ -1,0 +1,165 @@
+// DeviceLearner and libmyriad_cuda.so on a GPU. Every case says SKIPPED where there is none.
+#include <ATen/ATen.h>
+#include <torch/csrc/distributed/c10d/Backend.hpp>
+#include <torch/csrc/distributed/c10d/HashStore.hpp>
+
+#include <cstdio>
+
+#include "tests/learners/device_examples.hpp"
+
+using namespace myriad;
+
+TEST_SUITE_BEGIN("learners/gpu");
+
+namespace {
+
+/// Opens the library before anything asks torch for its devices: it remembers the first answer.
+bool skipped() {
+  static const std::string reason = why_no_cuda();
+  if (!reason.empty()) std::printf("SKIPPED: no GPU: %s\n", reason.c_str());
+  return !reason.empty();
+}
+
+Config on_gpu(const char* name) {
+  Config config = device_config(name);
+  config.learners.device = "cuda";
+  return config;
+}
+
+}  // namespace
+
+TEST_CASE("GPU: trains as the CPU does, batch after batch") {
+  if (skipped()) return;
+  for (const char* name : kDeviceCases)
+    for (const Space& actions : {Space::discrete(3, 5), Space::box(-1, 1, {1})}) {
+      CAPTURE(name);
+      CAPTURE(actions.to_string());
+      const Config config = on_gpu(name), cpu = device_config(name);
+      Learner there(config, kObs, actions), here(cpu, kObs, actions);
+      for (uint64_t update = 1; update <= 6; ++update) {
+        CAPTURE(update);
+        Fragment batch = batch_of(actions, update, cuts_of(update));
+        const Metrics want = here.update(&batch).metrics, got = there.update(&batch).metrics;
+        check_metrics(got, want, 5e-3);
+      }
+      CHECK(apart(here, there) <= 1e-3f);
+    }
+}
+
+TEST_CASE("GPU: a recorded gradient step gives what the step itself gives") {
+  if (skipped()) return;
+  for (const char* name : kDeviceCases) {
+    CAPTURE(name);
+    const Space actions = Space::discrete(3, 5);
+    Config config = on_gpu(name);
+    Learner recorded(config, kObs, actions);
+    config.learners.cuda_graph = false;
+    Learner plain(config, kObs, actions);
+    Metrics last;
+    for (uint64_t update = 1; update <= 12; ++update) {
+      Fragment batch = batch_of(actions, update, cuts_of(update));
+      last = recorded.update(&batch).metrics;
+      plain.update(&batch);
+    }
+    CHECK(apart(recorded, plain) <= 1e-5f);
+    CHECK(last.contains("num_device_work_replayed_lifetime"));
+    CHECK(!last.contains("num_device_work_not_recorded_lifetime"));
+  }
+}
+
+TEST_CASE("GPU: bfloat16 trains nearly as float32 does") {
+  if (skipped()) return;
+  for (const char* name : kDeviceCases) {
+    CAPTURE(name);
+    const Space actions = Space::box(-1, 1, {1});
+    Config config = on_gpu(name);
+    Learner exact(config, kObs, actions);
+    config.learners.autocast = "bfloat16";
+    Learner rough(config, kObs, actions);
+    for (uint64_t update = 1; update <= 8; ++update) {
+      Fragment batch = batch_of(actions, update);
+      exact.update(&batch);
+      rough.update(&batch);
+    }
+    CHECK(apart(exact, rough) > 1e-6f);
+    CHECK(apart(exact, rough) <= 2e-2f);
+  }
+}
+
+TEST_CASE("GPU: a gradient that is not finite is skipped on the device, and the third in a row is an error") {
+  if (skipped()) return;
+  const Space actions = Space::discrete(2);
+  Learner learner(on_gpu("IMPALA"), kObs, actions);
+  Fragment good = batch_of(actions), bad = batch_of(actions);
+  bad.values<float>(bad.layout().column("rewards"))[3] = std::nanf("");
+  for (int i = 0; i < 4; ++i) learner.update(&good);  // recorded by now
+  const LearnerState before = learner.state();
+  CHECK(learner.update(&bad).skipped == 1);
+  CHECK(same(learner.state().module, before.module));
+  learner.update(&bad);
+  CHECK_THROWS_WITH_AS(learner.update(&bad), doctest::Contains("'encoder.0.weight'"), Error);
+}
+
+TEST_CASE("GPU: a checkpoint of a GPU continues on a CPU and on a GPU") {
+  if (skipped()) return;
+  for (const char* name : {"PPO", "IMPALA"}) {
+    const Space actions = Space::box(-1, 1, {1});
+    Learner gpu(on_gpu(name), kObs, actions), again(on_gpu(name), kObs, actions),
+        cpu(device_config(name), kObs, actions);
+    Fragment batch = batch_of(actions);
+    for (int i = 0; i < 3; ++i) gpu.update(&batch);
+    again.set_state(gpu.state());
+    cpu.set_state(gpu.state());
+    CHECK(same(again.state(), gpu.state()));
+    for (Learner* learner : {&gpu, &again, &cpu}) learner->update(&batch);
+    CHECK(apart(gpu, again) <= 1e-5f);
+    CHECK(apart(gpu, cpu) <= 1e-3f);
+  }
+}
+
+TEST_CASE("GPU: copies through the pinned slabs arrive whole and in order") {
+  if (skipped()) return;
+  const std::unique_ptr<DeviceSupport> gpu = open_device("cuda", 0);
+  constexpr int64_t kNumbers = 5'000'001;  // five slabs, the last one not full
+  std::vector<float> numbers(kNumbers);
+  at::Tensor there;
+  gpu->run([&] {
+    there = at::zeros({kNumbers}, at::TensorOptions(at::kFloat).device(gpu->device()));
+    for (float round : {1.0f, 2.0f}) {
+      for (size_t i = 0; i < numbers.size(); ++i) numbers[i] = round * static_cast<float>(i % 1000);
+      gpu->upload(std::as_bytes(std::span<const float>(numbers)), there.mutable_data_ptr());
+      std::ranges::fill(numbers, -1.0f);  // it may be changed at once
+      there.add_(1.0f);
+    }
+    gpu->begin_download(there.const_data_ptr(), there.nbytes());
+  });
+  gpu->run([&] { there.zero_(); });  // waits for the copy
+  const auto* back = reinterpret_cast<const float*>(gpu->downloaded().data());
+  int64_t wrong = 0;
+  for (int64_t i = 0; i < kNumbers; ++i) wrong += back[i] != 2.0f * static_cast<float>(i % 1000) + 1.0f;
+  CHECK(wrong == 0);
+}
+
+TEST_CASE("GPU: an NCCL group of one reduces, also when it is recorded, and can be aborted") {
+  if (skipped()) return;  // NCCL refuses two ranks on one GPU: a larger group wants more of them
+  const std::unique_ptr<DeviceSupport> gpu = open_device("cuda", 0);
+  const auto group =
+      make_nccl_backend(gpu->device(), c10::make_intrusive<c10d::HashStore>(), 0, 1, std::chrono::seconds(30));
+  gpu->run([&] {
+    const at::Tensor x = at::ones({1000}, at::TensorOptions(at::kFloat).device(gpu->device()));
+    const auto reduce = [&] {
+      std::vector<at::Tensor> tensors{x};
+      group->allreduce(tensors)->wait();
+      x.mul_(2.0f);
+    };
+    reduce();
+    const std::unique_ptr<DeviceGraph> recorded = gpu->record(reduce);
+    REQUIRE(recorded != nullptr);
+    recorded->replay();
+    recorded->replay();
+    CHECK(x.cpu().eq(8.0f).all().item<bool>());
+  });
+  group->abort();
+}
+
+TEST_SUITE_END();
