@@ -641,7 +641,7 @@ class Determinism(Case):
             self.call("train", "--resume", run, "stop.training_iteration=10", f"hosts.num_hosts={hosts}")
             ours, theirs = self.state_files(whole["whole"]), self.state_files(self.checkpoints(run)[-1])
             self.assertEqual(sorted(ours), sorted(theirs))
-            self.assertEqual([] if hosts == 1 else ["config.toml"], [name for name in ours if ours[name] != theirs[name]], "files that differ")
+            self.assertEqual(["config.toml"], [name for name in ours if ours[name] != theirs[name]], "files that differ")
             results = self.assert_counted_once(run, 10)
             self.assertEqual([0] + [1] * 9, [r["env_runners"]["policy_lag_max"] for r in results])
 
@@ -787,7 +787,8 @@ class Asynchronous(Case):
         reasons = [r[3] for r in self.ledger("learner")]
         dropped = results[-1]["dropped"]["policy_lag"]
         self.assertGreater(dropped, 0)
-        self.assertGreaterEqual(reasons.count(7), dropped)  # 1 + its place among the reasons; some came after the last report
+        # 1 + its place among the reasons. What was dropped after the last update is in no book: less than the credit.
+        self.assertGreaterEqual(reasons.count(7) + 3 * 4 + 4, dropped)
         self.assertEqual({0, 7}, set(reasons))
         waiting = reasons.count(0) * 128 - results[-1]["num_env_steps_sampled_lifetime"]  # have a place in the next batch
         self.assertIn(waiting, range(4 * 128 + 1))

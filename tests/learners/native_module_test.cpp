@@ -37,7 +37,7 @@ struct Result {
 
 Result run(const ModuleSpec& spec, Executor executor, int64_t n, int threads = 1) {
   TorchModule module(spec, parameters_of(spec), executor, threads);
-  const at::Tensor obs = random_tensor({n, kObs}, 1);
+  const at::Tensor obs = random_tensor({n, spec.obs_size}, 1);
   const ModuleOutput out = module.forward(obs);
   // Weights 1/n keep the gradients' size independent of n, so that one tolerance serves.
   const at::Tensor loss =
@@ -120,6 +120,15 @@ TEST_CASE("NativeModule: equals torch across the borders of chunks and lanes") {
   for (const int64_t n : {1, 2, 255, 256, 257, 2048, 2049, 2600}) compare(spec_of(Space::box(-1, 1, {2}), config), n);
 }
 
+TEST_CASE("NativeModule: equals torch for layers wider than a panel and deeper than the kernels take at once") {
+  ModelConfig config;
+  config.fcnet_hiddens = {150, 70};
+  for (const bool shared : {false, true}) {
+    config.vf_share_layers = shared;
+    compare(make_mlp_spec(Space::box(-1, 1, {37}), Space::box(-1, 1, {3}), config), 130);
+  }
+}
+
 TEST_CASE("NativeModule: a clipped log std passes no gradient, in both executors alike") {
   for (const bool free : {false, true}) {
     ModelConfig config;
@@ -145,24 +154,37 @@ TEST_CASE("NativeModule: the gradient is the same to the bit for any number of t
   }
 }
 
-TEST_CASE("NativeModule: every CPU generation's kernels agree") {
+TEST_CASE("NativeModule: every CPU generation's kernels agree, forward and backward") {
   ModelConfig config;
-  config.fcnet_hiddens = {32, 32};
-  const ModuleSpec spec = spec_of(Space::discrete(3), config);
-  const auto parameters = parameters_of(spec);
-  const at::Tensor obs = random_tensor({100, kObs}, 1);
-  std::vector<std::vector<float>> outputs;
-  for (const NativeKernels* kernels : {&native_kernels_v2(), &native_kernels_v3(), &native_kernels_v4()}) {
-    if (!((kernels == &native_kernels_v2()) ||
-          (kernels == &native_kernels_v3() && __builtin_cpu_supports("x86-64-v3")) ||
-          __builtin_cpu_supports("x86-64-v4")))
-      continue;
-    NativeModule module(spec, 1, *kernels);
-    std::vector<float> out(300), values(100);
-    module.forward(parameters.data(), obs.const_data_ptr<float>(), 100, out.data(), values.data());
-    outputs.push_back(out);
-    for (size_t i = 0; i < out.size(); ++i) CHECK(std::abs(out[i] - outputs[0][i]) <= 1e-5f);
-  }
+  config.fcnet_hiddens = {40, 32};
+  for (const char* activation : {"linear", "tanh", "relu", "silu", "gelu", "elu"})
+    for (const bool norm : {false, true}) {
+      CAPTURE(activation);
+      CAPTURE(norm);
+      config.fcnet_activation = activation;
+      config.fcnet_use_layernorm = norm;
+      const ModuleSpec spec = make_mlp_spec(Space::box(-1, 1, {21}), Space::discrete(3), config);
+      const auto parameters = parameters_of(spec);
+      const at::Tensor obs = random_tensor({100, 21}, 1), d_inputs = random_tensor({100, 3}, 2, 0.01),
+                       d_values = random_tensor({100}, 5, 0.01);
+      std::vector<std::vector<float>> results;  // outputs, then the gradient
+      for (const NativeKernels* kernels : {&native_kernels_v2(), &native_kernels_v3(), &native_kernels_v4()}) {
+        if (!((kernels == &native_kernels_v2()) ||
+              (kernels == &native_kernels_v3() && __builtin_cpu_supports("x86-64-v3")) ||
+              __builtin_cpu_supports("x86-64-v4")))
+          continue;
+        NativeModule module(spec, 1, *kernels);
+        std::vector<float> out(300), values(100), gradient(spec.num_parameters());
+        module.forward(parameters.data(), obs.const_data_ptr<float>(), 100, out.data(), values.data());
+        module.backward(parameters.data(), d_inputs.const_data_ptr<float>(), d_values.const_data_ptr<float>(),
+                        gradient.data());
+        for (const std::vector<float>& more : {values, gradient}) out.insert(out.end(), more.begin(), more.end());
+        results.push_back(out);
+        float worst = 0;
+        for (size_t i = 0; i < out.size(); ++i) worst = std::max(worst, std::abs(out[i] - results[0][i]));
+        CHECK(worst <= 1e-5f);
+      }
+    }
 }
 
 TEST_CASE("NativeModule: backward() without forward() is an error") {
