@@ -169,7 +169,7 @@ class Chaos:
         kind = {"runner": "env-runner", "learner": "myriad-learner"}.get(fault.kind.split()[0], "myriad-host-age")
         stopped = {handle.process.pid for _, _, handle in self.stopped}
         victims = sorted((p for p in everybody.values() if p.kind == kind and p.pid not in stopped), key=lambda p: p.pid)
-        if kind == "myriad-learner" and not self.group_is_whole():
+        if kind == "myriad-learner" and (time.monotonic() < self.scaled_at + 0.5 or not self.group_is_whole()):
             return False
         if kind == "myriad-learner" and len(victims) < 2:  # the last one takes the run with it
             if time.monotonic() > self.scaled_at + 1:
@@ -216,12 +216,14 @@ class Chaos:
         return True
 
     def group_is_whole(self) -> bool:
-        """The newest word about the group is that it was formed."""
-        events = [e["kind"] for e in cluster.json_lines(self.run / "events.jsonl")[self.life.events_before:] if e["kind"].startswith("group-")]
+        """The newest word about the group is that it was formed: nobody who has no state yet is among its processes."""
+        events = [e["kind"] for e in cluster.json_lines(self.run / "events.jsonl")[self.life.events_before:] if e["kind"].startswith(("group-", "scale"))]
         return not events or events[-1] == "group-formed"
 
     def scale(self, learners: int) -> bool:
         if not self.life.ledger.used:
+            return False
+        if time.monotonic() < self.scaled_at + 2:  # its event is on the way
             return False
         self.scaled_at = time.monotonic()
         self.disturbances.append(self.scaled_at)
