@@ -285,7 +285,7 @@ void LearnerGroup::advance(Time now, Outputs& outputs) {
   if (stage_ != Stage::forming || !all_at(LearnerStage::formed)) return;
   stage_ = Stage::formed;
   for (uint32_t shard = 0; shard < size_; ++shard) members_[shard].veteran = true;
-  if (ever_formed_)
+  if (epoch_ > 1)
     outputs.push_back(Event{"group-formed", fmt::format("epoch {}: {} learners go on from weights {} after {:.2f} s{}",
                                                         epoch_, size_, version_, to_seconds(now - broken_at_),
                                                         order_.everybody ? "" : ", state taken from their peers")});

@@ -79,7 +79,7 @@ def plan(chance: random.Random, seconds: float, with_network: bool) -> list[Faul
     faults += [Fault(when(), "runner stopped", 10 ** chance.uniform(-1, 1)) for _ in range(27)]
     faults += [Fault(when(), "agent killed") for _ in range(10)]
     faults += [Fault(when(), "learner killed") for _ in range(6)]
-    faults += [Fault(when(), "learner stopped", 10 ** chance.uniform(-1, 1)) for _ in range(3)]
+    faults += [Fault(when(), "learner stopped", 10 ** chance.uniform(-1, 0.9)) for _ in range(3)]
     faults += [Fault(when(), "learner slowed", chance.uniform(0.5, 2)) for _ in range(3)]
     faults += [Fault(when(), "scaled", chance.choice((1, 2, 3, 4))) for _ in range(5)]
     faults += [Fault(when(), "agent drained") for _ in range(5)]
@@ -169,7 +169,7 @@ class Chaos:
         kind = {"runner": "env-runner", "learner": "myriad-learner"}.get(fault.kind.split()[0], "myriad-host-age")
         stopped = {handle.process.pid for _, _, handle in self.stopped}
         victims = sorted((p for p in everybody.values() if p.kind == kind and p.pid not in stopped), key=lambda p: p.pid)
-        if kind == "myriad-learner" and (time.monotonic() < self.scaled_at + 0.5 or not self.group_is_whole()):
+        if kind == "myriad-learner" and (self.learner_stands() or time.monotonic() < self.scaled_at + 0.5 or not self.group_is_whole()):
             return False
         if kind == "myriad-learner" and len(victims) < 2:  # the last one takes the run with it
             if time.monotonic() > self.scaled_at + 1:
@@ -197,7 +197,6 @@ class Chaos:
             handle.send(signal.SIGKILL)
         elif kind == "myriad-learner":
             if fault.kind == "learner stopped":
-                self.life.deaths.learners += fault.amount > 9  # it may be found hung
                 self.disturbances += [now, now + fault.amount]
             handle.send(signal.SIGSTOP)
             heapq.heappush(self.stopped, (now + (fault.amount if fault.kind == "learner stopped" else 0.05), self.life, handle))
@@ -215,13 +214,17 @@ class Chaos:
         handle.close()
         return True
 
+    def learner_stands(self) -> bool:
+        """A second fault now could leave nobody who has the weights."""
+        return any(handle.process.kind == "myriad-learner" for _, _, handle in self.stopped)
+
     def group_is_whole(self) -> bool:
         """The newest word about the group is that it was formed: nobody who has no state yet is among its processes."""
         events = [e["kind"] for e in cluster.json_lines(self.run / "events.jsonl")[self.life.events_before:] if e["kind"].startswith(("group-", "scale"))]
         return not events or events[-1] == "group-formed"
 
     def scale(self, learners: int) -> bool:
-        if not self.life.ledger.used:
+        if not self.life.ledger.used or self.learner_stands():
             return False
         if time.monotonic() < self.scaled_at + 2:  # its event is on the way
             return False
