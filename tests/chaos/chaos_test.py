@@ -228,6 +228,7 @@ class Chaos:
             return False
         if time.monotonic() < self.scaled_at + 2:  # its event is on the way
             return False
+        self.life.deaths.learners += 1  # those told to go may not have written down their last update
         self.scaled_at = time.monotonic()
         self.disturbances.append(self.scaled_at)
         command = [self.build / "apps/myriad", "scale", self.run, f"learners={learners}"]
@@ -419,7 +420,7 @@ class Chaos:
         for life in self.lives:
             b = cluster.close(life.ledger, life.deaths, RUNNERS, AGENTS, WINDOW, BATCH // FRAGMENT)
             print(f"  {life.ledger.directory.name}: {b.produced} produced = {b.used} used + {b.dropped} dropped + {b.lost_with_runners} lost with runners "
-                  f"+ {b.lost_with_agents} with agents + {b.lost_at_end} at the end ({len(life.deaths.runners)} runners, {len(life.deaths.agents)} agents, {life.deaths.learners} learners killed)")
+                  f"+ {b.lost_with_agents} with agents + {b.lost_at_end} at the end ({len(life.deaths.runners)} runners, {len(life.deaths.agents)} agents, {life.deaths.learners} learners killed or told to go)")
         print(f"ledger:  {t.produced} produced = {t.used} used + {t.dropped} dropped + {t.lost_with_runners} lost with runners + {t.lost_with_agents} with agents "
               f"+ {t.untold} in an update whose learner died before it could say so + {t.lost_at_end} at the end of a life")
         runners, alone, agents = self.recoveries()

@@ -150,7 +150,7 @@ class Deaths:
     """Who was killed in a life of the driver, as far as the test knows."""
     runners: dict[int, int] = dataclasses.field(default_factory=dict)  # pid -> its agent's incarnation
     agents: set[tuple[int, int]] = dataclasses.field(default_factory=set)  # (agent, incarnation)
-    learners: int = 0
+    learners: int = 0  # killed, or told to go when the group was scaled
     driver_killed: bool = False
 
 
@@ -161,7 +161,7 @@ class Balance:
     dropped: int = 0
     lost_with_runners: int = 0
     lost_with_agents: int = 0
-    untold: int = 0  # used by an update whose learner died before it had written that down
+    untold: int = 0  # used by an update whose learner ended before it had written that down
     lost_at_end: int = 0
     wrong: list[str] = dataclasses.field(default_factory=list)
 
@@ -223,7 +223,7 @@ def close(ledger: Ledger, deaths: Deaths, num_slots: int, num_agents: int, windo
         if lost > window:
             say(f"agent {agent} took {lost} fragments with it, its credit is at most {window}")
     if balance.untold > deaths.learners * batch:
-        say(f"{balance.untold} fragments are in nobody's books, at most {batch} for each of {deaths.learners} learners killed")
+        say(f"{balance.untold} fragments are in nobody's books, at most {batch} for each of {deaths.learners} times learners were killed or told to go")
     limit = window * 3 // 2 + batch * (2 + deaths.learners) + (STDIO_RECORDS if deaths.driver_killed else 0)
     if balance.lost_at_end > limit:
         say(f"{balance.lost_at_end} fragments were lost at the end of the life, at most {limit} can have been in flight")
