@@ -23,13 +23,13 @@
 
 #include "algorithms/ppo.hpp"
 #include "bench/arithmetic_limit.hpp"
+#include "bench/example_batch.hpp"
 #include "learners/learner.hpp"
 
 using namespace myriad;
 
 namespace {
 
-constexpr int kObs = 17, kActions = 6;  // HalfCheetah's
 const std::vector<std::vector<int>> kNetworks{{64, 64}, {256, 256}, {1024, 1024, 1024}};
 constexpr std::array kBatches{std::pair{16, 4}, std::pair{32, 8}, std::pair{64, 32}, std::pair{64, 256}};  // T, N
 
@@ -205,30 +205,6 @@ struct Ours {
   }
 };
 
-/// [steps, environments] of a random policy, an episode's end of each kind in every hundredth row.
-Fragment batch_of(int steps, int environments) {
-  auto layout = std::make_shared<FragmentLayout>(steps, environments);
-  layout->add("obs", Rows::step_and_bootstrap, DType::f32, {kObs})
-      .add("actions", Rows::step, DType::f32, {kActions})
-      .add("rewards", Rows::step, DType::f32, {})
-      .add("terminateds", Rows::step, DType::u8, {})
-      .add("truncateds", Rows::step, DType::u8, {})
-      .add("logp", Rows::step, DType::f32, {})
-      .add("action_dist_inputs", Rows::step, DType::f32, {2 * kActions})
-      .add("final_obs", Rows::final_step, DType::f32, {kObs});
-  Fragment f(layout);
-  RandomStream random(1, StreamPurpose::simulation, 0);
-  for (const char* name : {"obs", "actions", "rewards", "final_obs"})
-    for (float& x : f.values<float>(layout->column(name))) x = static_cast<float>(random.normal());
-  for (float& x : f.values<float>(layout->column("logp"))) x = -8.5f;
-  const auto flags = [&](const char* name) { return f.values<uint8_t>(layout->column(name)); };
-  for (size_t i = 100; i < flags("truncateds").size(); i += 100) {
-    flags(i % 200 == 0 ? "truncateds" : "terminateds")[i] = 1;
-    f.final_rows += i % 200 == 0;
-  }
-  return f;
-}
-
 /// The updates of one row of the table: native, torch, plain, module; empty where there is none.
 std::vector<Update> updates_of(const std::string& algorithm, const std::vector<int>& hiddens, int steps,
                                int environments, const Options& options, double& passes) {
@@ -252,8 +228,8 @@ std::vector<Update> updates_of(const std::string& algorithm, const std::vector<i
     config.learners.executor = executor;
     const auto made = std::make_shared<Learner>(config, kObsSpace, kActionSpace);
     for (int i = 0; i < 10; ++i)
-      passes = static_cast<double>(made->update(*batch).grad_updates);  // fills a circular buffer
-    return Update([=] { made->update(*batch); });
+      passes = static_cast<double>(made->update(batch.get()).grad_updates);  // fills a circular buffer
+    return Update([=] { made->update(batch.get()); });
   };
   const std::vector<Update> ours{learner("native"), learner("torch")};
   if (algorithm == "APPO") return {ours[0], ours[1], nullptr, module};
