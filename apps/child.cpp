@@ -35,8 +35,11 @@ void ControlLink::send_message(Message message) {
 std::optional<Message> ControlLink::receive() {
   while (auto received = dealer_.receive()) {
     auto decoded = decode(received->frames);
-    if (auto* message = std::get_if<Message>(&decoded); message != nullptr && message->run == run_)
-      return std::move(*message);
+    auto* message = std::get_if<Message>(&decoded);
+    if (message == nullptr || message->run != run_) continue;
+    if (const auto* stop = message->as<wire::StopT>(); stop != nullptr && next_run_ != nullptr)
+      *next_run_ = stop->next_run;
+    return std::move(*message);
   }
   return std::nullopt;
 }

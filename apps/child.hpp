@@ -36,6 +36,8 @@ class ControlLink {
   }
   void send_message(Message message);
   void set_epoch(uint64_t epoch) { epoch_ = epoch; }
+  /// `next_run` becomes what a Stop says of it.
+  void tell_next_run(uint64_t& next_run) { next_run_ = &next_run; }
   std::optional<Message> receive();  ///< messages of other runs and malformed ones are dropped
   const Socket& socket() const { return dealer_; }
 
@@ -56,6 +58,7 @@ class ControlLink {
 
  private:
   uint64_t run_, epoch_ = 0;
+  uint64_t* next_run_ = nullptr;
   Dealer dealer_;
 };
 

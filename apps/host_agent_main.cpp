@@ -531,7 +531,19 @@ int body(const ChildArguments& arguments, const SocketContext& context, ControlL
   return AgentShell(arguments, context, control, zygote, welcome).run();
 }
 
-int run(const ChildArguments& arguments) {
+/// Begins as a new process, which joins `run` at the same endpoint.
+[[noreturn]] void join_again(char** argv, uint64_t run) {
+  const std::string number = std::to_string(run);
+  std::vector<char*> words;
+  for (char** word = argv; *word != nullptr; ++word)
+    words.push_back(!words.empty() && std::strcmp(words.back(), "--run") == 0 ? const_cast<char*>(number.c_str())
+                                                                              : *word);
+  words.push_back(nullptr);
+  ::execv("/proc/self/exe", words.data());
+  fail(Exit::resource, "spawn-failed", "cannot start this program again: {}", std::strerror(errno));
+}
+
+int run(const ChildArguments& arguments, char** argv) {
   if (!bind_to_parent(arguments)) return static_cast<int>(Exit::interrupted);
   ::prctl(PR_SET_CHILD_SUBREAPER, 1);  // the runners are ours to bury when the zygote is gone
   sigset_t signals;
@@ -539,16 +551,19 @@ int run(const ChildArguments& arguments) {
   for (int signal : {SIGTERM, SIGINT}) ::sigaddset(&signals, signal);
   ::sigprocmask(SIG_BLOCK, &signals, nullptr);
   int status;
+  uint64_t next_run = 0;
   {
     Zygote zygote;  // before the first thread
     const std::string process =
         arguments.has("--key") ? arguments.text("--key") : fmt::format("agent-{}", arguments.number("--agent"));
-    status = run_child(
-        arguments, process, routing_id(arguments),
-        [&](const SocketContext& context, ControlLink& control) { return body(arguments, context, control, zygote); });
+    status = run_child(arguments, process, routing_id(arguments), [&](const auto& context, ControlLink& control) {
+      control.tell_next_run(next_run);
+      return body(arguments, context, control, zygote);
+    });
   }
   while (::waitpid(-1, nullptr, 0) > 0 || errno == EINTR) {}  // no runner outlives its agent
   RunnerLimits::sweep("/sys/fs/cgroup", fmt::format("{:016x}", arguments.number("--run")));  // what held them
+  if (next_run != 0 && arguments.number("--parent") == 0) join_again(argv, next_run);
   return status;
 }
 
@@ -558,7 +573,7 @@ int run(const ChildArguments& arguments) {
 int main(int argc, char** argv) {
   ::mallopt(M_ARENA_MAX, 1);
   try {
-    return myriad::run(myriad::ChildArguments(argc, argv));
+    return myriad::run(myriad::ChildArguments(argc, argv), argv);
   } catch (const myriad::Error& error) {
     std::fprintf(stderr, "%s\n", error.line().c_str());
     return static_cast<int>(error.exit_status());

@@ -28,6 +28,7 @@
 #include "learners/group_member.hpp"
 #include "learners/learner_core.hpp"
 #include "learners/rendezvous.hpp"
+#include "learners/shared_collective.hpp"
 
 namespace myriad {
 namespace {
@@ -294,9 +295,7 @@ class LearnerShell {
       try {
         if (learner_.standing() != Standing::settled) learner_.settle(part.order.version == learner_.version() + 1);
         std::shared_ptr<Collective> collective;
-        if (part.order.size > 1)
-          collective = make_gloo_collective(*rendezvous, part.order.rank, part.order.size, host_of(data_.endpoint()),
-                                            std::chrono::duration_cast<std::chrono::milliseconds>(kCollective));
+        if (part.order.size > 1) collective = make_collective(*rendezvous, part.order.rank, part.order.size);
         {
           const std::lock_guard lock(collective_mutex_);
           collective_ = collective;
@@ -308,6 +307,14 @@ class LearnerShell {
       } catch (const GroupBroken& broken) { ended.broken = broken.what(); }
       return report_parts(std::move(ended));
     });
+  }
+
+  std::shared_ptr<Collective> make_collective(Rendezvous& rendezvous, uint32_t rank, uint32_t size) const {
+    constexpr auto deadline = std::chrono::duration_cast<std::chrono::milliseconds>(kCollective);
+    std::shared_ptr<Collective> collective;
+    if (config_.learners.collective == "auto") collective = make_shared_collective(rendezvous, rank, size, deadline);
+    if (!collective) collective = make_gloo_collective(rendezvous, rank, size, host_of(data_.endpoint()), deadline);
+    return collective;
   }
 
   /// On the update thread: the newest two versions.
@@ -511,6 +518,7 @@ class LearnerShell {
       LearnerCore::Updated updated;
       GroupMember::Ended ended;
       const uint64_t version = learner_.version();
+      const double collective_before = learner_.collective_seconds();
       try {
         const UpdateResult result = learner_.update(batch, tally);
         for (const auto& [key, value] : result.metrics) updated.metrics["learners/default_policy/" + key] = value;
@@ -534,6 +542,7 @@ class LearnerShell {
       const Time end = clock_->now();
       updated.metrics["learner_update_s"] = to_seconds(end - start);
       updated.metrics["learner_wait_s"] = to_seconds(waited);
+      updated.metrics["learner_collective_s"] = learner_.collective_seconds() - collective_before;
       updated.tally = std::move(tally);
       return [this, epoch, end, updated = std::move(updated), broken = ended.broken,
               result = report_parts(std::move(ended))] {

@@ -15,6 +15,7 @@
 #include <functional>
 #include <optional>
 
+#include "rl/shared_memory.hpp"
 #include "rl/weights.hpp"
 
 namespace myriad {
@@ -25,28 +26,6 @@ struct RunnerPage {
   std::atomic<uint64_t> progress{0};  ///< grows while it steps
 };
 static_assert(std::atomic<uint64_t>::is_always_lock_free);
-
-/// Shared memory behind a file descriptor.
-class SharedMemory {
- public:
-  /// A new sealed memfd of `bytes`, zeroed, mapped writable. `only_here`: nobody else can ever map it writable.
-  static SharedMemory create(const char* name, size_t bytes, bool only_here);
-  /// Maps what another process made. Throws Error when it is smaller than `bytes` or could shrink.
-  static SharedMemory map(int fd, size_t bytes, bool writable);
-  SharedMemory(SharedMemory&& other) noexcept;
-  SharedMemory& operator=(SharedMemory&& other) noexcept;
-  ~SharedMemory();
-
-  std::byte* data() const { return data_; }
-  int fd() const { return fd_; }
-  void close_fd();  ///< the mapping stays
-
- private:
-  SharedMemory(std::byte* data, size_t size, int fd) : data_(data), size_(size), fd_(fd) {}
-  std::byte* data_;
-  size_t size_;
-  int fd_;
-};
 
 struct SharedWeightsLayout {
   static constexpr uint32_t kBuffers = 8;

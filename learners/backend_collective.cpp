@@ -53,6 +53,7 @@ class BackendCollective final : public Collective {
   uint32_t size() const override { return static_cast<uint32_t>(backend_->getSize()); }
   uint64_t operations() const override { return operations_; }
   bool inside() const override { return inside_; }
+  double seconds() const override { return seconds_; }
 
   void abort() noexcept override {
     {
@@ -147,16 +148,20 @@ class BackendCollective final : public Collective {
   }
 
   struct Inside {
-    explicit Inside(std::atomic<bool>& f) : flag(f) { flag = true; }
-    ~Inside() { flag = false; }
-    std::atomic<bool>& flag;
+    explicit Inside(BackendCollective& c) : self(c), start(std::chrono::steady_clock::now()) { self.inside_ = true; }
+    ~Inside() {
+      self.inside_ = false;
+      self.seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    }
+    BackendCollective& self;
+    std::chrono::steady_clock::time_point start;
   };
 
   /// Starts an operation and waits for its end.
   template <class Start>
   void run(Start start) {
     ++operations_;
-    const Inside inside(inside_);
+    const Inside inside(*this);
     if (!broken_.empty()) throw GroupBroken(broken_);
     {
       const std::lock_guard lock(completion_->mutex);
@@ -208,6 +213,7 @@ class BackendCollective final : public Collective {
   std::string broken_;   ///< why, once it is
   std::atomic<uint64_t> operations_{0};
   std::atomic<bool> inside_{false};
+  double seconds_ = 0;
 };
 
 }  // namespace

@@ -92,12 +92,15 @@ std::vector<std::string> valid_checkpoints(Files& files, const std::string& root
   return valid;
 }
 
-std::string CheckpointWriter::partial() const { return fmt::format("{}/.{:09}.partial", root_, iteration_); }
+std::string CheckpointWriter::partial() const {
+  return fmt::format("{}/.{:09}.{}.partial", root_, iteration_, attempt_);
+}
 
 CheckpointWriter::Output CheckpointWriter::step(const Input& input, Time) {
   try {
     if (const auto* prepare = std::get_if<Prepare>(&input)) {
       iteration_ = prepare->training_iteration;
+      ++attempt_;
       for (const std::string& name : files_.list(root_))
         if (name.starts_with('.')) files_.remove(root_ + "/" + name);  // what a crash left
       files_.make_directory(partial());

@@ -58,6 +58,9 @@ class Collective {
   /// Operations begun so far, and whether one runs: from any thread. Who is behind is who hangs.
   virtual uint64_t operations() const = 0;
   virtual bool inside() const = 0;
+
+  /// Spent in operations so far, waiting for the others included. From the thread that calls them.
+  virtual double seconds() const { return 0; }
 };
 
 }  // namespace myriad

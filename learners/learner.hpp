@@ -90,6 +90,7 @@ class Learner {
   uint64_t version() const { return version_; }
   uint32_t rank() const { return group_ ? group_->rank() : 0; }
   uint32_t size() const { return group_ ? group_->size() : 1; }
+  double collective_seconds() const { return group_ ? group_->seconds() : 0; }  ///< with this group, so far
 
   /// Who has what when a group forms; ranks are those of the new group.
   struct Sources {

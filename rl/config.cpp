@@ -688,6 +688,9 @@ void LearnersConfig::settings(SettingVisitor& v) {
       autocast);
   v.visit({"cuda_graph", "", "CUDA: gradient steps are recorded once and replayed"}, cuda_graph);
   v.visit({"num_threads", "threads", "of a learner; 0: the learners share the machine's cores", 0, 1024}, num_threads);
+  v.visit(choice("collective", "how learners sum: auto: in shared memory where all are on one host, else gloo",
+                 {"auto", "gloo"}),
+          collective);
   v.visit(choice("shard", "what lies in parts over the learners (ZeRO), on a CPU; each includes those before it",
                  {"none", "optimizer", "gradients", "parameters"}),
           shard);

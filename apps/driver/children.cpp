@@ -23,21 +23,24 @@ constexpr int kSweepTries = 1000;  // 5 ms apart: those who were killed may take
 /// The janitor's whole life: wait for the driver's end of the pipe to close, then leave nothing behind.
 [[noreturn]] void keep_house(int read_end, const std::string& directory) {
   for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGQUIT}) ::signal(signal, SIG_IGN);
-  std::string run;
+  std::string runs;  // one after the other, 16 digits each
   for (char byte;;) {
     const ssize_t got = ::read(read_end, &byte, 1);
     if (got == 1)
-      run += byte;
+      runs += byte;
     else if (got == 0 || errno != EINTR)
       break;
   }
   std::error_code ignored;
   std::filesystem::remove_all(directory, ignored);
-  const int janitor = ::getpid(), sweeper = run.empty() ? -1 : ::fork();
+  const int janitor = ::getpid(), sweeper = runs.empty() ? -1 : ::fork();
   if (sweeper == 0) {  // outlives the others: a control group can go when nobody is in it
     ::setpgid(0, 0);
     while (::getppid() == janitor) ::usleep(1000);
-    for (int tries = 0; RunnerLimits::sweep("/sys/fs/cgroup", run) > 0 && tries < kSweepTries; ++tries) ::usleep(5000);
+    for (size_t at = 0; at < runs.size(); at += 16)
+      for (int tries = 0; RunnerLimits::sweep("/sys/fs/cgroup", runs.substr(at, 16)) > 0 && tries < kSweepTries;
+           ++tries)
+        ::usleep(5000);
     ::_exit(0);
   }
   if (sweeper > 0) ::setpgid(sweeper, sweeper);

@@ -110,7 +110,7 @@ void DriverCore::step(const Input& input, Time now, std::vector<Output>& outputs
       stop_reason_ = "interrupted";
       outputs.push_back(Event{"interrupt", "finishing this iteration, then saving; Ctrl-C again stops at once"});
     } else {
-      fleet_.stop("interrupted", now, fleet);  // for agents that are no processes of ours
+      fleet_.stop("interrupted", 0, now, fleet);  // for agents that are no processes of ours
       apply_fleet(fleet, now, outputs);
       outputs.push_back(KillAll{});
       phase_ = Phase::finished;
@@ -147,7 +147,7 @@ void DriverCore::step(const Input& input, Time now, std::vector<Output>& outputs
   if (phase_ == Phase::stopping && learners_.num_processes() == 0 && fleet_.num_processes() == 0) {
     phase_ = Phase::finished;
     deadline_ = Time::max();
-    outputs.push_back(Finished{exit_, stop_reason_, exit_code_});
+    outputs.push_back(Finished{exit_, stop_reason_, exit_code_, goes_on_});
   }
 }
 
@@ -331,7 +331,9 @@ void DriverCore::stop_all(Time now, Exit exit, std::string reason, std::string c
   const bool all_hear = learners_.connected();
   apply_learners(learners, now, outputs);
   Fleet::Outputs fleet;
-  fleet_.stop(stop_reason_, now, fleet);
+  goes_on_ = exit_code_ == "learner-lost" && options_.next_run != 0 && interrupts_ == 0 &&
+             !(last_checkpoint_.empty() && options_.resume_directory.empty());
+  fleet_.stop(stop_reason_, goes_on_ ? options_.next_run : 0, now, fleet);
   apply_fleet(fleet, now, outputs);
   if (!all_hear && learners_.num_processes() > 0) outputs.push_back(KillAll{});  // not yet connected: nobody to ask
 }

@@ -28,6 +28,8 @@ class DriverCore {
  public:
   struct Options {
     uint64_t run = 0;
+    uint64_t next_run =
+        0;  ///< that goes on from the newest checkpoint if all learners are lost before a Ctrl-C; 0: none
     std::string config_toml;          ///< resolved, for the processes
     std::string resume_directory;     ///< "" = a fresh run
     uint64_t training_iteration = 0;  ///< of the checkpoint, as the two below
@@ -93,6 +95,7 @@ class DriverCore {
   struct Finished {
     Exit exit;
     std::string reason, error_code;
+    bool goes_on = false;  ///< as Options::next_run, from the newest checkpoint
   };
   using Output =
       std::variant<SpawnLearner, KillLearner, SpawnAgent, KillAgent, KillAll, Send, Save, Report, Event, Finished>;
@@ -150,6 +153,7 @@ class DriverCore {
   int interrupts_ = 0;
   Exit exit_ = Exit::ok;
   std::string exit_code_;
+  bool goes_on_ = false;
   Time started_{}, last_sent_{}, last_announced_{}, deadline_ = Time::max();
 };
 

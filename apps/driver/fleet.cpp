@@ -303,7 +303,7 @@ void Fleet::exited(uint32_t agent, uint32_t incarnation, const std::string& caus
   if (place.outside || place.incarnation != incarnation) return;
   const std::optional<wire::ProcessErrorT> error = place.error;
   if (error && error->exit == static_cast<int32_t>(Exit::usage)) {
-    stop(error->message, now, outputs);  // first, so that nothing is started again
+    stop(error->message, 0, now, outputs);  // first, so that nothing is started again
     outputs.push_back(over_with(*error));
   }
   supervise(SlotSupervisor::Exited{agent, incarnation, error ? words_of(*error) : cause, drained || place.left}, now,
@@ -410,8 +410,9 @@ void Fleet::announce_all(Outputs& outputs) const {
   for (uint32_t agent = 0; agent < places_.size(); ++agent) announce(agent, outputs);
 }
 
-void Fleet::stop(const std::string& reason, Time now, Outputs& outputs) {
+void Fleet::stop(const std::string& reason, uint64_t next_run, Time now, Outputs& outputs) {
   if (std::exchange(stopping_, true)) return;
+  next_run_ = next_run;
   stop_reason_ = reason;
   supervise(SlotSupervisor::StopAll{}, now, outputs);
   for (const std::string& peer : waiting_) tell_to_stop(peer, reason, outputs);
@@ -427,6 +428,7 @@ void Fleet::stop(const std::string& reason, Time now, Outputs& outputs) {
 void Fleet::tell_to_stop(const std::string& peer, const std::string& reason, Outputs& outputs) const {
   wire::StopT stop;
   stop.reason = reason;
+  stop.next_run = next_run_;
   outputs.push_back(ToAgent{peer, make_message(std::move(stop))});
 }
 

@@ -85,7 +85,8 @@ class Fleet {
   void tick(Time now, Outputs& outputs);
   /// What the learner should know, again.
   void announce_all(Outputs& outputs) const;
-  void stop(const std::string& reason, Time now, Outputs& outputs);
+  /// `next_run`: what agents from outside join then; 0: nothing.
+  void stop(const std::string& reason, uint64_t next_run, Time now, Outputs& outputs);
 
   Time next_timer() const;
   /// Of the learner group that set_learners() told of, and all messages speak of; the next one may be forming.
@@ -150,6 +151,7 @@ class Fleet {
   std::vector<LearnerOf> learners_;           // by place
   uint64_t epoch_ = 0;                        // of the learner group
   std::string stop_reason_;
+  uint64_t next_run_ = 0;
   bool stopping_ = false;
   Time next_refusal_{};
 };

@@ -61,13 +61,19 @@ struct Links {
   Router router;
 };
 
+uint64_t random_id() { return std::random_device{}() | uint64_t{std::random_device{}()} << 32; }
+
+/// From a start, or a checkpoint, to the end, or to the loss of all learners.
 class Run {
  public:
-  Run(Config config, const TrainOptions& options, Links& links, RunDirectory directory, Files& files,
-      const SavedRun& saved)
-      : config_(std::move(config)),
+  /// `goes_on`: whether another Run follows when all learners are lost.
+  Run(Config& config, const TrainOptions& options, Links& links, RunDirectory& directory, Files& files,
+      const SavedRun& saved, uint64_t id, bool goes_on)
+      : config_(config),
         json_(options.json),
-        directory_(std::move(directory)),
+        directory_(directory),
+        run_id_(id),
+        next_run_id_(goes_on ? random_id() : 0),
         links_(links),
         children_(links.children),
         router_(links.router),
@@ -84,11 +90,13 @@ class Run {
     children_.log_to((directory_.path() / "logs").string());
     children_.name_run(fmt::format("{:016x}", run_id_));
     base_steps_ = saved.env_steps;
+    resumed_ = !saved.directory.empty();
     last_steps_ = static_cast<double>(saved.env_steps);
     best_ = directory_.record.best.value_or(best_);
   }
 
-  int run() {
+  /// The exit status; none when next_run_id() goes on.
+  std::optional<int> run() {
     sigset_t signals;
     ::sigemptyset(&signals);
     for (int signal : {SIGINT, SIGTERM, SIGCHLD}) ::sigaddset(&signals, signal);
@@ -106,13 +114,20 @@ class Run {
       if (clock_->now() >= next_redraw_) draw();
     }
     ::close(signal_fd);
-    return conclude();
+    if (!finished_->goes_on) return conclude();
+    note_event("resume", fmt::format("{} in iteration {}: the run goes on from its newest checkpoint",
+                                     finished_->reason, core_.training_iteration() + 1));
+    view_.finish();
+    return std::nullopt;
   }
+  uint64_t next_run_id() const { return next_run_id_; }
+  bool has_saved() const { return !core_.last_checkpoint().empty(); }
 
  private:
   DriverCore::Options core_options(const SavedRun& saved) {
     DriverCore::Options options;
     options.run = run_id_;
+    options.next_run = next_run_id_;
     options.config_toml = to_toml(config_);
     options.resume_directory = saved.directory;
     options.training_iteration = saved.iteration;
@@ -345,7 +360,7 @@ class Run {
     results_.event(wall_time_s(), "stop", directory_.record.exit_reason);
     if (failed) {
       std::cerr << fmt::format("error[{}] {}\n", finished_->error_code, finished_->reason);
-      if (!core_.last_checkpoint().empty())
+      if (has_saved() || resumed_)
         std::cerr << fmt::format("resume  {} train --resume {}\n", command_name(), place);
       return static_cast<int>(finished_->exit);
     }
@@ -379,10 +394,10 @@ class Run {
     return static_cast<int>(finished_->exit);
   }
 
-  Config config_;
+  Config& config_;
   bool json_;
-  RunDirectory directory_;
-  uint64_t run_id_ = std::random_device{}() | uint64_t{std::random_device{}()} << 32;
+  RunDirectory& directory_;
+  uint64_t run_id_, next_run_id_;
   Links& links_;
   Children& children_;
   Router& router_;
@@ -400,7 +415,7 @@ class Run {
   Time started_{}, last_report_ = std::chrono::steady_clock::now().time_since_epoch(), next_redraw_{};
   double last_steps_ = 0, best_ = std::numeric_limits<double>::quiet_NaN();
   uint64_t base_steps_ = 0, malformed_ = 0;
-  bool results_behind_ = false;
+  bool results_behind_ = false, resumed_ = false;
 };
 
 }  // namespace
@@ -426,6 +441,34 @@ EnvSpec check_environment(const Config& config) {
   return env;
 }
 
+namespace {
+
+constexpr int kLivesInVain = 3;  ///< that end without a checkpoint, one after the other: then the run ends
+
+/// What came after the checkpoint is done again.
+SavedRun go_back(Files& files, const RunDirectory& directory, const std::string& checkpoint, int64_t num_slots) {
+  SavedRun saved = load_saved_run(files, checkpoint, num_slots);
+  set_newer_aside(directory.path(), saved.iteration);
+  truncate_results(directory.path(), static_cast<int64_t>(saved.iteration));
+  return saved;
+}
+
+int train(Config& config, const TrainOptions& options, Links& links, RunDirectory& directory, Files& files,
+          SavedRun saved) {
+  uint64_t id = random_id();
+  for (int in_vain = 0;;) {
+    {
+      Run run(config, options, links, directory, files, saved, id, in_vain < kLivesInVain);
+      if (const auto status = run.run()) return *status;
+      id = run.next_run_id();
+      in_vain = run.has_saved() ? 0 : in_vain + 1;
+    }
+    saved = go_back(files, directory, checkpoint_of(files, directory.path()), config.env_runners.num_env_runners);
+  }
+}
+
+}  // namespace
+
 int train(const TrainOptions& options) {
   sigset_t signals;  // blocked before any thread exists, so that all of them leave signals to the signalfd
   ::sigemptyset(&signals);
@@ -443,7 +486,7 @@ int train(const TrainOptions& options) {
     directory.record.start_time_s = wall_time_s();
     directory.write_setup(options.command, file.text, to_toml(config), MYRIAD_VERSION);
     directory.save();
-    return Run(std::move(config), options, links, std::move(directory), *files, SavedRun{}).run();
+    return train(config, options, links, directory, *files, SavedRun{});
   }
   fs::path given = fs::absolute(options.resume);
   if (given.filename().empty()) given = given.parent_path();
@@ -452,13 +495,11 @@ int train(const TrainOptions& options) {
   const std::string checkpoint = checkpoint_of(*files, given);
   Config config = load_config(read_file(checkpoint + "/config.toml"), checkpoint + "/config.toml", options.overrides);
   check_environment(config);
-  const SavedRun saved = load_saved_run(*files, checkpoint, config.env_runners.num_env_runners);
   Links links(config.network);
-  set_newer_aside(run_path, saved.iteration);
-  truncate_results(run_path, static_cast<int64_t>(saved.iteration));
+  SavedRun saved = go_back(*files, directory, checkpoint, config.env_runners.num_env_runners);
   directory.record.state = "running";
   directory.save();
-  return Run(std::move(config), options, links, std::move(directory), *files, saved).run();
+  return train(config, options, links, directory, *files, std::move(saved));
 }
 
 }  // namespace myriad

@@ -74,7 +74,7 @@ TEST_CASE("Checkpoint: what four shards saved is read by 1, 2 and 8, equal to th
     CAPTURE(shard);
     Directory directory;
     Learners four = make_learners(4, [&] { return config_with(shard); });
-    join_all(four, members_of(4, false));
+    join_all(four, members_of(4, nullptr));
     for (uint64_t seed : {1, 2, 3}) update_all(four, seed, {2, 2, 2, 2});
     const std::multiset<std::string> names = save(four, directory);
     const bool parts = shard != std::string("none");
@@ -105,7 +105,7 @@ TEST_CASE("Checkpoint: what four shards saved is read by 1, 2 and 8, equal to th
         const auto files = make_system_files("/");
         load_learner(*files, directory.path(), *learner);
       }
-      join_all(shards, members_of(size, false));
+      join_all(shards, members_of(size, nullptr));
       Directory copy;
       save(shards, copy);
       CHECK(same(loaded(shard, copy), state));
@@ -116,7 +116,7 @@ TEST_CASE("Checkpoint: what four shards saved is read by 1, 2 and 8, equal to th
 TEST_CASE("Checkpoint: the single optimizer file of before is still read; a missing part is an error") {
   Directory directory;
   Learners shards = make_learners(2, [] { return config_with("optimizer"); });
-  join_all(shards, members_of(2, false));
+  join_all(shards, members_of(2, nullptr));
   update_all(shards, 1, {4, 4});
   save(shards, directory);
   const LearnerState state = loaded("optimizer", directory);

@@ -401,10 +401,27 @@ class Faults(Case):
         self.finish(driver)
         self.assertEqual(1, self.assert_counted_once(run, 200)[-1]["fault_tolerance"]["num_remote_worker_restarts"])
 
-    def test_killed_learner_ends_the_run_with_its_cause(self):
+    def test_run_whose_only_learner_is_killed_goes_on_from_its_checkpoint(self):
+        words = ["checkpointing.checkpoint_frequency=5", "stop.training_iteration=40"]
+        self.train(self.root / "calm", *words)
+        driver, run = self.start_train(*words)
+        self.wait_for(lambda: len(self.checkpoints(run)) == 2, "two checkpoints", driver=driver)
+        os.kill(list(self.processes(LEARNER))[0], signal.SIGKILL)
+        self.assertIn("SIGKILL", self.wait_event(run, "resume", driver)["text"])
+        self.finish(driver)
+        self.assert_counted_once(run, 40)
+        self.assert_same_state(self.checkpoints(self.root / "calm")[-1], self.checkpoints(run)[-1])
+        self.assertEqual("finished", json.loads((run / "run.json").read_text())["state"])
+        self.assert_nothing_left()
+
+    def test_run_whose_learners_are_always_killed_ends_with_the_cause(self):
         driver, run = self.start_train("checkpointing.checkpoint_frequency=2")
         self.wait_event(run, "checkpoint", driver)
-        os.kill(list(self.processes(LEARNER))[0], signal.SIGKILL)
+        while driver.poll() is None:
+            for pid in self.processes(LEARNER):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.005)
         result = self.finish(driver, None)
         self.assertGreater(result.returncode, 0)
         self.assertIn("SIGKILL", result.stderr)
@@ -988,6 +1005,19 @@ class Network(Case):
         self.assertEqual("", json.loads((run / "run.json").read_text())["join"])
         for agent in self.started[1:]:  # told to stop
             agent.wait(DEADLINE_S)
+        self.assert_nothing_left()
+
+    def test_agents_from_outside_stay_with_a_run_that_goes_on_from_its_checkpoint(self):
+        run = self.root / "run"
+        driver = self.start("train", self.config, "--out", run, 'hosts.launcher="none"', "stop.training_iteration=30", 'network.bind="127.0.0.1"',
+                            "checkpointing.checkpoint_frequency=5")
+        agent = self.start(*self.join_command(run, driver))
+        self.wait_event(run, "checkpoint", driver)
+        os.kill(list(self.processes(LEARNER))[0], signal.SIGKILL)
+        self.wait_event(run, "resume", driver)
+        self.finish(driver)
+        self.assertEqual(0, self.finish(agent, None).returncode)
+        self.assert_counted_once(run, 30)
         self.assert_nothing_left()
 
     def test_step_by_step_runs_take_joining_agents_too(self):

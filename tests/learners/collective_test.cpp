@@ -8,6 +8,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -80,82 +81,130 @@ void sum(Collective& collective, size_t count = 100'000) {
 
 }  // namespace
 
-TEST_CASE("Gloo: sums are right, equal to the bit at every shard, and the same in another group of the same ranks") {
-  for (const uint32_t size : {1u, 2u, 3u, 4u}) {
-    const Group group = make_gloo_group(size), again = make_gloo_group(size);
-    for (const size_t count : {1u, 2u, 3u, 7u, 1000u, 4099u, 100'003u}) {
-      check_sums<float>(group, again, count, 2e-6);
-      check_sums<double>(group, again, count, 1e-14);
-    }
-    CHECK(group[0]->operations() == 14);
-    CHECK(!group[0]->inside());
-  }
-}
-
-/// The other operations, against what they say; in the base class's form (ThreadGroup) and in the backend's.
-TEST_CASE("Collective: broadcast, reduce, all_gather and shift move what they say") {
-  for (const bool gloo : {false, true})
+TEST_CASE("Collective: sums are right, equal to the bit at every shard, and the same in another group of these ranks") {
+  for (const auto& [name, make] : kCollectives)
     for (const uint32_t size : {1u, 2u, 3u, 4u}) {
-      CAPTURE(gloo);
-      CAPTURE(size);
-      ThreadGroup threads(size);
-      const Group connected = gloo ? make_gloo_group(size) : Group{};
-      in_threads(size, [&](uint32_t r) {
-        const auto group = gloo ? connected[r] : threads.member(r);
-        const uint32_t root = size - 1;
-        std::vector<float> values = random_values<float>(999, r);
-        group->broadcast(std::as_writable_bytes(std::span(values)), root);
-        bool right = values == random_values<float>(999, root);
-
-        std::vector<float> counts(999, static_cast<float>(r + 1));
-        group->reduce(counts, root);
-        right &= r != root || counts == std::vector<float>(999, static_cast<float>(size * (size + 1)) / 2);
-
-        const size_t chunk = 10, all = chunk * size - 3;  // the last part is shorter
-        std::vector<float> gathered(all), want;
-        for (uint32_t part = 0; part < size; ++part)
-          for (const float x : random_values<float>(std::min(chunk, all - part * chunk), part)) want.push_back(x);
-        for (size_t i = r * chunk; i < std::min(all, (r + 1) * chunk); ++i) gathered[i] = want[i];
-        group->all_gather(std::as_writable_bytes(std::span(gathered)), chunk * sizeof(float));
-        right &= gathered == want;
-
-        const auto mine = random_values<float>(77, r);
-        std::vector<float> left(77);
-        group->shift(std::as_bytes(std::span(mine)), std::as_writable_bytes(std::span(left)));
-        right &= left == random_values<float>(77, (r + size - 1) % size);
-        if (!right) throw std::runtime_error("shard " + std::to_string(r) + " got something else");
-      });
+      CAPTURE(name);
+      const Group group = make_group(make, size), again = make_group(make, size);
+      for (const size_t count : {1u, 2u, 3u, 7u, 1000u, 4099u, 100'003u}) {
+        check_sums<float>(group, again, count, 2e-6);
+        check_sums<double>(group, again, count, 1e-14);
+      }
+      CHECK(group[0]->operations() == 14);
+      CHECK(!group[0]->inside());
+      CHECK(group[0]->seconds() > 0);
     }
 }
 
-TEST_CASE("Gloo: abort() ends an operation whose peer never comes, and every later one") {
-  const Group group = make_gloo_group(3, no_deadline);
-  std::array<bool, 3> broke{};
-  in_threads(3, [&](uint32_t r) {
-    if (r == 2) {  // never comes
-      for (const uint32_t other : {0u, 1u}) wait_until_inside(*group[other]);
-      for (const uint32_t other : {0u, 1u}) group[other]->abort();
-      return;
+/// The other operations, against what they say; in the base class's form (ThreadGroup), too.
+TEST_CASE("Collective: broadcast, reduce, all_gather and shift move what they say") {
+  const auto check_all = [](uint32_t size, size_t count,
+                            const std::function<std::shared_ptr<Collective>(uint32_t)>& member) {
+    CAPTURE(size);
+    CAPTURE(count);
+    in_threads(size, [&](uint32_t r) {
+      const auto group = member(r);
+      const uint32_t root = size - 1;
+      std::vector<float> values = random_values<float>(count, r);
+      group->broadcast(std::as_writable_bytes(std::span(values)), root);
+      bool right = values == random_values<float>(count, root);
+
+      std::vector<float> counts(count, static_cast<float>(r + 1));
+      group->reduce(counts, root);
+      right &= r != root || counts == std::vector<float>(count, static_cast<float>(size * (size + 1)) / 2);
+
+      const size_t chunk = count / 10, all = chunk * size - 3;  // the last part is shorter
+      std::vector<float> gathered(all), want;
+      for (uint32_t part = 0; part < size; ++part)
+        for (const float x : random_values<float>(std::min(chunk, all - part * chunk), part)) want.push_back(x);
+      for (size_t i = r * chunk; i < std::min(all, (r + 1) * chunk); ++i) gathered[i] = want[i];
+      group->all_gather(std::as_writable_bytes(std::span(gathered)), chunk * sizeof(float));
+      right &= gathered == want;
+
+      const auto mine = random_values<float>(count / 13, r);
+      std::vector<float> left(mine.size());
+      group->shift(std::as_bytes(std::span(mine)), std::as_writable_bytes(std::span(left)));
+      right &= left == random_values<float>(mine.size(), (r + size - 1) % size);
+      if (!right) throw std::runtime_error("shard " + std::to_string(r) + " got something else");
+    });
+  };
+  for (const uint32_t size : {1u, 2u, 3u, 4u})
+    for (const size_t count : {999u, 999'999u}) {
+      ThreadGroup threads(size);
+      check_all(size, count, [&](uint32_t r) { return threads.member(r); });
+      for (const auto& [name, make] : kCollectives) {
+        CAPTURE(name);
+        const Group group = make_group(make, size);
+        check_all(size, count, [&](uint32_t r) { return group[r]; });
+      }
     }
-    broke[r] = breaks([&] { sum(*group[r]); });
-  });
-  for (const uint32_t r : {0u, 1u}) {
-    CHECK(broke[r]);
-    CHECK(breaks([&] { sum(*group[r]); }));
+}
+
+TEST_CASE("Collective: abort() ends an operation whose peer never comes, and every later one") {
+  for (const auto& [name, make] : kCollectives) {
+    CAPTURE(name);
+    const Group group = make_group(make, 3, no_deadline);
+    std::array<bool, 3> broke{};
+    in_threads(3, [&](uint32_t r) {
+      if (r == 2) {  // never comes
+        for (const uint32_t other : {0u, 1u}) wait_until_inside(*group[other]);
+        for (const uint32_t other : {0u, 1u}) group[other]->abort();
+        return;
+      }
+      broke[r] = breaks([&] { sum(*group[r]); });
+    });
+    for (const uint32_t r : {0u, 1u}) {
+      CHECK(broke[r]);
+      CHECK(breaks([&] { sum(*group[r]); }));
+    }
   }
 }
 
-TEST_CASE("Gloo: the deadline ends an operation whose peer never comes") {
-  const Group group = make_gloo_group(2, 500ms);
-  CHECK(breaks([&] { sum(*group[0]); }));
+TEST_CASE("Collective: the deadline ends an operation whose peer never comes") {
+  for (const auto& [name, make] : kCollectives) {
+    CAPTURE(name);
+    const Group group = make_group(make, 2, 500ms);
+    CHECK(breaks([&] { sum(*group[0]); }));
+  }
 }
 
-TEST_CASE("Gloo: a group that does not form in time, or whose rendezvous ends, is broken") {
-  LocalRendezvous alone(2), ended(2);
-  CHECK(breaks([&] { make_gloo_collective(alone.of(0), 0, 2, "127.0.0.1", 300ms); }));
-  std::thread ends([&] { ended.of(1).abort(); });  // before it waits or while it does: the same
-  CHECK(breaks([&] { make_gloo_collective(ended.of(1), 1, 2, "127.0.0.1", no_deadline); }));
-  ends.join();
+TEST_CASE("Collective: a group that does not form in time, or whose rendezvous ends, is broken") {
+  for (const auto& [name, make] : kCollectives) {
+    CAPTURE(name);
+    LocalRendezvous alone(2), ended(2);
+    CHECK(breaks([&, make = make] { make(alone.of(0), 0, 2, 300ms); }));
+    std::thread ends([&] { ended.of(1).abort(); });  // before it waits or while it does: the same
+    CHECK(breaks([&, make = make] { make(ended.of(1), 1, 2, no_deadline); }));
+    ends.join();
+  }
+}
+
+TEST_CASE("Shared memory: null at every shard when one cannot map it, and Gloo forms over the same rendezvous") {
+  LocalRendezvous rendezvous(3);
+  std::array<bool, 3> null{}, formed{};
+  in_threads(3, [&](uint32_t r) {
+    if (r == 1) {  // says what a shard on another host would
+      rendezvous.of(1).get("memory", no_deadline);
+      rendezvous.of(1).set("mapped/1", {0});
+      null[1] = true;
+    } else {
+      null[r] = make_shared_collective(rendezvous.of(r), r, 3, no_deadline) == nullptr;
+    }
+    formed[r] = make_local_gloo(rendezvous.of(r), r, 3, no_deadline) != nullptr;
+  });
+  CHECK(null == std::array{true, true, true});
+  CHECK(formed == std::array{true, true, true});
+}
+
+TEST_CASE("Shared memory: a place that is none of the group's is not mapped") {
+  LocalRendezvous rendezvous(2);
+  Rendezvous::Value place(24);  // pid, descriptor, mark
+  const int64_t pid = ::getpid(), fd = 0;
+  std::memcpy(place.data(), &pid, sizeof pid);
+  std::memcpy(place.data() + 8, &fd, sizeof fd);
+  rendezvous.of(0).set("memory", place);
+  CHECK(make_shared_collective(rendezvous.of(1), 1, 2, no_deadline) == nullptr);
+  CHECK(rendezvous.of(0).get("mapped/1", no_deadline) == Rendezvous::Value{0});
 }
 
 namespace {
@@ -199,17 +248,18 @@ class FileRendezvous {
 enum class Fate { killed, stopped };
 
 /// One shard's process; exits 0 when it saw what it should: its last peer meets its fate in the middle of an operation.
-[[noreturn]] void shard_process(const std::filesystem::path& directory, uint32_t rank, uint32_t size, Fate fate) {
+[[noreturn]] void shard_process(const std::filesystem::path& directory, uint32_t rank, uint32_t size, Fate fate,
+                                MakeCollective make) {
   FileRendezvous rendezvous(directory);
-  const auto group = make_gloo_collective(rendezvous.map(), rank, size, "127.0.0.1", no_deadline);
+  const auto group = make(rendezvous.map(), rank, size, no_deadline);
   sum(*group);
   if (rank == size - 1) {
     std::raise(fate == Fate::killed ? SIGKILL : SIGSTOP);
     std::_Exit(1);
   }
-  // A dead peer's connections close by themselves; a stopped one's stay, and abort() ends the wait.
+  // A dead peer's connections close by themselves; else abort() ends the wait.
   std::thread driver([&] {
-    if (fate == Fate::stopped) {
+    if (fate == Fate::stopped || make != make_local_gloo) {
       wait_until_inside(*group);
       group->abort();
     }
@@ -217,9 +267,7 @@ enum class Fate { killed, stopped };
   std::_Exit(breaks([&] { sum(*group); }) ? 0 : 2);
 }
 
-}  // namespace
-
-TEST_CASE("Gloo: a peer that is killed breaks the group by itself, one that is stopped when it is aborted") {
+void check_processes(MakeCollective make) {
   for (const Fate fate : {Fate::killed, Fate::stopped}) {
     CAPTURE(static_cast<int>(fate));
     std::string name = (std::filesystem::temp_directory_path() / "myriad-rendezvous-XXXXXX").string();
@@ -229,7 +277,7 @@ TEST_CASE("Gloo: a peer that is killed breaks the group by itself, one that is s
       const pid_t child = ::fork();
       if (child == 0) {
         try {
-          shard_process(name, r, 4, fate);
+          shard_process(name, r, 4, fate, make);
         } catch (...) { std::_Exit(4); }
       }
       processes.push_back(child);
@@ -245,6 +293,15 @@ TEST_CASE("Gloo: a peer that is killed breaks the group by itself, one that is s
     ::waitpid(processes[3], &status, 0);
     std::filesystem::remove_all(name);
   }
+}
+
+}  // namespace
+
+TEST_CASE("Gloo: a peer that is killed breaks the group by itself, one that is stopped when it is aborted") {
+  check_processes(make_local_gloo);
+}
+TEST_CASE("Shared memory: processes sum, and a peer that is killed or stopped ends no other for ever") {
+  check_processes(make_shared_collective);
 }
 
 TEST_SUITE_END();

@@ -66,8 +66,9 @@ inline std::vector<std::optional<Fragment>> slices_of(Fragment& batch, const std
 
 using Members = std::vector<std::shared_ptr<Collective>>;
 
-inline Members members_of(uint32_t size, bool gloo, std::optional<ThreadGroup::Fault> fault = std::nullopt) {
-  if (gloo) return make_gloo_group(size);
+/// `make`: null for a ThreadGroup.
+inline Members members_of(uint32_t size, MakeCollective make, std::optional<ThreadGroup::Fault> fault = std::nullopt) {
+  if (make != nullptr) return make_group(make, size);
   ThreadGroup group(size, fault);
   Members members;
   for (uint32_t r = 0; r < size; ++r) members.push_back(group.member(r));

@@ -10,17 +10,18 @@ using namespace myriad;
 TEST_SUITE_BEGIN("learners/group");
 
 TEST_CASE("Group: shards on slices of a batch train as one learner on the whole") {
-  for (const bool gloo : {false, true})
+  for (const MakeCollective make :
+       {MakeCollective{nullptr}, MakeCollective{make_local_gloo}, MakeCollective{make_shared_collective}})
     for (const char* algorithm : {"PPO", "IMPALA", "APPO"})
       for (const uint32_t size : {1u, 2u, 3u, 4u})
         for (const bool empty : {false, true}) {
-          CAPTURE(gloo);
+          CAPTURE(make != nullptr);
           CAPTURE(algorithm);
           CAPTURE(size);
           CAPTURE(empty);
           Learner whole(plain_config(algorithm), kObs, kActions);
           Learners shards = make_learners(size, [&] { return plain_config(algorithm); });
-          join_all(shards, members_of(size, gloo));
+          join_all(shards, members_of(size, make));
           for (uint64_t seed : {1, 2, 3}) {
             Fragment batch = batch_of(kActions, seed);
             const Metrics want = whole.update(&batch).metrics;
@@ -49,7 +50,7 @@ TEST_CASE("Group: with shuffled minibatches all shards have the same bits, and a
       CAPTURE(algorithm);
       const auto run = [&] {
         Learners shards = make_learners(size, [&] { return full_config(algorithm); });
-        join_all(shards, members_of(size, false));
+        join_all(shards, members_of(size, nullptr));
         for (uint64_t seed : {1, 2, 3, 4}) {
           const auto results = update_all(shards, seed, uneven(size, seed == 3));
           check_equal(shards);
@@ -63,7 +64,7 @@ TEST_CASE("Group: with shuffled minibatches all shards have the same bits, and a
 
 TEST_CASE("Group: minibatches are counted over the group, and none is empty") {
   Learners shards = make_learners(4, [&] { return full_config("PPO"); });
-  join_all(shards, members_of(4, false));
+  join_all(shards, members_of(4, nullptr));
   const auto results = update_all(shards, 1, uneven(4, true));
   // 128 rows in minibatches of at most 48: three, twice.
   CHECK(results[0].grad_updates == 6);
@@ -73,7 +74,7 @@ TEST_CASE("Group: minibatches are counted over the group, and none is empty") {
 
 TEST_CASE("Group: numbers of the protocol are summed, and an update without a row changes nothing") {
   Learners shards = make_learners(3, [&] { return full_config("APPO"); });
-  join_all(shards, members_of(3, false));
+  join_all(shards, members_of(3, nullptr));
   const LearnerState before = shards[0]->state();
   in_threads(3, [&](uint32_t r) {
     std::vector<double> numbers{1.0, static_cast<double>(r)};
@@ -94,7 +95,7 @@ TEST_CASE("Group: it may break at every operation of every shard; all settle at 
     const std::vector<int> counts = uneven(size, true);
     // Two updates; their state is where each broken update begins.
     Learners start = make_learners(size, [&] { return full_config(algorithm); });
-    join_all(start, members_of(size, false));
+    join_all(start, members_of(size, nullptr));
     update_all(start, 1, counts);
     update_all(start, 2, counts);
     std::vector<LearnerState> states;  // without a circular buffer: the third update begins with an empty one
@@ -102,7 +103,7 @@ TEST_CASE("Group: it may break at every operation of every shard; all settle at 
     const auto begin = [&](const std::optional<ThreadGroup::Fault>& fault, Members& members) {
       Learners shards = make_learners(size, [&] { return full_config(algorithm); });
       for (uint32_t r = 0; r < size; ++r) shards[r]->set_state(states[r]);
-      members = members_of(size, false, fault);
+      members = members_of(size, nullptr, fault);
       join_all(shards, members);
       return shards;
     };
@@ -132,7 +133,7 @@ TEST_CASE("Group: it may break at every operation of every shard; all settle at 
             CHECK(same(shards[r]->state(), all_prepared ? after : states[r]));
           }
           ++(all_prepared ? forward : back);
-          Members again = members_of(size, false);
+          Members again = members_of(size, nullptr);
           if (algorithm == std::string("APPO") && all_prepared) continue;  // join() empties its circular buffer
           join_all(shards, again);
           if (!all_prepared) update_all(shards, 3, counts);
@@ -151,15 +152,15 @@ TEST_CASE("Group: a fresh learner takes a dead one's place and goes on bit for b
     CAPTURE(algorithm);
     const std::vector<int> counts{4, 3, 1};
     Learners undisturbed = make_learners(3, [&] { return full_config(algorithm); });
-    join_all(undisturbed, members_of(3, false));
+    join_all(undisturbed, members_of(3, nullptr));
     Learners shards = make_learners(3, [&] { return full_config(algorithm); });
-    join_all(shards, members_of(3, false));
+    join_all(shards, members_of(3, nullptr));
     for (uint64_t seed : {1, 2}) update_all(undisturbed, seed, counts), update_all(shards, seed, counts);
     shards[1] = std::make_unique<Learner>(full_config(algorithm), kObs, kActions);
-    join_all(shards, members_of(3, true), {.root = 2, .holders = {2}, .everybody = false});
+    join_all(shards, members_of(3, make_local_gloo), {.root = 2, .holders = {2}, .everybody = false});
     check_equal(shards);
     // Sums in Gloo's order differ from the double's: both go on with Gloo.
-    join_all(undisturbed, members_of(3, true));
+    join_all(undisturbed, members_of(3, make_local_gloo));
     for (uint64_t seed : {3, 4}) update_all(undisturbed, seed, counts), update_all(shards, seed, counts);
     check_equal(shards);
     CHECK(same(shards[1]->state(), undisturbed[1]->state()));
@@ -175,7 +176,7 @@ TEST_CASE("Group: one flipped bit is found at the hundredth version, and who has
       if (shard == shards[1]) { state.module.at("encoder.0.weight").bytes[1] ^= std::byte{1}; }
       shard->set_state(state);
     }
-    join_all(shards, members_of(size, false));
+    join_all(shards, members_of(size, nullptr));
     std::vector<int> counts(size, kEnvironments / static_cast<int>(size));
     counts[0] += kEnvironments % static_cast<int>(size);
     update_all(shards, 1, counts);

@@ -92,7 +92,7 @@ TEST_CASE("Shard: what lies where changes no update") {
           config.learners.gradient_accumulation = 2;
           return config;
         });
-        join_all(shards, members_of(size, false));
+        join_all(shards, members_of(size, nullptr));
         for (uint64_t seed : {1, 2, 3, 4}) {
           const auto results = update_all(shards, seed, uneven(size, seed == 3));
           for (const UpdateResult& result : results)
@@ -124,7 +124,7 @@ TEST_CASE("Shard: every kind of layer and head goes layer by layer") {
         for (const char* kind : {"none", "parameters"}) {
           Learners shards;
           for (int i = 0; i < 2; ++i) shards.push_back(std::make_unique<Learner>(config(kind), kObs, actions));
-          join_all(shards, members_of(2, false));
+          join_all(shards, members_of(2, nullptr));
           for (uint64_t seed : {1, 2}) {
             Fragment batch = batch_of(actions, seed);
             auto slices = slices_of(batch, {5, 3});
@@ -152,7 +152,7 @@ TEST_CASE("Shard: memory is what the formula says") {
         CAPTURE(redundancy);
         const uint32_t n = 3;
         Learners shards = make_learners(n, [&] { return sharded(full_config(algorithm), kind, redundancy); });
-        join_all(shards, members_of(n, false));
+        join_all(shards, members_of(n, nullptr));
         update_all(shards, 1, uneven(n, false));
         const auto results = update_all(shards, 2, uneven(n, false));
         const std::string k = kind;
@@ -213,9 +213,10 @@ TEST_CASE("Shard: groups of 4, 3, 2, 1, 2 and 4 have the same state to the bit")
       CAPTURE(algorithm);
       CAPTURE(kind);
       const auto config = [&] { return sharded(full_config(algorithm), kind); };
-      const bool gloo = algorithm == std::string("PPO") && kind == std::string("parameters");
+      const bool real = algorithm == std::string("PPO") && kind == std::string("parameters");
+      const MakeCollective make = real ? make_shared_collective : nullptr;
       Learners shards = make_learners(4, config);
-      join_all(shards, members_of(4, gloo));
+      join_all(shards, members_of(4, make));
       for (uint64_t seed : {1, 2}) update_all(shards, seed, even(4));
       const LearnerState state = whole_state(shards);
       CHECK(shards[1]->num_parts() == 4);
@@ -226,7 +227,7 @@ TEST_CASE("Shard: groups of 4, 3, 2, 1, 2 and 4 have the same state to the bit")
         const Learner::Sources sources{.root = 0, .holders = holders_of(shards), .everybody = false};
         REQUIRE(!sources.holders.empty());
         while (shards.size() < size) shards.push_back(std::make_unique<Learner>(config(), kObs, kActions));
-        join_all(shards, members_of(size, gloo), sources);
+        join_all(shards, members_of(size, make), sources);
         CHECK(same(whole_state(shards), state));
       }
       // An empty update confirms the group: the parts of before are dropped.
@@ -251,7 +252,7 @@ TEST_CASE("Shard: it may break at every operation of every shard; one dies, the 
     Members members;
     const auto begin = [&](const std::optional<ThreadGroup::Fault>& fault) {
       Learners shards = make_learners(size, config);
-      members = members_of(size, false, fault);
+      members = members_of(size, nullptr, fault);
       join_all(shards, members);
       return shards;
     };
@@ -289,7 +290,7 @@ TEST_CASE("Shard: it may break at every operation of every shard; one dies, the 
           // Ranks of the new group: those behind the newcomer move up by one.
           for (uint32_t& holder : sources.holders) holder += holder >= rank ? 1 : 0;
           sources.root = rank == 0 ? 1 : 0;
-          join_all(shards, members_of(size, false), sources);
+          join_all(shards, members_of(size, nullptr), sources);
           CHECK(shards[0]->version() == (all_prepared ? 2 : 1));
           CHECK(same(whole_state(shards), versions[all_prepared ? 2 : 1]));
           if (!all_prepared) update_all(shards, 2, counts);
@@ -311,12 +312,12 @@ TEST_CASE("Shard: a join may break at every operation; what is left has all part
         CAPTURE(operation);
         CAPTURE(lost);
         Learners shards = make_learners(4, config);
-        join_all(shards, members_of(4, false));
+        join_all(shards, members_of(4, nullptr));
         update_all(shards, 1, even(4));
         const LearnerState state = whole_state(shards);
         shards.erase(shards.begin() + 2);
         const uint32_t rank = operation % 3;
-        const Members members = members_of(3, false, ThreadGroup::Fault{rank, operation, lost});
+        const Members members = members_of(3, nullptr, ThreadGroup::Fault{rank, operation, lost});
         const Learner::Sources sources{.root = 0, .holders = holders_of(shards), .everybody = false};
         bool broke = false;
         try {
@@ -324,7 +325,7 @@ TEST_CASE("Shard: a join may break at every operation; what is left has all part
         } catch (const GroupBroken&) { broke = true; }
         const Learner::Sources again{.root = 0, .holders = holders_of(shards), .everybody = false};
         REQUIRE(!again.holders.empty());
-        join_all(shards, members_of(3, false), again);
+        join_all(shards, members_of(3, nullptr), again);
         CHECK(same(whole_state(shards), state));
         if (!broke) operation = 1000;  // the join has fewer operations
       }
@@ -333,7 +334,7 @@ TEST_CASE("Shard: a join may break at every operation; what is left has all part
 
 TEST_CASE("Shard: without redundancy a dead shard's part is lost, and a foreign holder is an error") {
   Learners shards = make_learners(3, [] { return sharded(full_config("PPO"), "optimizer", false); });
-  join_all(shards, members_of(3, false));
+  join_all(shards, members_of(3, nullptr));
   update_all(shards, 1, even(3));
   CHECK(shards[1]->parts() == std::vector<uint32_t>{1});
   shards.pop_back();

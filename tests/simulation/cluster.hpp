@@ -278,6 +278,7 @@ class World {
   Process& add_process();
   void kill(Process& process, const char* cause);
   void crash();
+  void end_life();
   void dispatch(const Event& event);
   void handle(const Event& event);
   void check_progress(bool last);

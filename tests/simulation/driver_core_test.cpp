@@ -436,6 +436,28 @@ TEST_SUITE("driver/driver_core") {
     REQUIRE(find<DriverCore::Finished>(finished) != nullptr);
     CHECK(find<DriverCore::Finished>(finished)->error_code == "learner-lost");
     CHECK(find<DriverCore::Finished>(finished)->exit == Exit::internal);
+    CHECK_FALSE(find<DriverCore::Finished>(finished)->goes_on);
+  }
+
+  TEST_CASE("DriverCore: with a checkpoint and a number for it, another run goes on when all learners are lost") {
+    for (const bool checkpoint : {false, true})
+      for (const uint64_t next_run : {0u, 9u}) {
+        CAPTURE(checkpoint);
+        CAPTURE(next_run);
+        DriverCore::Options options = Run::options();
+        options.next_run = next_run;
+        if (checkpoint) options.resume_directory = "checkpoints/000000004";
+        const uint64_t told = checkpoint ? next_run : 0;
+        Run run(options);
+        run.everybody();
+        const Outputs lost = run.step(DriverCore::LearnerExited{0, 0, "SIGKILL"});
+        REQUIRE(sent<wire::StopT>(lost) != nullptr);
+        CHECK(sent<wire::StopT>(lost)->next_run == told);
+        run.step(DriverCore::AgentExited{0, 0, "exit status 0"});
+        const Outputs finished = run.step(DriverCore::AgentExited{1, 0, "exit status 0"});
+        REQUIRE(find<DriverCore::Finished>(finished) != nullptr);
+        CHECK(find<DriverCore::Finished>(finished)->goes_on == (told != 0));
+      }
   }
 
   TEST_CASE("DriverCore: commands and agents' states are repeated every 250 ms") {

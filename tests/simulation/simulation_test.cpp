@@ -93,6 +93,7 @@ TEST_SUITE("simulation/world") {
       sum.drains += result.drains;
       sum.learner_deaths += result.learner_deaths;
       sum.epochs += result.epochs;
+      sum.resumed += result.resumed;
       sum.resizes += result.resizes;
       sum.violations += result.violations;
       sum.produced += result.produced;
@@ -112,15 +113,17 @@ TEST_SUITE("simulation/world") {
     }
     MESSAGE(schedules << " schedules, " << async << " of them async, " << sum.events << " events, " << sum.updates
                       << " updates, " << sum.checkpoints << " checkpoints, " << sum.crashes << " crash-restarts, "
-                      << sum.runner_deaths << " runner deaths, " << sum.agent_deaths << " agent deaths, "
-                      << sum.learner_deaths << " learner deaths, " << sum.epochs << " groups formed again, "
-                      << sum.resizes << " of them resized, " << sum.drains << " drains, " << sum.violations
+                      << sum.resumed << " lives resumed when all learners were lost, " << sum.runner_deaths
+                      << " runner deaths, " << sum.agent_deaths << " agent deaths, " << sum.learner_deaths
+                      << " learner deaths, " << sum.epochs << " groups formed again, " << sum.resizes
+                      << " of them resized, " << sum.drains << " drains, " << sum.violations
                       << " hostile runners; fragments: " << sum.produced << " produced, " << sum.consumed
                       << " consumed, " << sum.dropped << " dropped, " << sum.lost << " lost");
     // The schedules must reach what they are for.
     CHECK(sum.updates > 2 * schedules);
     CHECK(sum.checkpoints > schedules / 2);
     CHECK(sum.crashes > schedules / 10);
+    CHECK(sum.resumed > schedules / 400);
     CHECK(sum.runner_deaths > schedules / 2);
     CHECK(sum.agent_deaths > schedules / 2);
     CHECK(sum.drains > schedules / 20);

@@ -176,6 +176,13 @@ void World::kill(Process& process, const char* cause) {
 void World::crash() {
   note("the machine crashes");
   ++result_.crashes;
+  end_life();
+  const double kept = std::array{0.0, 0.5, 1.0}[dice_.below(3)];
+  files_.crash([&](const SimFiles::Operation&) { return dice_.chance(kept); });
+}
+
+/// The next one goes on from the newest checkpoint.
+void World::end_life() {
   for (Process& process : processes_) {
     process.alive = false;
     process.deferred.clear();
@@ -184,8 +191,6 @@ void World::crash() {
   driver_.reset();
   writer_.reset();
   learners_.clear();
-  const double kept = std::array{0.0, 0.5, 1.0}[dice_.below(3)];
-  files_.crash([&](const SimFiles::Operation&) { return dice_.chance(kept); });
   restarting_ = true;
   push(now_ + dice_.log_time(milliseconds(1), std::chrono::seconds(1)), Kind::restart);
 }
@@ -499,6 +504,13 @@ Result World::run() {
       ++result_.events;
       rule(result_.events < kMaxEvents + kMaxEventsOfSlot * plan_.slots, "I10", "{} events", result_.events);
       dispatch(event);
+      if (finished_ && finished_->goes_on) {
+        check_finished();
+        finished_.reset();
+        learners_lost_ = false;
+        ++result_.resumed;
+        end_life();
+      }
       if (event.kind == Kind::committed || event.kind == Kind::timer || event.kind == Kind::sampled)
         check_progress(false);
     }
