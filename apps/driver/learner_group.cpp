@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <numeric>
 
 namespace myriad {
 namespace {
@@ -21,6 +22,17 @@ constexpr size_t kMedianOf = 15;  // updates
 constexpr uint32_t kNobody = UINT32_MAX;
 
 bool is_a_maximum(std::string_view metric) { return metric.ends_with("_max") || metric.ends_with("_max_s"); }
+
+wire::RendezvousT entries_of(const std::map<std::string, std::vector<uint8_t>>& values) {
+  wire::RendezvousT message;
+  for (const auto& [key, value] : values) {
+    auto entry = std::make_unique<wire::RendezvousEntryT>();
+    entry->key = key;
+    entry->value = value;
+    message.entries.push_back(std::move(entry));
+  }
+  return message;
+}
 
 }  // namespace
 
@@ -64,7 +76,7 @@ void LearnerGroup::spawn(uint32_t shard, Time now, Outputs& outputs) {
   member = {};
   member.incarnation = starts_[shard]++;
   member.alive = true;
-  member.spawned = member.heard = member.moved = now;
+  member.heard = member.moved = now;
   outputs.push_back(SpawnLearner{shard, member.incarnation});
 }
 
@@ -89,14 +101,7 @@ bool LearnerGroup::received(const std::string& peer, const std::string& user, co
       repeated |= !is_new;
     }
     if (!repeated) return true;
-    wire::RendezvousT all;  // it has not heard of somebody
-    for (const auto& [key, value] : rendezvous_) {
-      auto entry = std::make_unique<wire::RendezvousEntryT>();
-      entry->key = key;
-      entry->value = value;
-      all.entries.push_back(std::move(entry));
-    }
-    outputs.push_back(ToLearner{peer, make_message(std::move(all))});
+    outputs.push_back(ToLearner{peer, make_message(entries_of(rendezvous_))});  // it has not heard of somebody
   } else if (const auto* report = message.as<wire::IterationReportT>()) {
     this->report(shard_index(*member), *report, outputs);
   } else if (const auto* done = message.as<wire::CheckpointDoneT>()) {
@@ -201,34 +206,30 @@ wire::GroupOrderT LearnerGroup::order_for(uint32_t shard) const {
   order.form = stage_ != Stage::calling;
   if (!order.form) return order;
   order = order_;
-  const auto first_agent = [&](uint32_t s) {
-    return (uint64_t{s} * options_.num_agents + size_ - 1) / size_;  // the least place with shard_of(place) == s
-  };
-  const auto slots_before = [&](uint32_t s) { return first_agent(s) * options_.num_slots / options_.num_agents; };
-  // One place for each, and the rest by slots; none for a shard whose agents are all given up.
-  struct Fed {
-    uint64_t shards = 0, slots = 0;
-  };
-  const auto fed_before = [&](uint32_t s) {
-    Fed fed;
-    for (uint32_t i = 0; i < s; ++i)
-      if (is_fed(i)) fed = {fed.shards + 1, fed.slots + slots_before(i + 1) - slots_before(i)};
-    return fed;
-  };
-  const Fed all = fed_before(size_);
-  const auto places = [&](uint32_t s) {
-    const Fed before = fed_before(s);
-    return static_cast<uint32_t>(before.shards +
-                                 (options_.fragments_per_batch - all.shards) * before.slots / all.slots);
-  };
   order.rank = shard;
   order.size = size_;
   order.first_slot = static_cast<uint32_t>(slots_before(shard));
   order.num_slots = static_cast<uint32_t>(slots_before(shard + 1)) - order.first_slot;
-  order.first_place = places(shard);
-  order.num_places = places(shard + 1) - order.first_place;
+  order.first_place = std::accumulate(shares_.begin(), shares_.begin() + shard, 0u);
+  order.num_places = shares_[shard];
   order.state = std::make_unique<wire::GroupStateT>(to_wire(state_));
   return order;
+}
+
+/// Of the runners of all shards before it.
+uint64_t LearnerGroup::slots_before(uint32_t shard) const {
+  // The least place with shard_of(place) == shard.
+  const uint64_t first_agent = (uint64_t{shard} * options_.num_agents + size_ - 1) / size_;
+  return first_agent * options_.num_slots / options_.num_agents;
+}
+
+/// A batch among the shards; one whose agents are all given up gets nothing.
+void LearnerGroup::divide(Time now) {
+  std::vector<uint64_t> slots;
+  for (uint32_t shard = 0; shard < size_; ++shard)
+    slots.push_back(is_fed(shard) ? slots_before(shard + 1) - slots_before(shard) : 0);
+  shares_ = shares_by_.divide(options_.fragments_per_batch, slots);
+  shares_by_.begin(shares_, now);
 }
 
 bool LearnerGroup::is_fed(uint32_t shard) const {
@@ -278,7 +279,7 @@ bool LearnerGroup::all_at(LearnerStage stage) const {
 
 void LearnerGroup::advance(Time now, Outputs& outputs) {
   if (stage_ == Stage::calling && all_at(LearnerStage::called)) {
-    if (!form(outputs)) return;
+      if (!form(now, outputs)) return;
     stage_ = Stage::forming;
     send_orders(now, outputs);
   }
@@ -297,7 +298,7 @@ void LearnerGroup::advance(Time now, Outputs& outputs) {
 }
 
 /// Decides with what the epoch begins. False when nobody has the state any more.
-bool LearnerGroup::form(Outputs& outputs) {
+bool LearnerGroup::form(Time now, Outputs& outputs) {
   const auto members = std::span(members_).first(size_);
   bool all_prepared = true, veterans = false;
   uint64_t version = 0;
@@ -347,6 +348,7 @@ bool LearnerGroup::form(Outputs& outputs) {
     return false;
   }
   order_.holders = whole->second;
+  divide(now);
   return true;
 }
 
@@ -433,23 +435,21 @@ void LearnerGroup::tick(Time now, Outputs& outputs) {
   if (stopping_ || now < next_timer()) return;
   look_for_hangs(now, outputs);
   if (stage_ == Stage::formed && (target_ < size_ || next_shards_are_ready())) call("", now, outputs);
+  if (stage_ == Stage::formed && options_.shares_by_speed && size_ > 1 && shares_by_.improve(now)) {
+    outputs.push_back(Event{"shares", "the learners' shares of a batch follow the speed they compute at"});
+    call("", now, outputs);
+  }
   send_orders(now, outputs);
   last_sent_ = now;
 }
 
 void LearnerGroup::flush(Outputs& outputs) {
   if (new_keys_.empty()) return;
-  const auto keys = std::exchange(new_keys_, {});
+  std::map<std::string, std::vector<uint8_t>> fresh;
+  for (const std::string& key : std::exchange(new_keys_, {})) fresh[key] = rendezvous_.at(key);
   for (uint32_t shard = 0; shard < size_ && shard < members_.size(); ++shard) {
-    if (members_[shard].peer.empty()) continue;
-    wire::RendezvousT fresh;
-    for (const std::string& key : keys) {
-      auto entry = std::make_unique<wire::RendezvousEntryT>();
-      entry->key = key;
-      entry->value = rendezvous_.at(key);
-      fresh.entries.push_back(std::move(entry));
-    }
-    outputs.push_back(ToLearner{members_[shard].peer, make_message(std::move(fresh))});
+    if (!members_[shard].peer.empty())
+      outputs.push_back(ToLearner{members_[shard].peer, make_message(entries_of(fresh))});
   }
 }
 
@@ -503,6 +503,11 @@ void LearnerGroup::close_iteration(Outputs& outputs) {
     all.num_env_steps_sampled_lifetime = report.num_env_steps_sampled_lifetime;
     all.weights_version = report.weights_version;
     all.episodes.insert(all.episodes.end(), report.episodes.begin(), report.episodes.end());
+    const auto metric = [&](std::string_view key) {
+      const auto row = std::ranges::find_if(report.metrics, [&](const auto& r) { return r->key == key; });
+      return row == report.metrics.end() ? 0.0 : (*row)->value;
+    };
+    shares_by_.add(shard, metric("num_updates"), metric("learner_update_s") - metric("learner_collective_s"));
     for (const auto& row : report.metrics) {
       auto [it, is_new] = sums.try_emplace(row->key, row->value);
       ++counts[row->key];

@@ -6,7 +6,7 @@
 //
 // The version an epoch begins with: the highest that somebody has finished with everybody, or, if all that are left had
 // prepared the next one, that one. Nobody can have counted an update that this takes back. Shard i has rank i, and the
-// agents [i H / S, (i+1) H / S). A state machine: one thread, time comes in.
+// agents [i H / S, (i+1) H / S). Its share of a batch: LearnerShares. A state machine: one thread, time comes in.
 #pragma once
 
 #include <deque>
@@ -18,6 +18,7 @@
 #include <variant>
 #include <vector>
 
+#include "apps/driver/learner_shares.hpp"
 #include "learners/update_tally.hpp"
 #include "rl/check.hpp"
 #include "rl/wire/messages.hpp"
@@ -33,7 +34,8 @@ class LearnerGroup {
     std::string checkpoint;                                                     ///< to start from, or ""
     uint32_t num_learners = 1;
     uint32_t num_agents = 1, num_slots = 1, fragments_per_batch = 1;  ///< of the run
-    bool sharded = false;  ///< a shard's state is with itself and its neighbour only
+    bool shares_by_speed = false;  ///< of a batch: nobody waits for particular slots
+    bool sharded = false;          ///< a shard's state is with itself and its neighbour only
     uint32_t max_crashes_per_minute = 5;
     uint64_t training_iteration = 0;  ///< to start from
   };
@@ -112,7 +114,7 @@ class LearnerGroup {
     bool alive = false;
     bool veteran = false;  // was in a group: its state counts
     std::string peer, endpoint;
-    Time spawned{}, heard{};
+    Time heard{};
     bool killed = false;
     wire::LearnerStatusT status;
     std::optional<uint64_t> status_epoch;
@@ -129,9 +131,11 @@ class LearnerGroup {
   void send_orders(Time now, Outputs& outputs);
   void dismiss(const Member& member, Outputs& outputs) const;
   void advance(Time now, Outputs& outputs);
-  bool form(Outputs& outputs);
+  bool form(Time now, Outputs& outputs);
   bool all_at(wire::LearnerStage stage) const;
   bool is_fed(uint32_t shard) const;
+  uint64_t slots_before(uint32_t shard) const;
+  void divide(Time now);
   wire::GroupOrderT order_for(uint32_t shard) const;
   void look_for_hangs(Time now, Outputs& outputs);
   void report(uint32_t shard, const wire::IterationReportT& report, Outputs& outputs);
@@ -156,6 +160,8 @@ class LearnerGroup {
   // this epoch
   wire::GroupOrderT order_;  // what is the same for all
   GroupState state_;
+  LearnerShares shares_by_;
+  std::vector<uint32_t> shares_;  // of this epoch, by shard
   uint64_t version_ = 0;
   std::map<std::string, std::vector<uint8_t>> rendezvous_;
   std::set<std::string> new_keys_;

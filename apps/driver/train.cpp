@@ -150,6 +150,7 @@ class Run {
     options.learners.num_learners = static_cast<uint32_t>(config_.learners.num_learners);
     options.learners.fragments_per_batch = static_cast<uint32_t>(config_.fragments_per_batch());
     options.learners.max_crashes_per_minute = static_cast<uint32_t>(config_.fault_tolerance.max_crashes_per_minute);
+    options.learners.shares_by_speed = config_.training.sampling == "async";
     options.learners.sharded = config_.learners.shard != "none";
     options.learners.endpoint = [this](uint32_t shard, uint32_t incarnation) {
       return links_.endpoint(fmt::format("learner-{}.{}", shard, incarnation), 1 + shard);

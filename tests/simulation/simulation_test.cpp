@@ -94,6 +94,7 @@ TEST_SUITE("simulation/world") {
       sum.learner_deaths += result.learner_deaths;
       sum.epochs += result.epochs;
       sum.resumed += result.resumed;
+      sum.shares += result.shares;
       sum.resizes += result.resizes;
       sum.violations += result.violations;
       sum.produced += result.produced;
@@ -116,7 +117,7 @@ TEST_SUITE("simulation/world") {
                       << sum.resumed << " lives resumed when all learners were lost, " << sum.runner_deaths
                       << " runner deaths, " << sum.agent_deaths << " agent deaths, " << sum.learner_deaths
                       << " learner deaths, " << sum.epochs << " groups formed again, " << sum.resizes
-                      << " of them resized, " << sum.drains << " drains, " << sum.violations
+                      << " of them resized, " << sum.shares << " times other shares, " << sum.drains << " drains, " << sum.violations
                       << " hostile runners; fragments: " << sum.produced << " produced, " << sum.consumed
                       << " consumed, " << sum.dropped << " dropped, " << sum.lost << " lost");
     // The schedules must reach what they are for.
@@ -124,6 +125,7 @@ TEST_SUITE("simulation/world") {
     CHECK(sum.checkpoints > schedules / 2);
     CHECK(sum.crashes > schedules / 10);
     CHECK(sum.resumed > schedules / 400);
+    CHECK(sum.shares > schedules / 3000);
     CHECK(sum.runner_deaths > schedules / 2);
     CHECK(sum.agent_deaths > schedules / 2);
     CHECK(sum.drains > schedules / 20);

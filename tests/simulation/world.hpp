@@ -78,7 +78,7 @@ struct Result {
   std::string violation;  ///< "" when every rule held; else "I4: ..."
   std::string plan;       ///< the schedule in words
   uint64_t trace = 0;     ///< hash over every event
-  uint64_t events = 0, updates = 0, lives = 1, resumed = 0;
+  uint64_t events = 0, updates = 0, lives = 1, resumed = 0, shares = 0;
   uint32_t faults = 0;  ///< those that existed
   bool by_slot = true;  ///< sync or lag1
   uint32_t agents = 0, learners = 0;

@@ -53,6 +53,7 @@ void World::start_life() {
   options.learners.num_learners = plan_.learners;
   options.learners.fragments_per_batch = plan_.fragments;
   options.learners.max_crashes_per_minute = 1000;
+  options.learners.shares_by_speed = !plan_.by_slot();
   options.learners.endpoint = [](uint32_t, uint32_t) { return "learner"; };
   options.seed = seed_;
   driver_ = std::make_unique<DriverCore>(std::move(options));
@@ -145,6 +146,7 @@ void World::apply_driver(DriverCore::Output& output) {
     note(fmt::format("{}: {}", event->kind, event->text));
     if (event->kind == "agent-lost" || event->kind == "agent-down") deterministic_ = false;
     if (event->kind == "group-formed") ++result_.epochs;
+    if (event->kind == "shares") ++result_.shares;
     unsigned place = 0;
     if (event->kind == "agent-quarantined" && std::sscanf(event->text.c_str(), "host agent %u", &place) == 1)
       given_up_.insert(place);

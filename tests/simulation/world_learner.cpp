@@ -557,7 +557,9 @@ void World::committed(Process& process) {
   node.training.clear();
   GroupMember::Ended ended;
   ended.parts = {0};
-  LearnerCore::Updated updated{nullptr, {{"loss", 0.5}}, node.tally.encode(plan_.agents)};
+  const double busy_s = node.shard % 2 == 0 ? 1 : 3;  // the one is slower than the other
+  LearnerCore::Updated updated{
+      nullptr, {{"loss", 0.5}, {"learner_update_s", busy_s}}, node.tally.encode(plan_.agents)};
   if (node.tally.fragments > 0) {
     ended.tally = node.tally;
     node.standing = Standing::settled;
