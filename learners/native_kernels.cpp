@@ -107,12 +107,15 @@ void multiply(Product p, int rows, int width) {
   width > kWidth ? tiles<2>(p, rows, width) : tiles<1>(p, rows, width);
 }
 
+/// As wide as n samples in whole vectors.
+int in_vectors(int n) { return (n + kWidth - 1) / kWidth * kWidth; }
+
 /// The same with a depth of any size.
-void multiply_deep(Product p, int rows) {
+void multiply_deep(Product p, int rows, int width) {
   const int depth = p.depth;
   for (int k = 0; k < depth; k += kDepth) {
     p.depth = depth - k < kDepth ? depth - k : kDepth;
-    multiply(p, rows, kPanel);
+    multiply(p, rows, width);
     p.a += kDepth * p.a_step;
     p.b += kDepth * kPanel;
     p.bias = nullptr;
@@ -155,14 +158,15 @@ void pack(const float* x, int n, int size, int row, float* panel) {
     for (int i = 0; i < kPanel; ++i) panel[f * kPanel + i] = i < n ? x[i * row + f] : 0.0f;
 }
 
-void linear(const float* w, const float* b, const float* x, int in, int out, float* y) {
+void linear(const float* w, const float* b, const float* x, int n, int in, int out, float* y) {
   multiply_deep(
-      {.a = w, .a_row = in, .a_step = 1, .b = x, .depth = in, .c = y, .c_row = kPanel, .bias = b, .add = false}, out);
+      {.a = w, .a_row = in, .a_step = 1, .b = x, .depth = in, .c = y, .c_row = kPanel, .bias = b, .add = false}, out,
+      in_vectors(n));
 }
 
-/// dx [in, kPanel] = w^T dy. Down a column of w each number lies in another line of the cache, and in a wide layer in
+/// dx [in, n] = w^T dy. Down a column of w each number lies in another line of the cache, and in a wide layer in
 /// another page; so one line's width of columns is brought together first.
-void multiply_transposed(const float* w, const float* dy, int in, int out, float* dx) {
+void multiply_transposed(const float* w, const float* dy, int n, int in, int out, float* dx) {
   constexpr int kLine = 16;
   alignas(64) float columns[kDepth * kLine];
   for (int o = 0; o < out; o += kDepth) {
@@ -186,32 +190,32 @@ void multiply_transposed(const float* w, const float* dy, int in, int out, float
                 .c_row = kPanel,
                 .bias = nullptr,
                 .add = o > 0},
-               rows, kPanel);
+               rows, in_vectors(n));
     }
   }
 }
 
-void linear_backward(const float* w, const float* x, const float* dy, int in, int out, float* dw, float* db,
+void linear_backward(const float* w, const float* x, const float* dy, int n, int in, int out, float* dw, float* db,
                      float* dx) {
   alignas(64) float samples[kPanel * kPanel];  // of up to kPanel features of x, a row for each sample
   for (int f = 0; f < in; f += kPanel) {
     const int features = in - f < kPanel ? in - f : kPanel;
     for (int i = 0; i < features; i += kWidth)
-      for (int s = 0; s < kPanel; s += kWidth)
+      for (int s = 0; s < n; s += kWidth)
         transpose_square(x + (f + i) * kPanel + s, kPanel, features - i, samples + s * kPanel + i, kPanel);
     multiply({.a = dy,
               .a_row = kPanel,
               .a_step = 1,
               .b = samples,
-              .depth = kPanel,
+              .depth = n,
               .c = dw + f,
               .c_row = in,
               .bias = nullptr,
               .add = true},
              out, features);
   }
-  for (int o = 0; o < out; ++o) db[o] += ConstArray(dy + o * kPanel, kPanel).sum();
-  if (dx) multiply_transposed(w, dy, in, out, dx);
+  for (int o = 0; o < out; ++o) db[o] += ConstArray(dy + o * kPanel, n).sum();
+  if (dx) multiply_transposed(w, dy, n, in, out, dx);
 }
 
 void activate(NativeActivation f, const float* x, float* y, size_t count) {
@@ -272,44 +276,43 @@ void activate_backward(NativeActivation f, const float* x, const float* y, float
 /// Of each sample of a panel, over its features.
 struct Statistics {
   float mean[kPanel], scale[kPanel];
-  Statistics(const float* x, int size) {
+  Statistics(const float* x, int n, int size) {
     float variance[kPanel] = {};
     for (float& m : mean) m = 0.0f;
     const float each = 1.0f / static_cast<float>(size);
     for (int f = 0; f < size; ++f)
-      for (int i = 0; i < kPanel; ++i) mean[i] += each * x[f * kPanel + i];
+      for (int i = 0; i < n; ++i) mean[i] += each * x[f * kPanel + i];
     for (int f = 0; f < size; ++f)
-      for (int i = 0; i < kPanel; ++i) {
+      for (int i = 0; i < n; ++i) {
         const float apart = x[f * kPanel + i] - mean[i];
         variance[i] += each * apart * apart;
       }
-    for (int i = 0; i < kPanel; ++i) scale[i] = 1.0f / __builtin_sqrtf(variance[i] + 1e-5f);
+    for (int i = 0; i < n; ++i) scale[i] = 1.0f / __builtin_sqrtf(variance[i] + 1e-5f);
   }
 };
 
-void layer_norm(const float* gain, const float* bias, const float* x, int size, float* y) {
-  const Statistics s(x, size);
+void layer_norm(const float* gain, const float* bias, const float* x, int n, int size, float* y) {
+  const Statistics s(x, n, size);
   for (int f = 0; f < size; ++f)
-    for (int i = 0; i < kPanel; ++i)
-      y[f * kPanel + i] = (x[f * kPanel + i] - s.mean[i]) * s.scale[i] * gain[f] + bias[f];
+    for (int i = 0; i < n; ++i) y[f * kPanel + i] = (x[f * kPanel + i] - s.mean[i]) * s.scale[i] * gain[f] + bias[f];
 }
 
-void layer_norm_backward(const float* gain, const float* x, int size, float* dgain, float* dbias, float* dy) {
-  const Statistics s(x, size);
+void layer_norm_backward(const float* gain, const float* x, int n, int size, float* dgain, float* dbias, float* dy) {
+  const Statistics s(x, n, size);
   const float each = 1.0f / static_cast<float>(size);
   float mean_d[kPanel] = {}, mean_dx[kPanel] = {}, products[kPanel];
   for (int f = 0; f < size; ++f) {
     const float* d = dy + f * kPanel;
-    for (int i = 0; i < kPanel; ++i) {
+    for (int i = 0; i < n; ++i) {
       products[i] = d[i] * (x[f * kPanel + i] - s.mean[i]) * s.scale[i];
       mean_d[i] += each * gain[f] * d[i];
       mean_dx[i] += each * gain[f] * products[i];
     }
-    dgain[f] += ConstArray(products, kPanel).sum();
-    dbias[f] += ConstArray(d, kPanel).sum();
+    dgain[f] += ConstArray(products, n).sum();
+    dbias[f] += ConstArray(d, n).sum();
   }
   for (int f = 0; f < size; ++f)
-    for (int i = 0; i < kPanel; ++i) {
+    for (int i = 0; i < n; ++i) {
       float& d = dy[f * kPanel + i];
       d = s.scale[i] * (d * gain[f] - mean_d[i] - (x[f * kPanel + i] - s.mean[i]) * s.scale[i] * mean_dx[i]);
     }

@@ -5,8 +5,8 @@
 // library may be instantiated behind it, or the linker could pick an AVX-512 copy for an older CPU.
 //
 // They work on panels: 64 samples, feature by feature, X [size, 64]. Then every product is sums of a weight times a few
-// vectors of samples, whatever the sizes of the layers, and no weight has to be rearranged; where there are fewer
-// samples the rest of a panel is zeros. Every function is single-threaded.
+// vectors of samples, whatever the sizes of the layers, and no weight has to be rearranged. Only the first n samples of
+// a panel count, and are computed, in whole vectors; the rest may hold anything. Every function is single-threaded.
 #pragma once
 
 #include <cstddef>
@@ -29,13 +29,13 @@ struct AdamStep {
 struct NativeKernels {
   const char* isa;
 
-  /// panel [size, 64] = the first columns of x [n, row] transposed; zeros for samples from n on.
+  /// panel [size, 64] = the first columns of x [n, row] transposed; zeros for samples from n on, n <= 64.
   void (*pack)(const float* x, int n, int size, int row, float* panel);
 
   /// y [out, 64] = w [out, in] x [in, 64] + b.
-  void (*linear)(const float* w, const float* b, const float* x, int in, int out, float* y);
+  void (*linear)(const float* w, const float* b, const float* x, int n, int in, int out, float* y);
   /// dw [out, in] += dy x^T, db [out] += sum of dy, dx [in, 64] = w^T dy (dx may be null).
-  void (*linear_backward)(const float* w, const float* x, const float* dy, int in, int out, float* dw, float* db,
+  void (*linear_backward)(const float* w, const float* x, const float* dy, int n, int in, int out, float* dw, float* db,
                           float* dx);
 
   /// y = f(x); y may be x.
@@ -44,9 +44,10 @@ struct NativeKernels {
   void (*activate_backward)(NativeActivation f, const float* x, const float* y, float* dy, size_t count);
 
   /// y = (x - mean) / sqrt(var + 1e-5) * gain + bias, a sample at a time (Ba et al. 2016); x and y [size, 64].
-  void (*layer_norm)(const float* gain, const float* bias, const float* x, int size, float* y);
+  void (*layer_norm)(const float* gain, const float* bias, const float* x, int n, int size, float* y);
   /// dgain, dbias +=; dy becomes dx.
-  void (*layer_norm_backward)(const float* gain, const float* x, int size, float* dgain, float* dbias, float* dy);
+  void (*layer_norm_backward)(const float* gain, const float* x, int n, int size, float* dgain, float* dbias,
+                              float* dy);
 
   /// Sum of squares in double precision.
   double (*sum_squares)(const float* x, size_t count);

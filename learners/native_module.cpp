@@ -194,17 +194,18 @@ const float* NativeModule::features_of(const Network& network, size_t start, siz
   k_.pack(call_.obs + start * static_cast<size_t>(spec_.obs_size), static_cast<int>(count), spec_.obs_size,
           spec_.obs_size, activations);
   const float* x = activations;
+  const int n = static_cast<int>(count);
   for (const Step& s : network.steps) {
     float* y = activations + s.output_at * kSamples;
     switch (s.kind) {
       case Step::Kind::linear:
-        k_.linear(call_.parameters + s.weight, call_.parameters + s.bias, x, s.inputs, s.outputs, y);
+        k_.linear(call_.parameters + s.weight, call_.parameters + s.bias, x, n, s.inputs, s.outputs, y);
         break;
       case Step::Kind::activate:
         k_.activate(s.activation, x, y, kSamples * static_cast<size_t>(s.outputs));
         break;
       case Step::Kind::layer_norm:
-        k_.layer_norm(call_.parameters + s.weight, call_.parameters + s.bias, x, s.outputs, y);
+        k_.layer_norm(call_.parameters + s.weight, call_.parameters + s.bias, x, n, s.outputs, y);
         break;
     }
     x = y;
@@ -217,8 +218,8 @@ void NativeModule::policy_head(const float* features, size_t start, size_t count
                outputs = static_cast<size_t>(policy_.outputs);
   const float* log_std = call_.parameters + log_std_at_;
   const float clip = spec_.log_std_clip;
-  k_.linear(call_.parameters + policy_.weight, call_.parameters + policy_.bias, features, policy_.inputs,
-            policy_.outputs, head.data());
+  k_.linear(call_.parameters + policy_.weight, call_.parameters + policy_.bias, features, static_cast<int>(count),
+            policy_.inputs, policy_.outputs, head.data());
   for (size_t i = 0; i < count; ++i) {
     float* out = call_.action_dist_inputs + (start + i) * width;
     for (size_t j = 0; j < outputs; ++j) out[j] = head[j * kSamples + i];
@@ -247,12 +248,12 @@ void NativeModule::policy_head_gradient(size_t start, size_t count, AlignedVecto
 }
 
 void NativeModule::value_head(const float* features, size_t start, size_t count, Scratch& scratch) const {
-  k_.linear(call_.parameters + value_.weight, call_.parameters + value_.bias, features, value_.inputs, 1,
-            scratch.value.data());
+  k_.linear(call_.parameters + value_.weight, call_.parameters + value_.bias, features, static_cast<int>(count),
+            value_.inputs, 1, scratch.value.data());
   std::copy_n(scratch.value.data(), count, call_.values + start);
 }
 
-void NativeModule::trunk_backward(const Network& network, const float* activations, float* gradient,
+void NativeModule::trunk_backward(const Network& network, const float* activations, int n, float* gradient,
                                   Scratch& scratch) const {
   float* d = scratch.a.data();  // gradient of the features, replaced layer by layer
   float* spare = scratch.b.data();
@@ -261,7 +262,7 @@ void NativeModule::trunk_backward(const Network& network, const float* activatio
     const float* y = activations + s->output_at * kSamples;
     switch (s->kind) {
       case Step::Kind::linear:
-        k_.linear_backward(call_.parameters + s->weight, x, d, s->inputs, s->outputs, gradient + s->weight,
+        k_.linear_backward(call_.parameters + s->weight, x, d, n, s->inputs, s->outputs, gradient + s->weight,
                            gradient + s->bias, s->input_at == 0 ? nullptr : spare);
         std::swap(d, spare);
         break;
@@ -269,7 +270,7 @@ void NativeModule::trunk_backward(const Network& network, const float* activatio
         k_.activate_backward(s->activation, x, y, d, kSamples * static_cast<size_t>(s->outputs));
         break;
       case Step::Kind::layer_norm:
-        k_.layer_norm_backward(call_.parameters + s->weight, x, s->outputs, gradient + s->weight, gradient + s->bias,
+        k_.layer_norm_backward(call_.parameters + s->weight, x, n, s->outputs, gradient + s->weight, gradient + s->bias,
                                d);
         break;
     }
@@ -306,19 +307,20 @@ void NativeModule::backward_task(size_t task, size_t thread) {
     const float* activations = network.activations.data() + start * network.width;
     const float* features = activations + network.features_at * kSamples;
     float* d_features = network.features_at == 0 ? nullptr : scratch.a.data();
+    const int n = static_cast<int>(count);
     if (policy) {
       policy_head_gradient(start, count, scratch.head, gradient);
-      k_.linear_backward(call_.parameters + policy_.weight, features, scratch.head.data(), policy_.inputs,
+      k_.linear_backward(call_.parameters + policy_.weight, features, scratch.head.data(), n, policy_.inputs,
                          policy_.outputs, gradient + policy_.weight, gradient + policy_.bias, d_features);
     }
     if (value) {
       float* d_value_features = policy && d_features ? scratch.b.data() : d_features;
       k_.pack(call_.d_values + start, static_cast<int>(count), 1, 1, scratch.value.data());
-      k_.linear_backward(call_.parameters + value_.weight, features, scratch.value.data(), value_.inputs, 1,
+      k_.linear_backward(call_.parameters + value_.weight, features, scratch.value.data(), n, value_.inputs, 1,
                          gradient + value_.weight, gradient + value_.bias, d_value_features);
       if (policy && d_features) k_.add(d_value_features, d_features, kSamples * static_cast<size_t>(network.features));
     }
-    if (d_features) trunk_backward(network, activations, gradient, scratch);
+    if (d_features) trunk_backward(network, activations, n, gradient, scratch);
   });
 }
 

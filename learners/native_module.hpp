@@ -80,7 +80,7 @@ class NativeModule {
   void policy_head(const float* features, size_t start, size_t count, AlignedVector& head);
   void policy_head_gradient(size_t start, size_t count, AlignedVector& head, float* gradient) const;
   void value_head(const float* features, size_t start, size_t count, Scratch& scratch) const;
-  void trunk_backward(const Network& network, const float* activations, float* gradient, Scratch& scratch) const;
+  void trunk_backward(const Network& network, const float* activations, int n, float* gradient, Scratch& scratch) const;
 
   ModuleSpec spec_;
   int threads_;

@@ -279,7 +279,7 @@ bool LearnerGroup::all_at(LearnerStage stage) const {
 
 void LearnerGroup::advance(Time now, Outputs& outputs) {
   if (stage_ == Stage::calling && all_at(LearnerStage::called)) {
-      if (!form(now, outputs)) return;
+    if (!form(now, outputs)) return;
     stage_ = Stage::forming;
     send_orders(now, outputs);
   }

@@ -34,8 +34,8 @@ class LearnerGroup {
     std::string checkpoint;                                                     ///< to start from, or ""
     uint32_t num_learners = 1;
     uint32_t num_agents = 1, num_slots = 1, fragments_per_batch = 1;  ///< of the run
-    bool shares_by_speed = false;  ///< of a batch: nobody waits for particular slots
-    bool sharded = false;          ///< a shard's state is with itself and its neighbour only
+    bool shares_by_speed = false;                                     ///< of a batch: nobody waits for particular slots
+    bool sharded = false;  ///< a shard's state is with itself and its neighbour only
     uint32_t max_crashes_per_minute = 5;
     uint64_t training_iteration = 0;  ///< to start from
   };

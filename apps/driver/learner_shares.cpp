@@ -56,8 +56,7 @@ bool LearnerShares::improve(Time now) {
   }
   const auto seconds_of_update = [&](const std::vector<uint32_t>& shares) {
     double slowest = 0;
-    for (size_t shard = 0; shard < shares.size(); ++shard)
-      slowest = std::max(slowest, shares[shard] / speeds[shard]);
+    for (size_t shard = 0; shard < shares.size(); ++shard) slowest = std::max(slowest, shares[shard] / speeds[shard]);
     return slowest;
   };
   const auto fragments = std::accumulate(shares_.begin(), shares_.end(), 0u);

@@ -361,8 +361,7 @@ class Run {
     results_.event(wall_time_s(), "stop", directory_.record.exit_reason);
     if (failed) {
       std::cerr << fmt::format("error[{}] {}\n", finished_->error_code, finished_->reason);
-      if (has_saved() || resumed_)
-        std::cerr << fmt::format("resume  {} train --resume {}\n", command_name(), place);
+      if (has_saved() || resumed_) std::cerr << fmt::format("resume  {} train --resume {}\n", command_name(), place);
       return static_cast<int>(finished_->exit);
     }
     std::string text = fmt::format("{}  {} after {} env steps in {:.1f} s\n",

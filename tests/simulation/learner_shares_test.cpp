@@ -29,12 +29,12 @@ TEST_SUITE("apps/learner_shares") {
     using std::chrono::seconds;
     // 800 fragments each, at 100 and 300 a second: 16 are best cut 4 : 12, and 8 s become 4.
     CHECK(after(8, 8.0 / 3, seconds(10), 16) == Shares{4, 12});
-    CHECK(after(8, 8.0 / 3, seconds(9), 16) == Shares{});     // the window is not over
-    CHECK(after(8, 8.0 / 3, seconds(60), 16) == Shares{});    // 4 s of 60: the learners are not what takes the time
-    CHECK(after(8, 7.5, seconds(10), 16) == Shares{});        // nearly as fast
-    CHECK(after(8, 8.0 / 3, seconds(10), 2) == Shares{});     // one each is the least
-    CHECK(after(8, 0, seconds(10), 16) == Shares{});          // one said nothing
-    CHECK(after(8, 8.0 / 3, seconds(10), 3) == Shares{});     // 1 : 2 already
+    CHECK(after(8, 8.0 / 3, seconds(9), 16) == Shares{});   // the window is not over
+    CHECK(after(8, 8.0 / 3, seconds(60), 16) == Shares{});  // 4 s of 60: the learners are not what takes the time
+    CHECK(after(8, 7.5, seconds(10), 16) == Shares{});      // nearly as fast
+    CHECK(after(8, 8.0 / 3, seconds(10), 2) == Shares{});   // one each is the least
+    CHECK(after(8, 0, seconds(10), 16) == Shares{});        // one said nothing
+    CHECK(after(8, 8.0 / 3, seconds(10), 3) == Shares{});   // 1 : 2 already
   }
 
   TEST_CASE("LearnerShares: speeds outlive a group of the same size, and not another") {
@@ -47,7 +47,7 @@ TEST_SUITE("apps/learner_shares") {
     CHECK(faster == Shares{3, 13});
     shares.begin(faster, Time(0));
     CHECK(shares.divide(16, {4, 4}) == faster);
-    CHECK(shares.divide(16, {4, 0}) == Shares{16, 0});  // fed or not comes first
+    CHECK(shares.divide(16, {4, 0}) == Shares{16, 0});      // fed or not comes first
     CHECK_FALSE(shares.improve(std::chrono::seconds(10)));  // a window without a word
     shares.begin({6, 5, 5}, Time(0));
     CHECK(shares.divide(16, {4, 4, 4}) == Shares{5, 5, 6});

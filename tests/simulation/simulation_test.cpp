@@ -117,9 +117,9 @@ TEST_SUITE("simulation/world") {
                       << sum.resumed << " lives resumed when all learners were lost, " << sum.runner_deaths
                       << " runner deaths, " << sum.agent_deaths << " agent deaths, " << sum.learner_deaths
                       << " learner deaths, " << sum.epochs << " groups formed again, " << sum.resizes
-                      << " of them resized, " << sum.shares << " times other shares, " << sum.drains << " drains, " << sum.violations
-                      << " hostile runners; fragments: " << sum.produced << " produced, " << sum.consumed
-                      << " consumed, " << sum.dropped << " dropped, " << sum.lost << " lost");
+                      << " of them resized, " << sum.shares << " times other shares, " << sum.drains << " drains, "
+                      << sum.violations << " hostile runners; fragments: " << sum.produced << " produced, "
+                      << sum.consumed << " consumed, " << sum.dropped << " dropped, " << sum.lost << " lost");
     // The schedules must reach what they are for.
     CHECK(sum.updates > 2 * schedules);
     CHECK(sum.checkpoints > schedules / 2);

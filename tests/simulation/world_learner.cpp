@@ -558,8 +558,7 @@ void World::committed(Process& process) {
   GroupMember::Ended ended;
   ended.parts = {0};
   const double busy_s = node.shard % 2 == 0 ? 1 : 3;  // the one is slower than the other
-  LearnerCore::Updated updated{
-      nullptr, {{"loss", 0.5}, {"learner_update_s", busy_s}}, node.tally.encode(plan_.agents)};
+  LearnerCore::Updated updated{nullptr, {{"loss", 0.5}, {"learner_update_s", busy_s}}, node.tally.encode(plan_.agents)};
   if (node.tally.fragments > 0) {
     ended.tally = node.tally;
     node.standing = Standing::settled;
