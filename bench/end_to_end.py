@@ -4,6 +4,7 @@
   cheetah      HalfCheetah-v5, one million steps, seeds 0-2: mean return of the last 100 training episodes
   throughput   HalfCheetah-v5 at SB3's default settings, steps/s; SB3 beside it
   rllib        CartPole-v1 at RLlib's default PPO settings, steps/s (RLlib 2.60 on such a machine: 675-746)
+  puffer       CartPole-v1 by PPO at PufferLib 3.0's settings, training rate (PufferLib on such a machine: 564 k steps/s)
   async        CartPole-v1 by IMPALA and APPO to a return of 450, seeds 0-4; then their training rate, stage by stage
   tail         StepTime-v0 with log-normal step times: IMPALA sync, lag1 and async
   cheetah-async  HalfCheetah-v5 by IMPALA and APPO: the curve to five million steps, and the rate
@@ -82,6 +83,17 @@ def rllib(_args, tmp):
         print(f"myriad {steady_rate(rows):.0f} steps/s", flush=True)
 
 
+def puffer(_args, tmp):
+    settings = ["env_runners.num_envs_per_env_runner=512", "env_runners.rollout_fragment_length=64", "training.train_batch_size=65536",
+                "training.minibatch_size=32768", "training.num_epochs=1", "rl_module.fcnet_hiddens=[128]", "rl_module.vf_share_layers=true",
+                "rl_module.fcnet_activation=\"relu\"", *FAST[2:]]
+    for mode in ("sync", "lag1"):
+        for attempt in range(3):
+            _, rows = train("cartpole-ppo.toml", f"{tmp}/{mode}-{attempt}", *settings, f"training.sampling=\"{mode}\"")
+            rate = steady_rate(rows[2:])
+            print(f"{mode}: {rate / 1e3:.0f} k env steps/s, {rate / 564e3:.2f}x PufferLib's", flush=True)
+
+
 def solve(config, seeds, tmp):
     for seed in seeds:
         seconds, rows = train(config, f"{tmp}/{config}-{seed}", f"seed={seed}", *QUIET)
@@ -132,7 +144,7 @@ def cheetah_async(_args, tmp):
             print(f"{name} seed {seed}: return at 1..5 M steps {[round(r['env_runners']['episode_return_mean']) for r in marks]}, {seconds:.0f} s, {steady_rate(rows) / 1e3:.1f} k steps/s; {stages(rows)}", flush=True)
 
 
-BENCHES = {"cartpole": cartpole, "cheetah": cheetah, "throughput": throughput, "rllib": rllib, "async": asynchronous, "tail": tail,
+BENCHES = {"cartpole": cartpole, "cheetah": cheetah, "throughput": throughput, "rllib": rllib, "puffer": puffer, "async": asynchronous, "tail": tail,
            "cheetah-async": cheetah_async}
 
 if __name__ == "__main__":

@@ -41,7 +41,9 @@ def main() -> None:
     if goal == "torch-free":
         targets = torch_free_tests(build)
     elif goal == "all":
-        targets = ["all", "meson-test-prereq"]
+        benchmarks = [target["filename"][0] for target in introspect(build, "targets")
+                      if target["type"] == "executable" and top_folder(target, source) == "bench"]
+        targets = ["all", "meson-test-prereq", *(str(pathlib.Path(file).relative_to(build)) for file in benchmarks)]
     else:
         targets = [str(pathlib.Path(file).relative_to(build)) for target in introspect(build, "targets")
                    if target["build_by_default"] and top_folder(target, source) not in ("tests", "bench")
