@@ -219,7 +219,7 @@ class LearnerShell {
   static constexpr int kMessagesAtOnce = 64;
   static constexpr Time kSelfTest = std::chrono::seconds(10);
   static constexpr Time kAbort = std::chrono::seconds(5);  // for a collective to give up
-  static constexpr Time kCollective =
+  static constexpr std::chrono::milliseconds kCollective =
       std::chrono::minutes(30);  // the driver, who sees all shards, gives up long before
 
   // --- the group ---
@@ -275,6 +275,7 @@ class LearnerShell {
     if (rendezvous_) rendezvous_->abort();
     const std::lock_guard lock(collective_mutex_);
     if (collective_) collective_->abort();
+    if (device_group_) device_group_->abort();
     left_at_ = clock_->now();
   }
 
@@ -296,12 +297,16 @@ class LearnerShell {
         if (learner_.standing() != Standing::settled) learner_.settle(part.order.version == learner_.version() + 1);
         std::shared_ptr<Collective> collective;
         if (part.order.size > 1) collective = make_collective(*rendezvous, part.order.rank, part.order.size);
+        std::shared_ptr<DeviceGroup> gradients;
+        if (collective && config_.learners.collective == "nccl")
+          gradients = make_nccl_group(rendezvous, learner_.device(), part.order.rank, part.order.size, kCollective);
         {
           const std::lock_guard lock(collective_mutex_);
           collective_ = collective;
+          device_group_ = gradients;
         }
         if (rendezvous->over()) throw GroupBroken("the epoch is over");
-        learner_.join(collective, {part.order.root, part.order.holders, part.order.everybody});
+        learner_.join(collective, {part.order.root, part.order.holders, part.order.everybody}, gradients);
         remember(std::make_shared<const Weights>(learner_.weights()));
         if (collective && mode_of(config_) == SamplingMode::lag1) share_previous(*collective, part.order.root);
       } catch (const GroupBroken& broken) { ended.broken = broken.what(); }
@@ -310,10 +315,9 @@ class LearnerShell {
   }
 
   std::shared_ptr<Collective> make_collective(Rendezvous& rendezvous, uint32_t rank, uint32_t size) const {
-    constexpr auto deadline = std::chrono::duration_cast<std::chrono::milliseconds>(kCollective);
     std::shared_ptr<Collective> collective;
-    if (config_.learners.collective == "auto") collective = make_shared_collective(rendezvous, rank, size, deadline);
-    if (!collective) collective = make_gloo_collective(rendezvous, rank, size, host_of(data_.endpoint()), deadline);
+    if (config_.learners.collective != "gloo") collective = make_shared_collective(rendezvous, rank, size, kCollective);
+    if (!collective) collective = make_gloo_collective(rendezvous, rank, size, host_of(data_.endpoint()), kCollective);
     return collective;
   }
 
@@ -575,6 +579,7 @@ class LearnerShell {
   std::shared_ptr<Rendezvous> rendezvous_;
   std::mutex collective_mutex_;
   std::shared_ptr<Collective> collective_;
+  std::shared_ptr<DeviceGroup> device_group_;
   std::mutex found_mutex_;
   std::vector<std::pair<std::string, Rendezvous::Value>> found_;  // this shard's entries of the rendezvous
   size_t unsent_ = 0;                                             // the last of them

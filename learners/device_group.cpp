@@ -3,15 +3,25 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 
+#include "learners/device_support.hpp"
+#include "learners/rendezvous_store.hpp"
+
 namespace myriad {
 namespace {
 
-class BackendGroup final : public DeviceGroup {
+class BackendGroup : public DeviceGroup {
  public:
   explicit BackendGroup(const c10::intrusive_ptr<c10d::Backend>& backend) : backend_(backend) {}
   void all_reduce(const at::Tensor& tensor) override {
     std::vector<at::Tensor> tensors{tensor};
-    backend_->allreduce(tensors)->wait();  // on a GPU only the stream waits
+    try {
+      backend_->allreduce(tensors)->wait();  // on a GPU only the stream waits
+    } catch (const std::exception& error) { throw GroupBroken(error.what()); }
+  }
+  void abort() noexcept override {
+    try {
+      backend_->abort();
+    } catch (const std::exception&) {}  // it has none, or is gone
   }
   int64_t rank() const override { return backend_->getRank(); }
   int64_t size() const override { return backend_->getSize(); }
@@ -32,6 +42,7 @@ class HostGroup final : public DeviceGroup {
   int64_t rank() const override { return collective_.rank(); }
   int64_t size() const override { return collective_.size(); }
   bool recordable() const override { return false; }
+  void abort() noexcept override { collective_.abort(); }
 
  private:
   Collective& collective_;
@@ -42,6 +53,23 @@ class HostGroup final : public DeviceGroup {
 std::unique_ptr<DeviceGroup> make_backend_group(const c10::intrusive_ptr<c10d::Backend>& backend) {
   return std::make_unique<BackendGroup>(backend);
 }
+
+std::unique_ptr<DeviceGroup> make_nccl_group(const std::shared_ptr<Rendezvous>& rendezvous, c10::Device device,
+                                             uint32_t rank, uint32_t size, std::chrono::milliseconds deadline) {
+  struct NcclGroup final : BackendGroup {
+    NcclGroup(const c10::intrusive_ptr<c10d::Backend>& backend, std::shared_ptr<Rendezvous> meeting,
+              std::shared_ptr<RendezvousLink> way)
+        : BackendGroup(backend), rendezvous(std::move(meeting)), link(std::move(way)) {}
+    ~NcclGroup() override { link->cut(); }
+    std::shared_ptr<Rendezvous> rendezvous;
+    std::shared_ptr<RendezvousLink> link;
+  };
+  auto link = std::make_shared<RendezvousLink>(*rendezvous);
+  const auto backend = make_nccl_backend(device, make_rendezvous_store(link, deadline), static_cast<int>(rank),
+                                         static_cast<int>(size), deadline);
+  return std::make_unique<NcclGroup>(backend, rendezvous, std::move(link));
+}
+
 std::unique_ptr<DeviceGroup> make_host_group(Collective& collective) { return std::make_unique<HostGroup>(collective); }
 
 }  // namespace myriad

@@ -3,11 +3,14 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
 #include <c10/util/intrusive_ptr.h>
 
+#include <chrono>
 #include <memory>
 
 #include "learners/collective.hpp"
+#include "learners/rendezvous.hpp"
 
 namespace c10d {
 class Backend;
@@ -28,11 +31,18 @@ class DeviceGroup {
 
   /// Whether it is queued as any other work, waits for nothing and can be recorded.
   virtual bool recordable() const = 0;
+
+  /// From any thread: whatever waits, or will, throws GroupBroken soon.
+  virtual void abort() noexcept = 0;
 };
 
 /// Queued: for NCCL's backend (make_nccl_backend), one shard a GPU. A peer that died shows when the device is waited
-/// for, and only after somebody aborted `backend`.
+/// for, and only after somebody aborted the group.
 std::unique_ptr<DeviceGroup> make_backend_group(const c10::intrusive_ptr<c10d::Backend>& backend);
+
+/// That over NCCL, whose members meet through `rendezvous` at the first sum.
+std::unique_ptr<DeviceGroup> make_nccl_group(const std::shared_ptr<Rendezvous>& rendezvous, c10::Device device,
+                                             uint32_t rank, uint32_t size, std::chrono::milliseconds deadline);
 
 /// Through host memory, waiting for the device each time: for shards that share a GPU, and any Collective.
 std::unique_ptr<DeviceGroup> make_host_group(Collective& collective);

@@ -502,7 +502,14 @@ void DeviceLearner::set_state(std::span<const float> parameters, const TensorMap
 void DeviceLearner::set_group(DeviceGroup* group) {
   group_ = group;
   work_.forget("group");
-  support_->run([this] { make_gradient(); });
+  support_->run([this] {
+    make_gradient();
+    if (group_ == nullptr || !group_->recordable()) return;
+    // Its members meet at their first sum, which could not be recorded.
+    const at::Tensor one = at::ones({1}, gradient_.options());
+    group_->all_reduce(one);
+    if (one.item<float>() != static_cast<float>(group_->size())) throw GroupBroken("the first sum is wrong");
+  });
   if (buffer_) buffer_.emplace(plan_.buffer_batches, plan_.buffer_uses);
 }
 

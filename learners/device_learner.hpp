@@ -57,6 +57,8 @@ class DeviceLearner {
   void take_snapshot();
   void restore_snapshot();
 
+  c10::Device device() const { return support_->device(); }
+
   std::span<const float> parameters();                  ///< [P]  waits for their copy; valid until the next update
   TensorMap optimizer_state() const;                    ///< as Optimizer's
   std::vector<float> target() const;                    ///< [P]  of the target network; empty without one

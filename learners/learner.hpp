@@ -90,6 +90,7 @@ class Learner {
   uint64_t version() const { return version_; }
   uint32_t rank() const { return group_ ? group_->rank() : 0; }
   uint32_t size() const { return group_ ? group_->size() : 1; }
+  c10::Device device() const { return device_ ? device_->device() : c10::Device(c10::kCPU); }
   double collective_seconds() const { return group_ ? group_->seconds() : 0; }  ///< with this group, so far
 
   /// Who has what when a group forms; ranks are those of the new group.
@@ -101,7 +102,9 @@ class Learner {
   };
   /// From now on updates are done together with `group` (nullptr: alone). Collective: all shards call it. Empties a
   /// circular buffer. Throws GroupBroken; then this shard is as it was before.
-  void join(std::shared_ptr<Collective> group, const Sources& sources);
+  /// `gradients`: how these are summed where they lie on a device; null: through host memory, by `group`.
+  void join(std::shared_ptr<Collective> group, const Sources& sources,
+            std::shared_ptr<DeviceGroup> gradients = nullptr);
 
   /// The parts of the sharded state this shard has, of how many: {0} of 1 when it has everything.
   std::vector<uint32_t> parts() const { return holdings().front().parts; }
@@ -221,7 +224,7 @@ class Learner {
   Shard shard_;
   Parts parts_;
   std::shared_ptr<Collective> group_;  ///< null: alone
-  std::unique_ptr<DeviceGroup> device_group_;
+  std::shared_ptr<DeviceGroup> device_group_;
   Standing standing_ = Standing::settled;
   Snapshot snapshot_;
   UpdateResult result_;

@@ -71,7 +71,7 @@ LearnerState parted(TensorMap all) {
 
 }  // namespace
 
-void Learner::join(std::shared_ptr<Collective> group, const Sources& sources) {
+void Learner::join(std::shared_ptr<Collective> group, const Sources& sources, std::shared_ptr<DeviceGroup> gradients) {
   check(standing_ == Standing::settled, "a shard joins a group before its update is settled");
   Nobody nobody;
   Collective& with = group ? *group : nobody;
@@ -86,7 +86,7 @@ void Learner::join(std::shared_ptr<Collective> group, const Sources& sources) {
   if (next) place(group.get(), parts_.accept(std::move(*next)));
   group_ = std::move(group);
   empty_buffer();
-  device_group_ = alone() ? nullptr : make_host_group(*group_);
+  device_group_ = alone() ? nullptr : gradients ? std::move(gradients) : make_host_group(*group_);
   if (device_) device_->set_group(device_group_.get());
   if (alone()) snapshot_ = {};
 }

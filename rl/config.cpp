@@ -580,6 +580,11 @@ class Combinations {
     if (device == "cpu" && learners.autocast != "none")
       fail(Exit::usage, "impossible", "{}: learners.autocast is \"{}\", which needs a CUDA device",
            place({"learners.autocast"}), learners.autocast);
+    if (device != "cuda" && learners.collective == "nccl")
+      fail(Exit::usage, "impossible",
+           "{}: learners.collective is \"nccl\", which wants a GPU for each learner: "
+           "learners.device \"cuda\"",
+           place({"learners.collective"}));
     if (device != "cpu" && learners.executor == "native")
       fail(Exit::usage, "impossible", "{}: learners.executor is \"native\", which computes on a CPU",
            place({"learners.executor", "learners.device"}));
@@ -688,9 +693,12 @@ void LearnersConfig::settings(SettingVisitor& v) {
       autocast);
   v.visit({"cuda_graph", "", "CUDA: gradient steps are recorded once and replayed"}, cuda_graph);
   v.visit({"num_threads", "threads", "of a learner; 0: the learners share the machine's cores", 0, 1024}, num_threads);
-  v.visit(choice("collective", "how learners sum: auto: in shared memory where all are on one host, else gloo",
-                 {"auto", "gloo"}),
-          collective);
+  v.visit(
+      choice("collective",
+             "how learners sum: auto: in shared memory where all are on one host, else gloo; nccl: gradients between "
+             "GPUs, one learner each",
+             {"auto", "gloo", "nccl"}),
+      collective);
   v.visit(choice("shard", "what lies in parts over the learners (ZeRO), on a CPU; each includes those before it",
                  {"none", "optimizer", "gradients", "parameters"}),
           shard);

@@ -116,7 +116,7 @@ struct LearnersConfig {
   std::string autocast = "none";    ///< none | bfloat16: of a CUDA device's matrix products
   bool cuda_graph = true;           ///< a CUDA device's gradient steps are recorded and replayed
   int64_t num_threads = 0;          ///< 0: the machine's cores
-  std::string collective = "auto";  ///< auto: shared memory where all are on one host, else Gloo | gloo
+  std::string collective = "auto";  ///< auto | gloo | nccl
   std::string shard = "none";       ///< none | optimizer | gradients | parameters: what lies in parts over CPU learners
   bool redundancy = true;           ///< a learner keeps its left neighbour's part, too
   int64_t gradient_accumulation = 1;  ///< parts of a minibatch that go through the module one after the other

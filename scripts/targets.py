@@ -1,13 +1,16 @@
 """Names the ninja targets of a goal, one a line: `targets.py BUILD apps|all|torch-free`.
 
 apps: what the program and its processes need: everything built by default outside tests/ and bench/.
-all: that, tests and benchmarks. torch-free: the test programs that link nothing of learners/ or algorithms/, which is
-what the sanitizers run (libtorch itself is not instrumented).
+all: that, tests and benchmarks. torch-free: the test programs that do not link libtorch, which is what the
+sanitizers run (libtorch itself is not instrumented).
 """
 import json
 import pathlib
 import subprocess
 import sys
+
+
+NINJA = pathlib.Path(sys.executable).parent / "ninja"  # of the virtual environment
 
 
 def introspect(build: pathlib.Path, what: str) -> list:
@@ -21,18 +24,20 @@ def top_folder(target: dict, source: pathlib.Path) -> str:
 
 
 def torch_free_tests(build: pathlib.Path) -> list[str]:
-    """The names of the registered test programs without libtorch in them, as ninja targets."""
-    programs = {test["cmd"][0] for test in introspect(build, "tests")}
+    """The registered test programs without libtorch in them, and what their tests depend on, as ninja targets."""
+    targets = {target["id"]: target for target in introspect(build, "targets")}
+    of_file = {target["filename"][0]: name for name, target in targets.items()}
     wanted = []
-    for target in introspect(build, "targets"):
-        name = target["filename"][0]
-        if target["type"] != "executable" or name not in programs:
+    for test in introspect(build, "tests"):
+        program = of_file.get(test["cmd"][0])
+        if program is None or targets[program]["type"] != "executable":
             continue
-        relative = str(pathlib.Path(name).relative_to(build))
-        inputs = subprocess.run(["ninja", "-C", build, "-t", "inputs", relative], check=True, capture_output=True, text=True).stdout
-        if not any(line.startswith(("learners/", "algorithms/")) for line in inputs.splitlines()):
-            wanted.append(relative)
-    return wanted
+        files = [pathlib.Path(targets[name]["filename"][0]) for name in dict.fromkeys([program, *test["depends"]]) if name in targets]
+        relative = [str(file.relative_to(build)) for file in files if file.is_relative_to(build)]
+        commands = subprocess.run([NINJA, "-C", build, "-t", "commands", *relative], check=True, capture_output=True, text=True).stdout
+        if "libtorch_cpu.so" not in commands:
+            wanted += relative
+    return list(dict.fromkeys(wanted))
 
 
 def main() -> None:

@@ -271,6 +271,9 @@ episode_return_mean = 475
           "error[impossible] override learners.autocast=bfloat16: learners.autocast is \"bfloat16\", which needs a "
           "CUDA device");
     CHECK(complaint("", {"learners.device=cuda", "learners.autocast=bfloat16", "learners.cuda_graph=false"}).empty());
+    CHECK(complaint("", {"learners.device=cuda", "learners.collective=nccl"}).empty());
+    CHECK(complaint("", {"learners.device=cuda:0", "learners.collective=nccl"}).find("wants a GPU for each learner") !=
+          std::string::npos);
     CHECK(complaint("", {"learners.device=cuda", "learners.executor=native"}).find("computes on a CPU") !=
           std::string::npos);
     CHECK(complaint("", {"learners.device=cuda", "learners.shard=optimizer"}) ==
