@@ -4,6 +4,7 @@
 
 #include "apps/driver/inspect.hpp"
 #include "apps/driver/join.hpp"
+#include "apps/driver/new_env.hpp"
 #include "apps/driver/scale.hpp"
 #include "apps/driver/train.hpp"
 #include "rl/check.hpp"
@@ -109,6 +110,12 @@ int run(int argc, char** argv) {
   scale_verb->add_option("run", scaled, "its directory")->required();
   scale_verb->add_option("settings", words, "learners=N")->required();
   scale_verb->callback([&] { verb = [&] { return scale(scaled, words); }; });
+
+  std::string new_name, language = "cpp";
+  CLI::App* new_env_verb = app.add_subcommand("new-env", "write an environment of your own to start from");
+  new_env_verb->add_option("name", new_name, "its folder, in lower case: my_robot")->required();
+  new_env_verb->add_option("--lang", language, "cpp or c")->check(CLI::IsMember({"c", "cpp"}));
+  new_env_verb->callback([&] { verb = [&] { return new_env(new_name, language); }; });
 
   std::string resolved;
   CLI::App* config_verb = app.add_subcommand("config", "print every setting with default, unit and meaning");

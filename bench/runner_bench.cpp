@@ -123,8 +123,12 @@ int main(int argc, char** argv) {
                 policy_kernels().isa);
     std::printf("%-15s %3s  %10s %8s  %8s %8s  %10s  %10s %8s  %9s %8s  %8s\n", "environment", "B", "env ns", "M/s",
                 "policy", "M/s", "random ns", "sample ns", "M/s", "framework", "of env", "+policy");
+    std::vector<std::string> others(argv + 1, argv + argc);
+    const bool classic = std::erase(others, "--classic") > 0;
     for (const int n : {1, 8, 16, 64}) bench("CartPole-v1", {64, 64}, n);
-    if (argc < 2 || std::string(argv[1]) != "--classic")
+    for (const std::string& env : others)
+      for (const int n : {1, 8, 16, 64}) bench(env, {64, 64}, n);
+    if (!classic)
       for (const int n : {1, 8, 16}) bench("HalfCheetah-v5", {64, 64}, n);
   } catch (const Error& error) {
     std::fprintf(stderr, "%s\n", error.line().c_str());

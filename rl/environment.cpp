@@ -7,6 +7,7 @@
 #include <set>
 
 #include "rl/check.hpp"
+#include "rl/plugin.hpp"
 
 namespace myriad {
 namespace {
@@ -78,7 +79,11 @@ void EnvRegistry::add(EnvSpec spec) {
 }
 
 const EnvSpec& EnvRegistry::find(const std::string& id) {
-  if (!specs_.contains(id)) load_modules();
+  if (is_plugin(id)) {
+    if (!specs_.contains(id)) add(plugin_spec(id));
+  } else if (!specs_.contains(id)) {
+    load_modules();
+  }
   const auto found = specs_.find(id);
   if (found == specs_.end())
     fail(Exit::usage, "unknown-env", "there is no environment {}{}", id, suggestion(id, keys_of(specs_)));

@@ -103,7 +103,8 @@ class EnvRegistry {
 
   void add(EnvSpec spec);
 
-  /// Throws Error("unknown-env") naming the closest ids. Loads the sims modules beside the program on the first miss.
+  /// Of a registered environment, or of "plugin:PATH" (rl/plugin.hpp). Throws Error("unknown-env") naming the closest
+  /// ids. Loads the sims modules beside the program on the first miss.
   const EnvSpec& find(const std::string& id);
 
   std::vector<const EnvSpec*> all();  ///< every environment of every module, sorted by id

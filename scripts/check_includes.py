@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # folder -> the folders it may include from, beside itself; None: any
 MAY_INCLUDE = {
-    "rl": set(),
+    "rl": {"sdk"},  # the plugin ABI
     "sims": {"rl"},
     "env_runners": {"rl"},
     "learners": {"rl"},

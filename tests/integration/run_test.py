@@ -1156,14 +1156,15 @@ class Verbs(Case):
             json.loads(line)
 
 
-def main() -> int:
+def main(cases) -> int:
+    """Runs the cases of a module."""
     global BUILD
     if len(sys.argv) > 1:
         BUILD = pathlib.Path(sys.argv[1]).resolve()
     loader = unittest.TestLoader()
     if sys.argv[2:]:
         loader.testNamePatterns = [f"*{name}*" for name in sys.argv[2:]]
-    suite = loader.loadTestsFromModule(sys.modules[__name__])
+    suite = loader.loadTestsFromModule(cases)
     result = unittest.TextTestRunner(sys.stdout, verbosity=2).run(suite)
     for _, reason in result.skipped:
         print(f"SKIPPED: {reason}")
@@ -1173,4 +1174,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.modules[__name__]))

@@ -1,0 +1,289 @@
+#include "rl/plugin.hpp"
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <boost/json.hpp>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+
+#include "rl/check.hpp"
+#include "sdk/include/myriad/env.h"
+
+namespace myriad {
+namespace {
+
+namespace fs = std::filesystem;
+namespace json = boost::json;
+
+constexpr int kPatienceMs = 30'000;  // to open a library and answer
+constexpr size_t kMaxAnswer = 1 << 20;
+constexpr int64_t kMaxElements = 1 << 26;
+
+/// The table of a library, which stays open. Throws Error.
+const myriad_plugin& open_plugin(const std::string& path) {
+  void* library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) fail(Exit::environment, "no-plugin", "{} cannot be loaded: {}", path, ::dlerror());
+  const auto entry = reinterpret_cast<decltype(&myriad_env_plugin)>(::dlsym(library, "myriad_env_plugin"));
+  if (entry == nullptr)
+    fail(Exit::environment, "no-plugin", "{} is no plugin: it has no myriad_env_plugin(); see docs/howto-simulator.md",
+         path);
+  const myriad_plugin* plugin = entry();
+  if (plugin == nullptr) fail(Exit::environment, "plugin-broken", "myriad_env_plugin() of {} returned NULL", path);
+  if (plugin->abi != MYRIAD_ENV_ABI)
+    fail(Exit::environment, "plugin-abi",
+         "{} speaks plugin ABI {}, this program ABI {}: build it with this program's SDK", path, plugin->abi,
+         MYRIAD_ENV_ABI);
+  if (plugin->size < sizeof(myriad_plugin) || plugin->id == nullptr || !plugin->spaces || !plugin->create ||
+      !plugin->destroy || !plugin->reset || !plugin->step || (plugin->num_options > 0 && plugin->options == nullptr))
+    fail(Exit::environment, "plugin-broken",
+         "{}: its table has {} bytes, want {}, with every function but save and load", path, plugin->size,
+         sizeof(myriad_plugin));
+  return *plugin;
+}
+
+/// Runs a function of the table. Throws std::runtime_error with the plugin's own words.
+template <class Call>
+void call(Call f) {
+  myriad_error error{};
+  if (f(&error) == 0) return;
+  error.text[sizeof error.text - 1] = '\0';
+  throw std::runtime_error(error.text[0] != '\0' ? error.text : "the plugin gave no reason");
+}
+
+// --- facts, through a pipe: numbers as text, since JSON has no infinity ---
+
+json::string text_of(double x) { return json::string(fmt::format("{}", x)); }
+double number_of(const json::value& value) { return std::strtod(value.as_string().c_str(), nullptr); }
+
+template <class T>
+json::array numbers_of(const T* values, size_t count) {
+  json::array all;
+  for (size_t i = 0; i < count; ++i) all.push_back(text_of(static_cast<double>(values[i])));
+  return all;
+}
+
+json::object to_json(const myriad_space& space, const char* name) {
+  const auto broken = [&](const char* what) { throw std::runtime_error(fmt::format("its {} space {}", name, what)); };
+  json::object object{{"kind", space.kind}, {"dtype", space.dtype}, {"n", space.n}, {"start", space.start}};
+  if (space.kind == MYRIAD_BOX) {
+    int64_t elements = 1;
+    if (space.num_dims > 8 || (space.num_dims > 0 && space.shape == nullptr)) broken("has no shape of up to 8 sizes");
+    for (uint32_t i = 0; i < space.num_dims; ++i) {
+      if (space.shape[i] <= 0 || (elements *= space.shape[i]) > kMaxElements) broken("has a shape that is none");
+    }
+    if (space.dtype > MYRIAD_I32) broken("has a dtype that is none");
+    if (space.low == nullptr || space.high == nullptr || (space.num_bounds != 1 && space.num_bounds != elements))
+      broken("wants one bound, or one for every element");
+    object["shape"] = numbers_of(space.shape, space.num_dims);
+    object["low"] = numbers_of(space.low, space.num_bounds);
+    object["high"] = numbers_of(space.high, space.num_bounds);
+  } else if (space.kind > MYRIAD_MULTI_BINARY) {
+    broken("is of a kind that is none");
+  } else if (space.n <= 0 || space.n > kMaxElements) {
+    broken("wants n > 0");
+  } else if (space.kind == MYRIAD_MULTI_DISCRETE) {
+    if (space.nvec == nullptr) broken("has no nvec");
+    object["nvec"] = numbers_of(space.nvec, static_cast<size_t>(space.n));
+  }
+  return object;
+}
+
+Space space_from(const json::object& object) {
+  const auto integers = [&](const char* key) {
+    std::vector<int> all;
+    for (const json::value& value : object.at(key).as_array()) all.push_back(static_cast<int>(number_of(value)));
+    return all;
+  };
+  const auto doubles = [&](const char* key) {
+    std::vector<double> all;
+    for (const json::value& value : object.at(key).as_array()) all.push_back(number_of(value));
+    return all;
+  };
+  const int n = object.at("n").to_number<int>();
+  switch (object.at("kind").to_number<uint32_t>()) {
+    case MYRIAD_BOX:
+      return Box{doubles("low"), doubles("high"), integers("shape"),
+                 static_cast<DType>(object.at("dtype").to_number<int>())};
+    case MYRIAD_DISCRETE:
+      return Space::discrete(n, object.at("start").to_number<int>());
+    case MYRIAD_MULTI_DISCRETE:
+      return MultiDiscrete{integers("nvec")};
+    default:
+      return MultiBinary{n};
+  }
+}
+static_assert(static_cast<int>(DType::u8) == MYRIAD_U8 && static_cast<int>(DType::i32) == MYRIAD_I32 &&
+              static_cast<int>(DType::f64) == MYRIAD_F64);
+
+/// What a library says of itself with `options` over its defaults.
+json::object describe(const std::string& path, const EnvOptions& options) {
+  const myriad_plugin& plugin = open_plugin(path);
+  json::object facts{{"id", plugin.id},
+                     {"max_episode_steps", plugin.max_episode_steps},
+                     {"reward_threshold", text_of(plugin.reward_threshold)}};
+  json::array all;
+  std::vector<double> values;
+  for (size_t i = 0; i < plugin.num_options; ++i) {
+    const myriad_option& option = plugin.options[i];
+    const auto given = options.find(option.name);
+    values.push_back(given == options.end() ? option.value : given->second);
+    all.push_back(json::array{option.name, text_of(option.value)});
+  }
+  facts["options"] = all;
+  myriad_space observation{}, action{};
+  call([&](myriad_error* error) { return plugin.spaces(values.data(), &observation, &action, error); });
+  facts["observation"] = to_json(observation, "observation");
+  facts["action"] = to_json(action, "action");
+  return facts;
+}
+
+/// describe() in a child process.
+json::object ask(const std::string& path, const EnvOptions& options) {
+  int ends[2];
+  check(::pipe2(ends, O_CLOEXEC) == 0, "pipe2: {}", std::strerror(errno));
+  const pid_t parent = ::getpid(), child = ::fork();
+  check(child >= 0, "fork: {}", std::strerror(errno));
+  if (child == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (::getppid() != parent) ::_exit(1);
+    json::object facts;
+    try {
+      facts = describe(path, options);
+    } catch (const Error& error) {
+      facts = {{"code", error.code()}, {"error", error.what()}};
+    } catch (const std::exception& error) {
+      facts = {{"code", "plugin-broken"}, {"error", fmt::format("{}: {}", path, error.what())}};
+    }
+    const std::string text = json::serialize(facts);
+    for (size_t at = 0; at < text.size();) {
+      const ssize_t wrote = ::write(ends[1], text.data() + at, text.size() - at);
+      if (wrote <= 0) break;
+      at += static_cast<size_t>(wrote);
+    }
+    ::_exit(0);
+  }
+  ::close(ends[1]);
+  std::string text;
+  bool in_time = true;
+  for (std::array<char, 4096> part; text.size() <= kMaxAnswer;) {
+    pollfd wait{ends[0], POLLIN, 0};
+    const int ready = ::poll(&wait, 1, kPatienceMs);
+    if (ready < 0 && errno == EINTR) continue;
+    in_time = ready > 0;
+    const ssize_t got = in_time ? ::read(ends[0], part.data(), part.size()) : 0;
+    if (got <= 0) break;
+    text.append(part.data(), static_cast<size_t>(got));
+  }
+  ::close(ends[0]);
+  ::kill(child, SIGKILL);
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {}
+  boost::system::error_code malformed;
+  const json::value facts = json::parse(text, malformed);
+  if (malformed || !facts.is_object())
+    fail(Exit::environment, "plugin-broken", "{} {} while it was loaded", path,
+         in_time && WIFSIGNALED(status) ? fmt::format("ended with {}", ::strsignal(WTERMSIG(status)))
+         : in_time                      ? "gave no answer"
+                                        : "gave no answer for 30 s");
+  const json::object& object = facts.as_object();
+  if (const auto* error = object.if_contains("error"))
+    throw Error(Exit::environment, std::string(object.at("code").as_string()), std::string(error->as_string()));
+  return object;
+}
+
+// --- the environment ---
+
+class PluginEnvironment final : public Environment {
+ public:
+  PluginEnvironment(const std::string& path, const EnvOptions& options) : plugin_(open_plugin(path)) {
+    std::vector<double> values;
+    for (size_t i = 0; i < plugin_.num_options; ++i) values.push_back(options.at(plugin_.options[i].name));
+    call([&](myriad_error* error) { return (env_ = plugin_.create(values.data(), error)) == nullptr; });
+  }
+  ~PluginEnvironment() override { plugin_.destroy(env_); }
+
+  void reset(RandomStream& random, Row observation) override {
+    const Numbers numbers(random);
+    call([&](myriad_error* error) { return plugin_.reset(env_, &numbers, observation.bytes().data(), error); });
+  }
+
+  StepResult step(ConstRow action, RandomStream& random, Row observation) override {
+    const Numbers numbers(random);
+    StepResult result;
+    uint8_t terminated = 0;
+    call([&](myriad_error* error) {
+      return plugin_.step(env_, action.bytes().data(), &numbers, observation.bytes().data(), &result.reward,
+                          &terminated, error);
+    });
+    result.terminated = terminated != 0;
+    return result;
+  }
+
+  std::optional<std::vector<double>> state() const override {
+    if (!has_state()) return std::nullopt;
+    std::vector<double> state(plugin_.num_state);
+    call([&](myriad_error* error) { return plugin_.save(env_, state.data(), error); });
+    return state;
+  }
+  void set_state(std::span<const double> state, Row observation) override {
+    if (!has_state()) return Environment::set_state(state, observation);
+    check_state_length(plugin_.id, state.size(), plugin_.num_state);
+    call([&](myriad_error* error) { return plugin_.load(env_, state.data(), observation.bytes().data(), error); });
+  }
+
+ private:
+  /// A RandomStream as the plugin sees it.
+  struct Numbers : myriad_random {
+    explicit Numbers(RandomStream& random) : stream(random) {
+      bits = [](const myriad_random* r) { return of(r).next_u64(); };
+      uniform = [](const myriad_random* r, double low, double high) { return of(r).uniform(low, high); };
+      normal = [](const myriad_random* r) { return of(r).normal(); };
+    }
+    static RandomStream& of(const myriad_random* random) { return static_cast<const Numbers*>(random)->stream; }
+    RandomStream& stream;
+  };
+
+  bool has_state() const { return plugin_.num_state > 0 && plugin_.save && plugin_.load; }
+
+  const myriad_plugin& plugin_;
+  myriad_env* env_ = nullptr;
+};
+
+}  // namespace
+
+std::string absolute_plugin(const std::string& env) {
+  if (!is_plugin(env)) return env;
+  return std::string(kPluginPrefix) + fs::absolute(env.substr(kPluginPrefix.size())).lexically_normal().string();
+}
+
+EnvSpec plugin_spec(const std::string& env) {
+  const std::string path = fs::absolute(env.substr(kPluginPrefix.size())).lexically_normal().string();
+  if (!fs::exists(path)) fail(Exit::usage, "no-plugin", "there is no file {}", path);
+  const json::object facts = ask(path, {});
+  EnvSpec spec{.id = env,
+               .observation_space = space_from(facts.at("observation").as_object()),
+               .action_space = space_from(facts.at("action").as_object()),
+               .source = fmt::format("{} of {}", std::string_view(facts.at("id").as_string()), path),
+               .make = [path](const EnvOptions& o) { return std::make_unique<PluginEnvironment>(path, o); }};
+  spec.max_episode_steps = facts.at("max_episode_steps").to_number<int>();
+  if (const double threshold = number_of(facts.at("reward_threshold")); !std::isnan(threshold))
+    spec.reward_threshold = threshold;
+  for (const json::value& option : facts.at("options").as_array())
+    spec.options[std::string(option.at(0).as_string())] = number_of(option.at(1));
+  spec.configure = [path, defaults = spec.options](EnvSpec& configured) {
+    if (configured.options == defaults) return;
+    const json::object other = ask(path, configured.options);
+    configured.observation_space = space_from(other.at("observation").as_object());
+    configured.action_space = space_from(other.at("action").as_object());
+  };
+  return spec;
+}
+
+}  // namespace myriad

@@ -1,0 +1,266 @@
+// An environment of Myriad as a class, over the C ABI of env.h. C++17, no library behind it.
+//
+//   struct Mine {
+//     static constexpr const char* id = "Mine-v0";
+//     static constexpr int max_episode_steps = 200;                    // or none
+//     static myriad::Space observation_space(const myriad::Options&);  // and action_space
+//     explicit Mine(const myriad::Options&);
+//     void reset(myriad::Random&, float* observation);                 // S_0
+//     myriad::Step step(const float* action, myriad::Random&, float* observation);
+//   };
+//   MYRIAD_ENVIRONMENT(Mine)
+//
+// Optional: `static constexpr double reward_threshold`, `static std::vector<myriad::Option> options()`, and, to resume
+// bit for bit, `static constexpr size_t num_state`, `void save(double*) const`, `void load(const double*, float*)`.
+// Pointers to an observation or action are of its space's type: float, double, uint8_t, int32_t. What a member throws
+// ends the environment with the exception's text.
+#pragma once
+
+#include <cmath>
+#include <cstdio>
+#include <deque>
+#include <exception>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <myriad/env.h>
+
+namespace myriad {
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
+/// Owns what a myriad_space points to.
+struct Space {
+  static Space box(std::vector<double> low, std::vector<double> high, std::vector<int32_t> shape,
+                   uint32_t dtype = MYRIAD_F32) {
+    Space space;
+    space.kind = MYRIAD_BOX;
+    space.dtype = dtype;
+    space.low = std::move(low);
+    space.high = std::move(high);
+    space.shape = std::move(shape);
+    return space;
+  }
+  static Space box(double low, double high, std::vector<int32_t> shape, uint32_t dtype = MYRIAD_F32) {
+    return box(std::vector{low}, std::vector{high}, std::move(shape), dtype);
+  }
+  static Space discrete(int32_t n, int32_t start = 0) {
+    Space space;
+    space.kind = MYRIAD_DISCRETE;
+    space.n = n;
+    space.start = start;
+    return space;
+  }
+  static Space multi_discrete(std::vector<int32_t> nvec) {
+    Space space;
+    space.kind = MYRIAD_MULTI_DISCRETE;
+    space.n = static_cast<int32_t>(nvec.size());
+    space.nvec = std::move(nvec);
+    return space;
+  }
+  static Space multi_binary(int32_t n) {
+    Space space = discrete(n);
+    space.kind = MYRIAD_MULTI_BINARY;
+    return space;
+  }
+
+  uint32_t kind = MYRIAD_BOX, dtype = MYRIAD_F32;
+  std::vector<double> low, high;
+  std::vector<int32_t> shape, nvec;
+  int32_t n = 0, start = 0;
+};
+
+struct Option {
+  const char* name;
+  double value;  ///< the default
+};
+
+/// The values of an environment's options: there while the function that gets them runs.
+class Options {
+ public:
+  Options(const std::vector<Option>& known, const double* values) : known_(known), values_(values) {}
+  double operator[](const std::string& name) const {
+    for (size_t i = 0; i < known_.size(); ++i)
+      if (name == known_[i].name) return values_[i];
+    throw std::runtime_error("this environment has no option " + name);
+  }
+
+ private:
+  const std::vector<Option>& known_;
+  const double* values_;
+};
+
+/// Myriad's random numbers: seeded, saved and restored with the run. Use no others.
+class Random {
+ public:
+  explicit Random(const myriad_random* random) : random_(random) {}
+  double uniform(double low, double high) { return random_->uniform(random_, low, high); }  ///< [low, high)
+  double normal() { return random_->normal(random_); }
+  uint64_t bits() { return random_->bits(random_); }
+
+ private:
+  const myriad_random* random_;
+};
+
+struct Step {
+  double reward = 0.0;
+  bool terminated = false;  ///< the new state has no future; never for the episode's length
+};
+
+namespace detail {
+
+template <class Call>
+int guarded(myriad_error* error, Call call) {
+  try {
+    call();
+    return 0;
+  } catch (const std::exception& e) { std::snprintf(error->text, sizeof error->text, "%s", e.what()); } catch (...) {
+    std::snprintf(error->text, sizeof error->text, "an exception of no known type");
+  }
+  return 1;
+}
+
+/// What a pointer parameter points to, of a member function.
+template <class T>
+struct Parameters;
+template <class C, class R, class O>
+struct Parameters<R (C::*)(Random&, O*)> {
+  using Observation = O;
+};
+template <class C, class R, class A, class O>
+struct Parameters<R (C::*)(const A*, Random&, O*)> {
+  using Action = A;
+};
+
+template <class E, class = void>
+struct Threshold {
+  static constexpr double value = std::numeric_limits<double>::quiet_NaN();
+};
+template <class E>
+struct Threshold<E, std::void_t<decltype(E::reward_threshold)>> {
+  static constexpr double value = E::reward_threshold;
+};
+template <class E, class = void>
+struct Limit {
+  static constexpr int value = 0;
+};
+template <class E>
+struct Limit<E, std::void_t<decltype(E::max_episode_steps)>> {
+  static constexpr int value = E::max_episode_steps;
+};
+template <class E, class = void>
+struct HasOptions : std::false_type {};
+template <class E>
+struct HasOptions<E, std::void_t<decltype(E::options())>> : std::true_type {};
+template <class E, class = void>
+struct HasState : std::false_type {};
+template <class E>
+struct HasState<E, std::void_t<decltype(E::num_state)>> : std::true_type {};
+
+template <class E>
+struct Plugin {
+  using Observation = typename Parameters<decltype(&E::reset)>::Observation;
+  using Action = typename Parameters<decltype(&E::step)>::Action;
+
+  static const std::vector<Option>& options() {
+    static const std::vector<Option> all = [] {
+      if constexpr (HasOptions<E>::value)
+        return E::options();
+      else
+        return std::vector<Option>{};
+    }();
+    return all;
+  }
+  static E& of(myriad_env* env) { return *reinterpret_cast<E*>(env); }
+  static Observation* row(void* observation) { return static_cast<Observation*>(observation); }
+
+  static void write(const Space& space, myriad_space& to) {
+    to = {space.kind,
+          space.dtype,
+          static_cast<uint32_t>(space.shape.size()),
+          static_cast<uint32_t>(space.low.size()),
+          space.shape.data(),
+          space.low.data(),
+          space.high.data(),
+          space.n,
+          space.start,
+          space.nvec.data()};
+  }
+  static int spaces(const double* values, myriad_space* observation, myriad_space* action, myriad_error* error) {
+    return guarded(error, [&] {
+      static std::deque<std::pair<Space, Space>> kept;  // each answer lives as long as the plugin
+      const Options given(options(), values);
+      kept.emplace_back(E::observation_space(given), E::action_space(given));
+      write(kept.back().first, *observation);
+      write(kept.back().second, *action);
+    });
+  }
+  static myriad_env* create(const double* values, myriad_error* error) {
+    E* made = nullptr;
+    guarded(error, [&] { made = new E(Options(options(), values)); });
+    return reinterpret_cast<myriad_env*>(made);
+  }
+  static void destroy(myriad_env* env) { delete &of(env); }
+  static int reset(myriad_env* env, const myriad_random* random, void* observation, myriad_error* error) {
+    return guarded(error, [&] {
+      Random numbers(random);
+      of(env).reset(numbers, row(observation));
+    });
+  }
+  static int step(myriad_env* env, const void* action, const myriad_random* random, void* observation, double* reward,
+                  uint8_t* terminated, myriad_error* error) {
+    return guarded(error, [&] {
+      Random numbers(random);
+      const Step step = of(env).step(static_cast<const Action*>(action), numbers, row(observation));
+      *reward = step.reward;
+      *terminated = step.terminated;
+    });
+  }
+  static int save(const myriad_env* env, double* state, myriad_error* error) {
+    return guarded(error, [&] {
+      if constexpr (HasState<E>::value) reinterpret_cast<const E*>(env)->save(state);
+    });
+  }
+  static int load(myriad_env* env, const double* state, void* observation, myriad_error* error) {
+    return guarded(error, [&] {
+      if constexpr (HasState<E>::value) of(env).load(state, row(observation));
+    });
+  }
+
+  static const myriad_plugin* table() {
+    static const std::vector<myriad_option> given = [] {
+      std::vector<myriad_option> all;
+      for (const Option& option : options()) all.push_back({option.name, option.value});
+      return all;
+    }();
+    static const myriad_plugin plugin = [] {
+      myriad_plugin p{};
+      p.abi = MYRIAD_ENV_ABI;
+      p.size = sizeof p;
+      p.id = E::id;
+      p.max_episode_steps = Limit<E>::value;
+      p.reward_threshold = Threshold<E>::value;
+      p.options = given.data();
+      p.num_options = given.size();
+      p.spaces = spaces, p.create = create, p.destroy = destroy, p.reset = reset, p.step = step;
+      if constexpr (HasState<E>::value) {
+        p.num_state = E::num_state;
+        p.save = save, p.load = load;
+      }
+      return p;
+    }();
+    return &plugin;
+  }
+};
+
+}  // namespace detail
+}  // namespace myriad
+
+#define MYRIAD_ENVIRONMENT(Class)                                         \
+  extern "C" MYRIAD_EXPORT const myriad_plugin* myriad_env_plugin(void) { \
+    return myriad::detail::Plugin<Class>::table();                        \
+  }

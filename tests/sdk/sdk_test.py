@@ -1,0 +1,152 @@
+"""The SDK as a simulator's author meets it: `sdk_test.py BUILD [CASE ...]`.
+
+Plugins are built against an installed SDK alone, in a folder outside the tree, and run by the built programs.
+"""
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "integration"))
+import run_test  # noqa: E402
+from run_test import Case, json_lines  # noqa: E402
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+
+class Plugin(Case):
+    def setUp(self) -> None:
+        super().setUp()
+        self.prefix = self.root / "prefix"
+        self.shell([sys.executable, ROOT / "scripts/install_sdk.py", self.prefix])
+        path = f"{ROOT / '.venv/bin'}:{run_test.BUILD / 'apps'}:{os.environ['PATH']}"
+        self.environment |= {"PKG_CONFIG_PATH": str(self.prefix / "lib/pkgconfig"), "PATH": path, "MYRIAD": str(run_test.BUILD / "apps/myriad")}
+
+    def shell(self, words: list, cwd: pathlib.Path | None = None) -> str:
+        result = subprocess.run(list(map(str, words)), cwd=cwd or self.root, env=self.environment, stdin=subprocess.DEVNULL,
+                                capture_output=True, text=True, timeout=120)
+        self.assertEqual(0, result.returncode, f"{words}\n{result.stdout}{result.stderr}")
+        return result.stdout
+
+    def compile(self, text: str, name: str = "broken", language: str = "cpp") -> pathlib.Path:
+        """A library of this source, which its author built by hand."""
+        source, library = self.root / f"{name}.{language}", self.root / f"{name}.so"
+        source.write_text(text)
+        compiler = ["c++", "-std=c++17"] if language == "cpp" else ["cc", "-std=c99"]
+        self.shell([*compiler, "-O1", "-shared", "-fPIC", f"-I{self.prefix / 'include'}", source, "-o", library, "-lm"])
+        return library
+
+    def cart(self, language: str = "cpp", **replaced: str) -> str:
+        """The template, with some of its text replaced."""
+        text = (self.prefix / f"share/myriad/templates/{language}/NAME.{language}").read_text()
+        text = text.replace("@CLASS@", "Cart").replace("@ID@", "Cart-v0")
+        for old, new in replaced.values():
+            self.assertIn(old, text)
+            text = text.replace(old, new, 1)
+        return text
+
+    def train_plugin(self, library: pathlib.Path, *overrides: str, status: int | None = 0) -> tuple[subprocess.CompletedProcess, pathlib.Path]:
+        config = self.file("plugin.toml", run_test.CARTPOLE.replace("CartPole-v1", f"plugin:{library}"))
+        run = self.root / "run"
+        return self.call("train", config, "--out", run, *overrides, status=status), run
+
+    # --- the way in ---
+
+    def test_howto_as_it_is_written(self):
+        text = (ROOT / "docs/howto-simulator.md").read_text()
+        for i, block in enumerate(re.findall(r"```sh\n(.*?)```", text, re.S)):
+            folder = self.root / f"block{i}"
+            folder.mkdir()
+            script = block.replace("./myriad install-sdk", f"{sys.executable} {ROOT / 'scripts/install_sdk.py'}").replace("./myriad", "myriad")
+            out = self.shell(["bash", "-euc", f"PREFIX={folder}/sdk\n{script}"], folder)
+            self.assertRegex(out, r"done +episode_return_mean 4[5-9]\d")
+
+    def test_template_builds_with_meson_and_cmake_in_both_languages(self):
+        for language in ("cpp", "c"):
+            name = f"my_{language}"
+            self.shell(["myriad", "new-env", name, "--lang", language])
+            folder = self.root / name
+            self.shell(["meson", "setup", "build"], folder)
+            self.shell(["ninja", "-C", "build"], folder)
+            self.shell(["meson", "test", "-C", "build"], folder)
+            if shutil.which("cmake"):
+                self.shell(["cmake", "-B", "by-cmake"], folder)
+                self.shell(["cmake", "--build", "by-cmake"], folder)
+                self.shell(["ctest", "--test-dir", "by-cmake"], folder)
+            self.assertLessEqual(len((folder / "my_cpp.cpp").read_text().splitlines()) if language == "cpp" else 0, 40)
+
+    def test_both_languages_are_the_same_simulator(self):
+        # Which is CartPole-v1's, but for a float's rounding of the limits.
+        c, cpp = (self.compile(self.cart(language), f"cart_{language}", language) for language in ("c", "cpp"))
+        steps = [self.shell(["myriad", "play", env, "--seed", "3", "--steps", "500", "--json"])
+                 for env in (f"plugin:{c}", f"plugin:{cpp}", "CartPole-v1")]
+        self.assertGreater(len(steps[0].splitlines()), 10)
+        self.assertEqual(steps[0], steps[1])
+        numbers = lambda text: [float(x) for x in re.findall(r"-?\d+\.?\d*(?:[eE][-+]?\d+)?", text)]
+        for ours, builtin in zip(numbers(steps[0]), numbers(steps[2]), strict=True):
+            self.assertAlmostEqual(ours, builtin, delta=1e-5)
+
+    def test_resume_is_bit_exact(self):
+        library = self.compile(self.cart())
+        _, run = self.train_plugin(library, "stop.training_iteration=6")
+        shutil.move(run, self.root / "whole")
+        self.train_plugin(library, "stop.training_iteration=3")
+        self.call("train", "--resume", run, "stop.training_iteration=6")
+        self.assert_same_state(self.checkpoints(self.root / "whole")[-1], self.checkpoints(run)[-1])
+
+    def test_options_reach_the_plugin_and_unknown_ones_are_errors(self):
+        library = self.compile(self.cart())
+        play = lambda *more, status=0: self.call("play", f"plugin:{library}", "--seed", "1", "--steps", "3", "--json", *more, status=status)
+        self.assertNotEqual(play().stdout, play("--option", "force=5").stdout)
+        self.assertIn("has no option forse; did you mean force", play("--option", "forse=5", status=2).stderr)
+
+    # --- mistakes, and what their author sees ---
+
+    def refused(self, library: pathlib.Path, want: str, status: int = 3) -> None:
+        result, run = self.train_plugin(library, status=status)
+        self.assertRegex(result.stderr, want)
+        self.assertFalse(run.exists())
+
+    def test_what_is_no_plugin_is_refused_before_a_run_begins(self):
+        self.refused(self.root / "nothing.so", r"error\[no-plugin\] there is no file", 2)
+        self.refused(self.compile("int x;", "empty"), r"error\[no-plugin\] .*no myriad_env_plugin\(\)")
+        self.refused(self.file("text.so", "not a library"), r"error\[no-plugin\] .*cannot be loaded")
+        header = self.prefix / "include/myriad/env.h"
+        header.write_text(header.read_text().replace("#define MYRIAD_ENV_ABI 1", "#define MYRIAD_ENV_ABI 7"))
+        self.refused(self.compile(self.cart(), "newer"), r"error\[plugin-abi\] .*speaks plugin ABI 7, this program ABI 1")
+
+    def test_library_that_crashes_as_it_is_loaded_costs_nobody(self):
+        crash = '#include <cstdlib>\nstatic const int now = [] { std::abort(); return 0; }();\n'
+        self.refused(self.compile(crash + self.cart()), r"error\[plugin-broken\] .*ended with Aborted while it was loaded")
+
+    def test_spaces_that_are_none_are_named(self):
+        library = self.compile(self.cart(shape=("{4}); }\n  static myriad::Space action", "{4, -1}); }\n  static myriad::Space action")))
+        self.refused(library, r"error\[plugin-broken\] .*its observation space has a shape that is none")
+
+    def test_exception_in_step_ends_the_run_with_its_words(self):
+        library = self.compile(self.cart(throws=("    observe(observation);\n    return", '    throw std::runtime_error("motor 3 is hot");\n    return')))
+        result, _ = self.train_plugin(library, status=3)
+        self.assertRegex(result.stderr, r"error\[env-exception\].*motor 3 is hot")
+
+    def test_nan_is_named_with_environment_and_step(self):
+        library = self.compile(self.cart(nan=("{1.0, std::abs", "{s[0] > 0.1 ? std::nan(\"\") : 1.0, std::abs")))
+        result, _ = self.train_plugin(library, status=3)
+        self.assertRegex(result.stderr, r"error\[(nan|env-contract|env-exception)\].*nan")
+
+    def test_crash_in_step_costs_one_runner_and_training_goes_on(self):
+        # Once for the whole run: the file says that it has been.
+        once = self.root / "crashed"
+        crash = (f'    static const std::string file = "{once}";\n    if (++steps == 2000 && !std::fopen(file.c_str(), "r")) '
+                 '{ std::fopen(file.c_str(), "w"); volatile int* nowhere = nullptr; *nowhere = 1; }\n    observe(observation);\n    return')
+        library = self.compile(self.cart(crash=("    observe(observation);\n    return", crash), count=("  double force, s[4]", "  long steps = 0;\n  double force, s[4]")))
+        _, run = self.train_plugin(library, "stop.training_iteration=120")
+        self.assertTrue(once.exists())
+        down = [e["text"] for e in json_lines(run / "events.jsonl") if e["kind"] == "runner-down"]
+        self.assertEqual(1, len(down), down)
+        self.assertIn("SIGSEGV", down[0])
+        self.assert_counted_once(run, 120)
+
+
+if __name__ == "__main__":
+    sys.exit(run_test.main(sys.modules[__name__]))
