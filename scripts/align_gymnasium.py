@@ -7,7 +7,7 @@ Every episode starts from a full state, follows a scripted policy and records ea
     state 0.1 0.2                           the simulator's initial state (MuJoCo: qpos, then qvel)
     observation 0.1 0.2                     S_0
     0.5 | 1.0 0 | 0.11 0.21                 A_t | R_{t+1} terminated | S_{t+1}
-    state 0.11 0.21                         every 20 steps the whole state again (MuJoCo: mjSTATE_INTEGRATION)
+    state 0.11 0.21                         every 20 steps the whole state again (MuJoCo: mjSTATE_INTEGRATION, then the task's fields)
 
 A replay which goes on from each recorded state covers the whole trajectory, and another processor's libm, off by a last
 digit, is not amplified for longer than 20 steps (HalfCheetah turns 1e-15 into 1 within 90).
@@ -85,6 +85,31 @@ EPISODES = {
     + [("still", constant([0.0, 0.0, 0.0]), 4, 200, False), ("fallen", random_policy, 5, 300, True)],
     "InvertedPendulum-v5": [("random", random_policy, seed, 100, False) for seed in range(4)]
     + [("balance", gains(0.5, 10, 0.5, 1), 4, 300, False), ("right", constant([3.0]), 5, 100, False)],
+    "InvertedDoublePendulum-v5": [("random", random_policy, seed, 60, False) for seed in range(4)]
+    + [("right", constant([1.0]), 4, 60, True)],
+    "Reacher-v5": [("random", random_policy, seed, 50, False) for seed in range(4)]
+    + [("push", constant([1.0, 1.0]), 4, 50, False)],
+    "Pusher-v5": [("random", random_policy, seed, 50, False) for seed in range(3)]
+    + [("reach", constant([0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0]), 3, 100, False)],
+    "Swimmer-v5": [("random", random_policy, seed, 100, False) for seed in range(4)],
+    "Walker2d-v5": [("random", random_policy, seed, 60, False) for seed in range(4)]
+    + [("still", constant([0.0] * 6), 4, 100, False), ("fallen", random_policy, 5, 100, True)],
+    "Ant-v5": [("random", random_policy, seed, 30, False) for seed in range(3)]
+    + [("fallen", random_policy, 3, 90, True)],
+    "Humanoid-v5": [("random", random_policy, seed, 8, False) for seed in range(3)]
+    + [("fallen", random_policy, 3, 45, True)],
+    "HumanoidStandup-v5": [("random", random_policy, seed, 8, False) for seed in range(3)]
+    + [("longer", random_policy, 3, 45, False)],
+}
+
+# What the tasks' states hold beside mjSTATE_INTEGRATION: MujocoField, in their files' order.
+FIELDS = {
+    "InvertedDoublePendulum-v5": ["qfrc_constraint"],
+    "Reacher-v5": ["xpos"],
+    "Pusher-v5": ["xpos"],
+    "Ant-v5": ["xpos", "cfrc_ext"],
+    "Humanoid-v5": ["xipos", "cinert", "cvel", "qfrc_actuator", "cfrc_ext"],
+    "HumanoidStandup-v5": ["xipos", "cinert", "cvel", "qfrc_actuator", "cfrc_ext"],
 }
 
 
@@ -109,12 +134,12 @@ def initial_state(env):
     return env.state_vector() if hasattr(env, "state_vector") else np.asarray(env.state, np.float64)
 
 
-def whole_state(env):
+def whole_state(env_id, env):
     if not hasattr(env, "state_vector"):
         return initial_state(env)
     state = np.empty(mujoco.mj_stateSize(env.model, mujoco.mjtState.mjSTATE_INTEGRATION))
     mujoco.mj_getState(env.model, env.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
-    return state
+    return np.concatenate([state] + [getattr(env.data, field).flat for field in FIELDS.get(env_id, [])])
 
 
 def golden(env_id):
@@ -139,7 +164,7 @@ def golden(env_id):
             if terminated and not go_on:
                 break
             if steps % STATE_EVERY == 0 and steps < most:
-                recorded.append(f"state {numbers(whole_state(env))}")
+                recorded.append(f"state {numbers(whole_state(env_id, env))}")
         lines += [f"episode {name} {steps}"] + recorded
     return "\n".join(lines) + "\n"
 

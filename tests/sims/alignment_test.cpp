@@ -119,10 +119,11 @@ void replay(const std::string& id, double tolerance) {
   CHECK(spec.observation_space.to_string() == golden.observation_space);
   CHECK(spec.action_space.to_string() == golden.action_space);
   CHECK(spec.max_episode_steps == golden.max_episode_steps);
-  CHECK((spec.reward_threshold ? fmt::format("{:.1f}", *spec.reward_threshold) : "None") == golden.reward_threshold);
+  CHECK((spec.reward_threshold ? fmt::format("{:#}", *spec.reward_threshold) : "None") == golden.reward_threshold);
   REQUIRE(golden.episodes.size() >= 4);
   const auto env = make_environment(spec, {});
-  std::vector<double> aligned_row(spec.observation_space.row_bytes() / sizeof(double) + 1), aligned_action(8);
+  std::vector<double> aligned_row(spec.observation_space.row_bytes() / sizeof(double) + 1);
+  std::vector<double> aligned_action(spec.action_space.row_bytes() / sizeof(double) + 1);
   const auto row = std::as_writable_bytes(std::span(aligned_row)).first(spec.observation_space.row_bytes());
   const auto action = std::as_writable_bytes(std::span(aligned_action)).first(spec.action_space.row_bytes());
   const auto observation_difference_to = [&](std::vector<double> want) {
@@ -174,6 +175,18 @@ TEST_SUITE("sims/alignment") {
   TEST_CASE("Hopper-v5: aligned with Gymnasium, step by step") { replay("Hopper-v5", kMujocoTolerance); }
   TEST_CASE("InvertedPendulum-v5: aligned with Gymnasium, step by step") {
     replay("InvertedPendulum-v5", kMujocoTolerance);
+  }
+  TEST_CASE("InvertedDoublePendulum-v5: aligned with Gymnasium, step by step") {
+    replay("InvertedDoublePendulum-v5", kMujocoTolerance);
+  }
+  TEST_CASE("Reacher-v5: aligned with Gymnasium, step by step") { replay("Reacher-v5", kMujocoTolerance); }
+  TEST_CASE("Pusher-v5: aligned with Gymnasium, step by step") { replay("Pusher-v5", kMujocoTolerance); }
+  TEST_CASE("Swimmer-v5: aligned with Gymnasium, step by step") { replay("Swimmer-v5", kMujocoTolerance); }
+  TEST_CASE("Walker2d-v5: aligned with Gymnasium, step by step") { replay("Walker2d-v5", kMujocoTolerance); }
+  TEST_CASE("Ant-v5: aligned with Gymnasium, step by step") { replay("Ant-v5", kMujocoTolerance); }
+  TEST_CASE("Humanoid-v5: aligned with Gymnasium, step by step") { replay("Humanoid-v5", kMujocoTolerance); }
+  TEST_CASE("HumanoidStandup-v5: aligned with Gymnasium, step by step") {
+    replay("HumanoidStandup-v5", kMujocoTolerance);
   }
 }
 
