@@ -7,7 +7,9 @@ Every episode starts from a full state, follows a scripted policy and records ea
     state 0.1 0.2                           the simulator's initial state (MuJoCo: qpos, then qvel)
     observation 0.1 0.2                     S_0
     0.5 | 1.0 0 | 0.11 0.21                 A_t | R_{t+1} terminated | S_{t+1}
-    state 0.11 0.21                         every 20 steps the whole state again (MuJoCo: mjSTATE_INTEGRATION)
+    state 0.11 0.21                         every 20 steps the whole state again (MuJoCo: mjSTATE_INTEGRATION, then the task's fields)
+
+Tasks with options have a second file, ID.options.txt, with `option NAME VALUE` lines: a pair is NAME_low and NAME_high.
 
 A replay which goes on from each recorded state covers the whole trajectory, and another processor's libm, off by a last
 digit, is not amplified for longer than 20 steps (HalfCheetah turns 1e-15 into 1 within 90).
@@ -85,6 +87,62 @@ EPISODES = {
     + [("still", constant([0.0, 0.0, 0.0]), 4, 200, False), ("fallen", random_policy, 5, 300, True)],
     "InvertedPendulum-v5": [("random", random_policy, seed, 100, False) for seed in range(4)]
     + [("balance", gains(0.5, 10, 0.5, 1), 4, 300, False), ("right", constant([3.0]), 5, 100, False)],
+    "InvertedDoublePendulum-v5": [("random", random_policy, seed, 60, False) for seed in range(4)]
+    + [("right", constant([1.0]), 4, 60, True)],
+    "Reacher-v5": [("random", random_policy, seed, 50, False) for seed in range(4)]
+    + [("push", constant([1.0, 1.0]), 4, 50, False)],
+    "Pusher-v5": [("random", random_policy, seed, 50, False) for seed in range(3)]
+    + [("reach", constant([0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0]), 3, 100, False)],
+    "Swimmer-v5": [("random", random_policy, seed, 100, False) for seed in range(4)],
+    "Walker2d-v5": [("random", random_policy, seed, 60, False) for seed in range(4)]
+    + [("still", constant([0.0] * 6), 4, 100, False), ("fallen", random_policy, 5, 100, True)],
+    "Ant-v5": [("random", random_policy, seed, 30, False) for seed in range(3)]
+    + [("fallen", random_policy, 3, 90, True)],
+    "Humanoid-v5": [("random", random_policy, seed, 8, False) for seed in range(3)]
+    + [("fallen", random_policy, 3, 45, True)],
+    "HumanoidStandup-v5": [("random", random_policy, seed, 8, False) for seed in range(3)]
+    + [("longer", random_policy, 3, 45, False)],
+}
+
+# id: keyword options, no value the default, of the episodes in ID.options.txt
+OPTIONS = {
+    "HalfCheetah-v5": dict(frame_skip=3, forward_reward_weight=0.5, ctrl_cost_weight=0.3, reset_noise_scale=0.2,
+                           exclude_current_positions_from_observation=False),
+    "Hopper-v5": dict(frame_skip=3, forward_reward_weight=2.0, ctrl_cost_weight=0.1, healthy_reward=0.5,
+                      terminate_when_unhealthy=False, healthy_state_range=(-2.0, 1.0), healthy_z_range=(1.22, 1.26),
+                      healthy_angle_range=(-0.05, 0.002), reset_noise_scale=0.02,
+                      exclude_current_positions_from_observation=False),
+    "InvertedDoublePendulum-v5": dict(frame_skip=2, healthy_reward=3.0, reset_noise_scale=0.2),
+    "Reacher-v5": dict(frame_skip=3, reward_dist_weight=2.0, reward_control_weight=0.3),
+    "Pusher-v5": dict(frame_skip=3, reward_near_weight=1.5, reward_dist_weight=2.0, reward_control_weight=0.3),
+    "Swimmer-v5": dict(frame_skip=3, forward_reward_weight=0.5, ctrl_cost_weight=0.3, reset_noise_scale=0.2,
+                       exclude_current_positions_from_observation=False),
+    "Walker2d-v5": dict(frame_skip=3, forward_reward_weight=2.0, ctrl_cost_weight=0.1, healthy_reward=0.5,
+                        terminate_when_unhealthy=False, healthy_z_range=(1.22, 1.265), healthy_angle_range=(-0.2, -0.02),
+                        reset_noise_scale=0.02, exclude_current_positions_from_observation=False),
+    "Ant-v5": dict(frame_skip=3, forward_reward_weight=2.0, ctrl_cost_weight=0.1, contact_cost_weight=0.01,
+                   healthy_reward=0.5, main_body=3, terminate_when_unhealthy=False, healthy_z_range=(0.65, 0.8),
+                   contact_force_range=(-0.25, 2.0), reset_noise_scale=0.2,
+                   exclude_current_positions_from_observation=False),
+    "Humanoid-v5": dict(frame_skip=4, forward_reward_weight=2.0, ctrl_cost_weight=0.3, contact_cost_weight=1e-5,
+                        contact_cost_range=(0.5, 2.0), healthy_reward=0.5, terminate_when_unhealthy=False,
+                        healthy_z_range=(1.35, 1.405), reset_noise_scale=0.02,
+                        exclude_current_positions_from_observation=False, include_cinert_in_observation=False,
+                        include_qfrc_actuator_in_observation=False),
+    "HumanoidStandup-v5": dict(frame_skip=4, ctrl_cost_weight=0.3, impact_cost_weight=1e-5,
+                               impact_cost_range=(0.5, 2.0), reset_noise_scale=0.02,
+                               include_cvel_in_observation=False, include_cfrc_ext_in_observation=False),
+}
+OPTIONS_EPISODES = [("random", random_policy, seed, 12, True) for seed in range(4)]
+
+# What the tasks' states hold beside mjSTATE_INTEGRATION: MujocoField, in their files' order.
+FIELDS = {
+    "InvertedDoublePendulum-v5": ["qfrc_constraint"],
+    "Reacher-v5": ["xpos"],
+    "Pusher-v5": ["xpos"],
+    "Ant-v5": ["xpos", "cfrc_ext"],
+    "Humanoid-v5": ["xipos", "cinert", "cvel", "qfrc_actuator", "cfrc_ext"],
+    "HumanoidStandup-v5": ["xipos", "cinert", "cvel", "qfrc_actuator", "cfrc_ext"],
 }
 
 
@@ -109,25 +167,34 @@ def initial_state(env):
     return env.state_vector() if hasattr(env, "state_vector") else np.asarray(env.state, np.float64)
 
 
-def whole_state(env):
+def whole_state(env_id, env):
     if not hasattr(env, "state_vector"):
         return initial_state(env)
     state = np.empty(mujoco.mj_stateSize(env.model, mujoco.mjtState.mjSTATE_INTEGRATION))
     mujoco.mj_getState(env.model, env.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
-    return state
+    return np.concatenate([state] + [getattr(env.data, field).flat for field in FIELDS.get(env_id, [])])
 
 
-def golden(env_id):
+def option_lines(options):
+    for name, value in options.items():
+        if isinstance(value, tuple):
+            yield from (f"option {name}_{end} {float(bound)}" for end, bound in zip(("low", "high"), value))
+        else:
+            yield f"option {name} {float(value)}"
+
+
+def golden(env_id, options, episodes):
     spec = gymnasium.spec(env_id)
-    env = gymnasium.make(env_id).unwrapped
+    env = gymnasium.make(env_id, **options).unwrapped
     lines = [
         f"# {env_id} of Gymnasium {gymnasium.__version__}, MuJoCo {mujoco.__version__}; by scripts/align_gymnasium.py",
         f"observation_space {space_text(env.observation_space)}",
         f"action_space {space_text(env.action_space)}",
         f"max_episode_steps {spec.max_episode_steps}",
         f"reward_threshold {spec.reward_threshold}",
+        *option_lines(options),
     ]
-    for name, policy, seed, most, go_on in EPISODES[env_id]:
+    for name, policy, seed, most, go_on in episodes:
         rng = np.random.default_rng(1000 + seed)
         observation, _ = env.reset(seed=seed)
         recorded, steps = [f"state {numbers(initial_state(env))}", f"observation {numbers(observation)}"], 0
@@ -139,9 +206,17 @@ def golden(env_id):
             if terminated and not go_on:
                 break
             if steps % STATE_EVERY == 0 and steps < most:
-                recorded.append(f"state {numbers(whole_state(env))}")
+                recorded.append(f"state {numbers(whole_state(env_id, env))}")
         lines += [f"episode {name} {steps}"] + recorded
     return "\n".join(lines) + "\n"
+
+
+def goldens():
+    """Each file's name and text."""
+    for env_id, episodes in EPISODES.items():
+        yield f"{env_id}.txt", golden(env_id, {}, episodes)
+        if env_id in OPTIONS:
+            yield f"{env_id}.options.txt", golden(env_id, OPTIONS[env_id], OPTIONS_EPISODES)
 
 
 def difference(live, committed):
@@ -165,10 +240,10 @@ def difference(live, committed):
 
 def check(build_dir):
     failed = False
-    for env_id in EPISODES:
-        result = difference(golden(env_id), (GOLDEN / f"{env_id}.txt").read_text())
+    for name, text in goldens():
+        result = difference(text, (GOLDEN / name).read_text())
         failed |= result != 0.0
-        print(f"{'FAIL' if result else 'ok  '} {env_id}: {result if isinstance(result, str) else f'differs by {result:g}'}")
+        print(f"{'FAIL' if result else 'ok  '} {name}: {result if isinstance(result, str) else f'differs by {result:g}'}")
     if build_dir:
         program = pathlib.Path(build_dir) / "tests" / "sims" / "sims_test"
         failed |= subprocess.run([program, "--test-suite=sims/alignment"], check=False).returncode != 0
@@ -184,9 +259,9 @@ def main():
     if not arguments.write:
         return check(arguments.check)
     GOLDEN.mkdir(parents=True, exist_ok=True)
-    for env_id in EPISODES:
-        (GOLDEN / f"{env_id}.txt").write_text(golden(env_id))
-        print(f"{env_id}: {os.path.getsize(GOLDEN / f'{env_id}.txt')} bytes")
+    for name, text in goldens():
+        (GOLDEN / name).write_text(text)
+        print(f"{name}: {os.path.getsize(GOLDEN / name)} bytes")
     return 0
 
 

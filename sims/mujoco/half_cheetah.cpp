@@ -27,7 +27,7 @@ class HalfCheetah final : public MujocoEnv {
  private:
   void add_reset_noise(RandomStream& random, std::span<double> qpos, std::span<double> qvel) override {
     add_uniform(random, qpos, reset_noise_scale_);
-    for (double& value : qvel) value += reset_noise_scale_ * random.normal();
+    add_normal(random, qvel, reset_noise_scale_);
   }
 
   void observe(Row observation) const override { write_qpos_qvel(observation, skipped_qpos_); }

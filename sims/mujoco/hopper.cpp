@@ -29,12 +29,6 @@ class Hopper final : public MujocoEnv {
   }
 
  private:
-  struct Range {
-    Range(const EnvOptions& options, const std::string& name)
-        : low(options.at(name + "_low")), high(options.at(name + "_high")) {}
-    bool contains(double value) const { return low < value && value < high; }
-    double low, high;
-  };
   struct Options {
     Options(const EnvOptions& o)  // NOLINT: read once, at construction
         : forward_reward_weight(o.at("forward_reward_weight")),
@@ -49,7 +43,7 @@ class Hopper final : public MujocoEnv {
     double forward_reward_weight, ctrl_cost_weight, healthy_reward, reset_noise_scale;
     bool terminate_when_unhealthy;
     size_t skipped_qpos;
-    Range state, z, angle;  // of qpos[2:] and qvel; m; rad
+    OptionRange state, z, angle;  // of qpos[2:] and qvel; m; rad
   };
 
   bool healthy() const {

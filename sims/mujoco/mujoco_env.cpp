@@ -49,11 +49,12 @@ std::shared_ptr<const mjModel> shared_model(const std::string& xml) {
 
 }  // namespace
 
-MujocoEnv::MujocoEnv(const std::string& xml, int frame_skip, bool contact_forces)
+MujocoEnv::MujocoEnv(const std::string& xml, int frame_skip, std::vector<MujocoField> fields)
     : model_(shared_model(xml)),
       data_(mj_makeData(model_.get())),
       frame_skip_(frame_skip),
-      contact_forces_(contact_forces) {
+      fields_(std::move(fields)),
+      contact_forces_(std::ranges::any_of(fields_, [](auto& field) { return field.values == &mjData::cfrc_ext; })) {
   if (frame_skip < 1) fail(Exit::usage, "env-option", "frame_skip is {}, want at least 1", frame_skip);
   check(data_ != nullptr, "MuJoCo cannot make mjData for {}", xml);
 }
@@ -76,11 +77,15 @@ void MujocoEnv::simulate(std::span<const float> controls) {
 std::optional<std::vector<double>> MujocoEnv::state() const {
   std::vector<double> state(mj_stateSize(model_.get(), mjSTATE_INTEGRATION));
   mj_getState(model_.get(), data_.get(), state.data(), mjSTATE_INTEGRATION);
+  for (const MujocoField& field : fields_) state.insert(state.end(), read(field).begin(), read(field).end());
   return state;
 }
 
 void MujocoEnv::set_state(std::span<const double> state, Row observation) {
-  const size_t nq = qpos().size(), full = mj_stateSize(model_.get(), mjSTATE_INTEGRATION);
+  const size_t nq = qpos().size();
+  size_t full = mj_stateSize(model_.get(), mjSTATE_INTEGRATION);
+  auto field_values = state.begin() + std::min(full, state.size());
+  for (const MujocoField& field : fields_) full += read(field).size();
   mj_resetData(model_.get(), data_.get());
   if (state.size() == nq + qvel().size()) {
     std::copy_n(state.begin(), nq, data_->qpos);
@@ -92,10 +97,20 @@ void MujocoEnv::set_state(std::span<const double> state, Row observation) {
            "a state of this MuJoCo environment has {} values, want {} or [qpos, qvel], {}", state.size(), full,
            nq + qvel().size());
     mj_setState(model_.get(), data_.get(), state.data(), mjSTATE_INTEGRATION);
-    mj_forward(model_.get(), data_.get());  // positions of bodies and the like, for observe
+    mj_forward(model_.get(), data_.get());  // what the task reads and its state has not
     mj_setState(model_.get(), data_.get(), state.data(), mjSTATE_INTEGRATION);  // the solver's warm start again
+    for (const MujocoField& field : fields_) {
+      std::copy_n(field_values, read(field).size(), data_.get()->*field.values);
+      field_values += read(field).size();
+    }
   }
   observe(observation);
+}
+
+int MujocoEnv::body_id(const char* name) const {
+  const int id = mj_name2id(model_.get(), mjOBJ_BODY, name);
+  check(id >= 0, "the MuJoCo model has no body {}", name);
+  return id;
 }
 
 void MujocoEnv::write_qpos_qvel(Row observation, size_t skip, double qvel_limit) const {
@@ -118,14 +133,42 @@ void include_x_position(EnvSpec& spec) {
     spec.observation_space = mujoco_observation_space(spec.observation_space.flat_size() + 1);
 }
 
+void set_observation_size(EnvSpec& spec, int size, std::initializer_list<std::pair<const char*, int>> options) {
+  for (const auto& [name, values] : options)
+    if (spec.options.at(name) != 0) size += values;
+  spec.observation_space = mujoco_observation_space(size);
+}
+
+void write_blocks(Row observation, std::initializer_list<std::span<const double>> blocks) {
+  size_t size = 0;
+  for (const auto& block : blocks) size += block.size();
+  check(observation.f64().size() == size, "an observation row has {} values, want {}", observation.f64().size(), size);
+  auto out = observation.f64().begin();
+  for (const auto& block : blocks) out = std::copy(block.begin(), block.end(), out);
+}
+
 float control_cost(double weight, std::span<const float> action) {
-  float sum = 0;
-  for (float value : action) sum += value * value;
+  // NumPy: eight partial sums, added in pairs; fewer than eight values, and what is left over, one by one.
+  const size_t paired = action.size() / 8 * 8;
+  float parts[8] = {};
+  for (size_t i = 0; i < paired; ++i) parts[i % 8] += action[i] * action[i];
+  float sum = ((parts[0] + parts[1]) + (parts[2] + parts[3])) + ((parts[4] + parts[5]) + (parts[6] + parts[7]));
+  for (const float value : action.subspan(paired)) sum += value * value;
   return static_cast<float>(weight) * sum;
+}
+
+double sum_of_squares(std::span<const double> values) {
+  double sum = 0;
+  for (const double value : values) sum += value * value;
+  return sum;
 }
 
 void add_uniform(RandomStream& random, std::span<double> values, double scale) {
   for (double& value : values) value += random.uniform(-scale, scale);
+}
+
+void add_normal(RandomStream& random, std::span<double> values, double scale) {
+  for (double& value : values) value += scale * random.normal();
 }
 
 }  // namespace myriad

@@ -3,33 +3,55 @@
 // One const mjModel per XML file and process, shared by all its environments (and by forked runners); one mjData per
 // environment. The XML files lie in assets/ beside this module. A step is Gymnasium's: set the controls, mj_step
 // `frame_skip` times; mj_rnePostConstraint only where a task reads contact forces, for it changes nothing else.
+//
+// mj_step moves qpos and qvel last, so that positions of bodies, forces, ... are those of its last evaluation of the
+// dynamics, a moment before. Gymnasium observes them so. A task names those it depends on, and its state holds them.
 #pragma once
 
 #include <mujoco/mujoco.h>
 
+#include <algorithm>
+#include <initializer_list>
 #include <limits>
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "rl/environment.hpp"
 
 namespace myriad {
 
+/// An array of mjData, [rows, width].
+struct MujocoField {
+  mjtNum* mjData::*values;
+  decltype(mjModel::nbody) mjModel::*rows;
+  size_t width;
+};
+inline constexpr MujocoField kBodyPositions{&mjData::xpos, &mjModel::nbody, 3};             // m
+inline constexpr MujocoField kBodyMassCentres{&mjData::xipos, &mjModel::nbody, 3};          // m
+inline constexpr MujocoField kBodyInertias{&mjData::cinert, &mjModel::nbody, 10};           // kg m^2, kg m, kg
+inline constexpr MujocoField kBodyVelocities{&mjData::cvel, &mjModel::nbody, 6};            // rad/s, m/s
+inline constexpr MujocoField kContactForces{&mjData::cfrc_ext, &mjModel::nbody, 6};         // N m, N
+inline constexpr MujocoField kActuatorForces{&mjData::qfrc_actuator, &mjModel::nv, 1};      // N, N m
+inline constexpr MujocoField kConstraintForces{&mjData::qfrc_constraint, &mjModel::nv, 1};  // N, N m
+
 class MujocoEnv : public Environment {
  public:
   void reset(RandomStream& random, Row observation) final;
 
-  /// mjSTATE_INTEGRATION: everything that makes continuing bit-exact, the solver's warm start included.
+  /// mjSTATE_INTEGRATION, everything that makes continuing bit-exact (the solver's warm start included); then the
+  /// task's fields.
   std::optional<std::vector<double>> state() const final;
 
   /// Takes state()'s values, or [qpos, qvel] alone, as Gymnasium's set_state(qpos, qvel) after a reset.
   void set_state(std::span<const double> state, Row observation) final;
 
  protected:
-  /// Loads assets/`xml`. Throws Error("mujoco-model") with MuJoCo's own words.
-  MujocoEnv(const std::string& xml, int frame_skip, bool contact_forces = false);
+  /// Loads assets/`xml`; `fields` are what the observation and the next step's reward read beside qpos and qvel.
+  /// Throws Error("mujoco-model") with MuJoCo's own words.
+  MujocoEnv(const std::string& xml, int frame_skip, std::vector<MujocoField> fields = {});
 
   /// Adds the task's noise to the model's initial `qpos` and `qvel`.
   virtual void add_reset_noise(RandomStream& random, std::span<double> qpos, std::span<double> qvel) = 0;
@@ -40,6 +62,13 @@ class MujocoEnv : public Environment {
 
   std::span<const double> qpos() const { return {data_->qpos, static_cast<size_t>(model_->nq)}; }
   std::span<const double> qvel() const { return {data_->qvel, static_cast<size_t>(model_->nv)}; }
+  std::span<const double> read(const MujocoField& field) const {
+    return {data_.get()->*field.values, static_cast<size_t>(model_.get()->*field.rows) * field.width};
+  }
+  /// Without row 0, which is the world.
+  std::span<const double> read_bodies(const MujocoField& field) const { return read(field).subspan(field.width); }
+  const double* body_position(int body) const { return data_->xpos + 3 * body; }  // [3]  m
+  int body_id(const char* name) const;
   const mjModel& model() const { return *model_; }
   const mjData& data() const { return *data_; }
   double dt() const { return model_->opt.timestep * frame_skip_; }  ///< seconds an env step
@@ -55,7 +84,17 @@ class MujocoEnv : public Environment {
   std::shared_ptr<const mjModel> model_;
   std::unique_ptr<mjData, Free> data_;
   int frame_skip_;
+  std::vector<MujocoField> fields_;
   bool contact_forces_;
+};
+
+/// A pair of Gymnasium's, two options here: `name`_low and `name`_high.
+struct OptionRange {
+  OptionRange(const EnvOptions& options, const std::string& name)
+      : low(options.at(name + "_low")), high(options.at(name + "_high")) {}
+  bool contains(double value) const { return low < value && value < high; }
+  double clamp(double value) const { return std::min(std::max(value, low), high); }
+  double low, high;
 };
 
 /// Unbounded float64 observations, as Gymnasium's MuJoCo tasks have them.
@@ -64,10 +103,26 @@ Space mujoco_observation_space(int size);
 /// For EnvSpec::configure: one more observation value when x is not excluded from the observation.
 void include_x_position(EnvSpec& spec);
 
-/// weight * |action|^2 in float32, as NumPy computes it from float32 actions.
+/// For EnvSpec::configure: `size` values and, for each option which is on, as many more (or fewer).
+void set_observation_size(EnvSpec& spec, int size, std::initializer_list<std::pair<const char*, int>> options);
+
+/// Writes `blocks` side by side; they fill the row.
+void write_blocks(Row observation, std::initializer_list<std::span<const double>> blocks);
+
+/// `block`, or nothing where it is not observed.
+inline std::span<const double> block_if(bool observed, std::span<const double> block) {
+  return observed ? block : std::span<const double>();
+}
+
+/// weight * |action|^2 in float32, in the order in which NumPy sums float32 actions.
 float control_cost(double weight, std::span<const float> action);
+
+double sum_of_squares(std::span<const double> values);
 
 /// Adds uniform noise in [-scale, scale).
 void add_uniform(RandomStream& random, std::span<double> values, double scale);
+
+/// Adds normal noise of standard deviation `scale`.
+void add_normal(RandomStream& random, std::span<double> values, double scale);
 
 }  // namespace myriad

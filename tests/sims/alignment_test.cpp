@@ -33,6 +33,7 @@ struct Episode {
 struct Golden {
   std::string observation_space, action_space, reward_threshold;
   int max_episode_steps = 0;
+  EnvOptions options;
   std::vector<Episode> episodes;
 };
 
@@ -62,8 +63,8 @@ Step read_step(std::string_view line) {
           .terminated = outcome[1] != 0};
 }
 
-Golden read_golden(const std::string& id) {
-  const std::string file = fmt::format("{}/tests/golden/gymnasium/{}.txt", MYRIAD_SOURCE_ROOT, id);
+Golden read_golden(const std::string& name) {
+  const std::string file = fmt::format("{}/tests/golden/gymnasium/{}", MYRIAD_SOURCE_ROOT, name);
   std::ifstream in(file);
   check(in.good(), "{} cannot be read", file);
   Golden golden;
@@ -79,6 +80,8 @@ Golden read_golden(const std::string& id) {
       golden.max_episode_steps = std::stoi(rest);
     else if (key == "reward_threshold")
       golden.reward_threshold = rest;
+    else if (key == "option")
+      golden.options[rest.substr(0, rest.find(' '))] = numbers(rest.substr(rest.find(' '))).at(0);
     else if (key == "episode")
       golden.episodes.push_back({.policy = rest, .observation = {}, .steps = {}, .states = {}});
     else if (key == "state")
@@ -113,16 +116,17 @@ double largest_difference(const std::vector<double>& got, const std::vector<doub
 }
 
 /// Replays every golden episode from its states with its actions.
-void replay(const std::string& id, double tolerance) {
-  const EnvSpec& spec = EnvRegistry::instance().find(id);
-  const Golden golden = read_golden(id);
+void replay(const std::string& id, double tolerance, const std::string& file_type = ".txt") {
+  const Golden golden = read_golden(id + file_type);
+  const EnvSpec spec = configured_spec(EnvRegistry::instance().find(id), golden.options);
   CHECK(spec.observation_space.to_string() == golden.observation_space);
   CHECK(spec.action_space.to_string() == golden.action_space);
   CHECK(spec.max_episode_steps == golden.max_episode_steps);
-  CHECK((spec.reward_threshold ? fmt::format("{:.1f}", *spec.reward_threshold) : "None") == golden.reward_threshold);
+  CHECK((spec.reward_threshold ? fmt::format("{:#}", *spec.reward_threshold) : "None") == golden.reward_threshold);
   REQUIRE(golden.episodes.size() >= 4);
-  const auto env = make_environment(spec, {});
-  std::vector<double> aligned_row(spec.observation_space.row_bytes() / sizeof(double) + 1), aligned_action(8);
+  const auto env = make_environment(spec, golden.options);
+  std::vector<double> aligned_row(spec.observation_space.row_bytes() / sizeof(double) + 1);
+  std::vector<double> aligned_action(spec.action_space.row_bytes() / sizeof(double) + 1);
   const auto row = std::as_writable_bytes(std::span(aligned_row)).first(spec.observation_space.row_bytes());
   const auto action = std::as_writable_bytes(std::span(aligned_action)).first(spec.action_space.row_bytes());
   const auto observation_difference_to = [&](std::vector<double> want) {
@@ -174,6 +178,25 @@ TEST_SUITE("sims/alignment") {
   TEST_CASE("Hopper-v5: aligned with Gymnasium, step by step") { replay("Hopper-v5", kMujocoTolerance); }
   TEST_CASE("InvertedPendulum-v5: aligned with Gymnasium, step by step") {
     replay("InvertedPendulum-v5", kMujocoTolerance);
+  }
+  TEST_CASE("InvertedDoublePendulum-v5: aligned with Gymnasium, step by step") {
+    replay("InvertedDoublePendulum-v5", kMujocoTolerance);
+  }
+  TEST_CASE("Reacher-v5: aligned with Gymnasium, step by step") { replay("Reacher-v5", kMujocoTolerance); }
+  TEST_CASE("Pusher-v5: aligned with Gymnasium, step by step") { replay("Pusher-v5", kMujocoTolerance); }
+  TEST_CASE("Swimmer-v5: aligned with Gymnasium, step by step") { replay("Swimmer-v5", kMujocoTolerance); }
+  TEST_CASE("Walker2d-v5: aligned with Gymnasium, step by step") { replay("Walker2d-v5", kMujocoTolerance); }
+  TEST_CASE("Ant-v5: aligned with Gymnasium, step by step") { replay("Ant-v5", kMujocoTolerance); }
+  TEST_CASE("Humanoid-v5: aligned with Gymnasium, step by step") { replay("Humanoid-v5", kMujocoTolerance); }
+  TEST_CASE("HumanoidStandup-v5: aligned with Gymnasium, step by step") {
+    replay("HumanoidStandup-v5", kMujocoTolerance);
+  }
+  TEST_CASE("MuJoCo: options are Gymnasium's, none at its default, step by step") {
+    for (const char* id : {"HalfCheetah-v5", "Hopper-v5", "InvertedDoublePendulum-v5", "Reacher-v5", "Pusher-v5",
+                           "Swimmer-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5", "HumanoidStandup-v5"}) {
+      INFO(id);
+      replay(id, kMujocoTolerance, ".options.txt");
+    }
   }
 }
 

@@ -83,8 +83,10 @@ std::string error_of(const std::function<void()>& call) {
 
 TEST_SUITE("sims/contract") {
   TEST_CASE("Registry: the environments of the program and of its modules are there") {
-    for (const char* id : {"CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0",
-                           "HalfCheetah-v5", "Hopper-v5", "InvertedPendulum-v5"})
+    for (const char* id :
+         {"CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Ant-v5",
+          "HalfCheetah-v5", "Hopper-v5", "Humanoid-v5", "HumanoidStandup-v5", "InvertedDoublePendulum-v5",
+          "InvertedPendulum-v5", "Pusher-v5", "Reacher-v5", "Swimmer-v5", "Walker2d-v5"})
       CHECK(EnvRegistry::instance().find(id).id == id);
     CHECK(error_of([] { EnvRegistry::instance().find("HalfCheeta-v5"); }) ==
           "error[unknown-env] there is no environment HalfCheeta-v5; did you mean HalfCheetah-v5?");
@@ -158,15 +160,30 @@ TEST_SUITE("sims/contract") {
   }
 
   TEST_CASE("Options: configured_spec changes the observation space with the observation") {
-    for (const char* id : {"HalfCheetah-v5", "Hopper-v5"}) {
-      const EnvSpec& spec = EnvRegistry::instance().find(id);
-      const EnvSpec with_x = configured_spec(spec, {{"exclude_current_positions_from_observation", 0}});
-      CHECK(with_x.observation_space.flat_size() == spec.observation_space.flat_size() + 1);
-      std::vector<double> row(with_x.observation_space.flat_size());
+    struct {
+      const char *id, *turned_off;
+      int size;
+    } const cases[] = {{"HalfCheetah-v5", "exclude_current_positions_from_observation", 18},
+                       {"Hopper-v5", "exclude_current_positions_from_observation", 12},
+                       {"Walker2d-v5", "exclude_current_positions_from_observation", 18},
+                       {"Swimmer-v5", "exclude_current_positions_from_observation", 10},
+                       {"Ant-v5", "exclude_current_positions_from_observation", 107},
+                       {"Ant-v5", "include_cfrc_ext_in_observation", 27},
+                       {"Humanoid-v5", "exclude_current_positions_from_observation", 350},
+                       {"Humanoid-v5", "include_cinert_in_observation", 218},
+                       {"Humanoid-v5", "include_cvel_in_observation", 270},
+                       {"Humanoid-v5", "include_qfrc_actuator_in_observation", 331},
+                       {"HumanoidStandup-v5", "include_cfrc_ext_in_observation", 270}};
+    for (const auto& [id, turned_off, size] : cases) {
+      INFO(id, " without ", turned_off);
+      const EnvSpec spec = configured_spec(EnvRegistry::instance().find(id), {{turned_off, 0}});
+      REQUIRE(spec.observation_space.flat_size() == size);
+      std::vector<double> row(static_cast<size_t>(size));
       RandomStream random(1, StreamPurpose::environment, 0);
-      const auto env = make_environment(with_x, with_x.options);
+      const auto env = make_environment(spec, spec.options);
       env->reset(random, Row(std::as_writable_bytes(std::span(row))));
-      CHECK(row[0] == env->state()->at(1));  // after the time comes x
+      if (spec.options.at("exclude_current_positions_from_observation") == 0)
+        CHECK(row[0] == env->state()->at(1));  // after the time comes x
     }
   }
 
