@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
+#include "apps/driver/check_env.hpp"
 #include "apps/driver/inspect.hpp"
 #include "apps/driver/join.hpp"
 #include "apps/driver/new_env.hpp"
@@ -74,6 +75,17 @@ int run(int argc, char** argv) {
   play_verb->add_option("--option", play_options.env_options, "key=value of the environment");
   play_verb->add_flag("--json", play_options.json, "one object a step, full precision");
   play_verb->callback([&] { verb = [&] { return play(play_options); }; });
+
+  CheckEnvOptions check_options;
+  CLI::App* check_verb =
+      app.add_subcommand("check-env", "does an environment keep its contract? For its author, and CI");
+  check_verb->add_option("env", check_options.env, "an id of `myriad envs`, or plugin:PATH")->required();
+  check_verb->add_option("--option", check_options.env_options, "key=value of the environment");
+  check_verb->add_option("--seed", check_options.seed, "of resets and random actions");
+  check_verb->add_option("--steps", check_options.steps, "of the longest check")
+      ->check(CLI::Range(10'000, 100'000'000));
+  check_verb->add_flag("--json", check_options.json, "one object a check");
+  check_verb->callback([&] { verb = [&] { return check_env(check_options); }; });
 
   app.add_subcommand("envs", "list the environments")->callback([&] { verb = [&] { return print_envs(json); }; });
   app.add_subcommand("algorithms", "list the algorithms")->callback([&] {

@@ -103,6 +103,8 @@ std::vector<json::value> read_actions(const std::string& file) {
   return actions;
 }
 
+}  // namespace
+
 EnvOptions parse_options(const std::vector<std::string>& pairs) {
   EnvOptions options;
   for (const std::string& pair : pairs) {
@@ -115,8 +117,6 @@ EnvOptions parse_options(const std::vector<std::string>& pairs) {
   }
   return options;
 }
-
-}  // namespace
 
 int print_envs(bool as_json) {
   if (!as_json) fmt::print("{:<28} {:<44} {:<28} {:>6} {:>9}\n", "id", "observation", "action", "limit", "threshold");

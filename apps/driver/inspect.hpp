@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "rl/environment.hpp"
+
 namespace myriad {
 
 int print_envs(bool json);
@@ -13,6 +15,9 @@ int print_algorithms(bool json);
 
 /// Every setting with default, unit and meaning; with `resolved`, the whole config of that file as TOML.
 int print_config(const std::string& resolved, const std::vector<std::string>& overrides, bool json);
+
+/// Of "key=value" pairs. Throws Error("bad-option").
+EnvOptions parse_options(const std::vector<std::string>& pairs);
 
 struct PlayOptions {
   std::string env;

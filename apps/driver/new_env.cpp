@@ -62,7 +62,7 @@ int new_env(const std::string& name, const std::string& language) {
     std::ofstream(path) << filled(read_file(source), words);
     fs::permissions(path, fs::status(source).permissions());
   };
-  write(from / language / ("NAME." + language), name + "." + language);
+  write(from / language / ("NAME." + language + ".in"), name + "." + language);
   for (const char* file : {"meson.build", "CMakeLists.txt", "check.sh", "train.toml"}) write(from / file, file);
   fmt::print(
       "{0}/ holds an environment that works: {0}.{1}, to build with meson or CMake, a test, and train.toml\n"

@@ -2,6 +2,7 @@
 
 Plugins are built against an installed SDK alone, in a folder outside the tree, and run by the built programs.
 """
+import json
 import os
 import pathlib
 import re
@@ -14,6 +15,7 @@ import run_test  # noqa: E402
 from run_test import Case, json_lines  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+
 
 class Plugin(Case):
     def setUp(self) -> None:
@@ -39,7 +41,7 @@ class Plugin(Case):
 
     def cart(self, language: str = "cpp", **replaced: str) -> str:
         """The template, with some of its text replaced."""
-        text = (self.prefix / f"share/myriad/templates/{language}/NAME.{language}").read_text()
+        text = (self.prefix / f"share/myriad/templates/{language}/NAME.{language}.in").read_text()
         text = text.replace("@CLASS@", "Cart").replace("@ID@", "Cart-v0")
         for old, new in replaced.values():
             self.assertIn(old, text)
@@ -133,6 +135,38 @@ class Plugin(Case):
         library = self.compile(self.cart(nan=("{1.0, std::abs", "{s[0] > 0.1 ? std::nan(\"\") : 1.0, std::abs")))
         result, _ = self.train_plugin(library, status=3)
         self.assertRegex(result.stderr, r"error\[(nan|env-contract|env-exception)\].*nan")
+
+    # --- check-env ---
+
+    def findings(self, library: pathlib.Path, status: int) -> dict[str, dict]:
+        out = self.call("check-env", f"plugin:{library}", "--steps", "10000", "--json", status=status).stdout
+        return {row["check"]: row for row in map(json.loads, out.splitlines())}
+
+    def finding(self, check: str, want: str, status: int = 3, **replaced: tuple) -> None:
+        """The template with this mistake: found by this check."""
+        found = self.findings(self.compile(self.cart(**replaced), check), status)
+        self.assertIn(check, found)
+        self.assertEqual("wrong" if status else "note", found[check]["verdict"], found)
+        self.assertRegex(found[check]["found"], want)
+
+    def test_check_env_has_nothing_to_say_of_what_is_right(self):
+        for env in (f"plugin:{self.compile(self.cart())}", "CartPole-v1", "Pendulum-v1", "Hopper-v5"):
+            out = self.call("check-env", env, "--steps", "10000").stdout
+            self.assertEqual([], [line for line in out.splitlines() if not line.startswith("ok ")], env)
+            self.assertRegex(out, r"speed +\d+ steps/s")
+
+    def test_check_env_finds_mistakes(self):
+        step = "    observe(observation);\n    return"
+        self.finding("determinism", "the same seed and actions give another step", reset=("random.uniform(-0.05, 0.05)", "0.1 * std::rand() / RAND_MAX"),
+                     include=("#include <myriad", "#include <cstdlib>\n#include <myriad"))
+        self.finding("instances", "a second instance changes the first one's step", state=("double force, s[4] = {};", "double force;\n  static double s[4];"),
+                     define=("MYRIAD_ENVIRONMENT", "double Cart::s[4];\nMYRIAD_ENVIRONMENT"))
+        self.finding("spaces", r"observation\[2\] = nan", nan=(step, "    if (s[0] > 0.1) s[2] = std::nan(\"\");\n" + step))
+        self.finding("spaces", "outside", box=("box(-myriad::infinity, myriad::infinity, {4})", "box(-0.1, 0.1, {4})"))
+        self.finding("state", r"load\(\) gives", load=("s[i] = state[i];", "s[i] = i == 1 ? 0 : state[i];"))
+        self.finding("memory", "MiB over", leak=(step, "    new char[1000]();\n" + step))
+        self.finding("reset", "give the same state", status=0, reset=("random.uniform(-0.05, 0.05)", "0.01"))
+        self.finding("reset", "ended with Segmentation fault", crash=("  void reset(myriad::Random& random, float* observation) {", "  void reset(myriad::Random& random, float* observation) {\n    *(volatile int*)nullptr = 1;"))
 
     def test_crash_in_step_costs_one_runner_and_training_goes_on(self):
         # Once for the whole run: the file says that it has been.

@@ -109,7 +109,8 @@ TEST_SUITE("env_runners/host_agent") {
       rig.weights(0);
       rig.up(kFirst);
       const Outputs outputs = rig.fragment(kFirst, 0, 0);
-      const auto events = bodies<HostAgent::ToDriver, wire::EventT>(killed(rig, outputs));
+      const Outputs ended = killed(rig, outputs);
+      const auto events = bodies<HostAgent::ToDriver, wire::EventT>(ended);
       REQUIRE(!events.empty());
       CHECK(events[0]->text.find("nobody permitted") != std::string::npos);
     }
@@ -165,7 +166,8 @@ TEST_SUITE("env_runners/host_agent") {
     CHECK(count<HostAgent::Drained>(last) == 0);
     CHECK(count<HostAgent::Drained>(rig.wait(Seconds(1))) == 0);  // sent again, never forgotten
     wire::GrantT grant = rig.grant();
-    const auto joins = bodies<HostAgent::ToLearner, wire::JoinT>(rig.wait(Seconds(1)));
+    const Outputs waited = rig.wait(Seconds(1));
+    const auto joins = bodies<HostAgent::ToLearner, wire::JoinT>(waited);
     REQUIRE(!joins.empty());
     grant.received = 1;
     CHECK(count<HostAgent::Drained>(rig.learner(wire::GrantT(grant))) == 0);
@@ -210,7 +212,8 @@ TEST_SUITE("env_runners/host_agent") {
     REQUIRE(errors.size() == 1);
     CHECK(errors[0]->slot == kFirst + 1);
     CHECK(errors[0]->code == "bad-env");
-    const auto events = bodies<HostAgent::ToDriver, wire::EventT>(rig.ended(kFirst + 1, 0, "exit status 2"));
+    const Outputs ended = rig.ended(kFirst + 1, 0, "exit status 2");
+    const auto events = bodies<HostAgent::ToDriver, wire::EventT>(ended);
     REQUIRE(!events.empty());
     CHECK(events[0]->text.find("no such map") != std::string::npos);  // rather than how the process ended
   }

@@ -1,0 +1,415 @@
+#include "apps/driver/check_env.hpp"
+
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <boost/json.hpp>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+
+#include "apps/driver/inspect.hpp"
+#include "env_runners/vector_env.hpp"
+#include "rl/check.hpp"
+#include "rl/system.hpp"
+
+namespace myriad {
+namespace {
+
+constexpr int kPatienceS = 10;            // for one step
+constexpr int64_t kRoundSteps = 1'000;    // of a comparison
+constexpr double kGrowthBytes = 1 << 20;  // over the longest check: more is a leak
+constexpr double kSlowOverhead = 0.05;
+
+/// What the child is doing, for whoever finds it dead.
+struct Progress {
+  std::atomic<uint64_t> steps{0};
+  std::array<char, 64> check{};
+};
+
+enum class Verdict : uint8_t { ok, note, wrong };
+
+/// One environment with its row, its random numbers and its actions.
+class Player {
+ public:
+  Player(const EnvSpec& spec, const EnvOptions& options, uint64_t seed, Progress& progress)
+      : spec_(spec),
+        progress_(progress),
+        env_(make_environment(spec, options)),
+        random(seed, StreamPurpose::environment, 0),
+        actions(seed, StreamPurpose::action, 0),
+        observation_words_(spec.observation_space.row_bytes() / 8 + 1),
+        action_words_(spec.action_space.row_bytes() / 8 + 1) {}
+
+  void reset() {
+    ++progress_.steps;
+    t = 0;
+    result = {};
+    env_->reset(random, Row(observation()));
+  }
+  /// With a random action. Resets first where the episode has ended.
+  void step() {
+    if (ended()) return reset();
+    spec_.action_space.sample(actions, action());
+    apply();
+  }
+  void apply() {
+    ++progress_.steps;
+    ++t;
+    result = env_->step(ConstRow(action()), random, Row(observation()));
+  }
+  bool ended() const { return result.terminated || (spec_.max_episode_steps > 0 && t >= spec_.max_episode_steps); }
+
+  std::span<std::byte> observation() {
+    return std::as_writable_bytes(std::span(observation_words_)).first(spec_.observation_space.row_bytes());
+  }
+  std::span<std::byte> action() {
+    return std::as_writable_bytes(std::span(action_words_)).first(spec_.action_space.row_bytes());
+  }
+  std::string outside() { return spec_.observation_space.violation(observation(), "observation"); }
+  Environment& env() { return *env_; }
+
+ private:
+  const EnvSpec& spec_;
+  Progress& progress_;
+  std::unique_ptr<Environment> env_;
+
+ public:
+  RandomStream random, actions;
+  StepResult result;
+  int64_t t = 0;  ///< steps of this episode
+
+ private:
+  std::vector<double> observation_words_, action_words_;
+};
+
+double resident_bytes() {
+  std::ifstream file("/proc/self/statm");
+  double all = 0, resident = 0;
+  file >> all >> resident;
+  return resident * static_cast<double>(::sysconf(_SC_PAGESIZE));
+}
+
+class Checks {
+ public:
+  Checks(const CheckEnvOptions& options, Progress& progress)
+      : options_(options), progress_(progress), env_options_(parse_options(options.env_options)) {}
+
+  /// Whether nothing is wrong.
+  bool run() {
+    begin("facts");
+    spec_ = configured_spec(EnvRegistry::instance().find(options_.env), env_options_);
+    say(Verdict::ok, fmt::format("{}: observations {}, actions {}", spec_->source.empty() ? spec_->id : spec_->source,
+                                 spec_->observation_space.to_string(), spec_->action_space.to_string()));
+    one("reset", &Checks::resets);
+    one("spaces", &Checks::spaces);
+    one("bounds", &Checks::bounds);
+    one("episodes", &Checks::episodes);
+    one("determinism", &Checks::determinism);
+    one("instances", &Checks::instances);
+    one("state", &Checks::state);
+    one("memory", &Checks::memory);
+    one("speed", &Checks::speed);
+    return !wrong_;
+  }
+
+ private:
+  Player player(uint64_t more = 0) { return {*spec_, env_options_, options_.seed + more, progress_}; }
+
+  void one(const char* name, void (Checks::*check)()) {
+    begin(name);
+    try {
+      (this->*check)();
+    } catch (const std::exception& error) {
+      say(Verdict::wrong, fmt::format("it fails: {}", error.what()), "the text is the environment's own");
+    }
+  }
+  void begin(const char* name) {
+    name_ = name;
+    std::snprintf(progress_.check.data(), progress_.check.size(), "%s", name);
+  }
+  void say(Verdict verdict, const std::string& found, const std::string& mend = "") {
+    constexpr std::array<const char*, 3> kWords{"ok", "note", "wrong"};
+    const char* word = kWords[static_cast<size_t>(verdict)];
+    wrong_ |= verdict == Verdict::wrong;
+    if (options_.json)
+      fmt::print("{}\n", boost::json::serialize(boost::json::object{
+                             {"check", name_}, {"verdict", word}, {"found", found}, {"mend", mend}}));
+    else
+      fmt::print("{:<6} {:<12} {}{}\n", word, name_, found, mend.empty() ? "" : ": " + mend);
+    std::fflush(stdout);
+  }
+
+  void resets() {
+    Player p = player();
+    p.reset();
+    const std::vector<std::byte> first(p.observation().begin(), p.observation().end());
+    bool differs = false;
+    for (int i = 0; i < 20; ++i) {
+      if (const std::string fact = p.outside(); !fact.empty())
+        return say(Verdict::wrong, fmt::format("after reset() {}", fact),
+                   "write all of S_0, inside the observation space");
+      p.reset();
+      differs |= !std::ranges::equal(first, p.observation());
+    }
+    if (differs) return say(Verdict::ok, "20 in a row; initial states differ");
+    say(Verdict::note, "20 in a row give the same state",
+        "draw the initial state from the random numbers handed in, unless it is fixed");
+  }
+
+  void spaces() {
+    Player p = player();
+    p.reset();
+    for (int64_t i = 0; i < options_.steps / 10; ++i) {
+      p.step();
+      if (const std::string fact = p.outside(); !fact.empty())
+        return say(Verdict::wrong, fmt::format("after {} steps {}", i + 1, fact),
+                   "clip it, or widen the observation space");
+      if (!std::isfinite(p.result.reward))
+        return say(Verdict::wrong, fmt::format("after {} steps the reward is {}", i + 1, p.result.reward),
+                   "a reward is a finite number");
+    }
+    say(Verdict::ok, fmt::format("{} random steps stay inside", options_.steps / 10));
+  }
+
+  void bounds() {
+    const Box* box = spec_->action_space.get_if<Box>();
+    if (box == nullptr || box->dtype != DType::f32) return say(Verdict::ok, "actions are a choice: nothing to exceed");
+    Player p = player();
+    p.reset();
+    const auto values = Row(p.action()).f32();
+    for (int64_t i = 0; i < kRoundSteps; ++i) {
+      for (size_t j = 0; j < values.size(); ++j) {
+        const auto& side = (i / 10 + static_cast<int64_t>(j)) % 2 == 0 ? box->low : box->high;
+        const double bound = side[side.size() == 1 ? 0 : j];
+        values[j] = static_cast<float>(std::isfinite(bound) ? bound : std::copysign(10.0, bound));
+      }
+      if (p.ended()) p.reset();
+      p.apply();
+      if (const std::string fact = p.outside(); !fact.empty() || !std::isfinite(p.result.reward))
+        return say(Verdict::wrong,
+                   fmt::format("with actions at their bounds {} after {} steps",
+                               fact.empty() ? "the reward is no number" : fact, i + 1),
+                   "the simulation must survive every action of its space");
+    }
+    say(Verdict::ok, fmt::format("{} steps with actions at their bounds", kRoundSteps));
+  }
+
+  void episodes() {
+    Player p = player();
+    p.reset();
+    int64_t terminated = 0, truncated = 0;
+    for (int64_t i = 0; i < options_.steps / 10; ++i) {
+      if (p.ended()) ++(p.result.terminated ? terminated : truncated);
+      p.step();
+    }
+    const std::string limit = spec_->max_episode_steps > 0
+                                  ? fmt::format("{} at the limit of {} steps", truncated, spec_->max_episode_steps)
+                                  : "";
+    if (terminated + truncated == 0)
+      return say(
+          spec_->max_episode_steps > 0 ? Verdict::ok : Verdict::note,
+          fmt::format("none of {} random steps ends one", options_.steps / 10),
+          spec_->max_episode_steps > 0 ? "" : "give it max_episode_steps: returns are counted when episodes end");
+    say(Verdict::ok, fmt::format("{} terminated{}{}", terminated, limit.empty() ? "" : ", ", limit));
+  }
+
+  /// Steps both; what differs, "" where nothing does.
+  std::string difference(Player& one, Player& other) {
+    if (!std::ranges::equal(one.observation(), other.observation()))
+      return fmt::format("observations differ: {} and {}", numbers(one), numbers(other));
+    if (one.result.reward != other.result.reward)
+      return fmt::format("rewards differ: {} and {}", one.result.reward, other.result.reward);
+    return one.result.terminated != other.result.terminated ? "one terminates, the other does not" : "";
+  }
+  std::string numbers(Player& p) {
+    const Box* box = spec_->observation_space.get_if<Box>();
+    if (box == nullptr || box->dtype != DType::f32) return "other bytes";
+    const auto values = Row(p.observation()).f32();
+    return fmt::format("[{}{}]", fmt::join(values.first(std::min<size_t>(values.size(), 6)), ", "),
+                       values.size() > 6 ? ", ..." : "");
+  }
+
+  void determinism() {
+    Player first = player();
+    std::vector<std::vector<std::byte>> observations;
+    std::vector<double> rewards;
+    first.reset();
+    for (int64_t i = 0; i < kRoundSteps; ++i) {
+      first.step();
+      observations.emplace_back(first.observation().begin(), first.observation().end());
+      rewards.push_back(first.result.reward);
+    }
+    Player second = player();
+    second.reset();
+    for (size_t i = 0; i < observations.size(); ++i) {
+      second.step();
+      if (!std::ranges::equal(observations[i], second.observation()) || rewards[i] != second.result.reward)
+        return say(Verdict::wrong, fmt::format("the same seed and actions give another step {}", i + 1),
+                   "draw random numbers only from the stream handed in; start from nothing that is left over or "
+                   "uninitialised");
+    }
+    say(Verdict::ok, fmt::format("{} steps again from the same seed are the same to the bit", kRoundSteps));
+  }
+
+  void instances() {
+    Player alone = player(), beside = player(), other = player(1);
+    alone.reset();
+    std::vector<std::vector<std::byte>> observations;
+    for (int64_t i = 0; i < kRoundSteps; ++i) {
+      alone.step();
+      observations.emplace_back(alone.observation().begin(), alone.observation().end());
+    }
+    beside.reset();
+    other.reset();
+    for (size_t i = 0; i < observations.size(); ++i) {
+      beside.step();
+      other.step();
+      if (!std::ranges::equal(observations[i], beside.observation()))
+        return say(Verdict::wrong, fmt::format("a second instance changes the first one's step {}", i + 1),
+                   "keep state in the environment, not in globals");
+    }
+    say(Verdict::ok, "two in one process do not disturb each other");
+  }
+
+  void state() {
+    Player p = player();
+    p.reset();
+    for (int i = 0; i < 25; ++i) p.step();
+    if (p.ended()) p.reset();
+    const auto state = p.env().state();
+    if (!state)
+      return say(Verdict::note, "it cannot be given",
+                 "without it a resumed run begins new episodes; write save and load");
+    Player copy = player();
+    copy.env().set_state(*state, Row(copy.observation()));
+    copy.random = p.random;
+    copy.actions = p.actions;
+    copy.t = p.t;
+    if (!std::ranges::equal(p.observation(), copy.observation()))
+      return say(Verdict::wrong, fmt::format("load() gives {}, saved was {}", numbers(copy), numbers(p)),
+                 "save everything that an observation is made of");
+    for (int i = 0; i < 100 && !p.ended(); ++i) {
+      p.step();
+      copy.step();
+      if (const std::string fact = difference(p, copy); !fact.empty())
+        return say(Verdict::wrong, fmt::format("{} steps after load() {}", i + 1, fact),
+                   "part of the state is not saved");
+    }
+    say(Verdict::ok, fmt::format("{} numbers; what follows them is the same to the bit", state->size()));
+  }
+
+  void memory() {
+    Player p = player();
+    p.reset();
+    for (int64_t i = 0; i < options_.steps / 10; ++i) p.step();
+    const double before = resident_bytes();
+    for (int64_t i = 0; i < options_.steps; ++i) p.step();
+    const double grown = resident_bytes() - before;
+    const std::string found = fmt::format("{:+.2f} MiB over {} steps", grown / (1 << 20), options_.steps);
+    if (grown > kGrowthBytes) return say(Verdict::wrong, found, "free in step() and reset() what they allocate");
+    say(Verdict::ok, found);
+  }
+
+  void speed() {
+    const auto clock = make_system_clock();
+    Player p = player();
+    p.reset();
+    const auto time_of = [&](const std::function<void()>& f, int64_t steps) {
+      int64_t done = 0;
+      const Time start = clock->now();
+      for (; clock->now() < start + std::chrono::milliseconds(300); done += steps) f();
+      return to_seconds(clock->now() - start) / static_cast<double>(done);
+    };
+    const double bare = time_of(
+        [&] {
+          for (int i = 0; i < 64; ++i) p.step();
+        },
+        64);
+    constexpr int kEnvironments = 8;
+    VectorEnv envs(*spec_, {.num_envs = kEnvironments,
+                            .seed = options_.seed,
+                            .env_config = env_options_,
+                            .max_episode_steps = spec_->max_episode_steps});
+    const size_t row = envs.row_bytes(), action_row = spec_->action_space.row_bytes();
+    std::vector<double> obs(kEnvironments * row / 8 + 1), final_obs(obs.size()),
+        actions(kEnvironments * action_row / 8 + 1);
+    std::array<float, kEnvironments> rewards{};
+    std::array<uint8_t, kEnvironments> terminateds{}, truncateds{};
+    std::vector<EpisodeStats> finished;
+    const auto bytes = [](std::vector<double>& words) { return reinterpret_cast<std::byte*>(words.data()); };
+    envs.reset(bytes(obs));
+    const double framed = time_of(
+        [&] {
+          for (int i = 0; i < kEnvironments; ++i)
+            spec_->action_space.sample(p.actions, {bytes(actions) + static_cast<size_t>(i) * action_row, action_row});
+          finished.clear();
+          envs.step(bytes(actions),
+                    {bytes(obs), rewards.data(), terminateds.data(), truncateds.data(), bytes(final_obs), &finished});
+          progress_.steps += kEnvironments;
+        },
+        kEnvironments);
+    const double overhead = framed / bare - 1.0;
+    say(Verdict::ok,
+        fmt::format("{:.0f} steps/s a core with random actions; in Myriad's vector of 8 {:.0f} ({:+.1f} %)", 1 / bare,
+                    1 / framed, -100 * overhead / (1 + overhead)));
+  }
+
+  const CheckEnvOptions& options_;
+  Progress& progress_;
+  EnvOptions env_options_;
+  std::optional<EnvSpec> spec_;
+  const char* name_ = "";
+  bool wrong_ = false;
+};
+
+}  // namespace
+
+int check_env(const CheckEnvOptions& options) {
+  void* memory = ::mmap(nullptr, sizeof(Progress), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  check(memory != MAP_FAILED, "mmap: {}", std::strerror(errno));
+  auto& progress = *new (memory) Progress;
+  std::fflush(stdout);
+  const pid_t parent = ::getpid(), child = ::fork();
+  check(child >= 0, "fork: {}", std::strerror(errno));
+  if (child == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    int status = static_cast<int>(Exit::interrupted);
+    if (::getppid() == parent) try {
+        status = static_cast<int>(Checks(options, progress).run() ? Exit::ok : Exit::environment);
+      } catch (const Error& error) {
+        std::fprintf(stderr, "%s\n", error.line().c_str());
+        status = static_cast<int>(error.exit_status());
+      } catch (const std::exception& error) {
+        std::fprintf(stderr, "error[internal] %s\n", error.what());
+        status = static_cast<int>(Exit::internal);
+      }
+    std::fflush(stdout);
+    ::_exit(status);
+  }
+  int status = 0;
+  bool hung = false;
+  for (uint64_t seen = 0, silent_ms = 0; ::waitpid(child, &status, WNOHANG) == 0; ::usleep(10'000), silent_ms += 10) {
+    if (std::exchange(seen, progress.steps.load()) != progress.steps) silent_ms = 0;
+    if (silent_ms < kPatienceS * 1000 || std::exchange(hung, true)) continue;
+    ::kill(child, SIGKILL);
+  }
+  if (WIFEXITED(status)) return WEXITSTATUS(status);
+  const std::string found = hung ? fmt::format("no step or reset for {} s", kPatienceS)
+                                 : fmt::format("it ended with {}", ::strsignal(WTERMSIG(status)));
+  const std::string where =
+      fmt::format("in check '{}', at step or reset {} of all", progress.check.data(), progress.steps.load());
+  if (options.json)
+    fmt::print("{}\n", boost::json::serialize(boost::json::object{
+                           {"check", progress.check.data()}, {"verdict", "wrong"}, {"found", found}, {"mend", where}}));
+  else
+    fmt::print("{:<6} {:<12} {}, {}\n", "wrong", progress.check.data(), found, where);
+  return static_cast<int>(Exit::environment);
+}
+
+}  // namespace myriad

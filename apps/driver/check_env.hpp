@@ -1,0 +1,22 @@
+// `myriad check-env ENV`: does an environment keep the contract of rl/environment.hpp? For its author, and for CI.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace myriad {
+
+struct CheckEnvOptions {
+  std::string env;
+  std::vector<std::string> env_options;  ///< "key=value"
+  uint64_t seed = 0;
+  int64_t steps = 100'000;  ///< of the longest check
+  bool json = false;
+};
+
+/// Prints a line for each check: what was found and how to mend it. The environment runs in a child process, so that
+/// one that crashes or hangs is a finding, too. Returns 0, or Exit::environment when something is wrong.
+int check_env(const CheckEnvOptions& options);
+
+}  // namespace myriad
