@@ -315,7 +315,8 @@ class AgentShell {
 
   void receive() {
     while (auto message = control_.receive()) {
-      if (message->as<wire::StopT>() != nullptr) {
+      if (const auto* stop = message->as<wire::StopT>()) {
+        if (preempted_ && stop->next_run != 0) exit_ = kPreempted;  // it was to leave, and joins nothing
         step(HostAgent::StopAll{});
         done_ = true;
       } else if (const auto* move = message->as<wire::AgentMoveT>()) {
@@ -364,7 +365,10 @@ class AgentShell {
         while (const auto report = zygote_.receive()) heard(*report);
       } else if (tag == kSignals) {
         signalfd_siginfo info;
-        while (::read(signals_, &info, sizeof info) == sizeof info) step(HostAgent::Drain{});
+        while (::read(signals_, &info, sizeof info) == sizeof info) {
+          preempted_ = true;
+          step(HostAgent::Drain{});
+        }
       } else {
         const auto slot = static_cast<uint32_t>(tag);
         if (connection(slot) == nullptr) continue;
@@ -507,7 +511,7 @@ class AgentShell {
   std::vector<float> latencies_ms_;  // of weights, since the last status
   Time next_look_{}, parent_heard_{};
   int epoll_, signals_ = -1;
-  bool done_ = false;
+  bool done_ = false, preempted_ = false;
   int exit_ = 0;
 };
 
@@ -563,7 +567,7 @@ int run(const ChildArguments& arguments, char** argv) {
   }
   while (::waitpid(-1, nullptr, 0) > 0 || errno == EINTR) {}  // no runner outlives its agent
   RunnerLimits::sweep("/sys/fs/cgroup", fmt::format("{:016x}", arguments.number("--run")));  // what held them
-  if (next_run != 0 && arguments.number("--parent") == 0) join_again(argv, next_run);
+  if (next_run != 0 && status != kPreempted && arguments.number("--parent") == 0) join_again(argv, next_run);
   return status;
 }
 

@@ -1,8 +1,9 @@
 // Collective: what the shards of a learner group compute together, for one epoch of the group.
 //
-// Every shard calls the same operations in the same order, from its update thread. A shard that died, a peer that gave
-// up, abort() or the deadline makes an operation throw GroupBroken; then the epoch is over and the collective useless.
-// Results are the same to the bit at every shard, and in every run with the same ranks. No torch in this header.
+// Every shard calls the same operations in the same order, from its update thread. A peer that gave up, abort() or the
+// deadline makes an operation throw GroupBroken, and so does a shard that died where there are sockets to tell; then
+// the epoch is over and the collective useless. Results are the same to the bit at every shard, and in every run with the
+// same ranks. No torch in this header.
 #pragma once
 
 #include <algorithm>

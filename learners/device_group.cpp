@@ -1,6 +1,8 @@
 #include "learners/device_group.hpp"
 
 #include <ATen/ATen.h>
+
+#include <atomic>
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 
 #include "learners/device_support.hpp"
@@ -13,12 +15,17 @@ class BackendGroup : public DeviceGroup {
  public:
   explicit BackendGroup(const c10::intrusive_ptr<c10d::Backend>& backend) : backend_(backend) {}
   void all_reduce(const at::Tensor& tensor) override {
+    require_alive();
     std::vector<at::Tensor> tensors{tensor};
     try {
       backend_->allreduce(tensors)->wait();  // on a GPU only the stream waits
     } catch (const std::exception& error) { throw GroupBroken(error.what()); }
   }
+  void require_alive() const override {
+    if (over_) throw GroupBroken("aborted");
+  }
   void abort() noexcept override {
+    over_ = true;  // first: what the abort ends is not to be believed
     try {
       backend_->abort();
     } catch (const std::exception&) {}  // it has none, or is gone
@@ -29,6 +36,7 @@ class BackendGroup : public DeviceGroup {
 
  private:
   c10::intrusive_ptr<c10d::Backend> backend_;
+  std::atomic<bool> over_{false};
 };
 
 class HostGroup final : public DeviceGroup {
@@ -43,6 +51,7 @@ class HostGroup final : public DeviceGroup {
   int64_t size() const override { return collective_.size(); }
   bool recordable() const override { return false; }
   void abort() noexcept override { collective_.abort(); }
+  void require_alive() const override {}  // the collective throws
 
  private:
   Collective& collective_;

@@ -26,18 +26,21 @@ class DeviceGroup {
   virtual int64_t size() const = 0;
 
   /// Inside DeviceSupport::run(): `tensor`, float32 and contiguous, becomes the sum over the shards. Throws GroupBroken
-  /// where it waits for them.
+  /// where it waits for them; where it does not, require_alive() tells.
   virtual void all_reduce(const at::Tensor& tensor) = 0;
 
   /// Whether it is queued as any other work, waits for nothing and can be recorded.
   virtual bool recordable() const = 0;
 
-  /// From any thread: whatever waits, or will, throws GroupBroken soon.
+  /// From any thread: the group is over. What was queued may end with anything.
   virtual void abort() noexcept = 0;
+
+  /// Throws GroupBroken once it is over: before work that was recorded with it, and before results are believed.
+  virtual void require_alive() const = 0;
 };
 
-/// Queued: for NCCL's backend (make_nccl_backend), one shard a GPU. A peer that died shows when the device is waited
-/// for, and only after somebody aborted the group.
+/// Queued: for NCCL's backend (make_nccl_backend), one shard a GPU. Where a peer died the device waits until somebody
+/// aborts the group.
 std::unique_ptr<DeviceGroup> make_backend_group(const c10::intrusive_ptr<c10d::Backend>& backend);
 
 /// That over NCCL, whose members meet through `rendezvous` at the first sum.

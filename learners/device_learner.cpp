@@ -280,6 +280,7 @@ bool DeviceLearner::train_epoch(const Share& share, Pass& pass) {
 
 /// One gradient step of the group.
 void DeviceLearner::train_minibatch(Piece piece, bool whole, int64_t unit_rows) {
+  if (group_ != nullptr) group_->require_alive();
   const auto apply = [this, piece, unit_rows] { step(static_cast<double>(piece.total * unit_rows)); };
   if (piece.count == 0) {  // of others
     gradient_.zero_();
@@ -499,17 +500,18 @@ void DeviceLearner::set_state(std::span<const float> parameters, const TensorMap
   if (plan_.buffer_batches > 0) buffer_.emplace(plan_.buffer_batches, plan_.buffer_uses);
 }
 
+void DeviceLearner::meet(DeviceGroup& group) {
+  support_->run([&] {
+    const at::Tensor one = at::ones({1}, flat_.options());
+    group.all_reduce(one);
+    if (one.item<float>() != static_cast<float>(group.size())) throw GroupBroken("the first sum is wrong");
+  });
+}
+
 void DeviceLearner::set_group(DeviceGroup* group) {
   group_ = group;
   work_.forget("group");
-  support_->run([this] {
-    make_gradient();
-    if (group_ == nullptr || !group_->recordable()) return;
-    // Its members meet at their first sum, which could not be recorded.
-    const at::Tensor one = at::ones({1}, gradient_.options());
-    group_->all_reduce(one);
-    if (one.item<float>() != static_cast<float>(group_->size())) throw GroupBroken("the first sum is wrong");
-  });
+  support_->run([this] { make_gradient(); });
   if (buffer_) buffer_.emplace(plan_.buffer_batches, plan_.buffer_uses);
 }
 

@@ -67,6 +67,9 @@ class DeviceLearner {
   /// Empties the circular buffer. `target` is empty without a target network.
   void set_state(std::span<const float> parameters, const TensorMap& optimizer, std::span<const float> target);
 
+  /// The first sum of a group, where its members connect: it could not be recorded. Throws GroupBroken.
+  void meet(DeviceGroup& group);
+
   /// Whose gradients are summed from the next update on; null: alone. It outlives its use here. Empties the circular
   /// buffer.
   void set_group(DeviceGroup* group);

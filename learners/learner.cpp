@@ -123,6 +123,7 @@ UpdateResult Learner::update(Fragment* batch, std::span<double> shared) {
   take_snapshot();
   standing_ = Standing::torn;
   train(batch, std::move(share), result);
+  if (device_group_) device_group_->require_alive();
   parts_.exchange(*group_, live());
   add_memory(result.metrics);
   result_ = result;

@@ -73,6 +73,7 @@ LearnerState parted(TensorMap all) {
 
 void Learner::join(std::shared_ptr<Collective> group, const Sources& sources, std::shared_ptr<DeviceGroup> gradients) {
   check(standing_ == Standing::settled, "a shard joins a group before its update is settled");
+  if (device_ && gradients) device_->meet(*gradients);
   Nobody nobody;
   Collective& with = group ? *group : nobody;
   std::optional<LearnerState> state;

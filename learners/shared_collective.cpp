@@ -134,6 +134,7 @@ class SharedCollective final : public Collective {
     };
     ++operations_;
     const Inside inside(*this);
+    require_alive();  // before anything is written: peers may still read what was there when the group broke
     for (size_t at = 0; at < bytes; at += kSlotBytes) {
       piece(at, std::min(kSlotBytes, bytes - at));
       turn_ ^= 1;

@@ -23,7 +23,7 @@ namespace fs = std::filesystem;
 namespace json = boost::json;
 
 constexpr int kPatienceMs = 30'000;  // to open a library and answer
-constexpr size_t kMaxAnswer = 1 << 20;
+constexpr size_t kMaxAnswer = 64 << 20;
 constexpr int64_t kMaxElements = 1 << 26;
 
 /// The table of a library, which stays open. Throws Error.
@@ -54,6 +54,8 @@ void call(Call f) {
   myriad_error error{};
   if (f(&error) == 0) return;
   error.text[sizeof error.text - 1] = '\0';
+  for (char& c : error.text)
+    if (c < 0) c = '?';  // it need not be UTF-8, and may end in the middle of a character
   throw std::runtime_error(error.text[0] != '\0' ? error.text : "the plugin gave no reason");
 }
 
@@ -81,6 +83,8 @@ json::object to_json(const myriad_space& space, const char* name) {
     if (space.dtype > MYRIAD_I32) broken("has a dtype that is none");
     if (space.low == nullptr || space.high == nullptr || (space.num_bounds != 1 && space.num_bounds != elements))
       broken("wants one bound, or one for every element");
+    for (uint32_t i = 0; i < space.num_bounds; ++i)
+      if (!(space.low[i] <= space.high[i])) broken("has a low above its high, or no number");
     object["shape"] = numbers_of(space.shape, space.num_dims);
     object["low"] = numbers_of(space.low, space.num_bounds);
     object["high"] = numbers_of(space.high, space.num_bounds);
@@ -90,6 +94,8 @@ json::object to_json(const myriad_space& space, const char* name) {
     broken("wants n > 0");
   } else if (space.kind == MYRIAD_MULTI_DISCRETE) {
     if (space.nvec == nullptr) broken("has no nvec");
+    for (int32_t i = 0; i < space.n; ++i)
+      if (space.nvec[i] <= 0) broken("wants nvec > 0");
     object["nvec"] = numbers_of(space.nvec, static_cast<size_t>(space.n));
   }
   return object;
@@ -187,6 +193,8 @@ json::object ask(const std::string& path, const EnvOptions& options) {
   while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {}
   boost::system::error_code malformed;
   const json::value facts = json::parse(text, malformed);
+  if (text.size() > kMaxAnswer)
+    fail(Exit::environment, "plugin-broken", "{} says more than {} MiB of its spaces", path, kMaxAnswer >> 20);
   if (malformed || !facts.is_object())
     fail(Exit::environment, "plugin-broken", "{} {} while it was loaded", path,
          in_time && WIFSIGNALED(status) ? fmt::format("ended with {}", ::strsignal(WTERMSIG(status)))
@@ -205,7 +213,11 @@ class PluginEnvironment final : public Environment {
   PluginEnvironment(const std::string& path, const EnvOptions& options) : plugin_(open_plugin(path)) {
     std::vector<double> values;
     for (size_t i = 0; i < plugin_.num_options; ++i) values.push_back(options.at(plugin_.options[i].name));
-    call([&](myriad_error* error) { return (env_ = plugin_.create(values.data(), error)) == nullptr; });
+    try {
+      call([&](myriad_error* error) { return (env_ = plugin_.create(values.data(), error)) == nullptr; });
+    } catch (const std::exception& error) {
+      fail(Exit::environment, "env-exception", "{} of {} cannot be made: {}", plugin_.id, path, error.what());
+    }
   }
   ~PluginEnvironment() override { plugin_.destroy(env_); }
 

@@ -21,15 +21,15 @@
 namespace myriad {
 namespace {
 
-constexpr int kPatienceS = 10;            // for one step
-constexpr int64_t kRoundSteps = 1'000;    // of a comparison
-constexpr double kGrowthBytes = 1 << 20;  // over the longest check: more is a leak
-constexpr double kSlowOverhead = 0.05;
+constexpr uint64_t kPatienceS = 10, kLoadS = 90;  // for one step; for the facts and the first one
+constexpr int64_t kRoundSteps = 1'000;            // of a comparison
+constexpr double kGrowthBytes = 1 << 20;          // over the longest check: more is a leak
 
 /// What the child is doing, for whoever finds it dead.
 struct Progress {
   std::atomic<uint64_t> steps{0};
   std::array<char, 64> check{};
+  std::atomic<bool> done{false};  ///< else an exit was the environment's
 };
 
 enum class Verdict : uint8_t { ok, note, wrong };
@@ -179,15 +179,22 @@ class Checks {
 
   void bounds() {
     const Box* box = spec_->action_space.get_if<Box>();
-    if (box == nullptr || box->dtype != DType::f32) return say(Verdict::ok, "actions are a choice: nothing to exceed");
+    if (box == nullptr) return say(Verdict::ok, "actions are a choice: nothing to exceed");
+    if (box->dtype == DType::f32) return at_bounds<float>(*box);
+    if (box->dtype == DType::f64) return at_bounds<double>(*box);
+    say(Verdict::note, "not tried with actions of whole numbers");
+  }
+
+  template <class T>
+  void at_bounds(const Box& box) {
     Player p = player();
     p.reset();
-    const auto values = Row(p.action()).f32();
+    const std::span<T> values(reinterpret_cast<T*>(p.action().data()), p.action().size() / sizeof(T));
     for (int64_t i = 0; i < kRoundSteps; ++i) {
       for (size_t j = 0; j < values.size(); ++j) {
-        const auto& side = (i / 10 + static_cast<int64_t>(j)) % 2 == 0 ? box->low : box->high;
+        const auto& side = (i / 10 + static_cast<int64_t>(j)) % 2 == 0 ? box.low : box.high;
         const double bound = side[side.size() == 1 ? 0 : j];
-        values[j] = static_cast<float>(std::isfinite(bound) ? bound : std::copysign(10.0, bound));
+        values[j] = static_cast<T>(std::isfinite(bound) ? bound : std::copysign(10.0, bound));
       }
       if (p.ended()) p.reset();
       p.apply();
@@ -390,18 +397,21 @@ int check_env(const CheckEnvOptions& options) {
         status = static_cast<int>(Exit::internal);
       }
     std::fflush(stdout);
+    progress.done = true;
     ::_exit(status);
   }
   int status = 0;
   bool hung = false;
   for (uint64_t seen = 0, silent_ms = 0; ::waitpid(child, &status, WNOHANG) == 0; ::usleep(10'000), silent_ms += 10) {
     if (std::exchange(seen, progress.steps.load()) != progress.steps) silent_ms = 0;
-    if (silent_ms < kPatienceS * 1000 || std::exchange(hung, true)) continue;
+    const uint64_t patience_s = seen == 0 ? kLoadS : kPatienceS;
+    if (silent_ms < patience_s * 1000 || std::exchange(hung, true)) continue;
     ::kill(child, SIGKILL);
   }
-  if (WIFEXITED(status)) return WEXITSTATUS(status);
-  const std::string found = hung ? fmt::format("no step or reset for {} s", kPatienceS)
-                                 : fmt::format("it ended with {}", ::strsignal(WTERMSIG(status)));
+  if (WIFEXITED(status) && progress.done) return WEXITSTATUS(status);
+  const std::string found = hung                ? "no step or reset for too long"
+                            : WIFEXITED(status) ? fmt::format("it called exit({})", WEXITSTATUS(status))
+                                                : fmt::format("it ended with {}", ::strsignal(WTERMSIG(status)));
   const std::string where =
       fmt::format("in check '{}', at step or reset {} of all", progress.check.data(), progress.steps.load());
   if (options.json)

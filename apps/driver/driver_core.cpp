@@ -154,6 +154,7 @@ void DriverCore::step(const Input& input, Time now, std::vector<Output>& outputs
 void DriverCore::received(const Received& received, Time now, Fleet::Outputs& fleet, LearnerGroup::Outputs& learners,
                           std::vector<Output>& outputs) {
   const Message& message = received.message;
+  if (options_.previous_run != 0 && message.run == options_.previous_run) return tell_of_this_run(received, outputs);
   if (message.run != options_.run || message.epoch > learners_.epoch()) return;
   if (const auto* scale = message.as<wire::ScaleRequestT>()) {
     wire::ScaleReplyT reply;
@@ -167,6 +168,18 @@ void DriverCore::received(const Received& received, Time now, Fleet::Outputs& fl
   } else if (!learners_.received(received.peer, received.user, message, now, learners)) {
     fleet_.received(received.peer, received.user, message, now, fleet);
   }
+}
+
+/// To an agent of the life before, which has missed its end.
+void DriverCore::tell_of_this_run(const Received& received, std::vector<Output>& outputs) const {
+  const Message& said = received.message;
+  if (said.as<wire::AgentHelloT>() == nullptr && said.as<wire::AgentStatusT>() == nullptr) return;
+  wire::StopT stop;
+  stop.reason = "the run goes on from its newest checkpoint";
+  stop.next_run = options_.run;
+  Message message = make_message(std::move(stop));
+  message.run = options_.previous_run;
+  outputs.push_back(Send{received.peer, std::move(message)});
 }
 
 void DriverCore::saved(const Saved& saved, Time now, std::vector<Output>& outputs) {
@@ -331,8 +344,8 @@ void DriverCore::stop_all(Time now, Exit exit, std::string reason, std::string c
   const bool all_hear = learners_.connected();
   apply_learners(learners, now, outputs);
   Fleet::Outputs fleet;
-  goes_on_ = exit_code_ == "learner-lost" && options_.next_run != 0 && interrupts_ == 0 &&
-             !(last_checkpoint_.empty() && options_.resume_directory.empty());
+  const bool resumable = !last_checkpoint_.empty() || (!options_.resume_directory.empty() && !options_.last_life);
+  goes_on_ = exit_code_ == "learner-lost" && options_.next_run != 0 && interrupts_ == 0 && resumable;
   fleet_.stop(stop_reason_, goes_on_ ? options_.next_run : 0, now, fleet);
   apply_fleet(fleet, now, outputs);
   if (!all_hear && learners_.num_processes() > 0) outputs.push_back(KillAll{});  // not yet connected: nobody to ask

@@ -28,8 +28,9 @@ class DriverCore {
  public:
   struct Options {
     uint64_t run = 0;
-    uint64_t next_run =
-        0;  ///< that goes on from the newest checkpoint if all learners are lost before a Ctrl-C; 0: none
+    uint64_t next_run = 0;            ///< that goes on from the newest checkpoint if all learners are lost; 0: none
+    uint64_t previous_run = 0;        ///< whose agents may not have heard of this one; 0: none
+    bool last_life = false;           ///< another one follows only with a checkpoint of its own
     std::string config_toml;          ///< resolved, for the processes
     std::string resume_directory;     ///< "" = a fresh run
     uint64_t training_iteration = 0;  ///< of the checkpoint, as the two below
@@ -125,6 +126,7 @@ class DriverCore {
   enum class Phase { starting, running, saving, stopping, finished };
   void received(const Received& received, Time now, Fleet::Outputs& fleet, LearnerGroup::Outputs& learners,
                 std::vector<Output>& outputs);
+  void tell_of_this_run(const Received& received, std::vector<Output>& outputs) const;
   void saved(const Saved& saved, Time now, std::vector<Output>& outputs);
   void checkpoint_done(const wire::CheckpointDoneT& done, std::vector<Output>& outputs);
   void formed(Time now, std::vector<Output>& outputs);

@@ -436,7 +436,7 @@ void LearnerGroup::tick(Time now, Outputs& outputs) {
   look_for_hangs(now, outputs);
   if (stage_ == Stage::formed && (target_ < size_ || next_shards_are_ready())) call("", now, outputs);
   if (stage_ == Stage::formed && options_.shares_by_speed && size_ > 1 && shares_by_.improve(now)) {
-    outputs.push_back(Event{"shares", "the learners' shares of a batch follow the speed they compute at"});
+    outputs.push_back(Event{"shares", "the learners' shares of a batch are measured anew"});
     call("", now, outputs);
   }
   send_orders(now, outputs);
@@ -507,7 +507,8 @@ void LearnerGroup::close_iteration(Outputs& outputs) {
       const auto row = std::ranges::find_if(report.metrics, [&](const auto& r) { return r->key == key; });
       return row == report.metrics.end() ? 0.0 : (*row)->value;
     };
-    shares_by_.add(shard, metric("num_updates"), metric("learner_update_s") - metric("learner_collective_s"));
+    shares_by_.add(shard, metric("num_updates"), metric("learner_update_s") - metric("learner_collective_s"),
+                   metric("learner_wait_s"));
     for (const auto& row : report.metrics) {
       auto [it, is_new] = sums.try_emplace(row->key, row->value);
       ++counts[row->key];

@@ -11,13 +11,15 @@ std::vector<uint32_t> divide_by(uint32_t fragments, const std::vector<double>& w
   const auto with_some = static_cast<uint32_t>(std::ranges::count_if(weights, [](double w) { return w > 0; }));
   const double all = std::accumulate(weights.begin(), weights.end(), 0.0);
   std::vector<uint32_t> shares;
-  uint32_t given = 0;
+  uint32_t given = 0, left = with_some;
   double before = 0;
   for (const double weight : weights) {
     before += weight;
-    const auto rest = static_cast<uint32_t>((fragments - with_some) * before / all);
+    if (weight > 0) --left;
+    // The last one gets what is left: sums of doubles are not exact.
+    const auto rest = left == 0 ? fragments - with_some : static_cast<uint32_t>((fragments - with_some) * before / all);
     shares.push_back(weight > 0 ? 1 + rest - given : 0);
-    given = rest;
+    given = std::max(given, rest);
   }
   return shares;
 }
@@ -32,22 +34,27 @@ std::vector<uint32_t> LearnerShares::divide(uint32_t fragments, const std::vecto
 }
 
 void LearnerShares::begin(std::vector<uint32_t> shares, Time now) {
-  if (shares.size() != shares_.size()) speeds_.clear();
+  if (shares.size() != shares_.size()) {
+    speeds_.clear();
+    settled_ = false;
+  }
   shares_ = std::move(shares);
   work_.assign(shares_.size(), {});
   began_ = now;
 }
 
-void LearnerShares::add(uint32_t shard, double updates, double busy_s) {
+void LearnerShares::add(uint32_t shard, double updates, double busy_s, double wait_s) {
   if (shard >= work_.size()) return;
   work_[shard].updates += updates;
   work_[shard].busy_s += busy_s;
+  work_[shard].wait_s += wait_s;
 }
 
 bool LearnerShares::improve(Time now) {
   if (now < began_ + kWindow) return false;
   const double window_s = to_seconds(now - std::exchange(began_, now));
   const std::vector<Work> work = std::exchange(work_, std::vector<Work>(shares_.size()));
+  if (std::ranges::any_of(work, [&](const Work& w) { return w.wait_s > kStarved * window_s; })) return starved();
   std::vector<double> speeds;
   for (size_t shard = 0; shard < shares_.size(); ++shard) {
     const double fragments = work[shard].updates * shares_[shard];
@@ -62,7 +69,16 @@ bool LearnerShares::improve(Time now) {
   const auto fragments = std::accumulate(shares_.begin(), shares_.end(), 0u);
   const double saved_s = seconds_of_update(shares_) - seconds_of_update(divide_by(fragments, speeds));
   if (work[0].updates * saved_s < kWorth * window_s) return false;
+  if (settled_) return false;
   speeds_ = std::move(speeds);
+  return true;
+}
+
+/// Runners are what the time goes to. Shares that follow speed are taken back, for good: a shard's runners are its own.
+bool LearnerShares::starved() {
+  if (speeds_.empty()) return false;
+  speeds_.clear();
+  settled_ = true;
   return true;
 }
 

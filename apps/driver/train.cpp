@@ -26,6 +26,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr Time kRedraw = std::chrono::milliseconds(250);
+constexpr int kLivesInVain = 3;  ///< that end without a checkpoint, one after the other: then the run ends
 
 double wall_time_s() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
@@ -67,14 +68,19 @@ uint64_t random_id() { return std::random_device{}() | uint64_t{std::random_devi
 /// From a start, or a checkpoint, to the end, or to the loss of all learners.
 class Run {
  public:
-  /// `goes_on`: whether another Run follows when all learners are lost.
+  /// Of a run that may have had lives before: how many in a row made no checkpoint, and the number of the last.
+  struct Life {
+    uint64_t id, previous = 0;
+    int in_vain = 0;
+  };
   Run(Config& config, const TrainOptions& options, Links& links, RunDirectory& directory, Files& files,
-      const SavedRun& saved, uint64_t id, bool goes_on)
+      const SavedRun& saved, const Life& life)
       : config_(config),
         json_(options.json),
         directory_(directory),
-        run_id_(id),
-        next_run_id_(goes_on ? random_id() : 0),
+        life_(life),
+        run_id_(life.id),
+        next_run_id_(random_id()),
         links_(links),
         children_(links.children),
         router_(links.router),
@@ -119,6 +125,7 @@ class Run {
     note_event("resume", fmt::format("{} in iteration {}: the run goes on from its newest checkpoint",
                                      finished_->reason, core_.training_iteration() + 1));
     view_.finish();
+    if (!std::isnan(best_)) directory_.record.best = best_;
     return std::nullopt;
   }
   uint64_t next_run_id() const { return next_run_id_; }
@@ -129,6 +136,8 @@ class Run {
     DriverCore::Options options;
     options.run = run_id_;
     options.next_run = next_run_id_;
+    options.previous_run = life_.previous;
+    options.last_life = life_.in_vain + 1 >= kLivesInVain;
     options.config_toml = to_toml(config_);
     options.resume_directory = saved.directory;
     options.training_iteration = saved.iteration;
@@ -398,6 +407,7 @@ class Run {
   Config& config_;
   bool json_;
   RunDirectory& directory_;
+  Life life_;
   uint64_t run_id_, next_run_id_;
   Links& links_;
   Children& children_;
@@ -444,8 +454,6 @@ EnvSpec check_environment(const Config& config) {
 
 namespace {
 
-constexpr int kLivesInVain = 3;  ///< that end without a checkpoint, one after the other: then the run ends
-
 /// What came after the checkpoint is done again.
 SavedRun go_back(Files& files, const RunDirectory& directory, const std::string& checkpoint, int64_t num_slots) {
   SavedRun saved = load_saved_run(files, checkpoint, num_slots);
@@ -456,15 +464,21 @@ SavedRun go_back(Files& files, const RunDirectory& directory, const std::string&
 
 int train(Config& config, const TrainOptions& options, Links& links, RunDirectory& directory, Files& files,
           SavedRun saved) {
-  uint64_t id = random_id();
-  for (int in_vain = 0;;) {
+  for (Run::Life life{random_id()};;) {
     {
-      Run run(config, options, links, directory, files, saved, id, in_vain < kLivesInVain);
+      Run run(config, options, links, directory, files, saved, life);
       if (const auto status = run.run()) return *status;
-      id = run.next_run_id();
-      in_vain = run.has_saved() ? 0 : in_vain + 1;
+      life = {run.next_run_id(), life.id, run.has_saved() ? 0 : life.in_vain + 1};
     }
-    saved = go_back(files, directory, checkpoint_of(files, directory.path()), config.env_runners.num_env_runners);
+    try {
+      saved = go_back(files, directory, checkpoint_of(files, directory.path()), config.env_runners.num_env_runners);
+    } catch (const Error& error) {
+      directory.record.state = "failed";
+      directory.record.join.clear();
+      directory.record.exit_reason = error.line();
+      directory.save();
+      throw;
+    }
   }
 }
 

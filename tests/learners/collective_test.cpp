@@ -14,6 +14,7 @@
 #include <iterator>
 
 #include "rl/random.hpp"
+#include "rl/shared_memory.hpp"
 #include "tests/learners/gloo_group.hpp"
 
 using namespace myriad;
@@ -163,7 +164,7 @@ TEST_CASE("Collective: abort() ends an operation whose peer never comes, and eve
 TEST_CASE("Collective: the deadline ends an operation whose peer never comes") {
   for (const auto& [name, make] : kCollectives) {
     CAPTURE(name);
-    const Group group = make_group(make, 2, 500ms);
+    const Group group = make_group(make, 2, 3s);  // it also has to form in that time
     CHECK(breaks([&] { sum(*group[0]); }));
   }
 }
@@ -199,7 +200,10 @@ TEST_CASE("Shared memory: null at every shard when one cannot map it, and Gloo f
 TEST_CASE("Shared memory: a place that is none of the group's is not mapped") {
   LocalRendezvous rendezvous(2);
   Rendezvous::Value place(24);  // pid, descriptor, mark
-  const int64_t pid = ::getpid(), fd = 0;
+  // Of the right size, and sealed, but with no mark, or another one.
+  const SharedMemory other = SharedMemory::create("other", 64 << 20, false);
+  const int64_t pid = ::getpid(), fd = other.fd();
+  place[16] = 1;
   std::memcpy(place.data(), &pid, sizeof pid);
   std::memcpy(place.data() + 8, &fd, sizeof fd);
   rendezvous.of(0).set("memory", place);
@@ -252,7 +256,9 @@ enum class Fate { killed, stopped };
                                 MakeCollective make) {
   FileRendezvous rendezvous(directory);
   const auto group = make(rendezvous.map(), rank, size, no_deadline);
-  sum(*group);
+  std::vector<float> ranks(100'000, static_cast<float>(rank));
+  group->all_reduce(ranks);
+  if (ranks != std::vector<float>(ranks.size(), static_cast<float>(size * (size - 1)) / 2)) std::_Exit(3);
   if (rank == size - 1) {
     std::raise(fate == Fate::killed ? SIGKILL : SIGSTOP);
     std::_Exit(1);

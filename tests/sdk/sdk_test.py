@@ -125,6 +125,15 @@ class Plugin(Case):
     def test_spaces_that_are_none_are_named(self):
         library = self.compile(self.cart(shape=("{4}); }\n  static myriad::Space action", "{4, -1}); }\n  static myriad::Space action")))
         self.refused(library, r"error\[plugin-broken\] .*its observation space has a shape that is none")
+        library = self.compile(self.cart(low=("box(-myriad::infinity", "box(std::nan(\"\")")), "low")
+        self.refused(library, r"error\[plugin-broken\] .*its observation space has a low above its high, or no number")
+        library = self.compile(self.cart(dtype=("myriad::infinity, {4})", "myriad::infinity, {4}, MYRIAD_F64)")), "dtype")
+        self.refused(library, r"error\[plugin-broken\] .*an observation of another type than its space's")
+
+    def test_environment_that_cannot_be_made_ends_the_run_with_its_words(self):
+        library = self.compile(self.cart(make=("force(options[\"force\"]) {}", "force(options[\"force\"]) { throw std::runtime_error(\"no licence for d\\xe9j\\xe0\"); }")))
+        result, _ = self.train_plugin(library, status=3)
+        self.assertRegex(result.stderr, r"error\[.*cannot be made: no licence for d\?j\?")
 
     def test_exception_in_step_ends_the_run_with_its_words(self):
         library = self.compile(self.cart(throws=("    observe(observation);\n    return", '    throw std::runtime_error("motor 3 is hot");\n    return')))
@@ -166,13 +175,14 @@ class Plugin(Case):
         self.finding("state", r"load\(\) gives", load=("s[i] = state[i];", "s[i] = i == 1 ? 0 : state[i];"))
         self.finding("memory", "MiB over", leak=(step, "    new char[1000]();\n" + step))
         self.finding("reset", "give the same state", status=0, reset=("random.uniform(-0.05, 0.05)", "0.01"))
+        self.finding("spaces", r"it called exit\(0\)", exit=(step, "    if (s[0] > 0.1) std::exit(0);\n" + step), include=("#include <myriad", "#include <cstdlib>\n#include <myriad"))
         self.finding("reset", "ended with Segmentation fault", crash=("  void reset(myriad::Random& random, float* observation) {", "  void reset(myriad::Random& random, float* observation) {\n    *(volatile int*)nullptr = 1;"))
 
     def test_crash_in_step_costs_one_runner_and_training_goes_on(self):
         # Once for the whole run: the file says that it has been.
         once = self.root / "crashed"
-        crash = (f'    static const std::string file = "{once}";\n    if (++steps == 2000 && !std::fopen(file.c_str(), "r")) '
-                 '{ std::fopen(file.c_str(), "w"); volatile int* nowhere = nullptr; *nowhere = 1; }\n    observe(observation);\n    return')
+        crash = (f'    static const std::string file = "{once}";\n    if (++steps == 2000 && std::fopen(file.c_str(), "wx")) '
+                 '{ volatile int* nowhere = nullptr; *nowhere = 1; }\n    observe(observation);\n    return')
         library = self.compile(self.cart(crash=("    observe(observation);\n    return", crash), count=("  double force, s[4]", "  long steps = 0;\n  double force, s[4]")))
         _, run = self.train_plugin(library, "stop.training_iteration=120")
         self.assertTrue(once.exists())

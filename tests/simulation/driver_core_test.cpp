@@ -441,13 +441,14 @@ TEST_SUITE("driver/driver_core") {
 
   TEST_CASE("DriverCore: with a checkpoint and a number for it, another run goes on when all learners are lost") {
     for (const bool checkpoint : {false, true})
-      for (const uint64_t next_run : {0u, 9u}) {
+      for (const uint64_t next_run : {0u, 9u, 10u}) {
         CAPTURE(checkpoint);
         CAPTURE(next_run);
         DriverCore::Options options = Run::options();
         options.next_run = next_run;
         if (checkpoint) options.resume_directory = "checkpoints/000000004";
-        const uint64_t told = checkpoint ? next_run : 0;
+        options.last_life = next_run == 10;  // and it made none itself
+        const uint64_t told = checkpoint && !options.last_life ? next_run : 0;
         Run run(options);
         run.everybody();
         const Outputs lost = run.step(DriverCore::LearnerExited{0, 0, "SIGKILL"});
@@ -458,6 +459,23 @@ TEST_SUITE("driver/driver_core") {
         REQUIRE(find<DriverCore::Finished>(finished) != nullptr);
         CHECK(find<DriverCore::Finished>(finished)->goes_on == (told != 0));
       }
+  }
+
+  TEST_CASE("DriverCore: an agent that missed the end of the life before is told of this one") {
+    DriverCore::Options options = Run::options();
+    options.previous_run = 77;
+    Run run(options);
+    const auto late = [&](auto body, uint64_t number) {
+      Message message = make_message(std::move(body));
+      message.run = number;
+      return run.step(DriverCore::Received{"join-1", std::move(message)});
+    };
+    const Outputs outputs = late(wire::AgentStatusT{}, 77);
+    REQUIRE(sent<wire::StopT>(outputs) != nullptr);
+    CHECK(sent<wire::StopT>(outputs)->next_run == kRun);
+    CHECK(find<DriverCore::Send>(outputs)->message.run == 77);
+    CHECK(late(wire::AgentStatusT{}, 78).empty());
+    CHECK(late(wire::LearnerStatusT{}, 77).empty());
   }
 
   TEST_CASE("DriverCore: commands and agents' states are repeated every 250 ms") {

@@ -2,6 +2,9 @@
 
 #include <doctest/doctest.h>
 
+#include <numeric>
+
+#include "rl/random.hpp"
 #include "tests/simulation/group_harness.hpp"
 
 using namespace myriad;
@@ -19,11 +22,11 @@ TEST_SUITE("apps/learner_shares") {
   }
 
   TEST_CASE("LearnerShares: at the end of a window the rest goes by speed, if that saves a tenth of the time") {
-    const auto after = [](double slow_busy_s, double fast_busy_s, Time window, uint32_t fragments) {
+    const auto after = [](double slow_busy_s, double fast_busy_s, Time window, uint32_t fragments, double wait_s = 1) {
       LearnerShares shares;
       shares.begin(shares.divide(fragments, {4, 4}), Time(0));
-      shares.add(0, 100, slow_busy_s);
-      shares.add(1, 100, fast_busy_s);
+      shares.add(0, 100, slow_busy_s, 0);
+      shares.add(1, 100, fast_busy_s, wait_s);
       return shares.improve(window) ? shares.divide(fragments, {4, 4}) : Shares{};
     };
     using std::chrono::seconds;
@@ -40,8 +43,8 @@ TEST_SUITE("apps/learner_shares") {
   TEST_CASE("LearnerShares: speeds outlive a group of the same size, and not another") {
     LearnerShares shares;
     shares.begin({8, 8}, Time(0));
-    shares.add(0, 100, 8);
-    shares.add(1, 100, 2);
+    shares.add(0, 100, 8, 0);
+    shares.add(1, 100, 2, 0);
     REQUIRE(shares.improve(std::chrono::seconds(10)));
     const Shares faster = shares.divide(16, {4, 4});
     CHECK(faster == Shares{3, 13});
@@ -51,6 +54,42 @@ TEST_SUITE("apps/learner_shares") {
     CHECK_FALSE(shares.improve(std::chrono::seconds(10)));  // a window without a word
     shares.begin({6, 5, 5}, Time(0));
     CHECK(shares.divide(16, {4, 4, 4}) == Shares{5, 5, 6});
+  }
+
+  TEST_CASE("LearnerShares: none is lost, whatever the speeds") {
+    RandomStream random(1, StreamPurpose::simulation, 0);
+    for (int i = 0; i < 20'000; ++i) {
+      LearnerShares shares;
+      const auto shards = static_cast<uint32_t>(2 + random.below(6)),
+                 fragments = static_cast<uint32_t>(shards + random.below(60));
+      const std::vector<uint64_t> slots(shards, 4);
+      shares.begin(shares.divide(fragments, slots), Time(0));
+      for (uint32_t shard = 0; shard < shards; ++shard) shares.add(shard, 100, random.uniform(0.1, 9.9), 0);
+      shares.improve(LearnerShares::kWindow);
+      const Shares given = shares.divide(fragments, slots);
+      REQUIRE(std::accumulate(given.begin(), given.end(), 0u) == fragments);
+      REQUIRE(*std::ranges::min_element(given) >= 1);
+    }
+  }
+
+  TEST_CASE("LearnerShares: a shard that then waits for its runners gets its old share back, for good") {
+    LearnerShares shares;
+    const auto window = [&](double wait_s) {
+      shares.add(0, 100, 8, 0);
+      shares.add(1, 100, 2, wait_s);
+    };
+    shares.begin({8, 8}, Time(0));
+    window(4);
+    CHECK_FALSE(shares.improve(LearnerShares::kWindow));  // it waits already
+    window(0);
+    REQUIRE(shares.improve(2 * LearnerShares::kWindow));
+    shares.begin(shares.divide(16, {4, 4}), Time(0));
+    window(4);
+    REQUIRE(shares.improve(LearnerShares::kWindow));
+    CHECK(shares.divide(16, {4, 4}) == Shares{8, 8});
+    shares.begin({8, 8}, Time(0));
+    window(0);
+    CHECK_FALSE(shares.improve(LearnerShares::kWindow));
   }
 
   TEST_CASE("LearnerGroup: where nobody waits for slots, a slow shard gets less of the next epoch's batches") {

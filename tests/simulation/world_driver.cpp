@@ -35,6 +35,7 @@ void World::start_life() {
   DriverCore::Options options;
   options.run = kRun + life_;
   options.next_run = kRun + life_ + 1;
+  options.previous_run = life_ > 1 ? kRun + life_ - 1 : 0;
   options.config_toml = "seed = 1";
   options.resume_directory = saved_.directory;
   options.training_iteration = saved_.driver.iteration;

@@ -37,6 +37,7 @@ constexpr double infinity = std::numeric_limits<double>::infinity();
 struct Space {
   static Space box(std::vector<double> low, std::vector<double> high, std::vector<int32_t> shape,
                    uint32_t dtype = MYRIAD_F32) {
+    if (low.empty() || low.size() != high.size()) throw std::runtime_error("a box wants as many lows as highs");
     Space space;
     space.kind = MYRIAD_BOX;
     space.dtype = dtype;
@@ -178,6 +179,16 @@ struct Plugin {
   static E& of(myriad_env* env) { return *reinterpret_cast<E*>(env); }
   static Observation* row(void* observation) { return static_cast<Observation*>(observation); }
 
+  /// Whether a pointer to T can be to a row of this space.
+  template <class T>
+  static bool fits(const Space& space) {
+    const uint32_t type = std::is_same<T, float>::value     ? MYRIAD_F32
+                          : std::is_same<T, double>::value  ? MYRIAD_F64
+                          : std::is_same<T, uint8_t>::value ? MYRIAD_U8
+                                                            : MYRIAD_I32;
+    return type == (space.kind == MYRIAD_BOX ? space.dtype : static_cast<uint32_t>(MYRIAD_I32));
+  }
+
   static void write(const Space& space, myriad_space& to) {
     to = {space.kind,
           space.dtype,
@@ -195,6 +206,10 @@ struct Plugin {
       static std::deque<std::pair<Space, Space>> kept;  // each answer lives as long as the plugin
       const Options given(options(), values);
       kept.emplace_back(E::observation_space(given), E::action_space(given));
+      if (!fits<Observation>(kept.back().first))
+        throw std::runtime_error("reset() and step() write an observation of another type than its space's");
+      if (!fits<Action>(kept.back().second))
+        throw std::runtime_error("step() reads an action of another type than its space's");
       write(kept.back().first, *observation);
       write(kept.back().second, *action);
     });
