@@ -2,8 +2,8 @@
 //
 // Every shard calls the same operations in the same order, from its update thread. A peer that gave up, abort() or the
 // deadline makes an operation throw GroupBroken, and so does a shard that died where there are sockets to tell; then
-// the epoch is over and the collective useless. Results are the same to the bit at every shard, and in every run with the
-// same ranks. No torch in this header.
+// the epoch is over and the collective useless. Results are the same to the bit at every shard, and in every run with
+// the same ranks. No torch in this header.
 #pragma once
 
 #include <algorithm>
