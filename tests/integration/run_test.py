@@ -402,14 +402,14 @@ class Faults(Case):
         self.assertEqual(1, self.assert_counted_once(run, 200)[-1]["fault_tolerance"]["num_remote_worker_restarts"])
 
     def test_run_whose_only_learner_is_killed_goes_on_from_its_checkpoint(self):
-        words = ["checkpointing.checkpoint_frequency=5", "stop.training_iteration=40"]
+        words = ["checkpointing.checkpoint_frequency=5", "stop.training_iteration=150"]
         self.train(self.root / "calm", *words)
         driver, run = self.start_train(*words)
-        self.wait_for(lambda: len(self.checkpoints(run)) == 2, "two checkpoints", driver=driver)
+        self.wait_for(lambda: len(self.checkpoints(run)) >= 2, "two checkpoints", driver=driver)
         os.kill(list(self.processes(LEARNER))[0], signal.SIGKILL)
         self.assertIn("SIGKILL", self.wait_event(run, "resume", driver)["text"])
         self.finish(driver)
-        self.assert_counted_once(run, 40)
+        self.assert_counted_once(run, 150)
         self.assert_same_state(self.checkpoints(self.root / "calm")[-1], self.checkpoints(run)[-1])
         self.assertEqual("finished", json.loads((run / "run.json").read_text())["state"])
         self.assert_nothing_left()
@@ -1009,7 +1009,7 @@ class Network(Case):
 
     def test_agents_from_outside_stay_with_a_run_that_goes_on_from_its_checkpoint(self):
         run = self.root / "run"
-        driver = self.start("train", self.config, "--out", run, 'hosts.launcher="none"', "stop.training_iteration=30", 'network.bind="127.0.0.1"',
+        driver = self.start("train", self.config, "--out", run, 'hosts.launcher="none"', "stop.training_iteration=150", 'network.bind="127.0.0.1"',
                             "checkpointing.checkpoint_frequency=5")
         agent = self.start(*self.join_command(run, driver))
         self.wait_event(run, "checkpoint", driver)
@@ -1017,7 +1017,7 @@ class Network(Case):
         self.wait_event(run, "resume", driver)
         self.finish(driver)
         self.assertEqual(0, self.finish(agent, None).returncode)
-        self.assert_counted_once(run, 30)
+        self.assert_counted_once(run, 150)
         self.assert_nothing_left()
 
     def test_step_by_step_runs_take_joining_agents_too(self):
