@@ -73,7 +73,7 @@ class Plugin(Case):
             self.shell(["ninja", "-C", "build"], folder)
             self.shell(["meson", "test", "-C", "build"], folder)
             if shutil.which("cmake"):
-                self.shell(["cmake", "-B", "by-cmake"], folder)
+                self.shell(["cmake", "-G", "Ninja", "-B", "by-cmake"], folder)
                 self.shell(["cmake", "--build", "by-cmake"], folder)
                 self.shell(["ctest", "--test-dir", "by-cmake"], folder)
             self.assertLessEqual(len((folder / "my_cpp.cpp").read_text().splitlines()) if language == "cpp" else 0, 40)
