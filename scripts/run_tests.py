@@ -212,6 +212,8 @@ def main() -> int:
         tests += tree_checks()
     if arguments.pattern:
         tests = select(tests, arguments.pattern)
+    if arguments.sanitize:  # ten times slower
+        os.environ.setdefault("MYRIAD_SIMULATION_SCHEDULES", "3000")
     if "thread" in arguments.sanitize:  # libzmq is not instrumented: what only it sees is not reported
         os.environ.setdefault("TSAN_OPTIONS", f"halt_on_error=0 suppressions={ROOT / 'scripts/tsan.supp'}")
     if "undefined" in arguments.sanitize:
