@@ -119,7 +119,7 @@ void check_state_length(std::string_view id, size_t got, size_t want) {
 EnvSpec configured_spec(const EnvSpec& spec, const EnvOptions& options) {
   EnvSpec configured = spec;
   configured.options = merged_options(spec, options);
-  if (configured.configure) configured.configure(configured);
+  if (configured.configure && configured.options != spec.options) configured.configure(configured);
   return configured;
 }
 

@@ -94,7 +94,8 @@ struct EnvSpec {
   EnvOptions options = {};                      ///< options with their defaults
   std::vector<std::string> state_names = {};    ///< names of the values set_state takes, in order; may be empty
   std::function<std::unique_ptr<Environment>(const EnvOptions& options)> make;  ///< receives every option
-  std::function<void(EnvSpec& spec)> configure = {};  ///< adapts the spaces to spec.options, where options change them
+  std::function<void(EnvSpec& spec)> configure =
+      {};  ///< sets the spaces to those of spec.options, where options change them
 };
 
 class EnvRegistry {

@@ -206,6 +206,10 @@ json::object ask(const std::string& path, const EnvOptions& options) {
   return object;
 }
 
+std::string path_of(const std::string& env) {
+  return fs::absolute(env.substr(kPluginPrefix.size())).lexically_normal().string();
+}
+
 // --- the environment ---
 
 class PluginEnvironment final : public Environment {
@@ -271,12 +275,11 @@ class PluginEnvironment final : public Environment {
 }  // namespace
 
 std::string absolute_plugin(const std::string& env) {
-  if (!is_plugin(env)) return env;
-  return std::string(kPluginPrefix) + fs::absolute(env.substr(kPluginPrefix.size())).lexically_normal().string();
+  return is_plugin(env) ? std::string(kPluginPrefix) + path_of(env) : env;
 }
 
 EnvSpec plugin_spec(const std::string& env) {
-  const std::string path = fs::absolute(env.substr(kPluginPrefix.size())).lexically_normal().string();
+  const std::string path = path_of(env);
   if (!fs::exists(path)) fail(Exit::usage, "no-plugin", "there is no file {}", path);
   const json::object facts = ask(path, {});
   EnvSpec spec{.id = env,
@@ -289,8 +292,7 @@ EnvSpec plugin_spec(const std::string& env) {
     spec.reward_threshold = threshold;
   for (const json::value& option : facts.at("options").as_array())
     spec.options[std::string(option.at(0).as_string())] = number_of(option.at(1));
-  spec.configure = [path, defaults = spec.options](EnvSpec& configured) {
-    if (configured.options == defaults) return;
+  spec.configure = [path](EnvSpec& configured) {
     const json::object other = ask(path, configured.options);
     configured.observation_space = space_from(other.at("observation").as_object());
     configured.action_space = space_from(other.at("action").as_object());

@@ -79,7 +79,6 @@ class Run {
         json_(options.json),
         directory_(directory),
         life_(life),
-        run_id_(life.id),
         next_run_id_(random_id()),
         links_(links),
         children_(links.children),
@@ -95,7 +94,7 @@ class Run {
               view_mode(options.json, terminal_.is_terminal, std::getenv("TERM") == nullptr ? "" : std::getenv("TERM")),
               terminal_.colour) {
     children_.log_to((directory_.path() / "logs").string());
-    children_.name_run(fmt::format("{:016x}", run_id_));
+    children_.name_run(fmt::format("{:016x}", life_.id));
     base_steps_ = saved.env_steps;
     resumed_ = !saved.directory.empty();
     last_steps_ = static_cast<double>(saved.env_steps);
@@ -134,7 +133,7 @@ class Run {
  private:
   DriverCore::Options core_options(const SavedRun& saved) {
     DriverCore::Options options;
-    options.run = run_id_;
+    options.run = life_.id;
     options.next_run = next_run_id_;
     options.previous_run = life_.previous;
     options.last_life = life_.in_vain + 1 >= kLivesInVain;
@@ -171,7 +170,7 @@ class Run {
 
   /// Into run.json for scripts, and to whom it concerns: other hosts can reach the run, or none comes by itself.
   void tell_how_to_join() {
-    std::vector<std::string> words{"agent", "--connect", router_.endpoint(), "--run", std::to_string(run_id_)};
+    std::vector<std::string> words{"agent", "--connect", router_.endpoint(), "--run", std::to_string(life_.id)};
     if (!links_.is_ipc() && !links_.config.keys.empty()) words.insert(words.end(), {"--keys", links_.config.keys});
     directory_.record.join = command_name() + " " + shell_line(words);
     directory_.save();
@@ -190,7 +189,7 @@ class Run {
   }
 
   std::vector<std::string> child_arguments() const {
-    std::vector<std::string> arguments{"--control", router_.endpoint(),        "--run", std::to_string(run_id_),
+    std::vector<std::string> arguments{"--control", router_.endpoint(),        "--run", std::to_string(life_.id),
                                        "--parent",  std::to_string(::getpid())};
     if (links_.context.keys().server) arguments.insert(arguments.end(), {"--keys", links_.config.keys});
     return arguments;
@@ -408,7 +407,7 @@ class Run {
   bool json_;
   RunDirectory& directory_;
   Life life_;
-  uint64_t run_id_, next_run_id_;
+  uint64_t next_run_id_;
   Links& links_;
   Children& children_;
   Router& router_;

@@ -108,11 +108,8 @@ const RegisterEnv ant{{
                     "angle_x_dot", "angle_y_dot", "angle_z_dot", "hip_1_dot", "ankle_1_dot", "hip_2_dot",
                     "ankle_2_dot", "hip_3_dot",   "ankle_3_dot", "hip_4_dot", "ankle_4_dot"},
     .make = [](const EnvOptions& options) { return std::make_unique<Ant>(options); },
-    .configure =
-        [](EnvSpec& spec) {
-          set_observation_size(
-              spec, 29, {{"exclude_current_positions_from_observation", -2}, {"include_cfrc_ext_in_observation", 78}});
-        },
+    .configure = observation_size(
+        29, {{"exclude_current_positions_from_observation", -2}, {"include_cfrc_ext_in_observation", 78}}),
 }};
 
 }  // namespace

@@ -16,9 +16,7 @@ class HalfCheetah final : public MujocoEnv {
         skipped_qpos_(options.at("exclude_current_positions_from_observation") != 0) {}
 
   StepResult step(ConstRow action, RandomStream&, Row observation) override {
-    const double x_before = qpos()[0];
-    simulate(action.f32());
-    const double x_velocity = (qpos()[0] - x_before) / dt();  // m/s
+    const double x_velocity = simulate_forward(action.f32());
     observe(observation);
     const double control = control_cost(ctrl_cost_weight_, action.f32());
     return {.reward = forward_reward_weight_ * x_velocity - control, .terminated = false};
@@ -51,7 +49,7 @@ const RegisterEnv half_cheetah{{
     .state_names = {"x", "z", "angle", "bthigh", "bshin", "bfoot", "fthigh", "fshin", "ffoot", "x_dot", "z_dot",
                     "angle_dot", "bthigh_dot", "bshin_dot", "bfoot_dot", "fthigh_dot", "fshin_dot", "ffoot_dot"},
     .make = [](const EnvOptions& options) { return std::make_unique<HalfCheetah>(options); },
-    .configure = include_x_position,
+    .configure = observation_size(18, {{"exclude_current_positions_from_observation", -1}}),
 }};
 
 }  // namespace

@@ -66,14 +66,11 @@ EnvSpec humanoid_spec() {
                       {"include_cfrc_ext_in_observation", 1}},
           .state_names = names,
           .make = {},
-          .configure = [](EnvSpec& spec) {
-            set_observation_size(spec, 47,
-                                 {{"exclude_current_positions_from_observation", -2},
-                                  {"include_cinert_in_observation", 130},
-                                  {"include_cvel_in_observation", 78},
-                                  {"include_qfrc_actuator_in_observation", 17},
-                                  {"include_cfrc_ext_in_observation", 78}});
-          }};
+          .configure = observation_size(47, {{"exclude_current_positions_from_observation", -2},
+                                             {"include_cinert_in_observation", 130},
+                                             {"include_cvel_in_observation", 78},
+                                             {"include_qfrc_actuator_in_observation", 17},
+                                             {"include_cfrc_ext_in_observation", 78}})};
 }
 
 }  // namespace myriad

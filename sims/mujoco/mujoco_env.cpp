@@ -66,6 +66,12 @@ void MujocoEnv::reset(RandomStream& random, Row observation) {
   observe(observation);
 }
 
+double MujocoEnv::simulate_forward(std::span<const float> controls) {
+  const double x_before = qpos()[0];
+  simulate(controls);
+  return (qpos()[0] - x_before) / dt();
+}
+
 void MujocoEnv::simulate(std::span<const float> controls) {
   check(controls.size() == static_cast<size_t>(model_->nu), "an action has {} values, want {}", controls.size(),
         model_->nu);
@@ -128,15 +134,13 @@ Space mujoco_observation_space(int size) {
   return Space::box(-kInf, kInf, {size}, DType::f64);
 }
 
-void include_x_position(EnvSpec& spec) {
-  if (spec.options.at("exclude_current_positions_from_observation") == 0)
-    spec.observation_space = mujoco_observation_space(spec.observation_space.flat_size() + 1);
-}
-
-void set_observation_size(EnvSpec& spec, int size, std::initializer_list<std::pair<const char*, int>> options) {
-  for (const auto& [name, values] : options)
-    if (spec.options.at(name) != 0) size += values;
-  spec.observation_space = mujoco_observation_space(size);
+std::function<void(EnvSpec& spec)> observation_size(int size, std::vector<std::pair<const char*, int>> options) {
+  return [size, options = std::move(options)](EnvSpec& spec) {
+    int all = size;
+    for (const auto& [name, values] : options)
+      if (spec.options.at(name) != 0) all += values;
+    spec.observation_space = mujoco_observation_space(all);
+  };
 }
 
 void write_blocks(Row observation, std::initializer_list<std::span<const double>> blocks) {

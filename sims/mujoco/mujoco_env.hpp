@@ -11,6 +11,7 @@
 #include <mujoco/mujoco.h>
 
 #include <algorithm>
+#include <functional>
 #include <initializer_list>
 #include <limits>
 #include <memory>
@@ -60,6 +61,9 @@ class MujocoEnv : public Environment {
   /// Applies the controls for one env step.
   void simulate(std::span<const float> controls);
 
+  /// The same; the velocity at which x, the first of qpos, has changed.
+  double simulate_forward(std::span<const float> controls);  // m/s
+
   std::span<const double> qpos() const { return {data_->qpos, static_cast<size_t>(model_->nq)}; }
   std::span<const double> qvel() const { return {data_->qvel, static_cast<size_t>(model_->nv)}; }
   std::span<const double> read(const MujocoField& field) const {
@@ -100,11 +104,8 @@ struct OptionRange {
 /// Unbounded float64 observations, as Gymnasium's MuJoCo tasks have them.
 Space mujoco_observation_space(int size);
 
-/// For EnvSpec::configure: one more observation value when x is not excluded from the observation.
-void include_x_position(EnvSpec& spec);
-
 /// For EnvSpec::configure: `size` values and, for each option which is on, as many more (or fewer).
-void set_observation_size(EnvSpec& spec, int size, std::initializer_list<std::pair<const char*, int>> options);
+std::function<void(EnvSpec& spec)> observation_size(int size, std::vector<std::pair<const char*, int>> options);
 
 /// Writes `blocks` side by side; they fill the row.
 void write_blocks(Row observation, std::initializer_list<std::span<const double>> blocks);

@@ -17,9 +17,7 @@ class Swimmer final : public MujocoEnv {
         skipped_qpos_(options.at("exclude_current_positions_from_observation") != 0 ? 2 : 0) {}
 
   StepResult step(ConstRow action, RandomStream&, Row observation) override {
-    const double x_before = qpos()[0];
-    simulate(action.f32());
-    const double x_velocity = (qpos()[0] - x_before) / dt();  // m/s
+    const double x_velocity = simulate_forward(action.f32());
     observe(observation);
     const double control = control_cost(ctrl_cost_weight_, action.f32());
     return {.reward = forward_reward_weight_ * x_velocity - control, .terminated = false};
@@ -52,10 +50,7 @@ const RegisterEnv swimmer{{
     .state_names = {"x", "y", "angle", "joint_1", "joint_2", "x_dot", "y_dot", "angle_dot", "joint_1_dot",
                     "joint_2_dot"},
     .make = [](const EnvOptions& options) { return std::make_unique<Swimmer>(options); },
-    .configure =
-        [](EnvSpec& spec) {
-          set_observation_size(spec, 10, {{"exclude_current_positions_from_observation", -2}});
-        },
+    .configure = observation_size(10, {{"exclude_current_positions_from_observation", -2}}),
 }};
 
 }  // namespace

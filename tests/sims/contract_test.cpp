@@ -178,6 +178,9 @@ TEST_SUITE("sims/contract") {
       INFO(id, " without ", turned_off);
       const EnvSpec spec = configured_spec(EnvRegistry::instance().find(id), {{turned_off, 0}});
       REQUIRE(spec.observation_space.flat_size() == size);
+      CHECK(configured_spec(spec, {{turned_off, 0}}).observation_space.flat_size() == size);  // again: the same
+      CHECK(configured_spec(spec, {{turned_off, 1}}).observation_space.flat_size() ==
+            EnvRegistry::instance().find(id).observation_space.flat_size());  // and back
       std::vector<double> row(static_cast<size_t>(size));
       RandomStream random(1, StreamPurpose::environment, 0);
       const auto env = make_environment(spec, spec.options);

@@ -307,30 +307,20 @@ TEST_SUITE("driver/learner_group") {
   // --- reports ---
 
   TEST_CASE_FIXTURE(Two, "LearnerGroup: an iteration is what all shards report: sums, means and maxima") {
-    CHECK(receive(0, report(1,
-                            {{"loss", 1},
-                             {"dropped/invalid", 2},
-                             {"num_bytes_received_since_start", 5},
-                             {"policy_lag_hist/0", 3},
-                             {"num_fragments", 4},
-                             {"num_episodes_left_out", 1},
-                             {"policy_lag_max", 7},
-                             {"queue_age_max_s", 0.5},
-                             {"only_here", 3}},
-                            10))
-              .empty());
+    const wire::IterationReportT first = report(1,
+                                                {{"loss", 1},
+                                                 {"dropped/invalid", 2},
+                                                 {"num_bytes_received_since_start", 5},
+                                                 {"policy_lag_hist/0", 3},
+                                                 {"num_fragments", 4},
+                                                 {"num_episodes_left_out", 1},
+                                                 {"policy_lag_max", 7},
+                                                 {"queue_age_max_s", 0.5},
+                                                 {"only_here", 3}},
+                                                10);
+    CHECK(receive(0, wire::IterationReportT(first)).empty());
     CHECK(receive(0, report(1, {{"loss", 9}})).empty());  // said again: the newest word counts
-    receive(0, report(1,
-                      {{"loss", 1},
-                       {"dropped/invalid", 2},
-                       {"num_bytes_received_since_start", 5},
-                       {"policy_lag_hist/0", 3},
-                       {"num_fragments", 4},
-                       {"num_episodes_left_out", 1},
-                       {"policy_lag_max", 7},
-                       {"queue_age_max_s", 0.5},
-                       {"only_here", 3}},
-                      10));
+    receive(0, wire::IterationReportT(first));
     const Outputs outputs = receive(1, report(1,
                                               {{"loss", 2},
                                                {"dropped/invalid", 1},
