@@ -3,13 +3,14 @@
 #include <ATen/ATen.h>
 #include <ATen/core/ivalue.h>
 
-#include <atomic>
 #include <condition_variable>
 #include <cstring>
 #include <mutex>
 #include <thread>
 #include <utility>
 #include <vector>
+
+#include "learners/counted_collective.hpp"
 
 namespace myriad {
 namespace {
@@ -43,7 +44,7 @@ void bury(Remains remains) {
   }).detach();
 }
 
-class BackendCollective final : public Collective {
+class BackendCollective final : public CountedCollective {
  public:
   BackendCollective(Backend backend, at::Device device, std::chrono::milliseconds deadline,
                     std::function<void()> disconnect)
@@ -51,9 +52,6 @@ class BackendCollective final : public Collective {
 
   uint32_t rank() const override { return static_cast<uint32_t>(backend_->getRank()); }
   uint32_t size() const override { return static_cast<uint32_t>(backend_->getSize()); }
-  uint64_t operations() const override { return operations_; }
-  bool inside() const override { return inside_; }
-  double seconds() const override { return seconds_; }
 
   void abort() noexcept override {
     {
@@ -147,21 +145,10 @@ class BackendCollective final : public Collective {
     return tensor;
   }
 
-  struct Inside {
-    explicit Inside(BackendCollective& c) : self(c), start(std::chrono::steady_clock::now()) { self.inside_ = true; }
-    ~Inside() {
-      self.inside_ = false;
-      self.seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    }
-    BackendCollective& self;
-    std::chrono::steady_clock::time_point start;
-  };
-
   /// Starts an operation and waits for its end.
   template <class Start>
   void run(Start start) {
-    ++operations_;
-    const Inside inside(*this);
+    const Operation operation(*this);
     if (!broken_.empty()) throw GroupBroken(broken_);
     {
       const std::lock_guard lock(completion_->mutex);
@@ -211,9 +198,6 @@ class BackendCollective final : public Collective {
   std::shared_ptr<Completion> completion_ = std::make_shared<Completion>();
   at::Tensor in_, out_;  ///< bytes, what operations work on
   std::string broken_;   ///< why, once it is
-  std::atomic<uint64_t> operations_{0};
-  std::atomic<bool> inside_{false};
-  double seconds_ = 0;
 };
 
 }  // namespace

@@ -15,12 +15,11 @@
 #include <thread>
 #include <utility>
 
+#include "learners/counted_collective.hpp"
 #include "rl/shared_memory.hpp"
 
 namespace myriad {
 namespace {
-
-using Steady = std::chrono::steady_clock;
 
 constexpr size_t kLine = 64;
 constexpr size_t kSlotBytes = size_t{256} << 10;  // what is summed at once; more goes in pieces
@@ -54,7 +53,7 @@ void pause() {
 #endif
 }
 
-class SharedCollective final : public Collective {
+class SharedCollective final : public CountedCollective {
  public:
   SharedCollective(SharedMemory memory, uint32_t rank, uint32_t size, std::chrono::milliseconds deadline)
       : memory_(std::move(memory)),
@@ -66,9 +65,6 @@ class SharedCollective final : public Collective {
 
   uint32_t rank() const override { return rank_; }
   uint32_t size() const override { return size_; }
-  uint64_t operations() const override { return operations_; }
-  bool inside() const override { return inside_; }
-  double seconds() const override { return seconds_; }
 
   void abort() noexcept override {
     aborted_ = true;
@@ -123,17 +119,7 @@ class SharedCollective final : public Collective {
   /// One operation: `piece(at, count)` for each part of `bytes` that fits into a slot, with at least one barrier each.
   template <class Piece>
   void in_pieces(size_t bytes, Piece piece) {
-    struct Inside {
-      explicit Inside(SharedCollective& c) : self(c), start(Steady::now()) { self.inside_ = true; }
-      ~Inside() {
-        self.inside_ = false;
-        self.seconds_ += std::chrono::duration<double>(Steady::now() - start).count();
-      }
-      SharedCollective& self;
-      Steady::time_point start;
-    };
-    ++operations_;
-    const Inside inside(*this);
+    const Operation operation(*this);
     require_alive();  // before anything is written: peers may still read what was there when the group broke
     for (size_t at = 0; at < bytes; at += kSlotBytes) {
       piece(at, std::min(kSlotBytes, bytes - at));
@@ -205,9 +191,7 @@ class SharedCollective final : public Collective {
   int spins_;
   std::chrono::milliseconds deadline_;
   uint32_t turn_ = 0;
-  double seconds_ = 0;
-  std::atomic<uint64_t> operations_{0};
-  std::atomic<bool> inside_{false}, aborted_{false};
+  std::atomic<bool> aborted_{false};
 };
 
 /// Where shard 0's memory is: a descriptor of its process, and what the memory begins with.

@@ -242,45 +242,44 @@ class Checks {
                        values.size() > 6 ? ", ..." : "");
   }
 
-  void determinism() {
+  /// Plays twice from one seed, the second time with `other` stepped in between. The first step that differs; 0: none.
+  size_t first_difference(Player* other) {
+    struct Taken {
+      std::vector<std::byte> observation;
+      double reward;
+    };
+    std::vector<Taken> taken;
     Player first = player();
-    std::vector<std::vector<std::byte>> observations;
-    std::vector<double> rewards;
     first.reset();
     for (int64_t i = 0; i < kRoundSteps; ++i) {
       first.step();
-      observations.emplace_back(first.observation().begin(), first.observation().end());
-      rewards.push_back(first.result.reward);
+      taken.push_back({{first.observation().begin(), first.observation().end()}, first.result.reward});
     }
     Player second = player();
     second.reset();
-    for (size_t i = 0; i < observations.size(); ++i) {
+    for (size_t i = 0; i < taken.size(); ++i) {
       second.step();
-      if (!std::ranges::equal(observations[i], second.observation()) || rewards[i] != second.result.reward)
-        return say(Verdict::wrong, fmt::format("the same seed and actions give another step {}", i + 1),
-                   "draw random numbers only from the stream handed in; start from nothing that is left over or "
-                   "uninitialised");
+      if (other != nullptr) other->step();
+      if (!std::ranges::equal(taken[i].observation, second.observation()) || taken[i].reward != second.result.reward)
+        return i + 1;
     }
+    return 0;
+  }
+
+  void determinism() {
+    if (const size_t step = first_difference(nullptr))
+      return say(Verdict::wrong, fmt::format("the same seed and actions give another step {}", step),
+                 "draw random numbers only from the stream handed in; start from nothing that is left over or "
+                 "uninitialised");
     say(Verdict::ok, fmt::format("{} steps again from the same seed are the same to the bit", kRoundSteps));
   }
 
   void instances() {
-    Player alone = player(), beside = player(), other = player(1);
-    alone.reset();
-    std::vector<std::vector<std::byte>> observations;
-    for (int64_t i = 0; i < kRoundSteps; ++i) {
-      alone.step();
-      observations.emplace_back(alone.observation().begin(), alone.observation().end());
-    }
-    beside.reset();
+    Player other = player(1);
     other.reset();
-    for (size_t i = 0; i < observations.size(); ++i) {
-      beside.step();
-      other.step();
-      if (!std::ranges::equal(observations[i], beside.observation()))
-        return say(Verdict::wrong, fmt::format("a second instance changes the first one's step {}", i + 1),
-                   "keep state in the environment, not in globals");
-    }
+    if (const size_t step = first_difference(&other))
+      return say(Verdict::wrong, fmt::format("a second instance changes the first one's step {}", step),
+                 "keep state in the environment, not in globals");
     say(Verdict::ok, "two in one process do not disturb each other");
   }
 
