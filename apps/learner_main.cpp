@@ -4,7 +4,7 @@
 //
 //   host agents ==parcels==> [LearnerCore + BatchAssembler] --batch--> [Learner] --weights--> host agents
 //                                       |                              <== all-reduce ==> the other shards
-//                                       | MYRIAD_LEDGER=DIR: what became of every fragment, DIR/learner-SHARD.bin
+//                                       | MYRIAD_LEDGER=DIR: what became of every fragment, DIR/learner-RUN-SHARD.bin
 #include <malloc.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -118,10 +118,10 @@ class Worker {
 /// For tests of whole clusters: one record for each fragment that came to its end here.
 class Ledger {
  public:
-  explicit Ledger(uint32_t shard) {
+  Ledger(uint64_t run, uint32_t shard) {
     const char* directory = std::getenv("MYRIAD_LEDGER");
     if (directory == nullptr) return;
-    const std::string path = fmt::format("{}/learner-{}.bin", directory, shard);
+    const std::string path = fmt::format("{}/learner-{}-{}.bin", directory, run, shard);
     file_.reset(std::fopen(path.c_str(), "ab"));
     if (file_ == nullptr) fail(Exit::environment, "no-ledger", "{}: {}", path, std::strerror(errno));
   }
@@ -185,7 +185,7 @@ class LearnerShell {
         learner_(config_, env_.observation_space, env_.action_space, device_of(config_, hello_.shard)),
         layout_(std::make_shared<const FragmentLayout>(RolloutWorker::layout_for(config_, env_, learner_.spec()))),
         member_(member_options()),
-        ledger_(hello_.shard) {}
+        ledger_(run_, hello_.shard) {}
 
   ~LearnerShell() { leave(); }
 

@@ -35,8 +35,8 @@ class EnvRunner {
         clock_(make_system_clock()),
         fragment_(std::make_shared<Fragment>(setup.layout)) {
     if (const char* directory = std::getenv("MYRIAD_LEDGER"))
-      ledger_ =
-          ::open((std::string(directory) + "/produced.bin").c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+      ledger_ = ::open((std::string(directory) + "/produced-" + std::to_string(setup.run) + ".bin").c_str(),
+                       O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
   }
 
   void run() {

@@ -181,6 +181,14 @@ bool LearnerGroup::next_shards_are_ready() const {
                      [](const Member& m) { return m.alive && m.status_epoch.has_value(); });
 }
 
+/// Nobody leaves while the others lack something: who is new has no state yet.
+uint32_t LearnerGroup::next_size() const {
+  if (!ever_formed_ || target_ >= formed_size_) return target_;
+  for (uint32_t shard = 0; shard < formed_size_; ++shard)
+    if (shard >= members_.size() || !members_[shard].alive || !members_[shard].veteran) return formed_size_;
+  return options_.sharded ? formed_size_ - 1 : target_;  // one at a time: its neighbour has what it has
+}
+
 /// The next epoch begins: whatever runs is over.
 void LearnerGroup::call(const std::string& why, Time now, Outputs& outputs) {
   if (stopping_) return;
@@ -188,12 +196,10 @@ void LearnerGroup::call(const std::string& why, Time now, Outputs& outputs) {
   if (!why.empty()) outputs.push_back(Event{"group-broken", fmt::format("epoch {}: {}", epoch_, why)});
   ++epoch_;
   stage_ = Stage::calling;
-  const bool whole = std::all_of(members_.begin(), members_.begin() + std::min<ptrdiff_t>(size_, std::ssize(members_)),
-                                 [](const Member& m) { return m.alive && m.veteran; });
-  if (!options_.sharded || !ever_formed_ || target_ >= size_)
-    size_ = target_;
-  else if (whole)
-    --size_;  // one at a time: its neighbour has what it has
+  size_ = next_size();
+  if (members_.size() < size_) members_.resize(size_);
+  for (uint32_t shard = 0; shard < size_; ++shard)
+    if (!members_[shard].alive) spawn(shard, now, outputs);
   rendezvous_.clear();
   new_keys_.clear();
   done_.clear();
@@ -293,7 +299,7 @@ void LearnerGroup::advance(Time now, Outputs& outputs) {
   ever_formed_ = true;
   for (uint32_t shard = std::max(size_, target_); shard < members_.size(); ++shard) dismiss(members_[shard], outputs);
   if (state_.training_iteration > iteration_) close_iteration(outputs);  // a report died with its shard
-  reporting_ = size_;
+  formed_size_ = size_;
   outputs.push_back(Formed{});
 }
 
@@ -377,8 +383,6 @@ void LearnerGroup::lost(Time now, const std::string& shard, const std::string& c
                             : Over{Exit::internal, fmt::format("{} ended: {}", shard, cause), "learner-lost"});
     return;
   }
-  for (uint32_t i = 0; i < members_.size(); ++i)
-    if (!members_[i].alive && i < target_) spawn(i, now, outputs);
   call(fmt::format("{} ended: {}", shard, cause), now, outputs);
 }
 
@@ -488,9 +492,9 @@ void LearnerGroup::send_all(const Message& message, Outputs& outputs) const {
 // --- what the shards say together ---
 
 void LearnerGroup::report(uint32_t shard, const wire::IterationReportT& report, Outputs& outputs) {
-  if (report.training_iteration != iteration_ + 1 || shard >= reporting_) return;  // a repeat
+  if (report.training_iteration != iteration_ + 1 || shard >= formed_size_) return;  // a repeat
   reports_.insert_or_assign(shard, report);
-  if (reports_.size() == reporting_) close_iteration(outputs);
+  if (reports_.size() == formed_size_) close_iteration(outputs);
 }
 
 /// All shards have finished it; perhaps not all could still say so.
@@ -515,7 +519,7 @@ void LearnerGroup::close_iteration(Outputs& outputs) {
       if (!is_new) it->second = is_a_maximum(row->key) ? std::max(it->second, row->value) : it->second + row->value;
     }
   }
-  if (reports_.size() < reporting_) {
+  if (reports_.size() < formed_size_) {
     all.num_env_steps_sampled_lifetime = state_.num_env_steps_sampled_lifetime;
     all.weights_version = version_;
     outputs.push_back(Event{"report-lost", fmt::format("iteration {} is reported by {} of its learners",

@@ -142,6 +142,7 @@ class LearnerGroup {
   void close_iteration(Outputs& outputs);
   Time deadline() const;
   bool next_shards_are_ready() const;
+  uint32_t next_size() const;
   void checkpoint_done(uint32_t shard, const wire::CheckpointDoneT& done, Outputs& outputs);
   void lost(Time now, const std::string& shard, const std::string& cause,
             const std::optional<wire::ProcessErrorT>& error, Outputs& outputs);
@@ -155,6 +156,7 @@ class LearnerGroup {
   std::vector<Member> members_;   // by shard
   std::vector<uint32_t> starts_;  // of processes, by shard
   std::set<uint32_t> given_up_;   // places
+  uint32_t formed_size_ = 0;      // of the newest epoch that was formed
   bool stopping_ = false, ever_formed_ = false;
 
   // this epoch
@@ -170,7 +172,6 @@ class LearnerGroup {
   std::deque<Time> crashes_;
   Time last_sent_{};
   uint64_t iteration_;                                  // reported
-  uint32_t reporting_ = 0;                              // shards, in the newest epoch that was formed
   std::deque<double> update_s_;                         // the newest updates
   std::map<uint32_t, wire::IterationReportT> reports_;  // of iteration_ + 1
   std::map<std::string, double> before_, now_;          // cumulative metrics: of cores that ended; of those that run

@@ -79,6 +79,7 @@ def plan(chance: random.Random, seconds: float, with_network: bool) -> list[Faul
     faults += [Fault(when(), "runner stopped", 10 ** chance.uniform(-1, 1)) for _ in range(27)]
     faults += [Fault(when(), "agent killed") for _ in range(10)]
     faults += [Fault(when(), "learner killed") for _ in range(6)]
+    faults += [Fault(when(), "all learners killed")]
     faults += [Fault(when(), "learner stopped", 10 ** chance.uniform(-1, 0.9)) for _ in range(3)]
     faults += [Fault(when(), "learner slowed", chance.uniform(0.5, 2)) for _ in range(3)]
     faults += [Fault(when(), "scaled", chance.choice((1, 2, 3, 4))) for _ in range(5)]
@@ -100,8 +101,8 @@ class Life:
     def __init__(self, number: int, chaos: "Chaos", words: list[object]):
         self.ledger = cluster.Ledger(chaos.root / f"life-{number}")
         self.deaths = cluster.Deaths()
-        self.kills: list[tuple[float, int, int]] = []              # of runners: when, pid, incarnation of its agent
-        self.agent_kills: list[tuple[float, int, int]] = []        # when, agent, incarnation
+        self.kills: list[tuple[float, int]] = []                   # of runners: when, pid
+        self.agent_kills: list[tuple[float, int, int, int]] = []   # when, run, agent, incarnation
         self.learner_kills: list[float] = []
         self.drains: list[cluster.Handle] = []
         self.started = time.monotonic()
@@ -165,6 +166,8 @@ class Chaos:
             return self.kill_driver()
         if fault.kind == "scaled":
             return self.scale(int(fault.amount))
+        if fault.kind == "all learners killed":
+            return self.kill_learners()
         everybody = self.life.processes()
         kind = {"runner": "env-runner", "learner": "myriad-learner"}.get(fault.kind.split()[0], "myriad-host-age")
         stopped = {handle.process.pid for _, _, handle in self.stopped}
@@ -187,8 +190,8 @@ class Chaos:
                 handle.send(signal.SIGSTOP)
                 heapq.heappush(self.stopped, (now + fault.amount, self.life, handle))
                 return True
-            self.life.deaths.runners[victim.pid] = victim.incarnation
-            self.life.kills.append((now, victim.pid, victim.incarnation))
+            self.life.deaths.runners[victim.pid] = victim.run, victim.incarnation
+            self.life.kills.append((now, victim.pid))
             handle.send(signal.SIGKILL)
         elif fault.kind == "learner killed":
             self.life.deaths.learners += 1
@@ -204,8 +207,8 @@ class Chaos:
                 self.slowed.append(Fault(now - self.began + 0.07, fault.kind, fault.amount - 0.07))
             return True
         elif fault.kind == "agent killed":
-            self.life.deaths.agents.add((victim.agent, victim.incarnation))
-            self.life.agent_kills.append((now, victim.agent, victim.incarnation))
+            self.life.deaths.agents.add((victim.run, victim.agent, victim.incarnation))
+            self.life.agent_kills.append((now, victim.run, victim.agent, victim.incarnation))
             self.disturbances.append(now)
             handle.send(signal.SIGKILL)
         else:
@@ -214,14 +217,30 @@ class Chaos:
         handle.close()
         return True
 
+    def kill_learners(self) -> bool:
+        """The run goes on from its newest checkpoint, as another one."""
+        if not self.may_go_back() or self.learner_stands():
+            return False
+        self.note_run()
+        handles = [cluster.take(process) for process in cluster.of_kind(self.life.session, "myriad-learner")]
+        self.disturbances.append(time.monotonic())
+        for handle in filter(None, handles):
+            self.life.deaths.learners += 1
+            handle.send(signal.SIGKILL)
+            handle.close()
+        return True
+
+    def may_go_back(self) -> bool:
+        return any((self.run / "checkpoints").glob("[0-9]*")) and bool(self.life.ledger.used)
+
     def learner_stands(self) -> bool:
         """A second fault now could leave nobody who has the weights."""
         return any(handle.process.kind == "myriad-learner" for _, _, handle in self.stopped)
 
     def group_is_whole(self) -> bool:
         """The newest word about the group is that it was formed: nobody who has no state yet is among its processes."""
-        events = [e["kind"] for e in cluster.json_lines(self.run / "events.jsonl")[self.life.events_before:] if e["kind"].startswith(("group-", "scale"))]
-        return not events or events[-1] == "group-formed"
+        events = [e["kind"] for e in cluster.json_lines(self.run / "events.jsonl")[self.life.events_before:] if e["kind"].startswith(("group-", "scale", "resume"))]
+        return not events or events[-1] in ("group-formed", "resume")
 
     def scale(self, learners: int) -> bool:
         if not self.life.ledger.used or self.learner_stands():
@@ -241,13 +260,13 @@ class Chaos:
         """A stopped runner that was found dead was killed by its agent, as hung."""
         _, life, handle = heapq.heappop(self.stopped)
         if not handle.alive() and handle.process.kind == "env-runner":
-            life.deaths.runners[handle.process.pid] = handle.process.incarnation
+            life.deaths.runners[handle.process.pid] = handle.process.run, handle.process.incarnation
             self.done["stopped runner found hung"] += 1
         handle.send(signal.SIGCONT)
         handle.close()
 
     def kill_driver(self) -> bool:
-        if not any((self.run / "checkpoints").glob("[0-9]*")) or not self.life.ledger.used:
+        if not self.may_go_back():
             return False
         life = self.life
         self.note_run()
@@ -372,15 +391,15 @@ class Chaos:
         runners, alone, agents = [], [], []
         for life in self.lives:
             _, who, _ = life.ledger.produced()
-            for at, pid, agent in life.kills:
-                for slot, incarnation in (key for key in who.get(pid, ()) if key[1] >> 16 == agent):
-                    after = [t for (s, i), t in life.ledger.first_used.items() if s == slot and i > incarnation and i >> 16 == agent]
+            for at, pid in life.kills:
+                for run, slot, incarnation in (key for key in who.get(pid, ()) if (key.run, key.incarnation >> 16) == life.deaths.runners[pid]):
+                    after = [t for (r, s, i), t in life.ledger.first_used.items() if (r, s, i >> 16) == (run, slot, incarnation >> 16) and i > incarnation]
                     if after:
                         runners.append(min(after) - at)
                         if not any(at - 1.5 < other < at + 1 for other in self.disturbances):
                             alone.append(min(after) - at)
-            for at, agent, incarnation in life.agent_kills:
-                after = [t for (s, i), t in life.ledger.first_used.items() if s * AGENTS // RUNNERS == agent and i >> 16 > incarnation]
+            for at, run, agent, incarnation in life.agent_kills:
+                after = [t for (r, s, i), t in life.ledger.first_used.items() if (r, s * AGENTS // RUNNERS) == (run, agent) and i >> 16 > incarnation]
                 if after:
                     agents.append(min(after) - at)
         return runners, alone, agents

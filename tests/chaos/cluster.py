@@ -1,7 +1,8 @@
 """What the tests of whole runs share: the processes of a run, its ledger, and hosts as network namespaces.
 
-Ledger: with MYRIAD_LEDGER=DIR every runner appends {slot, incarnation, seq, pid} to DIR/produced.bin before it sends a
-fragment, and learner i {slot, incarnation, seq, reason} to DIR/learner-i.bin when a finished update used it (0) or it was dropped.
+Ledger: with MYRIAD_LEDGER=DIR every runner appends {slot, incarnation, seq, pid} to DIR/produced-RUN.bin before it sends a
+fragment, and learner i {slot, incarnation, seq, reason} to DIR/learner-RUN-i.bin when a finished update used it (0) or it was
+dropped. A driver that lost all its learners goes on as another run: then one directory has the files of several.
 """
 import collections
 import contextlib
@@ -16,6 +17,7 @@ import signal
 import struct
 import subprocess
 import time
+import typing
 
 RECORD = struct.Struct("<IIQQ")
 KINDS = ("myriad", "myriad-learner", "myriad-host-age", "zygote", "env-runner")  # /proc/PID/comm, 15 characters
@@ -28,8 +30,15 @@ class Process:
     pid: int
     parent: int
     kind: str
+    run: int = -1
     agent: int = -1  # of host agents and what they started
     incarnation: int = -1
+
+
+class Runner(typing.NamedTuple):
+    run: int
+    slot: int
+    incarnation: int
 
 
 def read(path: pathlib.Path | str) -> bytes:
@@ -52,7 +61,7 @@ def processes(session: int) -> dict[int, Process]:
         if int(fields[3]) != session or fields[0] == "Z":
             continue
         words = read(f"/proc/{entry}/cmdline").decode(errors="replace").split("\0")
-        number = {key: int(words[words.index(key) + 1]) if key in words else -1 for key in ("--agent", "--incarnation")}
+        number = {key: int(words[words.index(key) + 1]) if key in words else -1 for key in ("--run", "--agent", "--incarnation")}
         found[int(entry)] = Process(int(entry), int(fields[1]), kind, *number.values())
     return found
 
@@ -98,9 +107,9 @@ class Ledger:
     def __init__(self, directory: pathlib.Path):
         directory.mkdir(parents=True)
         self.directory = directory
-        self.first_used: dict[tuple[int, int], float] = {}
-        self.used: dict[tuple[int, int], list[int]] = collections.defaultdict(list)
-        self.dropped: dict[tuple[int, int], dict[int, int]] = collections.defaultdict(dict)
+        self.first_used: dict[Runner, float] = {}
+        self.used: dict[Runner, list[int]] = collections.defaultdict(list)
+        self.dropped: dict[Runner, dict[int, int]] = collections.defaultdict(dict)
         self.offsets: dict[str, int] = collections.defaultdict(int)  # by file
 
     def environment(self) -> dict[str, str]:
@@ -111,6 +120,7 @@ class Ledger:
         return sum(self.follow_one(path) for path in sorted(self.directory.glob("learner-*.bin")))
 
     def follow_one(self, path: pathlib.Path) -> int:
+        run = int(path.name.split("-")[1])
         with path.open("rb") as file:
             file.seek(self.offsets[path.name])
             data = file.read()
@@ -118,7 +128,7 @@ class Ledger:
             self.offsets[path.name] += len(data)
             now = time.monotonic()
             for slot, incarnation, seq, reason in RECORD.iter_unpack(data):
-                key = slot, incarnation
+                key = Runner(run, slot, incarnation)
                 if reason:
                     self.dropped[key][seq] = reason
                     continue
@@ -130,26 +140,27 @@ class Ledger:
     def num_used(self) -> int:
         return sum(len(seqs) for seqs in self.used.values())
 
-    def produced(self) -> tuple[dict[tuple[int, int], int], dict[int, set[tuple[int, int]]], list[str]]:
-        """Fragments of each (slot, incarnation), who was each pid, and what is wrong with the file."""
-        counts: dict[tuple[int, int], int] = collections.defaultdict(int)
-        who: dict[int, set[tuple[int, int]]] = collections.defaultdict(set)
+    def produced(self) -> tuple[dict[Runner, int], dict[int, set[Runner]], list[str]]:
+        """Fragments of each runner, who was each pid, and what is wrong with the files."""
+        counts: dict[Runner, int] = collections.defaultdict(int)
+        who: dict[int, set[Runner]] = collections.defaultdict(set)
         wrong = []
-        data = read(self.directory / "produced.bin")
-        for slot, incarnation, seq, pid in RECORD.iter_unpack(data[:len(data) // RECORD.size * RECORD.size]):
-            key = slot, incarnation
-            if seq != counts[key]:
-                wrong.append(f"runner {slot}.{incarnation} produced {seq} after {counts[key] - 1}")
-            counts[key] += 1
-            who[pid].add(key)
+        for path in self.directory.glob("produced-*.bin"):
+            run, data = int(path.stem.split("-")[1]), read(path)
+            for slot, incarnation, seq, pid in RECORD.iter_unpack(data[:len(data) // RECORD.size * RECORD.size]):
+                key = Runner(run, slot, incarnation)
+                if seq != counts[key]:
+                    wrong.append(f"{key} produced {seq} after {counts[key] - 1}")
+                counts[key] += 1
+                who[pid].add(key)
         return counts, who, wrong
 
 
 @dataclasses.dataclass
 class Deaths:
     """Who was killed in a life of the driver, as far as the test knows."""
-    runners: dict[int, int] = dataclasses.field(default_factory=dict)  # pid -> its agent's incarnation
-    agents: set[tuple[int, int]] = dataclasses.field(default_factory=set)  # (agent, incarnation)
+    runners: dict[int, tuple[int, int]] = dataclasses.field(default_factory=dict)  # pid -> run and incarnation of its agent
+    agents: set[tuple[int, int, int]] = dataclasses.field(default_factory=set)  # (run, agent, incarnation)
     learners: int = 0  # killed, or told to go when the group was scaled
     driver_killed: bool = False
 
@@ -175,24 +186,27 @@ def close(ledger: Ledger, deaths: Deaths, num_slots: int, num_agents: int, windo
     ledger.follow()
     counts, who, wrong = ledger.produced()
     balance = Balance(wrong=[f"{ledger.directory.name}: {text}" for text in wrong[:5]])
-    killed = {key for pid, incarnation in deaths.runners.items() for key in who.get(pid, ()) if key[1] >> 16 == incarnation}
+    runs = {key.run for key in counts}
+    abrupt = deaths.driver_killed or len(runs) > 1
+    killed = {key for pid, of in deaths.runners.items() for key in who.get(pid, ()) if (key.run, key.incarnation >> 16) == of}
     agent_of = {slot: agent for agent in range(num_agents) for slot in range(agent * num_slots // num_agents, (agent + 1) * num_slots // num_agents)}
-    newest: dict[int, int] = collections.defaultdict(int)  # of each slot
-    for slot, incarnation in counts:
-        newest[slot] = max(newest[slot], incarnation)
-    with_agent: dict[tuple[int, int], int] = collections.defaultdict(int)
+    newest: dict[tuple[int, int], int] = collections.defaultdict(int)  # of each run's slots
+    for run, slot, incarnation in counts:
+        newest[run, slot] = max(newest[run, slot], incarnation)
+    with_agent: dict[tuple[int, int, int], int] = collections.defaultdict(int)
+    at_end: dict[int, int] = collections.defaultdict(int)  # by run
     say = lambda text: balance.wrong.append(f"{ledger.directory.name}: {text}")
     for key, seqs in ledger.used.items():
         if len(set(seqs)) != len(seqs):
-            say(f"runner {key} was trained on twice: {[s for s, n in collections.Counter(seqs).items() if n > 1][:5]}")
+            say(f"{key} was trained on twice: {[s for s, n in collections.Counter(seqs).items() if n > 1][:5]}")
         if set(seqs) & set(ledger.dropped.get(key, ())):
-            say(f"runner {key}: used and dropped: {sorted(set(seqs) & set(ledger.dropped[key]))[:5]}")
+            say(f"{key}: used and dropped: {sorted(set(seqs) & set(ledger.dropped[key]))[:5]}")
     for key in {*ledger.used, *ledger.dropped}:
         ids = {*ledger.used.get(key, ()), *ledger.dropped.get(key, ())}
         if max(ids) >= counts.get(key, 0):
-            say(f"runner {key}: {max(ids)} came to the learner, {counts.get(key, 0)} were produced")
+            say(f"{key}: {max(ids)} came to the learner, {counts.get(key, 0)} were produced")
     for key, count in counts.items():
-        slot, incarnation = key
+        run, slot, incarnation = key
         ids = {*ledger.used.get(key, ()), *ledger.dropped.get(key, ())}
         lost = count - len(ids)
         balance.produced += count
@@ -205,28 +219,30 @@ def close(ledger: Ledger, deaths: Deaths, num_slots: int, num_agents: int, windo
             balance.untold += len(gaps)
             lost -= len(gaps)
         elif gaps:
-            say(f"runner {key} has gaps: {sorted(gaps)[:5]} of {count} never came, later ones did")
+            say(f"{key} has gaps: {sorted(gaps)[:5]} of {count} never came, later ones did")
         if lost == 0:
             continue
-        agent = agent_of[slot], incarnation >> 16
-        last = incarnation == newest[slot]
+        agent = run, agent_of[slot], incarnation >> 16
+        last = incarnation == newest[run, slot]
         if agent in deaths.agents:
             with_agent[agent] += lost
             balance.lost_with_agents += lost
         elif key in killed and lost <= AHEAD:
             balance.lost_with_runners += lost
-        elif last or deaths.driver_killed:  # the sum is limited below
-            balance.lost_at_end += lost
+        elif last or abrupt:  # the sum is limited below
+            at_end[run] += lost
         else:
-            say(f"runner {key} lost {lost} of {count}; it was {'killed' if key in killed else 'not killed'}")
+            say(f"{key} lost {lost} of {count}; it was {'killed' if key in killed else 'not killed'}")
     for agent, lost in with_agent.items():
         if lost > window:
             say(f"agent {agent} took {lost} fragments with it, its credit is at most {window}")
     if balance.untold > deaths.learners * batch:
         say(f"{balance.untold} fragments are in nobody's books, at most {batch} for each of {deaths.learners} times learners were killed or told to go")
-    limit = window * 3 // 2 + batch * (2 + deaths.learners) + (STDIO_RECORDS if deaths.driver_killed else 0)
-    if balance.lost_at_end > limit:
-        say(f"{balance.lost_at_end} fragments were lost at the end of the life, at most {limit} can have been in flight")
+    limit = window * 3 // 2 + batch * (2 + deaths.learners) + (STDIO_RECORDS if abrupt else 0)
+    for run, lost in at_end.items():
+        balance.lost_at_end += lost
+        if lost > limit:
+            say(f"{lost} fragments were lost at the end of run {run}, at most {limit} can have been in flight")
     return balance
 
 

@@ -142,7 +142,7 @@ class Test:
             raise AssertionError(f"the run ended by itself:\n{self.tail('driver.txt')}")
         if self.ledger.follow():
             self.use.append((time.monotonic(), collections.Counter({slot: 0 for slot in ()})))
-            for (slot, _), seqs in self.ledger.used.items():
+            for (_, slot, _), seqs in self.ledger.used.items():
                 self.use[-1][1][slot] += len(seqs)
         for host, agent in list(self.agents.items()):
             if agent.poll() is not None:
@@ -176,7 +176,7 @@ class Test:
         self.join = cluster.wait_for(lambda: record.exists() and json.loads(record.read_text() or "{}").get("join"), "the command to join", 20, self.driver)
         for host in range(HOSTS):
             self.start_agent(host)
-        cluster.wait_for(lambda: self.ledger.follow() >= 0 and len({slot for slot, _ in self.ledger.used}) == HOSTS * RUNNERS_A_HOST,
+        cluster.wait_for(lambda: self.ledger.follow() >= 0 and len({key.slot for key in self.ledger.used}) == HOSTS * RUNNERS_A_HOST,
                          "fragments of all hosts", 40, self.driver)
         self.places = {host: self.place(host)[0] for host in range(HOSTS)}
         t0 = time.monotonic()
@@ -233,7 +233,7 @@ class Test:
             if host in (CUT, NOT_IN, NOT_OUT):
                 resumed = first_use_after(host, healed)
             elif host == LONG_CUT:  # by the agent that took its place
-                resumed = min((t for (slot, i), t in self.ledger.first_used.items() if slot // RUNNERS_A_HOST == now[host] and i >> 16 and t > back),
+                resumed = min((t for (_, slot, i), t in self.ledger.first_used.items() if slot // RUNNERS_A_HOST == now[host] and i >> 16 and t > back),
                               default=float("inf")) - back
             self.figures.append((before, during, after, resumed))
         self.lost_events = {int(m[1]) for e in self.events() if e["kind"] == "agent-lost" and (m := re.search(r"host agent (\d+) ", e["text"]))}
@@ -251,11 +251,11 @@ class Test:
 
     def judge(self) -> list[tuple[str, str]]:
         dead = self.first_places[LONG_CUT]
-        self.deaths.agents.add((dead, 0))
+        self.deaths.agents.add((next(iter(self.ledger.used)).run, dead, 0))
         balance = cluster.close(self.ledger, self.deaths, HOSTS * RUNNERS_A_HOST, HOSTS, WINDOW)
         self.balance = balance
         name = lambda place: next((NAMES[h] for h, p in self.first_places.items() if p == place), "?")
-        by_place = lambda text: (m := re.search(r"runner \((\d+),", text)) and int(m[1]) // RUNNERS_A_HOST
+        by_place = lambda text: (m := re.search(r"slot=(\d+),", text)) and int(m[1]) // RUNNERS_A_HOST
         cases = []
         for host in range(HOSTS):
             place, wrong = self.first_places[host], []

@@ -208,7 +208,7 @@ class Case(unittest.TestCase):
     def ledger(self, name: str) -> list[tuple[int, int, int, int]]:
         """(slot, incarnation, seq, reason) of produced or learner; whole records only."""
         records = []
-        for path in sorted(self.root.glob(f"{name}.bin")) + sorted(self.root.glob(f"{name}-*.bin")):  # of each learner
+        for path in sorted(self.root.glob(f"{name}-*.bin")):  # of each learner
             data = path.read_bytes()
             records += struct.iter_unpack("<IIQQ", data[:len(data) // 24 * 24])
         return records
@@ -753,8 +753,8 @@ class Asynchronous(Case):
         window = 3 * 4 + 4  # learner_queue_size batches of 4 fragments, and one a runner
         self.assert_ledger_balances(lost_per_runner=window)
         self.assertEqual(first[-1]["num_env_steps_sampled_lifetime"], first[-1]["learners"]["default_policy"]["num_env_steps_trained_lifetime"])
-        for name in ("produced.bin", "learner-0.bin"):
-            (self.root / name).unlink()  # of another run: its runners count from 0 again
+        for path in self.root.glob("*.bin"):
+            path.unlink()  # of another run: its runners count from 0 again
         self.call("train", "--resume", run, "stop.training_iteration=30")
         results = json_lines(run / "results.jsonl")
         self.assertEqual(list(range(1, 31)), [r["training_iteration"] for r in results])

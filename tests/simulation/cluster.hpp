@@ -174,7 +174,8 @@ struct LearnerNode {
   std::unique_ptr<GroupMember> member;
   std::unique_ptr<LearnerCore> core;
   GroupPart part;
-  bool veteran = false;
+  bool veteran = false;  // it has the state
+  bool known = false;    // and the driver has heard that
   // the update thread: events of another job than this one are of the past
   uint32_t job = 0;
   bool busy = false;

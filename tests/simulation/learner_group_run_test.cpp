@@ -131,6 +131,34 @@ TEST_SUITE("driver/learner_group") {
     CHECK(order(orders, peer(0))->version == 8);
   }
 
+  TEST_CASE_FIXTURE(
+      Two, "LearnerGroup: down while a shard is being replaced: nobody goes before the new one has the state") {
+    dies(0);
+    resize(1);
+    CHECK(group.size() == 2);
+    arrives(0);
+    called(0);
+    CHECK(order(called(1, {6}), peer(0, 1))->root == 1);
+    CHECK(sent<wire::StopT>(formed(0, {6}), peer(1)) == nullptr);
+    CHECK(sent<wire::StopT>(formed(1, {6}), peer(1)) == nullptr);
+    tick();
+    CHECK(group.size() == 1);
+    called(0, {6});
+    CHECK(sent<wire::StopT>(formed(0, {6}), peer(1)) != nullptr);
+  }
+
+  TEST_CASE_FIXTURE(
+      Two,
+      "LearnerGroup: who was to go stays when the one that was to stay is lost before the smaller group is there") {
+    resize(1);
+    CHECK(group.size() == 1);
+    dies(0);
+    CHECK(group.size() == 2);
+    arrives(0);
+    called(0);
+    CHECK(order(called(1, {6}), peer(0, 1))->root == 1);
+  }
+
   TEST_CASE("LearnerGroup: down with sharded state, one goes at a time: its neighbour has what it has") {
     Group run(3, /*sharded=*/true);
     run.begins();

@@ -224,6 +224,7 @@ TEST_SUITE("simulation/planted_bugs") {
         {Bug::prepared_taken_back, "I6"},
         {Bug::torn_counts, "I6"},
         {Bug::rendezvous_not_repeated, "I9"},
+        {Bug::leavers_told_at_once, "I6"},
         {Bug::hung_learner_not_killed, "I9"},
     };
     CHECK(std::size(planted) == static_cast<size_t>(Bug::count) - 1);

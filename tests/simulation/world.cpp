@@ -142,7 +142,10 @@ void World::kill(Process& process, const char* cause) {
   if (process.learner) {
     process.alive = false;
     ++result_.learner_deaths;
-    if (!any_veteran() && driver_ != nullptr && !finished_) learners_lost_ = true;
+    if (driver_ != nullptr && !finished_ && std::ranges::none_of(learners_, [this](uint32_t id) {
+          return processes_[id].alive && processes_[id].learner->known;
+        }))
+      learners_lost_ = true;
     push(heard, Kind::learner_exited, process.id);
   } else if (process.agent) {
     process.alive = false;
@@ -421,11 +424,19 @@ void World::handle(const Event& event) {
       if (driver_ == nullptr || finished_) return;
       wire::ScaleRequestT request;
       request.learners = 1 + dice_.below32(std::min(plan_.agents, plan_.fragments));
-      note(fmt::format("scale to {} learners", request.learners));
+      const uint32_t learners = request.learners;
+      note(fmt::format("scale to {} learners", learners));
       Message message = make_message(std::move(request));
       message.run = kRun + life_;
       deterministic_ = false;
       ++result_.resizes;
+      if (bugged(Bug::leavers_told_at_once))
+        for (const uint32_t id : learners_)
+          if (Process& process = processes_[id]; process.alive && process.learner->shard >= learners) {
+            Message stop = make_message(wire::StopT{});
+            stop.run = run_of(process);
+            send(kDriver, id, stop);
+          }
       step_driver(DriverCore::Received{std::to_string(kOperator), std::move(message)});
       break;
     }
@@ -568,6 +579,7 @@ std::string_view name_of(Bug bug) {
                                                                                     "prepared_taken_back",
                                                                                     "torn_counts",
                                                                                     "rendezvous_not_repeated",
+                                                                                    "leavers_told_at_once",
                                                                                     "hung_learner_not_killed"};
   return kNames[static_cast<size_t>(bug)];
 }

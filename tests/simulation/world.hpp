@@ -69,6 +69,7 @@ enum class Bug : uint8_t {
   prepared_taken_back,      // an update that all survivors have finished is undone by one of them
   torn_counts,              // one that a survivor has not finished counts there
   rendezvous_not_repeated,  // a lost entry stays lost
+  leavers_told_at_once,     // a smaller group: before those that stay have the state
   hung_learner_not_killed,
   count
 };

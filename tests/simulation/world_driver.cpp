@@ -71,6 +71,9 @@ void World::step_driver(const DriverCore::Input& input) {
   std::vector<DriverCore::Output> outputs;
   driver_->step(input, now_, outputs);
   for (DriverCore::Output& output : outputs) apply_driver(output);
+  if (const LearnerGroup& group = driver_->learners(); group.formed())
+    for (const uint32_t id : learners_)
+      if (LearnerNode& node = *processes_[id].learner; node.shard < group.size()) node.known = true;
   const Time next = std::max(driver_->next_timer(), now_);
   if (finished_ || next == Time::max() || next >= driver_armed_) return;
   driver_armed_ = next;

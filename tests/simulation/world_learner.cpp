@@ -69,7 +69,15 @@ void World::learner_message(Process& process, uint32_t from, Message&& message) 
     if (const auto* welcome = message.as<wire::LearnerWelcomeT>())
       return process.welcomed ? learner_hello(process) : start_learner(process, *welcome);
     if (!process.welcomed) return;
-    if (message.as<wire::StopT>() != nullptr) return kill(process, "it was told to stop");
+    if (message.as<wire::StopT>() != nullptr) {
+      const bool in_group = std::ranges::find(group_.processes, process.id) != group_.processes.end();
+      const bool ends = driver_ == nullptr || driver_->finishing(), lost = learners_lost_;
+      kill(process, "it was told to stop");
+      if (ends) learners_lost_ = lost;
+      rule(ends || !in_group || any_veteran(), "I6", "learner {} was told to go, and nobody else has weights {}",
+           node.shard, node.version);
+      return;
+    }
     if (message.as<wire::GroupOrderT>() != nullptr || message.as<wire::RendezvousT>() != nullptr)
       return step_member(process, GroupMember::FromDriver{std::move(message)});
     if (!node.core) return;
