@@ -46,8 +46,7 @@ Evaluator::Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec&
       dist_(module.distribution, spec_.action_space),
       connector_(spec_.action_space, config.environment.normalize_actions, config.environment.clip_actions),
       obs_size_(static_cast<size_t>(module.obs_size)),
-      row_(spec_.observation_space.row_bytes()),
-      env_action_(dist_.row_bytes()) {
+      row_(spec_.observation_space.row_bytes()) {
   check(options.episodes >= 1, "an evaluation of {} episodes, want at least 1", options.episodes);
   check(module.obs_size == spec_.observation_space.flat_size(), "the module takes {} features, {} has {}",
         module.obs_size, spec_.id, spec_.observation_space.flat_size());
@@ -61,7 +60,7 @@ Evaluator::Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec&
   const size_t n = num_envs_;
   features_.resize(n * obs_size_), filtered_.resize(features_.size());
   inputs_.resize(n * static_cast<size_t>(dist_.num_inputs())), logp_.resize(n);
-  actions_.resize(n * dist_.row_bytes());
+  actions_.resize(n * dist_.row_bytes()), env_actions_.resize(actions_.size());
   for (size_t i = 0; i < n; ++i) {
     slots_.push_back(
         {make_environment(spec_, config.environment.env_config), i, RandomStream(0, StreamPurpose::evaluation, 0)});
@@ -116,17 +115,21 @@ void Evaluator::step_once() {
     dist_.sample(inputs_.data(), action_streams_, actions_.data(), logp_.data());
   else
     dist_.mode(inputs_.data(), n, actions_.data(), logp_.data());
+  const auto env_action = [&](size_t i) { return std::span(env_actions_).subspan(i * row_bytes, row_bytes); };
+  for (size_t i = 0; i < n; ++i) {
+    connector_({actions_.data() + i * row_bytes, row_bytes}, env_action(i));
+    if (spec_.submits) guarded(i, [&] { slots_[i].env->submit(ConstRow(env_action(i))); });
+  }
   for (size_t i = n; i-- > 0;) {  // downwards: the last slot moves into a place whose turn is over
     Slot& slot = slots_[i];
     EvaluationResult::Episode& episode = result_.episodes[slot.episode];
-    connector_({actions_.data() + i * row_bytes, row_bytes}, env_action_);
     ++episode.length;
     StepResult result;
-    guarded(i, [&] { result = slot.env->step(ConstRow(env_action_), slot.random, Row(row_)); });
+    guarded(i, [&] { result = slot.env->step(ConstRow(env_action(i)), slot.random, Row(row_)); });
     if (!std::isfinite(result.reward)) fail_episode(i, "nan", fmt::format("reward = {}", result.reward));
     episode.episode_return += result.reward;
     read_observation(i);
-    if (result.terminated || int64_t{episode.length} == time_limit_) finish(i);
+    if (result.terminated || result.truncated || int64_t{episode.length} == time_limit_) finish(i);
   }
 }
 

@@ -72,13 +72,13 @@ class Evaluator {
   EigenPolicy policy_;
   ActionDist dist_;
   ActionConnector connector_;
-  size_t obs_size_, num_envs_ = 0;               // num_envs_: B of the beginning
-  std::vector<Slot> slots_;                      // those with an episode to run
-  std::vector<RandomStream> action_streams_;     // [slots]
-  std::vector<float> features_, filtered_;       // [slots, obs_size]
-  std::vector<float> inputs_, logp_;             // [slots, n], [slots]
-  std::vector<std::byte> row_;                   // of one observation
-  std::vector<std::byte> actions_, env_action_;  // [slots] rows; one row
+  size_t obs_size_, num_envs_ = 0;                // num_envs_: B of the beginning
+  std::vector<Slot> slots_;                       // those with an episode to run
+  std::vector<RandomStream> action_streams_;      // [slots]
+  std::vector<float> features_, filtered_;        // [slots, obs_size]
+  std::vector<float> inputs_, logp_;              // [slots, n], [slots]
+  std::vector<std::byte> row_;                    // of one observation
+  std::vector<std::byte> actions_, env_actions_;  // [slots] rows
   size_t finished_ = 0;
   EvaluationResult result_;
 };

@@ -186,19 +186,20 @@ void VectorEnv::reset(std::byte* obs) {
 
 size_t VectorEnv::step(const std::byte* actions, const Destination& to) {
   size_t final_rows = 0;
+  const auto action = [&](size_t b) { return ConstRow({actions + b * action_bytes_, action_bytes_}); };
+  if (spec_.submits) for_each_env([&](size_t b, Slot& slot) { slot.env->submit(action(b)); });
   for_each_env([&](size_t b, Slot& slot) {
     const Row observation = row(to.obs, b);
     std::byte* bytes = observation.bytes().data();
     ++slot.episode_length;
-    const StepResult result =
-        slot.env->step(ConstRow({actions + b * action_bytes_, action_bytes_}), slot.random, observation);
+    const StepResult result = slot.env->step(action(b), slot.random, observation);
     const float reward = static_cast<float>(result.reward * options_.reward_scale);
     if (!std::isfinite(reward)) [[unlikely]]
       fail_step(b, "nan", fmt::format("reward = {}", result.reward));
     if (!observation_check_.holds(bytes)) [[unlikely]]
       fail_observation(b, observation);
     slot.episode_return += result.reward;
-    const bool truncated = slot.episode_length == time_limit_;
+    const bool truncated = result.truncated || slot.episode_length == time_limit_;
     to.rewards[b] = reward;
     to.terminateds[b] = result.terminated;
     to.truncateds[b] = truncated;  // as Gymnasium's TimeLimit, beside a termination too

@@ -1,7 +1,7 @@
 // Environment: the contract a simulator fills, and the registry that finds it by name.
 //
 // An environment is owned by one VectorEnv and used by one thread. It writes observations where the caller says, in the
-// layout of its observation space; it knows no time limit and never resets itself: VectorEnv does both. Its whole
+// layout of its observation space; it needs no time limit and never resets itself: VectorEnv does both. Its whole
 // state, if it can give it, is a list of doubles, so that a run resumes bit for bit and `myriad play --state` can start
 // anywhere.
 #pragma once
@@ -57,10 +57,12 @@ class ConstRow {
   std::span<const std::byte> bytes_;
 };
 
-/// R_{t+1} and whether S_{t+1} is terminal. Time limits are not terminations: VectorEnv adds `truncated`.
+/// R_{t+1} and whether S_{t+1} is terminal. Time limits are not terminations: VectorEnv adds those it knows; a
+/// simulator that ends an episode for another reason than S_{t+1} says `truncated` itself.
 struct StepResult {
   double reward = 0.0;
   bool terminated = false;
+  bool truncated = false;
 };
 
 class Environment {
@@ -72,6 +74,10 @@ class Environment {
 
   /// Applies A_t and writes S_{t+1}. `random` is the environment's own stream (for stochastic dynamics).
   virtual StepResult step(ConstRow action, RandomStream& random, Row observation) = 0;
+
+  /// Says which action step() will bring, to a simulator that runs elsewhere (EnvSpec::submits): called for every
+  /// environment of a vector before the first step(), so that they run side by side.
+  virtual void submit(ConstRow) {}
 
   /// The whole simulator state, from which set_state continues bit for bit; nullopt where it cannot be given.
   virtual std::optional<std::vector<double>> state() const { return std::nullopt; }
@@ -93,6 +99,7 @@ struct EnvSpec {
   std::string source;                           ///< what it is aligned with
   EnvOptions options = {};                      ///< options with their defaults
   std::vector<std::string> state_names = {};    ///< names of the values set_state takes, in order; may be empty
+  bool submits = false;                         ///< it wants to hear actions early: Environment::submit
   std::function<std::unique_ptr<Environment>(const EnvOptions& options)> make;  ///< receives every option
   std::function<void(EnvSpec& spec)> configure =
       {};  ///< sets the spaces to those of spec.options, where options change them

@@ -61,9 +61,12 @@ class Player {
   void apply() {
     ++progress_.steps;
     ++t;
+    if (spec_.submits) env_->submit(ConstRow(action()));
     result = env_->step(ConstRow(action()), random, Row(observation()));
   }
-  bool ended() const { return result.terminated || (spec_.max_episode_steps > 0 && t >= spec_.max_episode_steps); }
+  bool ended() const {
+    return result.terminated || result.truncated || (spec_.max_episode_steps > 0 && t >= spec_.max_episode_steps);
+  }
 
   std::span<std::byte> observation() {
     return std::as_writable_bytes(std::span(observation_words_)).first(spec_.observation_space.row_bytes());

@@ -243,9 +243,10 @@ int play(const PlayOptions& options) {
     else
       fill_row(spec.action_space, actions[static_cast<size_t>(t - 1)], action,
                fmt::format("{}:{}", options.actions, t));
+    if (spec.submits) env->submit(ConstRow(action));
     const StepResult result = env->step(ConstRow(action), random, Row(observation));
     episode_return += result.reward;
-    const bool truncated = spec.max_episode_steps > 0 && t >= spec.max_episode_steps;
+    const bool truncated = result.truncated || (spec.max_episode_steps > 0 && t >= spec.max_episode_steps);
     print(t, row_json(spec.action_space, action), &result, truncated);
     if (result.terminated || truncated) break;
   }
