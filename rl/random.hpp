@@ -63,6 +63,11 @@ class RandomStream {
     return radius * std::cos(2.0 * std::numbers::pi * uniform());
   }
 
+  /// Whether both would draw the same numbers from here on.
+  bool same_as(const RandomStream& other) const {
+    return key_ == other.key_ && high_ == other.high_ && position_ == other.position_;
+  }
+
   /// The number of 64-bit values drawn: the whole state beside the stream's name.
   uint64_t position() const { return position_; }
   void set_position(uint64_t position) {

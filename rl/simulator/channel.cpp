@@ -1,0 +1,116 @@
+#include "rl/simulator/channel.hpp"
+
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "rl/check.hpp"
+
+namespace myriad::simulator {
+namespace {
+
+Clock& clock() {
+  static const std::unique_ptr<Clock> clock = make_system_clock();
+  return *clock;
+}
+
+}  // namespace
+
+Patience& patience() {
+  static Patience all;
+  return all;
+}
+
+Channel::Channel(int fd, std::string name) : fd_(fd), name_(std::move(name)) {
+  const timeval sign{1, 0};  // so often a wait looks around
+  check(::setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &sign, sizeof sign) == 0, "SO_RCVTIMEO: {}", std::strerror(errno));
+}
+Channel::~Channel() {
+  if (fd_ >= 0) ::close(fd_);
+}
+Channel::Channel(Channel&& other) noexcept
+    : fd_(std::exchange(other.fd_, -1)),
+      name_(std::move(other.name_)),
+      bytes_(std::move(other.bytes_)),
+      filled_(other.filled_) {}
+Channel& Channel::operator=(Channel&& other) noexcept {
+  std::swap(fd_, other.fd_);
+  std::swap(name_, other.name_);
+  std::swap(bytes_, other.bytes_);
+  std::swap(filled_, other.filled_);
+  return *this;
+}
+
+void Channel::send(std::span<const std::byte> frame, int passed) {
+  while (!frame.empty()) {
+    iovec part{const_cast<std::byte*>(frame.data()), frame.size()};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
+    if (passed >= 0) {
+      message.msg_control = control.data();
+      message.msg_controllen = control.size();
+      cmsghdr* header = CMSG_FIRSTHDR(&message);
+      header->cmsg_level = SOL_SOCKET;
+      header->cmsg_type = SCM_RIGHTS;
+      header->cmsg_len = CMSG_LEN(sizeof(int));
+      std::memcpy(CMSG_DATA(header), &passed, sizeof passed);
+    }
+    const ssize_t wrote = ::sendmsg(fd_, &message, MSG_NOSIGNAL);
+    if (wrote < 0 && errno == EINTR) continue;
+    if (wrote < 0) fail(Exit::environment, "simulator-gone", "{} takes no messages: {}", name_, std::strerror(errno));
+    frame = frame.subspan(static_cast<size_t>(wrote));
+    passed = -1;
+  }
+}
+
+/// Until `size` bytes are here.
+void Channel::fill(size_t size, Time until, Time deadline) {
+  if (bytes_.size() < size) bytes_.resize(std::max<size_t>(size, 4096));
+  while (filled_ < size) {
+    const ssize_t got = ::recv(fd_, bytes_.data() + filled_, bytes_.size() - filled_, 0);
+    if (got > 0) {
+      filled_ += static_cast<size_t>(got);
+      continue;
+    }
+    if (got == 0) fail(Exit::environment, "simulator-gone", "{} has closed the connection", name_);
+    if (errno != EAGAIN && errno != EINTR)
+      fail(Exit::environment, "simulator-gone", "{} cannot be read: {}", name_, std::strerror(errno));
+    if (clock().now() >= until)
+      fail(Exit::environment, "simulator-silent", "{} gave no answer for {:.0f} s", name_, to_seconds(deadline));
+    if (patience().alive) patience().alive();
+  }
+}
+
+MessageT Channel::receive(Time deadline) {
+  const Time until = clock().now() + deadline;
+  uint32_t size = 0;
+  fill(sizeof size, until, deadline);
+  std::memcpy(&size, bytes_.data(), sizeof size);
+  if (size > kMaxFrameBytes)
+    fail(Exit::environment, "simulator-malformed", "{} announces a message of {} bytes, at most {}", name_, size,
+         kMaxFrameBytes);
+  fill(sizeof size + size, until, deadline);
+  std::optional<MessageT> message = decode(std::span(bytes_).subspan(sizeof size, size));
+  filled_ -= sizeof size + size;  // what came after it is another message's beginning
+  std::memmove(bytes_.data(), bytes_.data() + sizeof size + size, filled_);
+  if (!message)
+    fail(Exit::environment, "simulator-malformed", "{} sent {} bytes that are no message of docs/protocol.md", name_,
+         size);
+  if (const auto* failure = as<FailureT>(*message)) {
+    std::string text = failure->text.substr(0, 4096);
+    for (char& c : text)
+      if (static_cast<unsigned char>(c) < ' ' && c != '\n') c = ' ';
+    fail(Exit::environment, "simulator-failed", "{} says: {}", name_, text);
+  }
+  return std::move(*message);
+}
+
+}  // namespace myriad::simulator

@@ -1,0 +1,48 @@
+// Channel: a connection to a simulator's process, as frames. Blocking, with a deadline on every wait.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "rl/simulator/messages.hpp"
+#include "rl/system.hpp"
+
+namespace myriad::simulator {
+
+/// How long this process waits for a simulator's word, and whom it tells every second that it is alive while it does.
+struct Patience {
+  Time answer = std::chrono::seconds(30);  ///< to a Reset or Step
+  Time start = std::chrono::seconds(60);   ///< until its Hello
+  std::function<void()> alive = {};
+};
+Patience& patience();
+
+class Channel {
+ public:
+  /// Takes over `fd`, a connected stream socket; `name`: whose, for messages.
+  Channel(int fd, std::string name);
+  ~Channel();
+  Channel(Channel&& other) noexcept;
+  Channel& operator=(Channel&& other) noexcept;
+
+  /// Writes a frame; `passed`: a descriptor that goes with it (unix sockets), or -1. Throws Error("simulator-gone").
+  void send(std::span<const std::byte> frame, int passed = -1);
+
+  /// The next message. Throws Error("simulator-gone" | "simulator-silent" | "simulator-malformed"), and
+  /// Error("simulator-failed") with the simulator's own words when that is what it says.
+  MessageT receive(Time deadline);
+
+  int fd() const { return fd_; }
+  const std::string& name() const { return name_; }
+
+ private:
+  void fill(size_t size, Time until, Time deadline);
+  int fd_;
+  std::string name_;
+  std::vector<std::byte> bytes_;  // what came: its first filled_
+  size_t filled_ = 0;
+};
+
+}  // namespace myriad::simulator

@@ -1,0 +1,166 @@
+// Environments of simulators in other processes: those one process of Myriad makes share simulators.
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <map>
+
+#include "rl/check.hpp"
+#include "rl/simulator/simulator.hpp"
+
+namespace myriad::simulator {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// The environments made one after the other of one source and one set of options; they come to life at the first
+/// reset, in as many simulators as they need.
+class Group {
+ public:
+  Group(Source source, EnvOptions options) : source_(std::move(source)), options_(std::move(options)) {}
+
+  size_t join() { return places_++; }
+  bool is_open() const { return simulators_.empty(); }
+
+  void submit(size_t place, ConstRow action) {
+    const auto [simulator, env] = at(place);
+    simulator->submit(env, action.bytes());
+    submitted_[place] = true;
+  }
+
+  StepResult step(size_t place, ConstRow action, Row observation) {
+    const auto [simulator, env] = at(place);
+    if (!submitted_[place]) submit(place, action);
+    submitted_[place] = false;
+    if (simulator->submitted(env))  // the first of this step: all begin
+      for (const auto& all : simulators_) all->begin_step();
+    simulator->finish_step();
+    const uint8_t flags = simulator->flags(env);
+    if (flags == 0)
+      simulator->observation(env, observation.bytes());
+    else
+      simulator->final_observation(env, observation.bytes());
+    begun_[place] = flags != 0;
+    return {simulator->reward(env), (flags & 1) != 0, (flags & 2) != 0};
+  }
+
+  /// Seeds the first episode; those that follow in the same stream go on drawing, as Gymnasium's do.
+  void reset(size_t place, RandomStream& random, Row observation) {
+    if (is_open()) open();
+    const auto [simulator, env] = at(place);
+    const bool goes_on = seeded_[place] && seeded_[place]->same_as(random);
+    if (!goes_on || !begun_[place]) {
+      if (simulator->stepping()) simulator->finish_step();
+      std::optional<uint64_t> seed;
+      if (!goes_on) {
+        seed = random.next_u64() >> 33;
+        seeded_[place] = random;
+      }
+      simulator->reset(env, seed);
+    }
+    begun_[place] = false;
+    simulator->observation(env, observation.bytes());
+  }
+
+ private:
+  void open() {
+    submitted_.assign(places_, false), begun_.assign(places_, false), seeded_.assign(places_, std::nullopt);
+    for (size_t first = 0; first < places_;) {
+      auto simulator = std::make_unique<Simulator>(source_, options_);
+      const size_t most = simulator->hello().max_envs == 0 ? places_ : simulator->hello().max_envs;
+      each_ = std::min(most, places_);
+      simulator->welcome(std::min(each_, places_ - first), options_);
+      first += each_;
+      simulators_.push_back(std::move(simulator));
+    }
+  }
+  std::pair<Simulator*, size_t> at(size_t place) const {
+    check(!is_open(), "an environment is stepped before it was reset");
+    return {simulators_[place / each_].get(), place % each_};
+  }
+
+  Source source_;
+  EnvOptions options_;
+  std::vector<std::unique_ptr<Simulator>> simulators_;
+  size_t places_ = 0, each_ = 1;
+  std::vector<bool> submitted_;  // its action is known, its answer not read
+  std::vector<bool> begun_;      // S_0 of its next episode is here
+  std::vector<std::optional<RandomStream>> seeded_;
+};
+
+class SimulatedEnvironment final : public Environment {
+ public:
+  explicit SimulatedEnvironment(std::shared_ptr<Group> group) : group_(std::move(group)), place_(group_->join()) {}
+  void reset(RandomStream& random, Row observation) override { group_->reset(place_, random, observation); }
+  void submit(ConstRow action) override { group_->submit(place_, action); }
+  StepResult step(ConstRow action, RandomStream&, Row observation) override {
+    return group_->step(place_, action, observation);
+  }
+
+ private:
+  std::shared_ptr<Group> group_;
+  size_t place_;
+};
+
+/// The Python that runs Gymnasium: MYRIAD_PYTHON, the clone's own, or the first on PATH.
+std::string python() {
+  if (const char* chosen = std::getenv("MYRIAD_PYTHON")) return chosen;
+  const fs::path here = fs::read_symlink("/proc/self/exe").parent_path();
+  for (const char* up : {"../../.venv/bin/python", "../../../.venv/bin/python"})
+    if (fs::exists(here / up)) return (here / up).lexically_normal().string();
+  return "python3";
+}
+
+/// Where the Python package lies: in the clone, or installed.
+std::string python_path() {
+  const fs::path here = fs::read_symlink("/proc/self/exe").parent_path();
+  for (const char* up : {"../share/myriad/python", "../../sdk/python", "../../../sdk/python"})
+    if (fs::exists(here / up)) return fs::canonical(here / up).string();
+  return "";
+}
+
+std::function<std::unique_ptr<Environment>(const EnvOptions& options)> make_of(const Source& source) {
+  return [source](const EnvOptions& options) -> std::unique_ptr<Environment> {
+    // Those made before one of them is reset share.
+    thread_local std::map<std::pair<std::string, EnvOptions>, std::weak_ptr<Group>> groups;
+    std::weak_ptr<Group>& kept = groups[{source.name(), options}];
+    std::shared_ptr<Group> group = kept.lock();
+    if (!group || !group->is_open()) kept = group = std::make_shared<Group>(source, options);
+    return std::make_unique<SimulatedEnvironment>(std::move(group));
+  };
+}
+
+/// What the Hello of a simulator says.
+EnvSpec spec_of(const Source& source) {
+  const HelloT hello = Simulator(source, {}).hello();
+  EnvSpec spec{.id = "",
+               .observation_space = to_space(hello.observation.get(), "observation"),
+               .action_space = to_space(hello.action.get(), "action"),
+               .max_episode_steps = static_cast<int>(std::min<uint32_t>(hello.max_episode_steps, INT32_MAX)),
+               .source = hello.source.substr(0, 256),
+               .submits = true,
+               .isolated = true,
+               .make = make_of(source)};
+  if (!std::isnan(hello.reward_threshold)) spec.reward_threshold = hello.reward_threshold;
+  for (const auto& option : hello.options)
+    if (option && std::isfinite(option->value)) spec.options[option->name] = option->value;
+  spec.configure = [source](EnvSpec& configured) {
+    const HelloT other = Simulator(source, configured.options).hello();
+    configured.observation_space = to_space(other.observation.get(), "observation");
+    configured.action_space = to_space(other.action.get(), "action");
+  };
+  return spec;
+}
+
+const RegisterEnv process{EnvPrefix{.prefix = "process", .make_spec = [](const std::string& command) {
+                                      return spec_of({{"/bin/sh", "-c", "exec " + command}, "", python_path()});
+                                    }}};
+const RegisterEnv connected{EnvPrefix{.prefix = "connect", .make_spec = [](const std::string& address) {
+                                        return spec_of({{}, address});
+                                      }}};
+const RegisterEnv gymnasium{
+    EnvPrefix{.prefix = "gymnasium", .make_spec = [](const std::string& id) {
+                return spec_of({{python(), "-m", "myriad_client.gymnasium", id}, "", python_path()});
+              }}};
+
+}  // namespace
+}  // namespace myriad::simulator

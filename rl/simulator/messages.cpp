@@ -1,0 +1,126 @@
+#include "rl/simulator/messages.hpp"
+
+#include <cstring>
+
+#include "rl/check.hpp"
+
+namespace myriad::simulator {
+namespace {
+
+constexpr int64_t kMaxElements = 1 << 26;
+constexpr int kMaxDepth = 8;
+
+[[noreturn]] void bad(const char* name, std::string_view what) {
+  fail(Exit::environment, "bad-space", "the simulator's {} space {}", name, what);
+}
+
+int64_t positive(int64_t n, const char* name, std::string_view what) {
+  if (n <= 0 || n > kMaxElements) bad(name, fmt::format("has {} {}, want 1 to {}", what, n, kMaxElements));
+  return n;
+}
+
+myriad::Space box(const SpaceT& space, const char* name) {
+  int64_t elements = 1;
+  if (space.shape.size() > 8) bad(name, "has more than 8 dimensions");
+  for (const int32_t size : space.shape)
+    elements = positive(elements * positive(size, name, "a size of"), name, "elements:");
+  const auto fits = [&](const std::vector<double>& bounds) {
+    return bounds.size() == 1 || std::ssize(bounds) == elements;
+  };
+  if (!fits(space.low) || !fits(space.high)) bad(name, "wants one bound, or one of each element");
+  for (size_t i = 0; i < std::max(space.low.size(), space.high.size()); ++i)
+    if (!(space.low[space.low.size() == 1 ? 0 : i] <= space.high[space.high.size() == 1 ? 0 : i]))
+      bad(name, "has a low above its high, or no number");
+  return myriad::Box{
+      space.low, space.high, {space.shape.begin(), space.shape.end()}, static_cast<myriad::DType>(space.dtype)};
+}
+
+myriad::Space convert(const SpaceT* space, const char* name, int depth) {
+  if (space == nullptr) bad(name, "is missing");
+  if (depth > kMaxDepth) bad(name, "is nested too deeply");
+  if (space->dtype > DType::MAX) bad(name, "has a dtype that is none");
+  switch (space->kind) {
+    case SpaceKind::Box:
+      return box(*space, name);
+    case SpaceKind::Discrete:
+      positive(space->n, name, "n =");
+      if (int64_t{space->start} + space->n > INT32_MAX) bad(name, "has values beyond int32");
+      return myriad::Space::discrete(space->n, space->start);
+    case SpaceKind::MultiDiscrete:
+      positive(std::ssize(space->nvec), name, "elements:");
+      for (const int32_t n : space->nvec) positive(n, name, "nvec =");
+      return myriad::MultiDiscrete{{space->nvec.begin(), space->nvec.end()}};
+    case SpaceKind::MultiBinary:
+      return myriad::MultiBinary{static_cast<int>(positive(space->n, name, "n ="))};
+    case SpaceKind::Dict: {
+      myriad::Dict dict;
+      if (space->spaces.empty() || space->names.size() != space->spaces.size()) bad(name, "wants a name for each part");
+      for (size_t i = 0; i < space->spaces.size(); ++i)
+        dict.spaces.emplace_back(space->names[i], convert(space->spaces[i].get(), name, depth + 1));
+      return dict;
+    }
+    case SpaceKind::Tuple: {
+      myriad::Tuple tuple;
+      if (space->spaces.empty()) bad(name, "has no parts");
+      for (const auto& part : space->spaces) tuple.spaces.push_back(convert(part.get(), name, depth + 1));
+      return tuple;
+    }
+  }
+  bad(name, "is of a kind that is none");
+}
+
+}  // namespace
+
+std::vector<std::byte> frame(const MessageT& message) {
+  flatbuffers::FlatBufferBuilder builder;
+  builder.FinishSizePrefixed(Message::Pack(builder, &message), MessageIdentifier());
+  const auto* bytes = reinterpret_cast<const std::byte*>(builder.GetBufferPointer());
+  return {bytes, bytes + builder.GetSize()};
+}
+
+std::optional<MessageT> decode(std::span<const std::byte> bytes) {
+  const auto* data = reinterpret_cast<const uint8_t*>(bytes.data());
+  flatbuffers::Verifier verifier(data, bytes.size(), 16, 100'000);
+  if (bytes.size() < 8 || !VerifyMessageBuffer(verifier)) return std::nullopt;
+  MessageT message;
+  GetMessage(data)->UnPackTo(&message);
+  if (message.body.value == nullptr) return std::nullopt;
+  return message;
+}
+
+myriad::Space to_space(const SpaceT* space, const char* name) { return convert(space, name, 0); }
+
+std::unique_ptr<SpaceT> to_wire(const myriad::Space& space) {
+  auto out = std::make_unique<SpaceT>();
+  if (const auto* box = space.get_if<myriad::Box>()) {
+    out->kind = SpaceKind::Box;
+    out->dtype = static_cast<DType>(box->dtype);
+    out->shape.assign(box->shape.begin(), box->shape.end());
+    out->low = box->low;
+    out->high = box->high;
+  } else if (const auto* one = space.get_if<myriad::Discrete>()) {
+    out->kind = SpaceKind::Discrete;
+    out->n = one->n;
+    out->start = one->start;
+  } else if (const auto* multi = space.get_if<myriad::MultiDiscrete>()) {
+    out->kind = SpaceKind::MultiDiscrete;
+    out->nvec.assign(multi->nvec.begin(), multi->nvec.end());
+  } else if (const auto* binary = space.get_if<myriad::MultiBinary>()) {
+    out->kind = SpaceKind::MultiBinary;
+    out->n = binary->n;
+  } else if (const auto* dict = space.get_if<myriad::Dict>()) {
+    out->kind = SpaceKind::Dict;
+    for (const auto& [name, part] : dict->spaces) {
+      out->names.push_back(name);
+      out->spaces.push_back(to_wire(part));
+    }
+  } else {
+    out->kind = SpaceKind::Tuple;
+    for (const myriad::Space& part : space.get_if<myriad::Tuple>()->spaces) out->spaces.push_back(to_wire(part));
+  }
+  return out;
+}
+
+static_assert(static_cast<int>(myriad::DType::i64) == static_cast<int>(DType::i64));
+
+}  // namespace myriad::simulator

@@ -1,0 +1,286 @@
+#include "rl/simulator/simulator.hpp"
+
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include "rl/check.hpp"
+
+namespace myriad::simulator {
+namespace {
+
+constexpr int kChildSocket = 3;
+constexpr size_t kAlign = 64;
+
+size_t aligned(size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
+
+std::string text_of(const EnvOptions& options) {
+  std::string text;
+  for (const auto& [name, value] : options) text += fmt::format("{}{}={}", text.empty() ? "" : "\n", name, value);
+  return text;
+}
+
+}  // namespace
+
+std::string Source::name() const {
+  if (command.empty()) return address;
+  return command[0] == "/bin/sh" ? command.back().substr(sizeof "exec " - 1)
+                                 : fmt::format("{}", fmt::join(command, " "));
+}
+
+Simulator::Simulator(const Source& source, const EnvOptions& options) {
+  if (source.command.empty())
+    connect(source.address);
+  else
+    start(source, options);
+  explained([&] {
+    MessageT message = channel_->receive(patience().start);
+    auto* hello = const_cast<HelloT*>(as<HelloT>(message));
+    if (hello == nullptr)
+      fail(Exit::environment, "simulator-malformed", "{} begins with a {}, want a Hello", channel_->name(),
+           EnumNameBody(message.body.type));
+    if (hello->protocol != kProtocol) {
+      RefusedT refused;
+      refused.code = "version-skew";
+      refused.text = fmt::format("you speak protocol {}, this program {}", hello->protocol, kProtocol);
+      channel_->send(frame_of(refused));
+      fail(Exit::environment, "version-skew", "{} speaks simulator protocol {}, this program {}: update its SDK",
+           channel_->name(), hello->protocol, kProtocol);
+    }
+    if (hello->role != Role::steps)
+      fail(Exit::environment, "simulator-malformed",
+           "{} asks for actions; a simulator that is started or connected to is stepped", channel_->name());
+    hello_ = std::move(*hello);
+  });
+}
+
+Simulator::~Simulator() {
+  channel_.reset();
+  if (pid_ < 0) return;
+  ::kill(pid_, SIGKILL);
+  while (::waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {}
+}
+
+/// Adds how the process ended to what went wrong.
+template <class F>
+void Simulator::explained(F&& f) {
+  try {
+    f();
+  } catch (const Error& error) {
+    if (error.code() != "simulator-gone" || pid_ < 0) throw;
+    throw Error(error.exit_status(), error.code(), fmt::format("{} {}", channel_->name(), ending()));
+  }
+}
+
+std::string Simulator::ending() {
+  for (int tries = 0; pid_ >= 0 && tries < 100; ++tries) {
+    const int got = ::waitpid(pid_, &status_, WNOHANG);
+    if (got == pid_) pid_ = -1;
+    if (got == 0) ::usleep(10'000);
+  }
+  if (pid_ >= 0) return "has closed the connection, and runs on";
+  return WIFSIGNALED(status_)
+             ? fmt::format("was ended by {}", ::strsignal(WTERMSIG(status_)))
+             : fmt::format("ended with exit status {}; its words are in the log", WEXITSTATUS(status_));
+}
+
+void Simulator::start(const Source& source, const EnvOptions& options) {
+  int ends[2];
+  check(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0, "socketpair: {}", std::strerror(errno));
+  // Everything that allocates comes before the fork.
+  std::vector<char*> argv;
+  for (const std::string& word : source.command) argv.push_back(const_cast<char*>(word.c_str()));
+  argv.push_back(nullptr);
+  std::string path = source.python_path;
+  if (const char* before = std::getenv("PYTHONPATH"); !path.empty() && before != nullptr)
+    path += std::string(":") + before;
+  const std::string text = text_of(options);
+  const pid_t parent = ::getpid();
+  pid_ = ::fork();
+  if (pid_ < 0) {
+    ::close(ends[0]), ::close(ends[1]);
+    fail(Exit::resource, "spawn-failed", "no process for {}: {}", source.command[0], std::strerror(errno));
+  }
+  if (pid_ == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (::getppid() != parent) ::_exit(1);
+    for (const int signal : {SIGINT, SIGTERM, SIGPIPE}) ::signal(signal, signal == SIGPIPE ? SIG_DFL : SIG_IGN);
+    sigset_t none;
+    ::sigemptyset(&none);
+    ::sigprocmask(SIG_SETMASK, &none, nullptr);
+    ::dup2(STDERR_FILENO, STDOUT_FILENO);  // what it prints is for people
+    if (ends[1] == kChildSocket)
+      ::fcntl(kChildSocket, F_SETFD, 0);
+    else
+      ::dup2(ends[1], kChildSocket);
+    ::setenv("MYRIAD_SIMULATOR_FD", "3", 1);
+    ::setenv("MYRIAD_SIMULATOR_OPTIONS", text.c_str(), 1);
+    if (!path.empty()) ::setenv("PYTHONPATH", path.c_str(), 1);
+    ::execvp(argv[0], argv.data());
+    const char* why = std::strerror(errno);
+    for (const char* part : {"error[spawn-failed] ", static_cast<const char*>(argv[0]), ": ", why, "\n"})
+      (void)!::write(STDERR_FILENO, part, std::strlen(part));
+    ::_exit(127);
+  }
+  ::close(ends[1]);
+  channel_.emplace(ends[0], "the simulator " + source.name());
+  local_ = true;
+}
+
+void Simulator::connect(const std::string& address) {
+  int fd = -1;
+  const auto refuse = [&](const char* why) {
+    if (fd >= 0) ::close(fd);
+    fail(Exit::environment, "simulator-gone", "no simulator answers at {}: {}; start it first", address, why);
+  };
+  const size_t colon = address.rfind(':');
+  local_ = address.find('/') != std::string::npos || colon == std::string::npos;
+  if (local_) {
+    sockaddr_un name{};
+    name.sun_family = AF_UNIX;
+    if (address.size() >= sizeof name.sun_path) refuse("a unix socket's path has at most 107 characters");
+    std::memcpy(name.sun_path, address.data(), address.size());
+    fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0 || ::connect(fd, reinterpret_cast<const sockaddr*>(&name), sizeof name) != 0)
+      refuse(std::strerror(errno));
+  } else {
+    addrinfo hints{}, *found = nullptr;
+    hints.ai_socktype = SOCK_STREAM;
+    const int problem =
+        ::getaddrinfo(address.substr(0, colon).c_str(), address.substr(colon + 1).c_str(), &hints, &found);
+    if (problem != 0) refuse(::gai_strerror(problem));
+    fd = ::socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const int connected = fd < 0 ? -1 : ::connect(fd, found->ai_addr, found->ai_addrlen);
+    ::freeaddrinfo(found);
+    if (connected != 0) refuse(std::strerror(errno));
+    const int on = 1;
+    ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  }
+  channel_.emplace(fd, fmt::format("the simulator at {}", address));
+}
+
+void Simulator::welcome(size_t num_envs, const EnvOptions& options) {
+  num_envs_ = num_envs;
+  observation_bytes_ = to_space(hello_.observation.get(), "observation").row_bytes();
+  action_bytes_ = to_space(hello_.action.get(), "action").row_bytes();
+  finals_at_ = aligned(num_envs * observation_bytes_);
+  actions_at_ = finals_at_ + aligned(num_envs * observation_bytes_);
+  rewards_at_ = actions_at_ + aligned(num_envs * action_bytes_);
+  flags_at_ = rewards_at_ + aligned(num_envs * sizeof(double));
+  active_at_ = flags_at_ + aligned(num_envs);
+  memory_.emplace(SharedMemory::create("simulator", active_at_ + aligned(num_envs), false));
+  WelcomeT welcome;
+  welcome.protocol = kProtocol;
+  welcome.num_envs = static_cast<uint32_t>(num_envs);
+  for (const auto& [name, value] : options) {
+    welcome.options.push_back(std::make_unique<OptionT>());
+    welcome.options.back()->name = name;
+    welcome.options.back()->value = value;
+  }
+  welcome.observation_bytes = static_cast<uint32_t>(observation_bytes_);
+  welcome.action_bytes = static_cast<uint32_t>(action_bytes_);
+  welcome.shared_bytes = local_ ? active_at_ + aligned(num_envs) : 0;
+  explained([&] { channel_->send(frame_of(std::move(welcome)), local_ ? memory_->fd() : -1); });
+  memory_->close_fd();
+  if (local_) step_frame_ = frame_of(StepT{});
+}
+
+void Simulator::submit(size_t env, std::span<const std::byte> action) {
+  check_row("action", action.size(), action_bytes_);
+  std::memcpy(block(actions_at_) + env * action_bytes_, action.data(), action_bytes_);
+  active()[env] = 1;
+}
+
+void Simulator::begin_step() {
+  if (stepping_) return;
+  bool any = false;
+  for (size_t env = 0; env < num_envs_; ++env) any |= submitted(env);
+  if (!any) return;
+  if (!local_) {
+    StepT step;
+    const auto* actions = reinterpret_cast<const uint8_t*>(block(actions_at_));
+    step.actions.assign(actions, actions + num_envs_ * action_bytes_);
+    step.active.assign(active(), active() + num_envs_);
+    step_frame_ = frame_of(std::move(step));
+  }
+  explained([&] { channel_->send(step_frame_); });
+  stepping_ = true;
+}
+
+void Simulator::finish_step() {
+  if (!stepping_) return;
+  explained([&] {
+    const MessageT message = channel_->receive(patience().answer);
+    const auto* stepped = as<SteppedT>(message);
+    if (stepped == nullptr)
+      fail(Exit::environment, "simulator-malformed", "{} answers a Step with a {}", channel_->name(),
+           EnumNameBody(message.body.type));
+    take(*stepped, std::nullopt);
+  });
+  stepping_ = false;
+  std::memset(active(), 0, num_envs_);
+}
+
+void Simulator::reset(size_t env, std::optional<uint64_t> seed) {
+  ResetT reset;
+  reset.envs.push_back(static_cast<uint32_t>(env));
+  if (seed) reset.seeds.push_back(*seed);
+  explained([&] {
+    channel_->send(frame_of(std::move(reset)));
+    const MessageT message = channel_->receive(patience().answer);
+    const auto* stepped = as<SteppedT>(message);
+    if (stepped == nullptr)
+      fail(Exit::environment, "simulator-malformed", "{} answers a Reset with a {}", channel_->name(),
+           EnumNameBody(message.body.type));
+    take(*stepped, env);
+  });
+}
+
+/// Without shared memory: keeps the rows of a message, or of one environment.
+void Simulator::take(const SteppedT& stepped, std::optional<size_t> only) {
+  if (local_) return;
+  const auto part = [&](const auto& values, size_t at, size_t bytes, const char* what, bool may_miss) {
+    if (values.empty() && may_miss) return;
+    const size_t got = values.size() * sizeof(values[0]);
+    if (got != num_envs_ * bytes)
+      fail(Exit::environment, "simulator-malformed", "{} sent {} bytes of {}, want {}", channel_->name(), got, what,
+           num_envs_ * bytes);
+    const auto* from = reinterpret_cast<const std::byte*>(values.data());
+    const size_t first = only.value_or(0), count = only ? 1 : num_envs_;
+    std::memcpy(block(at) + first * bytes, from + first * bytes, count * bytes);
+  };
+  part(stepped.observations, 0, observation_bytes_, "observations", false);
+  if (only) return;
+  part(stepped.finals, finals_at_, observation_bytes_, "finals", true);
+  part(stepped.rewards, rewards_at_, sizeof(double), "rewards", false);
+  part(stepped.flags, flags_at_, 1, "flags", false);
+}
+
+/// What a simulator says of its spaces need not be what another process was told.
+void Simulator::check_row(const char* what, size_t bytes, size_t mine) const {
+  if (bytes != mine)
+    fail(Exit::environment, "simulator-changed", "{} has {}s of {} bytes, and had {} when the run began",
+         channel_->name(), what, mine, bytes);
+}
+
+void Simulator::observation(size_t env, std::span<std::byte> row) const {
+  check_row("observation", row.size(), observation_bytes_);
+  std::memcpy(row.data(), block(env * observation_bytes_), observation_bytes_);
+}
+void Simulator::final_observation(size_t env, std::span<std::byte> row) const {
+  check_row("observation", row.size(), observation_bytes_);
+  std::memcpy(row.data(), block(finals_at_) + env * observation_bytes_, observation_bytes_);
+}
+
+}  // namespace myriad::simulator

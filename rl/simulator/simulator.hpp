@@ -1,0 +1,80 @@
+// Simulator: a process that holds some environments (Role::steps), reset and stepped by messages.
+//
+//   start or connect -> Hello -> Welcome [+ shared memory] -> Reset -> Stepped, Step -> Stepped, ...
+//
+// On one host rows lie in shared memory and the messages only say whose turn it is. An environment that ends begins its
+// next episode by itself, in the same answer: an end costs no round trip.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "rl/environment.hpp"
+#include "rl/shared_memory.hpp"
+#include "rl/simulator/channel.hpp"
+
+namespace myriad::simulator {
+
+/// Where simulators come from.
+struct Source {
+  std::vector<std::string> command;  ///< a process to start
+  std::string address;               ///< or, without one, where it listens: "HOST:PORT" or a unix socket's path
+  std::string python_path = {};      ///< of a command: what PYTHONPATH begins with
+  std::string name() const;          ///< the command or the address, for people
+};
+
+class Simulator {
+ public:
+  /// Starts or connects, and hears its Hello. Throws Error.
+  Simulator(const Source& source, const EnvOptions& options);
+  ~Simulator();
+  Simulator(const Simulator&) = delete;
+
+  const HelloT& hello() const { return hello_; }
+
+  /// It is to hold `num_envs` environments.
+  void welcome(size_t num_envs, const EnvOptions& options);
+
+  void submit(size_t env, std::span<const std::byte> action);
+  /// Tells it to step those that have an action, unless it has been told.
+  void begin_step();
+  void finish_step();
+  bool stepping() const { return stepping_; }
+  bool submitted(size_t env) const { return active()[env] != 0; }
+  void reset(size_t env, std::optional<uint64_t> seed);
+
+  // What the newest answer says of an environment; copies, since the process may write at any time.
+  void observation(size_t env, std::span<std::byte> row) const;
+  void final_observation(size_t env, std::span<std::byte> row) const;
+  double reward(size_t env) const { return rewards()[env]; }
+  uint8_t flags(size_t env) const { return flags_of()[env]; }
+
+  /// After its end: "ended with exit status 1". Waits for it, a second at most.
+  std::string ending();
+
+ private:
+  void start(const Source& source, const EnvOptions& options);
+  void connect(const std::string& address);
+  void take(const SteppedT& stepped, std::optional<size_t> only);
+  void check_row(const char* what, size_t bytes, size_t mine) const;
+  template <class F>
+  void explained(F&& f);
+  std::byte* block(size_t offset) const { return memory_->data() + offset; }
+  double* rewards() const { return reinterpret_cast<double*>(block(rewards_at_)); }
+  uint8_t* flags_of() const { return reinterpret_cast<uint8_t*>(block(flags_at_)); }
+  uint8_t* active() const { return reinterpret_cast<uint8_t*>(block(active_at_)); }
+
+  int pid_ = -1, status_ = 0;
+  std::optional<Channel> channel_;
+  HelloT hello_;
+  size_t num_envs_ = 0, observation_bytes_ = 0, action_bytes_ = 0;
+  size_t finals_at_ = 0, actions_at_ = 0, rewards_at_ = 0, flags_at_ = 0, active_at_ = 0;
+  bool local_ = false, stepping_ = false;
+  std::optional<SharedMemory> memory_;  // where it is not shared, a copy of what messages said
+  std::vector<std::byte> step_frame_;
+};
+
+}  // namespace myriad::simulator

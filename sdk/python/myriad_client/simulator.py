@@ -1,0 +1,165 @@
+"""A simulator that Myriad resets and steps: `serve(make_env, observation, action)`.
+
+`make_env(options)` returns an object with Gymnasium's reset(seed=...) -> (observation, info) and
+step(action) -> (observation, reward, terminated, truncated, info).
+"""
+import math
+import os
+import socket
+import struct
+import sys
+import traceback
+
+import flatbuffers
+import numpy as np
+
+from myriad_client import protocol_generated as p
+from myriad_client import spaces, wire
+
+TERMINATED, TRUNCATED = 1, 2
+ALIGN = 64
+
+
+def serve(make_env, observation, action, *, name: str = "", source: str = "", max_envs: int = 0, max_episode_steps: int = 0,
+          reward_threshold: float = math.nan, options: dict[str, float] | None = None, listen: str = "") -> None:
+    """Serves Myriad until it goes: over the connection it made before it started this process, or each that comes to
+    `listen` ("HOST:PORT" or a path), each with environments of its own."""
+    hello = _hello(observation, action, name, source, max_envs, max_episode_steps, reward_threshold, options or {})
+    started = wire.session_socket()
+    if started is not None:
+        _serve_one(started, hello, make_env, observation, action)
+        return
+    if not listen:
+        raise RuntimeError("Myriad did not start this process: say listen='HOST:PORT' for env = \"connect:HOST:PORT\"")
+    with listener(listen) as door:
+        while True:
+            sock, _ = door.accept()
+            if os.fork() == 0:  # a process for each, as where Myriad starts them
+                door.close()
+                _serve_one(sock, hello, make_env, observation, action)
+                os._exit(0)
+            sock.close()
+
+
+def listener(address: str) -> socket.socket:
+    if "/" in address:
+        if os.path.exists(address):
+            os.unlink(address)
+        door = socket.socket(socket.AF_UNIX)
+        door.bind(address)
+        door.listen()
+        return door
+    host, _, port = address.rpartition(":")
+    return socket.create_server((host, int(port)))
+
+
+def _hello(observation, action, name, source, max_envs, max_episode_steps, reward_threshold, options) -> bytes:
+    b = flatbuffers.Builder(1024)
+    rows = []
+    for key, value in options.items():
+        text = b.CreateString(key)
+        p.OptionStart(b), p.OptionAddName(b, text), p.OptionAddValue(b, float(value))
+        rows.append(p.OptionEnd(b))
+    rows = spaces.vector(b, rows, p.HelloStartOptionsVector, b.PrependUOffsetTRelative)
+    said = [b.CreateString(name or os.path.basename(sys.argv[0])), b.CreateString(source), spaces.build(b, observation), spaces.build(b, action)]
+    p.HelloStart(b)
+    p.HelloAddProtocol(b, wire.PROTOCOL), p.HelloAddRole(b, p.Role.steps)
+    p.HelloAddName(b, said[0]), p.HelloAddSource(b, said[1]), p.HelloAddObservation(b, said[2]), p.HelloAddAction(b, said[3])
+    p.HelloAddMaxEnvs(b, max_envs), p.HelloAddMaxEpisodeSteps(b, max_episode_steps), p.HelloAddOptions(b, rows)
+    p.HelloAddRewardThreshold(b, reward_threshold)
+    return wire.frame(b, p.Body.Hello, p.HelloEnd(b))
+
+
+def _serve_one(sock: socket.socket, hello: bytes, make_env, observation, action) -> None:
+    connection = wire.Connection(sock)
+    try:
+        connection.send(hello)
+        kind, welcome = connection.receive()
+        if kind == p.Body.Welcome:
+            _Host(connection, welcome, make_env, observation, action).run()
+    except wire.Closed:
+        pass  # the run is over
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        try:
+            connection.send(wire.failure(f"{type(error).__name__}: {error} ({os.path.basename(where.filename)}:{where.lineno})"))
+        except wire.Closed:
+            pass
+        raise
+
+
+class _Host:
+    def __init__(self, connection: wire.Connection, welcome: p.Welcome, make_env, observation, action):
+        self.connection = connection
+        self.n = n = welcome.NumEnvs()
+        options = {wire.text(welcome.Options(i).Name()): welcome.Options(i).Value() for i in range(welcome.OptionsLength())}
+        self.observation, self.action = spaces.Codec(observation), spaces.Codec(action)
+        if (self.observation.row_bytes, self.action.row_bytes) != (welcome.ObservationBytes(), welcome.ActionBytes()):
+            raise RuntimeError("Myriad lays these spaces out in other rows: update the client")
+        self.shared = welcome.SharedBytes() > 0
+        aligned = lambda size: -(-size // ALIGN) * ALIGN
+        sizes = [n * self.observation.row_bytes, n * self.observation.row_bytes, n * self.action.row_bytes, 8 * n, n, n]
+        starts = [sum(map(aligned, sizes[:i])) for i in range(len(sizes))]
+        total = starts[-1] + aligned(n)
+        memory = connection.memory(welcome.SharedBytes()) if self.shared else bytearray(total)
+        self.blocks = [memoryview(memory)[start:start + size] for start, size in zip(starts, sizes)]
+        self.observations = self.observation.views(self.blocks[0], n)
+        self.finals = self.observation.views(self.blocks[1], n)
+        self.actions = self.action.views(self.blocks[2], n)
+        self.rewards, self.flags = np.frombuffer(self.blocks[3], np.float64), self.blocks[4]
+        self.active = self.blocks[5]
+        self.stepped = self._stepped() if self.shared else b""
+        self.envs = [make_env(options) for _ in range(n)]
+
+    def _stepped(self) -> bytes:
+        b = flatbuffers.Builder(256)
+        rows = []
+        if not self.shared:
+            for start, block in ((p.SteppedStartObservationsVector, 0), (p.SteppedStartFinalsVector, 1), (p.SteppedStartFlagsVector, 4)):
+                rows.append(b.CreateByteVector(bytes(self.blocks[block])))
+            rewards = b.CreateNumpyVector(self.rewards)
+        p.SteppedStart(b)
+        if not self.shared:
+            p.SteppedAddObservations(b, rows[0]), p.SteppedAddFinals(b, rows[1]), p.SteppedAddFlags(b, rows[2])
+            p.SteppedAddRewards(b, rewards)
+        return wire.frame(b, p.Body.Stepped, p.SteppedEnd(b))
+
+    def run(self) -> None:
+        always: bytes | None = None  # what a Step looks like where rows are shared
+        while True:
+            data = self.connection.receive_bytes()
+            if data == always:
+                self.step()
+                self.connection.send(self.stepped)
+                continue
+            kind, message = wire.parse(data)
+            if kind == p.Body.Step:
+                if self.shared:
+                    always = data
+                else:
+                    self.blocks[2][:] = message.ActionsAsNumpy().tobytes()
+                    self.active[:] = message.ActiveAsNumpy().tobytes()
+                self.step()
+            elif kind == p.Body.Reset:
+                for k in range(message.EnvsLength()):
+                    seed = message.Seeds(k) if k < message.SeedsLength() else None
+                    i = message.Envs(k)
+                    self.observation.write(self.observations[i], self.envs[i].reset(seed=seed)[0])
+            else:
+                raise RuntimeError("Myriad sent what a simulator does not take: update the client")
+            self.connection.send(self.stepped if self.shared else self._stepped())
+
+    def step(self) -> None:
+        read, write = self.action.read, self.observation.write
+        for i, env in enumerate(self.envs):
+            if not self.active[i]:
+                continue
+            observation, reward, terminated, truncated, _ = env.step(read(self.actions[i]))
+            self.rewards[i] = reward
+            if terminated or truncated:
+                self.flags[i] = (TERMINATED if terminated else 0) | (TRUNCATED if truncated else 0)
+                write(self.finals[i], observation)
+                observation = env.reset()[0]
+            else:
+                self.flags[i] = 0
+            write(self.observations[i], observation)

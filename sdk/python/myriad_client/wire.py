@@ -1,0 +1,122 @@
+"""Frames of docs/protocol.md over a stream socket."""
+import array
+import mmap
+import os
+import socket
+import struct
+
+import flatbuffers
+import numpy as np
+
+from myriad_client import protocol_generated as p
+
+PROTOCOL = 1
+MAX_FRAME_BYTES = 64 << 20
+IDENTIFIER = b"MYRS"
+
+
+class Closed(Exception):
+    """The other side is gone."""
+
+
+class Refused(Exception):
+    """Myriad does not take this client; the text says why."""
+
+
+def frame(b: flatbuffers.Builder, kind: int, body: int) -> bytes:
+    """The finished message around `body`, with its length before it."""
+    p.MessageStart(b)
+    p.MessageAddBodyType(b, kind)
+    p.MessageAddBody(b, body)
+    b.Finish(p.MessageEnd(b), IDENTIFIER)
+    data = bytes(b.Output())
+    return struct.pack("<I", len(data)) + data
+
+
+def failure(text: str) -> bytes:
+    b = flatbuffers.Builder(256)
+    said = b.CreateString(text)
+    p.FailureStart(b)
+    p.FailureAddText(b, said)
+    return frame(b, p.Body.Failure, p.FailureEnd(b))
+
+
+class Connection:
+    def __init__(self, sock: socket.socket):
+        self.sock = sock
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.buffer = bytearray()
+        self.passed: list[int] = []  # descriptors that came
+
+    def send(self, data: bytes) -> None:
+        try:
+            self.sock.sendall(data)
+        except OSError as error:
+            raise Closed(str(error)) from None
+
+    def _fill(self, size: int) -> None:
+        while len(self.buffer) < size:
+            try:
+                if self.sock.family == socket.AF_UNIX:
+                    data, fds, _, _ = socket.recv_fds(self.sock, 1 << 16, 4)
+                    self.passed += fds
+                else:
+                    data = self.sock.recv(1 << 16)
+            except OSError as error:
+                raise Closed(str(error)) from None
+            if not data:
+                raise Closed("Myriad has closed the connection")
+            self.buffer += data
+
+    def receive_bytes(self) -> bytes:
+        self._fill(4)
+        (size,) = struct.unpack_from("<I", self.buffer)
+        if size > MAX_FRAME_BYTES:
+            raise Closed(f"a message of {size} bytes")
+        self._fill(4 + size)
+        data = bytes(self.buffer[4:4 + size])
+        del self.buffer[:4 + size]
+        return data
+
+    def receive(self) -> tuple[int, object]:
+        """The next message: its p.Body, and the table."""
+        return parse(self.receive_bytes())
+
+    def memory(self, size: int) -> mmap.mmap:
+        """The shared memory that came with the Welcome."""
+        fd = self.passed.pop()
+        try:
+            return mmap.mmap(fd, size)
+        finally:
+            os.close(fd)
+
+
+def parse(data: bytes) -> tuple[int, object]:
+    message = p.Message.GetRootAs(data)
+    kind = message.BodyType()
+    names = {number: name for name, number in vars(p.Body).items() if not name.startswith("_")}
+    if kind not in names or kind == p.Body.NONE:
+        raise Closed("a message that this version does not know: update the client")
+    table = getattr(p, names[kind])()
+    body = message.Body()
+    table.Init(body.Bytes, body.Pos)
+    if kind == p.Body.Refused:
+        raise Refused(f"[{text(table.Code())}] {text(table.Text())}")
+    return kind, table
+
+
+def text(value: bytes | None) -> str:
+    return (value or b"").decode(errors="replace")
+
+
+def session_socket() -> socket.socket | None:
+    """The connection that Myriad made before it started this process."""
+    number = os.environ.get("MYRIAD_SIMULATOR_FD")
+    return None if number is None else socket.socket(fileno=int(number))
+
+
+def options() -> dict[str, float]:
+    """What the config says in env_config, where Myriad started this process."""
+    lines = os.environ.get("MYRIAD_SIMULATOR_OPTIONS", "").splitlines()
+    return {name: float(value) for name, _, value in (line.partition("=") for line in lines)}
