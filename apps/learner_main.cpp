@@ -29,6 +29,7 @@
 #include "learners/learner_core.hpp"
 #include "learners/rendezvous.hpp"
 #include "learners/shared_collective.hpp"
+#include "rl/wrappers.hpp"
 
 namespace myriad {
 namespace {
@@ -180,7 +181,7 @@ class LearnerShell {
         run_(arguments.number("--run")),
         checkpoint_(welcome.checkpoint),
         config_(load_config(welcome.config, "config")),
-        env_(configured_spec(EnvRegistry::instance().find(config_.environment.env), config_.environment.env_config)),
+        env_(environment_spec(config_.environment)),
         data_(context, welcome.data_endpoint),
         learner_(config_, env_.observation_space, env_.action_space, device_of(config_, hello_.shard)),
         layout_(std::make_shared<const FragmentLayout>(RolloutWorker::layout_for(config_, env_, learner_.spec()))),

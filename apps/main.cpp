@@ -73,6 +73,7 @@ int run(int argc, char** argv) {
   play_verb->add_option("--seed", play_options.seed, "of the reset and of random actions");
   play_verb->add_option("--steps", play_options.steps, "how many random steps at most")->check(CLI::PositiveNumber);
   play_verb->add_option("--option", play_options.env_options, "key=value of the environment");
+  play_verb->add_option("--wrapper", play_options.wrappers, "key=value of [environment], such as frame_stack=4");
   play_verb->add_flag("--json", play_options.json, "one object a step, full precision");
   play_verb->callback([&] { verb = [&] { return play(play_options); }; });
 
@@ -81,6 +82,7 @@ int run(int argc, char** argv) {
       app.add_subcommand("check-env", "does an environment keep its contract? For its author, and CI");
   check_verb->add_option("env", check_options.env, "an id of `myriad envs`, or plugin:PATH")->required();
   check_verb->add_option("--option", check_options.env_options, "key=value of the environment");
+  check_verb->add_option("--wrapper", check_options.wrappers, "key=value of [environment], such as frame_stack=4");
   check_verb->add_option("--seed", check_options.seed, "of resets and random actions");
   check_verb->add_option("--steps", check_options.steps, "of the longest check")
       ->check(CLI::Range(10'000, 100'000'000));

@@ -14,6 +14,7 @@
 #include "rl/connector.hpp"
 #include "rl/wire/messages.hpp"
 #include "rl/wire/packed.hpp"
+#include "rl/wrappers.hpp"
 
 namespace myriad {
 namespace {
@@ -155,7 +156,7 @@ class EnvRunner {
 
 RunnerSetup RunnerSetup::load(uint64_t run, uint64_t epoch, std::string_view config_toml) {
   Config config = load_config(config_toml, "config");
-  EnvSpec env = configured_spec(EnvRegistry::instance().find(config.environment.env), config.environment.env_config);
+  EnvSpec env = environment_spec(config.environment);
   ModuleSpec spec = make_mlp_spec(env.observation_space, env.action_space, config.rl_module);
   auto layout = std::make_shared<const FragmentLayout>(RolloutWorker::layout_for(config, env, spec));
   SharedWeightsLayout weights{.num_values = spec.num_inference_parameters()};

@@ -21,7 +21,11 @@ VectorEnv::Options env_options(const Config& config, const EnvSpec& env, uint64_
           .seed = static_cast<uint64_t>(config.seed),
           .env_config = e.env_config,
           .max_episode_steps = e.max_episode_steps > 0 ? e.max_episode_steps : env.max_episode_steps,
-          .reward_scale = e.reward_scale};
+          .rewards = {.filter = e.reward_filter != "NoFilter",
+                      .gamma = config.training.gamma,
+                      .scale = e.reward_scale,
+                      .clip = e.reward_clip,
+                      .sign = e.reward_sign}};
 }
 
 const Tensor& tensor_of(const TensorMap& tensors, const std::string& name) {

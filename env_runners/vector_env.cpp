@@ -132,6 +132,7 @@ VectorEnv::VectorEnv(const EnvSpec& spec, const Options& options)
     : spec_(configured_spec(spec, options.env_config)),
       options_(options),
       observation_check_(spec_.observation_space),
+      to_learner_(options.rewards, static_cast<size_t>(options.num_envs)),
       action_bytes_(spec_.action_space.row_bytes()),
       time_limit_(static_cast<uint32_t>(options.max_episode_steps)) {
   check(options.num_envs >= 1, "a VectorEnv of {} environments, want at least 1", options.num_envs);
@@ -193,7 +194,7 @@ size_t VectorEnv::step(const std::byte* actions, const Destination& to) {
     std::byte* bytes = observation.bytes().data();
     ++slot.episode_length;
     const StepResult result = slot.env->step(action(b), slot.random, observation);
-    const float reward = static_cast<float>(result.reward * options_.reward_scale);
+    const float reward = to_learner_(b, result.reward, result.terminated);
     if (!std::isfinite(reward)) [[unlikely]]
       fail_step(b, "nan", fmt::format("reward = {}", result.reward));
     if (!observation_check_.holds(bytes)) [[unlikely]]
@@ -228,12 +229,15 @@ TensorMap VectorEnv::state() const {
   const std::vector<int64_t> identity{static_cast<int64_t>(options_.seed),
                                       static_cast<int64_t>(options_.first_env_index)};
   const size_t n = slots_.size();
-  return {{"env/identity", Tensor::of(std::span<const int64_t>(identity), {2})},
-          {"env/state", Tensor::of(std::span<const double>(states), {states.size()})},
-          {"env/state_length", Tensor::of(std::span<const int64_t>(lengths), {n})},
-          {"env/random_position", Tensor::of(std::span<const int64_t>(positions), {n})},
-          {"env/episode_return", Tensor::of(std::span<const double>(returns), {n})},
-          {"env/episode_length", Tensor::of(std::span<const int64_t>(episode_lengths), {n})}};
+  TensorMap tensors{{"env/identity", Tensor::of(std::span<const int64_t>(identity), {2})},
+                    {"env/state", Tensor::of(std::span<const double>(states), {states.size()})},
+                    {"env/state_length", Tensor::of(std::span<const int64_t>(lengths), {n})},
+                    {"env/random_position", Tensor::of(std::span<const int64_t>(positions), {n})},
+                    {"env/episode_return", Tensor::of(std::span<const double>(returns), {n})},
+                    {"env/episode_length", Tensor::of(std::span<const int64_t>(episode_lengths), {n})}};
+  if (to_learner_.has_state())
+    tensors["env/reward_filter"] = Tensor::of(std::span<const double>(to_learner_.state()), {n, 4});
+  return tensors;
 }
 
 std::vector<int> VectorEnv::set_state(const TensorMap& state, std::byte* obs) {
@@ -254,6 +258,7 @@ std::vector<int> VectorEnv::set_state(const TensorMap& state, std::byte* obs) {
     total += static_cast<size_t>(std::max<int64_t>(length, 0));
   }
   const std::vector<double> states = tensor_of(state, "env/state", total).f64();
+  if (to_learner_.has_state()) to_learner_.set_state(tensor_of(state, "env/reward_filter", 4 * n).f64());
   const double* next = states.data();
   std::vector<int> restarted;
   for_each_env([&](size_t b, Slot& slot) {

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "rl/connector.hpp"
 #include "rl/environment.hpp"
 #include "rl/fragment.hpp"
 #include "rl/weights.hpp"
@@ -51,14 +52,14 @@ class VectorEnv {
     uint64_t first_draw = 0;       ///< position of fresh random streams
     uint64_t seed = 0;
     EnvOptions env_config = {};
-    int64_t max_episode_steps = 0;  ///< env steps; 0 = no time limit
-    double reward_scale = 1.0;      ///< of the rewards written; episode returns stay the environment's own
+    int64_t max_episode_steps = 0;          ///< env steps; 0 = no time limit
+    RewardConnector::Options rewards = {};  ///< of the rewards written; episode returns stay the environment's own
   };
 
   /// Where one step is written.
   struct Destination {
     std::byte* obs;        ///< [B, row_bytes]  S_{t+1}, or S_0 of the next episode
-    float* rewards;        ///< [B]             R_{t+1} * reward_scale
+    float* rewards;        ///< [B]             R_{t+1} through the RewardConnector
     uint8_t* terminateds;  ///< [B]
     uint8_t* truncateds;   ///< [B]
     std::byte* final_obs;  ///< [<= B, row_bytes]  S_{t+1} of episodes truncated and not terminated, by ascending b
@@ -79,7 +80,7 @@ class VectorEnv {
   /// Throws Error (exit 3; env-exception, nan, obs-bounds) naming environment, global index, seed, step and fact.
   size_t step(const std::byte* actions, const Destination& to);
 
-  /// Everything but the observations: simulators, random positions, running episodes.
+  /// Everything but the observations: simulators, random positions, running episodes, reward statistics.
   TensorMap state() const;
   /// Restores what state() gave and writes the observations to `obs`. Returns the local indices of environments which
   /// cannot give their state: their episodes start anew. Throws Error("foreign-checkpoint") for another seed or index.
@@ -102,6 +103,7 @@ class VectorEnv {
   EnvSpec spec_;
   Options options_;
   RowCheck observation_check_;
+  RewardConnector to_learner_;
   size_t action_bytes_;
   uint32_t time_limit_;
   std::vector<Slot> slots_;

@@ -373,6 +373,15 @@ const std::map<std::string, std::string, std::less<>> kForeignNames = {
     {"n_envs", "num_envs_per_env_runner"},
     {"num_envs", "num_envs_per_env_runner"},
     {"env_id", "env"},
+    {"frameskip", "frame_skip"},
+    {"action_repeat", "frame_skip"},
+    {"framestack", "frame_stack"},
+    {"stack_size", "frame_stack"},
+    {"repeat_action_probability", "sticky_actions"},
+    {"clip_rewards", "reward_clip"},
+    {"clip_reward", "reward_clip"},
+    {"normalize_reward", "reward_filter"},
+    {"norm_reward", "reward_filter"},
     {"total_timesteps", "num_env_steps_sampled_lifetime"},
     {"hidden_sizes", "fcnet_hiddens"},
 };
@@ -529,6 +538,11 @@ class Combinations {
            "{}: learners.shard '{}' goes layer by layer; executor 'native' cannot, 'torch' can",
            place({"learners.executor", "learners.shard"}), learners.shard);
     refuse_device();
+    const EnvironmentConfig& environment = config_.environment;
+    if (environment.reward_sign && (environment.reward_clip || environment.reward_filter != "NoFilter"))
+      fail(Exit::usage, "impossible",
+           "{}: environment.reward_sign leaves nothing of reward_filter and reward_clip; take one or the others",
+           place({"environment.reward_sign", "environment.reward_clip", "environment.reward_filter"}));
     const FaultToleranceConfig& faults = config_.fault_tolerance;
     if (faults.restart_backoff_max_s < faults.restart_backoff_s)
       fail(Exit::usage, "impossible", "{}: fault_tolerance.restart_backoff_max_s {} is less than restart_backoff_s {}",
@@ -626,8 +640,19 @@ void EnvironmentConfig::settings(SettingVisitor& v) {
   v.visit({"max_episode_steps", "env steps", "time limit; 0: the environment's own", 0, 2147483647}, max_episode_steps);
   v.visit({"normalize_actions", "", "Box actions: the policy's [-1, 1] becomes [low, high]"}, normalize_actions);
   v.visit({"clip_actions", "", "Box actions are clipped to [low, high] before the step"}, clip_actions);
-  v.visit({"reward_scale", "", "factor on the rewards the learner sees; returns stay as they are", -1e9, 1e9},
-          reward_scale);
+  v.visit({"frame_skip", "env steps", "of one action, their rewards summed; everything else counts one", 1, 10000},
+          frame_skip);
+  v.visit(
+      {"frame_stack", "observations", "that the policy sees, the last ones; a reset fills all with the first", 1, 1000},
+      frame_stack);
+  v.visit({"sticky_actions", "", "probability, each env step, that the action before is applied again", 0, 1},
+          sticky_actions);
+  v.visit(choice("reward_filter", "what the learner sees: first, rewards / running std of each environment's return",
+                 {"NoFilter", "discounted_return_std"}),
+          reward_filter);
+  v.visit({"reward_scale", "", "then this factor; episode returns stay as they are", -1e9, 1e9}, reward_scale);
+  v.visit({"reward_clip", "", "then clipped to +/- this", 1e-9, 1e9}, reward_clip);
+  v.visit({"reward_sign", "", "the learner sees 1, 0 or -1: the reward's sign"}, reward_sign);
   v.visit(choice("observation_filter", "running normalization of observations", {"NoFilter", "MeanStdFilter"}),
           observation_filter);
   v.visit({"observation_clip", "std", "filtered observations are clipped to +/- this", 1e-6, 1e9}, observation_clip);

@@ -57,7 +57,14 @@ struct EnvironmentConfig {
   int64_t max_episode_steps = 0;  ///< 0: the environment's own limit
   bool normalize_actions = true;  ///< Box actions: the policy's [-1, 1] is unsquashed to [low, high]
   bool clip_actions = true;       ///< Box actions are clipped to [low, high] before the step
-  double reward_scale = 1.0;      ///< what the learner sees; episode returns stay the environment's own
+  int64_t frame_skip = 1;         ///< wrappers: rl/wrappers.hpp
+  int64_t frame_stack = 1;
+  double sticky_actions = 0.0;
+  std::string reward_filter =
+      "NoFilter";  ///< what the learner sees of rewards: RewardConnector; returns stay as they are
+  double reward_scale = 1.0;
+  std::optional<double> reward_clip;
+  bool reward_sign = false;
   std::string observation_filter = "NoFilter";
   double observation_clip = 10.0;
   void settings(SettingVisitor& v);

@@ -209,4 +209,51 @@ void ActionConnector::operator()(std::span<const std::byte> action, std::span<st
     convert(double{});
 }
 
+// ---- RewardConnector ----
+
+RewardConnector::RewardConnector(const Options& options, size_t num_envs)
+    : options_(options),
+      plain_(!options.filter && !options.clip && !options.sign),
+      statistics_(options.filter ? num_envs : 0) {}
+
+void RewardConnector::Statistics::update(double reward, bool terminated, double gamma) {
+  discounted_return = discounted_return * gamma * (terminated ? 0.0 : 1.0) + reward;
+  const double delta = discounted_return - mean, total = count + 1.0;
+  mean += delta / total;
+  variance = (variance * count + delta * delta * count / total) / total;
+  count = total;
+}
+
+float RewardConnector::shaped(size_t env, double reward, bool terminated) {
+  if (!std::isfinite(reward)) return std::numeric_limits<float>::quiet_NaN();
+  if (options_.filter) {
+    Statistics& statistics = statistics_[env];
+    statistics.update(reward, terminated, options_.gamma);
+    reward /= std::sqrt(statistics.variance + 1e-8);
+  }
+  reward *= options_.scale;
+  if (options_.sign) return reward > 0 ? 1.0f : reward < 0 ? -1.0f : 0.0f;
+  return static_cast<float>(options_.clip ? std::clamp(reward, -*options_.clip, *options_.clip) : reward);
+}
+
+std::vector<double> RewardConnector::state() const {
+  std::vector<double> state;
+  for (const Statistics& s : statistics_) state.insert(state.end(), {s.count, s.mean, s.variance, s.discounted_return});
+  return state;
+}
+
+void RewardConnector::set_state(std::span<const double> state) {
+  check(state.size() == 4 * statistics_.size(), "a reward filter's state has {} values, want {}", state.size(),
+        4 * statistics_.size());
+  for (size_t i = 0; i < state.size(); ++i) {
+    const bool positive = i % 4 == 0, at_least_zero = i % 4 == 2;
+    if (!std::isfinite(state[i]) || (positive && state[i] <= 0) || (at_least_zero && state[i] < 0))
+      fail(Exit::environment, "corrupt-file", "a reward filter's state has {} at {}", state[i], i);
+  }
+  for (Statistics& s : statistics_) {
+    s = {state[0], state[1], state[2], state[3]};
+    state = state.subspan(4);
+  }
+}
+
 }  // namespace myriad

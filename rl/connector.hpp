@@ -2,11 +2,13 @@
 //
 //   env row --ObservationFlattener--> f32 features --(fragment keeps these)--> MeanStdFilter --> module
 //   module action --ActionConnector (unsquash, clip)--> env action row
+//   env reward --RewardConnector (filter, scale, clip)--> (fragment keeps this)
 //
 // The fragment keeps unfiltered features: the learner owns the statistics, updates them from the batches it accepted
 // and sends them with the weights, so nothing is counted twice and every runner filters alike.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -67,6 +69,44 @@ class ActionConnector {
   Space space_;
   bool identity_;
   std::vector<float> scale_, offset_, low_, high_;
+};
+
+/// The environment's reward -> what the learner sees: filtered, then scaled, then clipped, where asked for. The filter
+/// divides by the running standard deviation of the environment's discounted return, as Gymnasium's NormalizeReward:
+/// each environment has its own statistics, so that how environments are shared over runners changes nothing.
+class RewardConnector {
+ public:
+  struct Options {
+    bool filter = false;
+    double gamma = 0.99;  ///< of the filter's return
+    double scale = 1.0;
+    std::optional<double> clip = {};  ///< to [-clip, clip]
+    bool sign = false;                ///< -1, 0 or 1 (Mnih et al. 2015)
+  };
+  RewardConnector(const Options& options, size_t num_envs);
+
+  /// NaN for a reward that is not finite.
+  float operator()(size_t env, double reward, bool terminated) {
+    if (plain_) [[likely]]
+      return static_cast<float>(reward * options_.scale);
+    return shaped(env, reward, terminated);
+  }
+
+  bool has_state() const { return !statistics_.empty(); }
+  std::vector<double> state() const;              ///< [num_envs, {count, mean, variance, return}]
+  void set_state(std::span<const double> state);  ///< throws Error when the length is wrong, or a number cannot be
+
+ private:
+  /// Of the discounted return so far, at each step (Welford 1962), begun as Gymnasium's: 1e-4 values of variance 1.
+  struct Statistics {
+    double count = 1e-4, mean = 0.0, variance = 1.0, discounted_return = 0.0;
+    void update(double reward, bool terminated, double gamma);
+  };
+  float shaped(size_t env, double reward, bool terminated);
+
+  Options options_;
+  bool plain_;
+  std::vector<Statistics> statistics_;  // [num_envs] or none
 };
 
 }  // namespace myriad

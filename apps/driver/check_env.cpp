@@ -37,10 +37,10 @@ enum class Verdict : uint8_t { ok, note, wrong };
 /// One environment with its row, its random numbers and its actions.
 class Player {
  public:
-  Player(const EnvSpec& spec, const EnvOptions& options, uint64_t seed, Progress& progress)
+  Player(const EnvSpec& spec, uint64_t seed, Progress& progress)
       : spec_(spec),
         progress_(progress),
-        env_(make_environment(spec, options)),
+        env_(make_environment(spec, spec.options)),
         random(seed, StreamPurpose::environment, 0),
         actions(seed, StreamPurpose::action, 0),
         observation_words_(spec.observation_space.row_bytes() / 8 + 1),
@@ -100,13 +100,12 @@ double resident_bytes() {
 
 class Checks {
  public:
-  Checks(const CheckEnvOptions& options, Progress& progress)
-      : options_(options), progress_(progress), env_options_(parse_options(options.env_options)) {}
+  Checks(const CheckEnvOptions& options, Progress& progress) : options_(options), progress_(progress) {}
 
   /// Whether nothing is wrong.
   bool run() {
     begin("facts");
-    spec_ = configured_spec(EnvRegistry::instance().find(options_.env), env_options_);
+    spec_ = chosen_environment(options_.env, options_.env_options, options_.wrappers);
     say(Verdict::ok, fmt::format("{}: observations {}, actions {}", spec_->source.empty() ? spec_->id : spec_->source,
                                  spec_->observation_space.to_string(), spec_->action_space.to_string()));
     one("reset", &Checks::resets);
@@ -122,7 +121,7 @@ class Checks {
   }
 
  private:
-  Player player(uint64_t more = 0) { return {*spec_, env_options_, options_.seed + more, progress_}; }
+  Player player(uint64_t more = 0) { return {*spec_, options_.seed + more, progress_}; }
 
   void one(const char* name, void (Checks::*check)()) {
     begin(name);
@@ -343,7 +342,7 @@ class Checks {
     constexpr int kEnvironments = 8;
     VectorEnv envs(*spec_, {.num_envs = kEnvironments,
                             .seed = options_.seed,
-                            .env_config = env_options_,
+                            .env_config = spec_->options,
                             .max_episode_steps = spec_->max_episode_steps});
     const size_t row = envs.row_bytes(), action_row = spec_->action_space.row_bytes();
     std::vector<double> obs(kEnvironments * row / 8 + 1), final_obs(obs.size()),
@@ -371,7 +370,6 @@ class Checks {
 
   const CheckEnvOptions& options_;
   Progress& progress_;
-  EnvOptions env_options_;
   std::optional<EnvSpec> spec_;
   const char* name_ = "";
   bool wrong_ = false;

@@ -10,6 +10,7 @@ namespace myriad {
 struct CheckEnvOptions {
   std::string env;
   std::vector<std::string> env_options;  ///< "key=value"
+  std::vector<std::string> wrappers;     ///< "frame_stack=4"
   uint64_t seed = 0;
   int64_t steps = 100'000;  ///< of the longest check
   bool json = false;

@@ -11,6 +11,7 @@
 #include "apps/driver/run_directory.hpp"
 #include "apps/driver/train.hpp"
 #include "rl/check.hpp"
+#include "rl/wrappers.hpp"
 
 namespace myriad {
 namespace {
@@ -118,6 +119,22 @@ EnvOptions parse_options(const std::vector<std::string>& pairs) {
   return options;
 }
 
+EnvSpec chosen_environment(const std::string& env, const std::vector<std::string>& options,
+                           const std::vector<std::string>& wrappers) {
+  std::vector<std::string> settings;
+  for (const std::string& wrapper : wrappers) {
+    const std::string key = wrapper.substr(0, wrapper.find('='));
+    const std::vector<std::string> known{"frame_skip", "frame_stack", "sticky_actions", "max_episode_steps"};
+    if (std::ranges::find(known, key) == known.end())
+      fail(Exit::usage, "unknown-wrapper", "there is no wrapper {}{}", key, suggestion(key, known));
+    settings.push_back("environment." + wrapper);
+  }
+  Config config = load_config("", "--wrapper", settings);
+  config.environment.env = env;
+  config.environment.env_config = parse_options(options);
+  return environment_spec(config.environment);
+}
+
 int print_envs(bool as_json) {
   if (!as_json) fmt::print("{:<28} {:<44} {:<28} {:>6} {:>9}\n", "id", "observation", "action", "limit", "threshold");
   for (const EnvSpec* spec : EnvRegistry::instance().all()) {
@@ -182,10 +199,8 @@ int print_config(const std::string& resolved, const std::vector<std::string>& ov
 }
 
 int play(const PlayOptions& options) {
-  const EnvSpec& registered = EnvRegistry::instance().find(options.env);
-  const EnvOptions env_options = parse_options(options.env_options);
-  const EnvSpec spec = configured_spec(registered, env_options);
-  const auto env = make_environment(spec, env_options);
+  const EnvSpec spec = chosen_environment(options.env, options.env_options, options.wrappers);
+  const auto env = make_environment(spec, spec.options);
   std::vector<double> observation_words(spec.observation_space.row_bytes() / 8 + 1),
       action_words(spec.action_space.row_bytes() / 8 + 1);
   const auto observation =

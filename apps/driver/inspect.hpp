@@ -19,6 +19,10 @@ int print_config(const std::string& resolved, const std::vector<std::string>& ov
 /// Of "key=value" pairs. Throws Error("bad-option").
 EnvOptions parse_options(const std::vector<std::string>& pairs);
 
+/// An environment with options ("key=value") in wrappers ("frame_stack=4": settings of [environment]).
+EnvSpec chosen_environment(const std::string& env, const std::vector<std::string>& options,
+                           const std::vector<std::string>& wrappers);
+
 struct PlayOptions {
   std::string env;
   std::string state;    ///< JSON: [numbers] or {"state": [...]}; "" = reset from the seed
@@ -26,6 +30,7 @@ struct PlayOptions {
   uint64_t seed = 0;
   int64_t steps = 0;                     ///< 0: to the end of the episode, or of the file
   std::vector<std::string> env_options;  ///< "key=value"
+  std::vector<std::string> wrappers;     ///< "frame_stack=4"
   bool json = false;
 };
 /// Replays actions from a state and prints every step, full precision.

@@ -5,6 +5,7 @@
 #include "apps/driver/run_directory.hpp"
 #include "learners/checkpoint.hpp"
 #include "rl/check.hpp"
+#include "rl/wrappers.hpp"
 
 namespace myriad {
 
@@ -22,7 +23,7 @@ SavedPolicy load_policy(const std::string& given) {
   const std::string violation = checkpoint_violation(*files, directory);
   if (!violation.empty()) fail(Exit::usage, "corrupt-checkpoint", "{}: {}", directory, violation);
   Config config = load_config(read_file(directory + "/config.toml"), directory + "/config.toml");
-  EnvSpec env = configured_spec(EnvRegistry::instance().find(config.environment.env), config.environment.env_config);
+  EnvSpec env = environment_spec(config.environment);
   ModuleSpec module = make_mlp_spec(env.observation_space, env.action_space, config.rl_module);
   const std::string module_file = directory + "/learner_group/modules/default_policy.safetensors";
   Weights weights;

@@ -19,6 +19,7 @@
 #include "apps/driver/resume.hpp"
 #include "apps/driver/run_directory.hpp"
 #include "rl/wire/transport.hpp"
+#include "rl/wrappers.hpp"
 
 namespace myriad {
 namespace fs = std::filesystem;
@@ -445,7 +446,7 @@ ConfigFile read_config(const std::string& path_or_name) {
 }
 
 EnvSpec check_environment(const Config& config) {
-  EnvSpec env = configured_spec(EnvRegistry::instance().find(config.environment.env), config.environment.env_config);
+  EnvSpec env = environment_spec(config.environment);
   (void)make_mlp_spec(env.observation_space, env.action_space, config.rl_module);
   return env;
 }

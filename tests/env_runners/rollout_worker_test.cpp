@@ -8,6 +8,7 @@
 #include <new>
 
 #include "rl/check.hpp"
+#include "rl/wrappers.hpp"
 #include "tests/env_runners/toy_envs.hpp"
 
 namespace {
@@ -290,14 +291,75 @@ TEST_SUITE("env_runners/rollout_worker") {
     }
   }
 
+  TEST_CASE("RolloutWorker: a frame stack goes over the cut between fragments, and final_obs has its own") {
+    Config config = config_for(counter(), 1, 4);
+    config.environment.frame_stack = 2;
+    config.environment.max_episode_steps = 6;
+    Rig rig(config, wrapped_spec(counter(), config.environment));
+    const auto counts = [&](const char* name, size_t row) {  // of the two frames; a frame is {count, mark}
+      const auto column = rig.column<float>(name);
+      return std::pair{column[row * 4], column[row * 4 + 2]};
+    };
+    using Pair = std::pair<float, float>;
+    rig.sample();
+    for (size_t t = 0; t <= 4; ++t) CHECK(counts("obs", t) == Pair{std::max(0.0f, float(t) - 1), float(t)});
+    rig.sample();  // t = 4, 5 | 0, 1, 2
+    CHECK(counts("obs", 0) == Pair{3, 4});
+    CHECK(counts("obs", 1) == Pair{4, 5});
+    CHECK(counts("obs", 2) == Pair{0, 0});  // S_0 twice, and nothing of the episode before
+    CHECK(rig.column<float>("obs")[2 * 4 + 1] == rig.column<float>("obs")[2 * 4 + 3]);
+    CHECK(counts("obs", 4) == Pair{1, 2});
+    REQUIRE(rig.fragment.final_rows == 1);
+    CHECK(counts("final_obs", 0) == Pair{5, 6});
+    CHECK(rig.column<float>("final_obs")[1] == rig.column<float>("obs")[1]);  // the mark of its own episode
+  }
+
+  TEST_CASE("RolloutWorker: with every wrapper on, state continues bit for bit and workers may share environments") {
+    for (const EnvSpec* env : {&counter(), &rooms()}) {
+      Config config = config_for(*env, 4, 12);
+      config.environment.max_episode_steps = 5;
+      config.environment.frame_skip = 2, config.environment.frame_stack = 3, config.environment.sticky_actions = 0.3;
+      config.environment.reward_filter = "discounted_return_std", config.environment.reward_clip = 2.0;
+      const EnvSpec spec = wrapped_spec(*env, config.environment);
+      Rig whole(config, spec), again(config, spec);
+      whole.sample();
+      config.env_runners.num_envs_per_env_runner = 2;
+      for (size_t w = 0; w < 2; ++w) {
+        Rig part(config, spec, w * 2);
+        part.sample();
+        for (const char* name : kStepColumns)
+          for (size_t t = 0; t < 12; ++t)
+            for (size_t b = 0; b < 2; ++b) CHECK(same(part.cell(name, t, b), whole.cell(name, t, w * 2 + b)));
+      }
+      CHECK(again.worker.set_state(whole.worker.state()) == "");
+      for (int i = 0; i < 3; ++i) {
+        whole.sample();
+        again.sample();
+        CHECK(same_fragment(whole, again));
+      }
+    }
+  }
+
+  TEST_CASE("RolloutWorker: a state without reward statistics is not one of a run that filters rewards") {
+    Config config = config_for(counter(), 1, 4);
+    Rig plain(config, counter());
+    plain.sample();
+    config.environment.reward_filter = "discounted_return_std";
+    Rig filters(config, counter());
+    CHECK_THROWS_AS(filters.worker.set_state(plain.worker.state()), Error);
+  }
+
   TEST_CASE("RolloutWorker: sampling allocates nothing once the first fragment is full") {
     for (const EnvSpec* env : {&counter(), &rooms(), &pixels()})
       for (const bool random_actions : {false, true}) {
         Config config = config_for(*env, 5, 40);
+        config.environment.frame_skip = config.environment.frame_stack = random_actions ? 2 : 1;
+        config.environment.sticky_actions = random_actions ? 0.5 : 0.0;
+        const EnvSpec spec = wrapped_spec(*env, config.environment);
         config.environment.max_episode_steps = 3;
         config.environment.observation_filter = "MeanStdFilter";
         config.env_runners.random_actions = random_actions;
-        Rig rig(config, *env);
+        Rig rig(config, spec);
         rig.weights.filter = MeanStdFilter(rig.spec.obs_size).state();
         rig.sample();
         const std::size_t before = g_allocations;

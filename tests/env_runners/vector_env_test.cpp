@@ -79,8 +79,18 @@ TEST_SUITE("env_runners/vector_env") {
     CHECK(b.episodes[1].env_index == 4);
   }
 
+  TEST_CASE("VectorEnv: rewards the learner sees are clipped, returns of episodes are not") {
+    Bench b(counter(), {.num_envs = 1, .max_episode_steps = 3, .rewards = {.scale = 0.5, .clip = 1.0}});
+    b.reset();
+    std::vector<float> seen;
+    for (int t = 0; t < 3; ++t) b.step(), seen.push_back(b.rewards[0]);
+    CHECK(seen == std::vector<float>{0.5f, 1, 1});
+    CHECK(b.episodes[0].episode_return == 1 + 2 + 3);
+  }
+
   TEST_CASE("VectorEnv: a termination has no final observation, even at the time limit") {
-    Bench b(counter(), {.num_envs = 1, .env_config = {{"length", 2}}, .max_episode_steps = 2, .reward_scale = 0.5});
+    Bench b(counter(),
+            {.num_envs = 1, .env_config = {{"length", 2}}, .max_episode_steps = 2, .rewards = {.scale = 0.5}});
     b.reset();
     b.step();
     CHECK(b.step() == 0);

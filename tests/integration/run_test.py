@@ -48,6 +48,14 @@ num_threads = 1
 evaluate_at_end = false
 """
 PENDULUM = CARTPOLE.replace('"CartPole-v1"', '"Pendulum-v1"\nobservation_filter = "MeanStdFilter"')
+# Everything that lies between an environment and a learner.
+WRAPPED = PENDULUM.replace("[env_runners]", """max_episode_steps = 60
+frame_skip = 2
+frame_stack = 3
+sticky_actions = 0.25
+reward_filter = "discounted_return_std"
+reward_clip = 5.0
+[env_runners]""")
 # Without the time an iteration lasts, so that few updates are many reports.
 IMPALA = """
 algorithm = "IMPALA"
@@ -360,6 +368,14 @@ class Training(Case):
     def test_resume_is_bit_exact_with_continuous_actions_and_a_filter(self):
         self.resumes_bit_exactly(self.file("pendulum.toml", PENDULUM))
 
+    def test_resume_is_bit_exact_with_wrappers(self):
+        self.resumes_bit_exactly(self.file("wrapped.toml", WRAPPED))
+        modules = (self.checkpoints(self.root / "b")[-1] / MODULE).read_bytes()
+        self.assertIn(b'"shape":[64,9]', modules.replace(b" ", b""), "a Pendulum's three numbers, three times")
+        episodes = [json.loads(line) for line in self.call("evaluate", self.root / "b", "--episodes", 2, "--json").stdout.splitlines()]
+        self.assertEqual([60, 60], [e["length"] for e in episodes])
+        self.assertLess(max(e["return"] for e in episodes), -60)  # of 120 steps, neither filtered nor clipped
+
     def test_resume_of_an_older_checkpoint_replaces_what_came_after_it(self):
         run = self.root / "run"
         self.train(run, "stop.training_iteration=6", "checkpointing.checkpoint_frequency=2")
@@ -646,6 +662,9 @@ class Determinism(Case):
 
     def test_any_split_gives_the_same_module_with_continuous_actions_and_a_filter(self):
         self.same_by_every_split(["1-1", "4-2", "8-1"], 6, self.file("pendulum.toml", PENDULUM))
+
+    def test_any_split_gives_the_same_module_with_wrappers(self):
+        self.same_by_every_split(["1-1", "4-2", "8-1"], 6, self.file("wrapped.toml", WRAPPED))
 
     def lag1_resumes(self, config: pathlib.Path):
         lag1 = ["training.sampling='lag1'", "env_runners.num_env_runners=4", "env_runners.num_envs_per_env_runner=4"]

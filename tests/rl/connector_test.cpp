@@ -200,6 +200,53 @@ TEST_SUITE("rl/connector") {
           std::vector<int32_t>{1, 8});
     CHECK_THROWS_AS(acted<int32_t>(ActionConnector(Space::discrete(5), true, true), {4, 4}), Error);
   }
+
+  TEST_CASE("RewardConnector: scales, then clips or takes the sign; what is not finite stays so") {
+    RewardConnector plain({.scale = 0.5}, 1), clipped({.scale = 0.5, .clip = 1.0}, 1), sign({.sign = true}, 1);
+    const auto of = [](RewardConnector& c, std::initializer_list<double> rewards) {
+      std::vector<float> seen;
+      for (const double reward : rewards) seen.push_back(c(0, reward, false));
+      return seen;
+    };
+    CHECK(of(plain, {3, -8, 1}) == std::vector<float>{1.5f, -4, 0.5f});
+    CHECK(of(clipped, {3, -8, 1}) == std::vector<float>{1, -1, 0.5f});
+    CHECK(of(sign, {3, -8, 1e-300, 0, -0.0}) == std::vector<float>{1, -1, 1, 0, 0});
+    for (RewardConnector* connector : {&clipped, &sign})
+      for (const double reward : {double(NAN), double(INFINITY)}) CHECK(!std::isfinite((*connector)(0, reward, false)));
+    CHECK(!plain.has_state());
+  }
+
+  TEST_CASE("RewardConnector: the filter by hand, each environment by itself") {
+    // gamma 0.5, statistics begin with count c = 1e-4, mean 0, variance 1. Rewards 2, 2, then 4 at a termination:
+    // returns 2, 0.5 * 2 + 2 = 3, and 4 (Gymnasium drops what was before a termination), then 1 + 0.5 * 4 = 3.
+    RewardConnector connector({.filter = true, .gamma = 0.5, .scale = 10}, 2);
+    double count = 1e-4, mean = 0, m2 = 1e-4;
+    const auto want = [&](double g, double reward) {
+      const double delta = g - mean;
+      m2 += delta * delta * count / (count + 1), mean += delta / (count + 1), count += 1;
+      return doctest::Approx(10 * reward / std::sqrt(m2 / count + 1e-8)).epsilon(1e-6);
+    };
+    CHECK(connector(0, 2, false) == want(2, 2));
+    CHECK(connector(1, -7, false) == doctest::Approx(-70 / std::sqrt(1e-4 * (1 + 49 / 1.0001) / 1.0001 + 1e-8)));
+    CHECK(connector(0, 2, false) == want(3, 2));
+    CHECK(connector(0, 4, true) == want(4, 4));
+    CHECK(connector(0, 1, false) == want(3, 1));
+  }
+
+  TEST_CASE("RewardConnector: the filter's state goes round exactly; one that cannot be is refused") {
+    RewardConnector first({.filter = true}, 2), second({.filter = true}, 2);
+    for (int i = 0; i < 5; ++i) (void)first(i % 2, 1.0 + i, i == 3);
+    second.set_state(first.state());
+    CHECK(second.state() == first.state());
+    CHECK(second(1, 3.25, false) == first(1, 3.25, false));
+    CHECK_THROWS_AS(second.set_state(std::vector<double>(7)), Error);
+    std::vector<double> state = first.state();
+    for (const auto& [i, wrong] : {std::pair<size_t, double>{0, 0.0}, {2, -1.0}, {5, NAN}}) {
+      std::vector<double> broken = state;
+      broken[i] = wrong;
+      CHECK_THROWS_AS(second.set_state(broken), Error);
+    }
+  }
 }
 
 }  // namespace myriad

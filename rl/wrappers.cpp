@@ -1,0 +1,273 @@
+#include "rl/wrappers.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "rl/check.hpp"
+
+namespace myriad {
+namespace {
+
+// ---- bytes as numbers, for a state: 48 bits each, which a double holds exactly and JSON can print ----
+
+constexpr size_t kPacked = 6;  // bytes
+
+size_t packed_size(size_t bytes) { return (bytes + kPacked - 1) / kPacked; }
+
+void pack(std::span<const std::byte> bytes, std::vector<double>& to) {
+  for (size_t i = 0; i < bytes.size(); i += kPacked) {
+    uint64_t number = 0;
+    std::memcpy(&number, bytes.data() + i, std::min(kPacked, bytes.size() - i));
+    to.push_back(static_cast<double>(number));
+  }
+}
+
+void unpack(std::span<const double> numbers, std::span<std::byte> bytes) {
+  for (const double number : numbers)
+    if (!(number >= 0 && number < 0x1p48 && number == std::trunc(number)))
+      fail(Exit::usage, "env-state", "a wrapper's state has the number {}, want whole ones below 2^48", number);
+  for (size_t i = 0; i < bytes.size(); i += kPacked) {
+    const auto number = static_cast<uint64_t>(numbers[i / kPacked]);
+    std::memcpy(bytes.data() + i, &number, std::min(kPacked, bytes.size() - i));
+  }
+}
+
+// ---- the wrappers ----
+
+/// An environment around another. Its state is the inner one's, then `own` numbers.
+class Wrapper : public Environment {
+ public:
+  Wrapper(std::unique_ptr<Environment> env, size_t own) : env_(std::move(env)), own_(own) {}
+
+  void submit(ConstRow action) override { env_->submit(action); }
+
+  std::optional<std::vector<double>> state() const final {
+    std::optional<std::vector<double>> state = env_->state();
+    if (state) save(*state);
+    return state;
+  }
+
+  void set_state(std::span<const double> state, Row observation) final {
+    if (state.size() < own_)
+      fail(Exit::usage, "env-state-length", "a state has {} values, and its wrapper's part alone is {}", state.size(),
+           own_);
+    load(state.last(own_));
+    set_inner_state(state.first(state.size() - own_), observation);
+  }
+
+ protected:
+  virtual void save(std::vector<double>& state) const = 0;  ///< appends `own` numbers
+  virtual void load(std::span<const double> own) = 0;
+  virtual void set_inner_state(std::span<const double> state, Row observation) { env_->set_state(state, observation); }
+
+  std::unique_ptr<Environment> env_;
+
+ private:
+  size_t own_;
+};
+
+/// Machado et al. 2018, "Revisiting the Arcade Learning Environment": with some probability the action before is
+/// applied again. An episode's first action is always the agent's. Whether the next action sticks is drawn ahead,
+/// since submit() has to know it.
+class StickyActions final : public Wrapper {
+ public:
+  StickyActions(std::unique_ptr<Environment> env, double probability, const Space& action_space)
+      : Wrapper(std::move(env), own_size(action_space)),
+        probability_(probability),
+        action_space_(action_space),
+        applied_(action_space.row_bytes()) {}
+
+  static size_t own_size(const Space& action_space) { return 1 + packed_size(action_space.row_bytes()); }
+
+  void reset(RandomStream& random, Row observation) override {
+    sticks_ = false;
+    env_->reset(random, observation);
+  }
+
+  void submit(ConstRow action) override { env_->submit(sticks_ ? ConstRow(applied_) : action); }
+
+  StepResult step(ConstRow action, RandomStream& random, Row observation) override {
+    if (!sticks_) std::ranges::copy(action.bytes(), applied_.begin());
+    const StepResult result = env_->step(ConstRow(applied_), random, observation);
+    sticks_ = random.uniform() < probability_;
+    return result;
+  }
+
+ private:
+  void save(std::vector<double>& state) const override {
+    state.push_back(sticks_);
+    pack(applied_, state);
+  }
+  void load(std::span<const double> own) override {
+    unpack(own.subspan(1), applied_);
+    sticks_ = own[0] != 0;
+    if (const std::string wrong = sticks_ ? action_space_.violation(applied_, "the action that sticks") : "";
+        !wrong.empty())
+      fail(Exit::usage, "env-state", "a state of sticky actions: {}", wrong);
+  }
+
+  double probability_;
+  Space action_space_;
+  std::vector<std::byte> applied_;  ///< the last action
+  bool sticks_ = false;             ///< it comes again
+};
+
+/// Applies each action `skip` times, or to the end of the episode; rewards are summed. `limit`: the environment's own
+/// time limit, in its own steps; 0: none.
+class FrameSkip final : public Wrapper {
+ public:
+  static constexpr size_t kOwn = 1;
+  FrameSkip(std::unique_ptr<Environment> env, int64_t skip, int64_t limit, bool submits)
+      : Wrapper(std::move(env), kOwn), skip_(skip), limit_(limit), submits_(submits) {}
+
+  void reset(RandomStream& random, Row observation) override {
+    steps_ = 0;
+    env_->reset(random, observation);
+  }
+
+  StepResult step(ConstRow action, RandomStream& random, Row observation) override {
+    StepResult all;
+    for (int64_t i = 0; i < skip_ && !all.terminated && !all.truncated; ++i) {
+      if (submits_ && i > 0) env_->submit(action);
+      const StepResult one = env_->step(action, random, observation);
+      all.reward += one.reward;
+      all.terminated = one.terminated;
+      all.truncated = one.truncated || ++steps_ == limit_;
+    }
+    return all;
+  }
+
+ private:
+  void save(std::vector<double>& state) const override { state.push_back(static_cast<double>(steps_)); }
+  void load(std::span<const double> own) override {
+    if (!(own[0] >= 0 && own[0] < 0x1p53))
+      fail(Exit::usage, "env-state", "a state of a frame skip has {} steps", own[0]);
+    steps_ = static_cast<int64_t>(own[0]);
+  }
+
+  int64_t skip_, limit_, steps_ = 0;
+  bool submits_;
+};
+
+/// The last `k` observations, the oldest first; the first of an episode fills the stack.
+class FrameStack final : public Wrapper {
+ public:
+  FrameStack(std::unique_ptr<Environment> env, int64_t k, const Space& one, const Space& stacked)
+      : Wrapper(std::move(env), own_size(k, one)), frame_bytes_(one.row_bytes()), frames_(size_t(k) * frame_bytes_) {
+    // Where the frames' leaves go. A Box's frames lie side by side in the one leaf of the stack.
+    size_t to = 0;
+    for (int64_t i = 0; i < k; ++i)
+      for (const Leaf& leaf : one.leaves()) {
+        const size_t bytes = leaf.count * size_of(leaf.dtype);
+        const size_t at = stacked.is_leaf() ? static_cast<size_t>(i) * bytes : stacked.leaves()[to++].offset;
+        leaves_.push_back({static_cast<size_t>(i) * frame_bytes_ + leaf.offset, at, bytes});
+      }
+  }
+
+  /// The space of the stack: a Box has one dimension more, as Gymnasium's FrameStackObservation; others become a Tuple.
+  static Space space(int64_t k, const Space& one) {
+    const Box* box = one.get_if<Box>();
+    if (box == nullptr) return Tuple{std::vector<Space>(static_cast<size_t>(k), one)};
+    Box stacked = *box;
+    stacked.shape.insert(stacked.shape.begin(), static_cast<int>(k));
+    for (auto [bounds, single] : {std::pair{&stacked.low, &box->low}, std::pair{&stacked.high, &box->high}})
+      for (int64_t i = 1; i < k && single->size() > 1; ++i)
+        bounds->insert(bounds->end(), single->begin(), single->end());
+    return stacked;
+  }
+
+  static size_t own_size(int64_t k, const Space& one) {
+    return packed_size(static_cast<size_t>(k - 1) * one.row_bytes());
+  }
+
+  void reset(RandomStream& random, Row observation) override {
+    env_->reset(random, newest());
+    for (size_t at = 0; at < older(); at += frame_bytes_)
+      std::memcpy(frames_.data() + at, newest().bytes().data(), frame_bytes_);
+    write(observation);
+  }
+
+  StepResult step(ConstRow action, RandomStream& random, Row observation) override {
+    std::memmove(frames_.data(), frames_.data() + frame_bytes_, older());
+    const StepResult result = env_->step(action, random, newest());
+    write(observation);
+    return result;
+  }
+
+ private:
+  struct Copied {
+    size_t from, to, bytes;
+  };
+  size_t older() const { return frames_.size() - frame_bytes_; }  // bytes
+  Row newest() { return Row(std::span(frames_).last(frame_bytes_)); }
+  void write(Row observation) const {
+    for (const Copied& leaf : leaves_)
+      std::memcpy(observation.bytes().data() + leaf.to, frames_.data() + leaf.from, leaf.bytes);
+  }
+
+  void save(std::vector<double>& state) const override { pack(std::span(frames_).first(older()), state); }
+  void load(std::span<const double> own) override { unpack(own, std::span(frames_).first(older())); }
+  void set_inner_state(std::span<const double> state, Row observation) override {
+    env_->set_state(state, newest());
+    write(observation);
+  }
+
+  size_t frame_bytes_;
+  std::vector<std::byte> frames_;  // [k, frame_bytes]
+  std::vector<Copied> leaves_;
+};
+
+void name_states(EnvSpec& spec, std::string_view name, size_t count) {
+  for (size_t i = 0; i < count && !spec.state_names.empty(); ++i)
+    spec.state_names.push_back(fmt::format("{}[{}]", name, i));
+}
+
+EnvSpec sticky(EnvSpec spec, double probability) {
+  name_states(spec, "sticky_actions", StickyActions::own_size(spec.action_space));
+  spec.make = [make = spec.make, probability, space = spec.action_space](const EnvOptions& options) {
+    return std::make_unique<StickyActions>(make(options), probability, space);
+  };
+  return spec;
+}
+
+EnvSpec skipping(EnvSpec spec, int64_t skip, int64_t max_episode_steps) {
+  name_states(spec, "frame_skip", FrameSkip::kOwn);
+  const int64_t limit = max_episode_steps > 0 ? 0 : spec.max_episode_steps;
+  spec.make = [make = spec.make, skip, limit, submits = spec.submits](const EnvOptions& options) {
+    return std::make_unique<FrameSkip>(make(options), skip, limit, submits);
+  };
+  spec.max_episode_steps = static_cast<int>((limit + skip - 1) / skip);
+  return spec;
+}
+
+EnvSpec stacking(EnvSpec spec, int64_t k) {
+  const Space one = spec.observation_space;
+  name_states(spec, "frame_stack", FrameStack::own_size(k, one));
+  spec.observation_space = FrameStack::space(k, one);
+  spec.make = [make = spec.make, k, one, stacked = spec.observation_space](const EnvOptions& options) {
+    return std::make_unique<FrameStack>(make(options), k, one, stacked);
+  };
+  return spec;
+}
+
+}  // namespace
+
+EnvSpec wrapped_spec(const EnvSpec& spec, const EnvironmentConfig& config) {
+  EnvSpec wrapped = spec;
+  if (config.sticky_actions > 0) wrapped = sticky(std::move(wrapped), config.sticky_actions);
+  if (config.frame_skip > 1) wrapped = skipping(std::move(wrapped), config.frame_skip, config.max_episode_steps);
+  if (config.frame_stack > 1) wrapped = stacking(std::move(wrapped), config.frame_stack);
+  if (config.max_episode_steps > 0) wrapped.max_episode_steps = static_cast<int>(config.max_episode_steps);
+  if (spec.configure)  // other options, perhaps of other spaces: the same wrappers
+    wrapped.configure = [spec, config](EnvSpec& changed) {
+      changed = wrapped_spec(configured_spec(spec, changed.options), config);
+    };
+  return wrapped;
+}
+
+EnvSpec environment_spec(const EnvironmentConfig& config) {
+  return wrapped_spec(configured_spec(EnvRegistry::instance().find(config.env), config.env_config), config);
+}
+
+}  // namespace myriad

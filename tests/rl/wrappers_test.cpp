@@ -1,0 +1,311 @@
+#include "rl/wrappers.hpp"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "rl/check.hpp"
+
+namespace myriad {
+namespace {
+
+/// Observes {steps so far, last action}; the reward is the step's number. Draws one number a reset, none a step. Keeps
+/// what it was told by submit.
+struct Log {
+  std::vector<int32_t> submitted, stepped;
+};
+Log told;
+
+class Steps final : public Environment {
+ public:
+  explicit Steps(double length) : length_(length) {}
+  void reset(RandomStream& random, Row observation) override {
+    (void)random.next_u64();
+    count_ = 0, action_ = -1;
+    write(observation);
+  }
+  void submit(ConstRow action) override { told.submitted.push_back(action.i32()[0]); }
+  StepResult step(ConstRow action, RandomStream&, Row observation) override {
+    told.stepped.push_back(action.i32()[0]);
+    ++count_, action_ = action.i32()[0];
+    write(observation);
+    return {.reward = count_, .terminated = count_ == length_};
+  }
+  std::optional<std::vector<double>> state() const override { return std::vector{count_, action_}; }
+  void set_state(std::span<const double> state, Row observation) override {
+    check_state_length("TestSteps-v0", state.size(), 2);
+    count_ = state[0], action_ = state[1];
+    write(observation);
+  }
+
+ private:
+  void write(Row observation) const {
+    observation.f32()[0] = static_cast<float>(count_), observation.f32()[1] = static_cast<float>(action_);
+  }
+  double length_, count_ = 0, action_ = -1;
+};
+
+EnvSpec steps_spec() {
+  return {.id = "TestSteps-v0",
+          .observation_space = Box{.low = {0, -1}, .high = {100, 2}, .shape = {2}},
+          .action_space = Space::discrete(3),
+          .max_episode_steps = 7,
+          .source = "this test",
+          .options = {{"length", 0}},
+          .state_names = {"count", "action"},
+          .submits = true,
+          .make = [](const EnvOptions& options) { return std::make_unique<Steps>(options.at("length")); }};
+}
+
+/// A count and a flag: a Dict, whose rows have a hole.
+class Mixed final : public Environment {
+ public:
+  void reset(RandomStream&, Row observation) override { write(observation, 0); }
+  StepResult step(ConstRow, RandomStream&, Row observation) override {
+    write(observation, ++count_);
+    return {};
+  }
+
+ private:
+  static void write(Row observation, int count) {
+    observation.leaf(space().leaves()[0]).u8()[0] = static_cast<uint8_t>(count);
+    observation.leaf(space().leaves()[1]).i32()[0] = count % 3;
+  }
+  int count_ = 0;
+
+ public:
+  static const Space& space() {
+    static const Space space(Dict{{{"count", Space::box(0, 9, {1}, DType::u8)}, {"phase", Space::discrete(3)}}});
+    return space;
+  }
+};
+
+/// An environment of `spec` with a row of its own.
+struct Played {
+  explicit Played(const EnvSpec& s, uint64_t seed = 1)
+      : spec(s),
+        env(make_environment(spec, {})),
+        random(seed, StreamPurpose::environment, 0),
+        words(spec.observation_space.row_bytes() / 8 + 1) {}
+  std::span<std::byte> row() {
+    return std::as_writable_bytes(std::span(words)).first(spec.observation_space.row_bytes());
+  }
+  std::vector<float> seen() {
+    const auto values = Row(row()).f32();
+    return {values.begin(), values.end()};
+  }
+  void reset() { env->reset(random, Row(row())); }
+  StepResult step(int32_t action) {
+    if (spec.submits) env->submit(ConstRow(std::as_bytes(std::span(&action, 1))));
+    return env->step(ConstRow(std::as_bytes(std::span(&action, 1))), random, Row(row()));
+  }
+
+  EnvSpec spec;
+  std::unique_ptr<Environment> env;
+  RandomStream random;
+  std::vector<double> words;
+};
+
+using Floats = std::vector<float>;
+
+}  // namespace
+
+TEST_SUITE("rl/wrappers") {
+  TEST_CASE("wrapped_spec: without wrappers nothing is around the environment") {
+    const EnvSpec spec = wrapped_spec(steps_spec(), {});
+    CHECK(dynamic_cast<Steps*>(make_environment(spec, {}).get()) != nullptr);
+    CHECK(spec.observation_space.to_string() == steps_spec().observation_space.to_string());
+    CHECK(spec.max_episode_steps == 7);
+  }
+
+  TEST_CASE("frame_skip: an action is applied k times and its rewards summed; an end stops it") {
+    EnvironmentConfig config;
+    config.frame_skip = 3;
+    EnvSpec spec = steps_spec();
+    spec.options["length"] = 5;
+    Played played(wrapped_spec(spec, config));
+    played.reset();
+    told = {};
+    StepResult result = played.step(2);
+    CHECK(result.reward == 1 + 2 + 3);
+    CHECK(!result.terminated);
+    CHECK(played.seen() == Floats{3, 2});
+    result = played.step(1);
+    CHECK(result.reward == 4 + 5);
+    CHECK(result.terminated);
+    CHECK(told.stepped == std::vector<int32_t>{2, 2, 2, 1, 1});
+    CHECK(told.submitted == told.stepped);  // a simulator that hears actions early hears each of them
+  }
+
+  TEST_CASE("frame_skip: the registered time limit counts env steps, max_episode_steps the agent's") {
+    EnvironmentConfig config;
+    config.frame_skip = 3;
+    Played own(wrapped_spec(steps_spec(), config));
+    CHECK(own.spec.max_episode_steps == 3);  // 7 env steps
+    own.reset();
+    CHECK(!own.step(0).truncated);
+    CHECK(!own.step(0).truncated);
+    const StepResult last = own.step(0);
+    CHECK(last.truncated);
+    CHECK(!last.terminated);
+    CHECK(last.reward == 7);  // the seventh step alone
+    own.reset();
+    CHECK(!own.step(0).truncated);
+
+    config.max_episode_steps = 5;
+    Played agents(wrapped_spec(steps_spec(), config));
+    CHECK(agents.spec.max_episode_steps == 5);  // VectorEnv counts them
+    agents.reset();
+    for (int t = 0; t < 5; ++t) CHECK(!agents.step(0).truncated);
+    CHECK(agents.seen()[0] == 15);
+  }
+
+  TEST_CASE("frame_stack: the last k observations, the oldest first; a reset fills the stack") {
+    EnvironmentConfig config;
+    config.frame_stack = 3;
+    Played played(wrapped_spec(steps_spec(), config));
+    CHECK(played.spec.observation_space.to_string() ==
+          "Box([0.0 -1.0 0.0 -1.0 0.0 -1.0], [100.0 2.0 100.0 2.0 100.0 2.0], (3, 2), float32)");
+    played.reset();
+    CHECK(played.seen() == Floats{0, -1, 0, -1, 0, -1});
+    played.step(2);
+    CHECK(played.seen() == Floats{0, -1, 0, -1, 1, 2});
+    played.step(1);
+    played.step(0);
+    CHECK(played.seen() == Floats{1, 2, 2, 1, 3, 0});
+    played.reset();
+    CHECK(played.seen() == Floats{0, -1, 0, -1, 0, -1});
+  }
+
+  TEST_CASE("frame_stack: of a space that is no Box, a Tuple, leaf by leaf") {
+    EnvironmentConfig config;
+    config.frame_stack = 2;
+    Played played(wrapped_spec({.id = "TestMixed-v0",
+                                .observation_space = Mixed::space(),
+                                .action_space = Space::discrete(2),
+                                .source = "this test",
+                                .make = [](const EnvOptions&) { return std::make_unique<Mixed>(); }},
+                               config));
+    CHECK(played.spec.observation_space.flat_size() == 2 * (1 + 3));
+    played.reset();
+    played.step(0);
+    played.step(0);
+    const std::span<const Leaf> leaves = played.spec.observation_space.leaves();
+    REQUIRE(leaves.size() == 4);
+    CHECK(Row(played.row()).leaf(leaves[0]).u8()[0] == 1);
+    CHECK(Row(played.row()).leaf(leaves[1]).i32()[0] == 1);
+    CHECK(Row(played.row()).leaf(leaves[2]).u8()[0] == 2);
+    CHECK(Row(played.row()).leaf(leaves[3]).i32()[0] == 2);
+    CHECK(played.env->state() == std::nullopt);  // the environment cannot give its own
+  }
+
+  TEST_CASE("sticky_actions: an action comes again where the environment's stream says so, never an episode's first") {
+    EnvironmentConfig config;
+    config.sticky_actions = 0.4;
+    Played played(wrapped_spec(steps_spec(), config), 5);
+    RandomStream random(5, StreamPurpose::environment, 0);
+    for (int episode = 0; episode < 3; ++episode) {
+      told = {};
+      played.reset();
+      (void)random.next_u64();  // the environment's own draw
+      std::vector<int32_t> want;
+      bool sticks = false;
+      for (int32_t t = 0; t < 40; ++t) {
+        played.step(t % 3);
+        want.push_back(sticks ? want.back() : t % 3);
+        sticks = random.uniform() < 0.4;
+      }
+      CHECK(told.stepped == want);
+      CHECK(told.submitted == want);
+      CHECK(want[0] == 0);
+    }
+    config.sticky_actions = 1.0;
+    Played stuck(wrapped_spec(steps_spec(), config));
+    stuck.reset();
+    for (int32_t action : {2, 1, 0}) stuck.step(action);
+    CHECK(stuck.seen() == Floats{3, 2});
+  }
+
+  TEST_CASE("sticky_actions: within a frame skip every env step draws, as in the Arcade Learning Environment") {
+    EnvironmentConfig config;
+    config.sticky_actions = 0.5;
+    config.frame_skip = 2;
+    Played played(wrapped_spec(steps_spec(), config), 5);
+    told = {};
+    played.reset();
+    for (int32_t t = 0; t < 3; ++t) played.step(t);
+    CHECK(played.random.position() == 1 + 6);
+    CHECK(told.submitted == told.stepped);
+  }
+
+  TEST_CASE("Wrappers: state and set_state continue bit for bit, submit included") {
+    EnvironmentConfig config;
+    config.sticky_actions = 0.5, config.frame_skip = 2, config.frame_stack = 4;
+    const EnvSpec spec = wrapped_spec(steps_spec(), config);
+    for (int before = 0; before < 4; ++before) {
+      Played first(spec), second(spec, 99);
+      first.reset();
+      for (int32_t t = 0; t < before; ++t) first.step(t % 3);
+      const auto state = first.env->state();
+      REQUIRE(state);
+      CHECK(state->size() == spec.state_names.size());
+      const Floats seen = first.seen();
+      second.random = first.random;
+      second.env->set_state(*state, Row(second.row()));
+      CHECK(second.seen() == seen);
+      for (int32_t t = 0; t < 3; ++t) {
+        told = {};
+        const StepResult a = first.step((t + 1) % 3);
+        const Log first_told = told;
+        told = {};
+        const StepResult b = second.step((t + 1) % 3);
+        CHECK(a.reward == b.reward);
+        CHECK(a.truncated == b.truncated);
+        CHECK(told.submitted == first_told.submitted);
+        CHECK(first.seen() == second.seen());
+      }
+    }
+  }
+
+  TEST_CASE("Wrappers: a state that cannot be is refused") {
+    EnvironmentConfig config;
+    config.sticky_actions = 0.5, config.frame_skip = 2, config.frame_stack = 2;
+    Played played(wrapped_spec(steps_spec(), config));
+    played.reset();
+    const std::vector<double> good = *played.env->state();  // count, action | sticks, applied | steps | one frame of 8
+    REQUIRE(good.size() == 2 + 2 + 1 + 2);
+    const auto code_of = [&](std::vector<double> state) -> std::string {
+      try {
+        played.env->set_state(state, Row(played.row()));
+      } catch (const Error& error) { return error.code(); }
+      return "";
+    };
+    CHECK(code_of(good) == "");
+    CHECK(code_of({1.0}) == "env-state-length");
+    CHECK(code_of({good.begin() + 1, good.end()}) == "env-state-length");
+    for (const double wrong : {-1.0, 0.5, 0x1p48, double(NAN), double(INFINITY)}) {
+      std::vector<double> state = good;
+      state.back() = wrong;
+      CHECK(code_of(state) == "env-state");
+    }
+    std::vector<double> state = good;
+    state[2] = 1, state[3] = 7;  // sticks to an action that is none
+    CHECK(code_of(state) == "env-state");
+    state = good, state[4] = -1;
+    CHECK(code_of(state) == "env-state");
+  }
+
+  TEST_CASE("Wrappers: an option that changes the space changes the stack's") {
+    EnvSpec spec = steps_spec();
+    spec.options["wide"] = 0;
+    spec.configure = [](EnvSpec& s) { s.observation_space = Space::box(0, 1, {s.options.at("wide") != 0 ? 4 : 2}); };
+    EnvironmentConfig config;
+    config.frame_stack = 2;
+    const EnvSpec wrapped = wrapped_spec(spec, config);
+    CHECK(configured_spec(wrapped, {{"wide", 1}}).observation_space.to_string() == "Box(0.0, 1.0, (2, 4), float32)");
+    CHECK(configured_spec(wrapped, {{"length", 3}}).observation_space.to_string() == "Box(0.0, 1.0, (2, 2), float32)");
+  }
+}
+
+}  // namespace myriad
