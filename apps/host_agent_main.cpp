@@ -18,6 +18,7 @@
 #include <random>
 
 #include "apps/child.hpp"
+#include "env_runners/client_door.hpp"
 #include "env_runners/env_runner.hpp"
 #include "env_runners/host_agent.hpp"
 #include "env_runners/memory_watch.hpp"
@@ -63,6 +64,7 @@ class AgentShell {
     serve_weights(arguments, context);
     if (!welcome.payloads.empty()) keep_states(welcome.payloads[0]);
     if (ready_.text[0] != '\0') say("limits", ready_.text);
+    open_door();
     watch_fd(zygote_.fd(), kZygote);
     sigset_t signals;
     ::sigemptyset(&signals);
@@ -94,7 +96,7 @@ class AgentShell {
   }
 
  private:
-  static constexpr uint64_t kZygote = UINT64_MAX, kSignals = UINT64_MAX - 1;
+  static constexpr uint64_t kZygote = UINT64_MAX, kSignals = UINT64_MAX - 1, kDoor = UINT64_MAX - 2;
 
   struct Connection {
     Connection(int socket, SharedMemory own_page, uint32_t which, size_t max_bytes)
@@ -123,6 +125,17 @@ class AgentShell {
       return *report;
     }
     fail(Exit::resource, "zygote-hangs", "the simulators are not loaded after {} s", to_seconds(kZygoteDeadline));
+  }
+
+  /// Where the environments are clients, they come in here.
+  void open_door() {
+    const std::string& env = config_.environment.env;
+    const std::string prefix = std::string(simulator::kClientsPrefix) + ":";
+    if (!env.starts_with(prefix)) return;
+    door_.emplace(simulator::read_clients_file(env.substr(prefix.size())), welcome_.agent,
+                  [this](const std::string& text) { say("clients", text); });
+    watch_fd(door_->fd(), kDoor);
+    say("clients", fmt::format("host agent {} waits for clients at {}", welcome_.agent, door_->address()));
   }
 
   HostAgent::Options options() const {
@@ -363,6 +376,8 @@ class AgentShell {
       const uint64_t tag = events[static_cast<size_t>(i)].data.u64;
       if (tag == kZygote) {
         while (const auto report = zygote_.receive()) heard(*report);
+      } else if (tag == kDoor) {
+        door_->step(clock_->now());
       } else if (tag == kSignals) {
         signalfd_siginfo info;
         while (::read(signals_, &info, sizeof info) == sizeof info) {
@@ -415,7 +430,7 @@ class AgentShell {
       }
       auto c = std::make_unique<Connection>(ends[0], SharedMemory::create("myriad-runner", sizeof(RunnerPage), false),
                                             next.incarnation, ready_.fragment_bytes + kMessageSlack);
-      zygote_.spawn(next.slot, next.incarnation, ends[1], c->page.fd());
+      zygote_.spawn(next.slot, next.incarnation, ends[1], c->page.fd(), door_ ? door_->add_runner(next.slot) : -1);
       c->page.close_fd();
       watch_fd(c->fd, next.slot);
       connections_[next.slot - welcome_.first_slot] = std::move(c);
@@ -453,6 +468,7 @@ class AgentShell {
       c->pid = 0;
       connections_[report.slot - welcome_.first_slot].reset();
       watch_.gone(report.slot);
+      if (door_) door_->remove_runner(report.slot);
       step(HostAgent::RunnerExited{report.slot, report.incarnation, exit_cause(report.status)});
     }
   }
@@ -467,6 +483,7 @@ class AgentShell {
       if (std::exchange(c->progress, progress) != progress) moved.push_back({slot, c->incarnation});
     }
     for (const auto& progress : moved) step(progress);
+    if (door_) door_->step(clock_->now());
     publish();
     const HostMemory memory = read_host_memory();
     std::vector<uint32_t> running;
@@ -504,6 +521,7 @@ class AgentShell {
   std::vector<std::unique_ptr<Connection>> connections_;  // by slot - first_slot
   std::map<uint32_t, SharedBytes> states_;                // to resume from, by slot
   MemoryWatch watch_;
+  std::optional<ClientDoor> door_;
   std::deque<HostAgent::Spawn> to_spawn_;
   uint32_t spawning_ = 0;
   WeightsPtr pending_;

@@ -12,6 +12,7 @@
 #include "env_runners/rollout_worker.hpp"
 #include "rl/check.hpp"
 #include "rl/connector.hpp"
+#include "rl/simulator/channel.hpp"
 #include "rl/wire/messages.hpp"
 #include "rl/wire/packed.hpp"
 #include "rl/wrappers.hpp"
@@ -168,6 +169,10 @@ RunnerSetup RunnerSetup::load(uint64_t run, uint64_t epoch, std::string_view con
 int run_env_runner(const RunnerSetup& setup, uint32_t slot, uint32_t incarnation, int socket, const std::byte* weights,
                    RunnerPage& page) {
   std::optional<Error> last_word;
+  // A simulator that does not answer is named before the agent takes the runner for hung.
+  simulator::patience() = {.answer = seconds(0.8 * setup.config.env_runners.step_timeout_s),
+                           .start = seconds(0.8 * setup.config.env_runners.step_timeout_s),
+                           .alive = [&page] { page.progress.fetch_add(1, std::memory_order_relaxed); }};
   EnvRunner runner(setup, slot, incarnation, socket, weights, page);
   try {
     runner.run();

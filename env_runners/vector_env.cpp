@@ -205,8 +205,9 @@ size_t VectorEnv::step(const std::byte* actions, const Destination& to) {
     to.terminateds[b] = result.terminated;
     to.truncateds[b] = truncated;  // as Gymnasium's TimeLimit, beside a termination too
     if (!result.terminated && !truncated) return;
-    to.episodes->push_back(
-        {slot.episode_return, slot.episode_length, static_cast<uint32_t>(options_.first_env_index + b)});
+    if (!result.abandoned)
+      to.episodes->push_back(
+          {slot.episode_return, slot.episode_length, static_cast<uint32_t>(options_.first_env_index + b)});
     if (!result.terminated) std::memcpy(to.final_obs + final_rows++ * row_bytes(), bytes, row_bytes());
     start_episode(slot, observation);
     if (!observation_check_.holds(bytes)) [[unlikely]]

@@ -16,6 +16,7 @@
 #include "env_runners/env_runner.hpp"
 #include "env_runners/memory_watch.hpp"
 #include "env_runners/runner_limits.hpp"
+#include "rl/simulator/clients.hpp"
 
 namespace myriad {
 namespace {
@@ -32,7 +33,7 @@ constexpr size_t kMaxOrderBytes = size_t{160} << 10;  // a config; below the def
 void send_order(int socket, const Order& order, std::string_view text, std::initializer_list<int> fds) {
   std::array<iovec, 2> parts{iovec{const_cast<Order*>(&order), sizeof order},
                              iovec{const_cast<char*>(text.data()), text.size()}};
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(2 * sizeof(int))> control{};
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(3 * sizeof(int))> control{};
   msghdr message{};
   message.msg_iov = parts.data();
   message.msg_iovlen = parts.size();
@@ -74,7 +75,7 @@ class Home {
     Order order{};
     static std::array<char, kMaxOrderBytes> text;
     std::array<iovec, 2> parts{iovec{&order, sizeof order}, iovec{text.data(), text.size()}};
-    alignas(cmsghdr) std::array<char, CMSG_SPACE(2 * sizeof(int))> control{};
+    alignas(cmsghdr) std::array<char, CMSG_SPACE(3 * sizeof(int))> control{};
     msghdr message{};
     message.msg_iov = parts.data();
     message.msg_iovlen = parts.size();
@@ -83,7 +84,7 @@ class Home {
     const ssize_t got = ::recvmsg(socket_, &message, MSG_CMSG_CLOEXEC);
     if (got < 0 && errno == EINTR) return true;
     if (got < static_cast<ssize_t>(sizeof order)) return false;
-    std::array<int, 2> fds{-1, -1};
+    std::array<int, 3> fds{-1, -1, -1};
     if (const cmsghdr* header = CMSG_FIRSTHDR(&message))
       std::memcpy(fds.data(), CMSG_DATA(header), std::min(header->cmsg_len - CMSG_LEN(0), sizeof fds));
     switch (order.kind) {
@@ -95,7 +96,7 @@ class Home {
         weights_->close_fd();
         break;
       case Order::Kind::spawn:
-        spawn(order, fds[0], fds[1]);
+        spawn(order, fds[0], fds[1], fds[2]);
     }
     return true;
   }
@@ -123,15 +124,19 @@ class Home {
     send(report);
   }
 
-  void spawn(const Order& order, int runner_socket, int page_fd) {
+  void spawn(const Order& order, int runner_socket, int page_fd, int door) {
     ZygoteReport report{.kind = ZygoteReport::Kind::spawned, .weights = {}};
     report.slot = order.slot;
     report.incarnation = order.incarnation;
     report.pid = ::fork();
-    if (report.pid == 0) become_runner(order, runner_socket, page_fd);
+    if (report.pid == 0) {
+      simulator::door() = door;
+      become_runner(order, runner_socket, page_fd);
+    }
     if (report.pid < 0) report.pid = -errno;
     ::close(runner_socket);
     ::close(page_fd);
+    if (door >= 0) ::close(door);
     if (report.pid > 0) {
       children_[report.pid] = {order.slot, order.incarnation};
       set_text(report.text, limits_->admit(report.pid, order.slot));
@@ -243,11 +248,16 @@ void Zygote::share_weights(const SharedMemory& region) {
   send_order(socket_, {.kind = Order::Kind::region}, "", {region.fd()});
 }
 
-void Zygote::spawn(uint32_t slot, uint32_t incarnation, int runner_socket, int page_fd) {
+void Zygote::spawn(uint32_t slot, uint32_t incarnation, int runner_socket, int page_fd, int door) {
   Order order{.kind = Order::Kind::spawn};
   order.slot = slot;
   order.incarnation = incarnation;
-  send_order(socket_, order, "", {runner_socket, page_fd});
+  if (door < 0) {
+    send_order(socket_, order, "", {runner_socket, page_fd});
+  } else {
+    send_order(socket_, order, "", {runner_socket, page_fd, door});
+    ::close(door);
+  }
   ::close(runner_socket);
 }
 

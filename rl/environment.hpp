@@ -63,6 +63,7 @@ struct StepResult {
   double reward = 0.0;
   bool terminated = false;
   bool truncated = false;
+  bool abandoned = false;  ///< truncated where nobody knows how it went on: its return is no episode's
 };
 
 class Environment {

@@ -34,6 +34,7 @@ class Channel {
   /// Error("simulator-failed") with the simulator's own words when that is what it says.
   MessageT receive(Time deadline);
 
+  bool has_more() const { return filled_ > 0; }  ///< bytes of a next message are here
   int fd() const { return fd_; }
   const std::string& name() const { return name_; }
 

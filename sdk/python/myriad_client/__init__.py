@@ -1,5 +1,7 @@
 """Simulators and games in Python as environments of Myriad; docs/howto-simulator.md begins there."""
+from myriad_client.client import Client, EpisodeLost
 from myriad_client.simulator import serve
 from myriad_client.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
+from myriad_client.wire import Refused
 
-__all__ = ["Box", "Dict", "Discrete", "MultiBinary", "MultiDiscrete", "Tuple", "serve"]
+__all__ = ["Box", "Client", "Dict", "Discrete", "EpisodeLost", "MultiBinary", "MultiDiscrete", "Refused", "Tuple", "serve"]

@@ -1,0 +1,360 @@
+#include "rl/simulator/clients.hpp"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <sstream>
+
+#include "rl/check.hpp"
+#include "rl/simulator/channel.hpp"
+#include "rl/toml.hpp"
+
+namespace myriad::simulator {
+namespace {
+
+using myriad::Dict, myriad::DType, myriad::Space;  // not the messages
+
+constexpr Time kFrame = std::chrono::seconds(10);  // from a message's first byte to its last
+
+// ---- the file ----
+
+double number_in(const TomlValue& value, std::string_view what) {
+  if (value.number() == nullptr) value.wrong_type(what, "a number");
+  return *value.number();
+}
+
+std::vector<int> integers_in(const TomlValue& value, std::string_view what) {
+  std::vector<int> all;
+  if (value.array() == nullptr) value.wrong_type(what, "an array of integers");
+  for (const TomlValue& item : *value.array()) {
+    const double number = number_in(item, what);
+    if (number != std::trunc(number) || number < 1 || number > 1 << 26) item.wrong_type(what, "integers of 1 or more");
+    all.push_back(static_cast<int>(number));
+  }
+  return all;
+}
+
+int integer_in(const TomlValue& value, std::string_view what, int least) {
+  const double number = number_in(value, what);
+  if (number != std::trunc(number) || number < least || number > 1 << 26)
+    value.wrong_type(what, fmt::format("an integer of {} or more", least));
+  return static_cast<int>(number);
+}
+
+std::vector<double> bounds_in(const TomlValue* value, double otherwise, std::string_view what) {
+  if (value == nullptr) return {otherwise};
+  if (value->array() == nullptr) return {number_in(*value, what)};
+  std::vector<double> all;
+  for (const TomlValue& item : *value->array()) all.push_back(number_in(item, what));
+  return all;
+}
+
+/// {shape = [4], low = -1, high = 1, dtype = "float32"} | {n = 2, start = 0} | {nvec = [2, 3]} | {binary = 4} | a table
+/// of these by name.
+Space space_in(const TomlValue& value, const std::string& what) {
+  if (value.table() == nullptr || value.table()->empty())
+    value.wrong_type(what, "a space: {shape = [4]}, {n = 2}, {nvec = [2, 3]}, {binary = 4}, or a table of spaces");
+  if (const TomlValue* shape = value.find("shape")) {
+    value.allow_keys(what, {"shape", "low", "high", "dtype"});
+    DType dtype = DType::f32;
+    if (const TomlValue* name = value.find("dtype")) {
+      bool known = false;
+      for (const DType each : {DType::f32, DType::f64, DType::u8, DType::i32, DType::i64})
+        if (name->text() != nullptr && name_of(each) == *name->text()) dtype = each, known = true;
+      if (!known) name->wrong_type(what + ".dtype", "float32, float64, uint8, int32 or int64");
+    }
+    Box box{bounds_in(value.find("low"), dtype == DType::u8 ? 0 : -INFINITY, what + ".low"),
+            bounds_in(value.find("high"), dtype == DType::u8 ? 255 : INFINITY, what + ".high"),
+            integers_in(*shape, what + ".shape"), dtype};
+    int64_t elements = 1;
+    for (const int size : box.shape)
+      if ((elements *= size) > 1 << 26) shape->wrong_type(what + ".shape", "at most 2^26 elements");
+    for (const auto* bounds : {&box.low, &box.high})
+      if (bounds->size() != 1 && std::ssize(*bounds) != elements)
+        value.wrong_type(what, fmt::format("one bound, or one for each of the {} elements", elements));
+    for (size_t i = 0; i < std::max(box.low.size(), box.high.size()); ++i)
+      if (!(box.low[box.low.size() == 1 ? 0 : i] <= box.high[box.high.size() == 1 ? 0 : i]))
+        value.wrong_type(what, "every low at most its high");
+    return box;
+  }
+  if (const TomlValue* n = value.find("n")) {
+    value.allow_keys(what, {"n", "start"});
+    const TomlValue* start = value.find("start");
+    return Space::discrete(integer_in(*n, what + ".n", 1),
+                           start == nullptr ? 0 : integer_in(*start, what + ".start", -(1 << 26)));
+  }
+  if (const TomlValue* nvec = value.find("nvec")) {
+    value.allow_keys(what, {"nvec"});
+    return MultiDiscrete{integers_in(*nvec, what + ".nvec")};
+  }
+  if (const TomlValue* n = value.find("binary")) {
+    value.allow_keys(what, {"binary"});
+    return MultiBinary{integer_in(*n, what + ".binary", 1)};
+  }
+  Dict dict;
+  for (const TomlEntry& entry : *value.table())
+    dict.spaces.emplace_back(entry.key, space_in(entry.value, what + "." + entry.key));
+  return dict;
+}
+
+std::string text_in(const TomlValue& value, std::string_view what) {
+  if (value.text() == nullptr) value.wrong_type(what, "a string");
+  return *value.text();
+}
+
+bool is_loopback(const std::string& bind) {
+  return bind.starts_with("127.") || bind == "localhost" || bind == "::1" || bind.find('/') != std::string::npos;
+}
+
+// ---- the environment ----
+
+class ClientEnvironment final : public Environment {
+ public:
+  explicit ClientEnvironment(ClientsFile file) : file_(std::move(file)) {
+    if (door() < 0)
+      fail(Exit::usage, "no-clients",
+           "clients come to the env runners of a run alone: what evaluates or checks here has none");
+    tell(DoorMessage::Kind::free);
+  }
+
+  /// Where the client's episode goes on (a time limit cut ours), it goes on.
+  void reset(RandomStream&, Row observation) override {
+    if (!in_episode_) {
+      if (!next_) next_ = first_observation();
+      episode_ = next_->episode;
+      t_ = 0;
+      in_episode_ = true;
+      row_ = std::move(next_->observation);
+      next_.reset();
+    }
+    copy(observation);
+  }
+
+  StepResult step(ConstRow action, RandomStream&, Row observation) override {
+    action_.assign(action.bytes().begin(), action.bytes().end());
+    send_action();
+    while (channel_ || comes_back()) {
+      const std::optional<ObservationT> seen = receive();
+      if (!seen) continue;
+      if (seen->episode == episode_ && seen->t == t_) {  // it has not had the answer
+        send_action();
+      } else if (seen->episode == episode_ && seen->t == t_ + 1) {
+        ++t_;
+        row_ = seen->observation;
+        copy(observation);
+        in_episode_ = !seen->terminated && !seen->truncated;
+        return {seen->reward, seen->terminated, seen->truncated};
+      } else if (seen->episode > episode_ && seen->t == 0) {
+        next_ = *seen;
+        return cut(observation, "it began another one");
+      } else {
+        drop(fmt::format("it sent step {} of episode {} after step {} of episode {}", seen->t, seen->episode, t_,
+                         episode_));
+      }
+    }
+    return cut(observation, why_lost_);
+  }
+
+ private:
+  void copy(Row observation) const { std::memcpy(observation.bytes().data(), row_.data(), row_.size()); }
+
+  /// The episode ends where it was: nobody knows what the last action did.
+  StepResult cut(Row observation, const std::string& why) {
+    std::fprintf(stderr, "client %s: episode %llu is cut at step %u: %s\n", name_.c_str(),
+                 static_cast<unsigned long long>(episode_), t_, why.c_str());
+    tell(DoorMessage::Kind::lost);
+    if (!channel_) tell(DoorMessage::Kind::free), session_ = {};
+    in_episode_ = false;
+    copy(observation);
+    return {.truncated = true, .abandoned = true};
+  }
+
+  ObservationT first_observation() {
+    for (;;) {
+      while (!channel_) wait(-1);
+      std::optional<ObservationT> seen = receive();
+      if (seen && seen->t == 0 && !seen->terminated && !seen->truncated) return std::move(*seen);
+      if (seen) drop("an episode begins with step 0");
+      if (!channel_) tell(DoorMessage::Kind::free), session_ = {};
+    }
+  }
+
+  bool comes_back() {
+    static const std::unique_ptr<Clock> clock = make_system_clock();
+    const Time until = clock->now() + seconds(file_.reconnect_s);
+    while (!channel_ && clock->now() < until) wait(-1);
+    return channel_.has_value();
+  }
+
+  /// A second at most, until `fd` has something or the door has a connection, which is taken.
+  bool wait(int fd) {
+    std::array<pollfd, 2> poll{pollfd{door(), POLLIN, 0}, pollfd{fd, POLLIN, 0}};
+    const int ready = ::poll(poll.data(), poll.size(), 1000);
+    if (patience().alive) patience().alive();
+    if (ready > 0 && poll[0].revents != 0) take();
+    return ready > 0 && poll[1].revents != 0;
+  }
+
+  void take() {
+    DoorMessage message{};
+    iovec part{&message, sizeof message};
+    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
+    msghdr header{};
+    header.msg_iov = &part;
+    header.msg_iovlen = 1;
+    header.msg_control = control.data();
+    header.msg_controllen = control.size();
+    const ssize_t got = ::recvmsg(door(), &header, MSG_CMSG_CLOEXEC);
+    if (got == 0) ::_exit(0);  // the agent is gone
+    const cmsghdr* rights = CMSG_FIRSTHDR(&header);
+    if (got != sizeof message || rights == nullptr) return;
+    int fd = -1;
+    std::memcpy(&fd, CMSG_DATA(rights), sizeof fd);
+    name_ = message.name;
+    channel_.emplace(fd, fmt::format("client {}", name_));
+    WelcomeT welcome;
+    welcome.protocol = kProtocol;
+    welcome.session.assign(message.session.begin(), message.session.end());
+    welcome.num_envs = 1;
+    welcome.observation_bytes = static_cast<uint32_t>(file_.observation.row_bytes());
+    welcome.action_bytes = static_cast<uint32_t>(file_.action.row_bytes());
+    welcome.taken = message.session == session_ && in_episode_;
+    welcome.episode = episode_;
+    welcome.t = t_;
+    session_ = message.session;
+    send(frame_of(std::move(welcome)));
+  }
+
+  void send(std::span<const std::byte> frame) {
+    try {
+      if (channel_) channel_->send(frame);
+    } catch (const Error& error) { drop(error.what()); }
+  }
+
+  void send_action() {
+    ActionT answer;
+    answer.episode = episode_;
+    answer.t = t_;
+    const auto* bytes = reinterpret_cast<const uint8_t*>(action_.data());
+    answer.action.assign(bytes, bytes + action_.size());
+    send(frame_of(std::move(answer)));
+  }
+
+  /// What the client says next; none when it is gone, or another connection has taken its place.
+  std::optional<ObservationT> receive() {
+    while (!channel_->has_more()) {
+      const int fd = channel_->fd();
+      if (wait(fd)) break;
+      if (!channel_ || channel_->fd() != fd) return std::nullopt;
+    }
+    try {
+      MessageT message = channel_->receive(kFrame);
+      auto* seen = const_cast<ObservationT*>(as<ObservationT>(message));
+      if (seen == nullptr)
+        drop(fmt::format("it sent a {}, want an Observation", EnumNameBody(message.body.type)));
+      else if (seen->observation.size() != file_.observation.row_bytes())
+        drop(fmt::format("it sent an observation of {} bytes, want {}", seen->observation.size(),
+                         file_.observation.row_bytes()));
+      else
+        return std::move(*seen);
+    } catch (const Error& error) { drop(error.what()); }
+    return std::nullopt;
+  }
+
+  void drop(const std::string& why) {
+    why_lost_ = why;
+    if (!channel_) return;
+    RefusedT refused;
+    refused.code = "bad-message";
+    refused.text = why;
+    try {
+      channel_->send(frame_of(std::move(refused)));
+    } catch (const Error&) {}  // it is gone
+    channel_.reset();
+  }
+
+  void tell(DoorMessage::Kind kind) const {
+    DoorMessage message{.kind = kind, .session = session_, .name = {}, .episode = episode_, .steps = t_};
+    name_.copy(message.name, sizeof message.name - 1);
+    (void)!::send(door(), &message, sizeof message, MSG_NOSIGNAL);
+  }
+
+  ClientsFile file_;
+  std::optional<Channel> channel_;
+  Session session_{};
+  std::string name_, why_lost_;
+  std::vector<std::byte> action_;
+  std::vector<uint8_t> row_;          // S_t
+  std::optional<ObservationT> next_;  // S_0 of an episode that has not begun here
+  uint64_t episode_ = 0;
+  uint32_t t_ = 0;
+  bool in_episode_ = false;
+};
+
+EnvSpec clients_spec(const std::string& path) {
+  const ClientsFile file = read_clients_file(path);
+  return {.id = "",
+          .observation_space = file.observation,
+          .action_space = file.action,
+          .max_episode_steps = static_cast<int>(file.max_episode_steps),
+          .reward_threshold = file.reward_threshold,
+          .source = fmt::format("clients of {}", path),
+          .isolated = true,
+          .make = [file](const EnvOptions&) { return std::make_unique<ClientEnvironment>(file); }};
+}
+
+const RegisterEnv clients{
+    EnvPrefix{.prefix = std::string(kClientsPrefix), .names_file = true, .make_spec = clients_spec}};
+
+}  // namespace
+
+ClientsFile read_clients_file(const std::string& path) {
+  std::ifstream stream(path);
+  std::stringstream text;
+  text << stream.rdbuf();
+  if (!stream) fail(Exit::usage, "no-file", "{} cannot be read: {}", path, std::strerror(errno));
+  const TomlValue file = read_toml(text.str(), std::filesystem::path(path).filename().string());
+  file.allow_keys("the file", {"observation", "action", "bind", "port", "token", "reconnect_s", "max_episode_steps",
+                               "reward_threshold"});
+  for (const char* key : {"observation", "action", "port"})
+    if (file.find(key) == nullptr) fail(Exit::usage, "missing-key", "{}: it has no {}", path, key);
+  ClientsFile read{.observation = space_in(*file.find("observation"), "observation"),
+                   .action = space_in(*file.find("action"), "action")};
+  if (const TomlValue* bind = file.find("bind")) read.bind = text_in(*bind, "bind");
+  const int port = integer_in(*file.find("port"), "port", 0);
+  if (port > 65'000) file.find("port")->wrong_type("port", "at most 65000");
+  read.port = static_cast<uint16_t>(port);
+  if (const TomlValue* token = file.find("token")) read.token = text_in(*token, "token");
+  if (const TomlValue* wait = file.find("reconnect_s")) read.reconnect_s = number_in(*wait, "reconnect_s");
+  if (const TomlValue* limit = file.find("max_episode_steps"))
+    read.max_episode_steps = integer_in(*limit, "max_episode_steps", 0);
+  if (const TomlValue* solved = file.find("reward_threshold"))
+    read.reward_threshold = number_in(*solved, "reward_threshold");
+  if (!is_loopback(read.bind) && read.token.size() < 16)
+    fail(Exit::usage, "impossible", "{}: bind is {}: beyond loopback clients need a token of 16 characters or more",
+         path, read.bind);
+  return read;
+}
+
+Session new_session() {
+  Session session;
+  check(::getrandom(session.data(), session.size(), 0) == std::ssize(session), "getrandom: {}", std::strerror(errno));
+  return session;
+}
+
+int& door() {
+  static int fd = -1;
+  return fd;
+}
+
+}  // namespace myriad::simulator

@@ -1,0 +1,47 @@
+// Clients: programs that ask for actions at their own pace (Role::asks): games, robots, services.
+//
+// `env = "clients:FILE"` names a TOML file with the spaces and where clients come in. The host agent listens
+// (env_runners/client_door), and hands each connection to a runner, whose environment a client then is: its episodes
+// are the runner's, and step() waits for what the client saw of the action.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+
+#include "rl/environment.hpp"
+#include "rl/system.hpp"
+
+namespace myriad::simulator {
+
+inline constexpr std::string_view kClientsPrefix = "clients";
+
+/// What FILE says.
+struct ClientsFile {
+  myriad::Space observation, action;
+  std::string bind = "127.0.0.1";  ///< an address, or a unix socket's path
+  uint16_t port = 0;               ///< agent n of a run listens at port + n
+  std::string token = {};          ///< what clients must know; needed beyond loopback
+  double reconnect_s = 10.0;       ///< for so long a lost client's episode waits for it
+  int64_t max_episode_steps = 0;
+  std::optional<double> reward_threshold = {};
+};
+/// Throws Error("no-file" | "bad-toml" | "unknown-key" | "wrong-type" | "missing-key" | "impossible").
+ClientsFile read_clients_file(const std::string& path);
+
+using Session = std::array<uint8_t, 16>;
+Session new_session();
+
+/// What the door says to a runner with a connection, and a runner to the door.
+struct DoorMessage {
+  enum class Kind : uint32_t { client, free, lost } kind;
+  Session session;
+  char name[64];     ///< of the client, for people
+  uint64_t episode;  ///< lost: the one that was cut
+  uint32_t steps;
+};
+
+/// The way to the door, in a runner; -1 elsewhere, where these environments cannot be made.
+int& door();
+
+}  // namespace myriad::simulator

@@ -1,0 +1,164 @@
+"""A program that asks for actions at its own pace: a game, a robot, a service (env = "clients:FILE")."""
+import os
+import random
+import socket
+import time
+
+import flatbuffers
+
+from myriad_client import protocol_generated as p
+from myriad_client import spaces, wire
+
+
+class Client:
+    """One stream of episodes.
+
+        client = Client("127.0.0.1:7000", observation=Box(-10, 10, (4,)), action=Discrete(2))
+        action = client.begin(observation)
+        while playing:
+            action = client.act(observation, reward)
+        client.end(observation, reward, terminated=True)
+
+    A connection that is lost is made again, for `patience_s`; what was said already counts once. `EpisodeLost` says that the
+    run has given the episode up meanwhile: begin another.
+    """
+
+    def __init__(self, address: str, *, observation, action, token: str = "", name: str = "", patience_s: float = 60.0):
+        self.address, self.patience_s = address, patience_s
+        self.observation, self.action = spaces.Codec(observation), spaces.Codec(action)
+        self._row = bytearray(self.observation.row_bytes)
+        self._leaves = self.observation.views(self._row, 1)[0]
+        self._hello = observation, action, token, name or f"{socket.gethostname()}-{os.getpid()}"
+        self._session = b""
+        self._connection: wire.Connection | None = None
+        self._episode, self._t, self._reward, self._playing = -1, 0, 0.0, False
+        self._connect()
+
+    # --- an episode ---
+
+    def begin(self, observation):
+        """The first observation of an episode; returns what to do."""
+        if self._playing:
+            raise RuntimeError("the episode before has not ended: say end() first")
+        self._episode, self._t, self._reward, self._playing = self._episode + 1, 0, 0.0, True
+        return self._ask(observation)
+
+    def log_reward(self, reward: float) -> None:
+        """Adds to the reward of the next act() or end()."""
+        if not self._playing:
+            raise RuntimeError("a reward after the end of the episode counts for nothing")
+        self._reward += reward
+
+    def act(self, observation, reward: float = 0.0):
+        """What the last action led to; returns what to do now."""
+        self._advance(reward)
+        return self._ask(observation)
+
+    def end(self, observation, reward: float = 0.0, *, terminated: bool = True) -> None:
+        """The last observation; terminated=False: cut off (a time limit), it would have gone on."""
+        self._advance(reward)
+        self._playing = False
+        self._say(observation, terminated=terminated, truncated=not terminated)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.sock.close()
+            self._connection = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    # --- how ---
+
+    def _advance(self, reward: float) -> None:
+        if not self._playing:
+            raise RuntimeError("no episode runs: say begin() first")
+        self._t += 1
+        self._reward += reward
+
+    def _frame(self, observation, terminated: bool, truncated: bool) -> bytes:
+        self.observation.write(self._leaves, observation)
+        b = flatbuffers.Builder(len(self._row) + 256)
+        row = b.CreateByteVector(bytes(self._row))
+        p.ObservationStart(b)
+        p.ObservationAddEpisode(b, self._episode), p.ObservationAddT(b, self._t), p.ObservationAddObservation(b, row)
+        p.ObservationAddReward(b, self._reward)
+        p.ObservationAddTerminated(b, terminated), p.ObservationAddTruncated(b, truncated)
+        self._reward = 0.0
+        return wire.frame(b, p.Body.Observation, p.ObservationEnd(b))
+
+    def _say(self, observation, terminated: bool = False, truncated: bool = False) -> bytes:
+        said = self._frame(observation, terminated, truncated)
+        try:
+            if self._connection is None:
+                raise wire.Closed
+            self._connection.send(said)
+        except wire.Closed:
+            self._come_back(said)
+        return said
+
+    def _ask(self, observation):
+        said = self._say(observation)
+        while True:
+            try:
+                if self._connection is None:
+                    raise wire.Closed
+                kind, answer = self._connection.receive()
+            except wire.Closed:
+                self._come_back(said)
+                continue
+            if kind == p.Body.Action and (answer.Episode(), answer.T()) == (self._episode, self._t):
+                return self.action.read(self.action.views(answer.ActionAsNumpy().tobytes(), 1)[0])
+
+    def _come_back(self, said: bytes) -> None:
+        """Connects again, and repeats what may not have arrived."""
+        self.close()
+        welcome = self._connect()
+        known = (welcome.Episode(), welcome.T()) if welcome.Taken() else None
+        if self._t > 0 and known not in ((self._episode, self._t - 1), (self._episode, self._t)):
+            self._playing = False
+            raise EpisodeLost(f"the run has given up episode {self._episode} after the connection was lost: begin another")
+        if self._connection is not None:
+            self._connection.send(said)
+
+    def _connect(self) -> p.Welcome:
+        until, pause = time.monotonic() + self.patience_s, 0.05
+        while True:
+            try:
+                self._connection = wire.Connection(self._dial())
+                self._connection.send(self._hello_frame())
+                kind, welcome = self._connection.receive()
+                if kind != p.Body.Welcome:
+                    raise wire.Closed("what came first is no Welcome")
+                self._session = bytes(welcome.Session(i) for i in range(welcome.SessionLength()))
+                return welcome
+            except (wire.Closed, OSError) as error:
+                self.close()
+                if time.monotonic() + pause > until:
+                    raise ConnectionError(f"no run takes clients at {self.address}: {error}") from None
+                time.sleep(pause * random.uniform(0.5, 1))
+                pause = min(2 * pause, 2.0)
+
+    def _dial(self) -> socket.socket:
+        if "/" in self.address:
+            sock = socket.socket(socket.AF_UNIX)
+            sock.connect(self.address)
+            return sock
+        host, _, port = self.address.rpartition(":")
+        return socket.create_connection((host, int(port)))
+
+    def _hello_frame(self) -> bytes:
+        observation, action, token, name = self._hello
+        b = flatbuffers.Builder(1024)
+        said = [b.CreateString(name), b.CreateString(token), b.CreateByteVector(self._session), spaces.build(b, observation), spaces.build(b, action)]
+        p.HelloStart(b)
+        p.HelloAddProtocol(b, wire.PROTOCOL), p.HelloAddRole(b, p.Role.asks), p.HelloAddName(b, said[0])
+        p.HelloAddToken(b, said[1]), p.HelloAddSession(b, said[2]), p.HelloAddObservation(b, said[3]), p.HelloAddAction(b, said[4])
+        return wire.frame(b, p.Body.Hello, p.HelloEnd(b))
+
+
+class EpisodeLost(Exception):
+    """The run has given the episode up; begin another."""
