@@ -15,6 +15,7 @@
 #include <string_view>
 #include <vector>
 
+#include "rl/frame.hpp"
 #include "rl/random.hpp"
 #include "rl/space.hpp"
 
@@ -84,6 +85,13 @@ class Environment {
 
   /// Restores `state` and writes its observation. Throws Error when the length is wrong.
   virtual void set_state(std::span<const double> state, Row observation);
+
+  /// A picture of the current state; nullopt where none can be drawn. Called only where somebody looks on (play,
+  /// evaluation), never while a runner samples. Throws Error("no-rendering") where this machine lacks what it takes.
+  virtual std::optional<Frame> render(int, int) { return std::nullopt; }  // width, height [pixels]
+
+  /// Frames a second at which one frame a step shows the simulation's own time.
+  virtual double render_fps() const { return 30.0; }
 };
 
 /// Keyword options of an environment, e.g. {"ctrl_cost_weight": 0.1}; unknown ones are errors.
