@@ -76,9 +76,9 @@ class Environment {
   /// Applies A_t and writes S_{t+1}. `random` is the environment's own stream (for stochastic dynamics).
   virtual StepResult step(ConstRow action, RandomStream& random, Row observation) = 0;
 
-  /// Says which action step() will bring, to a simulator that runs elsewhere (EnvSpec::submits): called for every
-  /// environment of a vector before the first step(), so that they run side by side.
-  virtual void submit(ConstRow) {}
+  /// Says which action and stream step() will bring, to a simulator that steps many at once or runs elsewhere
+  /// (EnvSpec::submits): called for every environment of a vector before the first step(). Both stay until then.
+  virtual void submit(ConstRow, RandomStream&) {}
 
   /// The whole simulator state, from which set_state continues bit for bit; nullopt where it cannot be given.
   virtual std::optional<std::vector<double>> state() const { return std::nullopt; }

@@ -96,7 +96,12 @@ FrameSize parse_frame_size(const std::string& text) {
 }
 
 Frame render_frame(Environment& env, std::string_view id, FrameSize size) {
-  std::optional<Frame> frame = env.render(size.width, size.height);
+  std::optional<Frame> frame;
+  try {
+    frame = env.render(size.width, size.height);
+  } catch (const Error&) { throw; } catch (const std::exception& error) {
+    fail(Exit::environment, "env-exception", "{} threw as it was drawn: {}", id, error.what());
+  }
   if (!frame) fail(Exit::usage, "no-rendering", "{} cannot be drawn: it has no render()", id);
   return std::move(*frame);
 }

@@ -16,7 +16,8 @@ struct FrameSize {
 /// Of "640x480". Throws Error("bad-size").
 FrameSize parse_frame_size(const std::string& text);
 
-/// A picture of the current state. Throws Error("no-rendering") where the environment cannot be drawn.
+/// A picture of the current state. Throws Error("no-rendering") where the environment cannot be drawn,
+/// Error("env-exception").
 Frame render_frame(Environment& env, std::string_view id, FrameSize size);
 
 /// The writer of `target`: FILE.webm, a video; FILE.png, the last frame; "ansi", coloured half blocks on a terminal;

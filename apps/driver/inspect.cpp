@@ -251,7 +251,7 @@ int play(const PlayOptions& options) {
     else
       fill_row(spec.action_space, actions[static_cast<size_t>(t - 1)], action,
                fmt::format("{}:{}", options.actions, t));
-    if (spec.submits) env->submit(ConstRow(action));
+    if (spec.submits) env->submit(ConstRow(action), random);
     const StepResult result = env->step(ConstRow(action), random, Row(observation));
     episode_return += result.reward;
     const bool truncated = result.truncated || (spec.max_episode_steps > 0 && t >= spec.max_episode_steps);
