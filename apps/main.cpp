@@ -65,7 +65,7 @@ int run(int argc, char** argv) {
   evaluate_verb->callback([&] { verb = [&] { return evaluate_command(evaluate_options); }; });
 
   PlayOptions play_options;
-  CLI::App* play_verb = app.add_subcommand("play", "step an environment and print every step");
+  CLI::App* play_verb = app.add_subcommand("play", "step an environment, print or draw every step");
   play_verb->add_option("env", play_options.env, "an id of `myriad envs`")->required();
   play_verb->add_option("--state", play_options.state, "simulator state to start from, a JSON list");
   play_verb->add_option("--actions", play_options.actions,
@@ -74,6 +74,9 @@ int run(int argc, char** argv) {
   play_verb->add_option("--steps", play_options.steps, "how many random steps at most")->check(CLI::PositiveNumber);
   play_verb->add_option("--option", play_options.env_options, "key=value of the environment");
   play_verb->add_option("--wrapper", play_options.wrappers, "key=value of [environment], such as frame_stack=4");
+  play_verb->add_option("--render", play_options.render,
+                        "draw every state: FILE.webm, FILE.png (the last one), a folder for one PNG a step, or ansi");
+  play_verb->add_option("--size", play_options.size, "of a frame: WIDTHxHEIGHT (640x480; ansi: 80x48)");
   play_verb->add_flag("--json", play_options.json, "one object a step, full precision");
   play_verb->callback([&] { verb = [&] { return play(play_options); }; });
 

@@ -118,7 +118,7 @@ void Evaluator::step_once() {
   const auto env_action = [&](size_t i) { return std::span(env_actions_).subspan(i * row_bytes, row_bytes); };
   for (size_t i = 0; i < n; ++i) {
     connector_({actions_.data() + i * row_bytes, row_bytes}, env_action(i));
-    if (spec_.submits) guarded(i, [&] { slots_[i].env->submit(ConstRow(env_action(i))); });
+    if (spec_.submits) guarded(i, [&] { slots_[i].env->submit(ConstRow(env_action(i)), slots_[i].random); });
   }
   for (size_t i = n; i-- > 0;) {  // downwards: the last slot moves into a place whose turn is over
     Slot& slot = slots_[i];

@@ -188,7 +188,7 @@ void VectorEnv::reset(std::byte* obs) {
 size_t VectorEnv::step(const std::byte* actions, const Destination& to) {
   size_t final_rows = 0;
   const auto action = [&](size_t b) { return ConstRow({actions + b * action_bytes_, action_bytes_}); };
-  if (spec_.submits) for_each_env([&](size_t b, Slot& slot) { slot.env->submit(action(b)); });
+  if (spec_.submits) for_each_env([&](size_t b, Slot& slot) { slot.env->submit(action(b), slot.random); });
   for_each_env([&](size_t b, Slot& slot) {
     const Row observation = row(to.obs, b);
     std::byte* bytes = observation.bytes().data();

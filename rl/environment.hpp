@@ -15,6 +15,7 @@
 #include <string_view>
 #include <vector>
 
+#include "rl/frame.hpp"
 #include "rl/random.hpp"
 #include "rl/space.hpp"
 
@@ -76,15 +77,22 @@ class Environment {
   /// Applies A_t and writes S_{t+1}. `random` is the environment's own stream (for stochastic dynamics).
   virtual StepResult step(ConstRow action, RandomStream& random, Row observation) = 0;
 
-  /// Says which action step() will bring, to a simulator that runs elsewhere (EnvSpec::submits): called for every
-  /// environment of a vector before the first step(), so that they run side by side.
-  virtual void submit(ConstRow) {}
+  /// Says which action and stream step() will bring, to a simulator that steps many at once or runs elsewhere
+  /// (EnvSpec::submits): called for every environment of a vector before the first step(). Both stay until then.
+  virtual void submit(ConstRow, RandomStream&) {}
 
   /// The whole simulator state, from which set_state continues bit for bit; nullopt where it cannot be given.
   virtual std::optional<std::vector<double>> state() const { return std::nullopt; }
 
   /// Restores `state` and writes its observation. Throws Error when the length is wrong.
   virtual void set_state(std::span<const double> state, Row observation);
+
+  /// A picture of the current state; nullopt where none can be drawn. Called only where somebody looks on (play,
+  /// evaluation), never while a runner samples. Throws Error("no-rendering") where this machine lacks what it takes.
+  virtual std::optional<Frame> render(int, int) { return std::nullopt; }  // width, height [pixels]
+
+  /// Frames a second at which one frame a step shows the simulation's own time.
+  virtual double render_fps() const { return 30.0; }
 };
 
 /// Keyword options of an environment, e.g. {"ctrl_cost_weight": 0.1}; unknown ones are errors.

@@ -2,7 +2,6 @@
 //
 // A library's initialisers run when it is opened. So its facts are asked in a child process, and only processes that
 // make its environment open it themselves.
-#include <dlfcn.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -17,7 +16,7 @@
 
 #include "rl/check.hpp"
 #include "rl/environment.hpp"
-#include "sdk/include/myriad/env.h"
+#include "rl/plugin_environment.hpp"
 
 namespace myriad {
 namespace {
@@ -28,39 +27,6 @@ namespace json = boost::json;
 constexpr int kPatienceMs = 30'000;  // to open a library and answer
 constexpr size_t kMaxAnswer = 64 << 20;
 constexpr int64_t kMaxElements = 1 << 26;
-
-/// The table of a library, which stays open. Throws Error.
-const myriad_plugin& open_plugin(const std::string& path) {
-  void* library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (library == nullptr) fail(Exit::environment, "no-plugin", "{} cannot be loaded: {}", path, ::dlerror());
-  const auto entry = reinterpret_cast<decltype(&myriad_env_plugin)>(::dlsym(library, "myriad_env_plugin"));
-  if (entry == nullptr)
-    fail(Exit::environment, "no-plugin", "{} is no plugin: it has no myriad_env_plugin(); see docs/howto-simulator.md",
-         path);
-  const myriad_plugin* plugin = entry();
-  if (plugin == nullptr) fail(Exit::environment, "plugin-broken", "myriad_env_plugin() of {} returned NULL", path);
-  if (plugin->abi != MYRIAD_ENV_ABI)
-    fail(Exit::environment, "plugin-abi",
-         "{} speaks plugin ABI {}, this program ABI {}: build it with this program's SDK", path, plugin->abi,
-         MYRIAD_ENV_ABI);
-  if (plugin->size < sizeof(myriad_plugin) || plugin->id == nullptr || !plugin->spaces || !plugin->create ||
-      !plugin->destroy || !plugin->reset || !plugin->step || (plugin->num_options > 0 && plugin->options == nullptr))
-    fail(Exit::environment, "plugin-broken",
-         "{}: its table has {} bytes, want {}, with every function but save and load", path, plugin->size,
-         sizeof(myriad_plugin));
-  return *plugin;
-}
-
-/// Runs a function of the table. Throws std::runtime_error with the plugin's own words.
-template <class Call>
-void call(Call f) {
-  myriad_error error{};
-  if (f(&error) == 0) return;
-  error.text[sizeof error.text - 1] = '\0';
-  for (char& c : error.text)
-    if (c < 0) c = '?';  // it need not be UTF-8, and may end in the middle of a character
-  throw std::runtime_error(error.text[0] != '\0' ? error.text : "the plugin gave no reason");
-}
 
 // --- facts, through a pipe: numbers as text, since JSON has no infinity ---
 
@@ -133,10 +99,11 @@ static_assert(static_cast<int>(DType::u8) == MYRIAD_U8 && static_cast<int>(DType
 
 /// What a library says of itself with `options` over its defaults.
 json::object describe(const std::string& path, const EnvOptions& options) {
-  const myriad_plugin& plugin = open_plugin(path);
+  const myriad_plugin plugin = open_plugin(path);
   json::object facts{{"id", plugin.id},
                      {"max_episode_steps", plugin.max_episode_steps},
-                     {"reward_threshold", text_of(plugin.reward_threshold)}};
+                     {"reward_threshold", text_of(plugin.reward_threshold)},
+                     {"submits", plugin.step_batch != nullptr}};
   json::array all;
   std::vector<double> values;
   for (size_t i = 0; i < plugin.num_options; ++i) {
@@ -147,7 +114,7 @@ json::object describe(const std::string& path, const EnvOptions& options) {
   }
   facts["options"] = all;
   myriad_space observation{}, action{};
-  call([&](myriad_error* error) { return plugin.spaces(values.data(), &observation, &action, error); });
+  call_plugin([&](myriad_error* error) { return plugin.spaces(values.data(), &observation, &action, error); });
   facts["observation"] = to_json(observation, "observation");
   facts["action"] = to_json(action, "action");
   return facts;
@@ -209,68 +176,6 @@ json::object ask(const std::string& path, const EnvOptions& options) {
   return object;
 }
 
-// --- the environment ---
-
-class PluginEnvironment final : public Environment {
- public:
-  PluginEnvironment(const std::string& path, const EnvOptions& options) : plugin_(open_plugin(path)) {
-    std::vector<double> values;
-    for (size_t i = 0; i < plugin_.num_options; ++i) values.push_back(options.at(plugin_.options[i].name));
-    try {
-      call([&](myriad_error* error) { return (env_ = plugin_.create(values.data(), error)) == nullptr; });
-    } catch (const std::exception& error) {
-      fail(Exit::environment, "env-exception", "{} of {} cannot be made: {}", plugin_.id, path, error.what());
-    }
-  }
-  ~PluginEnvironment() override { plugin_.destroy(env_); }
-
-  void reset(RandomStream& random, Row observation) override {
-    const Numbers numbers(random);
-    call([&](myriad_error* error) { return plugin_.reset(env_, &numbers, observation.bytes().data(), error); });
-  }
-
-  StepResult step(ConstRow action, RandomStream& random, Row observation) override {
-    const Numbers numbers(random);
-    StepResult result;
-    uint8_t terminated = 0;
-    call([&](myriad_error* error) {
-      return plugin_.step(env_, action.bytes().data(), &numbers, observation.bytes().data(), &result.reward,
-                          &terminated, error);
-    });
-    result.terminated = terminated != 0;
-    return result;
-  }
-
-  std::optional<std::vector<double>> state() const override {
-    if (!has_state()) return std::nullopt;
-    std::vector<double> state(plugin_.num_state);
-    call([&](myriad_error* error) { return plugin_.save(env_, state.data(), error); });
-    return state;
-  }
-  void set_state(std::span<const double> state, Row observation) override {
-    if (!has_state()) return Environment::set_state(state, observation);
-    check_state_length(plugin_.id, state.size(), plugin_.num_state);
-    call([&](myriad_error* error) { return plugin_.load(env_, state.data(), observation.bytes().data(), error); });
-  }
-
- private:
-  /// A RandomStream as the plugin sees it.
-  struct Numbers : myriad_random {
-    explicit Numbers(RandomStream& random) : stream(random) {
-      bits = [](const myriad_random* r) { return of(r).next_u64(); };
-      uniform = [](const myriad_random* r, double low, double high) { return of(r).uniform(low, high); };
-      normal = [](const myriad_random* r) { return of(r).normal(); };
-    }
-    static RandomStream& of(const myriad_random* random) { return static_cast<const Numbers*>(random)->stream; }
-    RandomStream& stream;
-  };
-
-  bool has_state() const { return plugin_.num_state > 0 && plugin_.save && plugin_.load; }
-
-  const myriad_plugin& plugin_;
-  myriad_env* env_ = nullptr;
-};
-
 /// Throws Error("no-plugin" | "plugin-abi" | "plugin-broken").
 EnvSpec plugin_spec(const std::string& path) {
   if (!fs::exists(path)) fail(Exit::usage, "no-plugin", "there is no file {}", path);
@@ -280,10 +185,11 @@ EnvSpec plugin_spec(const std::string& path) {
                .action_space = space_from(facts.at("action").as_object()),
                .source = fmt::format("{} of {}", std::string_view(facts.at("id").as_string()), path),
                .isolated = true,
-               .make = [path](const EnvOptions& o) { return std::make_unique<PluginEnvironment>(path, o); }};
+               .make = [path](const EnvOptions& o) { return make_plugin_environment(path, o); }};
   spec.max_episode_steps = facts.at("max_episode_steps").to_number<int>();
   if (const double threshold = number_of(facts.at("reward_threshold")); !std::isnan(threshold))
     spec.reward_threshold = threshold;
+  spec.submits = facts.at("submits").as_bool();
   for (const json::value& option : facts.at("options").as_array())
     spec.options[std::string(option.at(0).as_string())] = number_of(option.at(1));
   spec.configure = [path](EnvSpec& configured) {

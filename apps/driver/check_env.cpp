@@ -52,16 +52,24 @@ class Player {
     result = {};
     env_->reset(random, Row(observation()));
   }
-  /// With a random action. Resets first where the episode has ended.
+  /// With a random action; a reset where the episode has ended.
   void step() {
-    if (ended()) return reset();
-    spec_.action_space.sample(actions, action());
-    apply();
+    if (begin_step()) end_step();
   }
   void apply() {
+    submit();
+    end_step();
+  }
+  /// The two halves of step(), between which others begin theirs; false: it was a reset.
+  bool begin_step() {
+    if (ended()) return reset(), false;
+    spec_.action_space.sample(actions, action());
+    submit();
+    return true;
+  }
+  void end_step() {
     ++progress_.steps;
     ++t;
-    if (spec_.submits) env_->submit(ConstRow(action()));
     result = env_->step(ConstRow(action()), random, Row(observation()));
   }
   bool ended() const {
@@ -73,6 +81,9 @@ class Player {
   }
   std::span<std::byte> action() {
     return std::as_writable_bytes(std::span(action_words_)).first(spec_.action_space.row_bytes());
+  }
+  void submit() {
+    if (spec_.submits) env_->submit(ConstRow(action()), random);
   }
   std::string outside() { return spec_.observation_space.violation(observation(), "observation"); }
   Environment& env() { return *env_; }
@@ -114,6 +125,7 @@ class Checks {
     one("episodes", &Checks::episodes);
     one("determinism", &Checks::determinism);
     one("instances", &Checks::instances);
+    one("together", &Checks::together);
     one("state", &Checks::state);
     one("memory", &Checks::memory);
     one("speed", &Checks::speed);
@@ -283,6 +295,31 @@ class Checks {
       return say(Verdict::wrong, fmt::format("a second instance changes the first one's step {}", step),
                  "keep state in the environment, not in globals");
     say(Verdict::ok, "two in one process do not disturb each other");
+  }
+
+  /// For environments which hear their actions early: several that step at once are as each would be alone.
+  void together() {
+    if (!spec_->submits) return;
+    constexpr size_t kEnvs = 8;
+    std::vector<Player> group, alone;
+    for (std::vector<Player>* players : {&group, &alone}) {
+      players->reserve(kEnvs);
+      for (size_t i = 0; i < kEnvs; ++i) players->push_back(player(i)), players->back().reset();
+    }
+    for (int64_t step = 1; step <= kRoundSteps; ++step) {
+      std::array<bool, kEnvs> begun;
+      for (size_t i = 0; i < kEnvs; ++i) begun[i] = group[i].begin_step();
+      for (size_t i = 0; i < kEnvs; ++i)
+        if (begun[i]) group[i].end_step();
+      for (size_t i = 0; i < kEnvs; ++i) {
+        alone[i].step();
+        if (const std::string what = difference(group[i], alone[i]); !what.empty())
+          return say(Verdict::wrong,
+                     fmt::format("at step {} {} of {} together is not as alone: {}", step, i, kEnvs, what),
+                     "element i of each array of step_batch() belongs to environment i alone");
+      }
+    }
+    say(Verdict::ok, fmt::format("{} that step at once are as each alone", kEnvs));
   }
 
   void state() {

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <set>
 
+#include "apps/driver/frames.hpp"
 #include "apps/driver/policy_file.hpp"
 #include "apps/driver/run_directory.hpp"
 #include "apps/driver/train.hpp"
@@ -251,6 +252,13 @@ int play(const PlayOptions& options) {
                  : truncated        ? "  truncated"
                                     : "");
   };
+  const FrameSize size = options.size.empty() ? options.render == "ansi" ? FrameSize{80, 48} : FrameSize{}
+                                              : parse_frame_size(options.size);
+  const auto frames = options.render.empty() ? nullptr : open_frames(options.render, size, env->render_fps());
+  const auto draw = [&] {
+    if (frames) frames->write(render_frame(*env, spec.id, size));
+  };
+  draw();
   print(0, nullptr, nullptr, false);
   for (int64_t t = 1; t <= limit; ++t) {
     if (actions.empty())
@@ -258,13 +266,15 @@ int play(const PlayOptions& options) {
     else
       fill_row(spec.action_space, actions[static_cast<size_t>(t - 1)], action,
                fmt::format("{}:{}", options.actions, t));
-    if (spec.submits) env->submit(ConstRow(action));
+    if (spec.submits) env->submit(ConstRow(action), random);
     const StepResult result = env->step(ConstRow(action), random, Row(observation));
     episode_return += result.reward;
     const bool truncated = result.truncated || (spec.max_episode_steps > 0 && t >= spec.max_episode_steps);
+    draw();
     print(t, row_json(spec.action_space, action), &result, truncated);
     if (result.terminated || truncated) break;
   }
+  if (frames) frames->finish();
   if (!options.json) fmt::print("return {}\n", episode_return);
   return 0;
 }

@@ -27,6 +27,8 @@ struct PlayOptions {
   std::string env;
   std::string state;    ///< JSON: [numbers] or {"state": [...]}; "" = reset from the seed
   std::string actions;  ///< file with one JSON action a line (a number or a list); "" = random ones
+  std::string render;   ///< a frame of every state: FILE.webm, FILE.png (the last one), a folder, "ansi"; "" = none
+  std::string size;     ///< of a frame, "640x480"; "" = that, or what fits a terminal
   uint64_t seed = 0;
   int64_t steps = 0;                     ///< 0: to the end of the episode, or of the file
   std::vector<std::string> env_options;  ///< "key=value"

@@ -8,6 +8,7 @@
 #include <numbers>
 
 #include "rl/environment.hpp"
+#include "sims/classic/canvas.hpp"
 
 namespace myriad {
 namespace {
@@ -70,6 +71,20 @@ class Acrobot final : public Environment {
     std::copy(state.begin(), state.end(), s_.begin());
     observe(observation);
   }
+
+  std::optional<Frame> render(int width, int height) override {
+    constexpr double kScale = 500 / 4.4;  // as Gymnasium's
+    Canvas canvas(width, height, 500, 500);
+    canvas.line({0, 250 + kScale}, {500, 250 + kScale}, 1, kBlack);  // the goal
+    Point joint{250, 250};
+    for (const double angle : {s_[0] - kPi / 2, s_[0] + s_[1] - kPi / 2}) {
+      canvas.box(0, kL1 * kScale, -0.1 * kScale, 0.1 * kScale, angle, joint, {0, 204, 204});
+      canvas.circle(joint, 0.1 * kScale, {204, 204, 0});
+      joint = placed({kL1 * kScale, 0}, angle, joint);
+    }
+    return canvas.take();
+  }
+  double render_fps() const override { return 1 / kDt; }
 
  private:
   void observe(Row observation) const {

@@ -6,6 +6,7 @@
 #include <numbers>
 
 #include "rl/environment.hpp"
+#include "sims/classic/canvas.hpp"
 
 namespace myriad {
 namespace {
@@ -49,6 +50,18 @@ class CartPole final : public Environment {
     x_ = state[0], x_dot_ = state[1], theta_ = state[2], theta_dot_ = state[3];
     observe(observation);
   }
+
+  std::optional<Frame> render(int width, int height) override {
+    Canvas canvas(width, height, 600, 400);  // as Gymnasium's
+    constexpr double kScale = 600 / (2 * kXLimit), kTrack = 100, kPole = 10;
+    const Point cart{300 + kScale * x_, kTrack}, axle{cart.x, kTrack + 7.5};
+    canvas.line({0, kTrack}, {600, kTrack}, 1, kBlack);
+    canvas.box(-25, 25, -15, 15, 0, cart, kBlack);
+    canvas.box(-kPole / 2, kPole / 2, -kPole / 2, kScale * 2 * kHalfLength - kPole / 2, -theta_, axle, {202, 152, 101});
+    canvas.circle(axle, kPole / 2, {129, 132, 203});
+    return canvas.take();
+  }
+  double render_fps() const override { return 50; }
 
  private:
   void observe(Row observation) const {

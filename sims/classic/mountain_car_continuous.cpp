@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "rl/environment.hpp"
+#include "sims/classic/mountain_view.hpp"
 
 namespace myriad {
 namespace {
@@ -39,6 +40,10 @@ class MountainCarContinuous final : public Environment {
     check_state_length("MountainCarContinuous-v0", state.size(), 2);
     position_ = state[0], velocity_ = state[1];
     observe(observation);
+  }
+
+  std::optional<Frame> render(int width, int height) override {
+    return draw_mountain(width, height, position_, kGoalPosition);
   }
 
  private:

@@ -6,6 +6,7 @@
 #include <numbers>
 
 #include "rl/environment.hpp"
+#include "sims/classic/canvas.hpp"
 
 namespace myriad {
 namespace {
@@ -52,6 +53,19 @@ class Pendulum final : public Environment {
     theta_ = state[0], theta_dot_ = state[1];
     observe(observation);
   }
+
+  std::optional<Frame> render(int width, int height) override {
+    constexpr double kScale = 500 / 4.4, kHalfWidth = 0.1 * kScale;  // as Gymnasium's
+    constexpr Colour kRod{204, 77, 77};
+    constexpr Point kAxle{250, 250};
+    Canvas canvas(width, height, 500, 500);
+    canvas.box(0, kLength * kScale, -kHalfWidth, kHalfWidth, theta_ + kPi / 2, kAxle, kRod);
+    canvas.circle(kAxle, kHalfWidth, kRod);
+    canvas.circle(placed({kLength * kScale, 0}, theta_ + kPi / 2, kAxle), kHalfWidth, kRod);
+    canvas.circle(kAxle, 0.05 * kScale, kBlack);
+    return canvas.take();
+  }
+  double render_fps() const override { return 1 / kDt; }
 
  private:
   void observe(Row observation) const {

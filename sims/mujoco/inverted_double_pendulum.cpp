@@ -37,6 +37,11 @@ class InvertedDoublePendulum final : public MujocoEnv {
     add_normal(random, qvel, reset_noise_scale_);
   }
 
+  void place_camera(mjvCamera& camera) const override {
+    camera.distance = 4.1225;
+    camera.lookat[0] = camera.lookat[1] = 0, camera.lookat[2] = 0.1225;
+  }
+
   void observe(Row observation) const override {
     const auto hold = [](double value) { return std::clamp(value, -kMaxObserved, kMaxObserved); };
     const double a = qpos()[1], b = qpos()[2];  // rad, of the poles

@@ -31,6 +31,8 @@ class InvertedPendulum final : public MujocoEnv {
     add_uniform(random, qvel, reset_noise_scale_);
   }
 
+  void place_camera(mjvCamera& camera) const override { camera.distance = 2.04; }
+
   void observe(Row observation) const override { write_qpos_qvel(observation, 0); }
 
   double reset_noise_scale_;

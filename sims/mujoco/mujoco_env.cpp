@@ -47,6 +47,15 @@ std::shared_ptr<const mjModel> shared_model(const std::string& xml) {
   return model;
 }
 
+/// Of their positions' coordinate `axis`, as NumPy's. [m]
+double median_of_geoms(const mjModel& model, const mjData& data, int axis) {
+  std::vector<double> values;
+  for (int i = 0; i < model.ngeom; ++i) values.push_back(data.geom_xpos[3 * i + axis]);
+  std::sort(values.begin(), values.end());
+  const size_t n = values.size();
+  return n == 0 ? 0 : (values[(n - 1) / 2] + values[n / 2]) / 2;
+}
+
 }  // namespace
 
 MujocoEnv::MujocoEnv(const std::string& xml, int frame_skip, std::vector<MujocoField> fields)
@@ -111,6 +120,25 @@ void MujocoEnv::set_state(std::span<const double> state, Row observation) {
     }
   }
   observe(observation);
+}
+
+std::optional<Frame> MujocoEnv::render(int width, int height) {
+  if (!renderer_) {
+    mjvCamera camera;
+    mjv_defaultCamera(&camera);
+    camera.fixedcamid = mj_name2id(model_.get(), mjOBJ_CAMERA, "track");
+    if (camera.fixedcamid >= 0) {
+      camera.type = mjCAMERA_FIXED;
+    } else {
+      const std::unique_ptr<mjData, Free> initial(mj_makeData(model_.get()));
+      mj_kinematics(model_.get(), initial.get());
+      for (int i = 0; i < 3; ++i) camera.lookat[i] = median_of_geoms(*model_, *initial, i);
+      camera.distance = model_->stat.extent;
+      place_camera(camera);
+    }
+    renderer_ = std::make_unique<MujocoRenderer>(*model_, camera);
+  }
+  return renderer_->render(*data_, width, height);
 }
 
 int MujocoEnv::body_id(const char* name) const {

@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "rl/environment.hpp"
+#include "sims/mujoco/renderer.hpp"
 
 namespace myriad {
 
@@ -49,6 +50,10 @@ class MujocoEnv : public Environment {
   /// Takes state()'s values, or [qpos, qvel] alone, as Gymnasium's set_state(qpos, qvel) after a reset.
   void set_state(std::span<const double> state, Row observation) final;
 
+  /// Seen by the model's camera "track" where it has one, as Gymnasium does; else by a free one (place_camera).
+  std::optional<Frame> render(int width, int height) final;
+  double render_fps() const final { return 1 / dt(); }
+
  protected:
   /// Loads assets/`xml`; `fields` are what the observation and the next step's reward read beside qpos and qvel.
   /// Throws Error("mujoco-model") with MuJoCo's own words.
@@ -57,6 +62,10 @@ class MujocoEnv : public Environment {
   /// Adds the task's noise to the model's initial `qpos` and `qvel`.
   virtual void add_reset_noise(RandomStream& random, std::span<double> qpos, std::span<double> qvel) = 0;
   virtual void observe(Row observation) const = 0;
+
+  /// Gymnasium's default_camera_config, for models without a camera "track". It looks at the middle of the model's
+  /// initial pose.
+  virtual void place_camera(mjvCamera&) const {}
 
   /// Applies the controls for one env step.
   void simulate(std::span<const float> controls);
@@ -90,6 +99,7 @@ class MujocoEnv : public Environment {
   int frame_skip_;
   std::vector<MujocoField> fields_;
   bool contact_forces_;
+  std::unique_ptr<MujocoRenderer> renderer_;  // from the first render() on
 };
 
 /// A pair of Gymnasium's, two options here: `name`_low and `name`_high.

@@ -44,6 +44,8 @@ class Pusher final : public MujocoEnv {
     add_uniform(random, qvel.first(kJoints), kVelocityNoise);
   }
 
+  void place_camera(mjvCamera& camera) const override { camera.distance = 4.0; }
+
   void observe(Row observation) const override {
     const auto position = [&](int body) { return std::span(body_position(body), 3); };
     write_blocks(observation,

@@ -7,14 +7,39 @@ import os
 import pathlib
 import re
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "integration"))
 import run_test  # noqa: E402
 from run_test import Case, json_lines  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+
+
+def read_png(path: pathlib.Path) -> tuple[int, int, list[list[tuple[int, ...]]]]:
+    """Width, height and rows of pixels of an RGB picture; ISO 15948, the filters of its section 9."""
+    content, at, packed = path.read_bytes(), 8, b""
+    while at < len(content):
+        length, kind = struct.unpack(">I4s", content[at:at + 8])
+        if kind == b"IHDR":
+            width, height, depth, colour = struct.unpack(">IIBB", content[at + 8:at + 18])
+            assert (depth, colour) == (8, 2), "want 8-bit RGB"
+        packed += content[at + 8:at + 8 + length] if kind == b"IDAT" else b""
+        at += 12 + length
+    data, size, above, rows = zlib.decompress(packed), 3 * width, bytes(3 * width), []
+    for y in range(height):
+        kind, row = data[y * (size + 1)], bytearray(data[y * (size + 1) + 1:(y + 1) * (size + 1)])
+        for i in range(size):
+            left, up, corner = row[i - 3] if i >= 3 else 0, above[i], above[i - 3] if i >= 3 else 0
+            guess = left + up - corner
+            paeth = min((abs(guess - value), order, value) for order, value in enumerate((left, up, corner)))[2]
+            row[i] = (row[i] + (0, left, up, (left + up) // 2, paeth)[kind]) % 256
+        rows.append([tuple(row[3 * x:3 * x + 3]) for x in range(width)])
+        above = row
+    return width, height, rows
 
 
 class Plugin(Case):
@@ -31,12 +56,12 @@ class Plugin(Case):
         self.assertEqual(0, result.returncode, f"{words}\n{result.stdout}{result.stderr}")
         return result.stdout
 
-    def compile(self, text: str, name: str = "broken", language: str = "cpp") -> pathlib.Path:
+    def compile(self, text: str, name: str = "broken", language: str = "cpp", include: pathlib.Path | None = None) -> pathlib.Path:
         """A library of this source, which its author built by hand."""
         source, library = self.root / f"{name}.{language}", self.root / f"{name}.so"
         source.write_text(text)
         compiler = ["c++", "-std=c++17"] if language == "cpp" else ["cc", "-std=c99"]
-        self.shell([*compiler, "-O1", "-shared", "-fPIC", f"-I{self.prefix / 'include'}", source, "-o", library, "-lm"])
+        self.shell([*compiler, "-O1", "-shared", "-fPIC", f"-I{include or self.prefix / 'include'}", source, "-o", library, "-lm"])
         return library
 
     def cart(self, language: str = "cpp", **replaced: str) -> str:
@@ -102,6 +127,72 @@ class Plugin(Case):
         play = lambda *more, status=0: self.call("play", f"plugin:{library}", "--seed", "1", "--steps", "3", "--json", *more, status=status)
         self.assertNotEqual(play().stdout, play("--option", "force=5").stdout)
         self.assertIn("has no option forse; did you mean force", play("--option", "forse=5", status=2).stderr)
+
+    def test_plugin_of_the_first_release_still_runs(self):
+        old = ROOT / "tests/sdk/first_release"
+        self.assertNotIn("render", (old / "myriad/env.h").read_text())
+        library, new = (self.compile(self.cart("c"), name, "c", include) for name, include in (("old", old), ("new", None)))
+        play = lambda env: self.call("play", f"plugin:{env}", "--seed", "3", "--steps", "500", "--json").stdout
+        self.assertIn('"terminated":true', play(library))
+        self.assertEqual(play(new), play(library))
+        self.assertIn("error[no-rendering]", self.call("play", f"plugin:{library}", "--render", self.root / "frames", status=2).stderr)
+
+    def test_table_longer_than_ours_is_read_as_far_as_we_know_it(self):
+        header = self.prefix / "include/myriad/env.h"
+        header.write_text(header.read_text().replace("} myriad_plugin;", "  int (*later)(myriad_env* env);\n} myriad_plugin;"))
+        self.call("play", f"plugin:{self.compile(self.cart(), 'later')}", "--steps", "3")
+
+    # --- what a simulator can do beside stepping ---
+
+    RENDER = ("  double force, s[4]", '''  static constexpr double render_fps = 50;
+  void render(int width, int height, uint8_t* rgb) {
+    for (int i = 0; i < width * height; ++i) rgb[3 * i] = i % width, rgb[3 * i + 1] = i / width, rgb[3 * i + 2] = s[0] < 0 ? 0 : 255;
+  }
+  double force, s[4]''')
+
+    def test_rendered_frame_arrives_as_it_was_drawn(self):
+        library, frames = self.compile(self.cart(render=self.RENDER)), self.root / "frames"
+        self.call("play", f"plugin:{library}", "--state", "[-1, 0, 0, 0]", "--steps", "2", "--render", frames, "--size", "20x16")
+        self.assertEqual(["000000.png", "000001.png", "000002.png"], sorted(os.listdir(frames)))
+        width, height, rows = read_png(frames / "000002.png")
+        self.assertEqual((20, 16), (width, height))
+        self.assertEqual([[(x, y, 0) for x in range(20)] for y in range(16)], rows)
+        self.call("play", f"plugin:{library}", "--steps", "5", "--render", self.root / "five.webm")
+        self.assertEqual(b"\x1aE\xdf\xa3", (self.root / "five.webm").read_bytes()[:4])
+
+    def test_exception_in_render_has_its_words(self):
+        broken = (self.RENDER[0], self.RENDER[1].replace("    for", '    throw std::runtime_error("the lens is dirty");\n    for', 1))
+        result = self.call("play", f"plugin:{self.compile(self.cart(render=broken))}", "--render", self.root / "x.png", status=3)
+        self.assertRegex(result.stderr, r"error\[env-exception\].*the lens is dirty")
+
+    BATCH = ("  double force, s[4]", '''  static void step_batch(myriad::Batch<Cart, int32_t, float>& batch) {
+    for (size_t i = 0; i < batch.envs.size(); ++i)
+      batch.steps[i] = batch.envs[i]->step(batch.actions[i], batch.randoms[i], batch.observations[i]);
+  }
+  double force, s[4]''')
+
+    def test_batch_of_steps_trains_as_single_steps_do(self):
+        # Every step of a runner's 8 environments is one batch: a batch of another size would throw. Evaluation, where
+        # episodes end one by one, has smaller ones.
+        seen = self.root / "seen"
+        check = f'    static std::FILE* const seen = std::fopen("{seen}", "w");\n    if (!seen || batch.envs.size() != 8) throw std::runtime_error("a part of the vector");\n    for'
+        whole = (self.BATCH[0], self.BATCH[1].replace("    for", check, 1))
+        runs = []
+        for name, replaced in (("single", {}), ("batch", {"batch": whole})):
+            _, run = self.train_plugin(self.compile(self.cart(**replaced)), "stop.training_iteration=3")
+            runs.append(shutil.move(run, self.root / name))
+        self.assertTrue(seen.exists())
+        self.assert_same_state(*(self.checkpoints(pathlib.Path(run))[-1] for run in runs))
+        results = []
+        for replaced in ({}, {"batch": self.BATCH}):
+            self.compile(self.cart(**replaced))
+            results.append(self.call("evaluate", runs[0], "--episodes", "40", "--explore", "--json").stdout)
+        self.assertEqual(*results)
+
+    def test_simulator_ends_an_episode_by_truncation(self):
+        library = self.compile(self.cart(ends=("    return {1.0,", "    return {1.0, false, ++steps == 7};\n    return {1.0,"), count=("  double force, s[4]", "  int steps = 0;\n  double force, s[4]")))
+        last = json.loads(self.call("play", f"plugin:{library}", "--json").stdout.splitlines()[-1])
+        self.assertEqual((7, False, True), (last["t"], last["terminated"], last["truncated"]))
 
     # --- mistakes, and what their author sees ---
 
@@ -172,6 +263,8 @@ class Plugin(Case):
                      define=("MYRIAD_ENVIRONMENT", "double Cart::s[4];\nMYRIAD_ENVIRONMENT"))
         self.finding("spaces", r"observation\[2\] = nan", nan=(step, "    if (s[0] > 0.1) s[2] = std::nan(\"\");\n" + step))
         self.finding("spaces", "outside", box=("box(-myriad::infinity, myriad::infinity, {4})", "box(-0.1, 0.1, {4})"))
+        mixed = (self.BATCH[0], self.BATCH[1].replace("batch.observations[i]", "batch.observations[0]"))
+        self.finding("together", "at step 1 0 of 8 together is not as alone", batch=mixed)
         self.finding("state", r"load\(\) gives", load=("s[i] = state[i];", "s[i] = i == 1 ? 0 : state[i];"))
         self.finding("memory", "MiB over", leak=(step, "    new char[1000]();\n" + step))
         self.finding("reset", "give the same state", status=0, reset=("random.uniform(-0.05, 0.05)", "0.01"))

@@ -7,6 +7,8 @@
  * A function that can fail returns 0, or another number after writing one line of text into `error`. Environments are
  * used by one thread each, several of them in one process: keep no global state that changes. Time limits and resets are
  * Myriad's: step() never resets, and never ends an episode for its length.
+ *
+ * Minor versions append to the table: `size` says how far a plugin's goes, and what it has not counts as 0.
  */
 #ifndef MYRIAD_ENV_H
 #define MYRIAD_ENV_H
@@ -56,6 +58,12 @@ struct myriad_random {
   double (*normal)(const myriad_random* random);                           /* mean 0, deviation 1 */
 };
 
+/* How S_{t+1} ends its episode: 0, or these together. */
+enum {
+  MYRIAD_TERMINATED = 1, /* it has no future */
+  MYRIAD_TRUNCATED = 2   /* for another reason: since minor version 1; before, all but 0 was a termination */
+};
+
 typedef struct myriad_env myriad_env; /* the plugin's own */
 
 typedef struct {
@@ -75,14 +83,26 @@ typedef struct {
 
   /* Writes S_0. */
   int (*reset)(myriad_env* env, const myriad_random* random, void* observation, myriad_error* error);
-  /* Applies the action; writes S_{t+1}, the reward and whether S_{t+1} is terminal. */
+  /* Applies the action; writes S_{t+1}, the reward and whether the episode ends. */
   int (*step)(myriad_env* env, const void* action, const myriad_random* random, void* observation, double* reward,
-              uint8_t* terminated, myriad_error* error);
+              uint8_t* ended, myriad_error* error);
 
   /* All three or none (NULL): the whole state as num_state doubles, from which load() goes on bit for bit. */
   size_t num_state;
   int (*save)(const myriad_env* env, double* state, myriad_error* error);
   int (*load)(myriad_env* env, const double* state, void* observation, myriad_error* error);
+
+  /* Minor version 1. Each may be 0. */
+
+  /* A picture of the state: height rows of width pixels of red, green, blue, the top row first. */
+  int (*render)(myriad_env* env, int32_t width, int32_t height, uint8_t* rgb, myriad_error* error);
+  double render_fps; /* at which one frame a step shows the simulation's own time; 0: 30 */
+
+  /* step() for `count` environments at once, where that is faster: element i of each array is of environment i. Used
+   * for those of a vector together; step() still has to be there, for one alone. */
+  int (*step_batch)(size_t count, myriad_env* const* envs, const void* const* actions,
+                    const myriad_random* const* randoms, void* const* observations, double* rewards, uint8_t* ended,
+                    myriad_error* error);
 } myriad_plugin;
 
 MYRIAD_EXPORT const myriad_plugin* myriad_env_plugin(void);

@@ -12,6 +12,8 @@
 //
 // Optional: `static constexpr double reward_threshold`, `static std::vector<myriad::Option> options()`, and, to resume
 // bit for bit, `static constexpr size_t num_state`, `void save(double*) const`, `void load(const double*, float*)`.
+// To be seen: `void render(int width, int height, uint8_t* rgb)`, `static constexpr double render_fps`. Where many
+// steps at once are faster: `static void step_batch(myriad::Batch<Mine, float, float>&)`, of actions and observations.
 // Pointers to an observation or action are of its space's type: float, double, uint8_t, int32_t. What a member throws
 // ends the environment with the exception's text.
 #pragma once
@@ -110,6 +112,17 @@ class Random {
 struct Step {
   double reward = 0.0;
   bool terminated = false;  ///< the new state has no future; never for the episode's length
+  bool truncated = false;   ///< the episode ends for another reason of the simulator's; its time limit is Myriad's
+};
+
+/// Environments that step at once. Element i of each is of environment i.
+template <class E, class Action, class Observation>
+struct Batch {
+  std::vector<E*> envs;
+  std::vector<const Action*> actions;
+  std::vector<Random> randoms;
+  std::vector<Observation*> observations;
+  std::vector<Step> steps;  ///< to be filled
 };
 
 namespace detail {
@@ -161,6 +174,22 @@ template <class E, class = void>
 struct HasState : std::false_type {};
 template <class E>
 struct HasState<E, std::void_t<decltype(E::num_state)>> : std::true_type {};
+template <class E, class = void>
+struct HasRender : std::false_type {};
+template <class E>
+struct HasRender<E, std::void_t<decltype(&E::render)>> : std::true_type {};
+template <class E, class = void>
+struct FramesPerSecond {
+  static constexpr double value = 0;
+};
+template <class E>
+struct FramesPerSecond<E, std::void_t<decltype(E::render_fps)>> {
+  static constexpr double value = E::render_fps;
+};
+template <class E, class = void>
+struct HasBatch : std::false_type {};
+template <class E>
+struct HasBatch<E, std::void_t<decltype(&E::step_batch)>> : std::true_type {};
 
 template <class E>
 struct Plugin {
@@ -226,14 +255,37 @@ struct Plugin {
       of(env).reset(numbers, row(observation));
     });
   }
+  static uint8_t flags(const Step& step) {
+    return static_cast<uint8_t>((step.terminated ? MYRIAD_TERMINATED : 0) | (step.truncated ? MYRIAD_TRUNCATED : 0));
+  }
   static int step(myriad_env* env, const void* action, const myriad_random* random, void* observation, double* reward,
-                  uint8_t* terminated, myriad_error* error) {
+                  uint8_t* ended, myriad_error* error) {
     return guarded(error, [&] {
       Random numbers(random);
       const Step step = of(env).step(static_cast<const Action*>(action), numbers, row(observation));
       *reward = step.reward;
-      *terminated = step.terminated;
+      *ended = flags(step);
     });
+  }
+  static int step_batch(size_t count, myriad_env* const* envs, const void* const* actions,
+                        const myriad_random* const* randoms, void* const* observations, double* rewards, uint8_t* ended,
+                        myriad_error* error) {
+    return guarded(error, [&] {
+      thread_local Batch<E, Action, Observation> batch;  // kept, so that no step allocates
+      batch.envs.clear(), batch.actions.clear(), batch.randoms.clear(), batch.observations.clear();
+      for (size_t i = 0; i < count; ++i) {
+        batch.envs.push_back(&of(envs[i]));
+        batch.actions.push_back(static_cast<const Action*>(actions[i]));
+        batch.randoms.emplace_back(randoms[i]);
+        batch.observations.push_back(row(observations[i]));
+      }
+      batch.steps.assign(count, Step{});
+      E::step_batch(batch);
+      for (size_t i = 0; i < count; ++i) rewards[i] = batch.steps[i].reward, ended[i] = flags(batch.steps[i]);
+    });
+  }
+  static int render(myriad_env* env, int32_t width, int32_t height, uint8_t* rgb, myriad_error* error) {
+    return guarded(error, [&] { of(env).render(width, height, rgb); });
   }
   static int save(const myriad_env* env, double* state, myriad_error* error) {
     return guarded(error, [&] {
@@ -266,6 +318,9 @@ struct Plugin {
         p.num_state = E::num_state;
         p.save = save, p.load = load;
       }
+      if constexpr (HasRender<E>::value) p.render = render;
+      p.render_fps = FramesPerSecond<E>::value;
+      if constexpr (HasBatch<E>::value) p.step_batch = step_batch;
       return p;
     }();
     return &plugin;
