@@ -40,7 +40,7 @@ class Wrapper : public Environment {
  public:
   Wrapper(std::unique_ptr<Environment> env, size_t own) : env_(std::move(env)), own_(own) {}
 
-  void submit(ConstRow action) override { env_->submit(action); }
+  void submit(ConstRow action, RandomStream& random) override { env_->submit(action, random); }
 
   std::optional<std::vector<double>> state() const final {
     std::optional<std::vector<double>> state = env_->state();
@@ -85,7 +85,9 @@ class StickyActions final : public Wrapper {
     env_->reset(random, observation);
   }
 
-  void submit(ConstRow action) override { env_->submit(sticks_ ? ConstRow(applied_) : action); }
+  void submit(ConstRow action, RandomStream& random) override {
+    env_->submit(sticks_ ? ConstRow(applied_) : action, random);
+  }
 
   StepResult step(ConstRow action, RandomStream& random, Row observation) override {
     if (!sticks_) std::ranges::copy(action.bytes(), applied_.begin());
@@ -129,11 +131,12 @@ class FrameSkip final : public Wrapper {
   StepResult step(ConstRow action, RandomStream& random, Row observation) override {
     StepResult all;
     for (int64_t i = 0; i < skip_ && !all.terminated && !all.truncated; ++i) {
-      if (submits_ && i > 0) env_->submit(action);
+      if (submits_ && i > 0) env_->submit(action, random);
       const StepResult one = env_->step(action, random, observation);
       all.reward += one.reward;
       all.terminated = one.terminated;
       all.truncated = one.truncated || ++steps_ == limit_;
+      all.abandoned = one.abandoned;
     }
     return all;
   }

@@ -18,6 +18,7 @@
 #include "apps/driver/results.hpp"
 #include "apps/driver/resume.hpp"
 #include "apps/driver/run_directory.hpp"
+#include "rl/simulator/clients.hpp"
 #include "rl/wire/transport.hpp"
 #include "rl/wrappers.hpp"
 
@@ -448,6 +449,15 @@ ConfigFile read_config(const std::string& path_or_name) {
 EnvSpec check_environment(const Config& config) {
   EnvSpec env = environment_spec(config.environment);
   (void)make_mlp_spec(env.observation_space, env.action_space, config.rl_module);
+  if (!config.environment.env.starts_with(fmt::format("{}:", simulator::kClientsPrefix))) return env;
+  if (config.env_runners.num_envs_per_env_runner != 1)
+    fail(Exit::usage, "impossible",
+         "env_runners.num_envs_per_env_runner is {}: a client has its own pace and wants a runner to itself; want "
+         "num_envs_per_env_runner = 1",
+         config.env_runners.num_envs_per_env_runner);
+  if (config.evaluation.evaluate_at_end)
+    fail(Exit::usage, "impossible",
+         "evaluation.evaluate_at_end is true, but clients come to env runners alone; want evaluate_at_end = false");
   return env;
 }
 

@@ -27,20 +27,26 @@ Patience& patience() {
   return all;
 }
 
-Channel::Channel(int fd, std::string name) : fd_(fd), name_(std::move(name)) {
+Channel::Channel(int fd, std::string name, bool takes_descriptors)
+    : fd_(fd), takes_descriptors_(takes_descriptors), name_(std::move(name)) {
   const timeval sign{1, 0};  // so often a wait looks around
   check(::setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &sign, sizeof sign) == 0, "SO_RCVTIMEO: {}", std::strerror(errno));
 }
 Channel::~Channel() {
-  if (fd_ >= 0) ::close(fd_);
+  for (const int fd : {fd_, passed_})
+    if (fd >= 0) ::close(fd);
 }
 Channel::Channel(Channel&& other) noexcept
     : fd_(std::exchange(other.fd_, -1)),
+      passed_(std::exchange(other.passed_, -1)),
+      takes_descriptors_(other.takes_descriptors_),
       name_(std::move(other.name_)),
       bytes_(std::move(other.bytes_)),
       filled_(other.filled_) {}
 Channel& Channel::operator=(Channel&& other) noexcept {
   std::swap(fd_, other.fd_);
+  std::swap(passed_, other.passed_);
+  std::swap(takes_descriptors_, other.takes_descriptors_);
   std::swap(name_, other.name_);
   std::swap(bytes_, other.bytes_);
   std::swap(filled_, other.filled_);
@@ -71,11 +77,34 @@ void Channel::send(std::span<const std::byte> frame, int passed) {
   }
 }
 
+ssize_t Channel::receive_some(std::byte* to, size_t size) {
+  if (!takes_descriptors_) return ::recv(fd_, to, size, 0);
+  iovec part{to, size};
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control.data();
+  message.msg_controllen = control.size();
+  const ssize_t got = ::recvmsg(fd_, &message, MSG_CMSG_CLOEXEC);
+  const cmsghdr* rights = got < 0 ? nullptr : CMSG_FIRSTHDR(&message);
+  if (rights != nullptr && rights->cmsg_type == SCM_RIGHTS) {
+    if (passed_ >= 0) ::close(passed_);
+    std::memcpy(&passed_, CMSG_DATA(rights), sizeof passed_);
+  }
+  return got;
+}
+
+int Channel::take_descriptor() {
+  if (passed_ < 0) fail(Exit::environment, "simulator-malformed", "{} passed no shared memory", name_);
+  return std::exchange(passed_, -1);
+}
+
 /// Until `size` bytes are here.
 void Channel::fill(size_t size, Time until, Time deadline) {
   if (bytes_.size() < size) bytes_.resize(std::max<size_t>(size, 4096));
   while (filled_ < size) {
-    const ssize_t got = ::recv(fd_, bytes_.data() + filled_, bytes_.size() - filled_, 0);
+    const ssize_t got = receive_some(bytes_.data() + filled_, bytes_.size() - filled_);
     if (got > 0) {
       filled_ += static_cast<size_t>(got);
       continue;

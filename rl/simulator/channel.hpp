@@ -22,7 +22,8 @@ Patience& patience();
 class Channel {
  public:
   /// Takes over `fd`, a connected stream socket; `name`: whose, for messages.
-  Channel(int fd, std::string name);
+  /// `takes_descriptors`: one may come with a message.
+  Channel(int fd, std::string name, bool takes_descriptors = false);
   ~Channel();
   Channel(Channel&& other) noexcept;
   Channel& operator=(Channel&& other) noexcept;
@@ -34,13 +35,18 @@ class Channel {
   /// Error("simulator-failed") with the simulator's own words when that is what it says.
   MessageT receive(Time deadline);
 
+  /// The descriptor that came with the newest message. Throws Error when none did.
+  int take_descriptor();
+
   bool has_more() const { return filled_ > 0; }  ///< bytes of a next message are here
   int fd() const { return fd_; }
   const std::string& name() const { return name_; }
 
  private:
   void fill(size_t size, Time until, Time deadline);
-  int fd_;
+  ssize_t receive_some(std::byte* to, size_t size);
+  int fd_, passed_ = -1;
+  bool takes_descriptors_;
   std::string name_;
   std::vector<std::byte> bytes_;  // what came: its first filled_
   size_t filled_ = 0;

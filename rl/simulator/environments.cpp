@@ -91,7 +91,7 @@ class SimulatedEnvironment final : public Environment {
  public:
   explicit SimulatedEnvironment(std::shared_ptr<Group> group) : group_(std::move(group)), place_(group_->join()) {}
   void reset(RandomStream& random, Row observation) override { group_->reset(place_, random, observation); }
-  void submit(ConstRow action) override { group_->submit(place_, action); }
+  void submit(ConstRow action, RandomStream&) override { group_->submit(place_, action); }
   StepResult step(ConstRow action, RandomStream&, Row observation) override {
     return group_->step(place_, action, observation);
   }

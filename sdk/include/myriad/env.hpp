@@ -191,6 +191,20 @@ struct HasBatch : std::false_type {};
 template <class E>
 struct HasBatch<E, std::void_t<decltype(&E::step_batch)>> : std::true_type {};
 
+/// As C sees it, while `space` lives.
+inline void write_space(const Space& space, myriad_space& to) {
+  to = {space.kind,
+        space.dtype,
+        static_cast<uint32_t>(space.shape.size()),
+        static_cast<uint32_t>(space.low.size()),
+        space.shape.data(),
+        space.low.data(),
+        space.high.data(),
+        space.n,
+        space.start,
+        space.nvec.data()};
+}
+
 template <class E>
 struct Plugin {
   using Observation = typename Parameters<decltype(&E::reset)>::Observation;
@@ -218,18 +232,6 @@ struct Plugin {
     return type == (space.kind == MYRIAD_BOX ? space.dtype : static_cast<uint32_t>(MYRIAD_I32));
   }
 
-  static void write(const Space& space, myriad_space& to) {
-    to = {space.kind,
-          space.dtype,
-          static_cast<uint32_t>(space.shape.size()),
-          static_cast<uint32_t>(space.low.size()),
-          space.shape.data(),
-          space.low.data(),
-          space.high.data(),
-          space.n,
-          space.start,
-          space.nvec.data()};
-  }
   static int spaces(const double* values, myriad_space* observation, myriad_space* action, myriad_error* error) {
     return guarded(error, [&] {
       static std::deque<std::pair<Space, Space>> kept;  // each answer lives as long as the plugin
@@ -239,8 +241,8 @@ struct Plugin {
         throw std::runtime_error("reset() and step() write an observation of another type than its space's");
       if (!fits<Action>(kept.back().second))
         throw std::runtime_error("step() reads an action of another type than its space's");
-      write(kept.back().first, *observation);
-      write(kept.back().second, *action);
+      write_space(kept.back().first, *observation);
+      write_space(kept.back().second, *action);
     });
   }
   static myriad_env* create(const double* values, myriad_error* error) {

@@ -1,0 +1,377 @@
+"""Simulators and clients in processes of their own: `simulator_test.py BUILD [CASE ...]`."""
+import contextlib
+import os
+import pathlib
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path[:0] = [str(ROOT / "tests/integration"), str(ROOT / "sdk/python")]
+import run_test  # noqa: E402
+from myriad_client import Box, Client, Discrete, EpisodeLost, Refused, wire  # noqa: E402
+from run_test import Case, json_lines  # noqa: E402
+
+# A simulator whose steps can be counted: an observation is [episode, t, the option "scale"], the reward t.
+COUNTER = """
+import os, signal, sys, time
+from myriad_client import Box, Discrete, serve
+
+class Env:
+    def __init__(self, options):
+        self.scale, self.episode = options["scale"], -1
+    def reset(self, seed=None):
+        self.episode, self.t = self.episode + 1, 0
+        return [self.episode, 0, self.scale], {}
+    def step(self, action):
+        self.t += 1
+        AT_STEP
+        return [self.episode, self.t, self.scale], float(self.t), self.t == 5, False, {}
+
+serve(Env, Box(-1e6, 1e6, (3,)), Discrete(2), name="counter", options={"scale": 2.0})
+"""
+PPO = """
+algorithm = "PPO"
+[environment]
+env = ENV
+[env_runners]
+num_env_runners = 2
+num_envs_per_env_runner = ENVS
+rollout_fragment_length = 20
+[training]
+train_batch_size = BATCH
+minibatch_size = 20
+num_epochs = 1
+[learners]
+num_threads = 1
+[rl_module]
+fcnet_hiddens = [8]
+[evaluation]
+evaluate_at_end = false
+"""
+
+
+class Spawning(Case):
+    def setUp(self) -> None:
+        super().setUp()
+        self.environment |= {"MYRIAD_PYTHON": sys.executable, "PYTHONPATH": str(ROOT / "sdk/python")}
+
+    def simulator(self, at_step: str = "pass", text: str = COUNTER) -> str:
+        script = self.file("simulator.py", text.replace("AT_STEP", at_step))
+        return f"process:{sys.executable} {script}"
+
+    def config_of(self, env: str, envs: int = 2) -> pathlib.Path:
+        text = PPO.replace("ENVS", str(envs)).replace("ENV", repr(env), 1).replace("BATCH", str(40 * envs))
+        return self.file("simulator.toml", text)
+
+    def check(self, env: str, *more: object, status: int = 0) -> str:
+        result = self.call("check-env", env, *more, status=status)
+        return result.stdout + result.stderr
+
+
+class Simulators(Spawning):
+
+    def test_every_step_is_the_simulators(self):
+        lines = self.call("play", self.simulator(), "--steps", 5, "--option", "scale=7", "--json").stdout.splitlines()
+        self.assertEqual([f'"observation":[0,{t},7]' for t in range(6)], [re.search(r'"observation":\[[^]]*\]', line)[0] for line in lines])
+        self.assertEqual([1, 2, 3, 4, 5], [int(re.search(r'"reward":(\d)', line)[1]) for line in lines[1:]])
+        self.assertIn('"terminated":true', lines[-1])
+
+    def test_training_steps_vectors_and_begins_episodes_by_itself(self):
+        run = self.root / "run"
+        self.train(run, "stop.training_iteration=5", config=self.config_of(self.simulator(), envs=3))
+        for row in json_lines(run / "results.jsonl"):
+            self.assertEqual((15.0, 5.0), (row["env_runners"]["episode_return_mean"], row["env_runners"]["episode_len_mean"]))
+
+    def test_one_process_may_hold_one_environment(self):
+        text = COUNTER.replace('name="counter"', 'name="counter", max_envs=1')
+        self.train(self.root / "run", "stop.training_iteration=3", config=self.config_of(self.simulator(text=text), envs=3))
+
+    def test_connected_to_over_tcp_and_a_unix_socket(self):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        for address in (f"127.0.0.1:{port}", str(self.root / "s")):
+            script = self.file("server.py", COUNTER.replace("AT_STEP", "pass").replace('name="counter"', f'name="counter", listen="{address}"'))
+            server = subprocess.Popen([sys.executable, script], env=self.environment, start_new_session=True)
+            try:
+                self.wait_for(lambda: self.call("play", f"connect:{address}", "--steps", 1, status=None).returncode == 0, "the server")
+                run = self.root / address.replace("/", "_")
+                self.train(run, "stop.training_iteration=3", config=self.config_of(f"connect:{address}"))
+                self.assertEqual(15.0, json_lines(run / "results.jsonl")[-1]["env_runners"]["episode_return_mean"])
+            finally:
+                os.killpg(server.pid, signal.SIGKILL)
+                server.wait()
+
+    def test_gymnasium_from_the_config_alone(self):
+        said = self.check("gymnasium:CartPole-v1", "--steps", 10000)
+        self.assertNotIn("FAIL", said)
+        self.assertIn("Gymnasium", said)
+        run = self.root / "run"
+        self.train(run, "environment.env='gymnasium:CartPole-v1'", "stop.episode_return_mean=150")
+        self.assertGreaterEqual(json_lines(run / "results.jsonl")[-1]["env_runners"]["episode_return_mean"], 150)
+
+    def test_gymnasiums_arguments_and_spaces(self):
+        self.assertIn("Discrete(64)", self.check("gymnasium:FrozenLake-v1?map_name=8x8&is_slippery=false", "--steps", 10000))
+        self.assertIn("Tuple(Discrete(32), Discrete(11), Discrete(2))", self.check("gymnasium:Blackjack-v1", "--steps", 10000))
+        said = self.check("gymnasium:Pendulum-v1", "--option", "gravity=9.81", status=2)
+        self.assertIn("has no option gravity; did you mean g?", said)
+        self.assertIn("NameNotFound", self.check("gymnasium:Nope-v0", status=3))
+
+    # --- what goes wrong with them: the author's message ---
+
+    def test_what_the_author_sees(self):
+        for at_step, said in (
+                ("if self.t == 3: os.kill(os.getpid(), signal.SIGSEGV)", "was ended by Segmentation fault"),
+                ("if self.t == 3: os._exit(7)", "ended with exit status 7"),
+                ("if self.t == 3: raise ValueError('no more fuel')", "says: ValueError: no more fuel (simulator.py:"),
+                ("if self.t == 3: return [0, 0, 0], float('nan'), False, False, {}", "reward = nan"),
+                ("if self.t == 3: return [0, float('nan'), 0], 1.0, False, False, {}", "= nan"),
+                ("if self.t == 3: return [0, 2e6, 0], 1.0, False, False, {}", "outside [-1000000, 1000000]"),
+        ):
+            with self.subTest(at_step):
+                driver = self.call("train", self.config_of(self.simulator(at_step)), "--out", self.root / str(len(said)), "fault_tolerance.max_crashes_per_minute=1",
+                                   status=None)
+                self.assertNotEqual(0, driver.returncode)
+                logs = "".join(path.read_text() for path in (self.root / str(len(said)) / "logs").iterdir())
+                self.assertIn(said, driver.stdout + driver.stderr + logs)
+
+    def test_a_simulator_that_hangs_is_named(self):
+        env = self.simulator("if self.t == 3: time.sleep(1000)")
+        driver = self.call("train", self.config_of(env), "--out", self.root / "run", "env_runners.step_timeout_s=2", "fault_tolerance.max_crashes_per_minute=1", status=None)
+        logs = "".join(path.read_text() for path in (self.root / "run/logs").iterdir())
+        self.assertIn("gave no answer for 2 s", driver.stdout + driver.stderr + logs)
+
+    def test_a_peer_that_is_no_simulator(self):
+        for text, said in (
+                ("import os; os.write(3, b'GET / HTTP/1.1\\r\\n\\r\\n')", "announces a message of"),
+                ("import os, struct; os.write(3, struct.pack('<I', 40) + bytes(40))", "are no message of docs/protocol.md"),
+                ("import os, time; time.sleep(0.1)", "ended with exit status 0"),
+                (COUNTER.replace("import os", "from myriad_client import wire; wire.PROTOCOL = 9\nimport os", 1).replace("AT_STEP", "pass"), "speaks simulator protocol 9, this program 1"),
+                (COUNTER.replace("Box(-1e6, 1e6, (3,))", "Box(1, -1, (3,))").replace("AT_STEP", "pass"), "has a low above its high"),
+        ):
+            with self.subTest(said):
+                self.assertIn(said, self.check(self.simulator(text=text), status=3))
+
+    def test_training_goes_on_when_simulators_crash(self):
+        env = self.simulator("import random\n        if random.random() < 0.002: os.kill(os.getpid(), signal.SIGSEGV)")
+        run = self.root / "run"
+        self.train(run, "stop.training_iteration=60", "fault_tolerance.max_crashes_per_minute=1000", "fault_tolerance.restart_backoff_s=0.01", config=self.config_of(env))
+        rows = json_lines(run / "results.jsonl")
+        self.assertEqual(60, len(rows))
+        self.assertGreater(rows[-1]["fault_tolerance"]["num_remote_worker_restarts"], 0)
+        self.assertEqual(60 * 80, rows[-1]["num_env_steps_sampled_lifetime"])
+        self.assertEqual({15.0}, {row["env_runners"]["episode_return_mean"] for row in rows})
+
+    def test_protocol_page_and_python_are_the_schemas(self):
+        result = subprocess.run([sys.executable, ROOT / "scripts/protocol_tables.py"], capture_output=True, text=True)
+        self.assertEqual(0, result.returncode, result.stdout + result.stderr)
+
+
+class Players(threading.Thread):
+    """A client in a thread. Its episodes last 6 steps, with a reward of 1 each; `faults`: called before each step."""
+
+    def __init__(self, address: str, fault=lambda client, episode, t: None, **more):
+        super().__init__(daemon=True)
+        self.address, self.fault, self.more = address, fault, more
+        self.episodes, self.lost, self.error, self.stop = 0, 0, None, False
+
+    def run(self) -> None:
+        try:
+            with Client(self.address, observation=Box(-10, 10, (2,)), action=Discrete(2), patience_s=20, **self.more) as client:
+                while not self.stop:
+                    with contextlib.suppress(EpisodeLost):
+                        self.play(client)
+        except Exception as error:  # the run is over, or the test looks at it
+            self.error = error
+
+    def play(self, client: Client) -> None:
+        episode = self.episodes + self.lost
+        self.lost += 1
+        assert client.begin([0, 0]) in (0, 1)
+        for t in range(1, 6):
+            self.fault(client, episode, t)
+            assert client.act([0, t], 0.5) in (0, 1)
+            client.log_reward(0.5)
+        client.end([0, 6], 0.5 + 0.5)  # six steps: the half of the first, five wholes, and a half
+        self.lost -= 1
+        self.episodes += 1
+
+
+class Clients(Spawning):
+    FILE = "observation = {shape = [2], low = -10, high = 10}\naction = {n = 2}\n"
+
+    def run_of_clients(self, *overrides: str, more: str = "", runners: int = 2) -> tuple[subprocess.Popen, pathlib.Path, str]:
+        """A run that waits for clients, and where."""
+        self.file("game.toml", f"{self.FILE}bind = '{self.root}/door'\nport = 0\n{more}")
+        text = self.config_of(f"clients:{self.root}/game.toml", envs=1).read_text()
+        config = self.file("clients.toml", text.replace("num_env_runners = 2", f"num_env_runners = {runners}").replace("train_batch_size = 40", f"train_batch_size = {20 * runners}"))
+        run = self.root / "run"
+        driver = self.start("train", config, "--out", run, *overrides)
+        self.wait_for(lambda: (self.root / "door").exists(), "the door", driver=driver)
+        return driver, run, f"{self.root}/door"
+
+    def returns(self, run: pathlib.Path) -> set[float]:
+        return {row["env_runners"]["episode_return_mean"] for row in json_lines(run / "results.jsonl")} - {None}
+
+    def events(self, run: pathlib.Path) -> str:
+        return "\n".join(e["text"] for e in json_lines(run / "events.jsonl") if e["kind"] == "clients")
+
+    def play_to_the_end(self, driver, *players: Players) -> None:
+        for player in players:
+            player.start()
+        self.finish(driver)
+        for player in players:
+            player.stop = True
+            player.join(30)
+
+    def test_clients_at_their_own_pace(self):
+        driver, run, door = self.run_of_clients("stop.training_iteration=20")
+        slow = Players(door, lambda client, episode, t: time.sleep(0.001))  # a game has its own clock
+        fast = Players(door)
+        self.play_to_the_end(driver, slow, fast)
+        self.assertEqual({6.0}, self.returns(run))
+        self.assertEqual(20 * 40, json_lines(run / "results.jsonl")[-1]["num_env_steps_sampled_lifetime"])
+        self.assertEqual(2, self.events(run).count("is with runner"))
+
+    def test_a_connection_that_breaks_costs_nothing(self):
+        def cut(client, episode, t):
+            if episode % 3 == 1 and t == 3:
+                client._connection.sock.shutdown(socket.SHUT_RDWR)
+        driver, run, door = self.run_of_clients("stop.training_iteration=20")
+        players = Players(door, cut), Players(door, cut)
+        self.play_to_the_end(driver, *players)
+        self.assertEqual({6.0}, self.returns(run))  # a step more or less would be seen
+        self.assertEqual(0, self.events(run).count("was cut"))
+        self.assertGreater(sum(p.episodes for p in players), 20)
+
+    def test_a_client_that_does_not_come_back_loses_its_episode_alone(self):
+        def leave(client, episode, t):
+            if episode == 4 and t == 3:
+                raise RuntimeError("power cut")
+        driver, run, door = self.run_of_clients("stop.training_iteration=30", more="reconnect_s = 0.2\n")
+        gone, stays = Players(door, leave), Players(door)
+        gone.start(), stays.start()
+        gone.join(60)
+        self.assertEqual("power cut", str(gone.error))
+        again = Players(door)  # takes its place
+        self.play_to_the_end(driver, again)
+        stays.stop = True
+        stays.join(30)
+        self.assertEqual({6.0}, self.returns(run))
+        self.assertIn("its episode 4 was cut after 2 steps", self.events(run))
+
+    def test_a_time_limit_cuts_an_endless_episode_unseen(self):
+        driver, run, door = self.run_of_clients("stop.training_iteration=10", more="max_episode_steps = 4\n")
+        class Endless(Players):
+            def play(self, client):
+                client.begin([0, 0])
+                while not self.stop:
+                    client.act([0, 1], 1.0)
+        self.play_to_the_end(driver, Endless(door), Endless(door))
+        self.assertEqual({4.0}, self.returns(run))
+
+    def test_who_is_refused_is_told_why(self):
+        driver, run, door = self.run_of_clients(more="token = 'correct horse battery'\n", runners=2)
+        for more, said in (
+                ({"token": "wrong"}, "[bad-token]"),
+                ({"token": "correct horse battery", "action": Discrete(3)}, "[wrong-space] your action space is Discrete(3), this run's is Discrete(2)"),
+        ):
+            with self.subTest(said), self.assertRaises(Refused) as caught:
+                Client(door, **({"observation": Box(-10, 10, (2,)), "action": Discrete(2)} | more))
+            self.assertIn(said, str(caught.exception))
+        for hello, said in (
+                (b"GET / HTTP/1.1\r\n\r\n", "[bad-message] a Hello of"),
+                (struct.pack("<I", 64) + os.urandom(64), "[bad-message] what came first is no Hello"),
+                (self.other_version(), "[version-skew] you speak protocol 9, this run 1"),
+        ):
+            with self.subTest(said), socket.socket(socket.AF_UNIX) as sock, self.assertRaises(Refused) as caught:
+                sock.connect(door)
+                sock.sendall(hello)
+                wire.Connection(sock).receive()
+            self.assertIn(said, str(caught.exception))
+        players = [Players(door, token="correct horse battery") for _ in range(2)]
+        for player in players:
+            player.start()
+        self.wait_for(lambda: len(json_lines(run / "results.jsonl")) > 3, "training after all that", driver=driver)
+        with self.assertRaises(Refused) as caught:
+            Client(door, observation=Box(-10, 10, (2,)), action=Discrete(2), token="correct horse battery")
+        self.assertIn("[no-place] all 2 env runners here have their client", str(caught.exception))
+        self.interrupt(driver)
+
+    def other_version(self) -> bytes:
+        client = Client.__new__(Client)
+        client._hello, client._session = (Box(-10, 10, (2,)), Discrete(2), "", "old"), b""
+        kept, wire.PROTOCOL = wire.PROTOCOL, 9
+        try:
+            return client._hello_frame()
+        finally:
+            wire.PROTOCOL = kept
+
+    def test_a_flood_disturbs_nobody(self):
+        driver, run, door = self.run_of_clients("stop.training_iteration=40")
+        players = Players(door), Players(door)
+        for player in players:
+            player.start()
+        self.wait_for(lambda: len(json_lines(run / "results.jsonl")) > 2, "training", driver=driver)
+        socks = []
+        while driver.poll() is None:  # as many as it likes to hold, and more
+            for _ in range(50):
+                sock = socket.socket(socket.AF_UNIX)
+                with contextlib.suppress(OSError):
+                    sock.setblocking(False)
+                    sock.connect(door)
+                    sock.send(os.urandom(200))
+                socks.append(sock)
+            while len(socks) > 400:
+                socks.pop(0).close()
+        for sock in socks:
+            sock.close()
+        for player in players:
+            player.stop = True
+        self.finish(driver)
+        self.assertEqual({6.0}, self.returns(run))
+
+    def test_garbage_in_the_middle_costs_the_episode(self):
+        def garbage(client, episode, t):
+            if episode == 2 and t == 3:
+                client._connection.send(struct.pack("<I", 8) + b"12345678")
+        driver, run, door = self.run_of_clients("stop.training_iteration=20", more="reconnect_s = 0.2\n")
+        players = Players(door, garbage), Players(door)
+        self.play_to_the_end(driver, *players)
+        self.assertEqual({6.0}, self.returns(run))
+
+    def test_a_runner_that_dies_takes_no_other_client_with_it(self):
+        driver, run, door = self.run_of_clients("stop.training_iteration=60")
+        players = Players(door), Players(door)
+        for player in players:
+            player.start()
+        self.wait_for(lambda: len(json_lines(run / "results.jsonl")) > 2, "training", driver=driver)
+        os.kill(next(iter(self.processes(run_test.RUNNER))), signal.SIGKILL)
+        self.finish(driver)
+        for player in players:
+            player.stop = True
+            player.join(30)
+        self.assertEqual({6.0}, self.returns(run))
+        self.assertEqual(60, len(json_lines(run / "results.jsonl")))
+
+    def test_beyond_loopback_a_token_is_wanted(self):
+        self.file("open.toml", f"{self.FILE}bind = '0.0.0.0'\nport = 7000\n")
+        said = self.call("train", self.config_of(f"clients:{self.root}/open.toml", envs=1), "--out", self.root / "run", status=2).stderr
+        self.assertIn("beyond loopback clients need a token of 16 characters or more", said)
+
+    def test_settings_that_clients_cannot_have(self):
+        self.file("game.toml", f"{self.FILE}port = 0\n")
+        env = f"clients:{self.root}/game.toml"
+        self.assertIn("num_envs_per_env_runner = 1", self.call("train", self.config_of(env, envs=2), "--out", self.root / "a", status=2).stderr)
+        self.assertIn("evaluate_at_end = false", self.call("train", self.config_of(env, envs=1), "--out", self.root / "b", "evaluation.evaluate_at_end=true", status=2).stderr)
+        self.file("game.toml", f"{self.FILE}prot = 0\n")
+        self.assertIn("did you mean port?", self.call("train", self.config_of(env, envs=1), "--out", self.root / "c", status=2).stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(run_test.main(sys.modules[__name__]))
