@@ -16,7 +16,6 @@
 #include "env_runners/env_runner.hpp"
 #include "env_runners/memory_watch.hpp"
 #include "env_runners/runner_limits.hpp"
-#include "rl/plugin.hpp"
 
 namespace myriad {
 namespace {
@@ -105,8 +104,8 @@ class Home {
     ZygoteReport report{.kind = ZygoteReport::Kind::ready, .weights = {}};
     try {
       setup_.emplace(RunnerSetup::load(order.run, order.epoch, config_toml));
-      // Loads assets, which the forks share. A plugin's code is for runners alone.
-      if (!is_plugin(setup_->env.id)) (void)make_environment(setup_->env, setup_->config.environment.env_config);
+      // Loads assets, which the forks share.
+      if (!setup_->env.isolated) (void)make_environment(setup_->env, setup_->config.environment.env_config);
       const Config& config = setup_->config;
       limits_.emplace(
           RunnerLimits::Options{.memory_bytes = static_cast<uint64_t>(config.hosts.runner_memory_mib * (1 << 20)),

@@ -7,7 +7,6 @@
 #include <set>
 
 #include "rl/check.hpp"
-#include "rl/plugin.hpp"
 
 namespace myriad {
 namespace {
@@ -78,11 +77,41 @@ void EnvRegistry::add(EnvSpec spec) {
   specs_.emplace(id, std::move(spec));
 }
 
+void EnvRegistry::add(EnvPrefix prefix) {
+  check(!prefixes_.contains(prefix.prefix), "the prefix {}: is registered twice", prefix.prefix);
+  const std::string name = prefix.prefix;
+  prefixes_.emplace(name, std::move(prefix));
+}
+
+const EnvPrefix* EnvRegistry::prefix_of(const std::string& id) {
+  const size_t colon = id.find(':');
+  if (colon == std::string::npos) return nullptr;
+  const std::string name = id.substr(0, colon);
+  if (!prefixes_.contains(name)) load_modules();
+  const auto found = prefixes_.find(name);
+  if (found == prefixes_.end())
+    fail(Exit::usage, "unknown-env", "there is no environment {}: no prefix {}:{}", id, name,
+         suggestion(name, keys_of(prefixes_)));
+  return &found->second;
+}
+
+std::string EnvRegistry::absolute(const std::string& id) {
+  const EnvPrefix* prefix = prefix_of(id);
+  if (prefix == nullptr || !prefix->names_file) return id;
+  const fs::path path = fs::absolute(id.substr(prefix->prefix.size() + 1)).lexically_normal();
+  return fmt::format("{}:{}", prefix->prefix, path.string());
+}
+
 const EnvSpec& EnvRegistry::find(const std::string& id) {
-  if (is_plugin(id)) {
-    if (!specs_.contains(id)) add(plugin_spec(id));
-  } else if (!specs_.contains(id)) {
-    load_modules();
+  if (!specs_.contains(id)) {
+    if (const EnvPrefix* prefix = prefix_of(id)) {
+      const std::string whole = absolute(id);
+      EnvSpec spec = prefix->make_spec(whole.substr(prefix->prefix.size() + 1));
+      spec.id = id;
+      add(std::move(spec));
+    } else {
+      load_modules();
+    }
   }
   const auto found = specs_.find(id);
   if (found == specs_.end())

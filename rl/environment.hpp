@@ -100,9 +100,17 @@ struct EnvSpec {
   EnvOptions options = {};                      ///< options with their defaults
   std::vector<std::string> state_names = {};    ///< names of the values set_state takes, in order; may be empty
   bool submits = false;                         ///< it wants to hear actions early: Environment::submit
+  bool isolated = false;                        ///< foreign code: only processes that step it make it
   std::function<std::unique_ptr<Environment>(const EnvOptions& options)> make;  ///< receives every option
   std::function<void(EnvSpec& spec)> configure =
       {};  ///< sets the spaces to those of spec.options, where options change them
+};
+
+/// Environments named "PREFIX:REST", of which there are as many as there are RESTs: files, ids of another library.
+struct EnvPrefix {
+  std::string prefix;                                         ///< "plugin"
+  bool names_file = false;                                    ///< REST is a path
+  std::function<EnvSpec(const std::string& rest)> make_spec;  ///< the registry sets its id; throws Error
 };
 
 class EnvRegistry {
@@ -110,22 +118,29 @@ class EnvRegistry {
   static EnvRegistry& instance();
 
   void add(EnvSpec spec);
+  void add(EnvPrefix prefix);
 
-  /// Of a registered environment, or of "plugin:PATH" (rl/plugin.hpp). Throws Error("unknown-env") naming the closest
-  /// ids. Loads the sims modules beside the program on the first miss.
+  /// Of a registered environment, or one of a registered prefix. Throws Error("unknown-env") naming the closest ids.
+  /// Loads the sims modules beside the program on the first miss.
   const EnvSpec& find(const std::string& id);
+
+  /// `id` with the path in it absolute, where its prefix names files, as a run's config keeps it.
+  std::string absolute(const std::string& id);
 
   std::vector<const EnvSpec*> all();  ///< every environment of every module, sorted by id
 
  private:
   void load_modules();
+  const EnvPrefix* prefix_of(const std::string& id);  ///< nullptr where `id` has none
   std::map<std::string, EnvSpec> specs_;
+  std::map<std::string, EnvPrefix> prefixes_;
   bool modules_loaded_ = false;
 };
 
 /// `static const RegisterEnv cart_pole{{.id = "CartPole-v1", ...}};` in the environment's own file.
 struct RegisterEnv {
   explicit RegisterEnv(EnvSpec spec) { EnvRegistry::instance().add(std::move(spec)); }
+  explicit RegisterEnv(EnvPrefix prefix) { EnvRegistry::instance().add(std::move(prefix)); }
 };
 
 /// Makes an environment; `options` must be among the spec's. Throws Error("unknown-env-option").

@@ -1,5 +1,7 @@
-#include "rl/plugin.hpp"
-
+// Plugins: environments of shared libraries made with the SDK (sdk/include/myriad/env.h), named "plugin:PATH".
+//
+// A library's initialisers run when it is opened. So its facts are asked in a child process, and only processes that
+// make its environment open it themselves.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -14,6 +16,7 @@
 #include <filesystem>
 
 #include "rl/check.hpp"
+#include "rl/environment.hpp"
 #include "sdk/include/myriad/env.h"
 
 namespace myriad {
@@ -206,10 +209,6 @@ json::object ask(const std::string& path, const EnvOptions& options) {
   return object;
 }
 
-std::string path_of(const std::string& env) {
-  return fs::absolute(env.substr(kPluginPrefix.size())).lexically_normal().string();
-}
-
 // --- the environment ---
 
 class PluginEnvironment final : public Environment {
@@ -272,20 +271,15 @@ class PluginEnvironment final : public Environment {
   myriad_env* env_ = nullptr;
 };
 
-}  // namespace
-
-std::string absolute_plugin(const std::string& env) {
-  return is_plugin(env) ? std::string(kPluginPrefix) + path_of(env) : env;
-}
-
-EnvSpec plugin_spec(const std::string& env) {
-  const std::string path = path_of(env);
+/// Throws Error("no-plugin" | "plugin-abi" | "plugin-broken").
+EnvSpec plugin_spec(const std::string& path) {
   if (!fs::exists(path)) fail(Exit::usage, "no-plugin", "there is no file {}", path);
   const json::object facts = ask(path, {});
-  EnvSpec spec{.id = env,
+  EnvSpec spec{.id = "plugin:" + path,
                .observation_space = space_from(facts.at("observation").as_object()),
                .action_space = space_from(facts.at("action").as_object()),
                .source = fmt::format("{} of {}", std::string_view(facts.at("id").as_string()), path),
+               .isolated = true,
                .make = [path](const EnvOptions& o) { return std::make_unique<PluginEnvironment>(path, o); }};
   spec.max_episode_steps = facts.at("max_episode_steps").to_number<int>();
   if (const double threshold = number_of(facts.at("reward_threshold")); !std::isnan(threshold))
@@ -300,4 +294,7 @@ EnvSpec plugin_spec(const std::string& env) {
   return spec;
 }
 
+const RegisterEnv plugins{EnvPrefix{.prefix = "plugin", .names_file = true, .make_spec = plugin_spec}};
+
+}  // namespace
 }  // namespace myriad

@@ -18,7 +18,6 @@
 #include "apps/driver/results.hpp"
 #include "apps/driver/resume.hpp"
 #include "apps/driver/run_directory.hpp"
-#include "rl/plugin.hpp"
 #include "rl/wire/transport.hpp"
 
 namespace myriad {
@@ -493,7 +492,7 @@ int train(const TrainOptions& options) {
   if (options.resume.empty()) {
     const ConfigFile file = read_config(options.config);
     Config config = load_config(file.text, file.name, options.overrides);
-    config.environment.env = absolute_plugin(config.environment.env);
+    config.environment.env = EnvRegistry::instance().absolute(config.environment.env);
     check_environment(config);
     Links links(config.network);
     RunDirectory directory = options.out.empty() ? RunDirectory::create_numbered(fs::absolute("runs"))

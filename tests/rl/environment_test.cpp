@@ -66,6 +66,26 @@ TEST_SUITE("rl/environment") {
           "error[unknown-env] there is no environment TestEko-v0; did you mean TestEcho-v0?");
   }
 
+  TEST_CASE("EnvRegistry: a prefix makes a spec of what follows it, once") {
+    static int made = 0;
+    EnvRegistry& registry = EnvRegistry::instance();
+    registry.add(EnvPrefix{.prefix = "echo", .names_file = true, .make_spec = [](const std::string& rest) {
+                             ++made;
+                             EnvSpec spec = echo_spec("any");
+                             spec.source = rest;
+                             return spec;
+                           }});
+    CHECK(registry.find("echo:/a/../b").source == "/b");
+    CHECK(registry.find("echo:/a/../b").id == "echo:/a/../b");
+    CHECK(made == 1);
+    CHECK(registry.absolute("echo:/a/../b") == "echo:/b");
+    CHECK(registry.absolute("TestEcho-v0") == "TestEcho-v0");
+    CHECK(error_of([&] { registry.find("eco:b"); }) ==
+          "error[unknown-env] there is no environment eco:b: no prefix eco:; did you mean echo?");
+    CHECK(error_of([&] { registry.add(EnvPrefix{.prefix = "echo", .make_spec = {}}); }) ==
+          "error[internal] the prefix echo: is registered twice");
+  }
+
   TEST_CASE("EnvRegistry: an id is registered once") {
     CHECK(error_of([] { EnvRegistry::instance().add(echo_spec("TestEcho-v0")); }) ==
           "error[internal] environment TestEcho-v0 is registered twice");
