@@ -15,6 +15,12 @@ namespace {
 
 constexpr double kInf = std::numeric_limits<double>::infinity();
 
+// Where folds begin.
+constexpr auto zero = [] { return 0.0; };
+constexpr auto one = [] { return 1.0; };
+constexpr auto infinity = [] { return kInf; };
+constexpr auto minus_infinity = [] { return -kInf; };
+
 bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
 
 }  // namespace
@@ -42,10 +48,6 @@ void Program::fold(const Instruction& i) {
 
 const std::vector<Program::Function>& Program::functions() {
   using D = double;
-  constexpr auto zero = [] { return 0.0; };
-  constexpr auto one = [] { return 1.0; };
-  constexpr auto infinity = [] { return kInf; };
-  constexpr auto minus_infinity = [] { return -kInf; };
   static const std::vector<Function> all = {
       {"abs", 1, false, each<[](D a, D, D) { return std::abs(a); }>},
       {"exp", 1, false, each<[](D a, D, D) { return std::exp(a); }>},
