@@ -16,10 +16,10 @@ namespace {
 constexpr double kInf = std::numeric_limits<double>::infinity();
 
 // Where folds begin.
-constexpr auto zero = [] { return 0.0; };
-constexpr auto one = [] { return 1.0; };
-constexpr auto infinity = [] { return kInf; };
-constexpr auto minus_infinity = [] { return -kInf; };
+constexpr auto kZero = [] { return 0.0; };
+constexpr auto kOne = [] { return 1.0; };
+constexpr auto kInfinity = [] { return kInf; };
+constexpr auto kMinusInfinity = [] { return -kInf; };
 
 bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
 
@@ -63,16 +63,16 @@ const std::vector<Program::Function>& Program::functions() {
       {"where", 3, false, each<[](D a, D b, D c) { return a != 0 ? b : c; }>},
       {"min", 2, false, each<[](D a, D b, D) { return std::min(a, b); }>},
       {"max", 2, false, each<[](D a, D b, D) { return std::max(a, b); }>},
-      {"min", 1, true, fold<infinity, [](D least, D a) { return std::min(least, a); }>},
-      {"max", 1, true, fold<minus_infinity, [](D most, D a) { return std::max(most, a); }>},
-      {"sum", 1, true, fold<zero, [](D sum, D a) { return sum + a; }>},
+      {"min", 1, true, fold<kInfinity, [](D least, D a) { return std::min(least, a); }>},
+      {"max", 1, true, fold<kMinusInfinity, [](D most, D a) { return std::max(most, a); }>},
+      {"sum", 1, true, fold<kZero, [](D sum, D a) { return sum + a; }>},
       {"norm", 1, true,
        [](const Instruction& i) {
-         fold<zero, [](D sum, D a) { return sum + a * a; }>(i);
+         fold<kZero, [](D sum, D a) { return sum + a * a; }>(i);
          *i.out = std::sqrt(*i.out);
        }},
-      {"all", 1, true, fold<one, [](D all, D a) { return D(all != 0 && a != 0); }>},
-      {"any", 1, true, fold<zero, [](D any, D a) { return D(any != 0 || a != 0); }>},
+      {"all", 1, true, fold<kOne, [](D all, D a) { return D(all != 0 && a != 0); }>},
+      {"any", 1, true, fold<kZero, [](D any, D a) { return D(any != 0 || a != 0); }>},
       {"=", 1, false, each<[](D a, D, D) { return a; }>},
       {"-", 1, false, each<[](D a, D, D) { return -a; }>},
       {"not", 1, false, each<[](D a, D, D) { return D(a == 0); }>},

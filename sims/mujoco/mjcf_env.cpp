@@ -105,6 +105,8 @@ class MjcfEnv final : public MujocoEnv {
       names_[value.name] = compile(value.formula);
     }
     for (const ObservationTerm& term : task.observation) observation_.push_back(observed(term));
+    if (std::ranges::all_of(observation_, [](const Value& term) { return term.size == 0; }))
+      fail(Exit::usage, "bad-expression", "{}: all terms together have no value", task.observation[0].value.where);
     for (const RewardTerm& term : task.reward) reward_.push_back({compile_number(term.value), constant(term.weight)});
     if (task.terminated) terminated_ = compile_number(*task.terminated);
     for (const std::span<double>& memory : program_.remembered()) keep(memory);

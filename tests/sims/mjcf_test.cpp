@@ -260,6 +260,8 @@ TEST_SUITE("sims/mjcf") {
           "error[no-model] 1.toml:1:9: model: there is no file modle.xml");
     CHECK(folder.refusal("model = \"model.xml\"") ==
           "error[missing-key] 2.toml: a task has observations: [observation], terms = [\"qpos\", \"qvel\"]");
+    CHECK(folder.refusal("model = \"model.xml\"\n[observation]\nterms = [\"act\"]\n[reward]\nr = 1") ==
+          "error[bad-expression] 3.toml:3:10: observation.terms[0]: all terms together have no value");
     CHECK(refusal("[action]\nscales = 1") == "error[unknown-key] 8:1: [action] has no scales; did you mean scale?");
     CHECK(refusal("[action]\nactuators = [\"torq\"]") ==
           "error[unknown-object] 8:14: action.actuators: the model has no actuator 'torq'; did you mean torque?");
