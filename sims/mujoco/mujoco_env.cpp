@@ -46,6 +46,7 @@ std::shared_ptr<const mjModel> load_model(const std::string& xml) {
   mju_user_warning = file == xml ? print_warning : [](const char*) {};
   char error[1000] = "";
   mjModel* loaded = mj_loadXML(file.c_str(), nullptr, error, sizeof error);
+  std::ranges::replace(error, '\n', ' ');
   if (loaded == nullptr) fail(Exit::environment, "mujoco-model", "MuJoCo cannot load {}: {}", file, error);
   mju_user_warning = print_warning;
   model.reset(loaded, [](const mjModel* m) { mj_deleteModel(const_cast<mjModel*>(m)); });
