@@ -439,7 +439,8 @@ ConfigFile read_config(const std::string& path_or_name) {
     const fs::path file = folder / (path_or_name + ".toml");
     if (fs::exists(file)) return {path_or_name + ".toml", read_file(file)};
     if (fs::exists(folder))
-      for (const auto& entry : fs::directory_iterator(folder)) shipped.push_back(entry.path().stem().string());
+      for (const auto& entry : fs::directory_iterator(folder))
+        if (entry.is_regular_file()) shipped.push_back(entry.path().stem().string());
   }
   std::sort(shipped.begin(), shipped.end());
   fail(Exit::usage, "no-config", "no file {} and no shipped config of that name{}", path_or_name,

@@ -14,6 +14,8 @@
 namespace myriad {
 namespace {
 
+namespace fs = std::filesystem;
+
 /// Without handlers MuJoCo writes MUJOCO_LOG.TXT into the working folder: ten thousand runners share one.
 void print_warning(const char* message) { std::fprintf(stderr, "warning: MuJoCo: %s\n", message); }
 
@@ -23,28 +25,11 @@ void print_warning(const char* message) { std::fprintf(stderr, "warning: MuJoCo:
 }
 
 /// assets/ beside the file this code was loaded from, so that the build tree can be moved.
-std::filesystem::path assets_folder() {
+fs::path assets_folder() {
   Dl_info info{};
   check(dladdr(reinterpret_cast<const void*>(&assets_folder), &info) != 0,
         "the MuJoCo module cannot find its own file");
-  return std::filesystem::absolute(info.dli_fname).parent_path() / "assets";
-}
-
-std::shared_ptr<const mjModel> shared_model(const std::string& xml) {
-  static std::mutex mutex;
-  static std::map<std::string, std::shared_ptr<const mjModel>> models;
-  const std::scoped_lock lock(mutex);
-  std::shared_ptr<const mjModel>& model = models[xml];
-  if (model) return model;
-  mju_user_error = print_error_and_exit;
-  mju_user_warning = [](const char*) {};  // of the XML's age: the files are pinned, with the wheel
-  const std::string file = (assets_folder() / xml).string();
-  char error[1000] = "";
-  mjModel* loaded = mj_loadXML(file.c_str(), nullptr, error, sizeof error);
-  if (loaded == nullptr) fail(Exit::environment, "mujoco-model", "MuJoCo cannot load {}: {}", file, error);
-  mju_user_warning = print_warning;
-  model.reset(loaded, [](const mjModel* m) { mj_deleteModel(const_cast<mjModel*>(m)); });
-  return model;
+  return fs::absolute(info.dli_fname).parent_path() / "assets";
 }
 
 /// Of their positions' coordinate `axis`, as NumPy's. [m]
@@ -58,20 +43,54 @@ double median_of_geoms(const mjModel& model, const mjData& data, int axis) {
 
 }  // namespace
 
+std::shared_ptr<const mjModel> load_model(const std::string& xml) {
+  static std::mutex mutex;
+  static std::map<std::string, std::shared_ptr<const mjModel>> models;
+  const std::scoped_lock lock(mutex);
+  std::shared_ptr<const mjModel>& model = models[xml];
+  if (model) return model;
+  mju_user_error = print_error_and_exit;
+  const std::string file = (assets_folder() / xml).string();
+  // Of our files' age MuJoCo warns in vain: they are pinned, with the wheel.
+  mju_user_warning = file == xml ? print_warning : [](const char*) {};
+  char error[1000] = "";
+  mjModel* loaded = mj_loadXML(file.c_str(), nullptr, error, sizeof error);
+  std::ranges::replace(error, '\n', ' ');
+  if (loaded == nullptr) fail(Exit::environment, "mujoco-model", "MuJoCo cannot load {}: {}", file, error);
+  mju_user_warning = print_warning;
+  model.reset(loaded, [](const mjModel* m) { mj_deleteModel(const_cast<mjModel*>(m)); });
+  return model;
+}
+
+bool has_model(const std::string& xml) {
+  std::error_code missing;
+  return fs::exists(assets_folder() / xml, missing);
+}
+
 MujocoEnv::MujocoEnv(const std::string& xml, int frame_skip, std::vector<MujocoField> fields)
-    : model_(shared_model(xml)),
-      data_(mj_makeData(model_.get())),
-      frame_skip_(frame_skip),
-      fields_(std::move(fields)),
-      contact_forces_(std::ranges::any_of(fields_, [](auto& field) { return field.values == &mjData::cfrc_ext; })) {
+    : MujocoEnv(load_model(xml), frame_skip) {
+  for (const MujocoField& field : fields) depend_on(field);
+}
+
+MujocoEnv::MujocoEnv(std::shared_ptr<const mjModel> model, int frame_skip)
+    : model_(std::move(model)), data_(mj_makeData(model_.get())), frame_skip_(frame_skip) {
   if (frame_skip < 1) fail(Exit::usage, "env-option", "frame_skip is {}, want at least 1", frame_skip);
-  check(data_ != nullptr, "MuJoCo cannot make mjData for {}", xml);
+  check(data_ != nullptr, "MuJoCo cannot make mjData");
+}
+
+void MujocoEnv::depend_on(const MujocoField& field) {
+  if (std::ranges::find(fields_, field) != fields_.end()) return;
+  fields_.push_back(field);
+  const auto is = [&](auto... values) { return ((field.values == values) || ...); };
+  forces_ |= is(&mjData::cfrc_ext, &mjData::cfrc_int, &mjData::cacc);
+  subtree_velocities_ |= is(&mjData::subtree_linvel, &mjData::subtree_angmom);
 }
 
 void MujocoEnv::reset(RandomStream& random, Row observation) {
   mj_resetData(model_.get(), data_.get());
   add_reset_noise(random, {data_->qpos, qpos().size()}, {data_->qvel, qvel().size()});
   mj_forward(model_.get(), data_.get());
+  start_memory();
   observe(observation);
 }
 
@@ -85,38 +104,55 @@ void MujocoEnv::simulate(std::span<const float> controls) {
   check(controls.size() == static_cast<size_t>(model_->nu), "an action has {} values, want {}", controls.size(),
         model_->nu);
   std::copy(controls.begin(), controls.end(), data_->ctrl);
+  advance();
+}
+
+void MujocoEnv::advance() {
   for (int i = 0; i < frame_skip_; ++i) mj_step(model_.get(), data_.get());
-  if (contact_forces_) mj_rnePostConstraint(model_.get(), data_.get());
+  if (forces_) mj_rnePostConstraint(model_.get(), data_.get());
+  if (subtree_velocities_) mj_subtreeVel(model_.get(), data_.get());
 }
 
 std::optional<std::vector<double>> MujocoEnv::state() const {
   std::vector<double> state(mj_stateSize(model_.get(), mjSTATE_INTEGRATION));
   mj_getState(model_.get(), data_.get(), state.data(), mjSTATE_INTEGRATION);
   for (const MujocoField& field : fields_) state.insert(state.end(), read(field).begin(), read(field).end());
+  for (const std::span<double>& memory : memory_) state.insert(state.end(), memory.begin(), memory.end());
   return state;
 }
 
 void MujocoEnv::set_state(std::span<const double> state, Row observation) {
-  const size_t nq = qpos().size();
-  size_t full = mj_stateSize(model_.get(), mjSTATE_INTEGRATION);
-  auto field_values = state.begin() + std::min(full, state.size());
+  const size_t nq = qpos().size(), short_size = nq + qvel().size();
+  const size_t simulation = mj_stateSize(model_.get(), mjSTATE_INTEGRATION);
+  size_t full = simulation;
   for (const MujocoField& field : fields_) full += read(field).size();
-  mj_resetData(model_.get(), data_.get());
-  if (state.size() == nq + qvel().size()) {
+  for (const std::span<double>& memory : memory_) full += memory.size();
+  if (state.size() != full && state.size() != short_size)
+    fail(Exit::usage, "env-state-length",
+         "a state of this MuJoCo environment has {} values, want {} or [qpos, qvel], {}", state.size(), full,
+         short_size);
+  if (state.size() != full) {
+    mj_resetData(model_.get(), data_.get());
     std::copy_n(state.begin(), nq, data_->qpos);
     std::copy(state.begin() + nq, state.end(), data_->qvel);
     mj_forward(model_.get(), data_.get());
+    start_memory();
   } else {
-    if (state.size() != full)
-      fail(Exit::usage, "env-state-length",
-           "a state of this MuJoCo environment has {} values, want {} or [qpos, qvel], {}", state.size(), full,
-           nq + qvel().size());
+    size_t at = full;
+    for (const std::span<double>& memory : memory_) at -= memory.size();
+    for (const std::span<double>& memory : memory_) {
+      std::copy_n(state.begin() + at, memory.size(), memory.begin());
+      at += memory.size();
+    }
+    restore_memory();
+    mj_resetData(model_.get(), data_.get());
     mj_setState(model_.get(), data_.get(), state.data(), mjSTATE_INTEGRATION);
     mj_forward(model_.get(), data_.get());  // what the task reads and its state has not
     mj_setState(model_.get(), data_.get(), state.data(), mjSTATE_INTEGRATION);  // the solver's warm start again
+    at = simulation;
     for (const MujocoField& field : fields_) {
-      std::copy_n(field_values, read(field).size(), data_.get()->*field.values);
-      field_values += read(field).size();
+      std::copy_n(state.begin() + at, read(field).size(), data_.get()->*field.values);
+      at += read(field).size();
     }
   }
   observe(observation);

@@ -30,6 +30,7 @@ struct MujocoField {
   mjtNum* mjData::*values;
   decltype(mjModel::nbody) mjModel::*rows;
   size_t width;
+  bool operator==(const MujocoField&) const = default;
 };
 inline constexpr MujocoField kBodyPositions{&mjData::xpos, &mjModel::nbody, 3};             // m
 inline constexpr MujocoField kBodyMassCentres{&mjData::xipos, &mjModel::nbody, 3};          // m
@@ -44,7 +45,7 @@ class MujocoEnv : public Environment {
   void reset(RandomStream& random, Row observation) final;
 
   /// mjSTATE_INTEGRATION, everything that makes continuing bit-exact (the solver's warm start included); then the
-  /// task's fields.
+  /// task's fields, then its memory.
   std::optional<std::vector<double>> state() const final;
 
   /// Takes state()'s values, or [qpos, qvel] alone, as Gymnasium's set_state(qpos, qvel) after a reset.
@@ -58,6 +59,14 @@ class MujocoEnv : public Environment {
   /// Loads assets/`xml`; `fields` are what the observation and the next step's reward read beside qpos and qvel.
   /// Throws Error("mujoco-model") with MuJoCo's own words.
   MujocoEnv(const std::string& xml, int frame_skip, std::vector<MujocoField> fields = {});
+  /// The same of a model that was loaded: by load_model, or a copy for one environment.
+  MujocoEnv(std::shared_ptr<const mjModel> model, int frame_skip);
+
+  /// Adds to the fields.
+  void depend_on(const MujocoField& field);
+
+  /// Adds to the memory: numbers of the task's own that are part of its state.
+  void keep(std::span<double> memory) { memory_.push_back(memory); }
 
   /// Adds the task's noise to the model's initial `qpos` and `qvel`.
   virtual void add_reset_noise(RandomStream& random, std::span<double> qpos, std::span<double> qvel) = 0;
@@ -66,9 +75,15 @@ class MujocoEnv : public Environment {
   /// Gymnasium's default_camera_config, for models without a camera "track". It looks at the middle of the model's
   /// initial pose.
   virtual void place_camera(mjvCamera&) const {}
+  /// Called when memory has been restored, before the simulation's state is; and when an episode starts without one.
+  virtual void restore_memory() {}
+  virtual void start_memory() {}
 
   /// Applies the controls for one env step.
   void simulate(std::span<const float> controls);
+
+  /// The same with the controls that mjData has.
+  void advance();
 
   /// The same; the velocity at which x, the first of qpos, has changed.
   double simulate_forward(std::span<const float> controls);  // m/s
@@ -84,6 +99,7 @@ class MujocoEnv : public Environment {
   int body_id(const char* name) const;
   const mjModel& model() const { return *model_; }
   const mjData& data() const { return *data_; }
+  mjData& data() { return *data_; }
   double dt() const { return model_->opt.timestep * frame_skip_; }  ///< seconds an env step
 
   /// Writes qpos from `skip` on, then qvel held within +-`qvel_limit`.
@@ -98,9 +114,18 @@ class MujocoEnv : public Environment {
   std::unique_ptr<mjData, Free> data_;
   int frame_skip_;
   std::vector<MujocoField> fields_;
-  bool contact_forces_;
   std::unique_ptr<MujocoRenderer> renderer_;  // from the first render() on
+  std::vector<std::span<double>> memory_;
+  bool forces_ = false;              // mj_rnePostConstraint: of contacts, inside and outside bodies
+  bool subtree_velocities_ = false;  // mj_subtreeVel
 };
+
+/// Loads assets/`xml`, or any other file where `xml` is an absolute path; one model a file and process. Throws
+/// Error("mujoco-model") with MuJoCo's own words.
+std::shared_ptr<const mjModel> load_model(const std::string& xml);
+
+/// Whether assets/ has it.
+bool has_model(const std::string& xml);
 
 /// A pair of Gymnasium's, two options here: `name`_low and `name`_high.
 struct OptionRange {

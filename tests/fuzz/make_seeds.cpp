@@ -6,6 +6,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <map>
 
 #include "env_runners/vector_env.hpp"
@@ -269,6 +270,20 @@ void config_seeds() {
   save_text("dotted", "training.lr = 1e-3\nrl_module.fcnet_hiddens = [64, 64]\ntraining.grad_clip = \"off\"\n");
 }
 
+void task_seeds() {
+  for (const char* name : {"arm", "hopper", "half-cheetah"}) {
+    std::ifstream file(std::filesystem::path(__FILE__).parent_path() / "../../configs/tasks" /
+                       (std::string(name) + ".toml"));
+    const std::string text{std::istreambuf_iterator<char>(file), {}};
+    const auto bytes = std::as_bytes(std::span(text));
+    save("task", name, {bytes.begin(), bytes.end()});
+  }
+  const std::string text =
+      "not all(-1 < clip(qpos[1:-1], -dt, 2 * [time, act, 3] ^ 2)) or before(norm(qpos:'a-b')) >= where(pi, 1, inf)";
+  const auto bytes = std::as_bytes(std::span(text));
+  save("task", "expression", {bytes.begin(), bytes.end()});
+}
+
 }  // namespace
 }  // namespace myriad
 
@@ -281,5 +296,6 @@ int main(int count, char** arguments) {
   state_seeds();
   manifest_seeds();
   config_seeds();
+  task_seeds();
   return 0;
 }

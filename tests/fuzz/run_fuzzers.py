@@ -28,7 +28,7 @@ LIBRARIES = "-lfmt -lboost_json -lflatbuffers -ldl -lpthread"
 # What the targets are linked with: an archive, from which each takes what it names.
 LIBRARY_SOURCES = """
     rl/check rl/config rl/connector rl/environment rl/fragment rl/hash rl/module_spec rl/plugin rl/plugin_environment rl/space
-    rl/system rl/weights rl/wrappers sims/classic/canvas
+    rl/system rl/toml rl/weights rl/wrappers sims/classic/canvas
     rl/wire/messages rl/wire/packed rl/wire/parcel learners/batch_assembler learners/checkpoint env_runners/vector_env
 """.split()
 ALGORITHMS, CART_POLE = "algorithms/infos", "sims/classic/cart_pole"  # found by no name: linked as they are
@@ -50,6 +50,7 @@ TARGETS = {
     "config": Target(8192, (ALGORITHMS,)),
     "weights": Target(1024),
     "runner_state": Target(2048, (CART_POLE,)),
+    "task": Target(4096, ("sims/mujoco/expression", "sims/mujoco/task_file")),
 }
 SEEDS = Target(0, (ALGORITHMS, CART_POLE))
 
