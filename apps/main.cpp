@@ -61,6 +61,10 @@ int run(int argc, char** argv) {
   evaluate_verb->add_option("--episodes", evaluate_options.episodes, "how many")->check(CLI::PositiveNumber);
   evaluate_verb->add_option("--seed", evaluate_options.seed, "of environments and actions");
   evaluate_verb->add_flag("--explore", evaluate_options.explore, "sample actions instead of taking the most likely");
+  evaluate_verb->add_option(
+      "--video", evaluate_options.video,
+      "draw every state: FILE.webm, FILE.png (the last one), a folder for one PNG a step, or ansi");
+  evaluate_verb->add_option("--size", evaluate_options.size, "of a frame: WIDTHxHEIGHT (640x480; ansi: 80x48)");
   evaluate_verb->add_flag("--json", evaluate_options.json, "one object an episode");
   evaluate_verb->callback([&] { verb = [&] { return evaluate_command(evaluate_options); }; });
 

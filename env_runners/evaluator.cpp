@@ -8,7 +8,6 @@
 namespace myriad {
 namespace {
 
-constexpr size_t kMaxSlots = 16;                  // one panel of the policy
 constexpr uint64_t kActions = uint64_t{1} << 32;  // index of the episode's action stream, apart from its environment's
 
 }  // namespace
@@ -47,7 +46,8 @@ Evaluator::Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec&
       connector_(spec_.action_space, config.environment.normalize_actions, config.environment.clip_actions),
       obs_size_(static_cast<size_t>(module.obs_size)),
       row_(spec_.observation_space.row_bytes()) {
-  check(options.episodes >= 1, "an evaluation of {} episodes, want at least 1", options.episodes);
+  check(options.episodes >= 1 && options.max_envs >= 1, "an evaluation of {} episodes in {} environments",
+        options.episodes, options.max_envs);
   check(module.obs_size == spec_.observation_space.flat_size(), "the module takes {} features, {} has {}",
         module.obs_size, spec_.id, spec_.observation_space.flat_size());
   policy_.load(weights_->values);
@@ -56,7 +56,7 @@ Evaluator::Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec&
     filter_->set_state(weights_->filter);
   }
   result_.episodes.resize(static_cast<size_t>(options.episodes));
-  num_envs_ = std::min(result_.episodes.size(), kMaxSlots);
+  num_envs_ = std::min(result_.episodes.size(), options.max_envs);
   const size_t n = num_envs_;
   features_.resize(n * obs_size_), filtered_.resize(features_.size());
   inputs_.resize(n * static_cast<size_t>(dist_.num_inputs())), logp_.resize(n);
@@ -74,6 +74,7 @@ void Evaluator::start(size_t i) {
   action_streams_[i] = RandomStream(options_.seed, StreamPurpose::evaluation, slots_[i].episode | kActions);
   guarded(i, [&] { slots_[i].env->reset(slots_[i].random, Row(row_)); });
   read_observation(i);
+  if (options_.observer != nullptr) options_.observer->began(slots_[i].episode, *slots_[i].env, ConstRow(row_));
 }
 
 /// Calls the simulator; what it throws gets its place and reason.
@@ -129,7 +130,11 @@ void Evaluator::step_once() {
     if (!std::isfinite(result.reward)) fail_episode(i, "nan", fmt::format("reward = {}", result.reward));
     episode.episode_return += result.reward;
     read_observation(i);
-    if (result.terminated || result.truncated || int64_t{episode.length} == time_limit_) finish(i);
+    result.truncated |= int64_t{episode.length} == time_limit_;
+    if (options_.observer != nullptr)
+      options_.observer->stepped(slot.episode, *slot.env,
+                                 {episode.length, ConstRow(env_action(i)), ConstRow(row_), result});
+    if (result.terminated || result.truncated) finish(i);
   }
 }
 

@@ -31,12 +31,29 @@ struct EvaluationResult {
   double length_mean() const;
 };
 
+/// A_t, what came of it, and S_{t+1}.
+struct SeenStep {
+  int64_t t;  ///< steps of the episode, this one included
+  ConstRow action, observation;
+  StepResult result;  ///< `truncated` by the time limit, too
+};
+
+/// Looks on at an evaluation: called after every reset and step. Episodes that run side by side alternate.
+class EpisodeObserver {
+ public:
+  virtual ~EpisodeObserver() = default;
+  virtual void began(size_t episode, Environment& env, ConstRow observation) = 0;
+  virtual void stepped(size_t episode, Environment& env, const SeenStep& step) = 0;
+};
+
 class Evaluator {
  public:
   struct Options {
     int episodes = 20;
     uint64_t seed = 0;
     bool explore = false;  ///< sample actions instead of taking the mode
+    size_t max_envs = 16;  ///< side by side: a panel of the policy; 1: the episodes come in their order
+    EpisodeObserver* observer = nullptr;
   };
   /// Keeps `weights`. Throws what making the environments throws.
   Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec& module, WeightsPtr weights,

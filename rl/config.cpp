@@ -722,6 +722,11 @@ void EvaluationConfig::settings(SettingVisitor& v) {
   v.visit({"evaluation_duration", "episodes", "of one evaluation", 1, 1e6}, evaluation_duration);
   v.visit({"explore", "", "sample actions; false: take the most likely one"}, explore);
   v.visit({"evaluate_at_end", "", "evaluate the final policy"}, evaluate_at_end);
+  v.visit({"record_video", "episodes", "of an evaluation, filmed into the run's videos/", 0, 1e6}, record_video);
+  v.visit({"record_episodes", "episodes", "of an evaluation, written step by step into the run's episodes/", 0, 1e6},
+          record_episodes);
+  v.visit({"video_width", "pixels", "of a video", 16, 4096}, video_width);
+  v.visit({"video_height", "pixels", "of a video", 16, 4096}, video_height);
 }
 
 void ReportingConfig::settings(SettingVisitor& v) {

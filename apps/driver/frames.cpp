@@ -85,6 +85,8 @@ class TerminalFrames final : public FrameWriter {
 
 }  // namespace
 
+FrameSize default_frame_size(std::string_view target) { return target == "ansi" ? FrameSize{80, 48} : FrameSize{}; }
+
 FrameSize parse_frame_size(const std::string& text) {
   FrameSize size;
   int used = 0;

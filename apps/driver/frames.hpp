@@ -13,6 +13,9 @@ namespace myriad {
 struct FrameSize {
   int width = 640, height = 480;  ///< pixels
 };
+/// What suits a target: 640x480, or 80x48 on a terminal.
+FrameSize default_frame_size(std::string_view target);
+
 /// Of "640x480". Throws Error("bad-size").
 FrameSize parse_frame_size(const std::string& text);
 

@@ -9,6 +9,8 @@
 
 #include "apps/driver/frames.hpp"
 #include "apps/driver/policy_file.hpp"
+#include "apps/driver/recorder.hpp"
+#include "apps/driver/row_json.hpp"
 #include "apps/driver/run_directory.hpp"
 #include "apps/driver/train.hpp"
 #include "rl/check.hpp"
@@ -18,38 +20,6 @@ namespace myriad {
 namespace {
 
 namespace json = boost::json;
-
-/// A row as JSON: a list per leaf, a bare number for Discrete.
-json::value row_json(const Space& space, std::span<const std::byte> row) {
-  json::object leaves;
-  json::value only;
-  for (const Leaf& leaf : space.leaves()) {
-    json::array values;
-    for (size_t i = 0; i < leaf.count; ++i) {
-      const std::byte* at = row.data() + leaf.offset + i * size_of(leaf.dtype);
-      switch (leaf.dtype) {
-        case DType::f32:
-          values.push_back(static_cast<double>(*reinterpret_cast<const float*>(at)));
-          break;
-        case DType::f64:
-          values.push_back(*reinterpret_cast<const double*>(at));
-          break;
-        case DType::u8:
-          values.push_back(*reinterpret_cast<const uint8_t*>(at));
-          break;
-        case DType::i32:
-          values.push_back(*reinterpret_cast<const int32_t*>(at));
-          break;
-        case DType::i64:
-          values.push_back(*reinterpret_cast<const int64_t*>(at));
-          break;
-      }
-    }
-    only = leaf.space->get_if<Discrete>() != nullptr ? values[0] : json::value(values);
-    leaves[leaf.path] = only;
-  }
-  return space.is_leaf() ? only : json::value(leaves);
-}
 
 /// The numbers of a JSON action, flat, into a row of `space`.
 void fill_row(const Space& space, const json::value& value, std::span<std::byte> row, const std::string& place) {
@@ -252,8 +222,7 @@ int play(const PlayOptions& options) {
                  : truncated        ? "  truncated"
                                     : "");
   };
-  const FrameSize size = options.size.empty() ? options.render == "ansi" ? FrameSize{80, 48} : FrameSize{}
-                                              : parse_frame_size(options.size);
+  const FrameSize size = options.size.empty() ? default_frame_size(options.render) : parse_frame_size(options.size);
   const auto frames = options.render.empty() ? nullptr : open_frames(options.render, size, env->render_fps());
   const auto draw = [&] {
     if (frames) frames->write(render_frame(*env, spec.id, size));
@@ -280,8 +249,14 @@ int play(const PlayOptions& options) {
 }
 
 int evaluate_command(const EvaluateOptions& options) {
-  const EvaluationResult result =
-      evaluate_checkpoint(options.checkpoint, static_cast<int>(options.episodes), options.seed, options.explore);
+  Evaluator::Options evaluation{
+      .episodes = static_cast<int>(options.episodes), .seed = options.seed, .explore = options.explore};
+  const SavedPolicy policy = load_policy(options.checkpoint);
+  Film film(options.video, options.size.empty() ? default_frame_size(options.video) : parse_frame_size(options.size),
+            policy.env.id);
+  if (!options.video.empty()) evaluation.max_envs = 1, evaluation.observer = &film;
+  const EvaluationResult result = evaluate_policy(policy, evaluation);
+  film.finish();
   if (options.json) {
     for (size_t i = 0; i < result.episodes.size(); ++i)
       fmt::print("{}\n", json::serialize(json::object{{"episode", i},

@@ -43,6 +43,8 @@ struct EvaluateOptions {
   int64_t episodes = 20;
   uint64_t seed = 0;
   bool explore = false, json = false;
+  std::string video;  ///< a frame of every state of all episodes, as PlayOptions::render; "" = none
+  std::string size;   ///< of a frame
 };
 int evaluate_command(const EvaluateOptions& options);
 

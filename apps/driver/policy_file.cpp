@@ -37,9 +37,10 @@ SavedPolicy load_policy(const std::string& given) {
   return {std::move(config), std::move(env), std::move(module), std::make_shared<const Weights>(std::move(weights))};
 }
 
-EvaluationResult evaluate_checkpoint(const std::string& directory, int episodes, uint64_t seed, bool explore) {
-  const SavedPolicy policy = load_policy(directory);
-  return evaluate(policy.config, policy.env, policy.module, *policy.weights, episodes, seed, explore);
+EvaluationResult evaluate_policy(const SavedPolicy& policy, const Evaluator::Options& options) {
+  Evaluator evaluator(policy.config, policy.env, policy.module, policy.weights, options);
+  while (!evaluator.step_some(1000)) continue;
+  return evaluator.result();
 }
 
 }  // namespace myriad

@@ -18,6 +18,6 @@ struct SavedPolicy {
 /// "no-checkpoint").
 SavedPolicy load_policy(const std::string& directory);
 
-EvaluationResult evaluate_checkpoint(const std::string& directory, int episodes, uint64_t seed, bool explore);
+EvaluationResult evaluate_policy(const SavedPolicy& policy, const Evaluator::Options& options);
 
 }  // namespace myriad

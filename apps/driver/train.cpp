@@ -14,6 +14,7 @@
 #include "apps/driver/driver_core.hpp"
 #include "apps/driver/live_view.hpp"
 #include "apps/driver/policy_file.hpp"
+#include "apps/driver/recorder.hpp"
 #include "apps/driver/report_rows.hpp"
 #include "apps/driver/results.hpp"
 #include "apps/driver/resume.hpp"
@@ -379,11 +380,21 @@ class Run {
                                    grouped(static_cast<double>(core_.env_steps())), core_.time_total_s(clock_->now()));
     if (!core_.last_checkpoint().empty()) {
       if (config_.evaluation.evaluate_at_end && finished_->exit == Exit::ok) {
+        const SavedPolicy policy = load_policy(core_.last_checkpoint());
+        RunRecorder recorder(directory_.path(), fs::path(core_.last_checkpoint()).filename().string(),
+                             config_.evaluation, policy.env);
         const EvaluationResult result =
-            evaluate_checkpoint(core_.last_checkpoint(), static_cast<int>(config_.evaluation.evaluation_duration),
-                                static_cast<uint64_t>(config_.seed), config_.evaluation.explore);
+            evaluate_policy(policy, {.episodes = static_cast<int>(config_.evaluation.evaluation_duration),
+                                     .seed = static_cast<uint64_t>(config_.seed),
+                                     .explore = config_.evaluation.explore,
+                                     .observer = &recorder});
         text += fmt::format("return   {:.1f} +/- {:.1f} over {} evaluation episodes\n", result.return_mean(),
                             result.return_stddev(), result.episodes.size());
+        if (recorder.num_videos() > 0) text += fmt::format("videos   {} in {}/videos\n", recorder.num_videos(), place);
+        if (!recorder.failure().empty()) {
+          results_.event(wall_time_s(), "video", recorder.failure());
+          text += fmt::format("videos   {}\n", recorder.failure());
+        }
       }
       const std::string checkpoint = fs::proximate(core_.last_checkpoint()).string();
       text += fmt::format("saved    {1}\nnext     {0} evaluate {1}\n         {0} train --resume {2} stop.{3}\n",

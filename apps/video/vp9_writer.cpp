@@ -48,7 +48,7 @@ void to_i420(const Frame& frame, const vpx_image_t& image) {
 }  // namespace
 
 Vp9Writer::Vp9Writer(const std::string& path, int width, int height, double fps)
-    : file_(path, "V_VP9", width, height), fps_(fps) {
+    : file_(path, "V_VP9", width, height), fps_(std::clamp(fps, 0.1, 500.0)) {  // times are whole milliseconds
   vpx_codec_enc_cfg_t config;
   vpx_codec_iface_t* vp9 = vpx_codec_vp9_cx();
   if (vpx_codec_enc_config_default(vp9, &config, 0) != VPX_CODEC_OK) fail_codec("has no settings");

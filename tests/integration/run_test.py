@@ -281,6 +281,25 @@ class Case(unittest.TestCase):
         self.assertEqual([], [name for name in a_files if a_files[name] != b_files[name]], "files that differ")
 
 
+def num_pictures(path: pathlib.Path) -> int:
+    """Of a WebM file: its SimpleBlocks, in clusters in the segment (RFC 8794, RFC 9559)."""
+    content = path.read_bytes()
+
+    def elements(at: int, end: int):
+        while at < end:
+            length = 9 - content[at].bit_length()
+            kind, at = content[at:at + length], at + length
+            length = 9 - content[at].bit_length()
+            size = int.from_bytes(content[at:at + length], "big") - (1 << 7 * length)
+            yield kind, at + length, at + length + size
+            at += length + size
+
+    (header, *_), (_, segment, end) = elements(0, len(content))
+    assert header == b"\x1aE\xdf\xa3", "an EBML header"
+    clusters = [(start, stop) for kind, start, stop in elements(segment, end) if kind == b"\x1fC\xb6u"]
+    return sum(kind == b"\xa3" for cluster in clusters for kind, _, _ in elements(*cluster))
+
+
 class Training(Case):
     def test_cartpole_is_solved_and_leaves_its_artefacts(self):
         run = self.root / "run"
@@ -328,6 +347,37 @@ class Training(Case):
         self.assertEqual(lines, self.call(*command, "--episodes", 20, "--json").stdout)
         sampled = self.call(*command, "--episodes", 3, "--json", "--seed", 1, "--explore").stdout
         self.assertEqual(sampled, self.call(*command, "--episodes", 3, "--json", "--seed", 1, "--explore").stdout)
+
+    def test_evaluation_is_filmed_and_written_down(self):
+        run, settings = self.root / "run", ["evaluation.evaluate_at_end=true", "evaluation.evaluation_duration=3", "stop.training_iteration=2"]
+        result = self.train(run, *settings, "evaluation.record_video=2", "evaluation.record_episodes=1")
+        self.assertRegex(result.stdout, r"videos +2 in \S+/videos")
+        name = self.checkpoints(run)[-1].name
+        self.assertEqual([f"{name}-0.webm", f"{name}-1.webm"], sorted(os.listdir(run / "videos")))
+        self.assertEqual([f"{name}-0.jsonl"], os.listdir(run / "episodes"))
+        evaluate = lambda *more: self.call("evaluate", run, "--episodes", 3, "--json", *more).stdout
+        episodes = [json.loads(line) for line in evaluate().splitlines()]
+        for i in range(2):
+            self.assertEqual(episodes[i]["length"] + 1, num_pictures(run / f"videos/{name}-{i}.webm"))
+        steps = json_lines(run / f"episodes/{name}-0.jsonl")
+        self.assertEqual(list(range(episodes[0]["length"] + 1)), [step["t"] for step in steps])
+        self.assertEqual(episodes[0]["return"], sum(step.get("reward", 0) for step in steps))
+        self.assertEqual([False] * (len(steps) - 2) + [True], [step["terminated"] or step["truncated"] for step in steps[1:]])
+        # Of one evaluation, one video; nobody's episode is another for being looked at.
+        self.assertEqual(evaluate(), evaluate("--video", self.root / "all.webm", "--size", "160x120"))
+        self.assertEqual(sum(episode["length"] + 1 for episode in episodes), num_pictures(self.root / "all.webm"))
+
+    def test_evaluation_goes_on_where_nothing_can_be_drawn(self):
+        run = self.root / "run"
+        config = self.file("step_time.toml", CARTPOLE.replace("CartPole-v1", "StepTime-v0"))
+        result = self.train(run, "evaluation.evaluate_at_end=true", "evaluation.evaluation_duration=1", "evaluation.record_video=1",
+                            "stop.training_iteration=1", config=config)
+        self.assertRegex(result.stdout, r"return +\S+ .* over 1 evaluation")
+        self.assertRegex(result.stdout, r"videos +error\[no-rendering\] StepTime-v0 cannot be drawn")
+        self.assertIn("video", [event["kind"] for event in json_lines(run / "events.jsonl")])
+        self.assertFalse((run / "videos").exists())
+        self.assertIn("error[no-rendering]", self.call("evaluate", run, "--video", self.root / "x.webm", status=2).stderr)
+        self.assertEqual([], list(self.root.glob("x.webm*")))
 
     def tensorboard_records(self, run: pathlib.Path) -> list[bytes]:
         data, records = next((run / "tb").iterdir()).read_bytes(), []
