@@ -65,6 +65,9 @@ struct StepResult {
   bool truncated = false;
 };
 
+/// Keyword options of an environment, e.g. {"ctrl_cost_weight": 0.1}; unknown ones are errors.
+using EnvOptions = std::map<std::string, double>;
+
 class Environment {
  public:
   virtual ~Environment() = default;
@@ -79,15 +82,16 @@ class Environment {
   /// environment of a vector before the first step(), so that they run side by side.
   virtual void submit(ConstRow) {}
 
+  /// Changes keyword options between two episodes; the next call is reset(), or set_state(). Every option is given.
+  /// False: it cannot, and is made anew.
+  virtual bool set_options(const EnvOptions&) { return false; }
+
   /// The whole simulator state, from which set_state continues bit for bit; nullopt where it cannot be given.
   virtual std::optional<std::vector<double>> state() const { return std::nullopt; }
 
   /// Restores `state` and writes its observation. Throws Error when the length is wrong.
   virtual void set_state(std::span<const double> state, Row observation);
 };
-
-/// Keyword options of an environment, e.g. {"ctrl_cost_weight": 0.1}; unknown ones are errors.
-using EnvOptions = std::map<std::string, double>;
 
 /// An environment's facts, known without making one.
 struct EnvSpec {
