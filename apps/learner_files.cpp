@@ -70,8 +70,9 @@ TensorMap pending_tensors(Fragment& batch, const LearnerCore::WriteCheckpoint& r
   }
   std::vector<double> rows;
   for (const wire::Episode& e : request.batch_episodes)
-    rows.insert(rows.end(), {e.episode_return(), static_cast<double>(e.length()), static_cast<double>(e.env_index())});
-  tensors["episodes"] = Tensor::of(rows, {request.batch_episodes.size(), 3});
+    rows.insert(rows.end(), {e.episode_return(), static_cast<double>(e.length()), static_cast<double>(e.env_index()),
+                             static_cast<double>(e.level())});
+  tensors["episodes"] = Tensor::of(rows, {request.batch_episodes.size(), 4});
   tensors["first_environment"] = scalar(first_environment);
   tensors["num_environments"] = scalar(static_cast<uint64_t>(batch.layout().environments()));
   tensors["weights_version"] = scalar(batch.weights_version);
@@ -232,9 +233,13 @@ std::optional<std::vector<wire::Episode>> load_pending_batch(Files& files, const
   std::vector<wire::Episode> episodes;
   for (const PendingPart& part : parts) {
     if (part.first < first || part.first >= first + mine) continue;  // of each part to one shard
-    const std::vector<double> rows = part.tensor("episodes").f64();
-    for (size_t i = 0; i + 2 < rows.size(); i += 3)
-      episodes.emplace_back(rows[i], static_cast<uint32_t>(rows[i + 1]), static_cast<uint32_t>(rows[i + 2]));
+    const Tensor& tensor = part.tensor("episodes");
+    const std::vector<double> rows = tensor.f64();
+    const size_t columns = tensor.shape.size() == 2 && tensor.shape[1] == 3 ? 3 : 4;  // 3: before there were levels
+    const auto integer = [](double value) { return static_cast<uint32_t>(value); };
+    for (size_t i = 0; i + columns <= rows.size(); i += columns)
+      episodes.emplace_back(rows[i], integer(rows[i + 1]), integer(rows[i + 2]),
+                            columns == 3 ? 0 : integer(rows[i + 3]));
   }
   return episodes;
 }

@@ -29,6 +29,7 @@
 #include "learners/learner_core.hpp"
 #include "learners/rendezvous.hpp"
 #include "learners/shared_collective.hpp"
+#include "rl/curriculum.hpp"
 #include "rl/wrappers.hpp"
 
 namespace myriad {
@@ -182,6 +183,7 @@ class LearnerShell {
         checkpoint_(welcome.checkpoint),
         config_(load_config(welcome.config, "config")),
         env_(environment_spec(config_.environment)),
+        curriculum_(config_.curriculum, env_),
         data_(context, welcome.data_endpoint),
         learner_(config_, env_.observation_space, env_.action_space, device_of(config_, hello_.shard)),
         layout_(std::make_shared<const FragmentLayout>(RolloutWorker::layout_for(config_, env_, learner_.spec()))),
@@ -441,6 +443,9 @@ class LearnerShell {
     options.started = part.order.version == start_version_;
     options.again = part.epoch > 1;
     options.previous = previous_;
+    if (curriculum_.size() > 0)
+      options.curriculum = [this](uint64_t env_steps, uint32_t level) { return curriculum_.at(env_steps, level); };
+    options.env_steps_per_update = static_cast<uint64_t>(training.train_batch_size);
     options.steps = static_cast<uint32_t>(layout_->steps());
     options.environments = static_cast<uint32_t>(layout_->environments());
     options.fragment_bytes = layout_->capacity_bytes();
@@ -568,6 +573,7 @@ class LearnerShell {
   std::string checkpoint_;
   Config config_;
   EnvSpec env_;
+  Curriculum curriculum_;
   Router data_;
   Learner learner_;  // the update thread's, while it has a job
   std::shared_ptr<const FragmentLayout> layout_;

@@ -12,6 +12,7 @@
 #include "env_runners/rollout_worker.hpp"
 #include "rl/check.hpp"
 #include "rl/connector.hpp"
+#include "rl/curriculum.hpp"
 #include "rl/simulator/channel.hpp"
 #include "rl/wire/messages.hpp"
 #include "rl/wire/packed.hpp"
@@ -163,6 +164,7 @@ RunnerSetup RunnerSetup::load(uint64_t run, uint64_t epoch, std::string_view con
   SharedWeightsLayout weights{.num_values = spec.num_inference_parameters()};
   if (config.environment.observation_filter != "NoFilter")
     weights.num_filter = MeanStdFilter(spec.obs_size, config.environment.observation_clip).state().size();
+  weights.num_curriculum = Curriculum(config.curriculum, env).size();
   return {run, epoch, std::move(config), std::move(env), std::move(spec), std::move(layout), weights};
 }
 

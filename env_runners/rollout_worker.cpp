@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "rl/check.hpp"
+#include "rl/curriculum.hpp"
 
 namespace myriad {
 namespace {
@@ -21,6 +22,7 @@ VectorEnv::Options env_options(const Config& config, const EnvSpec& env, uint64_
           .seed = static_cast<uint64_t>(config.seed),
           .env_config = e.env_config,
           .max_episode_steps = e.max_episode_steps > 0 ? e.max_episode_steps : env.max_episode_steps,
+          .curriculum = Curriculum(config.curriculum, configured_spec(env, e.env_config)).options(),
           .rewards = {.filter = e.reward_filter != "NoFilter",
                       .gamma = config.training.gamma,
                       .scale = e.reward_scale,
@@ -104,6 +106,7 @@ void RolloutWorker::begin(Fragment& fragment, const WeightsView& weights) {
         layout.environments(), num_envs_);
   policy_.load(weights.values);
   if (filter_) filter_->set_state(weights.filter);
+  envs_.set_curriculum(weights.curriculum);
   if (!started_) {
     envs_.reset(flat_ ? reinterpret_cast<std::byte*>(features_.data()) : rows_.data());
     if (!flat_) to_features(rows_.data(), num_envs_, features_.data());

@@ -1,8 +1,10 @@
 #include "env_runners/vector_env.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "rl/check.hpp"
 
@@ -143,6 +145,7 @@ VectorEnv::VectorEnv(const EnvSpec& spec, const Options& options)
     RandomStream random(options.seed, StreamPurpose::environment, options.first_env_index + b);
     random.set_position(options.first_draw);
     slots_.push_back({make_environment(spec_, options.env_config), random});
+    for (const std::string& option : options.curriculum) slots_.back().options.push_back(spec_.options.at(option));
   }
 }
 
@@ -172,9 +175,33 @@ void VectorEnv::for_each_env(F&& f) {
   } catch (...) { fail_step(b, "env-exception", "the simulator threw something that is not a std::exception"); }
 }
 
+void VectorEnv::set_curriculum(std::span<const double> values) {
+  const size_t want = options_.curriculum.empty() ? 0 : 1 + 2 * options_.curriculum.size();
+  check(values.size() == want, "a curriculum of {} numbers, want {}", values.size(), want);
+  curriculum_.assign(values.begin(), values.end());
+}
+
+void VectorEnv::draw_options(Slot& slot) {
+  slot.level = static_cast<uint32_t>(curriculum_[0]);
+  bool changed = false;
+  for (size_t i = 0; i < slot.options.size(); ++i) {
+    const double low = curriculum_[1 + 2 * i], high = curriculum_[2 + 2 * i];
+    const double value = low == high ? low : slot.random.uniform(low, high);
+    changed |= std::exchange(slot.options[i], value) != value;
+  }
+  if (changed) apply_options(slot);
+}
+
+void VectorEnv::apply_options(Slot& slot) {
+  EnvOptions all = spec_.options;
+  for (size_t i = 0; i < slot.options.size(); ++i) all[options_.curriculum[i]] = slot.options[i];
+  if (!slot.env->set_options(all)) slot.env = make_environment(spec_, all);
+}
+
 void VectorEnv::start_episode(Slot& slot, Row observation) {
   slot.episode_return = 0.0;
   slot.episode_length = 0;
+  if (!curriculum_.empty()) draw_options(slot);
   slot.env->reset(slot.random, observation);
 }
 
@@ -207,7 +234,7 @@ size_t VectorEnv::step(const std::byte* actions, const Destination& to) {
     if (!result.terminated && !truncated) return;
     if (!result.abandoned)
       to.episodes->push_back(
-          {slot.episode_return, slot.episode_length, static_cast<uint32_t>(options_.first_env_index + b)});
+          {slot.episode_return, slot.episode_length, static_cast<uint32_t>(options_.first_env_index + b), slot.level});
     if (!result.terminated) std::memcpy(to.final_obs + final_rows++ * row_bytes(), bytes, row_bytes());
     start_episode(slot, observation);
     if (!observation_check_.holds(bytes)) [[unlikely]]
@@ -236,6 +263,14 @@ TensorMap VectorEnv::state() const {
                     {"env/random_position", Tensor::of(std::span<const int64_t>(positions), {n})},
                     {"env/episode_return", Tensor::of(std::span<const double>(returns), {n})},
                     {"env/episode_length", Tensor::of(std::span<const int64_t>(episode_lengths), {n})}};
+  if (const size_t k = options_.curriculum.size(); k > 0) {
+    std::vector<double> curriculum;
+    for (const Slot& slot : slots_) {
+      curriculum.push_back(slot.level);
+      curriculum.insert(curriculum.end(), slot.options.begin(), slot.options.end());
+    }
+    tensors["env/curriculum"] = Tensor::of(std::span<const double>(curriculum), {n, 1 + k});
+  }
   if (to_learner_.has_state())
     tensors["env/reward_filter"] = Tensor::of(std::span<const double>(to_learner_.state()), {n, 4});
   return tensors;
@@ -260,10 +295,21 @@ std::vector<int> VectorEnv::set_state(const TensorMap& state, std::byte* obs) {
   }
   const std::vector<double> states = tensor_of(state, "env/state", total).f64();
   if (to_learner_.has_state()) to_learner_.set_state(tensor_of(state, "env/reward_filter", 4 * n).f64());
+  const size_t k = options_.curriculum.size();
+  std::vector<double> curriculum;  // of the running episodes
+  if (k > 0) curriculum = tensor_of(state, "env/curriculum", n * (1 + k)).f64();
   const double* next = states.data();
   std::vector<int> restarted;
   for_each_env([&](size_t b, Slot& slot) {
     slot.random.set_position(static_cast<uint64_t>(positions[b]));
+    if (k > 0) {
+      const std::span<const double> own = std::span<const double>(curriculum).subspan(b * (1 + k), 1 + k);
+      if (!(own[0] >= 0 && own[0] <= 0xFFFFFFFF && std::ranges::all_of(own, [](double x) { return std::isfinite(x); })))
+        fail(Exit::environment, "corrupt-file", "the runner's state has a curriculum that cannot be");
+      slot.level = static_cast<uint32_t>(own[0]);
+      slot.options.assign(own.begin() + 1, own.end());
+      apply_options(slot);
+    }
     if (lengths[b] < 0) {
       start_episode(slot, row(obs, b));
       restarted.push_back(static_cast<int>(b));

@@ -52,8 +52,9 @@ class VectorEnv {
     uint64_t first_draw = 0;       ///< position of fresh random streams
     uint64_t seed = 0;
     EnvOptions env_config = {};
-    int64_t max_episode_steps = 0;          ///< env steps; 0 = no time limit
-    RewardConnector::Options rewards = {};  ///< of the rewards written; episode returns stay the environment's own
+    int64_t max_episode_steps = 0;             ///< env steps; 0 = no time limit
+    std::vector<std::string> curriculum = {};  ///< options that set_curriculum() sets, sorted
+    RewardConnector::Options rewards = {};     ///< of the rewards written; episode returns stay the environment's own
   };
 
   /// Where one step is written.
@@ -73,6 +74,10 @@ class VectorEnv {
   const EnvSpec& spec() const { return spec_; }
   size_t row_bytes() const { return spec_.observation_space.row_bytes(); }
 
+  /// What the episodes that begin from now on have: {level, low and high of each option of Options::curriculum}, or
+  /// nothing without options. Each episode draws its values from its environment's stream.
+  void set_curriculum(std::span<const double> values);
+
   /// Starts a new episode in every environment; writes S_0 to `obs` [B, row_bytes].
   void reset(std::byte* obs);
 
@@ -91,10 +96,14 @@ class VectorEnv {
     std::unique_ptr<Environment> env;
     RandomStream random;
     double episode_return = 0.0;
-    uint32_t episode_length = 0;  // env steps
+    uint32_t episode_length = 0;       // env steps
+    uint32_t level = 0;                // of the episode, as its options
+    std::vector<double> options = {};  // [curriculum]
   };
   Row row(std::byte* rows, size_t b) const { return Row({rows + b * row_bytes(), row_bytes()}); }
   void start_episode(Slot& slot, Row observation);
+  void draw_options(Slot& slot);
+  void apply_options(Slot& slot);
   [[noreturn]] void fail_step(size_t b, std::string_view code, std::string_view fact) const;
   [[noreturn]] void fail_observation(size_t b, Row observation) const;
   template <class F>
@@ -104,6 +113,7 @@ class VectorEnv {
   Options options_;
   RowCheck observation_check_;
   RewardConnector to_learner_;
+  std::vector<double> curriculum_;  // of set_curriculum(); empty before the first
   size_t action_bytes_;
   uint32_t time_limit_;
   std::vector<Slot> slots_;

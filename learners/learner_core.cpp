@@ -29,6 +29,7 @@ LearnerCore::LearnerCore(Options options)
       batch_(options_.fragments_per_batch),
       state_(options_.state),
       until_(state_.training_iteration),
+      knows_level_(!options_.curriculum),
       next_(options_.num_slots) {
   free_all_places();
 }
@@ -42,16 +43,9 @@ void LearnerCore::start(WeightsPtr weights, Time now, std::vector<Output>& outpu
     for (FragmentFacts& facts : batch_) facts.weights_version = weights_->version - 1;
     batch_[0].episodes = std::move(options_.batch_episodes);  // the report's order is that of the places
   }
-  if (has_share() && lags && options_.again && !options_.started) {
-    // The next batch was, or is, sampled with the weights before. These may have been published, and may not.
-    apply_queue(FragmentQueue::BeginRound{weights_->version - 1, weights_->version}, outputs);
-    if (options_.previous != nullptr) {
-      std::vector<WeightsPublisher::Send> sends;
-      publisher_.step(WeightsPublisher::Publish{std::move(options_.previous), now}, sends);
-    }
-  } else {
-    publish(now, outputs);
-  }
+  // The newest weights may have been published before, and may not.
+  if (begins_behind()) apply_queue(FragmentQueue::BeginRound{weights_->version - 1, weights_->version}, outputs);
+  publish_first(now, outputs);
   advance(now, outputs);
 }
 
@@ -179,6 +173,8 @@ void LearnerCore::from_driver(const Message& message, Time now, std::vector<Outp
 void LearnerCore::command(const wire::CommandT& command, Time now, std::vector<Output>& outputs) {
   const uint64_t seen = command.kind == wire::CommandKind::go ? command.until - 1 : command.until;
   if (seen >= state_.training_iteration) report_pending_ = false;  // the driver answers the newest report
+  level_ = std::max(level_, command.level);
+  if (!std::exchange(knows_level_, true)) publish_first(now, outputs);
   switch (command.kind) {
     case wire::CommandKind::go:
       if (state_.training_iteration >= until_ && command.until > until_) iteration_start_ = now;
@@ -639,11 +635,32 @@ void LearnerCore::begin_round(Time now, std::vector<Output>& outputs) {
   take_held(now, outputs);
 }
 
+/// For who samples with `weights`, which are published at so many env steps.
+WeightsPtr LearnerCore::with_curriculum(const WeightsPtr& weights, uint64_t env_steps) const {
+  if (!options_.curriculum) return weights;
+  auto complete = std::make_shared<Weights>(*weights);
+  complete->curriculum = options_.curriculum(env_steps, level_);
+  return complete;
+}
+
+void LearnerCore::publish_first(Time now, std::vector<Output>& outputs) {
+  if (!begins_behind()) return publish(now, outputs);
+  if (options_.previous == nullptr || !knows_level_) return;
+  const uint64_t steps = state_.num_env_steps_sampled_lifetime;
+  const uint64_t then = steps - std::min(steps, options_.env_steps_per_update);
+  std::vector<WeightsPublisher::Send> sends;
+  publisher_.step(WeightsPublisher::Publish{with_curriculum(std::exchange(options_.previous, nullptr), then), now},
+                  sends);
+  send_weights(std::move(sends), outputs);
+}
+
 void LearnerCore::publish(Time now, std::vector<Output>& outputs) {
+  if (!knows_level_) return;
   updates_since_published_ = 0;
   if (publisher_.newest() != nullptr && publisher_.newest()->version == weights_->version) return;
   std::vector<WeightsPublisher::Send> sends;
-  publisher_.step(WeightsPublisher::Publish{weights_, now}, sends);
+  publisher_.step(WeightsPublisher::Publish{with_curriculum(weights_, state_.num_env_steps_sampled_lifetime), now},
+                  sends);
   send_weights(std::move(sends), outputs);
 }
 

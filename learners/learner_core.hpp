@@ -75,6 +75,9 @@ class LearnerCore {
     Time min_time_per_iteration{};                            ///< async
     bool resumes_with_batch = false;  ///< lag1: the checkpoint held a batch that was sampled, not yet trained on
     std::vector<wire::Episode> batch_episodes;  ///< of that batch
+    /// What goes with weights that are published at so many env steps and a level; null: nothing.
+    std::function<std::vector<double>(uint64_t env_steps, uint32_t level)> curriculum;
+    uint64_t env_steps_per_update = 0;  ///< of the group, lag1
     /// "" when the columns keep their contract, else the first fact; see fragment_violation.
     std::function<std::string(const wire::FragmentHeaderT&, std::span<const std::byte>)> violation;
   };
@@ -181,6 +184,10 @@ class LearnerCore {
   enum class Saving : uint8_t { no, wanted, collecting, writing };
 
   bool has_share() const { return options_.fragments_per_batch > 0; }
+  /// The next batch was, or is, sampled with the weights before the first.
+  bool begins_behind() const {
+    return has_share() && options_.mode == SamplingMode::lag1 && options_.again && !options_.started;
+  }
   bool by_slot() const { return options_.mode != SamplingMode::async; }
   uint64_t training_version() const { return weights_->version + (updating_ ? 1 : 0); }  // of the batch being filled
   void step_input(const Input& input, Time now, std::vector<Output>& outputs);
@@ -225,6 +232,8 @@ class LearnerCore {
   void settle_finished(const std::vector<wire::AgentMark>& marks);
   void begin_round(Time now, std::vector<Output>& outputs);
   void publish(Time now, std::vector<Output>& outputs);
+  void publish_first(Time now, std::vector<Output>& outputs);
+  WeightsPtr with_curriculum(const WeightsPtr& weights, uint64_t env_steps) const;
   void finish_iteration(std::vector<Output>& outputs);
 
   void send_driver(Message message, std::vector<Output>& outputs) const;
@@ -260,6 +269,8 @@ class LearnerCore {
   Time iteration_start_{};
   GroupState state_;
   uint64_t until_;
+  uint32_t level_ = 0;       // of the curriculum
+  bool knows_level_ = true;  // nothing is published before
   IterationMetrics metrics_;
   wire::IterationReportT report_;
   bool report_pending_ = false;  // the driver has not answered it

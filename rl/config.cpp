@@ -65,6 +65,7 @@ template <class F>
 void for_each_group(Config& config, F&& f) {
   f("", [&](SettingVisitor& v) { top_settings(config, v); });
   f("environment", [&](SettingVisitor& v) { config.environment.settings(v); });
+  f("curriculum", [&](SettingVisitor& v) { config.curriculum.settings(v); });
   f("env_runners", [&](SettingVisitor& v) { config.env_runners.settings(v); });
   f("hosts", [&](SettingVisitor& v) { config.hosts.settings(v); });
   f("network", [&](SettingVisitor& v) { config.network.settings(v); });
@@ -114,6 +115,27 @@ std::string spell_key(std::string_view key) {
   return bare ? std::string(key) : quote(key);
 }
 
+std::string spell(const Schedule& schedule) {
+  if (schedule.points.size() == 1 && schedule.points[0].first == 0) return spell(schedule.points[0].second);
+  std::string text;
+  for (const auto& [step, value] : schedule.points)
+    text += fmt::format("{}[{}, {}]", text.empty() ? "" : ", ", step, spell(value));
+  return fmt::format("[{}]", text);
+}
+
+std::string spell(const OptionRange& range) {
+  return range.low == range.high ? spell(range.low) : fmt::format("[{}, {}]", spell(range.low), spell(range.high));
+}
+
+/// An inline table.
+template <class Map>
+std::string spell_table(const Map& map) {
+  std::string text;
+  for (const auto& [name, value] : map)
+    text += fmt::format("{}{} = {}", text.empty() ? "" : ", ", spell_key(name), spell(value));
+  return map.empty() ? "{}" : fmt::format("{{ {} }}", text);
+}
+
 /// The setting whose 0 is spelled "auto" in a file.
 bool zero_is_auto(const SettingInfo& info) { return info.key == "rollout_fragment_length"; }
 
@@ -138,22 +160,25 @@ class Printer : public SettingVisitor {
     sink_(info, "list of integers", fmt::format("[{}]", fmt::join(value, ", ")));
   }
   void visit(const SettingInfo& info, Schedule& value) override {
-    std::string text;
-    for (const auto& [step, y] : value.points)
-      text += fmt::format("{}[{}, {}]", text.empty() ? "" : ", ", step, spell(y));
-    sink_(info, "number or [[env steps, value], ...]",
-          value.points.size() == 1 && value.points[0].first == 0 ? spell(value.points[0].second)
-                                                                 : fmt::format("[{}]", text));
+    sink_(info, "number or [[env steps, value], ...]", spell(value));
   }
   void visit(const SettingInfo& info, std::optional<double>& value) override {
     // Spelled out, not left out: an algorithm may have the setting on by default.
     sink_(info, "number or \"off\"", value ? spell(*value) : "\"off\"");
   }
   void visit(const SettingInfo& info, EnvOptions& value) override {
-    std::string text;
-    for (const auto& [name, number] : value)
-      text += fmt::format("{}{} = {}", text.empty() ? "" : ", ", spell_key(name), spell(number));
-    sink_(info, "table of numbers", value.empty() ? "{}" : fmt::format("{{ {} }}", text));
+    sink_(info, "table of numbers", spell_table(value));
+  }
+  void visit(const SettingInfo& info, OptionSchedules& value) override {
+    sink_(info, "table of [[env steps, value], ...]", spell_table(value));
+  }
+  void visit(const SettingInfo& info, OptionRanges& value) override {
+    sink_(info, "table of numbers or [low, high]", spell_table(value));
+  }
+  void visit(const SettingInfo& info, std::vector<OptionRanges>& value) override {
+    std::vector<std::string> tables;
+    for (const OptionRanges& table : value) tables.push_back(spell_table(table));
+    sink_(info, "list of tables of numbers or [low, high]", fmt::format("[{}]", fmt::join(tables, ", ")));
   }
 
  private:
@@ -250,24 +275,7 @@ class Reader : public SettingVisitor {
     value = std::move(items);
   }
   void visit(const SettingInfo& info, Schedule& value) override {
-    static constexpr std::string_view kWant = "a number or [[env steps, value], ...]";
-    const toml::node* node = find(info);
-    if (node == nullptr) return;
-    if (!node->is_array()) {
-      value = number(*node, info, kWant);
-      return;
-    }
-    std::vector<std::pair<double, double>> points;
-    for (const toml::node& item : *node->as_array()) {
-      const toml::array* pair = item.as_array();
-      if (pair == nullptr || pair->size() != 2 || !number_in((*pair)[0])) wrong_type(item, info, kWant);
-      const double step = *number_in((*pair)[0]);
-      if (!std::isfinite(step) || step < 0 || (!points.empty() && step <= points.back().first))
-        out_of_range(item, info, "env steps that start at 0 or more and ascend");
-      points.emplace_back(step, number((*pair)[1], info, kWant));
-    }
-    if (points.empty()) wrong_type(*node, info, kWant);
-    value = Schedule(std::move(points));
+    if (const toml::node* node = find(info)) value = schedule(*node, info);
   }
   void visit(const SettingInfo& info, std::optional<double>& value) override {
     const toml::node* node = find(info);
@@ -297,8 +305,68 @@ class Reader : public SettingVisitor {
       value[std::string(key.str())] = *got;
     }
   }
+  void visit(const SettingInfo& info, OptionSchedules& value) override {
+    static constexpr std::string_view kWant = "a table of schedules: { name = [[env steps, value], ...] }";
+    const toml::node* node = find(info);
+    if (node == nullptr) return;
+    if (!node->is_table()) wrong_type(*node, info, kWant);
+    for (const auto& [key, item] : *node->as_table())
+      value.insert_or_assign(std::string(key.str()), schedule(item, finite(info)));
+  }
+  void visit(const SettingInfo& info, OptionRanges& value) override {
+    const toml::node* node = find(info);
+    if (node == nullptr) return;
+    for (const auto& [name, range] : ranges(*node, info)) value[name] = range;
+  }
+  void visit(const SettingInfo& info, std::vector<OptionRanges>& value) override {
+    const toml::node* node = find(info);
+    if (node == nullptr) return;
+    if (!node->is_array()) wrong_type(*node, info, "a list of tables: [{ name = 1.0 }, ...]");
+    value.clear();
+    for (const toml::node& item : *node->as_array()) value.push_back(ranges(item, info));
+  }
 
  private:
+  /// What an environment's option may be: no infinity.
+  static SettingInfo finite(SettingInfo info) {
+    info.low = std::numeric_limits<double>::lowest();
+    info.high = std::numeric_limits<double>::max();
+    return info;
+  }
+
+  Schedule schedule(const toml::node& node, const SettingInfo& info) {
+    static constexpr std::string_view kWant = "a number or [[env steps, value], ...]";
+    if (!node.is_array()) return number(node, info, kWant);
+    std::vector<std::pair<double, double>> points;
+    for (const toml::node& item : *node.as_array()) {
+      const toml::array* pair = item.as_array();
+      if (pair == nullptr || pair->size() != 2 || !number_in((*pair)[0])) wrong_type(item, info, kWant);
+      const double step = *number_in((*pair)[0]);
+      if (!std::isfinite(step) || step < 0 || (!points.empty() && step <= points.back().first))
+        out_of_range(item, info, "env steps that start at 0 or more and ascend");
+      points.emplace_back(step, number((*pair)[1], info, kWant));
+    }
+    if (points.empty()) wrong_type(node, info, kWant);
+    return Schedule(std::move(points));
+  }
+
+  OptionRanges ranges(const toml::node& node, const SettingInfo& info) {
+    static constexpr std::string_view kWant = "a number or [low, high]";
+    if (!node.is_table()) wrong_type(node, info, "a table: { name = 1.0, other = [low, high] }");
+    OptionRanges ranges;
+    for (const auto& [key, item] : *node.as_table()) {
+      OptionRange& range = ranges[std::string(key.str())];
+      if (const toml::array* pair = item.as_array()) {
+        if (pair->size() != 2) wrong_type(item, info, kWant);
+        range = {number((*pair)[0], finite(info), kWant), number((*pair)[1], finite(info), kWant)};
+        if (range.low > range.high) out_of_range(item, info, "low at most high");
+      } else {
+        range.low = range.high = number(item, finite(info), kWant);
+      }
+    }
+    return ranges;
+  }
+
   const toml::node* find(const SettingInfo& info) {
     const toml::node* node = table_.get(info.key);
     if (node != nullptr) places_[full_name(group_, info.key)] = source_.place(node->source());
@@ -528,6 +596,7 @@ class Combinations {
       fail(Exit::usage, "impossible",
            "{}: environment.reward_sign leaves nothing of reward_filter and reward_clip; take one or the others",
            place({"environment.reward_sign", "environment.reward_clip", "environment.reward_filter"}));
+    refuse_curriculum();
     const FaultToleranceConfig& faults = config_.fault_tolerance;
     if (faults.restart_backoff_max_s < faults.restart_backoff_s)
       fail(Exit::usage, "impossible", "{}: fault_tolerance.restart_backoff_max_s {} is less than restart_backoff_s {}",
@@ -565,6 +634,22 @@ class Combinations {
          place({"training.train_batch_size", "env_runners.rollout_fragment_length",
                 "env_runners.num_envs_per_env_runner", "env_runners.num_env_runners"}),
          batch, unit, parts, nearest);
+  }
+
+  void refuse_curriculum() const {
+    const CurriculumConfig& curriculum = config_.curriculum;
+    if (curriculum.advance_at.has_value() != !curriculum.levels.empty())
+      fail(Exit::usage, "impossible", "{}: curriculum.levels and curriculum.advance_at want each other",
+           place({"curriculum.levels", "curriculum.advance_at"}));
+    const auto twice = [&](const std::string& option) {
+      fail(Exit::usage, "impossible", "{}: {} is set by more than one of curriculum.schedules, randomize and levels",
+           place({"curriculum.schedules", "curriculum.randomize", "curriculum.levels"}), option);
+    };
+    for (const auto& [option, range] : curriculum.randomize)
+      if (curriculum.schedules.contains(option)) twice(option);
+    for (const OptionRanges& level : curriculum.levels)
+      for (const auto& [option, range] : level)
+        if (curriculum.schedules.contains(option) || curriculum.randomize.contains(option)) twice(option);
   }
 
   void refuse_device() const {
@@ -641,6 +726,14 @@ void EnvironmentConfig::settings(SettingVisitor& v) {
   v.visit(choice("observation_filter", "running normalization of observations", {"NoFilter", "MeanStdFilter"}),
           observation_filter);
   v.visit({"observation_clip", "std", "filtered observations are clipped to +/- this", 1e-6, 1e9}, observation_clip);
+}
+
+void CurriculumConfig::settings(SettingVisitor& v) {
+  v.visit({"schedules", "env steps", "options of env_config over the run's env steps"}, schedules);
+  v.visit({"randomize", "", "options that each episode draws uniformly: { name = [low, high] }"}, randomize);
+  v.visit({"levels", "", "options by level, numbers or ranges; the first one is where a run begins"}, levels);
+  v.visit({"advance_at", "", "mean return of metrics_num_episodes_for_smoothing episodes at a level that ends it"},
+          advance_at);
 }
 
 void EnvRunnersConfig::settings(SettingVisitor& v) {

@@ -7,6 +7,7 @@
 
 #include <functional>
 #include <limits>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -26,6 +27,14 @@ struct Schedule {
   double at(double env_steps) const;
   bool operator==(const Schedule&) const = default;
 };
+
+/// A value of an environment's option, or a range that each episode draws from uniformly.
+struct OptionRange {
+  double low = 0.0, high = 0.0;
+  bool operator==(const OptionRange&) const = default;
+};
+using OptionRanges = std::map<std::string, OptionRange>;
+using OptionSchedules = std::map<std::string, Schedule>;
 
 /// What `settings` says of one setting.
 struct SettingInfo {
@@ -49,6 +58,9 @@ class SettingVisitor {
   virtual void visit(const SettingInfo& info, Schedule& value) = 0;
   virtual void visit(const SettingInfo& info, std::optional<double>& value) = 0;  ///< absent = off
   virtual void visit(const SettingInfo& info, EnvOptions& value) = 0;
+  virtual void visit(const SettingInfo& info, OptionSchedules& value) = 0;
+  virtual void visit(const SettingInfo& info, OptionRanges& value) = 0;
+  virtual void visit(const SettingInfo& info, std::vector<OptionRanges>& value) = 0;
 };
 
 struct EnvironmentConfig {
@@ -67,6 +79,15 @@ struct EnvironmentConfig {
   bool reward_sign = false;
   std::string observation_filter = "NoFilter";
   double observation_clip = 10.0;
+  void settings(SettingVisitor& v);
+};
+
+/// Environment options that change while it trains: rl/curriculum.hpp.
+struct CurriculumConfig {
+  OptionSchedules schedules;
+  OptionRanges randomize;
+  std::vector<OptionRanges> levels;
+  std::optional<double> advance_at;
   void settings(SettingVisitor& v);
 };
 
@@ -193,6 +214,7 @@ struct Config {
   std::string algorithm = "PPO";
   int64_t seed = 0;
   EnvironmentConfig environment;
+  CurriculumConfig curriculum;
   EnvRunnersConfig env_runners;
   HostsConfig hosts;
   NetworkConfig network;

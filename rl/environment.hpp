@@ -67,6 +67,9 @@ struct StepResult {
   bool abandoned = false;  ///< truncated where nobody knows how it went on: its return is no episode's
 };
 
+/// Keyword options of an environment, e.g. {"ctrl_cost_weight": 0.1}; unknown ones are errors.
+using EnvOptions = std::map<std::string, double>;
+
 class Environment {
  public:
   virtual ~Environment() = default;
@@ -81,6 +84,10 @@ class Environment {
   /// (EnvSpec::submits): called for every environment of a vector before the first step(). Both stay until then.
   virtual void submit(ConstRow, RandomStream&) {}
 
+  /// Changes keyword options between two episodes; the next call is reset(), or set_state(). Every option is given.
+  /// False: it cannot, and is made anew.
+  virtual bool set_options(const EnvOptions&) { return false; }
+
   /// The whole simulator state, from which set_state continues bit for bit; nullopt where it cannot be given.
   virtual std::optional<std::vector<double>> state() const { return std::nullopt; }
 
@@ -94,9 +101,6 @@ class Environment {
   /// Frames a second at which one frame a step shows the simulation's own time.
   virtual double render_fps() const { return 30.0; }
 };
-
-/// Keyword options of an environment, e.g. {"ctrl_cost_weight": 0.1}; unknown ones are errors.
-using EnvOptions = std::map<std::string, double>;
 
 /// An environment's facts, known without making one.
 struct EnvSpec {

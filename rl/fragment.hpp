@@ -75,6 +75,7 @@ struct EpisodeStats {
   double episode_return = 0.0;  ///< undiscounted sum of the environment's own rewards
   uint32_t length = 0;          ///< env steps
   uint32_t env_index = 0;       ///< global index of the environment
+  uint32_t level = 0;           ///< of the curriculum, when it began
 };
 
 class Fragment {

@@ -41,6 +41,7 @@ class Wrapper : public Environment {
   Wrapper(std::unique_ptr<Environment> env, size_t own) : env_(std::move(env)), own_(own) {}
 
   void submit(ConstRow action, RandomStream& random) override { env_->submit(action, random); }
+  bool set_options(const EnvOptions& options) final { return env_->set_options(options); }
 
   std::optional<std::vector<double>> state() const final {
     std::optional<std::vector<double>> state = env_->state();

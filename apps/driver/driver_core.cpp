@@ -1,5 +1,6 @@
 #include "apps/driver/driver_core.hpp"
 
+#include <algorithm>
 #include <limits>
 #include <numeric>
 
@@ -40,7 +41,8 @@ DriverCore::DriverCore(Options options)
       env_steps_(options_.num_env_steps_sampled_lifetime),
       episodes_(options_.num_episodes_lifetime),
       returns_(options_.recent_returns),
-      lengths_(options_.recent_lengths) {}
+      lengths_(options_.recent_lengths),
+      levels_(options_.levels) {}
 
 double DriverCore::episode_return_mean() const { return mean_of(returns_); }
 double DriverCore::episode_len_mean() const { return mean_of(lengths_); }
@@ -65,6 +67,7 @@ void DriverCore::send(const std::string& peer, uint64_t epoch, Message message, 
 
 void DriverCore::send_command(Time now, std::vector<Output>& outputs) {
   last_sent_ = now;
+  command_.level = levels_.level();
   LearnerGroup::Outputs learners;
   learners_.send_all(make_message(command_), learners);
   apply_learners(learners, now, outputs);
@@ -77,9 +80,12 @@ std::string DriverCore::stop_criterion(Time now) const {
   if (stop.num_env_steps_sampled_lifetime > 0 &&
       env_steps_ >= static_cast<uint64_t>(stop.num_env_steps_sampled_lifetime))
     return fmt::format("num_env_steps_sampled_lifetime {}", env_steps_);
-  if (stop.episode_return_mean && returns_.size() >= options_.smoothing_episodes &&
-      mean_of(returns_) >= *stop.episode_return_mean)
-    return fmt::format("episode_return_mean {:.1f}", mean_of(returns_));
+  // With levels: of episodes at the last one.
+  const bool one_level = levels_.count() == 1;
+  const bool counts = one_level ? returns_.size() >= options_.smoothing_episodes : levels_.last();
+  const double return_mean = one_level ? mean_of(returns_) : levels_.return_mean();
+  if (stop.episode_return_mean && counts && return_mean >= *stop.episode_return_mean)
+    return fmt::format("episode_return_mean {:.1f}", return_mean);
   if (stop.time_total_s > 0 && time_total_s(now) >= stop.time_total_s)
     return fmt::format("time_total_s {:.1f}", time_total_s(now));
   return "";
@@ -300,10 +306,22 @@ void DriverCore::report(const wire::IterationReportT& report, Time now, std::vec
       lengths_.pop_front();
     }
   }
+  if (levels_.count() > 1) judge_level(report.episodes, outputs);
   // First the answer, so that the learners do not wait for the disk; but not while it fills a disk with a checkpoint.
   const auto answer = static_cast<std::ptrdiff_t>(outputs.size());
   go_on(now, outputs);
   outputs.insert(phase_ == Phase::saving ? outputs.begin() + answer : outputs.end(), Report{report});
+}
+
+/// By environment, so that the last ones are the same ones however environments are split over runners.
+void DriverCore::judge_level(std::vector<wire::Episode> episodes, std::vector<Output>& outputs) {
+  std::ranges::stable_sort(episodes, {}, &wire::Episode::env_index);
+  for (const wire::Episode& episode : episodes) levels_.add(episode.episode_return(), episode.level());
+  const double return_mean = levels_.return_mean();
+  if (!levels_.advance()) return;
+  outputs.push_back(
+      Event{"curriculum", fmt::format("level {} of 0 to {} after iteration {}: the mean return was {:.1f}",
+                                      levels_.level(), levels_.count() - 1, iteration_, return_mean)});
 }
 
 void DriverCore::go_on(Time now, std::vector<Output>& outputs) {

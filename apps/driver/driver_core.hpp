@@ -17,6 +17,7 @@
 
 #include "apps/driver/fleet.hpp"
 #include "apps/driver/learner_group.hpp"
+#include "apps/driver/levels.hpp"
 #include "learners/checkpoint.hpp"
 #include "rl/check.hpp"
 #include "rl/config.hpp"
@@ -40,6 +41,7 @@ class DriverCore {
     uint64_t checkpoint_frequency = 0;
     uint32_t smoothing_episodes = 100;
     std::deque<double> recent_returns, recent_lengths;  ///< of the checkpoint
+    Levels::Options levels;                             ///< of the curriculum
     /// In these two, what is said above, and slots and agents of the group, are filled in.
     Fleet::Options fleet;
     LearnerGroup::Options learners;
@@ -112,6 +114,7 @@ class DriverCore {
   double episode_len_mean() const;
   const std::deque<double>& recent_returns() const { return returns_; }
   const std::deque<double>& recent_lengths() const { return lengths_; }
+  const Levels& levels() const { return levels_; }
   uint64_t episodes_lifetime() const { return episodes_; }
   const Fleet& fleet() const { return fleet_; }
   const LearnerGroup& learners() const { return learners_; }
@@ -131,6 +134,7 @@ class DriverCore {
   void checkpoint_done(const wire::CheckpointDoneT& done, std::vector<Output>& outputs);
   void formed(Time now, std::vector<Output>& outputs);
   void report(const wire::IterationReportT& report, Time now, std::vector<Output>& outputs);
+  void judge_level(std::vector<wire::Episode> episodes, std::vector<Output>& outputs);
   void apply_fleet(Fleet::Outputs& results, Time now, std::vector<Output>& outputs);
   void apply_learners(LearnerGroup::Outputs& results, Time now, std::vector<Output>& outputs);
   void go_on(Time now, std::vector<Output>& outputs);  // after a report or a checkpoint
@@ -146,6 +150,7 @@ class DriverCore {
   Phase phase_ = Phase::starting;
   uint64_t iteration_ = 0, env_steps_ = 0, episodes_ = 0;
   std::deque<double> returns_, lengths_;
+  Levels levels_;
   wire::CommandT command_;  // the newest; repeated until answered
   std::string save_error_;  // of the learner, until the partial directory is gone
   uint64_t checkpoint_sequence_ = 0, saved_iteration_ = UINT64_MAX, committed_iteration_ = UINT64_MAX;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <boost/json.hpp>
+#include <charconv>
 #include <iostream>
 
 #include "apps/driver/run_directory.hpp"
@@ -11,15 +12,42 @@
 namespace myriad {
 namespace fs = std::filesystem;
 
+namespace {
+
+/// As text: Boost.JSON reads some numbers back one unit in the last place off.
+boost::json::array exact(const std::deque<double>& values) {
+  boost::json::array array;
+  for (const double value : values) array.push_back(boost::json::string(fmt::format("{}", value)));
+  return array;
+}
+
+/// Of an array of exact(), or of the numbers that older checkpoints have.
+std::deque<double> numbers(const boost::json::value& array) {
+  std::deque<double> numbers;
+  for (const auto& item : array.as_array()) {
+    double& number = numbers.emplace_back();
+    if (!item.is_string()) {
+      number = item.to_number<double>();
+      continue;
+    }
+    const boost::json::string& text = item.as_string();
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    check(error == std::errc() && end == text.data() + text.size(), "{} is no number", std::string_view(text));
+  }
+  return numbers;
+}
+
+}  // namespace
+
 std::string driver_json(const DriverCore& core, double time_total_s) {
-  return boost::json::serialize(boost::json::object{
-             {"training_iteration", core.training_iteration()},
-             {"num_env_steps_sampled_lifetime", core.env_steps()},
-             {"num_episodes_lifetime", core.episodes_lifetime()},
-             {"time_total_s", time_total_s},
-             {"recent_episode_returns", boost::json::array(core.recent_returns().begin(), core.recent_returns().end())},
-             {"recent_episode_lengths",
-              boost::json::array(core.recent_lengths().begin(), core.recent_lengths().end())}}) +
+  return boost::json::serialize(boost::json::object{{"training_iteration", core.training_iteration()},
+                                                    {"num_env_steps_sampled_lifetime", core.env_steps()},
+                                                    {"num_episodes_lifetime", core.episodes_lifetime()},
+                                                    {"time_total_s", time_total_s},
+                                                    {"recent_episode_returns", exact(core.recent_returns())},
+                                                    {"recent_episode_lengths", exact(core.recent_lengths())},
+                                                    {"curriculum_level", core.levels().level()},
+                                                    {"curriculum_level_returns", exact(core.levels().returns())}}) +
          "\n";
 }
 
@@ -33,10 +61,12 @@ SavedRun load_saved_run(Files& files, const std::string& checkpoint, int64_t num
     saved.env_steps = object.at("num_env_steps_sampled_lifetime").to_number<uint64_t>();
     saved.episodes = object.at("num_episodes_lifetime").to_number<uint64_t>();
     saved.time_total_s = object.at("time_total_s").to_number<double>();
-    for (const auto& value : object.at("recent_episode_returns").as_array())
-      saved.returns.push_back(value.to_number<double>());
-    for (const auto& value : object.at("recent_episode_lengths").as_array())
-      saved.lengths.push_back(value.to_number<double>());
+    saved.returns = numbers(object.at("recent_episode_returns"));
+    saved.lengths = numbers(object.at("recent_episode_lengths"));
+    if (object.contains("curriculum_level")) {  // older checkpoints have none
+      saved.level = object.at("curriculum_level").to_number<uint32_t>();
+      saved.level_returns = numbers(object.at("curriculum_level_returns"));
+    }
   } catch (const std::exception& error) {
     fail(Exit::usage, "corrupt-checkpoint", "{}/driver.json: {}", checkpoint, error.what());
   }

@@ -17,6 +17,8 @@ struct SavedRun {
   uint64_t iteration = 0, env_steps = 0, episodes = 0;
   double time_total_s = 0;
   std::deque<double> returns, lengths;
+  uint32_t level = 0;                      ///< of the curriculum
+  std::deque<double> level_returns;        ///< at it
   std::vector<SharedBytes> runner_states;  ///< by slot; empty where it has none
 };
 

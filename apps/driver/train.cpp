@@ -19,6 +19,7 @@
 #include "apps/driver/results.hpp"
 #include "apps/driver/resume.hpp"
 #include "apps/driver/run_directory.hpp"
+#include "rl/curriculum.hpp"
 #include "rl/simulator/clients.hpp"
 #include "rl/wire/transport.hpp"
 #include "rl/wrappers.hpp"
@@ -86,6 +87,7 @@ class Run {
         children_(links.children),
         router_(links.router),
         clock_(make_system_clock()),
+        curriculum_(config.curriculum, environment_spec(config.environment)),
         core_(core_options(saved)),
         checkpoints_(files, (directory_.path() / "checkpoints").string(),
                      static_cast<uint32_t>(config_.checkpointing.num_to_keep)),
@@ -150,6 +152,11 @@ class Run {
     options.smoothing_episodes = static_cast<uint32_t>(config_.reporting.metrics_num_episodes_for_smoothing);
     options.recent_returns = saved.returns;
     options.recent_lengths = saved.lengths;
+    options.levels = {.count = curriculum_.num_levels(),
+                      .advance_at = config_.curriculum.advance_at.value_or(0.0),
+                      .episodes = options.smoothing_episodes,
+                      .level = std::min(saved.level, curriculum_.num_levels() - 1),
+                      .returns = saved.level_returns};
     options.fleet.num_slots = static_cast<uint32_t>(config_.env_runners.num_env_runners);
     options.fleet.spawns = config_.hosts.launcher == "local";
     options.fleet.weights_fanout = static_cast<uint32_t>(config_.hosts.weights_fanout);
@@ -297,7 +304,10 @@ class Run {
     const SinceLastReport since{core_.time_total_s(now), to_seconds(now - last_report_), steps - last_steps_};
     last_report_ = now;
     last_steps_ = steps;
-    results_.write(report_rows(report, metrics, core_, since), static_cast<int64_t>(steps), wall_time_s());
+    Report rows = report_rows(report, metrics, core_, since);
+    for (const auto& [name, value] : curriculum_.rows(core_.env_steps(), core_.levels().level()))
+      rows.push_back({"curriculum/" + name, value});
+    results_.write(rows, static_cast<int64_t>(steps), wall_time_s());
     if (results_.behind() != results_behind_) {
       results_behind_ = results_.behind();
       note_event("disk", results_behind_ ? "results.jsonl cannot be written; its lines wait for room, training goes on"
@@ -424,6 +434,7 @@ class Run {
   Children& children_;
   Router& router_;
   std::unique_ptr<Clock> clock_;
+  Curriculum curriculum_;
   DriverCore core_;
   CheckpointWriter checkpoints_;
   ResultsWriter results_;
@@ -461,6 +472,7 @@ ConfigFile read_config(const std::string& path_or_name) {
 EnvSpec check_environment(const Config& config) {
   EnvSpec env = environment_spec(config.environment);
   (void)make_mlp_spec(env.observation_space, env.action_space, config.rl_module);
+  (void)Curriculum(config.curriculum, env);
   if (!config.environment.env.starts_with(fmt::format("{}:", simulator::kClientsPrefix))) return env;
   if (config.env_runners.num_envs_per_env_runner != 1)
     fail(Exit::usage, "impossible",

@@ -153,7 +153,7 @@ Message fragment_message(std::shared_ptr<Fragment> fragment, uint64_t sampling_n
   header.final_rows = fragment->final_rows;
   header.episodes.reserve(fragment->episodes.size());
   for (const EpisodeStats& e : fragment->episodes)
-    header.episodes.emplace_back(e.episode_return, e.length, e.env_index);
+    header.episodes.emplace_back(e.episode_return, e.length, e.env_index, e.level);
   header.sampling_ns = sampling_ns;
   header.waiting_ns = waiting_ns;
   const auto used = fragment->used();
@@ -164,6 +164,7 @@ Message weights_message(const WeightsPtr& weights) {
   wire::WeightsHeaderT header;
   header.version = weights->version;
   header.spec_hash = weights->layout_hash;
+  header.curriculum = weights->curriculum;
   return make_message(std::move(header), {SharedBytes{weights, std::as_bytes(std::span(weights->values))},
                                           SharedBytes{weights, std::as_bytes(std::span(weights->filter))}});
 }
@@ -174,7 +175,7 @@ std::optional<Weights> weights_from(const Message& message) {
   const auto values = message.payloads[0].view, filter = message.payloads[1].view;
   if (values.size() % sizeof(float) != 0 || filter.size() % sizeof(double) != 0) return std::nullopt;
   Weights weights{header->version, header->spec_hash, std::vector<float>(values.size() / sizeof(float)),
-                  std::vector<double>(filter.size() / sizeof(double))};
+                  std::vector<double>(filter.size() / sizeof(double)), header->curriculum};
   if (!values.empty()) std::memcpy(weights.values.data(), values.data(), values.size());
   if (!filter.empty()) std::memcpy(weights.filter.data(), filter.data(), filter.size());
   return weights;

@@ -16,7 +16,7 @@
 
 namespace myriad {
 
-inline constexpr uint32_t kProtocolVersion = 3;
+inline constexpr uint32_t kProtocolVersion = 4;
 inline constexpr size_t kMaxEnvelopeBytes = size_t{1} << 20;
 inline constexpr size_t kMaxPayloadBytes = size_t{256} << 20;
 inline constexpr size_t kMaxFrames = 64;

@@ -88,6 +88,57 @@ TEST_SUITE("env_runners/vector_env") {
     CHECK(b.episodes[0].episode_return == 1 + 2 + 3);
   }
 
+  TEST_CASE("VectorEnv: options of a curriculum begin with the next episode; episodes know their level") {
+    Bench b(counter(), {.num_envs = 1, .env_config = {{"length", 2}}, .curriculum = {"length"}});
+    b.envs.set_curriculum(std::vector<double>{0, 3, 3});
+    b.reset();
+    b.step();
+    b.envs.set_curriculum(std::vector<double>{1, 1, 1});  // amid an episode of 3
+    for (int t = 0; t < 4; ++t) b.step();
+    REQUIRE(b.episodes.size() == 3);
+    CHECK(b.episodes[0].length == 3);
+    CHECK(b.episodes[0].level == 0);
+    CHECK(b.episodes[1].length == 1);
+    CHECK(b.episodes[1].level == 1);
+    CHECK_THROWS_AS(b.envs.set_curriculum(std::vector<double>{0}), Error);
+  }
+
+  TEST_CASE("VectorEnv: a range is drawn from each environment's own stream before its reset") {
+    Bench b(counter(), {.num_envs = 2, .first_env_index = 5, .seed = 4, .curriculum = {"length"}});
+    b.envs.set_curriculum(std::vector<double>{0, 1, 9});
+    b.reset();
+    for (size_t e = 0; e < 2; ++e) {
+      RandomStream random(4, StreamPurpose::environment, 5 + e);
+      (void)random.uniform();                                           // the length
+      CHECK(b.obs[2 * e + 1] == static_cast<float>(random.uniform()));  // the mark of Counter's reset
+    }
+  }
+
+  TEST_CASE("VectorEnv: a state has the options of its running episodes") {
+    VectorEnv::Options options{.num_envs = 2, .env_config = {{"length", 7}}, .curriculum = {"length"}};
+    Bench first(counter(), options), second(counter(), options), forgets(forgetful(), options);
+    first.envs.set_curriculum(std::vector<double>{2, 3, 3});
+    first.reset();
+    first.step();
+    second.envs.set_state(first.envs.state(), Bench::bytes(second.obs));
+    second.envs.set_curriculum(std::vector<double>{3, 5, 5});
+    for (int t = 0; t < 2; ++t) second.step();
+    REQUIRE(second.episodes.size() == 2);  // of length 3, which it was begun with
+    CHECK(second.episodes[0].level == 2);
+    CHECK(second.episodes[0].length == 3);
+    // An episode that has to start anew starts with them, too.
+    TensorMap state = first.envs.state();
+    const std::vector<int64_t> unknown{-1, -1};
+    state["env/state_length"] = Tensor::of(std::span<const int64_t>(unknown), {2});
+    state["env/state"] = Tensor::of(std::span<const double>(), {0});
+    CHECK(forgets.envs.set_state(state, Bench::bytes(forgets.obs)).size() == 2);
+    for (int t = 0; t < 3; ++t) forgets.step();
+    CHECK(forgets.episodes.size() == 2);
+    const std::vector<double> broken{-1, 3, 0, NAN};
+    state["env/curriculum"] = Tensor::of(std::span<const double>(broken), {2, 2});
+    CHECK_THROWS_AS(forgets.envs.set_state(state, Bench::bytes(forgets.obs)), Error);
+  }
+
   TEST_CASE("VectorEnv: a termination has no final observation, even at the time limit") {
     Bench b(counter(),
             {.num_envs = 1, .env_config = {{"length", 2}}, .max_episode_steps = 2, .rewards = {.scale = 0.5}});

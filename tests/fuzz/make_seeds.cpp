@@ -195,12 +195,12 @@ void fragment_seeds() {
 }
 
 void state_seeds() {
-  VectorEnv envs(EnvRegistry::instance().find("CartPole-v1"), {.num_envs = 2, .first_env_index = 3, .seed = 7});
+  VectorEnv envs = fuzz::saved_environments();
   Bytes obs(2 * envs.row_bytes());
   envs.reset(obs.data());
   const Bytes state = encode_safetensors(envs.state(), {{"content", "rollout_worker"}});
   save("runner_state", "file", 0, state);
-  save("runner_state", "numbers", 1, Bytes(2 + 14 * 8));
+  save("runner_state", "numbers", 1, Bytes(2 + 38 * 8));
   save("safetensors", "runner_state", 0, state);
   const ModuleSpec spec =
       make_mlp_spec(Space::box(-1, 1, {2}), Space::discrete(2), {.fcnet_hiddens = {1}, .vf_share_layers = true});

@@ -1,14 +1,14 @@
 // A runner's saved environments: [mode] and a safetensors file, or the numbers of its tensors.
 #include <optional>
 
-#include "env_runners/vector_env.hpp"
 #include "rl/check.hpp"
+#include "tests/fuzz/environments.hpp"
 #include "tests/fuzz/fuzz.hpp"
 
 namespace myriad {
 namespace {
 
-constexpr size_t kEnvironments = 2;
+using fuzz::kEnvironments;
 
 template <class T>
 Tensor tensor_of(fuzz::Input& input, size_t count) {
@@ -24,7 +24,10 @@ TensorMap tensors_of(fuzz::Input& input) {
   size_t total = 0;
   for (size_t b = 0; b < kEnvironments; ++b) {
     const uint8_t choice = input.u8();  // mostly the right length
-    lengths.push_back(choice < 200 ? 4 : choice < 216 ? -1 : choice < 240 ? choice - 216 : input.number<int64_t>());
+    lengths.push_back(choice < 200   ? int64_t{fuzz::kStateLength}
+                      : choice < 216 ? -1
+                      : choice < 240 ? choice - 216
+                                     : input.number<int64_t>());
     total += static_cast<size_t>(std::clamp<int64_t>(lengths.back(), 0, 64));
   }
   const std::vector<int64_t> identity{7, 3};
@@ -34,12 +37,13 @@ TensorMap tensors_of(fuzz::Input& input) {
   tensors["env/episode_length"] = tensor_of<int64_t>(input, kEnvironments);
   tensors["env/episode_return"] = tensor_of<double>(input, kEnvironments);
   tensors["env/state"] = tensor_of<double>(input, total);
+  tensors["env/curriculum"] = tensor_of<double>(input, 2 * kEnvironments);
+  tensors["env/reward_filter"] = tensor_of<double>(input, 4 * kEnvironments);
   return tensors;
 }
 
 struct Environments {
-  VectorEnv envs{EnvRegistry::instance().find("CartPole-v1"),
-                 {.num_envs = kEnvironments, .first_env_index = 3, .seed = 7}};
+  VectorEnv envs = fuzz::saved_environments();
   std::vector<std::byte> obs = std::vector<std::byte>(kEnvironments * envs.row_bytes());
 };
 

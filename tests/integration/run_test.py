@@ -56,6 +56,16 @@ sticky_actions = 0.25
 reward_filter = "discounted_return_std"
 reward_clip = 5.0
 [env_runners]""")
+# Each of its kinds; a level ends after some iterations, so that a resume has levels before and after it.
+CURRICULUM = CARTPOLE.replace('"CartPole-v1"', '"Hopper-v5"') + """
+[reporting]
+metrics_num_episodes_for_smoothing = 30
+[curriculum]
+schedules = { reset_noise_scale = [[0, 1e-3], [4096, 5e-3]] }
+randomize = { ctrl_cost_weight = [0, 0.01] }
+levels = [{}, { forward_reward_weight = 1.1 }, { forward_reward_weight = [1.1, 1.5] }, { healthy_reward = 0.9 }]
+advance_at = 10.0
+"""
 # Without the time an iteration lasts, so that few updates are many reports.
 IMPALA = """
 algorithm = "IMPALA"
@@ -426,6 +436,24 @@ class Training(Case):
         self.assertEqual([60, 60], [e["length"] for e in episodes])
         self.assertLess(max(e["return"] for e in episodes), -60)  # of 120 steps, neither filtered nor clipped
 
+    def test_resume_is_bit_exact_amid_a_curriculum(self):
+        self.resumes_bit_exactly(self.file("curriculum.toml", CURRICULUM))
+        results = [r["curriculum"] for r in json_lines(self.root / "b/results.jsonl")]
+        levels = [r["level"] for r in results]
+        self.assertEqual(sorted(levels), levels)
+        self.assertEqual(0, levels[0])
+        self.assertIn(levels[5], (1, 2), "the checkpoint is amid the levels")
+        self.assertGreater(levels[-1], levels[5])
+        for i, r in enumerate(results, 1):
+            self.assertAlmostEqual(1e-3 + 4e-3 * min(i * 512 / 4096, 1), r["reset_noise_scale"])
+            self.assertEqual([0, 0.01], [r["ctrl_cost_weight_low"], r["ctrl_cost_weight_high"]])
+            self.assertEqual([1.0, 1.1, 1.1, 1.0][r["level"]], r["forward_reward_weight_low"])
+            self.assertEqual([1.0, 1.1, 1.5, 1.0][r["level"]], r["forward_reward_weight_high"])
+            self.assertEqual([1.0, 1.0, 1.0, 0.9][r["level"]], r["healthy_reward"])
+        told = [e["text"] for e in json_lines(self.root / "a/events.jsonl") if e["kind"] == "curriculum"]
+        self.assertEqual(levels[-1], len(told))
+        self.assertIn("level 1 of 0 to 3", told[0])
+
     def test_resume_of_an_older_checkpoint_replaces_what_came_after_it(self):
         run = self.root / "run"
         self.train(run, "stop.training_iteration=6", "checkpointing.checkpoint_frequency=2")
@@ -650,6 +678,8 @@ class Refusals(Case):
         self.refuse_config(CARTPOLE.replace("gamma = 0.98", "gamma = 1.5"), "bad.toml:14:", "gamma", "0 to 1")
         self.refuse_config(CARTPOLE + "[hosts]\nnum_hosts = 3\n", "hosts.num_hosts 3 is more than env_runners.num_env_runners 2")
         self.refuse_config(CARTPOLE.replace("lr = 1e-3", 'lr = 1e-3\nsampling = "async"'), "PPO samples sync or lag1")
+        self.refuse_config(CARTPOLE + "[curriculum]\nrandomize = { gravity = [1, 2] }\n", "error[unknown-env-option]", "CartPole-v1 has no option gravity")
+        self.refuse_config(CURRICULUM.replace("ctrl_cost_weight = [0", "exclude_current_positions_from_observation = [0"), "error[impossible]", "space")
         self.refuse_config(CARTPOLE + "[", f"bad.toml:{1 + CARTPOLE.count(chr(10))}:")
         self.refuse_config("\0\xff", "bad.toml:1:")
 
@@ -715,6 +745,17 @@ class Determinism(Case):
 
     def test_any_split_gives_the_same_module_with_wrappers(self):
         self.same_by_every_split(["1-1", "4-2", "8-1"], 6, self.file("wrapped.toml", WRAPPED))
+
+    def test_any_split_gives_the_same_module_with_a_curriculum(self):
+        self.same_by_every_split(["1-1", "4-2", "8-1"], 8, self.file("curriculum.toml", CURRICULUM))
+        for mode in ("sync", "lag1"):
+            levels = {split: [r["curriculum"]["level"] for r in json_lines(self.root / f"{mode}-{split}/results.jsonl")] for split in ("1-1", "4-2", "8-1")}
+            self.assertGreater(levels["1-1"][-1], 0)
+            self.assertEqual(levels["1-1"], levels["4-2"])
+            self.assertEqual(levels["1-1"], levels["8-1"])
+
+    def test_lag1_resumes_bit_exactly_amid_a_curriculum(self):
+        self.lag1_resumes(self.file("curriculum.toml", CURRICULUM))
 
     def lag1_resumes(self, config: pathlib.Path):
         lag1 = ["training.sampling='lag1'", "env_runners.num_env_runners=4", "env_runners.num_envs_per_env_runner=4"]

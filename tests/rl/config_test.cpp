@@ -110,6 +110,57 @@ episode_return_mean = 475
     CHECK(config.stop.episode_return_mean == 475.0);
   }
 
+  TEST_CASE("load_config: curricula are read, and printed as they are read") {
+    Config config = load_config(R"(
+[curriculum]
+randomize = { mass = [0.5, 2], "odd name" = 3 }
+advance_at = 195
+[curriculum.schedules]
+gravity = [[0, 5.0], [1_000_000, 9.81]]
+drag = 0.1
+[[curriculum.levels]]
+length = 0.3
+[[curriculum.levels]]
+length = [0.3, 1.0]
+)",
+                                "c.toml", {"curriculum.schedules.drag=0.2"});
+    CHECK(config.curriculum.schedules ==
+          OptionSchedules{{"drag", Schedule(0.2)}, {"gravity", Schedule({{0, 5.0}, {1e6, 9.81}})}});
+    CHECK(config.curriculum.randomize == OptionRanges{{"mass", {0.5, 2}}, {"odd name", {3, 3}}});
+    CHECK(config.curriculum.levels == std::vector<OptionRanges>{{{"length", {0.3, 0.3}}}, {{"length", {0.3, 1.0}}}});
+    CHECK(config.curriculum.advance_at == 195.0);
+    const std::string text = to_toml(config);
+    CHECK(text.find("[curriculum]\n"
+                    "schedules = { drag = 0.2, gravity = [[0, 5.0], [1000000, 9.81]] }\n"
+                    "randomize = { mass = [0.5, 2.0], \"odd name\" = 3.0 }\n"
+                    "levels = [{ length = 0.3 }, { length = [0.3, 1.0] }]\n"
+                    "advance_at = 195.0\n") != std::string::npos);
+    Config again = load_config(text, "again.toml");
+    CHECK(to_toml(again) == text);
+  }
+
+  TEST_CASE("load_config: a curriculum that cannot be is refused") {
+    const auto of = [](const std::string& text) { return complaint("[curriculum]\n" + text + "\n"); };
+    CHECK(of("schedules = 3")
+              .ends_with("curriculum.schedules is 3 (integer), want a table of schedules: "
+                         "{ name = [[env steps, value], ...] }"));
+    CHECK(of("schedules = { g = \"up\" }").find("\"up\" (string), want a number or [[env steps, value]") !=
+          std::string::npos);
+    CHECK(of("schedules = { g = inf }").starts_with("error[out-of-range]"));
+    CHECK(of("schedules = { g = [[5, 1], [5, 2]] }").starts_with("error[out-of-range]"));
+    CHECK(of("randomize = { g = [2, 1] }").ends_with("want low at most high"));
+    CHECK(of("randomize = { g = [1, 2, 3] }").ends_with("an array of 3, want a number or [low, high]"));
+    CHECK(of("randomize = { g = [1, nan] }").starts_with("error[out-of-range]"));
+    CHECK(of("levels = { g = 1 }").ends_with("want a list of tables: [{ name = 1.0 }, ...]"));
+    CHECK(of("levels = [3]\nadvance_at = 1").starts_with("error[wrong-type]"));
+    CHECK(of("levels = [{ g = 1 }]").ends_with("curriculum.levels and curriculum.advance_at want each other"));
+    CHECK(of("advance_at = 1").starts_with("error[impossible]"));
+    CHECK(of("schedules = { g = 1 }\nrandomize = { g = [1, 2] }")
+              .ends_with("g is set by more than one of curriculum.schedules, randomize and levels"));
+    CHECK(complaint("[environment]\nreward_sign = true\nreward_clip = 1\n").starts_with("error[impossible]"));
+    CHECK(complaint("[environment]\nrepeat_action_probability = 0.2\n").ends_with("did you mean sticky_actions?"));
+  }
+
   TEST_CASE("load_config: overrides come after the file, in order") {
     const Config config = load_config(
         "[training]\nlr = 1e-3\ngrad_clip = 0.5\n", "c.toml",

@@ -85,7 +85,7 @@ std::vector<Message> one_of_each() {
   wire::FragmentHeaderT header;
   header.key = std::make_unique<wire::FragmentKey>(4, 5, uint64_t{1} << 40);
   header.weights_version = 6, header.steps = 7, header.environments = 8, header.final_rows = 9;
-  header.episodes = {wire::Episode(1.5, 10, 11), wire::Episode(-2.0, 12, 13)};
+  header.episodes = {wire::Episode(1.5, 10, 11, 0), wire::Episode(-2.0, 12, 13, 2)};
   header.sampling_ns = 14, header.waiting_ns = 15;
   all.push_back(stamped(std::move(header), {bytes(100)}));
   wire::RunnerStateT state;
@@ -141,7 +141,7 @@ std::vector<Message> one_of_each() {
   report.training_iteration = 1, report.num_env_steps_sampled_lifetime = 2, report.weights_version = 3;
   report.metrics.push_back(std::make_unique<wire::KeyValueT>());
   report.metrics[0]->key = "loss", report.metrics[0]->value = 0.25;
-  report.episodes = {wire::Episode(3.5, 1, 2)};
+  report.episodes = {wire::Episode(3.5, 1, 2, 0)};
   all.push_back(stamped(std::move(report)));
   wire::CommandT command;
   command.kind = wire::CommandKind::checkpoint, command.sequence = 1, command.until = 2, command.directory = "d";
@@ -315,12 +315,13 @@ TEST_SUITE("rl/wire/messages") {
   }
 
   TEST_CASE("weights_message, weights_from: the same weights; sizes that make no sense are nothing") {
-    const auto weights = std::make_shared<const Weights>(Weights{7, 8, {1.5f, -2.0f}, {0.25}});
+    const auto weights = std::make_shared<const Weights>(Weights{7, 8, {1.5f, -2.0f}, {0.25}, {1, 9.81, 9.81}});
     const auto back = weights_from(decoded(encode(weights_message(weights))));
     REQUIRE(back.has_value());
     CHECK(back->version == 7);
     CHECK(back->values == weights->values);
     CHECK(back->filter == weights->filter);
+    CHECK(back->curriculum == weights->curriculum);
     CHECK(!weights_from(stamped(wire::WeightsHeaderT{}, {bytes(3), bytes(8)})).has_value());
     CHECK(!weights_from(stamped(wire::WeightsHeaderT{}, {bytes(4)})).has_value());
     CHECK(!weights_from(stamped(wire::JoinT{})).has_value());

@@ -268,6 +268,34 @@ TEST_SUITE("rl/wrappers") {
     }
   }
 
+  TEST_CASE("Wrappers: options go through to an environment that can change them") {
+    class Changeable final : public Environment {
+     public:
+      void reset(RandomStream&, Row observation) override { observation.f32()[0] = scale_; }
+      StepResult step(ConstRow, RandomStream&, Row) override { return {}; }
+      bool set_options(const EnvOptions& options) override {
+        scale_ = static_cast<float>(options.at("scale"));
+        return true;
+      }
+
+     private:
+      float scale_ = 1;
+    };
+    EnvironmentConfig config;
+    config.sticky_actions = 0.5, config.frame_skip = 2, config.frame_stack = 2;
+    Played played(wrapped_spec({.id = "TestChangeable-v0",
+                                .observation_space = Space::box(0, 9, {1}),
+                                .action_space = Space::discrete(2),
+                                .source = "this test",
+                                .options = {{"scale", 1}},
+                                .make = [](const EnvOptions&) { return std::make_unique<Changeable>(); }},
+                               config));
+    CHECK(played.env->set_options({{"scale", 3}}));
+    played.reset();
+    CHECK(played.seen() == Floats{3, 3});
+    CHECK_FALSE(Played(wrapped_spec(steps_spec(), config)).env->set_options({}));
+  }
+
   TEST_CASE("Wrappers: a state that cannot be is refused") {
     EnvironmentConfig config;
     config.sticky_actions = 0.5, config.frame_skip = 2, config.frame_stack = 2;

@@ -7,6 +7,7 @@
 
 #include "rl/check.hpp"
 #include "rl/environment.hpp"
+#include "rl/wrappers.hpp"
 
 namespace myriad {
 namespace {
@@ -129,6 +130,24 @@ TEST_SUITE("sims/contract") {
       CHECK(std::ranges::equal(original.observation(), copy.observation()));
       CHECK(copy.env().state() == state);
       check_same_steps(original, copy, kSteps);
+    });
+  }
+
+  TEST_CASE("Wrappers: around every environment, the same streams give the same steps, also from a state") {
+    EnvironmentConfig config;
+    config.sticky_actions = 0.3, config.frame_skip = 2, config.frame_stack = 3;
+    for_each_env([&](const EnvSpec& bare) {
+      const EnvSpec spec = wrapped_spec(bare, config);
+      Run original(spec, 3), copy(spec, 4);
+      for (int t = 0; t < 60; ++t) original.step(), copy.step();
+      CHECK(spec.observation_space.violation(original.observation(), "observation") == "");
+      const auto state = original.env().state();
+      if (!state) return;
+      if (!spec.state_names.empty()) CHECK(spec.state_names.size() == state->size());
+      copy.continue_from(original, *state);
+      CHECK(std::ranges::equal(original.observation(), copy.observation()));
+      CHECK(copy.env().state() == state);
+      check_same_steps(original, copy, 60);
     });
   }
 

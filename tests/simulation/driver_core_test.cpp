@@ -59,6 +59,33 @@ TEST_SUITE("driver/driver_core") {
     CHECK(find<DriverCore::Save>(run.report(3, 0, 51.0)) != nullptr);   // mean of -31 and 51: 10
   }
 
+  TEST_CASE("DriverCore: a level ends when the mean of as many episodes that began at it is good enough") {
+    auto options = Run::options();  // 2 episodes
+    options.levels = {.count = 3, .advance_at = 10.0, .episodes = 2};
+    options.stop.episode_return_mean = 5.0;
+    Run run(options);
+    const auto level = [](const Outputs& outputs) {
+      const auto* command = sent<wire::CommandT>(outputs);
+      return command == nullptr ? -1 : static_cast<int>(command->level);
+    };
+    CHECK(level(run.learner_forms()) == 0);
+    CHECK(level(run.report(1, 0, 50.0)) == 0);   // one episode of two
+    CHECK(level(run.report(2, 0, -31.0)) == 0);  // mean 9.5
+    const Outputs up = run.report(3, 0, 51.0);   // 10
+    CHECK(level(up) == 1);
+    REQUIRE(event(up, "curriculum") != nullptr);
+    CHECK(event(up, "curriculum")->text == "level 1 of 0 to 2 after iteration 3: the mean return was 10.0");
+    CHECK(level(run.report(4, 0, 99.0, 0)) == 1);  // it began before
+    CHECK(level(run.report(5, 0, 99.0, 1)) == 1);
+    CHECK(run.core.levels().returns().size() == 1);
+    CHECK(level(run.report(6, 0, 99.0, 1)) == 2);
+    // The stop criterion counts at the last level alone.
+    CHECK(find<DriverCore::Save>(run.report(7, 0, 99.0, 1)) == nullptr);
+    CHECK(find<DriverCore::Save>(run.report(8, 0, 4.0, 2)) == nullptr);
+    CHECK(find<DriverCore::Save>(run.report(9, 0, 6.0, 2)) != nullptr);
+    CHECK(run.core.levels().level() == 2);  // there is no other
+  }
+
   TEST_CASE("DriverCore: time_total_s acts at the next report") {
     auto options = Run::options();
     options.stop.time_total_s = 60;

@@ -157,11 +157,11 @@ struct Run {
     outputs = step(DriverCore::LearnerExited{0, 0, "exit status 0"});
     return find<DriverCore::Finished>(outputs);
   }
-  Outputs report(uint64_t iteration, uint64_t env_steps = 0, double episode_return = 0) {
+  Outputs report(uint64_t iteration, uint64_t env_steps = 0, double episode_return = 0, uint32_t level = 0) {
     wire::IterationReportT report;
     report.training_iteration = iteration;
     report.num_env_steps_sampled_lifetime = env_steps;
-    report.episodes.emplace_back(episode_return, 1, 0);
+    report.episodes.emplace_back(episode_return, 1, 0, level);
     return receive(std::move(report));
   }
   /// The checkpoint asked for: prepared, written by the learner, committed.

@@ -11,7 +11,7 @@ FragmentFacts fragment(uint64_t lag, double episode_return, double queue_s = 0) 
   facts.queue_age = seconds(queue_s);
   facts.sampling_ns = 2'000'000'000;
   facts.waiting_ns = 500'000'000;
-  facts.episodes.emplace_back(episode_return, 1, 0);
+  facts.episodes.emplace_back(episode_return, 1, 0, 0);
   return facts;
 }
 
@@ -85,7 +85,7 @@ TEST_SUITE("learners/iteration_metrics") {
     IterationMetrics metrics;
     FragmentFacts facts;
     for (size_t i = 0; i < IterationMetrics::kMaxEpisodes + 5; ++i)
-      facts.episodes.emplace_back(static_cast<double>(i), 1, 0);
+      facts.episodes.emplace_back(static_cast<double>(i), 1, 0, 0);
     metrics.add_fragment(std::move(facts));
     std::vector<wire::Episode> episodes;
     CHECK(metrics.take(1, episodes).at("num_episodes_left_out") == 5);

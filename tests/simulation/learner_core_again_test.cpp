@@ -103,6 +103,26 @@ TEST_SUITE("learners/learner_core") {
     CHECK(metric(report, "num_fragments_missing_since_start") == 0);
   }
 
+  TEST_CASE("LearnerCore: lag1, the round that comes again has the curriculum of the env steps it had") {
+    LearnerCore::Options options = again_options(SamplingMode::lag1);
+    options.previous = weights(0);
+    options.env_steps_per_update = 6;
+    options.curriculum = [](uint64_t env_steps, uint32_t level) {
+      return std::vector<double>{static_cast<double>(level), static_cast<double>(env_steps)};
+    };
+    Harness h(options, /*version=*/1);
+    h.agent(0, 0, 2);
+    wire::JoinT join;
+    join.spec_hash = 1, join.fragment_hash = 2, join.weights_version = -1, join.released = 2;
+    for (uint32_t slot = 0; slot < 2; ++slot) join.slots.emplace_back(slot, 0, 1, true);
+    CHECK(sent<wire::WeightsHeaderT>(h.step(LearnerCore::FromAgent{Harness::name(0), Harness::message(join)})) ==
+          nullptr);
+    const Outputs outputs = h.go(2);
+    REQUIRE(sent<wire::WeightsHeaderT>(outputs) != nullptr);
+    CHECK(sent<wire::WeightsHeaderT>(outputs)->version == 0);
+    CHECK(sent<wire::WeightsHeaderT>(outputs)->curriculum == std::vector<double>{0, 0});
+  }
+
   TEST_CASE("LearnerCore: sync, fragments that come before the round begins are kept for it") {
     Again h(SamplingMode::sync);
     h.joins(2);

@@ -206,6 +206,27 @@ TEST_SUITE("learners/learner_core") {
     CHECK(sent<wire::GrantT>(round)->slots.at(0).granted() == 2);
   }
 
+  TEST_CASE("LearnerCore: weights carry the curriculum of their env steps and of the level that came with go") {
+    LearnerCore::Options options = options_of(SamplingMode::sync);
+    options.curriculum = [](uint64_t env_steps, uint32_t level) {
+      return std::vector<double>{static_cast<double>(level), static_cast<double>(env_steps)};
+    };
+    Sync h(options);
+    h.now += WeightsPublisher::kResend;
+    CHECK(sent<wire::WeightsHeaderT>(h.join(0)) == nullptr);  // of a resumed run nobody has said the level
+    h.level = 3;
+    const Outputs first = h.go(1);
+    REQUIRE(sent<wire::WeightsHeaderT>(first) != nullptr);
+    CHECK(sent<wire::WeightsHeaderT>(first)->curriculum == std::vector<double>{3, 0});
+    h.both(0, 0);
+    h.updated(1);
+    h.level = 4;
+    const Outputs second = h.go(2);
+    REQUIRE(sent<wire::WeightsHeaderT>(second) != nullptr);
+    CHECK(sent<wire::WeightsHeaderT>(second)->version == 1);
+    CHECK(sent<wire::WeightsHeaderT>(second)->curriculum == std::vector<double>{4, 6});
+  }
+
   TEST_CASE_FIXTURE(Sync, "LearnerCore: episodes are reported in the order of places, not of arrival") {
     go(1);
     parcel(0, {fragment(1, 0, 0, 11.0)});

@@ -20,7 +20,7 @@ wire::IterationReportT report(uint64_t iteration, const Metrics& metrics, double
     report.metrics.back()->key = key;
     report.metrics.back()->value = value;
   }
-  report.episodes.emplace_back(episode_return, 1, 0);
+  report.episodes.emplace_back(episode_return, 1, 0, 0);
   return report;
 }
 

@@ -58,8 +58,10 @@ struct Harness {
   }
 
   // --- the driver ---
+  uint32_t level = 0;  // of its curriculum
   Outputs command(wire::CommandKind kind, uint64_t until, uint64_t sequence = 0) {
     wire::CommandT body;
+    body.level = level;
     body.kind = kind;
     body.until = until;
     body.sequence = sequence;
@@ -137,7 +139,7 @@ struct Harness {
     body.steps = 3;
     body.environments = 1;
     body.final_rows = valid ? 0 : 1;
-    body.episodes.emplace_back(episode_return, 1, slot);
+    body.episodes.emplace_back(episode_return, 1, slot, 0);
     return message(std::move(body), {SharedBytes::of(std::vector<std::byte>(4))});
   }
   static Message state(uint32_t slot, uint64_t seq, uint64_t checkpoint) {

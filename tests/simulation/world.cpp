@@ -25,7 +25,7 @@ World::World(const Schedule& schedule)
       plan_(draw_plan(schedule.seed, schedule.allowed, schedule.agents, schedule.learners)),
       dice_(mix(schedule.seed, 2)),
       network_(mix(schedule.seed, 3)),
-      weights_layout_{.num_values = kValues, .num_filter = kFilter} {
+      weights_layout_{.num_values = kValues, .num_filter = kFilter, .num_curriculum = kCurriculum} {
   layout_ = std::make_shared<FragmentLayout>(kSteps, kEnvironments);
   layout_->add("truth", Rows::environment, DType::i64, {4});
   fragment_ = std::make_shared<Fragment>(layout_);

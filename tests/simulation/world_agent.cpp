@@ -154,6 +154,7 @@ void World::agent_loaded(Process& process) {
   options.fragment_hash = layout_->hash();
   options.num_inference_parameters = kValues;
   options.filter_size = kFilter;
+  options.curriculum_size = kCurriculum;
   options.fragment_bytes = kFragmentBytes;
   options.by_slot = plan_.by_slot();
   options.slots.num_slots = welcome.num_slots;
@@ -517,6 +518,13 @@ void World::finish_sample(Process& process) {
   rule(std::equal(want.values.begin(), want.values.end(), runner.weights->values.begin()) &&
            std::equal(want.filter.begin(), want.filter.end(), runner.weights->filter.begin()),
        "I4", "runner {}: weights {} are not the published ones", runner.slot, runner.version);
+  const std::span<const double> curriculum = runner.weights->curriculum;  // see begin_core
+  const uint64_t since = runner.version - plan_.start_version,
+                 each = uint64_t{plan_.fragments} * kSteps * kEnvironments;
+  rule(curriculum[0] == 0 &&
+           (!plan_.by_slot() || curriculum[1] == static_cast<double>(plan_.start_steps + since * each)),
+       "I4", "runner {}: weights {} have the curriculum of level {} and {} env steps", runner.slot, runner.version,
+       curriculum[0], curriculum[1]);
   const uint64_t content = content_of(runner.slot, runner.environment, hash_of(runner.weights->values));
   runner.weights.reset();
   runner.page.pinned.store(0, std::memory_order_release);

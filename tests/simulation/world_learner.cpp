@@ -277,11 +277,15 @@ void World::begin_core(Process& process, const GroupPart& part) {
       const WaitingFragment& fragment = it->second;
       node.batch[i] = Truth{kResumed, 0, fragment.version, fragment.content, 1, 0, {}};
       for (uint64_t e = 0; e < fragment.content % 3; ++e)
-        options.batch_episodes.emplace_back(static_cast<double>(fragment.content % 100), 7, 0);
+        options.batch_episodes.emplace_back(static_cast<double>(fragment.content % 100), 7, 0, 0);
     }
   }
   if (node.version > node.start_version)
     options.previous = std::make_shared<const Weights>(weights_of(node.version - 1, node.previous_hash));
+  options.curriculum = [](uint64_t env_steps, uint32_t level) {
+    return std::vector<double>{static_cast<double>(level), static_cast<double>(env_steps)};
+  };
+  options.env_steps_per_update = uint64_t{plan_.fragments} * kSteps * kEnvironments;
   node.core = std::make_unique<LearnerCore>(std::move(options));
   std::vector<LearnerCore::Output> outputs;
   node.core->start(std::make_shared<const Weights>(weights_of(node.version, node.hash)), now_, outputs);
@@ -578,6 +582,9 @@ void World::committed(Process& process) {
     if (bugged(Bug::lag1_publishes_early) && plan_.mode == SamplingMode::lag1)
       for (const uint32_t id : agents_) {
         Message early = weights_message(updated.weights);
+        const uint64_t since = node.version - plan_.start_version;
+        const uint64_t each = uint64_t{plan_.fragments} * kSteps * kEnvironments;
+        early.body.AsWeightsHeader()->curriculum = {0, static_cast<double>(plan_.start_steps + since * each)};
         early.run = run_of(process);
         early.epoch = node.part.epoch;
         send(process.id, id, early);
