@@ -9,8 +9,8 @@ Every episode starts from a full state, follows a scripted policy and records ea
     0.5 | 1.0 0 | 0.11 0.21                 A_t | R_{t+1} terminated | S_{t+1}
     state 0.11 0.21                         every 20 steps the whole state again (MuJoCo: mjSTATE_INTEGRATION, then the task's fields)
 
-Where the dynamics are random, Gymnasium draws from Myriad's random stream (RandomStream below), and the replay from the same
-stream, from reset to end: `stream 3` (its seed) stands for the states. Toy text has its tables beside them, all of `env.P`:
+Toy text is random and Box2D's worlds have no state that could be set: there Gymnasium draws from Myriad's random stream
+(RandomStream below), and the replay from the same stream, from reset to end; `stream 3` (its seed) stands for the states. Toy text has its tables beside them, all of `env.P`:
 
     transition 14 2 | 0.33 14 0 0 | 0.33 15 1 1     S_t, A_t | probability, S_{t+1}, R_{t+1}, terminated
 
@@ -22,7 +22,7 @@ digit, is not amplified for longer than 20 steps (HalfCheetah turns 1e-15 into 1
     scripts/align_gymnasium.py --write              writes tests/golden/gymnasium
     scripts/align_gymnasium.py --check [BUILD_DIR]  runs Gymnasium again, compares with the files; replays them in BUILD_DIR
 
-Needs the wheels gymnasium, mujoco, numpy, cloudpickle, farama-notifications and typing_extensions (all --no-deps).
+Needs the wheels gymnasium, mujoco, Box2D, numpy, cloudpickle, farama-notifications and typing_extensions (all --no-deps).
 """
 
 import argparse
@@ -32,14 +32,20 @@ import subprocess
 import sys
 import types
 
-# Gymnasium's renderer imports window and image libraries; nothing is drawn here.
-renderer = types.ModuleType("gymnasium.envs.mujoco.mujoco_rendering")
-renderer.MujocoRenderer = lambda *args, **kwargs: None
-sys.modules[renderer.__name__] = renderer
+# Gymnasium's renderers import window and image libraries; nothing is drawn here.
+for name in ("gymnasium.envs.mujoco.mujoco_rendering", "pygame", "pygame.gfxdraw"):
+    sys.modules[name] = types.ModuleType(name)
+sys.modules["gymnasium.envs.mujoco.mujoco_rendering"].MujocoRenderer = lambda *args, **kwargs: None
+sys.modules["pygame"].gfxdraw = sys.modules["pygame.gfxdraw"]
 
+import Box2D  # noqa: E402
 import gymnasium  # noqa: E402
 import mujoco  # noqa: E402
 import numpy as np  # noqa: E402
+from gymnasium.envs.box2d import bipedal_walker, lunar_lander  # noqa: E402
+
+# Clouds are decoration, and would be drawn between the numbers that count.
+bipedal_walker.BipedalWalker._generate_clouds = lambda self: None
 
 mujoco.set_mju_user_warning(lambda message: None)  # else MuJoCo writes a log file into the working folder
 
@@ -79,7 +85,8 @@ class RandomStream:
         return low + (high - low) * self.random()
 
     def integers(self, low, high):
-        return int(low) + (self.next_u64() * (int(high) - int(low)) >> 64)
+        low, count = int(low), int(high) - int(low)
+        return low if count == 1 else low + (self.next_u64() * count >> 64)
 
     def choice(self, items):
         # Suits and faces of cards are only drawn to be shown.
@@ -124,6 +131,16 @@ def eager_taxi(env, observation, rng):
     return int(rng.choice(np.flatnonzero(env.action_mask(observation)[:4])))
 
 
+def landing(env, observation, rng):
+    action = lunar_lander.heuristic(env, observation)
+    return np.asarray(action, np.float32) if env.continuous else int(action)
+
+
+def walking(env, observation, rng):
+    env.walker = getattr(env, "walker", None) or bipedal_walker.BipedalWalkerHeuristics()
+    return env.walker.step_heuristic(observation).astype(np.float32)
+
+
 BANG_BANG = gains(0, 1e9)  # full force along the velocity
 
 # id: [(policy's name, policy, seed, steps at most, whether to go on after a termination)]
@@ -151,6 +168,14 @@ EPISODES = {
     + [("eager", eager_taxi, seed, 300, False) for seed in range(2, 6)],
     "Blackjack-v1": [("random", random_policy, seed, 10, False) for seed in range(200)]
     + [("stick", constant(0), seed, 10, False) for seed in range(200, 300)],
+    "LunarLander-v3": [("random", random_policy, seed, 300, False) for seed in range(6)]
+    + [("landing", landing, seed, 400, False) for seed in range(6, 9)] + [("up", constant(2), 9, 200, False)],
+    "LunarLanderContinuous-v3": [("random", random_policy, seed, 200, False) for seed in range(4)]
+    + [("landing", landing, seed, 400, False) for seed in (4, 5)],
+    "BipedalWalker-v3": [("random", random_policy, seed, 100, False) for seed in range(4)]
+    + [("walking", walking, 4, 400, False)],
+    "BipedalWalkerHardcore-v3": [("random", random_policy, seed, 50, False) for seed in range(4)]
+    + [("walking", walking, seed, 150, False) for seed in range(4, 8)],
     "HalfCheetah-v5": [("random", random_policy, 0, 500, False)]
     + [("random", random_policy, seed, 100, False) for seed in (1, 2, 3)],
     "Hopper-v5": [("random", random_policy, seed, 100, False) for seed in range(4)]
@@ -181,6 +206,7 @@ OPTIONS = {
     "CliffWalking-v1": dict(is_slippery=True),
     "Taxi-v3": dict(is_rainy=True, fickle_passenger=True),
     "Blackjack-v1": dict(natural=True, sab=False),
+    "LunarLander-v3": dict(continuous=True, gravity=-8.5, enable_wind=True, wind_power=17.5, turbulence_power=1.2),
     "HalfCheetah-v5": dict(frame_skip=3, forward_reward_weight=0.5, ctrl_cost_weight=0.3, reset_noise_scale=0.2,
                            exclude_current_positions_from_observation=False),
     "Hopper-v5": dict(frame_skip=3, forward_reward_weight=2.0, ctrl_cost_weight=0.1, healthy_reward=0.5,
@@ -215,6 +241,8 @@ OPTIONS_EPISODES_OF = {
     "CliffWalking-v1": [("random", random_policy, seed, 100, False) for seed in range(4)],
     "Taxi-v3": [("eager", eager_taxi, seed, 200, False) for seed in range(10)],
     "Blackjack-v1": [("stick", constant(0), seed, 10, False) for seed in range(200)],
+    "LunarLander-v3": [("random", random_policy, seed, 100, False) for seed in range(3)]
+    + [("landing", landing, 3, 300, False)],
 }
 
 # What the tasks' states hold beside mjSTATE_INTEGRATION: MujocoField, in their files' order.
@@ -269,8 +297,13 @@ def option_lines(options):
             yield f"option {name} {float(value)}"
 
 
-def draws_while_stepping(env):
-    return "toy_text" in type(env).__module__
+def is_box2d(env):
+    return "box2d" in type(env).__module__
+
+
+def draws_from_stream(env):
+    """Whether its episodes are replayed with their random draws: the dynamics are random, or have no other state."""
+    return is_box2d(env) or "toy_text" in type(env).__module__
 
 
 def transition_lines(env):
@@ -283,8 +316,9 @@ def transition_lines(env):
 def golden(env_id, options, episodes):
     spec = gymnasium.spec(env_id)
     env = gymnasium.make(env_id, **options).unwrapped
+    engine = f"Box2D {Box2D.__version__}" if is_box2d(env) else f"MuJoCo {mujoco.__version__}"
     lines = [
-        f"# {env_id} of Gymnasium {gymnasium.__version__}, MuJoCo {mujoco.__version__}; by scripts/align_gymnasium.py",
+        f"# {env_id} of Gymnasium {gymnasium.__version__}, {engine}; by scripts/align_gymnasium.py",
         f"observation_space {space_text(env.observation_space)}",
         f"action_space {space_text(env.action_space)}",
         f"max_episode_steps {spec.max_episode_steps or 0}",
@@ -294,7 +328,9 @@ def golden(env_id, options, episodes):
     ]
     for name, policy, seed, most, go_on in episodes:
         rng = np.random.default_rng(1000 + seed)
-        if draws_while_stepping(env):
+        if is_box2d(env):  # a later episode's world remembers the earlier ones
+            env = gymnasium.make(env_id, **options).unwrapped
+        if draws_from_stream(env):
             env.np_random = RandomStream(seed)
             observation, _ = env.reset()
             start = f"stream {seed}"
@@ -309,7 +345,7 @@ def golden(env_id, options, episodes):
             recorded.append(f"{numbers(action)} | {number(np.float64(reward))} {int(terminated)} | {numbers(observation)}")
             if terminated and not go_on:
                 break
-            if steps % STATE_EVERY == 0 and steps < most and not draws_while_stepping(env):
+            if steps % STATE_EVERY == 0 and steps < most and not draws_from_stream(env):
                 recorded.append(f"state {numbers(whole_state(env_id, env))}")
         lines += [f"episode {name} {steps}"] + recorded
     return "\n".join(lines) + "\n"

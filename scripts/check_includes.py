@@ -25,6 +25,7 @@ MAY_INCLUDE = {
 LIBRARY_HOMES = {
     r"(torch|ATen|c10|caffe2)/": ("learners/", "algorithms/", "tests/", "bench/"),
     r"mujoco/": ("sims/mujoco/",),
+    r"Box2D/": ("sims/box2d/",),
     r"zmq(_addon)?\.hpp?$": ("rl/wire/",),
 }
 
