@@ -9,6 +9,11 @@ Every episode starts from a full state, follows a scripted policy and records ea
     0.5 | 1.0 0 | 0.11 0.21                 A_t | R_{t+1} terminated | S_{t+1}
     state 0.11 0.21                         every 20 steps the whole state again (MuJoCo: mjSTATE_INTEGRATION, then the task's fields)
 
+Toy text is random and Box2D's worlds have no state that could be set: there Gymnasium draws from Myriad's random stream
+(RandomStream below), and the replay from the same stream, from reset to end; `stream 3` (its seed) stands for the states. Toy text has its tables beside them, all of `env.P`:
+
+    transition 14 2 | 0.33 14 0 0 | 0.33 15 1 1     S_t, A_t | probability, S_{t+1}, R_{t+1}, terminated
+
 Tasks with options have a second file, ID.options.txt, with `option NAME VALUE` lines: a pair is NAME_low and NAME_high.
 
 A replay which goes on from each recorded state covers the whole trajectory, and another processor's libm, off by a last
@@ -17,7 +22,7 @@ digit, is not amplified for longer than 20 steps (HalfCheetah turns 1e-15 into 1
     scripts/align_gymnasium.py --write              writes tests/golden/gymnasium
     scripts/align_gymnasium.py --check [BUILD_DIR]  runs Gymnasium again, compares with the files; replays them in BUILD_DIR
 
-Needs the wheels gymnasium, mujoco, numpy, cloudpickle, farama-notifications and typing_extensions (all --no-deps).
+Needs the wheels gymnasium, mujoco, Box2D, numpy, cloudpickle, farama-notifications and typing_extensions (all --no-deps).
 """
 
 import argparse
@@ -27,20 +32,65 @@ import subprocess
 import sys
 import types
 
-# Gymnasium's renderer imports window and image libraries; nothing is drawn here.
-renderer = types.ModuleType("gymnasium.envs.mujoco.mujoco_rendering")
-renderer.MujocoRenderer = lambda *args, **kwargs: None
-sys.modules[renderer.__name__] = renderer
+# Gymnasium's renderers import window and image libraries; nothing is drawn here.
+for name in ("gymnasium.envs.mujoco.mujoco_rendering", "pygame", "pygame.gfxdraw"):
+    sys.modules[name] = types.ModuleType(name)
+sys.modules["gymnasium.envs.mujoco.mujoco_rendering"].MujocoRenderer = lambda *args, **kwargs: None
+sys.modules["pygame"].gfxdraw = sys.modules["pygame.gfxdraw"]
 
+import Box2D  # noqa: E402
 import gymnasium  # noqa: E402
 import mujoco  # noqa: E402
 import numpy as np  # noqa: E402
+from gymnasium.envs.box2d import bipedal_walker, lunar_lander  # noqa: E402
+
+# Clouds are decoration, and would be drawn between the numbers that count.
+bipedal_walker.BipedalWalker._generate_clouds = lambda self: None
 
 mujoco.set_mju_user_warning(lambda message: None)  # else MuJoCo writes a log file into the working folder
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "gymnasium"
 STATE_EVERY = 20  # steps
+
+
+class RandomStream:
+    """rl/random.hpp's, with what Gymnasium's environments ask of numpy.random.Generator."""
+
+    def __init__(self, seed):
+        self.seed, self.position, self.block = seed, 0, []
+
+    def philox4x32(self, block):
+        mask = 0xFFFFFFFF
+        c, k = [block & mask, block >> 32, 0, 1], [self.seed & mask, self.seed >> 32]  # index 0, StreamPurpose::environment
+        for _ in range(10):
+            a, b = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+            c = [(b >> 32) ^ c[1] ^ k[0], b & mask, (a >> 32) ^ c[3] ^ k[1], a & mask]
+            k = [(k[0] + 0x9E3779B9) & mask, (k[1] + 0xBB67AE85) & mask]
+        return c
+
+    def next_u64(self):
+        if self.position % 2 == 0:
+            self.block = self.philox4x32(self.position // 2)
+        half = self.position % 2
+        self.position += 1
+        return self.block[2 * half + 1] << 32 | self.block[2 * half]
+
+    def random(self):
+        return (self.next_u64() >> 11) * 2.0**-53
+
+    def uniform(self, low, high, size=None):
+        if size is not None:
+            return np.array([self.uniform(low, high) for _ in range(*size)])
+        return low + (high - low) * self.random()
+
+    def integers(self, low, high):
+        low, count = int(low), int(high) - int(low)
+        return low if count == 1 else low + (self.next_u64() * count >> 64)
+
+    def choice(self, items):
+        # Suits and faces of cards are only drawn to be shown.
+        return items[0] if isinstance(items[0], str) else items[self.integers(0, len(items))]
 
 
 def random_policy(env, observation, rng):
@@ -66,6 +116,31 @@ def constant(action):
     return lambda env, observation, rng: action if isinstance(action, int) else np.array(action, np.float32)
 
 
+def along_the_cliff(env, observation, rng):
+    """Up, right along the cliff and down: CliffWalking's shortest way."""
+    return 0 if observation == 36 else 2 if observation % 12 == 11 else 1
+
+
+def eager_taxi(env, observation, rng):
+    """Picks up where it can, drops off at the destination, else drives anywhere."""
+    *taxi, passenger, destination = env.decode(observation)
+    if passenger < 4 and tuple(taxi) == env.locs[passenger]:
+        return 4
+    if passenger == 4 and tuple(taxi) == env.locs[destination]:
+        return 5
+    return int(rng.choice(np.flatnonzero(env.action_mask(observation)[:4])))
+
+
+def landing(env, observation, rng):
+    action = lunar_lander.heuristic(env, observation)
+    return np.asarray(action, np.float32) if env.continuous else int(action)
+
+
+def walking(env, observation, rng):
+    env.walker = getattr(env, "walker", None) or bipedal_walker.BipedalWalkerHeuristics()
+    return env.walker.step_heuristic(observation).astype(np.float32)
+
+
 BANG_BANG = gains(0, 1e9)  # full force along the velocity
 
 # id: [(policy's name, policy, seed, steps at most, whether to go on after a termination)]
@@ -81,6 +156,26 @@ EPISODES = {
     + [("left", constant(0), 4, 100, False)],
     "MountainCarContinuous-v0": [("random", random_policy, 0, 999, False), ("left", constant([-1.0]), 1, 100, False)]
     + [("bang_bang", BANG_BANG, seed, 999, False) for seed in (2, 3)],
+    "FrozenLake-v1": [("random", random_policy, seed, 100, False) for seed in range(20)]
+    + [("right", constant(2), seed, 100, False) for seed in range(20, 24)],
+    "FrozenLake8x8-v1": [("random", random_policy, seed, 200, False) for seed in range(12)]
+    + [("right", constant(2), seed, 200, False) for seed in range(12, 16)],
+    "CliffWalking-v1": [("random", random_policy, seed, 100, False) for seed in range(3)]
+    + [("along", along_the_cliff, 3, 100, False)],
+    "CliffWalkingSlippery-v1": [("random", random_policy, seed, 100, False) for seed in range(3)]
+    + [("along", along_the_cliff, 3, 300, False)],
+    "Taxi-v3": [("random", random_policy, seed, 100, False) for seed in range(2)]
+    + [("eager", eager_taxi, seed, 300, False) for seed in range(2, 6)],
+    "Blackjack-v1": [("random", random_policy, seed, 10, False) for seed in range(200)]
+    + [("stick", constant(0), seed, 10, False) for seed in range(200, 300)],
+    "LunarLander-v3": [("random", random_policy, seed, 300, False) for seed in range(6)]
+    + [("landing", landing, seed, 400, False) for seed in range(6, 9)] + [("up", constant(2), 9, 200, False)],
+    "LunarLanderContinuous-v3": [("random", random_policy, seed, 200, False) for seed in range(4)]
+    + [("landing", landing, seed, 400, False) for seed in (4, 5)],
+    "BipedalWalker-v3": [("random", random_policy, seed, 100, False) for seed in range(4)]
+    + [("walking", walking, 4, 400, False)],
+    "BipedalWalkerHardcore-v3": [("random", random_policy, seed, 50, False) for seed in range(4)]
+    + [("walking", walking, seed, 150, False) for seed in range(4, 8)],
     "HalfCheetah-v5": [("random", random_policy, 0, 500, False)]
     + [("random", random_policy, seed, 100, False) for seed in (1, 2, 3)],
     "Hopper-v5": [("random", random_policy, seed, 100, False) for seed in range(4)]
@@ -106,6 +201,12 @@ EPISODES = {
 
 # id: keyword options, no value the default, of the episodes in ID.options.txt
 OPTIONS = {
+    "FrozenLake-v1": dict(success_rate=0.8, reward_schedule=(2.5, -1.5, -0.25)),
+    "FrozenLake8x8-v1": dict(is_slippery=False),
+    "CliffWalking-v1": dict(is_slippery=True),
+    "Taxi-v3": dict(is_rainy=True, fickle_passenger=True),
+    "Blackjack-v1": dict(natural=True, sab=False),
+    "LunarLander-v3": dict(continuous=True, gravity=-8.5, enable_wind=True, wind_power=17.5, turbulence_power=1.2),
     "HalfCheetah-v5": dict(frame_skip=3, forward_reward_weight=0.5, ctrl_cost_weight=0.3, reset_noise_scale=0.2,
                            exclude_current_positions_from_observation=False),
     "Hopper-v5": dict(frame_skip=3, forward_reward_weight=2.0, ctrl_cost_weight=0.1, healthy_reward=0.5,
@@ -134,6 +235,15 @@ OPTIONS = {
                                include_cvel_in_observation=False, include_cfrc_ext_in_observation=False),
 }
 OPTIONS_EPISODES = [("random", random_policy, seed, 12, True) for seed in range(4)]
+OPTIONS_EPISODES_OF = {
+    "FrozenLake-v1": [("random", random_policy, seed, 100, False) for seed in range(8)],
+    "FrozenLake8x8-v1": [("random", random_policy, seed, 200, False) for seed in range(4)],
+    "CliffWalking-v1": [("random", random_policy, seed, 100, False) for seed in range(4)],
+    "Taxi-v3": [("eager", eager_taxi, seed, 200, False) for seed in range(10)],
+    "Blackjack-v1": [("stick", constant(0), seed, 10, False) for seed in range(200)],
+    "LunarLander-v3": [("random", random_policy, seed, 100, False) for seed in range(3)]
+    + [("landing", landing, 3, 300, False)],
+}
 
 # What the tasks' states hold beside mjSTATE_INTEGRATION: MujocoField, in their files' order.
 FIELDS = {
@@ -157,6 +267,8 @@ def numbers(values):
 
 def space_text(space):
     """Gymnasium's notation with single blanks between the bounds."""
+    if isinstance(space, gymnasium.spaces.Tuple):
+        return f"Tuple({', '.join(map(space_text, space))})"
     if isinstance(space, gymnasium.spaces.Discrete):
         return f"Discrete({space.n})"
     bounds = [number(b.flat[0]) if np.all(b == b.flat[0]) else f"[{numbers(b)}]" for b in (space.low, space.high)]
@@ -177,27 +289,55 @@ def whole_state(env_id, env):
 
 def option_lines(options):
     for name, value in options.items():
-        if isinstance(value, tuple):
+        if name == "reward_schedule":
+            yield from (f"option {name}_{square} {float(reward)}" for square, reward in zip(("goal", "hole", "frozen"), value))
+        elif isinstance(value, tuple):
             yield from (f"option {name}_{end} {float(bound)}" for end, bound in zip(("low", "high"), value))
         else:
             yield f"option {name} {float(value)}"
 
 
+def is_box2d(env):
+    return "box2d" in type(env).__module__
+
+
+def draws_from_stream(env):
+    """Whether its episodes are replayed with their random draws: the dynamics are random, or have no other state."""
+    return is_box2d(env) or "toy_text" in type(env).__module__
+
+
+def transition_lines(env):
+    for state, actions in getattr(env, "P", {}).items():
+        for action, outcomes in actions.items():
+            texts = [f"{number(np.float64(p))} {s} {number(np.float64(r))} {int(t)}" for p, s, r, t in outcomes]
+            yield " | ".join([f"transition {state} {action}"] + texts)
+
+
 def golden(env_id, options, episodes):
     spec = gymnasium.spec(env_id)
     env = gymnasium.make(env_id, **options).unwrapped
+    engine = f"Box2D {Box2D.__version__}" if is_box2d(env) else f"MuJoCo {mujoco.__version__}"
     lines = [
-        f"# {env_id} of Gymnasium {gymnasium.__version__}, MuJoCo {mujoco.__version__}; by scripts/align_gymnasium.py",
+        f"# {env_id} of Gymnasium {gymnasium.__version__}, {engine}; by scripts/align_gymnasium.py",
         f"observation_space {space_text(env.observation_space)}",
         f"action_space {space_text(env.action_space)}",
-        f"max_episode_steps {spec.max_episode_steps}",
-        f"reward_threshold {spec.reward_threshold}",
+        f"max_episode_steps {spec.max_episode_steps or 0}",
+        f"reward_threshold {spec.reward_threshold and float(spec.reward_threshold)}",
         *option_lines(options),
+        *transition_lines(env),
     ]
     for name, policy, seed, most, go_on in episodes:
         rng = np.random.default_rng(1000 + seed)
-        observation, _ = env.reset(seed=seed)
-        recorded, steps = [f"state {numbers(initial_state(env))}", f"observation {numbers(observation)}"], 0
+        if is_box2d(env):  # a later episode's world remembers the earlier ones
+            env = gymnasium.make(env_id, **options).unwrapped
+        if draws_from_stream(env):
+            env.np_random = RandomStream(seed)
+            observation, _ = env.reset()
+            start = f"stream {seed}"
+        else:
+            observation, _ = env.reset(seed=seed)
+            start = f"state {numbers(initial_state(env))}"
+        recorded, steps = [start, f"observation {numbers(observation)}"], 0
         while steps < most:
             action = policy(env, observation, rng)
             observation, reward, terminated, _, _ = env.step(action)
@@ -205,7 +345,7 @@ def golden(env_id, options, episodes):
             recorded.append(f"{numbers(action)} | {number(np.float64(reward))} {int(terminated)} | {numbers(observation)}")
             if terminated and not go_on:
                 break
-            if steps % STATE_EVERY == 0 and steps < most:
+            if steps % STATE_EVERY == 0 and steps < most and not draws_from_stream(env):
                 recorded.append(f"state {numbers(whole_state(env_id, env))}")
         lines += [f"episode {name} {steps}"] + recorded
     return "\n".join(lines) + "\n"
@@ -216,7 +356,7 @@ def goldens():
     for env_id, episodes in EPISODES.items():
         yield f"{env_id}.txt", golden(env_id, {}, episodes)
         if env_id in OPTIONS:
-            yield f"{env_id}.options.txt", golden(env_id, OPTIONS[env_id], OPTIONS_EPISODES)
+            yield f"{env_id}.options.txt", golden(env_id, OPTIONS[env_id], OPTIONS_EPISODES_OF.get(env_id, OPTIONS_EPISODES))
 
 
 def difference(live, committed):

@@ -26,6 +26,7 @@ LIBRARY_HOMES = {
     r"(torch|ATen|c10|caffe2)/": ("learners/", "algorithms/", "tests/", "bench/"),
     r"mujoco/": ("sims/mujoco/",),
     r"(vpx/|png\.h$)": ("apps/video/", "tests/"),
+    r"Box2D/": ("sims/box2d/",),
     r"zmq(_addon)?\.hpp?$": ("rl/wire/",),
 }
 

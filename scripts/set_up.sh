@@ -126,13 +126,28 @@ wheels() {
     say "the hashes are of wheels for Python 3.11 on x86-64, this is $version on $(uname -m): the same versions without hashes"
     sed -i 's/ --hash=.*//' "$root/build/requirements.txt"
   fi
+  sed -n '/^box2d-py==/p' "$root/build/requirements.txt" >"$root/build/sources.txt"
+  sed -i '/^box2d-py==/d' "$root/build/requirements.txt"
   say "fetching libtorch, MuJoCo and the build tools into .venv (about $size to download), about a minute, once"
   rm -f "$installed"
   step_or_stop 'fetching the wheels' wheels "$root/.venv/bin/python" -m pip install --disable-pip-version-check --no-input \
     --progress-bar off --no-compile --no-deps -r "$root/build/requirements.txt"
+  step_or_stop 'fetching the sources' sources fetch_sources "$version"
   rm -f "$root"/build*/.configured  # other libraries, perhaps another meson
   printf '%s\n' "$wanted" >"$installed.new"
   mv "$installed.new" "$installed"
+}
+
+# Source distributions, unpacked into .venv/src. Pip asks each for its name: with the venv's own setuptools where Python
+# 3.11 brings them, else with those it fetches.
+fetch_sources() {
+  local archives=$root/build/sources isolation=()
+  [[ $1 == 3.11 ]] && isolation=(--no-build-isolation)
+  rm -rf "$archives" "$root/.venv/src"
+  mkdir -p "$root/.venv/src"
+  "$root/.venv/bin/python" -m pip download --disable-pip-version-check --no-input --progress-bar off --no-deps \
+    --no-binary :all: "${isolation[@]}" -d "$archives" -r "$root/build/sources.txt" &&
+    tar -xzf "$archives"/*.tar.gz -C "$root/.venv/src"
 }
 
 # require_gb N: the disk of the clone has that much left.

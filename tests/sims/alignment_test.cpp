@@ -6,6 +6,7 @@
 #include <cmath>
 #include <fstream>
 #include <map>
+#include <sstream>
 
 #include "rl/check.hpp"
 #include "rl/environment.hpp"
@@ -14,7 +15,7 @@ namespace myriad {
 namespace {
 
 // The goldens are met exactly where they were made; other processors' libm may differ in the last digit.
-constexpr double kClassicTolerance = 1e-6;  // float32 observations
+constexpr double kClassicTolerance = 1e-6;  // float32 observations, Box2D's too
 constexpr double kMujocoTolerance = 1e-9;   // float64 observations
 
 struct Step {
@@ -25,9 +26,16 @@ struct Step {
 
 struct Episode {
   std::string policy;
+  std::optional<uint64_t> stream;  // the seed of the random stream it draws from; else it starts from states
   std::vector<double> observation;
   std::vector<Step> steps;
   std::map<size_t, std::vector<double>> states;  // before step t: the first, then one every 20 steps
+};
+
+/// P(s', r | s, a), as Gymnasium's toy text has it.
+struct Transition {
+  int state, action;
+  std::vector<std::vector<double>> outcomes;  // probability, S_{t+1}, R_{t+1}, terminated
 };
 
 struct Golden {
@@ -35,6 +43,7 @@ struct Golden {
   int max_episode_steps = 0;
   EnvOptions options;
   std::vector<Episode> episodes;
+  std::vector<Transition> transitions;
 };
 
 std::vector<double> numbers(std::string_view text) {
@@ -63,6 +72,16 @@ Step read_step(std::string_view line) {
           .terminated = outcome[1] != 0};
 }
 
+/// "S_t A_t | probability S_{t+1} R_{t+1} terminated | ...".
+Transition read_transition(const std::string& line) {
+  std::istringstream in(line);
+  Transition transition;
+  in >> transition.state >> transition.action;
+  for (std::string outcome; std::getline(in, outcome, '|');)
+    if (outcome != " ") transition.outcomes.push_back(numbers(outcome));
+  return transition;
+}
+
 Golden read_golden(const std::string& name) {
   const std::string file = fmt::format("{}/tests/golden/gymnasium/{}", MYRIAD_SOURCE_ROOT, name);
   std::ifstream in(file);
@@ -82,8 +101,12 @@ Golden read_golden(const std::string& name) {
       golden.reward_threshold = rest;
     else if (key == "option")
       golden.options[rest.substr(0, rest.find(' '))] = numbers(rest.substr(rest.find(' '))).at(0);
+    else if (key == "transition")
+      golden.transitions.push_back(read_transition(rest));
     else if (key == "episode")
-      golden.episodes.push_back({.policy = rest, .observation = {}, .steps = {}, .states = {}});
+      golden.episodes.push_back({.policy = rest, .stream = {}, .observation = {}, .steps = {}, .states = {}});
+    else if (key == "stream")
+      golden.episodes.back().stream = std::stoull(rest);
     else if (key == "state")
       golden.episodes.back().states[golden.episodes.back().steps.size()] = numbers(rest);
     else if (key == "observation")
@@ -96,6 +119,11 @@ Golden read_golden(const std::string& name) {
 
 std::vector<double> doubles_of(const Space& space, std::span<std::byte> row) {
   if (space.leaves()[0].dtype == DType::f64) return {Row(row).f64().begin(), Row(row).f64().end()};
+  if (space.leaves()[0].dtype == DType::i32) {  // toy text
+    std::vector<double> values;
+    for (const Leaf& leaf : space.leaves()) values.push_back(Row(row).leaf(leaf).i32()[0]);
+    return values;
+  }
   return {Row(row).f32().begin(), Row(row).f32().end()};
 }
 
@@ -115,11 +143,36 @@ double largest_difference(const std::vector<double>& got, const std::vector<doub
   return largest;
 }
 
-/// Replays every golden episode from its states with its actions.
-void replay(const std::string& id, double tolerance, const std::string& file_type = ".txt") {
+/// Every entry of Gymnasium's table: from its state, each of 32 draws leads where the table says.
+void replay_table(const std::string& id, const std::string& file_type = ".txt") {
+  const Golden golden = read_golden(id + file_type);
+  const auto env = make_environment(EnvRegistry::instance().find(id), golden.options);
+  REQUIRE(golden.transitions.size() >= 64);
+  RandomStream random(1, StreamPurpose::environment, 0);
+  for (const auto& [from, action, outcomes] : golden.transitions) {
+    INFO("state ", from, ", action ", action);
+    for (int i = 0; i < 32; ++i) {
+      int32_t row = 0;
+      const Row observation(std::as_writable_bytes(std::span(&row, 1)));
+      std::vector<double> state = *env->state();  // Taxi's passenger changes no mind here
+      state.assign(state.size(), 0.0);
+      state[0] = from;
+      env->set_state(state, observation);
+      RandomStream same = random;
+      const double draw = same.uniform();
+      double cumulative = 0;
+      const auto want = std::ranges::find_if(outcomes, [&](const auto& o) { return (cumulative += o[0]) > draw; });
+      const StepResult got = env->step(ConstRow(std::as_bytes(std::span(&action, 1))), random, observation);
+      REQUIRE(std::vector<double>{(*want)[0], double(row), got.reward, double(got.terminated)} == *want);
+    }
+  }
+}
+
+/// Replays every golden episode from its states, or its random stream, with its actions.
+void replay(const std::string& id, double tolerance, const std::string& file_type = ".txt", bool same_bounds = true) {
   const Golden golden = read_golden(id + file_type);
   const EnvSpec spec = configured_spec(EnvRegistry::instance().find(id), golden.options);
-  CHECK(spec.observation_space.to_string() == golden.observation_space);
+  if (same_bounds) CHECK(spec.observation_space.to_string() == golden.observation_space);
   CHECK(spec.action_space.to_string() == golden.action_space);
   CHECK(spec.max_episode_steps == golden.max_episode_steps);
   CHECK((spec.reward_threshold ? fmt::format("{:#}", *spec.reward_threshold) : "None") == golden.reward_threshold);
@@ -135,12 +188,15 @@ void replay(const std::string& id, double tolerance, const std::string& file_typ
       for (double& value : want) value = static_cast<float>(value);
     return largest_difference(doubles_of(spec.observation_space, row), want);
   };
-  RandomStream random(1, StreamPurpose::environment, 0);
   double observation_difference = 0, reward_difference = 0;
   int states = 0, exact_states = 0;
   for (const Episode& episode : golden.episodes) {
     INFO("episode ", episode.policy);
-    env->set_state(episode.states.at(0), Row(row));
+    RandomStream random(episode.stream.value_or(1), StreamPurpose::environment, 0);
+    if (episode.stream)
+      env->reset(random, Row(row));
+    else
+      env->set_state(episode.states.at(0), Row(row));
     CHECK(observation_difference_to(episode.observation) <= tolerance);
     for (size_t t = 0; t < episode.steps.size(); ++t) {
       INFO("step ", t);
@@ -173,6 +229,35 @@ TEST_SUITE("sims/alignment") {
   TEST_CASE("MountainCar-v0: aligned with Gymnasium, step by step") { replay("MountainCar-v0", kClassicTolerance); }
   TEST_CASE("MountainCarContinuous-v0: aligned with Gymnasium, step by step") {
     replay("MountainCarContinuous-v0", kClassicTolerance);
+  }
+  TEST_CASE("Toy text: aligned with Gymnasium, step by step, with the same random draws") {
+    for (const char* id : {"FrozenLake-v1", "FrozenLake8x8-v1", "CliffWalking-v1", "CliffWalkingSlippery-v1", "Taxi-v3",
+                           "Blackjack-v1"}) {
+      INFO(id);
+      replay(id, 0.0);
+    }
+  }
+  TEST_CASE("Toy text: the options are Gymnasium's") {
+    for (const char* id : {"FrozenLake-v1", "FrozenLake8x8-v1", "CliffWalking-v1", "Taxi-v3", "Blackjack-v1"}) {
+      INFO(id);
+      replay(id, 0.0, ".options.txt");
+    }
+  }
+  TEST_CASE("Toy text: every transition is Gymnasium's") {
+    for (const char* id :
+         {"FrozenLake-v1", "FrozenLake8x8-v1", "CliffWalking-v1", "CliffWalkingSlippery-v1", "Taxi-v3"})
+      replay_table(id);
+    for (const char* id : {"FrozenLake-v1", "FrozenLake8x8-v1", "CliffWalking-v1", "Taxi-v3"})
+      replay_table(id, ".options.txt");
+  }
+  TEST_CASE("Box2D: aligned with Gymnasium for whole episodes, with the same random draws") {
+    // Gymnasium's observations go beyond the bounds it declares: those spaces differ.
+    for (const char* id :
+         {"LunarLander-v3", "LunarLanderContinuous-v3", "BipedalWalker-v3", "BipedalWalkerHardcore-v3"}) {
+      INFO(id);
+      replay(id, kClassicTolerance, ".txt", false);
+    }
+    replay("LunarLander-v3", kClassicTolerance, ".options.txt", false);
   }
   TEST_CASE("HalfCheetah-v5: aligned with Gymnasium, step by step") { replay("HalfCheetah-v5", kMujocoTolerance); }
   TEST_CASE("Hopper-v5: aligned with Gymnasium, step by step") { replay("Hopper-v5", kMujocoTolerance); }

@@ -84,10 +84,28 @@ std::string error_of(const std::function<void()>& call) {
 
 TEST_SUITE("sims/contract") {
   TEST_CASE("Registry: the environments of the program and of its modules are there") {
-    for (const char* id :
-         {"CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Ant-v5",
-          "HalfCheetah-v5", "Hopper-v5", "Humanoid-v5", "HumanoidStandup-v5", "InvertedDoublePendulum-v5",
-          "InvertedPendulum-v5", "Pusher-v5", "Reacher-v5", "Swimmer-v5", "Walker2d-v5"})
+    for (const char* id : {"CartPole-v1",
+                           "Pendulum-v1",
+                           "Acrobot-v1",
+                           "MountainCar-v0",
+                           "MountainCarContinuous-v0",
+                           "Ant-v5",
+                           "HalfCheetah-v5",
+                           "Hopper-v5",
+                           "Humanoid-v5",
+                           "HumanoidStandup-v5",
+                           "InvertedDoublePendulum-v5",
+                           "InvertedPendulum-v5",
+                           "Pusher-v5",
+                           "Reacher-v5",
+                           "Swimmer-v5",
+                           "Walker2d-v5",
+                           "FrozenLake-v1",
+                           "FrozenLake8x8-v1",
+                           "CliffWalking-v1",
+                           "CliffWalkingSlippery-v1",
+                           "Taxi-v3",
+                           "Blackjack-v1"})
       CHECK(EnvRegistry::instance().find(id).id == id);
     CHECK(error_of([] { EnvRegistry::instance().find("HalfCheeta-v5"); }) ==
           "error[unknown-env] there is no environment HalfCheeta-v5; did you mean HalfCheetah-v5?");
