@@ -9,12 +9,12 @@
 #include <iterator>
 #include <map>
 
-#include "env_runners/vector_env.hpp"
 #include "learners/checkpoint.hpp"
 #include "rl/config.hpp"
 #include "rl/wire/messages.hpp"
 #include "rl/wire/packed.hpp"
 #include "rl/wire/parcel.hpp"
+#include "tests/fuzz/environments.hpp"
 
 namespace myriad {
 namespace {
@@ -58,8 +58,8 @@ std::vector<Message> messages() {
   };
   wire::FragmentHeaderT fragment;
   fragment.key = std::make_unique<wire::FragmentKey>(1, 2, 3);
-  fragment.episodes.emplace_back(12.5, 40, 6);
-  fragment.episodes.emplace_back(-1.0, 41, 7);
+  fragment.episodes.emplace_back(12.5, 40, 6, 1);
+  fragment.episodes.emplace_back(-1.0, 41, 7, 0);
   wire::GrantT grant;
   grant.slots.emplace_back(1, 2, 7);
   grant.slots.emplace_back(2, 0, 8);
@@ -70,7 +70,7 @@ std::vector<Message> messages() {
     value->value = 0.5;
     report.metrics.push_back(std::move(value));
   }
-  report.episodes.emplace_back(12.5, 40, 6);
+  report.episodes.emplace_back(12.5, 40, 6, 2);
   wire::CheckpointDoneT done;
   auto entry = std::make_unique<wire::FileEntryT>();
   entry->name = "learner.safetensors";
@@ -267,6 +267,9 @@ void config_seeds() {
   for (const char* override : {"training.lr=[[0, 1e-3], [1000, 0]]", "stop.episode_return_mean=475"})
     overridden += std::string(1, '\0') + override;
   save_text("overrides", overridden);
+  save_text("curriculum",
+            "[curriculum]\nschedules = { a = [[0, 1.5], [10, 2]] }\nrandomize = { b = [0, 1] }\n"
+            "levels = [{}, { c = 1, d = [1, 2] }]\nadvance_at = 3\n");
   save_text("dotted", "training.lr = 1e-3\nrl_module.fcnet_hiddens = [64, 64]\ntraining.grad_clip = \"off\"\n");
 }
 
