@@ -13,6 +13,13 @@ Description: headers for environments of Myriad, plugin ABI %s
 Version: %s
 Cflags: -I${prefix}/include
 """
+CLIENT_PC = """prefix=${pcfiledir}/../..
+Name: myriad-client
+Description: simulators and games in processes of their own, for Myriad
+Version: %s
+Requires: myriad-sdk
+Libs: -L${prefix}/lib -lmyriad_client -Wl,-rpath,${prefix}/lib
+"""
 
 
 def main() -> int:
@@ -29,6 +36,10 @@ def main() -> int:
     abi = re.search(r"#define MYRIAD_ENV_ABI (\d+)", (headers / "env.h").read_text())[1]
     version = re.search(r"version: '([^']*)'", (ROOT / "meson.build").read_text())[1]
     (pkgconfig / "myriad-sdk.pc").write_text(PC % (abi, version))
+    (pkgconfig / "myriad-client.pc").write_text(CLIENT_PC % version)
+    library = pathlib.Path(os.environ.get("MESON_BUILD_ROOT", ROOT / "build")) / "sdk/libmyriad_client.so"
+    shutil.copy(library, prefix / "lib")
+    shutil.copytree(ROOT / "sdk/python", prefix / "share/myriad/python", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "sdk/templates", prefix / "share/myriad/templates", dirs_exist_ok=True)
     print(f"installed into {prefix}; for pkg-config: export PKG_CONFIG_PATH={pkgconfig}")
     return 0

@@ -27,6 +27,7 @@ class Box2dEnv : public Environment, private b2ContactListener {
   void reset(RandomStream& random, Row observation) final;
   StepResult step(ConstRow action, RandomStream& random, Row observation) final;
   std::optional<std::vector<double>> state() const final;
+  /// After an Error only reset or set_state may follow.
   void set_state(std::span<const double> state, Row observation) final;
 
  protected:

@@ -226,6 +226,33 @@ TEST_SUITE("sims/contract") {
     }
   }
 
+  TEST_CASE("Toy text, Box2D: a state or an option out of range is an error") {
+    double row[4];
+    const auto state_error = [&](const char* id, std::vector<double> state) {
+      const EnvSpec& spec = EnvRegistry::instance().find(id);
+      const auto env = make_environment(spec, {});
+      const auto bytes = std::as_writable_bytes(std::span(row)).first(spec.observation_space.row_bytes());
+      return error_of([&] { env->set_state(state, Row(bytes)); });
+    };
+    CHECK(state_error("FrozenLake-v1", {16}) ==
+          "error[env-state-value] a state of FrozenLake-v1 holds 16, want 0 to 15");
+    CHECK(state_error("Taxi-v3", {0, NAN}) == "error[env-state-value] a state of Taxi-v3 holds nan, want 0 to 1");
+    CHECK(state_error("Blackjack-v1", {1, 2, 2, 1, 32, 2, 0}).starts_with("error[env-state-value]"));
+    CHECK(state_error("LunarLander-v3", {1, -1}) ==
+          fmt::format("error[env-state-value] a state of LunarLander-v3 holds -1 at 1, want 0 to {}", 400 / 30.0 / 2));
+    CHECK(state_error("LunarLander-v3", {}).starts_with("error[env-state-length]"));
+    const auto option_error = [](const char* id, const EnvOptions& options) {
+      return error_of([&] { make_environment(EnvRegistry::instance().find(id), options); });
+    };
+    CHECK(option_error("FrozenLake-v1", {{"success_rate", 1.5}}) ==
+          "error[env-option] success_rate is 1.5, want 0 to 1");
+    CHECK(option_error("LunarLander-v3", {{"gravity", 1}}) ==
+          "error[env-option] gravity is 1, want more than -12 and less than 0");
+    CHECK(
+        configured_spec(EnvRegistry::instance().find("LunarLander-v3"), {{"continuous", 1}}).action_space.to_string() ==
+        EnvRegistry::instance().find("LunarLanderContinuous-v3").action_space.to_string());
+  }
+
   TEST_CASE("CartPole-v1: Sutton and Barto's reward is 0, and -1 at the fall") {
     const auto env = make_environment(EnvRegistry::instance().find("CartPole-v1"), {{"sutton_barto_reward", 1}});
     float row[4];

@@ -3,6 +3,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import struct
@@ -200,6 +201,29 @@ class Players(threading.Thread):
         client.end([0, 6], 0.5 + 0.5)  # six steps: the half of the first, five wholes, and a half
         self.lost -= 1
         self.episodes += 1
+
+
+class Page(Spawning):
+    def test_howto_as_it_is_written(self):
+        """Blocks that begin with a file's name are files; the others are for the shell."""
+        prefix = self.root / "prefix"
+        subprocess.run([sys.executable, ROOT / "scripts/install_sdk.py", prefix], check=True, capture_output=True)
+        bin_folder = self.root / "bin"
+        bin_folder.mkdir()
+        (bin_folder / "python3").symlink_to(sys.executable)
+        environment = self.environment | {"S": str(prefix), "PATH": f"{bin_folder}:{run_test.BUILD / 'apps'}:{os.environ['PATH']}",
+                                          "PYTHONPATH": str(prefix / "share/myriad/python")}
+        blocks = re.findall(r"```(sh|python|cpp|toml)\n(.*?)```", (ROOT / "docs/howto-external.md").read_text(), re.S)
+        for _, text in blocks:
+            if name := re.match(r"(?:#|//) ([\w.-]+)\n", text):
+                self.file(name[1], text)
+        for kind, text in blocks:
+            if kind == "sh":
+                result = subprocess.run(["bash", "-euo", "pipefail", "-c", text], cwd=self.root, env=environment, stdin=subprocess.DEVNULL,
+                                        capture_output=True, text=True, timeout=200)
+                self.assertEqual(0, result.returncode, f"{text}\n{result.stdout}{result.stderr}")
+        for run in ("walk", "walk-cpp", "game"):
+            self.assertGreaterEqual(json_lines(self.root / run / "results.jsonl")[-1]["env_runners"]["episode_return_mean"], 0.95, run)
 
 
 class Clients(Spawning):
