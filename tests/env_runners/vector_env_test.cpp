@@ -43,6 +43,26 @@ struct Bench {
   std::vector<EpisodeStats> episodes;
 };
 
+/// Ends its episodes itself at step 2, and, when an action says so, knows nothing of the episode it ends. All of a
+/// vector hear their actions before the first is stepped: the reward is how many had.
+struct Elsewhere : Environment {
+  void reset(RandomStream&, Row observation) override { observe(t = 0, observation); }
+  void submit(ConstRow, RandomStream&) override { ++*heard; }
+  StepResult step(ConstRow action, RandomStream&, Row observation) override {
+    observe(++t, observation);
+    StepResult result{.reward = double(*heard)};
+    result.truncated = t == 2;
+    result.abandoned = t == 2 && action.i32()[0] == 1;
+    return result;
+  }
+  static void observe(int t, Row observation) {
+    observation.f32()[0] = static_cast<float>(t);
+    observation.f32()[1] = 0;
+  }
+  int t = 0;
+  std::shared_ptr<int> heard;
+};
+
 /// The error of stepping the faulty environment 41 (the second of two) until it fails.
 Error fault(int kind) {
   Bench b(faulty(), {.num_envs = 2, .first_env_index = 40, .seed = 9, .env_config = {{"fault", double(kind)}}});
@@ -77,6 +97,32 @@ TEST_SUITE("env_runners/vector_env") {
     CHECK(b.episodes[1].episode_return == 2 + 3 + 4);
     CHECK(b.episodes[1].length == 3);
     CHECK(b.episodes[1].env_index == 4);
+  }
+
+  TEST_CASE(
+      "VectorEnv: a simulator elsewhere hears all actions first, may end an episode, and may not know its return") {
+    const auto heard = std::make_shared<int>(0);
+    EnvSpec spec = counter();
+    spec.id = "Elsewhere-v0";
+    spec.options.clear();
+    spec.submits = true;
+    spec.make = [heard](const EnvOptions&) {
+      auto env = std::make_unique<Elsewhere>();
+      env->heard = heard;
+      return env;
+    };
+    Bench b(spec, {.num_envs = 3, .seed = 1});
+    b.reset();
+    b.actions = {0, 1, 0};
+    CHECK(b.step() == 0);
+    CHECK(b.rewards == std::vector<float>{3, 3, 3});
+    CHECK(b.step() == 3);
+    CHECK(b.truncateds == std::vector<uint8_t>{1, 1, 1});
+    CHECK(b.final_obs[0] == 2.0f);
+    CHECK(b.obs[0] == 0.0f);
+    REQUIRE(b.episodes.size() == 2);
+    CHECK(b.episodes[1].env_index == 2);
+    CHECK(b.episodes[1].episode_return == 3 + 6);
   }
 
   TEST_CASE("VectorEnv: rewards the learner sees are clipped, returns of episodes are not") {

@@ -11,6 +11,7 @@
 
 #include "learners/checkpoint.hpp"
 #include "rl/config.hpp"
+#include "rl/simulator/messages.hpp"
 #include "rl/wire/messages.hpp"
 #include "rl/wire/packed.hpp"
 #include "rl/wire/parcel.hpp"
@@ -273,6 +274,30 @@ void config_seeds() {
   save_text("dotted", "training.lr = 1e-3\nrl_module.fcnet_hiddens = [64, 64]\ntraining.grad_clip = \"off\"\n");
 }
 
+void simulator_seeds() {
+  simulator::HelloT hello;
+  hello.protocol = simulator::kProtocol;
+  hello.name = "seed";
+  hello.session.assign(16, 7);
+  hello.observation = simulator::to_wire(Dict{{{"a", Space::box(-1, 1, {2, 3})}, {"b", MultiDiscrete{{2, 3}}}}});
+  hello.action = simulator::to_wire(Tuple{{Space::discrete(3, -1), MultiBinary{4}}});
+  hello.options.push_back(std::make_unique<simulator::OptionT>());
+  simulator::SteppedT stepped;
+  stepped.observations.assign(24, 1);
+  stepped.rewards = {1, 2};
+  stepped.flags = {0, 2};
+  simulator::ObservationT seen;
+  seen.episode = 3;
+  seen.observation.assign(8, 1);
+  const auto put = [](const char* name, auto body) {
+    const std::vector<std::byte> frame = simulator::frame_of(std::move(body));
+    save("simulator", name, {frame.begin() + sizeof(uint32_t), frame.end()});
+  };
+  put("hello", std::move(hello));
+  put("stepped", std::move(stepped));
+  put("observation", std::move(seen));
+}
+
 void task_seeds() {
   for (const char* name : {"arm", "hopper", "half-cheetah"}) {
     std::ifstream file(std::filesystem::path(__FILE__).parent_path() / "../../configs/tasks" /
@@ -300,5 +325,6 @@ int main(int count, char** arguments) {
   manifest_seeds();
   config_seeds();
   task_seeds();
+  simulator_seeds();
   return 0;
 }

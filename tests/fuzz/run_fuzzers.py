@@ -27,7 +27,7 @@ LIBRARIES = "-lfmt -lboost_json -lflatbuffers -ldl -lpthread"
 
 # What the targets are linked with: an archive, from which each takes what it names.
 LIBRARY_SOURCES = """
-    rl/check rl/config rl/connector rl/environment rl/fragment rl/hash rl/module_spec rl/plugin rl/plugin_environment rl/space
+    rl/check rl/config rl/connector rl/environment rl/fragment rl/hash rl/module_spec rl/plugin rl/plugin_environment rl/simulator/messages rl/space
     rl/system rl/toml rl/weights rl/wrappers sims/classic/canvas
     rl/wire/messages rl/wire/packed rl/wire/parcel learners/batch_assembler learners/checkpoint env_runners/vector_env
 """.split()
@@ -50,6 +50,7 @@ TARGETS = {
     "config": Target(8192, (ALGORITHMS,)),
     "weights": Target(1024),
     "runner_state": Target(2048, (CART_POLE,)),
+    "simulator": Target(2048),
     "task": Target(4096, ("sims/mujoco/expression", "sims/mujoco/task_file")),
 }
 SEEDS = Target(0, (ALGORITHMS, CART_POLE))
@@ -65,11 +66,12 @@ def ninja_file(build: pathlib.Path) -> str:
         f"rule link\n  command = {COMPILER} $flags $main $in -o $out {LIBRARIES}",
         f"rule schema\n  command = flatc --cpp --scoped-enums --gen-object-api -o {build}/generated $in",
         f"build generated/schema_generated.h: schema {ROOT}/rl/wire/schema.fbs",
+        f"build generated/protocol_generated.h: schema {ROOT}/rl/simulator/protocol.fbs",
     ]
     programs = {**TARGETS, "make_seeds": SEEDS}
     extra = sorted({source for target in programs.values() for source in target.sources})
     sources = [*LIBRARY_SOURCES, *extra, *(f"tests/fuzz/{name}" for name in programs)]
-    lines += [f"build {source}.o: compile {ROOT}/{source}.cpp || generated/schema_generated.h" for source in sources]
+    lines += [f"build {source}.o: compile {ROOT}/{source}.cpp || generated/schema_generated.h generated/protocol_generated.h" for source in sources]
     lines.append(f"build library.a: archive {' '.join(f'{source}.o' for source in LIBRARY_SOURCES)}")
     for name, target in programs.items():
         objects = " ".join(f"{source}.o" for source in (f"tests/fuzz/{name}", *target.sources))
