@@ -30,6 +30,8 @@ def main() -> int:
     version = re.search(r"version: '([^']*)'", (ROOT / "meson.build").read_text())[1]
     (pkgconfig / "myriad-sdk.pc").write_text(PC % (abi, version))
     shutil.copytree(ROOT / "sdk/templates", prefix / "share/myriad/templates", dirs_exist_ok=True)
+    shutil.copytree(ROOT / "sdk/python/myriad_client", prefix / "share/myriad/python/myriad_client", dirs_exist_ok=True,
+                    ignore=shutil.ignore_patterns("__pycache__"))
     print(f"installed into {prefix}; for pkg-config: export PKG_CONFIG_PATH={pkgconfig}")
     return 0
 
