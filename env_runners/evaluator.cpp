@@ -56,7 +56,12 @@ Evaluator::Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec&
     filter_->set_state(weights_->filter);
   }
   result_.episodes.resize(static_cast<size_t>(options.episodes));
-  num_envs_ = std::min(result_.episodes.size(), options.max_envs);
+  const size_t agents = static_cast<size_t>(spec_.agents);
+  if (result_.episodes.size() % agents != 0)
+    fail(Exit::usage, "impossible",
+         "{} has {} agents that act together, and cannot play {} episodes: want a multiple of {}", spec_.id, agents,
+         options.episodes, agents);
+  num_envs_ = std::min(result_.episodes.size(), std::max(options.max_envs / agents, size_t{1}) * agents);
   const size_t n = num_envs_;
   features_.resize(n * obs_size_), filtered_.resize(features_.size());
   inputs_.resize(n * static_cast<size_t>(dist_.num_inputs())), logp_.resize(n);

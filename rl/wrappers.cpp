@@ -259,6 +259,9 @@ EnvSpec stacking(EnvSpec spec, int64_t k) {
 
 EnvSpec wrapped_spec(const EnvSpec& spec, const EnvironmentConfig& config) {
   EnvSpec wrapped = spec;
+  if (spec.agents > 1 && config.frame_skip > 1)
+    fail(Exit::usage, "impossible", "environment.frame_skip is {}, but {} agents of {} take each step together; want 1",
+         config.frame_skip, spec.agents, spec.id);
   if (config.sticky_actions > 0) wrapped = sticky(std::move(wrapped), config.sticky_actions);
   if (config.frame_skip > 1) wrapped = skipping(std::move(wrapped), config.frame_skip, config.max_episode_steps);
   if (config.frame_stack > 1) wrapped = stacking(std::move(wrapped), config.frame_stack);

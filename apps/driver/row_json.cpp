@@ -1,8 +1,45 @@
 #include "apps/driver/row_json.hpp"
 
+#include <cmath>
+
 namespace myriad {
 
 namespace json = boost::json;
+
+namespace {
+
+json::array bounds_json(const std::vector<double>& bounds) {
+  json::array values;
+  for (const double bound : bounds) values.push_back(std::isfinite(bound) ? json::value(bound) : json::value());
+  return values;
+}
+
+json::object space_json(const Space& space) {
+  if (const auto* box = space.get_if<Box>())
+    return {{"kind", "Box"},
+            {"dtype", name_of(box->dtype)},
+            {"shape", json::value_from(box->shape)},
+            {"low", bounds_json(box->low)},
+            {"high", bounds_json(box->high)}};
+  if (const auto* one = space.get_if<Discrete>()) return {{"kind", "Discrete"}, {"n", one->n}, {"start", one->start}};
+  if (const auto* multi = space.get_if<MultiDiscrete>())
+    return {{"kind", "MultiDiscrete"}, {"nvec", json::value_from(multi->nvec)}};
+  if (const auto* binary = space.get_if<MultiBinary>()) return {{"kind", "MultiBinary"}, {"n", binary->n}};
+  json::array names, spaces;
+  if (const auto* dict = space.get_if<Dict>())
+    for (const auto& [name, part] : dict->spaces)
+      names.push_back(json::value(name)), spaces.push_back(space_json(part));
+  if (const auto* tuple = space.get_if<Tuple>())
+    for (const Space& part : tuple->spaces) spaces.push_back(space_json(part));
+  if (names.empty()) return {{"kind", "Tuple"}, {"spaces", spaces}};
+  return {{"kind", "Dict"}, {"names", names}, {"spaces", spaces}};
+}
+
+}  // namespace
+
+std::string spaces_json(const Space& observation, const Space& action) {
+  return json::serialize(json::object{{"observation", space_json(observation)}, {"action", space_json(action)}}) + "\n";
+}
 
 json::value row_json(const Space& space, std::span<const std::byte> row) {
   json::object leaves;

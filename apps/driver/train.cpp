@@ -18,6 +18,7 @@
 #include "apps/driver/report_rows.hpp"
 #include "apps/driver/results.hpp"
 #include "apps/driver/resume.hpp"
+#include "apps/driver/row_json.hpp"
 #include "apps/driver/run_directory.hpp"
 #include "rl/curriculum.hpp"
 #include "rl/simulator/clients.hpp"
@@ -87,7 +88,8 @@ class Run {
         children_(links.children),
         router_(links.router),
         clock_(make_system_clock()),
-        curriculum_(config.curriculum, environment_spec(config.environment)),
+        env_(environment_spec(config.environment)),
+        curriculum_(config.curriculum, env_),
         core_(core_options(saved)),
         checkpoints_(files, (directory_.path() / "checkpoints").string(),
                      static_cast<uint32_t>(config_.checkpointing.num_to_keep)),
@@ -221,6 +223,7 @@ class Run {
       if (auto* commit = std::get_if<CheckpointWriter::Commit>(&save->input)) {
         commit->extra["driver.json"] = driver_json(core_, core_.time_total_s(clock_->now()));
         commit->extra["config.toml"] = to_toml(config_);
+        commit->extra["spaces.json"] = spaces_json(env_.observation_space, env_.action_space);
       }
       const auto result = checkpoints_.step(save->input, clock_->now());
       step(DriverCore::Saved{result});
@@ -434,6 +437,7 @@ class Run {
   Children& children_;
   Router& router_;
   std::unique_ptr<Clock> clock_;
+  EnvSpec env_;
   Curriculum curriculum_;
   DriverCore core_;
   CheckpointWriter checkpoints_;
@@ -469,10 +473,33 @@ ConfigFile read_config(const std::string& path_or_name) {
        suggestion(path_or_name, shipped));
 }
 
+namespace {
+
+/// Agents of one world begin, step and end together.
+void check_agents(const Config& config, const EnvSpec& env) {
+  if (env.agents == 1) return;
+  const auto multiple = [&](std::string_view setting, int64_t value) {
+    if (value % env.agents != 0)
+      fail(Exit::usage, "impossible",
+           "{} is {}: {} has {} agents that act together, an environment each; want a multiple of {}", setting, value,
+           env.id, env.agents, env.agents);
+  };
+  multiple("env_runners.num_envs_per_env_runner", config.env_runners.num_envs_per_env_runner);
+  if (config.evaluation.evaluate_at_end)
+    multiple("evaluation.evaluation_duration", config.evaluation.evaluation_duration);
+  const CurriculumConfig& curriculum = config.curriculum;
+  if (!curriculum.schedules.empty() || !curriculum.randomize.empty() || !curriculum.levels.empty())
+    fail(Exit::usage, "impossible", "[curriculum] changes options of one environment, but {} agents of {} share them",
+         env.agents, env.id);
+}
+
+}  // namespace
+
 EnvSpec check_environment(const Config& config) {
   EnvSpec env = environment_spec(config.environment);
   (void)make_mlp_spec(env.observation_space, env.action_space, config.rl_module);
   (void)Curriculum(config.curriculum, env);
+  check_agents(config, env);
   if (!config.environment.env.starts_with(fmt::format("{}:", simulator::kClientsPrefix))) return env;
   if (config.env_runners.num_envs_per_env_runner != 1)
     fail(Exit::usage, "impossible",

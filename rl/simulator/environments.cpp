@@ -1,4 +1,5 @@
 // Environments of simulators in other processes: those one process of Myriad makes share simulators.
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
@@ -11,6 +12,10 @@ namespace myriad::simulator {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr uint32_t kMaxAgents = 1 << 16;
+
+size_t agents_of(const HelloT& hello) { return std::clamp<uint32_t>(hello.agents, 1, kMaxAgents); }
 
 /// The environments made one after the other of one source and one set of options; they come to life at the first
 /// reset, in as many simulators as they need.
@@ -63,9 +68,19 @@ class Group {
 
  private:
   void open() {
+    const auto fits = [&](const HelloT& hello) {
+      const size_t agents = agents_of(hello);
+      if (places_ % agents != 0)
+        fail(
+            Exit::usage, "impossible",
+            "{} has {} agents that act together, an environment each, and cannot have {} environments: want a multiple "
+            "of {} (`myriad play` and `myriad check-env` make one)",
+            source_.name(), agents, places_, agents);
+    };
     submitted_.assign(places_, false), begun_.assign(places_, false), seeded_.assign(places_, std::nullopt);
     for (size_t first = 0; first < places_;) {
       auto simulator = std::make_unique<Simulator>(source_, options_);
+      fits(simulator->hello());
       const size_t most = simulator->hello().max_envs == 0 ? places_ : simulator->hello().max_envs;
       each_ = std::min(most, places_);
       simulator->welcome(std::min(each_, places_ - first), options_);
@@ -139,6 +154,7 @@ EnvSpec spec_of(const Source& source) {
                .source = hello.source.substr(0, 256),
                .submits = true,
                .isolated = true,
+               .agents = static_cast<int>(agents_of(hello)),
                .make = make_of(source)};
   if (!std::isnan(hello.reward_threshold)) spec.reward_threshold = hello.reward_threshold;
   for (const auto& option : hello.options)
@@ -147,6 +163,7 @@ EnvSpec spec_of(const Source& source) {
     const HelloT other = Simulator(source, configured.options).hello();
     configured.observation_space = to_space(other.observation.get(), "observation");
     configured.action_space = to_space(other.action.get(), "action");
+    configured.agents = static_cast<int>(agents_of(other));
   };
   return spec;
 }
@@ -157,10 +174,16 @@ const RegisterEnv process{EnvPrefix{.prefix = "process", .make_spec = [](const s
 const RegisterEnv connected{EnvPrefix{.prefix = "connect", .make_spec = [](const std::string& address) {
                                         return spec_of({{}, address});
                                       }}};
-const RegisterEnv gymnasium{
-    EnvPrefix{.prefix = "gymnasium", .make_spec = [](const std::string& id) {
-                return spec_of({{python(), "-m", "myriad_client.gymnasium", id}, "", python_path()});
-              }}};
+/// The Python package's way to environments of others.
+Source python_module(const char* module, const std::string& id) {
+  return {{python(), "-m", module, id}, "", python_path()};
+}
+const RegisterEnv gymnasium{EnvPrefix{.prefix = "gymnasium", .make_spec = [](const std::string& id) {
+                                        return spec_of(python_module("myriad_client.gymnasium", id));
+                                      }}};
+const RegisterEnv pettingzoo{EnvPrefix{.prefix = "pettingzoo", .make_spec = [](const std::string& id) {
+                                         return spec_of(python_module("myriad_client.pettingzoo", id));
+                                       }}};
 
 }  // namespace
 }  // namespace myriad::simulator

@@ -3,15 +3,11 @@
 What follows the question mark are keyword arguments that are no numbers; numbers are options (env_config). The module that
 registers ID is named before a colon, as in gymnasium.make: "my_package:MyEnv-v0".
 """
-import argparse
-import inspect
-import json
 import math
-import urllib.parse
 
 import gymnasium
 
-from myriad_client import spaces, wire
+from myriad_client import command, spaces, wire
 from myriad_client.simulator import serve
 
 
@@ -35,47 +31,22 @@ def space_of(space) -> object:
                     "Discrete, MultiDiscrete, MultiBinary, Dict or Tuple spaces")
 
 
-def value_of(text: str):
-    try:
-        return json.loads(text)  # true, null, 3, [1, 2], {"a": 1}
-    except json.JSONDecodeError:
-        return text
-
-
 def numbers_of(spec) -> dict[str, float | int | bool]:
     """The keyword arguments that are numbers, with their defaults."""
-    found = {}
-    try:
-        entry = gymnasium.envs.registration.load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
-        for name, parameter in inspect.signature(entry).parameters.items():
-            found[name] = parameter.default
-    except (TypeError, ValueError):
-        pass  # a creator without a signature takes no options
-    found.update(spec.kwargs)
-    return {name: value for name, value in found.items() if isinstance(value, (bool, int, float))}
+    entry = gymnasium.envs.registration.load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    return command.numbers(command.defaults_of(entry) | spec.kwargs)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m myriad_client.gymnasium", description=__doc__.splitlines()[0])
-    parser.add_argument("id")
-    parser.add_argument("--listen", default="", help="HOST:PORT or a path, for env = \"connect:...\"")
-    arguments = parser.parse_args()
-    env_id, _, query = arguments.id.partition("?")
-    fixed = {key: value_of(value) for key, value in urllib.parse.parse_qsl(query, keep_blank_values=True)}
-    started = wire.session_socket()
-    try:
+    env_id, fixed, listen = command.arguments("myriad_client.gymnasium", __doc__)
+    with command.told():
         spec = gymnasium.spec(env_id)
         numbers = {name: value for name, value in numbers_of(spec).items() if name not in fixed}
-        make = lambda options: gymnasium.make(env_id, disable_env_checker=True, **fixed,
-                                              **{n: type(numbers[n])(v) for n, v in options.items() if v != numbers[n]})
+        make = lambda options: gymnasium.make(env_id, disable_env_checker=True, **fixed, **command.changed(options, numbers))
         probe = make(wire.options())
         observation, action = space_of(probe.observation_space), space_of(probe.action_space)
         probe.close()
-    except Exception as error:
-        if started is not None:
-            wire.Connection(started).send(wire.failure(f"{type(error).__name__}: {error}"))
-        raise SystemExit(f"{type(error).__name__}: {error}") from None
-    serve(make, observation, action, name=env_id, source=f"Gymnasium {gymnasium.__version__}'s {env_id}", listen=arguments.listen,
+    serve(make, observation, action, name=env_id, source=f"Gymnasium {gymnasium.__version__}'s {env_id}", listen=listen,
           max_episode_steps=spec.max_episode_steps or 0, options={n: float(v) for n, v in numbers.items()},
           reward_threshold=math.nan if spec.reward_threshold is None else spec.reward_threshold)
 

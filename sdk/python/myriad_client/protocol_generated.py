@@ -458,7 +458,14 @@ class Hello(object):
             return self._tab.String(o + self._tab.Pos)
         return None
 
-def HelloStart(builder): builder.StartObject(12)
+    # Hello
+    def Agents(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(28))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint32Flags, o + self._tab.Pos)
+        return 1
+
+def HelloStart(builder): builder.StartObject(13)
 def HelloAddProtocol(builder, protocol): builder.PrependUint16Slot(0, protocol, 0)
 def HelloAddRole(builder, role): builder.PrependUint8Slot(1, role, 0)
 def HelloAddName(builder, name): builder.PrependUOffsetTRelativeSlot(2, flatbuffers.number_types.UOffsetTFlags.py_type(name), 0)
@@ -473,6 +480,7 @@ def HelloAddRewardThreshold(builder, rewardThreshold): builder.PrependFloat64Slo
 def HelloAddOptions(builder, options): builder.PrependUOffsetTRelativeSlot(10, flatbuffers.number_types.UOffsetTFlags.py_type(options), 0)
 def HelloStartOptionsVector(builder, numElems): return builder.StartVector(4, numElems, 4)
 def HelloAddSource(builder, source): builder.PrependUOffsetTRelativeSlot(11, flatbuffers.number_types.UOffsetTFlags.py_type(source), 0)
+def HelloAddAgents(builder, agents): builder.PrependUint32Slot(12, agents, 1)
 def HelloEnd(builder): return builder.EndObject()
 
 

@@ -2,6 +2,9 @@
 
 `make_env(options)` returns an object with Gymnasium's reset(seed=...) -> (observation, info) and
 step(action) -> (observation, reward, terminated, truncated, info).
+
+With `agents` it returns a world of so many agents, each of which is an environment of Myriad's: reset(seed=...) -> observations,
+step(actions) -> (observations, rewards, terminateds, truncateds), lists of one element an agent. They end in the same step.
 """
 import math
 import os
@@ -21,13 +24,13 @@ ALIGN = 64
 
 
 def serve(make_env, observation, action, *, name: str = "", source: str = "", max_envs: int = 0, max_episode_steps: int = 0,
-          reward_threshold: float = math.nan, options: dict[str, float] | None = None, listen: str = "") -> None:
+          reward_threshold: float = math.nan, options: dict[str, float] | None = None, listen: str = "", agents: int = 1) -> None:
     """Serves Myriad until it goes: over the connection it made before it started this process, or each that comes to
     `listen` ("HOST:PORT" or a path), each with environments of its own."""
-    hello = _hello(observation, action, name, source, max_envs, max_episode_steps, reward_threshold, options or {})
+    hello = _hello(observation, action, name, source, max_envs, max_episode_steps, reward_threshold, options or {}, agents)
     started = wire.session_socket()
     if started is not None:
-        _serve_one(started, hello, make_env, observation, action)
+        _serve_one(started, hello, make_env, observation, action, agents)
         return
     if not listen:
         raise RuntimeError("Myriad did not start this process: say listen='HOST:PORT' for env = \"connect:HOST:PORT\"")
@@ -36,7 +39,7 @@ def serve(make_env, observation, action, *, name: str = "", source: str = "", ma
             sock, _ = door.accept()
             if os.fork() == 0:  # a process for each, as where Myriad starts them
                 door.close()
-                _serve_one(sock, hello, make_env, observation, action)
+                _serve_one(sock, hello, make_env, observation, action, agents)
                 os._exit(0)
             sock.close()
 
@@ -53,7 +56,7 @@ def listener(address: str) -> socket.socket:
     return socket.create_server((host, int(port)))
 
 
-def _hello(observation, action, name, source, max_envs, max_episode_steps, reward_threshold, options) -> bytes:
+def _hello(observation, action, name, source, max_envs, max_episode_steps, reward_threshold, options, agents) -> bytes:
     b = flatbuffers.Builder(1024)
     rows = []
     for key, value in options.items():
@@ -66,17 +69,17 @@ def _hello(observation, action, name, source, max_envs, max_episode_steps, rewar
     p.HelloAddProtocol(b, wire.PROTOCOL), p.HelloAddRole(b, p.Role.steps)
     p.HelloAddName(b, said[0]), p.HelloAddSource(b, said[1]), p.HelloAddObservation(b, said[2]), p.HelloAddAction(b, said[3])
     p.HelloAddMaxEnvs(b, max_envs), p.HelloAddMaxEpisodeSteps(b, max_episode_steps), p.HelloAddOptions(b, rows)
-    p.HelloAddRewardThreshold(b, reward_threshold)
+    p.HelloAddRewardThreshold(b, reward_threshold), p.HelloAddAgents(b, agents)
     return wire.frame(b, p.Body.Hello, p.HelloEnd(b))
 
 
-def _serve_one(sock: socket.socket, hello: bytes, make_env, observation, action) -> None:
+def _serve_one(sock: socket.socket, hello: bytes, make_env, observation, action, agents) -> None:
     connection = wire.Connection(sock)
     try:
         connection.send(hello)
         kind, welcome = connection.receive()
         if kind == p.Body.Welcome:
-            _Host(connection, welcome, make_env, observation, action).run()
+            (_Host if agents == 1 else _Worlds)(connection, welcome, make_env, observation, action, agents).run()
     except wire.Closed:
         pass  # the run is over
     except Exception as error:
@@ -89,8 +92,8 @@ def _serve_one(sock: socket.socket, hello: bytes, make_env, observation, action)
 
 
 class _Host:
-    def __init__(self, connection: wire.Connection, welcome: p.Welcome, make_env, observation, action):
-        self.connection = connection
+    def __init__(self, connection: wire.Connection, welcome: p.Welcome, make_env, observation, action, agents: int):
+        self.connection, self.agents = connection, agents
         self.n = n = welcome.NumEnvs()
         options = {wire.text(welcome.Options(i).Name()): welcome.Options(i).Value() for i in range(welcome.OptionsLength())}
         self.observation, self.action = spaces.Codec(observation), spaces.Codec(action)
@@ -109,7 +112,9 @@ class _Host:
         self.rewards, self.flags = np.frombuffer(self.blocks[3], np.float64), self.blocks[4]
         self.active = self.blocks[5]
         self.stepped = self._stepped() if self.shared else b""
-        self.envs = [make_env(options) for _ in range(n)]
+        if n % agents:
+            raise RuntimeError(f"{n} environments are no multiple of the {agents} agents of a world")
+        self.envs = [make_env(options) for _ in range(n // agents)]
 
     def _stepped(self) -> bytes:
         b = flatbuffers.Builder(256)
@@ -144,10 +149,13 @@ class _Host:
                 for k in range(message.EnvsLength()):
                     seed = message.Seeds(k) if k < message.SeedsLength() else None
                     i = message.Envs(k)
-                    self.observation.write(self.observations[i], self.envs[i].reset(seed=seed)[0])
+                    self.observation.write(self.observations[i], self.reset(i, seed))
             else:
                 raise RuntimeError("Myriad sent what a simulator does not take: update the client")
             self.connection.send(self.stepped if self.shared else self._stepped())
+
+    def reset(self, i: int, seed: int | None):
+        return self.envs[i].reset(seed=seed)[0]
 
     def step(self) -> None:
         read, write = self.action.read, self.observation.write
@@ -163,3 +171,38 @@ class _Host:
             else:
                 self.flags[i] = 0
             write(self.observations[i], observation)
+
+
+class _Worlds(_Host):
+    """Worlds side by side: environment i is agent i % agents of world i // agents."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.first: list[dict] = [{} for _ in self.envs]  # of a new episode: S_0 of the agents that have not asked for it
+
+    def reset(self, i: int, seed: int | None):
+        """The first agent that asks begins an episode, the others join it: its seed is the world's."""
+        world, agent = divmod(i, self.agents)
+        if agent not in self.first[world]:
+            self.first[world] = dict(enumerate(self.envs[world].reset(seed=seed)))
+        return self.first[world].pop(agent)
+
+    def step(self) -> None:
+        for k, world in enumerate(self.envs):
+            rows = range(k * self.agents, (k + 1) * self.agents)
+            active = [self.active[i] for i in rows]
+            if not any(active):
+                continue
+            if not all(active):
+                raise RuntimeError(f"agent {active.index(0)} of a world has no action: its {self.agents} agents act together")
+            self.first[k] = {}
+            observations, rewards, terminateds, truncateds = world.step([self.action.read(self.actions[i]) for i in rows])
+            ends = [(TERMINATED if a else 0) | (TRUNCATED if b else 0) for a, b in zip(terminateds, truncateds, strict=True)]
+            if any(ends) and not all(ends):
+                raise RuntimeError("some agents of a world ended and others go on: they begin, and so end, together")
+            begun = world.reset(seed=None) if any(ends) else observations
+            for agent, i in enumerate(rows):
+                self.rewards[i], self.flags[i] = rewards[agent], ends[agent]
+                if ends[agent]:
+                    self.observation.write(self.finals[i], observations[agent])
+                self.observation.write(self.observations[i], begun[agent])

@@ -1,0 +1,235 @@
+"""A trained policy without a connection: `Policy("runs/0001")`, with numpy alone.
+
+    policy = Policy("runs/0001")           # a run's folder, or one checkpoint
+    action = policy.act(observation)       # what `myriad evaluate` would do
+    policy.refresh()                       # a newer checkpoint, should there be one
+
+Nothing comes back: a run does not train on actions that were chosen here (myriad_client.Client does that).
+"""
+import json
+import math
+import pathlib
+import struct
+import tomllib
+
+import numpy as np
+
+from myriad_client import spaces
+
+MODULE = "learner_group/modules/default_policy.safetensors"
+CONNECTORS = "learner_group/connectors.safetensors"
+ELEMENTS = {"F32": "<f4", "F64": "<f8", "U8": "u1", "I32": "<i4", "I64": "<i8"}
+ERF = np.vectorize(math.erf, otypes=[np.float64])
+ACTIVATIONS = {
+    "linear": lambda x: x,
+    "tanh": np.tanh,
+    "relu": lambda x: np.maximum(x, 0),
+    "silu": lambda x: x * (0.5 + 0.5 * np.tanh(0.5 * x)),
+    "gelu": lambda x: (0.5 * x * (1 + ERF(x * 0.70710678))).astype(np.float32),
+    "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+}
+
+
+class Policy:
+    """`path`: a run's folder (its newest checkpoint) or one checkpoint. `seed`: of sampled actions.
+
+    Raises ValueError for what is no checkpoint, or a broken one. Observations are those of the spaces of the config, after the
+    wrappers: with frame_stack the caller stacks. Time limits and frame_skip are the caller's, too.
+    """
+
+    def __init__(self, path, *, seed: int | None = None):
+        self.path = pathlib.Path(path)
+        self.random = np.random.default_rng(seed)
+        self.checkpoint: pathlib.Path | None = None  # the one that is loaded
+        if not self.refresh():
+            raise ValueError(f"{self.path} is no checkpoint, and no run that has one")
+
+    def refresh(self) -> bool:
+        """Loads the newest checkpoint; False where it is loaded already. A run may write and remove them meanwhile. After a
+        ValueError the policy is what it was."""
+        if (self.path / "MANIFEST.json").exists():
+            newest = [self.path]
+        else:
+            newest = sorted(self.path.glob("checkpoints/[0-9]*"), reverse=True)
+        for checkpoint in newest:
+            if checkpoint == self.checkpoint:
+                return False
+            before = vars(self).copy()
+            try:
+                self._load(checkpoint)
+                return True
+            except Exception as error:
+                vars(self).update(before)
+                if not isinstance(error, FileNotFoundError):
+                    raise
+                if (checkpoint / "MANIFEST.json").exists():
+                    raise ValueError(f"{checkpoint} is not whole, or older than spaces.json: let this version of Myriad save another") from None
+        return False  # those that were seen are gone: the next call finds what came after them
+
+    def act(self, observation, *, explore: bool = False):
+        """What to do: the likeliest action, or with `explore` one drawn from the policy's distribution."""
+        inputs = self.action_dist_inputs(observation)
+        if not isinstance(self.action, spaces.Box):
+            parts = np.split(inputs, np.cumsum(self._groups)[:-1])
+            chosen = [self._draw(part) if explore else int(part.argmax()) for part in parts]
+            return self.action.start + chosen[0] if isinstance(self.action, spaces.Discrete) else np.array(chosen, np.int32)
+        mean, log_std = np.split(inputs, 2)
+        if explore:
+            mean = mean + np.exp(log_std) * self.random.standard_normal(mean.size, np.float32)
+        action = np.clip(mean.astype(self.action.dtype) * self._scale + self._offset, self._low, self._high)
+        return action.astype(self.action.dtype).reshape(self.action.shape)
+
+    def action_dist_inputs(self, observation) -> np.ndarray:
+        """The parameters of the distribution of actions: logits, or means and then log standard deviations."""
+        x = np.concatenate([part.ravel() for part in features(self.observation, observation)])
+        if self._filter is not None:
+            shift, scale, clip = self._filter
+            x = np.clip((x - shift) * scale, -clip, clip)
+        for layer in self._layers:
+            x = layer(x)
+        if not isinstance(self.action, spaces.Box):
+            return x
+        mean, log_std = (x, self._log_std) if self._log_std is not None else np.split(x, 2)
+        return np.concatenate([mean, np.clip(log_std, -self._log_std_clip, self._log_std_clip)])
+
+    # --- how ---
+
+    def _draw(self, logits: np.ndarray) -> int:
+        cumulative = np.exp((logits - logits.max()).astype(np.float64)).cumsum()
+        drawn = np.searchsorted(cumulative, self.random.random() * cumulative[-1], side="right")
+        return min(int(drawn), logits.size - 1)  # rounding may reach the end
+
+    def _load(self, checkpoint: pathlib.Path) -> None:
+        listed = {file["name"]: file["bytes"] for file in json.loads((checkpoint / "MANIFEST.json").read_bytes())["files"]}
+
+        def read(name: str) -> bytes:
+            data = (checkpoint / name).read_bytes()
+            if len(data) != listed.get(name):
+                raise ValueError(f"{checkpoint / name} has {len(data)} bytes, want {listed.get(name)}: the checkpoint is broken")
+            return data
+
+        config = tomllib.loads(read("config.toml").decode())
+        said = json.loads(read("spaces.json"))
+        tensors = read_safetensors(read(MODULE), str(checkpoint / MODULE))
+        connectors = read_safetensors(read(CONNECTORS), str(checkpoint / CONNECTORS))
+        self.observation, self.action = space_of(said["observation"]), space_of(said["action"])
+        self._set_module(config["rl_module"], tensors)
+        self._set_connectors(config["environment"], connectors)
+        self.checkpoint = checkpoint
+
+    def _set_module(self, config: dict, tensors: dict[str, np.ndarray]) -> None:
+        """The encoder and the head of actions, as make_mlp_spec (rl/module_spec.cpp) makes them."""
+        size = sum(part.size for part in features(self.observation, sample_of(self.observation)))
+
+        def take(name: str, *shape: int) -> np.ndarray:
+            if name not in tensors or tensors[name].shape != shape:
+                raise ValueError(f"the module has {name} {tensors[name].shape if name in tensors else 'not'}, want {shape}")
+            return tensors[name]
+
+        def linear(name: str, outputs: int):
+            nonlocal size
+            weight, bias = take(f"{name}.weight", outputs, size), take(f"{name}.bias", outputs)
+            size = outputs
+            self._layers.append(lambda x: weight @ x + bias)
+
+        def norm(name: str):
+            gain, bias = take(f"{name}.gain", size), take(f"{name}.bias", size)
+            self._layers.append(lambda x: (x - x.mean()) / np.sqrt(x.var() + np.float32(1e-5)) * gain + bias)
+
+        self._layers, index = [], 0
+        activation = config["fcnet_activation"]
+        for hidden in config["fcnet_hiddens"]:
+            linear(f"encoder.{index}", hidden)
+            index += 1
+            if config["fcnet_use_layernorm"]:
+                norm(f"encoder.{index}")
+                index += 1
+            if activation != "linear":
+                self._layers.append(ACTIVATIONS[activation])
+                index += 1
+        self._log_std, self._log_std_clip = None, np.float32(config["log_std_clip_param"])
+        if isinstance(self.action, spaces.Box):
+            n = math.prod(self.action.shape)
+            linear("pi", n if config["free_log_std"] else 2 * n)
+            self._log_std = take("log_std", n) if config["free_log_std"] else None
+            return
+        self._groups = ([self.action.n] if isinstance(self.action, spaces.Discrete) else self.action.nvec if isinstance(self.action, spaces.MultiDiscrete)
+                        else [2] * self.action.n)
+        linear("pi", sum(self._groups))
+
+    def _set_connectors(self, config: dict, connectors: dict[str, np.ndarray]) -> None:
+        """The filter of observations and the range of actions, as rl/connector.cpp."""
+        self._filter = None
+        if config["observation_filter"] == "MeanStdFilter":
+            count, (mean, m2) = connectors["mean_std_filter"][0], np.split(connectors["mean_std_filter"][1:], 2)
+            if count >= 2:
+                scale = 1 / np.maximum(np.sqrt(m2 / (count - 1)), 1e-4)
+                self._filter = mean.astype(np.float32), scale.astype(np.float32), np.float32(config["observation_clip"])
+        if not isinstance(self.action, spaces.Box):
+            return
+        low, high = (np.broadcast_to(np.asarray(x, np.float64).ravel(), math.prod(self.action.shape)) for x in (self.action.low, self.action.high))
+        bounded = np.isfinite(low) & np.isfinite(high) & config["normalize_actions"]
+        with np.errstate(invalid="ignore", over="ignore"):
+            self._scale = np.where(bounded, (high - low) / 2, 1).astype(np.float32)
+            self._offset = np.where(bounded, (high + low) / 2, 0).astype(np.float32)
+            clips = config["clip_actions"]
+            self._low, self._high = np.where(clips, low, -math.inf).astype(np.float32), np.where(clips, high, math.inf).astype(np.float32)
+
+
+def features(space, value) -> list[np.ndarray]:
+    """What the module sees of an observation: Box and MultiBinary as they are, integers one-hot."""
+    if isinstance(space, spaces.Dict):
+        return [part for name, inner in space.spaces.items() for part in features(inner, value[name])]
+    if isinstance(space, spaces.Tuple):
+        return [part for inner, element in zip(space.spaces, value, strict=True) for part in features(inner, element)]
+    if isinstance(space, spaces.Discrete):
+        return [one_hot(int(value) - space.start, space.n)]
+    if isinstance(space, spaces.MultiDiscrete):
+        return [one_hot(int(element), n) for element, n in zip(value, space.nvec, strict=True)]
+    shape, dtype = (space.shape, space.dtype) if isinstance(space, spaces.Box) else ((space.n,), "int32")
+    row = np.asarray(value, dtype)
+    if row.shape != tuple(shape):
+        raise ValueError(f"an observation of shape {row.shape}, want {tuple(shape)}")
+    return [row.astype(np.float32)]
+
+
+def one_hot(index: int, n: int) -> np.ndarray:
+    return (np.arange(n) == index).astype(np.float32)
+
+
+def sample_of(space):
+    """Some value of the space."""
+    if isinstance(space, spaces.Dict):
+        return {name: sample_of(inner) for name, inner in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return [sample_of(inner) for inner in space.spaces]
+    if isinstance(space, spaces.Discrete):
+        return space.start
+    return np.zeros(space.shape if isinstance(space, spaces.Box) else len(space.nvec) if isinstance(space, spaces.MultiDiscrete) else space.n)
+
+
+def space_of(said: dict):
+    """A space of spaces.json."""
+    kind = said["kind"]
+    if kind == "Box":
+        bounds = lambda values, endless: np.array([endless if x is None else x for x in values]).reshape(said["shape"] if len(values) > 1 else (1,))
+        return spaces.Box(bounds(said["low"], -math.inf), bounds(said["high"], math.inf), tuple(said["shape"]), said["dtype"])
+    if kind == "Dict":
+        return spaces.Dict(dict(zip(said["names"], map(space_of, said["spaces"]), strict=True)))
+    if kind == "Tuple":
+        return spaces.Tuple([space_of(part) for part in said["spaces"]])
+    return getattr(spaces, kind)(**{name: value for name, value in said.items() if name != "kind"})
+
+
+def read_safetensors(data: bytes, name: str) -> dict[str, np.ndarray]:
+    try:
+        (size,) = struct.unpack_from("<Q", data)
+        header = json.loads(data[8:8 + size])
+        header.pop("__metadata__", None)
+        tensors, body = {}, memoryview(data)[8 + size:]
+        for key, tensor in header.items():
+            begin, end = tensor["data_offsets"]
+            tensors[key] = np.frombuffer(body[begin:end], ELEMENTS[tensor["dtype"]]).reshape(tensor["shape"])
+        return tensors
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{name} is no safetensors file: {error}") from None
