@@ -498,6 +498,9 @@ void check_agents(const Config& config, const EnvSpec& env) {
 EnvSpec check_environment(const Config& config) {
   EnvSpec env = environment_spec(config.environment);
   (void)make_mlp_spec(env.observation_space, env.action_space, config.rl_module);
+  if (const auto* box = env.action_space.get_if<Box>(); box != nullptr && box->dtype != DType::f32)
+    fail(Exit::usage, "unsupported-space", "the actions of {} are {}; a policy's are float32: declare them so",
+         config.environment.env, env.action_space.to_string());
   (void)Curriculum(config.curriculum, env);
   check_agents(config, env);
   if (!config.environment.env.starts_with(fmt::format("{}:", simulator::kClientsPrefix))) return env;

@@ -27,7 +27,7 @@ import cluster
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 RUNNERS, AGENTS, LEARNERS, FRAGMENT, BATCH, QUEUE = 64, 4, 2, 32, 1024, 3
-STEP_TIMEOUT_S, AFTER_S = 6, 12
+STEP_TIMEOUT_S, AFTER_S = 6, 25
 NETWORK_FAULTS = 10
 CONFIG = f"""
 algorithm = "IMPALA"

@@ -210,7 +210,8 @@ class Page(Spawning):
         subprocess.run([sys.executable, ROOT / "scripts/install_sdk.py", prefix], check=True, capture_output=True)
         bin_folder = self.root / "bin"
         bin_folder.mkdir()
-        (bin_folder / "python3").symlink_to(sys.executable)
+        (bin_folder / "python3").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')  # a link would not be of the virtual environment
+        (bin_folder / "python3").chmod(0o755)
         environment = self.environment | {"S": str(prefix), "PATH": f"{bin_folder}:{run_test.BUILD / 'apps'}:{os.environ['PATH']}",
                                           "PYTHONPATH": str(prefix / "share/myriad/python")}
         blocks = re.findall(r"```(sh|python|cpp|toml)\n(.*?)```", (ROOT / "docs/howto-external.md").read_text(), re.S)

@@ -31,6 +31,14 @@ def space_of(space) -> object:
                     "Discrete, MultiDiscrete, MultiBinary, Dict or Tuple spaces")
 
 
+def action_of(space) -> object:
+    """The same of actions, which a policy gives as float32."""
+    ours = space_of(space)
+    if isinstance(ours, spaces.Box) and ours.dtype == "float64":
+        ours.dtype = "float32"
+    return ours
+
+
 def numbers_of(spec) -> dict[str, float | int | bool]:
     """The keyword arguments that are numbers, with their defaults."""
     entry = gymnasium.envs.registration.load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
@@ -44,7 +52,7 @@ def main() -> None:
         numbers = {name: value for name, value in numbers_of(spec).items() if name not in fixed}
         make = lambda options: gymnasium.make(env_id, disable_env_checker=True, **fixed, **command.changed(options, numbers))
         probe = make(wire.options())
-        observation, action = space_of(probe.observation_space), space_of(probe.action_space)
+        observation, action = space_of(probe.observation_space), action_of(probe.action_space)
         probe.close()
     serve(make, observation, action, name=env_id, source=f"Gymnasium {gymnasium.__version__}'s {env_id}", listen=listen,
           max_episode_steps=spec.max_episode_steps or 0, options={n: float(v) for n, v in numbers.items()},

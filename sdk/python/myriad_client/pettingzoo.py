@@ -17,7 +17,7 @@ from gymnasium import spaces as box
 from pettingzoo.utils.conversions import aec_to_parallel
 
 from myriad_client import command, wire
-from myriad_client.gymnasium import space_of
+from myriad_client.gymnasium import action_of, space_of
 from myriad_client.simulator import serve
 
 
@@ -90,7 +90,7 @@ def main() -> None:
 
         probe = make(wire.options())
         agents = agents_of(probe, name)
-        observation, action = space_of(probe.observation_space(agents[0])), space_of(probe.action_space(agents[0]))
+        observation, action = space_of(probe.observation_space(agents[0])), action_of(probe.action_space(agents[0]))
         probe.close()
     serve(lambda options: World(make(options)), observation, action, name=name, listen=listen, agents=len(agents),
           source=f"PettingZoo {pettingzoo.__version__}'s {name}, {len(agents)} agents", options={n: float(v) for n, v in numbers.items()})
