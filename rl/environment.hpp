@@ -114,6 +114,7 @@ struct EnvSpec {
   std::vector<std::string> state_names = {};    ///< names of the values set_state takes, in order; may be empty
   bool submits = false;                         ///< it wants to hear actions early: Environment::submit
   bool isolated = false;                        ///< foreign code: only processes that step it make it
+  bool needs_network = false;                   ///< it opens sockets itself: its runners' sandbox lets it
   std::function<std::unique_ptr<Environment>(const EnvOptions& options)> make;  ///< receives every option
   std::function<void(EnvSpec& spec)> configure =
       {};  ///< sets the spaces to those of spec.options, where options change them

@@ -139,6 +139,7 @@ EnvSpec spec_of(const Source& source) {
                .source = hello.source.substr(0, 256),
                .submits = true,
                .isolated = true,
+               .needs_network = source.command.empty(),
                .make = make_of(source)};
   if (!std::isnan(hello.reward_threshold)) spec.reward_threshold = hello.reward_threshold;
   for (const auto& option : hello.options)

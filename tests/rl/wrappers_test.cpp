@@ -25,7 +25,7 @@ class Steps final : public Environment {
     count_ = 0, action_ = -1;
     write(observation);
   }
-  void submit(ConstRow action) override { told.submitted.push_back(action.i32()[0]); }
+  void submit(ConstRow action, RandomStream&) override { told.submitted.push_back(action.i32()[0]); }
   StepResult step(ConstRow action, RandomStream&, Row observation) override {
     told.stepped.push_back(action.i32()[0]);
     ++count_, action_ = action.i32()[0];
@@ -97,7 +97,7 @@ struct Played {
   }
   void reset() { env->reset(random, Row(row())); }
   StepResult step(int32_t action) {
-    if (spec.submits) env->submit(ConstRow(std::as_bytes(std::span(&action, 1))));
+    if (spec.submits) env->submit(ConstRow(std::as_bytes(std::span(&action, 1))), random);
     return env->step(ConstRow(std::as_bytes(std::span(&action, 1))), random, Row(row()));
   }
 
