@@ -178,6 +178,7 @@ int run_env_runner(const RunnerSetup& setup, uint32_t slot, uint32_t incarnation
   EnvRunner runner(setup, slot, incarnation, socket, weights, page);
   try {
     sandbox.enter();  // the ledger is open, foreign code not loaded
+    ::close(sandbox.fd());
     runner.run();
     return 0;
   } catch (const Error& error) { last_word = error; } catch (const std::exception& error) {

@@ -162,7 +162,7 @@ class Home {
     try {
       SharedMemory page = SharedMemory::map(page_fd, sizeof(RunnerPage), true);
       page.close_fd();
-      close_descriptors_but({runner_socket, simulator::door()});
+      close_descriptors_but({runner_socket, simulator::door(), sandbox_->fd()});
       status = run_env_runner(*setup_, order.slot, order.incarnation, runner_socket, weights_->data(),
                               *reinterpret_cast<RunnerPage*>(page.data()), *sandbox_);
     } catch (const std::exception& error) { std::fprintf(stderr, "runner %u: %s\n", order.slot, error.what()); }

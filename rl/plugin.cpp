@@ -133,7 +133,7 @@ json::object ask(const std::string& path, const EnvOptions& options) {
     if (::getppid() != parent) ::_exit(1);
     json::object facts;
     try {
-      close_descriptors_but({ends[1]});
+      close_descriptors_but({ends[1], sandbox.fd()});
       sandbox.enter();
       facts = describe(path, options);
     } catch (const Error& error) {

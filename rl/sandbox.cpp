@@ -89,6 +89,16 @@ Sandbox::Sandbox(Options options, Kernel kernel) : options_(std::move(options)),
   if (options_.level == "strict" && !missing.empty())
     fail(Exit::usage, "no-sandbox",
          "env_runners.sandbox is \"strict\", and this host has not: {}; \"default\" takes what there is", missing);
+  if (kernel_.landlock_abi >= 1) make_ruleset();
+  if (kernel_.seccomp)
+    filter_ = SystemCallFilter{.network = options_.network,
+                               .attributes = !options_.writable.empty(),
+                               .truncation = kernel_.landlock_abi >= kAbiTruncate}
+                  .program();
+}
+
+Sandbox::~Sandbox() {
+  if (ruleset_ >= 0) ::close(ruleset_);
 }
 
 std::string Sandbox::missing() const {
@@ -121,14 +131,12 @@ void Sandbox::enter() const {
   lower(RLIMIT_FSIZE, kMaxFileBytes);
   if (!options_.writable.empty()) ::setenv("TMPDIR", options_.writable.c_str(), 1);
   if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) refused("no_new_privs", errno);
-  if (kernel_.landlock_abi >= 1) enter_landlock();
-  const SystemCallFilter filter{.network = options_.network,
-                                .attributes = !options_.writable.empty(),
-                                .truncation = kernel_.landlock_abi >= kAbiTruncate};
-  if (const int error = kernel_.seccomp ? filter.install() : 0; error != 0) refused("seccomp", error);
+  if (ruleset_ >= 0 && ::syscall(SYS_landlock_restrict_self, ruleset_, 0) != 0) refused("Landlock", errno);
+  const sock_fprog program{static_cast<unsigned short>(filter_.size()), const_cast<sock_filter*>(filter_.data())};
+  if (!filter_.empty() && ::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) != 0) refused("seccomp", errno);
 }
 
-void Sandbox::enter_landlock() const {
+void Sandbox::make_ruleset() {
   const int abi = kernel_.landlock_abi;
   Ruleset ruleset{.files = changes_of_files(abi), .tcp = 0, .scopes = kScopeSignals};
   if (!options_.network) {
@@ -136,11 +144,11 @@ void Sandbox::enter_landlock() const {
     ruleset.scopes |= kScopeAbstractSockets;
   }
   const size_t size = abi >= kAbiScopes ? sizeof ruleset : abi >= kAbiTcp ? 2 * sizeof(uint64_t) : sizeof(uint64_t);
-  const auto fd = static_cast<int>(::syscall(SYS_landlock_create_ruleset, &ruleset, size, 0));
-  if (fd < 0) refused("Landlock", errno);
+  ruleset_ = static_cast<int>(::syscall(SYS_landlock_create_ruleset, &ruleset, size, 0));
+  if (ruleset_ < 0) refused("Landlock", errno);
   const auto allow = [&](int where, uint64_t rights) {
     const landlock_path_beneath_attr rule{rights, where};
-    return ::syscall(SYS_landlock_add_rule, fd, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) == 0;
+    return ::syscall(SYS_landlock_add_rule, ruleset_, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) == 0;
   };
   const auto allow_path = [&](const std::string& path, uint64_t rights) {
     const int where = ::open(path.c_str(), O_PATH | O_CLOEXEC);
@@ -154,8 +162,6 @@ void Sandbox::enter_landlock() const {
   for (const int output : {STDOUT_FILENO, STDERR_FILENO}) (void)allow(output, LANDLOCK_ACCESS_FS_WRITE_FILE);
   if (!options_.writable.empty() && !allow_path(options_.writable, ruleset.files))
     refused("env_runners.sandbox_write", errno);
-  if (::syscall(SYS_landlock_restrict_self, fd, 0) != 0) refused("Landlock", errno);
-  ::close(fd);
 }
 
 Sandbox::Options sandbox_options(const Config& config, bool needs_network) {

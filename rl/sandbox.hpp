@@ -8,8 +8,11 @@
 // No part needs root. What the kernel lacks is left out, and said.
 #pragma once
 
+#include <linux/filter.h>
+
 #include <initializer_list>
 #include <string>
+#include <vector>
 
 namespace myriad {
 
@@ -29,20 +32,27 @@ class Sandbox {
     bool network = false;       ///< sockets stay
   };
 
-  /// Throws Error("no-sandbox") where `strict` misses a part, Error("no-folder") without the folder.
+  /// Makes the rules, once for all processes that will enter. Throws Error("no-sandbox") where `strict` misses a part,
+  /// Error("no-folder") without the folder.
   explicit Sandbox(Options options, Kernel kernel = Kernel::probe());
+  ~Sandbox();
+  Sandbox(const Sandbox&) = delete;
 
   /// What is in force, one line for the log: "sandbox: files, network, signals, system calls".
   std::string describe() const;
+
+  int fd() const { return ruleset_; }  ///< of Landlock's rules, wanted by enter(); -1: none
 
   /// From here on this process, of one thread, is inside. Throws Error("no-sandbox") when the kernel refuses.
   void enter() const;
 
  private:
   std::string missing() const;
-  void enter_landlock() const;
+  void make_ruleset();
   Options options_;
   Kernel kernel_;
+  int ruleset_ = -1;
+  std::vector<sock_filter> filter_;  // empty: none
 };
 
 /// The sandbox of a run's config, for an environment that needs the network or not (EnvSpec).

@@ -7,7 +7,6 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <cstddef>
@@ -172,12 +171,6 @@ std::vector<sock_filter> SystemCallFilter::program() const {
 #endif
   }
   return rules.done();
-}
-
-int SystemCallFilter::install() const {
-  std::vector<sock_filter> rules = program();
-  const sock_fprog program{static_cast<unsigned short>(rules.size()), rules.data()};
-  return ::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) == 0 ? 0 : errno;
 }
 
 }  // namespace myriad

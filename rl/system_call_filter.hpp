@@ -16,9 +16,6 @@ struct SystemCallFilter {
   bool truncation = false;  ///< truncate() and opens that truncate without writing, which Landlock knows from ABI 3
 
   std::vector<sock_filter> program() const;
-
-  /// For this thread and what it starts, after PR_SET_NO_NEW_PRIVS. Returns 0 or errno.
-  [[nodiscard]] int install() const;
 };
 
 }  // namespace myriad

@@ -74,7 +74,7 @@ void evaluate_inside(const SavedPolicy& policy, const Evaluator::Options& option
   };
   try {
     const Sandbox sandbox(sandbox_options(policy.config, policy.env.needs_network));
-    close_descriptors_but({});
+    close_descriptors_but({sandbox.fd()});
     sandbox.enter();
     const EvaluationResult result = evaluate_here(policy, options);
     std::copy(result.episodes.begin(), result.episodes.end(), left.episodes());
