@@ -123,7 +123,7 @@ json::object describe(const std::string& path, const EnvOptions& options) {
 
 /// describe() in a child process.
 json::object ask(const std::string& path, const EnvOptions& options) {
-  const Sandbox sandbox(facts_sandbox());
+  const Sandbox sandbox(foreign_sandbox());
   int ends[2];
   check(::pipe2(ends, O_CLOEXEC) == 0, "pipe2: {}", std::strerror(errno));
   const pid_t parent = ::getpid(), child = ::fork();

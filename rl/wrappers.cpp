@@ -276,7 +276,7 @@ EnvSpec environment_spec(const EnvironmentConfig& config) {
 }
 
 EnvSpec environment_spec(const Config& config) {
-  facts_sandbox() = sandbox_options(config);
+  foreign_sandbox() = sandbox_options(config);
   return environment_spec(config.environment);
 }
 
