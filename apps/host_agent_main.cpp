@@ -64,6 +64,7 @@ class AgentShell {
     serve_weights(arguments, context);
     if (!welcome.payloads.empty()) keep_states(welcome.payloads[0]);
     if (ready_.text[0] != '\0') say("limits", ready_.text);
+    say("sandbox", ready_.sandbox);
     open_door();
     watch_fd(zygote_.fd(), kZygote);
     sigset_t signals;

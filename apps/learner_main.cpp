@@ -182,7 +182,7 @@ class LearnerShell {
         run_(arguments.number("--run")),
         checkpoint_(welcome.checkpoint),
         config_(load_config(welcome.config, "config")),
-        env_(environment_spec(config_.environment)),
+        env_(environment_spec(config_)),
         curriculum_(config_.curriculum, env_),
         data_(context, welcome.data_endpoint),
         learner_(config_, env_.observation_space, env_.action_space, device_of(config_, hello_.shard)),

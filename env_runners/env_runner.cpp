@@ -158,7 +158,7 @@ class EnvRunner {
 
 RunnerSetup RunnerSetup::load(uint64_t run, uint64_t epoch, std::string_view config_toml) {
   Config config = load_config(config_toml, "config");
-  EnvSpec env = environment_spec(config.environment);
+  EnvSpec env = environment_spec(config);
   ModuleSpec spec = make_mlp_spec(env.observation_space, env.action_space, config.rl_module);
   auto layout = std::make_shared<const FragmentLayout>(RolloutWorker::layout_for(config, env, spec));
   SharedWeightsLayout weights{.num_values = spec.num_inference_parameters()};
@@ -169,7 +169,7 @@ RunnerSetup RunnerSetup::load(uint64_t run, uint64_t epoch, std::string_view con
 }
 
 int run_env_runner(const RunnerSetup& setup, uint32_t slot, uint32_t incarnation, int socket, const std::byte* weights,
-                   RunnerPage& page) {
+                   RunnerPage& page, const Sandbox& sandbox) {
   std::optional<Error> last_word;
   // A simulator that does not answer is named before the agent takes the runner for hung.
   simulator::patience() = {.answer = seconds(0.8 * setup.config.env_runners.step_timeout_s),
@@ -177,6 +177,8 @@ int run_env_runner(const RunnerSetup& setup, uint32_t slot, uint32_t incarnation
                            .alive = [&page] { page.progress.fetch_add(1, std::memory_order_relaxed); }};
   EnvRunner runner(setup, slot, incarnation, socket, weights, page);
   try {
+    sandbox.enter();  // the ledger is open, foreign code not loaded
+    ::close(sandbox.fd());
     runner.run();
     return 0;
   } catch (const Error& error) { last_word = error; } catch (const std::exception& error) {

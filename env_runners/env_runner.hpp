@@ -9,6 +9,7 @@
 #include "env_runners/shared_weights.hpp"
 #include "rl/config.hpp"
 #include "rl/fragment.hpp"
+#include "rl/sandbox.hpp"
 
 namespace myriad {
 
@@ -25,8 +26,9 @@ struct RunnerSetup {
   static RunnerSetup load(uint64_t run, uint64_t epoch, std::string_view config_toml);
 };
 
-/// Runs until the agent closes `socket`. Returns the exit status; what went wrong was said to the agent.
+/// Enters `sandbox`, then makes environments and runs until the agent closes `socket`. Returns the exit status; what
+/// went wrong was said to the agent.
 int run_env_runner(const RunnerSetup& setup, uint32_t slot, uint32_t incarnation, int socket, const std::byte* weights,
-                   RunnerPage& page);
+                   RunnerPage& page, const Sandbox& sandbox);
 
 }  // namespace myriad

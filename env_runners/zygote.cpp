@@ -113,11 +113,13 @@ class Home {
                                 .cpus = config.hosts.runner_cpus,
                                 .run = fmt::format("{:016x}", order.run),
                                 .agent = order.agent});
+      sandbox_.emplace(sandbox_options(config, setup_->env.needs_network));
       report.spec_hash = setup_->spec.hash();
       report.fragment_hash = setup_->layout->hash();
       report.fragment_bytes = setup_->layout->capacity_bytes();
       report.weights = setup_->weights_layout;
       set_text(report.text, limits_->describe());
+      set_text(report.sandbox, sandbox_->describe());
     } catch (const Error& error) { report = failure(error); } catch (const std::exception& error) {
       report = failure(Error(Exit::internal, "internal", error.what()));
     }
@@ -158,9 +160,11 @@ class Home {
       std::fprintf(stderr, "runner %u: %s\n", order.slot, problem.c_str());
     int status = static_cast<int>(Exit::internal);
     try {
-      const SharedMemory page = SharedMemory::map(page_fd, sizeof(RunnerPage), true);
+      SharedMemory page = SharedMemory::map(page_fd, sizeof(RunnerPage), true);
+      page.close_fd();
+      close_descriptors_but({runner_socket, simulator::door(), sandbox_->fd()});
       status = run_env_runner(*setup_, order.slot, order.incarnation, runner_socket, weights_->data(),
-                              *reinterpret_cast<RunnerPage*>(page.data()));
+                              *reinterpret_cast<RunnerPage*>(page.data()), *sandbox_);
     } catch (const std::exception& error) { std::fprintf(stderr, "runner %u: %s\n", order.slot, error.what()); }
     ::_exit(status);
   }
@@ -206,6 +210,7 @@ class Home {
   int socket_, signals_ = -1;
   std::optional<RunnerSetup> setup_;
   std::optional<RunnerLimits> limits_;
+  std::optional<Sandbox> sandbox_;
   std::optional<SharedMemory> weights_;
   std::map<int, Child> children_;
 };

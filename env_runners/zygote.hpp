@@ -28,6 +28,7 @@ struct ZygoteReport {
   // failed
   int32_t exit = 0;
   char code[64] = {}, text[1024] = {};  ///< also, of spawned: what could not be limited
+  char sandbox[512] = {};               ///< of ready: Sandbox::describe()
 };
 
 /// The agent's handle. Not movable: it owns the process.

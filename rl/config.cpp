@@ -746,6 +746,11 @@ void EnvRunnersConfig::settings(SettingVisitor& v) {
   v.visit({"explore", "", "sample actions; false: take the most likely one"}, explore);
   v.visit({"random_actions", "", "uniform actions, whatever the policy says"}, random_actions);
   v.visit({"step_timeout_s", "s", "a runner without progress for so long is restarted", 0.1, 1e6}, step_timeout_s);
+  v.visit(choice("sandbox", "of runners: default: what the kernel offers; strict: all of it, or no run",
+                 {"off", "default", "strict"}),
+          sandbox);
+  v.visit({"sandbox_write", "", "folder in which environments may write files; empty: nowhere"}, sandbox_write);
+  v.visit({"sandbox_network", "", "environments may open sockets"}, sandbox_network);
 }
 
 void TrainingConfig::settings(SettingVisitor& v) {

@@ -97,7 +97,10 @@ struct EnvRunnersConfig {
   int64_t rollout_fragment_length = 0;  ///< 0: train_batch_size / (runners x envs)
   bool explore = true;
   bool random_actions = false;
-  double step_timeout_s = 30.0;  ///< a runner without progress for so long is restarted
+  double step_timeout_s = 30.0;     ///< a runner without progress for so long is restarted
+  std::string sandbox = "default";  ///< off, default, strict: rl/sandbox.hpp
+  std::string sandbox_write;        ///< folder in which environments may write files; "": none
+  bool sandbox_network = false;     ///< environments may open sockets
   void settings(SettingVisitor& v);
 };
 

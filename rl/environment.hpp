@@ -114,6 +114,7 @@ struct EnvSpec {
   std::vector<std::string> state_names = {};    ///< names of the values set_state takes, in order; may be empty
   bool submits = false;                         ///< it wants to hear actions early: Environment::submit
   bool isolated = false;                        ///< foreign code: only processes that step it make it
+  bool needs_network = false;                   ///< it opens sockets itself: its runners' sandbox lets it
   int agents = 1;  ///< so many environments, made one after the other, are agents of one world: they begin and end
                    ///< together, and only a multiple of them can be stepped
   std::function<std::unique_ptr<Environment>(const EnvOptions& options)> make;  ///< receives every option

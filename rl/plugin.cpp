@@ -17,6 +17,7 @@
 #include "rl/check.hpp"
 #include "rl/environment.hpp"
 #include "rl/plugin_environment.hpp"
+#include "rl/sandbox.hpp"
 
 namespace myriad {
 namespace {
@@ -122,6 +123,7 @@ json::object describe(const std::string& path, const EnvOptions& options) {
 
 /// describe() in a child process.
 json::object ask(const std::string& path, const EnvOptions& options) {
+  const Sandbox sandbox(foreign_sandbox());
   int ends[2];
   check(::pipe2(ends, O_CLOEXEC) == 0, "pipe2: {}", std::strerror(errno));
   const pid_t parent = ::getpid(), child = ::fork();
@@ -131,6 +133,8 @@ json::object ask(const std::string& path, const EnvOptions& options) {
     if (::getppid() != parent) ::_exit(1);
     json::object facts;
     try {
+      close_descriptors_but({ends[1], sandbox.fd()});
+      sandbox.enter();
       facts = describe(path, options);
     } catch (const Error& error) {
       facts = {{"code", error.code()}, {"error", error.what()}};

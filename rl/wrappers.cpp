@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "rl/check.hpp"
+#include "rl/sandbox.hpp"
 
 namespace myriad {
 namespace {
@@ -275,6 +276,11 @@ EnvSpec wrapped_spec(const EnvSpec& spec, const EnvironmentConfig& config) {
 
 EnvSpec environment_spec(const EnvironmentConfig& config) {
   return wrapped_spec(configured_spec(EnvRegistry::instance().find(config.env), config.env_config), config);
+}
+
+EnvSpec environment_spec(const Config& config) {
+  foreign_sandbox() = sandbox_options(config);
+  return environment_spec(config.environment);
 }
 
 }  // namespace myriad

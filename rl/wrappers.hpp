@@ -20,4 +20,7 @@ EnvSpec wrapped_spec(const EnvSpec& spec, const EnvironmentConfig& config);
 /// "unknown-env-option").
 EnvSpec environment_spec(const EnvironmentConfig& config);
 
+/// The same of a run's; foreign code that is asked for it runs in the run's sandbox.
+EnvSpec environment_spec(const Config& config);
+
 }  // namespace myriad

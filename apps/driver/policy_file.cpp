@@ -1,10 +1,22 @@
 #include "apps/driver/policy_file.hpp"
 
-#include <filesystem>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <type_traits>
+
+#include "apps/child.hpp"
 #include "apps/driver/run_directory.hpp"
 #include "learners/checkpoint.hpp"
 #include "rl/check.hpp"
+#include "rl/sandbox.hpp"
+#include "rl/shared_memory.hpp"
 #include "rl/wrappers.hpp"
 
 namespace myriad {
@@ -23,7 +35,7 @@ SavedPolicy load_policy(const std::string& given) {
   const std::string violation = checkpoint_violation(*files, directory);
   if (!violation.empty()) fail(Exit::usage, "corrupt-checkpoint", "{}: {}", directory, violation);
   Config config = load_config(read_file(directory + "/config.toml"), directory + "/config.toml");
-  EnvSpec env = environment_spec(config.environment);
+  EnvSpec env = environment_spec(config);
   ModuleSpec module = make_mlp_spec(env.observation_space, env.action_space, config.rl_module);
   const std::string module_file = directory + "/learner_group/modules/default_policy.safetensors";
   Weights weights;
@@ -37,10 +49,65 @@ SavedPolicy load_policy(const std::string& given) {
   return {std::move(config), std::move(env), std::move(module), std::make_shared<const Weights>(std::move(weights))};
 }
 
-EvaluationResult evaluate_policy(const SavedPolicy& policy, const Evaluator::Options& options) {
+namespace {
+
+EvaluationResult evaluate_here(const SavedPolicy& policy, const Evaluator::Options& options) {
   Evaluator evaluator(policy.config, policy.env, policy.module, policy.weights, options);
   while (!evaluator.step_some(1000)) continue;
   return evaluator.result();
+}
+
+/// What a child leaves behind; the episodes lie after it.
+struct Left {
+  bool done;
+  Exit exit;
+  char code[64], text[1024];
+  EvaluationResult::Episode* episodes() { return reinterpret_cast<EvaluationResult::Episode*>(this + 1); }
+};
+static_assert(std::is_trivially_copyable_v<EvaluationResult::Episode> && sizeof(Left) % 8 == 0);
+
+void evaluate_inside(const SavedPolicy& policy, const Evaluator::Options& options, Left& left) {
+  const auto keep = [&left](Exit exit, std::string_view code, std::string_view text) {
+    left.exit = exit;
+    code.copy(left.code, sizeof left.code - 1);
+    text.copy(left.text, sizeof left.text - 1);
+  };
+  try {
+    const Sandbox sandbox(sandbox_options(policy.config, policy.env.needs_network));
+    close_descriptors_but({sandbox.fd()});
+    sandbox.enter();
+    const EvaluationResult result = evaluate_here(policy, options);
+    std::copy(result.episodes.begin(), result.episodes.end(), left.episodes());
+  } catch (const Error& error) {
+    keep(error.exit_status(), error.code(), error.what());
+  } catch (const std::exception& e) { keep(Exit::internal, "internal", e.what()); }
+  left.done = true;
+}
+
+}  // namespace
+
+EvaluationResult evaluate_policy(const SavedPolicy& policy, const Evaluator::Options& options) {
+  if (!policy.env.isolated || options.observer != nullptr) return evaluate_here(policy, options);
+  EvaluationResult result;
+  result.episodes.resize(static_cast<size_t>(options.episodes));
+  const SharedMemory memory = SharedMemory::create(
+      "evaluation", sizeof(Left) + result.episodes.size() * sizeof(EvaluationResult::Episode), false);
+  Left& left = *new (memory.data()) Left{};
+  const pid_t parent = ::getpid(), child = ::fork();
+  check(child >= 0, "fork: {}", std::strerror(errno));
+  if (child == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (::getppid() == parent) evaluate_inside(policy, options, left);
+    ::_exit(0);
+  }
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {}
+  if (!left.done)
+    fail(Exit::environment, "env-crashed", "{} ended the evaluation's process: {}", policy.env.id, exit_cause(status));
+  left.code[sizeof left.code - 1] = left.text[sizeof left.text - 1] = '\0';  // the child wrote what it liked
+  if (left.code[0] != '\0') throw Error(left.exit, left.code, left.text);
+  std::copy_n(left.episodes(), result.episodes.size(), result.episodes.begin());
+  return result;
 }
 
 }  // namespace myriad

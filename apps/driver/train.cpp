@@ -88,7 +88,7 @@ class Run {
         children_(links.children),
         router_(links.router),
         clock_(make_system_clock()),
-        env_(environment_spec(config.environment)),
+        env_(environment_spec(config)),
         curriculum_(config.curriculum, env_),
         core_(core_options(saved)),
         checkpoints_(files, (directory_.path() / "checkpoints").string(),
@@ -396,11 +396,12 @@ class Run {
         const SavedPolicy policy = load_policy(core_.last_checkpoint());
         RunRecorder recorder(directory_.path(), fs::path(core_.last_checkpoint()).filename().string(),
                              config_.evaluation, policy.env);
+        const bool records = config_.evaluation.record_video + config_.evaluation.record_episodes > 0;
         const EvaluationResult result =
             evaluate_policy(policy, {.episodes = static_cast<int>(config_.evaluation.evaluation_duration),
                                      .seed = static_cast<uint64_t>(config_.seed),
                                      .explore = config_.evaluation.explore,
-                                     .observer = &recorder});
+                                     .observer = records ? &recorder : nullptr});
         text += fmt::format("return   {:.1f} +/- {:.1f} over {} evaluation episodes\n", result.return_mean(),
                             result.return_stddev(), result.episodes.size());
         if (recorder.num_videos() > 0) text += fmt::format("videos   {} in {}/videos\n", recorder.num_videos(), place);
@@ -496,7 +497,7 @@ void check_agents(const Config& config, const EnvSpec& env) {
 }  // namespace
 
 EnvSpec check_environment(const Config& config) {
-  EnvSpec env = environment_spec(config.environment);
+  EnvSpec env = environment_spec(config);
   (void)make_mlp_spec(env.observation_space, env.action_space, config.rl_module);
   if (const auto* box = env.action_space.get_if<Box>(); box != nullptr && box->dtype != DType::f32)
     fail(Exit::usage, "unsupported-space", "the actions of {} are {}; a policy's are float32: declare them so",

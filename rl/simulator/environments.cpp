@@ -154,6 +154,7 @@ EnvSpec spec_of(const Source& source) {
                .source = hello.source.substr(0, 256),
                .submits = true,
                .isolated = true,
+               .needs_network = source.command.empty(),
                .agents = static_cast<int>(agents_of(hello)),
                .make = make_of(source)};
   if (!std::isnan(hello.reward_threshold)) spec.reward_threshold = hello.reward_threshold;

@@ -16,6 +16,7 @@
 #include <cstring>
 
 #include "rl/check.hpp"
+#include "rl/sandbox.hpp"
 
 namespace myriad::simulator {
 namespace {
@@ -106,6 +107,7 @@ void Simulator::start(const Source& source, const EnvOptions& options) {
   if (const char* before = std::getenv("PYTHONPATH"); !path.empty() && before != nullptr)
     path += std::string(":") + before;
   const std::string text = text_of(options);
+  const Sandbox sandbox(foreign_sandbox());
   const pid_t parent = ::getpid();
   pid_ = ::fork();
   if (pid_ < 0) {
@@ -127,6 +129,12 @@ void Simulator::start(const Source& source, const EnvOptions& options) {
     ::setenv("MYRIAD_SIMULATOR_FD", "3", 1);
     ::setenv("MYRIAD_SIMULATOR_OPTIONS", text.c_str(), 1);
     if (!path.empty()) ::setenv("PYTHONPATH", path.c_str(), 1);
+    try {
+      sandbox.enter();
+    } catch (const Error& error) {
+      (void)!::write(STDERR_FILENO, error.what(), std::strlen(error.what()));
+      ::_exit(126);
+    }
     ::execvp(argv[0], argv.data());
     const char* why = std::strerror(errno);
     for (const char* part : {"error[spawn-failed] ", static_cast<const char*>(argv[0]), ": ", why, "\n"})

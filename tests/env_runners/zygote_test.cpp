@@ -2,11 +2,16 @@
 #include "env_runners/zygote.hpp"
 
 #include <doctest/doctest.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <stdexcept>
 
 #include "env_runners/env_runner.hpp"
 #include "env_runners/rollout_worker.hpp"
@@ -85,6 +90,31 @@ struct Runner {
   int fd = -1, pid = 0;
 };
 
+/// Says in its first reset what it was able to do.
+class Prying : public Environment {
+ public:
+  void reset(RandomStream&, Row) override {
+    const auto tried = [](int result) { return result < 0 ? ::strerrorname_np(errno) : "ok"; };
+    int descriptors = 0;
+    for (int fd = STDERR_FILENO + 1; fd < 1024; ++fd) descriptors += ::fcntl(fd, F_GETFD) >= 0;
+    throw std::runtime_error(fmt::format("write {}, socket {}, {} descriptors", tried(::open(target, O_WRONLY)),
+                                         tried(::socket(AF_INET, SOCK_DGRAM, 0)), descriptors));
+  }
+  StepResult step(ConstRow, RandomStream&, Row) override { return {}; }
+  static constexpr const char* target = "/proc/self/comm";  // everybody's own
+};
+const RegisterEnv prying{{.id = "ToyPrying-v0",
+                          .observation_space = Space::box(-1.0, 1.0, {1}),
+                          .action_space = Space::discrete(2),
+                          .source = "a toy",
+                          .make = [](const EnvOptions&) { return std::make_unique<Prying>(); }}};
+const RegisterEnv prying_online{{.id = "ToyPryingOnline-v0",
+                                 .observation_space = Space::box(-1.0, 1.0, {1}),
+                                 .action_space = Space::discrete(2),
+                                 .source = "a toy",
+                                 .needs_network = true,
+                                 .make = [](const EnvOptions&) { return std::make_unique<Prying>(); }}};
+
 TEST_SUITE("env_runners/zygote") {
   TEST_CASE("Zygote: its runners sample with the weights in shared memory; a killed one is reported and replaced") {
     Zygote zygote;
@@ -139,6 +169,40 @@ TEST_SUITE("env_runners/zygote") {
     REQUIRE(gone.kind == ZygoteReport::Kind::exited);
     CHECK(gone.pid == second_pid);
     CHECK(WEXITSTATUS(gone.status) == 0);
+  }
+
+  TEST_CASE("Zygote: its runners are in the sandbox, with the network only where their environment needs it") {
+    const Sandbox::Kernel kernel = Sandbox::Kernel::probe();
+    if (kernel.landlock_abi < 1 || !kernel.seccomp) {
+      MESSAGE("skipped: Landlock ABI ", kernel.landlock_abi, ", seccomp ", kernel.seccomp);
+      return;
+    }
+    const auto said = [](const std::string& env, const std::string& sandbox) {
+      Zygote zygote;
+      std::string config = kConfig;
+      config.insert(config.find("[training]"), "sandbox = \"" + sandbox + "\"\n");
+      zygote.set_up(kRun, 1, 0, config + "[environment]\nenv = \"" + env + "\"\n");
+      const ZygoteReport ready = next(zygote);
+      INFO(ready.text);
+      REQUIRE(ready.kind == ZygoteReport::Kind::ready);
+      Sandbox::Options options{.level = sandbox};
+      options.network = env == "ToyPryingOnline-v0";
+      CHECK(ready.sandbox == Sandbox(options).describe());
+      SharedMemory region = SharedMemory::create("weights", ready.weights.bytes(), true);
+      zygote.share_weights(region);
+      SharedWeightsWriter writer(ready.weights, region.data());
+      REQUIRE(writer.publish({1, ready.spec_hash, std::vector<float>(ready.weights.num_values), {}},
+                             [](uint32_t) { return false; }));
+      Runner runner(zygote, 0, 0);
+      runner.permit(1);
+      for (;;)
+        if (const Message message = runner.receive(); const auto* error = message.as<wire::ProcessErrorT>())
+          return error->message.substr(error->message.find("write "),
+                                       error->message.find("; check") - error->message.find("write "));
+    };
+    CHECK(said("ToyPrying-v0", "default") == "write EACCES, socket EPERM, 1 descriptors");
+    CHECK(said("ToyPryingOnline-v0", "default") == "write EACCES, socket ok, 1 descriptors");
+    CHECK(said("ToyPrying-v0", "off") == "write ok, socket ok, 1 descriptors");
   }
 
   TEST_CASE("Zygote: a config it cannot load is answered with the error's code, text and exit status") {

@@ -5,6 +5,7 @@ see, and fails when that has not come after DEADLINE_S. Each case has a folder o
 process with this TMPDIR may be left when it ends.
 """
 import contextlib
+import ctypes
 import json
 import os
 import pathlib
@@ -99,6 +100,11 @@ def json_lines(path: pathlib.Path) -> list[dict]:
         return []
     text = path.read_text()
     return [json.loads(line) for line in text[:text.rfind("\n") + 1].splitlines()]
+
+
+def landlock_abi() -> int:
+    """Of this kernel; 0: it has no Landlock."""
+    return max(0, ctypes.CDLL(None).syscall(444, None, ctypes.c_size_t(0), 1))
 
 
 def flip_byte(path: pathlib.Path) -> None:

@@ -2,6 +2,7 @@
 
 Plugins are built against an installed SDK alone, in a folder outside the tree, and run by the built programs.
 """
+import errno
 import json
 import os
 import pathlib
@@ -14,7 +15,7 @@ import zlib
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "integration"))
 import run_test  # noqa: E402
-from run_test import Case, json_lines  # noqa: E402
+from run_test import Case, json_lines, landlock_abi  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
@@ -77,6 +78,9 @@ class Plugin(Case):
         config = self.file("plugin.toml", run_test.CARTPOLE.replace("CartPole-v1", f"plugin:{library}"))
         run = self.root / "run"
         return self.call("train", config, "--out", run, *overrides, status=status), run
+
+    def sandbox(self, run: pathlib.Path) -> str:
+        return next(e["text"] for e in json_lines(run / "events.jsonl") if e["kind"] == "sandbox")
 
     # --- the way in ---
 
@@ -179,7 +183,7 @@ class Plugin(Case):
         whole = (self.BATCH[0], self.BATCH[1].replace("    for", check, 1))
         runs = []
         for name, replaced in (("single", {}), ("batch", {"batch": whole})):
-            _, run = self.train_plugin(self.compile(self.cart(**replaced)), "stop.training_iteration=3")
+            _, run = self.train_plugin(self.compile(self.cart(**replaced)), "stop.training_iteration=3", f"env_runners.sandbox_write={self.root}")
             runs.append(shutil.move(run, self.root / name))
         self.assertTrue(seen.exists())
         self.assert_same_state(*(self.checkpoints(pathlib.Path(run))[-1] for run in runs))
@@ -277,12 +281,88 @@ class Plugin(Case):
         crash = (f'    static const std::string file = "{once}";\n    if (++steps == 2000 && std::fopen(file.c_str(), "wx")) '
                  '{ volatile int* nowhere = nullptr; *nowhere = 1; }\n    observe(observation);\n    return')
         library = self.compile(self.cart(crash=("    observe(observation);\n    return", crash), count=("  double force, s[4]", "  long steps = 0;\n  double force, s[4]")))
-        _, run = self.train_plugin(library, "stop.training_iteration=120")
+        _, run = self.train_plugin(library, "stop.training_iteration=120", f"env_runners.sandbox_write={self.root}")
         self.assertTrue(once.exists())
         down = [e["text"] for e in json_lines(run / "events.jsonl") if e["kind"] == "runner-down"]
         self.assertEqual(1, len(down), down)
         self.assertIn("SIGSEGV", down[0])
         self.assert_counted_once(run, 120)
+
+    # --- what a plugin may not do: docs/howto-simulator.md ---
+
+    # As it is loaded and once more as an environment is made: each attempt and its errno go to standard error.
+    HOSTILE = """#include <cerrno>
+#include <cstdio>
+#include <fcntl.h>
+#include <signal.h>
+#include <string>
+#include <sys/mount.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
+#include <unistd.h>
+static int agent() {
+  int parent = getppid();
+  std::string stat = "/proc/" + std::to_string(parent) + "/stat", text(400, ' ');
+  if (std::FILE* file = std::fopen(stat.c_str(), "r")) {
+    std::fread(text.data(), 1, 400, file);
+    std::fclose(file);
+  }
+  std::sscanf(text.c_str() + text.rfind(')'), ") %*c %d", &parent);
+  return parent;
+}
+static int attempts(const char* when) {
+  auto tried = [&](const char* what, bool done) { std::fprintf(stderr, "%s: %s %d\\n", when, what, done ? 0 : errno); };
+  tried("write", open("TARGET", O_WRONLY | O_CREAT, 0600) >= 0);
+  tried("socket", socket(AF_INET, SOCK_STREAM, 0) >= 0);
+  tried("kill", kill(agent(), KILLED) == 0);
+  BESIDES
+  return 0;
+}
+static const int as_it_is_loaded = attempts("loaded");
+"""
+
+    # What would do harm here if it were not refused.
+    BESIDES = """tried("ptrace", ptrace(PTRACE_ATTACH, getppid(), 0, 0) == 0);
+  tried("mount", mount("none", "/mnt", "tmpfs", 0, nullptr) == 0);"""
+
+    def hostile(self, signal: str, besides: str) -> pathlib.Path:
+        make = ("force(options[\"force\"]) {}", "force(options[\"force\"]) { attempts(\"made\"); }")
+        text = self.HOSTILE.replace("TARGET", str(self.root / "stolen")).replace("KILLED", signal).replace("BESIDES", besides)
+        return self.compile(text + self.cart(make=make), "hostile")
+
+    def said(self, text: str) -> dict[str, set[int]]:
+        """What came of each attempt, in all processes."""
+        outcomes: dict[str, set[int]] = {}
+        for attempt, number in re.findall(r"(?m)^(?:loaded|made): (\w+) (\d+)$", text):
+            outcomes.setdefault(attempt, set()).add(int(number))
+        return outcomes
+
+    def test_hostile_plugin_is_refused_everything_and_trains_on(self):
+        result, run = self.train_plugin(self.hostile("SIGKILL" if landlock_abi() >= 6 else "0", self.BESIDES), "stop.training_iteration=5", "evaluation.evaluate_at_end=true")
+        said = self.said(result.stderr + "".join(log.read_text() for log in (run / "logs").iterdir()))
+        want = {"write": {errno.EACCES}, "socket": {errno.EPERM}, "ptrace": {errno.EPERM}, "mount": {errno.EPERM}, "kill": {errno.EPERM}}
+        if landlock_abi() < 6:
+            del want["kill"], said["kill"]  # before Linux 6.12 a process may signal its user's others
+        if landlock_abi() < 1:
+            del want["write"], said["write"]
+        self.assertEqual(want, said)
+        self.assertEqual(landlock_abi() < 1, (self.root / "stolen").exists())
+        self.assertIn("evaluation episodes", result.stdout)
+        self.assertRegex(self.sandbox(run), "^sandbox: .*network.*system calls")
+        self.assertEqual([], [e for e in json_lines(run / "events.jsonl") if e["kind"] == "runner-down"])
+        self.assert_counted_once(run, 5)
+
+    def test_crash_in_an_evaluation_is_told_by_the_process_that_waits(self):
+        _, run = self.train_plugin(self.compile(self.cart()), "stop.training_iteration=1")
+        self.compile(self.cart(crash=("  void reset(myriad::Random& random, float* observation) {", "  void reset(myriad::Random& random, float* observation) {\n    *(volatile int*)nullptr = 1;")))
+        self.assertRegex(self.call("evaluate", run, status=3).stderr, r"error\[env-crashed\] plugin:.* SIGSEGV")
+
+    def test_sandbox_that_is_off_refuses_nothing(self):
+        result, run = self.train_plugin(self.hostile("0", ""), "stop.training_iteration=1", "env_runners.sandbox=off")
+        said = self.said(result.stderr + "".join(log.read_text() for log in (run / "logs").iterdir()))
+        self.assertEqual(({0}, {0}, {0}), (said["write"], said["socket"], said["kill"]))
+        self.assertTrue((self.root / "stolen").exists())
+        self.assertEqual("sandbox: off", self.sandbox(run))
 
 
 if __name__ == "__main__":

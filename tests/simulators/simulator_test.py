@@ -1,5 +1,6 @@
 """Simulators and clients in processes of their own: `simulator_test.py BUILD [CASE ...]`."""
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -16,7 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "tests/integration"), str(ROOT / "sdk/python")]
 import run_test  # noqa: E402
 from myriad_client import Box, Client, Discrete, EpisodeLost, Refused, wire  # noqa: E402
-from run_test import Case, json_lines  # noqa: E402
+from run_test import Case, json_lines, landlock_abi  # noqa: E402
 
 # A simulator whose steps can be counted: an observation is [episode, t, the option "scale"], the reward t.
 COUNTER = """
@@ -115,6 +116,27 @@ class Simulators(Spawning):
         run = self.root / "run"
         self.train(run, "environment.env='gymnasium:CartPole-v1'", "stop.episode_return_mean=150")
         self.assertGreaterEqual(json_lines(run / "results.jsonl")[-1]["env_runners"]["episode_return_mean"], 150)
+
+    def test_started_inside_the_sandbox_wherever_a_run_starts_it(self):
+        if landlock_abi() == 0:
+            self.skipTest("the kernel has no Landlock")
+        target = self.root / "written"
+        attempts = f"""
+for attempt in (lambda: open({str(target)!r}, "w"), lambda: __import__("socket").socket()):
+    try:
+        attempt()
+    except OSError as error:
+        print("refused", error.errno, file=sys.stderr)
+"""
+        env = self.simulator(text=COUNTER.replace("class Env", attempts + "class Env"))
+        run = self.root / "run"
+        result = self.call("train", self.config_of(env), "--out", run, "stop.training_iteration=2", "evaluation.evaluate_at_end=true")
+        self.assertFalse(target.exists())
+        logs = "".join(log.read_text() for log in (run / "logs").iterdir())
+        for text in (result.stderr, logs):
+            self.assertEqual({f"refused {errno.EACCES}", f"refused {errno.EPERM}"}, set(re.findall(r"refused \d+", text)))
+        self.train(self.root / "off", "stop.training_iteration=2", "env_runners.sandbox=off", config=self.config_of(env))
+        self.assertTrue(target.exists())
 
     def test_gymnasiums_arguments_and_spaces(self):
         self.assertIn("Discrete(64)", self.check("gymnasium:FrozenLake-v1?map_name=8x8&is_slippery=false", "--steps", 10000))

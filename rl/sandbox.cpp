@@ -1,0 +1,190 @@
+#include "rl/sandbox.hpp"
+
+#include <fcntl.h>
+#include <linux/landlock.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <vector>
+
+#include "rl/check.hpp"
+#include "rl/config.hpp"
+#include "rl/system_call_filter.hpp"
+
+namespace myriad {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kAbiTruncate = 3, kAbiTcp = 4, kAbiScopes = 6;
+constexpr rlim_t kMaxDescriptors = 4096;
+constexpr rlim_t kMaxFileBytes = rlim_t{4} << 30;  // its log among them
+
+/// landlock_ruleset_attr as of ABI 6; older kernels take its beginning.
+struct Ruleset {
+  uint64_t files, tcp, scopes;
+};
+constexpr uint64_t kTruncate = 1 << 14;
+constexpr uint64_t kTcpBind = 1 << 0, kTcpConnect = 1 << 1;
+constexpr uint64_t kScopeAbstractSockets = 1 << 0, kScopeSignals = 1 << 1;
+
+uint64_t changes_of_files(int abi) {
+  uint64_t rights = LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_REMOVE_DIR | LANDLOCK_ACCESS_FS_REMOVE_FILE |
+                    LANDLOCK_ACCESS_FS_MAKE_CHAR | LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_MAKE_REG |
+                    LANDLOCK_ACCESS_FS_MAKE_SOCK | LANDLOCK_ACCESS_FS_MAKE_FIFO | LANDLOCK_ACCESS_FS_MAKE_BLOCK |
+                    LANDLOCK_ACCESS_FS_MAKE_SYM;
+  if (abi >= 2) rights |= LANDLOCK_ACCESS_FS_REFER;
+  if (abi >= kAbiTruncate) rights |= kTruncate;
+  return rights;
+}
+
+/// Devices that keep nothing, and those of GPUs.
+std::vector<std::string> devices() {
+  std::vector<std::string> paths{"/dev/null",    "/dev/zero", "/dev/full", "/dev/random",
+                                 "/dev/urandom", "/dev/dri",  "/dev/kfd"};
+  std::error_code none;
+  for (fs::directory_iterator entry("/dev", none), end; !none && entry != end; entry.increment(none))
+    if (entry->path().filename().string().starts_with("nvidia")) paths.push_back(entry->path().string());
+  return paths;
+}
+
+[[noreturn]] void refused(const char* what, int error) {
+  fail(Exit::resource, "no-sandbox", "{}: {}; env_runners.sandbox = \"off\" does without a sandbox", what,
+       std::strerror(error));
+}
+
+/// Best effort: a limit can only be lowered.
+void lower(__rlimit_resource resource, rlim_t value) {
+  rlimit limit{};
+  if (::getrlimit(resource, &limit) != 0) return;
+  limit.rlim_max = std::min(limit.rlim_max, value);
+  limit.rlim_cur = std::min(limit.rlim_cur, limit.rlim_max);
+  (void)::setrlimit(resource, &limit);
+}
+
+}  // namespace
+
+Sandbox::Kernel Sandbox::Kernel::probe() {
+  const long abi = ::syscall(SYS_landlock_create_ruleset, nullptr, 0, LANDLOCK_CREATE_RULESET_VERSION);
+  const uint32_t action = SECCOMP_RET_ERRNO;
+  return {.landlock_abi = static_cast<int>(std::max(abi, 0L)),
+          .seccomp = ::syscall(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action) == 0};
+}
+
+Sandbox::Sandbox(Options options, Kernel kernel) : options_(std::move(options)), kernel_(kernel) {
+  if (options_.level == "off") return;
+  if (const fs::path folder = options_.writable; !folder.empty() && (folder.is_relative() || !fs::is_directory(folder)))
+    fail(Exit::usage, "no-folder", "env_runners.sandbox_write is {}; want the absolute path of a folder that is there",
+         options_.writable);
+  const std::string missing = this->missing();
+  if (options_.level == "strict" && !missing.empty())
+    fail(Exit::usage, "no-sandbox",
+         "env_runners.sandbox is \"strict\", and this host has not: {}; \"default\" takes what there is", missing);
+  if (kernel_.landlock_abi >= 1) make_ruleset();
+  if (kernel_.seccomp)
+    filter_ = SystemCallFilter{.network = options_.network,
+                               .attributes = !options_.writable.empty(),
+                               .truncation = kernel_.landlock_abi >= kAbiTruncate}
+                  .program();
+}
+
+Sandbox::~Sandbox() {
+  if (ruleset_ >= 0) ::close(ruleset_);
+}
+
+std::string Sandbox::missing() const {
+  std::vector<std::string> parts;
+  if (kernel_.landlock_abi < 1) parts.push_back("files (Landlock, Linux 5.13)");
+  if (!options_.network && !kernel_.seccomp) parts.push_back("network (seccomp)");
+  if (kernel_.landlock_abi < kAbiScopes) parts.push_back("signals (Landlock ABI 6, Linux 6.12)");
+  if (!kernel_.seccomp) parts.push_back("system calls (seccomp)");
+  return fmt::format("{}", fmt::join(parts, ", "));
+}
+
+std::string Sandbox::describe() const {
+  if (options_.level == "off") return "sandbox: off";
+  std::vector<std::string> parts;
+  if (kernel_.landlock_abi >= 1) parts.push_back("files");
+  if (!options_.network && kernel_.seccomp) parts.push_back("network");
+  if (kernel_.landlock_abi >= kAbiScopes) parts.push_back("signals");
+  if (kernel_.seccomp) parts.push_back("system calls");
+  std::string text = fmt::format("sandbox: {}", parts.empty() ? "nothing" : fmt::format("{}", fmt::join(parts, ", ")));
+  if (options_.network) text += "; sockets are allowed";
+  if (!options_.writable.empty()) text += fmt::format("; {} can be written", options_.writable);
+  if (const std::string missing = this->missing(); !missing.empty()) text += "; this host has not: " + missing;
+  return text;
+}
+
+void Sandbox::enter() const {
+  if (options_.level == "off") return;
+  lower(RLIMIT_CORE, 0);
+  lower(RLIMIT_NOFILE, kMaxDescriptors);
+  lower(RLIMIT_FSIZE, kMaxFileBytes);
+  if (!options_.writable.empty()) ::setenv("TMPDIR", options_.writable.c_str(), 1);
+  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) refused("no_new_privs", errno);
+  if (ruleset_ >= 0 && ::syscall(SYS_landlock_restrict_self, ruleset_, 0) != 0) refused("Landlock", errno);
+  const sock_fprog program{static_cast<unsigned short>(filter_.size()), const_cast<sock_filter*>(filter_.data())};
+  if (!filter_.empty() && ::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) != 0) refused("seccomp", errno);
+  foreign_sandbox() = {};
+}
+
+void Sandbox::make_ruleset() {
+  const int abi = kernel_.landlock_abi;
+  Ruleset ruleset{.files = changes_of_files(abi), .tcp = 0, .scopes = kScopeSignals};
+  if (!options_.network) {
+    ruleset.tcp = kTcpBind | kTcpConnect;
+    ruleset.scopes |= kScopeAbstractSockets;
+  }
+  const size_t size = abi >= kAbiScopes ? sizeof ruleset : abi >= kAbiTcp ? 2 * sizeof(uint64_t) : sizeof(uint64_t);
+  ruleset_ = static_cast<int>(::syscall(SYS_landlock_create_ruleset, &ruleset, size, 0));
+  if (ruleset_ < 0) refused("Landlock", errno);
+  const auto allow = [&](int where, uint64_t rights) {
+    const landlock_path_beneath_attr rule{rights, where};
+    return ::syscall(SYS_landlock_add_rule, ruleset_, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) == 0;
+  };
+  const auto allow_path = [&](const std::string& path, uint64_t rights) {
+    const int where = ::open(path.c_str(), O_PATH | O_CLOEXEC);
+    const bool allowed = where >= 0 && allow(where, rights);
+    const int error = errno;
+    if (where >= 0) ::close(where);
+    errno = error;
+    return allowed;
+  };
+  for (const std::string& device : devices()) (void)allow_path(device, LANDLOCK_ACCESS_FS_WRITE_FILE);
+  for (const int output : {STDOUT_FILENO, STDERR_FILENO}) (void)allow(output, LANDLOCK_ACCESS_FS_WRITE_FILE);
+  if (!options_.writable.empty() && !allow_path(options_.writable, ruleset.files))
+    refused("env_runners.sandbox_write", errno);
+}
+
+Sandbox::Options sandbox_options(const Config& config, bool needs_network) {
+  const EnvRunnersConfig& runners = config.env_runners;
+  return {runners.sandbox, runners.sandbox_write, runners.sandbox_network || needs_network};
+}
+
+Sandbox::Options& foreign_sandbox() {
+  static Sandbox::Options options;
+  return options;
+}
+
+void close_descriptors_but(std::initializer_list<int> kept) {
+  std::vector<int> sorted{STDERR_FILENO};
+  for (const int fd : kept)
+    if (fd > STDERR_FILENO) sorted.push_back(fd);
+  std::sort(sorted.begin(), sorted.end());
+  for (size_t i = 0; i < sorted.size(); ++i) {
+    const auto first = static_cast<unsigned>(sorted[i] + 1);
+    const unsigned last = i + 1 < sorted.size() ? static_cast<unsigned>(sorted[i + 1] - 1) : ~0u;
+    if (first <= last) ::close_range(first, last, 0);
+  }
+}
+
+}  // namespace myriad

@@ -1,0 +1,68 @@
+// Sandbox: what a process that runs foreign code gives up for good, and with it every process it starts.
+//
+//   files         Landlock   nothing is written but below one folder; reading and executing stay
+//   network       seccomp    no sockets; where Landlock knows TCP, that too
+//   signals       Landlock   only to processes it started
+//   system calls  seccomp    rl/system_call_filter.hpp
+//
+// No part needs root. What the kernel lacks is left out, and said.
+#pragma once
+
+#include <linux/filter.h>
+
+#include <initializer_list>
+#include <string>
+#include <vector>
+
+namespace myriad {
+
+struct Config;
+
+class Sandbox {
+ public:
+  /// What a kernel offers.
+  struct Kernel {
+    int landlock_abi = 0;  ///< 0: none
+    bool seccomp = false;
+    static Kernel probe();
+  };
+  struct Options {
+    std::string level = "off";  ///< off, default: what the kernel offers; strict: all of it
+    std::string writable = {};  ///< the folder below which files may be written; TMPDIR inside; "": none
+    bool network = false;       ///< sockets stay
+  };
+
+  /// Makes the rules, once for all processes that will enter. Throws Error("no-sandbox") where `strict` misses a part,
+  /// Error("no-folder") without the folder.
+  explicit Sandbox(Options options, Kernel kernel = Kernel::probe());
+  ~Sandbox();
+  Sandbox(const Sandbox&) = delete;
+
+  /// What is in force, one line for the log: "sandbox: files, network, signals, system calls".
+  std::string describe() const;
+
+  int fd() const { return ruleset_; }  ///< of Landlock's rules, wanted by enter(); -1: none
+
+  /// From here on this process, of one thread, is inside. Throws Error("no-sandbox") when the kernel refuses.
+  void enter() const;
+
+ private:
+  std::string missing() const;
+  void make_ruleset();
+  Options options_;
+  Kernel kernel_;
+  int ruleset_ = -1;
+  std::vector<sock_filter> filter_;  // empty: none
+};
+
+/// The sandbox of a run's config, for an environment that needs the network or not (EnvSpec).
+Sandbox::Options sandbox_options(const Config& config, bool needs_network = false);
+
+/// That of children of this process which run foreign code: a plugin that is asked for its facts, a simulator. Set by
+/// environment_spec(Config); off in a process that is inside, as its children are.
+Sandbox::Options& foreign_sandbox();
+
+/// Closes every descriptor but 0, 1, 2 and these.
+void close_descriptors_but(std::initializer_list<int> kept);
+
+}  // namespace myriad
