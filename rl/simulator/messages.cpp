@@ -73,13 +73,19 @@ myriad::Space convert(const SpaceT* space, const char* name, int depth) {
 
 std::vector<std::byte> frame(const MessageT& message) {
   flatbuffers::FlatBufferBuilder builder;
-  builder.FinishSizePrefixed(Message::Pack(builder, &message), MessageIdentifier());
-  const auto* bytes = reinterpret_cast<const std::byte*>(builder.GetBufferPointer());
-  return {bytes, bytes + builder.GetSize()};
+  // Not FinishSizePrefixed: that aligns to the length's first byte, and who reads verifies what comes after it.
+  builder.Finish(Message::Pack(builder, &message), MessageIdentifier());
+  const uint32_t size = builder.GetSize();
+  std::vector<std::byte> frame(sizeof size + size);
+  std::memcpy(frame.data(), &size, sizeof size);
+  std::memcpy(frame.data() + sizeof size, builder.GetBufferPointer(), size);
+  return frame;
 }
 
 std::optional<MessageT> decode(std::span<const std::byte> bytes) {
-  const auto* data = reinterpret_cast<const uint8_t*>(bytes.data());
+  std::vector<uint64_t> aligned((bytes.size() + 7) / 8);  // numbers are read where they lie
+  if (!bytes.empty()) std::memcpy(aligned.data(), bytes.data(), bytes.size());
+  const auto* data = reinterpret_cast<const uint8_t*>(aligned.data());
   flatbuffers::Verifier verifier(data, bytes.size(), 16, 100'000);
   if (bytes.size() < 8 || !VerifyMessageBuffer(verifier)) return std::nullopt;
   MessageT message;

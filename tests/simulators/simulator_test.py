@@ -388,8 +388,14 @@ class Clients(Spawning):
             if episode == 2 and t == 3:
                 client._connection.send(struct.pack("<I", 8) + b"12345678")
         driver, run, door = self.run_of_clients("stop.training_iteration=20", more="reconnect_s = 0.2\n")
-        players = Players(door, garbage), Players(door)
-        self.play_to_the_end(driver, *players)
+        class Again(Players):
+            """A program that is refused is started again."""
+            def run(self):
+                super().run()
+                if isinstance(self.error, Refused):
+                    self.episodes, self.lost, self.fault = 0, 0, lambda client, episode, t: None
+                    super().run()
+        self.play_to_the_end(driver, Again(door, garbage), Players(door))
         self.assertEqual({6.0}, self.returns(run))
 
     def test_a_runner_that_dies_takes_no_other_client_with_it(self):

@@ -1,0 +1,91 @@
+#include "rl/simulator/messages.hpp"
+
+#include <doctest/doctest.h>
+
+#include <cstring>
+
+#include "rl/check.hpp"
+
+using namespace myriad;
+using simulator::SpaceKind;
+
+namespace {
+
+std::string refused(const simulator::SpaceT& space) {
+  try {
+    (void)simulator::to_space(&space, "action");
+  } catch (const Error& error) { return error.what(); }
+  return "";
+}
+
+}  // namespace
+
+TEST_SUITE("rl/simulator_messages") {
+  TEST_CASE("a frame is its length and a message that is verified, numbers of every width in it") {
+    simulator::HelloT hello;
+    hello.protocol = 1;
+    hello.name = "odd";  // so that what follows is not aligned by chance
+    hello.observation =
+        simulator::to_wire(Dict{{{"a", Space::box(-1.5, 2, {2, 3}, DType::f64)}, {"b", Space::discrete(3, -1)}}});
+    hello.action = simulator::to_wire(Tuple{{MultiDiscrete{{2, 3}}, MultiBinary{4}}});
+    hello.reward_threshold = 475;
+    const std::vector<std::byte> frame = simulator::frame_of(std::move(hello));
+    uint32_t size = 0;
+    std::memcpy(&size, frame.data(), sizeof size);
+    REQUIRE(frame.size() == sizeof size + size);
+    const auto message = simulator::decode(std::span(frame).subspan(sizeof size));
+    REQUIRE(message.has_value());
+    const auto* read = simulator::as<simulator::HelloT>(*message);
+    REQUIRE(read != nullptr);
+    CHECK(read->reward_threshold == 475);
+    CHECK(simulator::to_space(read->observation.get(), "observation").to_string() ==
+          "Dict('a': Box(-1.5, 2.0, (2, 3), float64), 'b': Discrete(3, start=-1))");
+    CHECK(simulator::to_space(read->action.get(), "action").row_bytes() == 6 * sizeof(int32_t));
+    CHECK(simulator::as<simulator::StepT>(*message) == nullptr);
+  }
+
+  TEST_CASE("every message with 64-bit numbers is verified as it is written") {
+    simulator::WelcomeT welcome;
+    welcome.session.assign(16, 3);
+    welcome.episode = 7;
+    simulator::SteppedT stepped;
+    stepped.rewards = {0.5};
+    stepped.flags = {1};
+    simulator::ResetT reset;
+    reset.envs = {1};
+    reset.seeds = {uint64_t{1} << 40};
+    for (const std::vector<std::byte>& frame :
+         {simulator::frame_of(welcome), simulator::frame_of(stepped), simulator::frame_of(reset)})
+      CHECK(simulator::decode(std::span(frame).subspan(4)).has_value());
+  }
+
+  TEST_CASE("bytes that are cut or changed are no message, or another one: never read beyond") {
+    simulator::ObservationT seen;
+    seen.episode = 3;
+    seen.observation.assign(8, 1);
+    const std::vector<std::byte> frame = simulator::frame_of(std::move(seen));
+    const std::vector<std::byte> message(frame.begin() + 4, frame.end());
+    for (size_t size = 0; size < message.size(); ++size) (void)simulator::decode(std::span(message).first(size));
+    CHECK_FALSE(simulator::decode(std::span(message).first(8)).has_value());
+    for (size_t i = 0; i < 8 * message.size(); ++i) {
+      std::vector<std::byte> flipped = message;
+      flipped[i / 8] ^= std::byte{1} << (i % 8);
+      (void)simulator::decode(flipped);
+    }
+  }
+
+  TEST_CASE("a space that is none is refused with its reason") {
+    simulator::SpaceT box;
+    box.shape = {2};
+    box.low = {0};
+    box.high = {-1};
+    CHECK(refused(box) == "the simulator's action space has a low above its high, or no number");
+    box.high = {1, 2, 3};
+    CHECK(refused(box) == "the simulator's action space wants one bound, or one of each element");
+    box.shape = {1 << 20, 1 << 20};
+    CHECK(refused(box).find("elements: ") != std::string::npos);
+    simulator::SpaceT none;
+    none.kind = SpaceKind::Discrete;
+    CHECK(refused(none) == "the simulator's action space has n = 0, want 1 to 67108864");
+  }
+}
