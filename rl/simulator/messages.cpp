@@ -69,6 +69,29 @@ myriad::Space convert(const SpaceT* space, const char* name, int depth) {
   bad(name, "is of a kind that is none");
 }
 
+// FlatBuffers' verifier looks at where a vector's length lies, not at where its elements do.
+template <class V>
+bool lies_straight(const V* vector) {
+  return vector == nullptr || reinterpret_cast<uintptr_t>(vector->Data()) % sizeof(uint64_t) == 0;
+}
+
+bool lies_straight(const Space* space) {
+  if (space == nullptr) return true;
+  if (!lies_straight(space->low()) || !lies_straight(space->high())) return false;
+  if (space->spaces() == nullptr) return true;
+  for (const Space* part : *space->spaces())
+    if (!lies_straight(part)) return false;
+  return true;
+}
+
+bool lies_straight(const Message& message) {
+  if (const auto* hello = message.body_as_Hello())
+    return lies_straight(hello->observation()) && lies_straight(hello->action());
+  if (const auto* stepped = message.body_as_Stepped()) return lies_straight(stepped->rewards());
+  if (const auto* reset = message.body_as_Reset()) return lies_straight(reset->seeds());
+  return true;
+}
+
 }  // namespace
 
 std::vector<std::byte> frame(const MessageT& message) {
@@ -88,6 +111,7 @@ std::optional<MessageT> decode(std::span<const std::byte> bytes) {
   const auto* data = reinterpret_cast<const uint8_t*>(aligned.data());
   flatbuffers::Verifier verifier(data, bytes.size(), 16, 100'000);
   if (bytes.size() < 8 || !VerifyMessageBuffer(verifier)) return std::nullopt;
+  if (!lies_straight(*GetMessage(data))) return std::nullopt;
   MessageT message;
   GetMessage(data)->UnPackTo(&message);
   if (message.body.value == nullptr) return std::nullopt;
