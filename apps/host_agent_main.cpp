@@ -25,6 +25,7 @@
 #include "env_runners/runner_limits.hpp"
 #include "env_runners/zygote.hpp"
 #include "learners/weights_publisher.hpp"
+#include "rl/system.hpp"
 #include "rl/wire/packed.hpp"
 
 namespace myriad {
@@ -130,10 +131,9 @@ class AgentShell {
 
   /// Where the environments are clients, they come in here.
   void open_door() {
-    const std::string& env = config_.environment.env;
-    const std::string prefix = std::string(simulator::kClientsPrefix) + ":";
-    if (!env.starts_with(prefix)) return;
-    door_.emplace(simulator::read_clients_file(env.substr(prefix.size())), welcome_.agent,
+    const std::string file = simulator::clients_file_of(config_.environment.env);
+    if (file.empty()) return;
+    door_.emplace(simulator::read_clients_file(file), welcome_.agent,
                   [this](const std::string& text) { say("clients", text); });
     watch_fd(door_->fd(), kDoor);
     say("clients", fmt::format("host agent {} waits for clients at {}", welcome_.agent, door_->address()));
@@ -585,7 +585,7 @@ int run(const ChildArguments& arguments, char** argv) {
       return body(arguments, context, control, zygote);
     });
   }
-  while (::waitpid(-1, nullptr, 0) > 0 || errno == EINTR) {}  // no runner outlives its agent
+  bury_children();  // no runner outlives its agent
   RunnerLimits::sweep("/sys/fs/cgroup", fmt::format("{:016x}", arguments.number("--run")));  // what held them
   if (next_run != 0 && status != kPreempted && arguments.number("--parent") == 0) join_again(argv, next_run);
   return status;

@@ -18,7 +18,7 @@ BENCH = ROOT / "build/bench/simulator_bench"
 SECONDS = 4.0
 
 ASYNC_VECTOR = """
-import sys, time, gymnasium, numpy as np
+import sys, time, gymnasium
 env_id, n, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 envs = gymnasium.make_vec(env_id, num_envs=n, vectorization_mode="async")
 envs.reset(seed=1)

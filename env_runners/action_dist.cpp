@@ -190,7 +190,6 @@ float ActionDist::logp(const float* inputs, const std::byte* action) const {
 // ---- UniformActions ----
 
 namespace {
-double bound(const std::vector<double>& bounds, size_t i) { return bounds.size() == 1 ? bounds[0] : bounds[i]; }
 
 /// The space with [-1, 1] for every bounded element of a Box.
 Space normalized(const Space& space) {
@@ -198,7 +197,7 @@ Space normalized(const Space& space) {
   if (box == nullptr) return space;
   Box unit{.low = {}, .high = {}, .shape = box->shape, .dtype = box->dtype};
   for (size_t i = 0; i < space.leaves()[0].count; ++i) {
-    const double low = bound(box->low, i), high = bound(box->high, i);
+    const double low = bound_at(box->low, i), high = bound_at(box->high, i);
     const bool bounded = std::isfinite(low) && std::isfinite(high);
     unit.low.push_back(bounded ? -1.0 : low);
     unit.high.push_back(bounded ? 1.0 : high);
@@ -218,7 +217,7 @@ UniformActions::UniformActions(const Space& action_space, bool normalize)
   if (space_.get_if<MultiBinary>()) integers([](size_t) { return 2; });
   if (const auto* box = space_.get_if<Box>())
     for (size_t i = 0; i < space_.leaves()[0].count; ++i) {
-      const double low = bound(box->low, i), high = bound(box->high, i);
+      const double low = bound_at(box->low, i), high = bound_at(box->high, i);
       if (std::isfinite(low) && std::isfinite(high))
         bounded_logp_ -= high > low ? std::log(high - low) : 0.0;
       else

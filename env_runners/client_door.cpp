@@ -6,7 +6,6 @@
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <array>
@@ -14,6 +13,8 @@
 #include <cstring>
 
 #include "rl/check.hpp"
+#include "rl/descriptors.hpp"
+#include "rl/simulator/address.hpp"
 #include "rl/simulator/messages.hpp"
 
 namespace myriad {
@@ -43,33 +44,18 @@ std::string printable(const std::string& text, size_t most) {
 ClientDoor::ClientDoor(const simulator::ClientsFile& file, uint32_t number,
                        std::function<void(const std::string& text)> say)
     : file_(file), say_(std::move(say)), epoll_(::epoll_create1(EPOLL_CLOEXEC)) {
-  const auto refuse = [&](const char* why) {
-    fail(Exit::environment, "no-port", "clients cannot come in at {}: {}", address_, why);
-  };
-  if (file.bind.find('/') != std::string::npos) {
-    address_ = number == 0 ? file.bind : fmt::format("{}.{}", file.bind, number);
-    sockaddr_un name{};
-    name.sun_family = AF_UNIX;
-    if (address_.size() >= sizeof name.sun_path) refuse("a unix socket's path has at most 107 characters");
-    std::memcpy(name.sun_path, address_.data(), address_.size());
-    ::unlink(address_.c_str());  // of a run that was killed
-    listener_ = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (listener_ < 0 || ::bind(listener_, reinterpret_cast<const sockaddr*>(&name), sizeof name) != 0)
-      refuse(std::strerror(errno));
-  } else {
-    const uint32_t port = file.port == 0 ? 0 : file.port + number;
-    address_ = fmt::format("{}:{}", file.bind, port);
-    addrinfo hints{}, *found = nullptr;
-    hints.ai_socktype = SOCK_STREAM;
-    hints.ai_flags = AI_PASSIVE;
-    const int problem = ::getaddrinfo(file.bind.c_str(), std::to_string(port).c_str(), &hints, &found);
-    if (problem != 0) refuse(::gai_strerror(problem));
-    listener_ = ::socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    const int on = 1;
-    ::setsockopt(listener_, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    const int bound = ::bind(listener_, found->ai_addr, found->ai_addrlen);
-    ::freeaddrinfo(found);
-    if (bound != 0) refuse(std::strerror(errno));
+  const bool path = file.bind.find('/') != std::string::npos;
+  address_ = path             ? file.bind + (number == 0 ? "" : fmt::format(".{}", number))
+             : file.port == 0 ? fmt::format("{}:0", file.bind)
+                              : fmt::format("{}:{}", file.bind, file.port + number);
+  try {
+    listener_ = simulator::listen_at(address_);
+  } catch (const std::runtime_error& error) {
+    fail(Exit::environment, "no-port", "clients cannot come in at {}: {}", address_, error.what());
+  }
+  const int on = 1;
+  ::ioctl(listener_, FIONBIO, &on);
+  if (!path && file.port == 0) {
     sockaddr_storage mine{};
     socklen_t size = sizeof mine;
     ::getsockname(listener_, reinterpret_cast<sockaddr*>(&mine), &size);
@@ -77,7 +63,6 @@ ClientDoor::ClientDoor(const simulator::ClientsFile& file, uint32_t number,
     ::getnameinfo(reinterpret_cast<sockaddr*>(&mine), size, nullptr, 0, chosen.data(), chosen.size(), NI_NUMERICSERV);
     address_ = fmt::format("{}:{}", file.bind, chosen.data());
   }
-  if (::listen(listener_, 128) != 0) refuse(std::strerror(errno));
   watch(listener_, kListener);
 }
 
@@ -86,7 +71,7 @@ ClientDoor::~ClientDoor() {
   for (auto& [slot, runner] : runners_) ::close(runner.fd);
   ::close(listener_);
   ::close(epoll_);
-  if (address_.find('/') != std::string::npos) ::unlink(address_.c_str());
+  if (simulator::is_path(address_)) ::unlink(address_.c_str());
 }
 
 void ClientDoor::watch(int fd, uint64_t tag) const {
@@ -159,7 +144,6 @@ void ClientDoor::accept_all(Time now) {
         0)
       std::strcpy(host.data(), "this host");
     const int on = 1, idle = 10, probes = 3;
-    ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     ::setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
     ::setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
     ::setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &idle, sizeof idle);
@@ -235,19 +219,9 @@ bool ClientDoor::hand_over(Waiting& client, uint32_t slot, Runner& runner) {
   ::epoll_ctl(epoll_, EPOLL_CTL_DEL, client.fd, nullptr);
   const int flags_off = 0;
   ::ioctl(client.fd, FIONBIO, &flags_off);
-  iovec part{&message, sizeof message};
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
-  msghdr header{};
-  header.msg_iov = &part;
-  header.msg_iovlen = 1;
-  header.msg_control = control.data();
-  header.msg_controllen = control.size();
-  cmsghdr* rights = CMSG_FIRSTHDR(&header);
-  rights->cmsg_level = SOL_SOCKET;
-  rights->cmsg_type = SCM_RIGHTS;
-  rights->cmsg_len = CMSG_LEN(sizeof(int));
-  std::memcpy(CMSG_DATA(rights), &client.fd, sizeof client.fd);
-  (void)!::sendmsg(runner.fd, &header, MSG_NOSIGNAL | MSG_DONTWAIT);  // a runner that is gone: the client sees it close
+  const iovec part{&message, sizeof message};
+  // To a runner that is gone nothing goes: the client sees its connection close.
+  (void)send_with_descriptors(runner.fd, {&part, 1}, {&client.fd, 1}, MSG_NOSIGNAL | MSG_DONTWAIT);
   ::close(client.fd);
   if (runner.free) say_(fmt::format("client {} from {} is with runner {}", client.name, client.from, slot));
   runner.free = false;

@@ -164,7 +164,7 @@ RunnerSetup RunnerSetup::load(uint64_t run, uint64_t epoch, std::string_view con
   SharedWeightsLayout weights{.num_values = spec.num_inference_parameters()};
   if (config.environment.observation_filter != "NoFilter")
     weights.num_filter = MeanStdFilter(spec.obs_size, config.environment.observation_clip).state().size();
-  weights.num_curriculum = Curriculum(config.curriculum, env).size();
+  weights.num_curriculum = Curriculum::size_for(Curriculum::options_of(config.curriculum).size());
   return {run, epoch, std::move(config), std::move(env), std::move(spec), std::move(layout), weights};
 }
 

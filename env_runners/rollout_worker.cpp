@@ -22,7 +22,7 @@ VectorEnv::Options env_options(const Config& config, const EnvSpec& env, uint64_
           .seed = static_cast<uint64_t>(config.seed),
           .env_config = e.env_config,
           .max_episode_steps = e.max_episode_steps > 0 ? e.max_episode_steps : env.max_episode_steps,
-          .curriculum = Curriculum(config.curriculum, configured_spec(env, e.env_config)).options(),
+          .curriculum = Curriculum::options_of(config.curriculum),
           .rewards = {.filter = e.reward_filter != "NoFilter",
                       .gamma = config.training.gamma,
                       .scale = e.reward_scale,

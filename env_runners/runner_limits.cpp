@@ -14,6 +14,7 @@
 #include <sstream>
 
 #include "rl/check.hpp"
+#include "rl/system.hpp"
 
 namespace myriad {
 namespace fs = std::filesystem;
@@ -99,12 +100,7 @@ bool is_limited_v2(const std::string& group) {
 }
 
 std::string lower_rlimit(__rlimit_resource resource, rlim_t value, const char* name) {
-  rlimit limit{};
-  if (::getrlimit(resource, &limit) == 0) {
-    limit.rlim_max = std::min(limit.rlim_max, value);  // RLIM_INFINITY is the largest
-    limit.rlim_cur = std::min(limit.rlim_cur, limit.rlim_max);
-    if (::setrlimit(resource, &limit) == 0) return "";
-  }
+  if (lower_limit(resource, value)) return "";
   return fmt::format("cannot set {} to {}: {}", name, value, std::strerror(errno));
 }
 

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "rl/check.hpp"
+#include "rl/curriculum.hpp"
 
 namespace myriad {
 namespace {
@@ -15,8 +16,6 @@ namespace {
 struct LocatedError : Error {
   using Error::Error;
 };
-
-double bound(const std::vector<double>& bounds, size_t i) { return bounds.size() == 1 ? bounds[0] : bounds[i]; }
 
 /// `value` within T's finite range, rounded to T as Gymnasium stores bounds.
 template <class T>
@@ -59,8 +58,8 @@ RowCheck::RowCheck(const Space& space) {
           [=](size_t i) { return double(start) + n(i) - 1; });
     };
     if (const auto* box = leaf.space->get_if<Box>()) {
-      const auto low = [box](size_t i) { return bound(box->low, i); };
-      const auto high = [box](size_t i) { return bound(box->high, i); };
+      const auto low = [box](size_t i) { return bound_at(box->low, i); };
+      const auto high = [box](size_t i) { return bound_at(box->high, i); };
       switch (box->dtype) {
         case DType::f32:
           add(leaf, box->dtype, low_f32_, high_f32_, low, high);
@@ -133,6 +132,7 @@ std::string_view observation_error_code(std::string_view violation) {
 VectorEnv::VectorEnv(const EnvSpec& spec, const Options& options)
     : spec_(configured_spec(spec, options.env_config)),
       options_(options),
+      all_options_(spec_.options),
       observation_check_(spec_.observation_space),
       to_learner_(options.rewards, static_cast<size_t>(options.num_envs)),
       action_bytes_(spec_.action_space.row_bytes()),
@@ -176,7 +176,7 @@ void VectorEnv::for_each_env(F&& f) {
 }
 
 void VectorEnv::set_curriculum(std::span<const double> values) {
-  const size_t want = options_.curriculum.empty() ? 0 : 1 + 2 * options_.curriculum.size();
+  const size_t want = Curriculum::size_for(options_.curriculum.size());
   check(values.size() == want, "a curriculum of {} numbers, want {}", values.size(), want);
   curriculum_.assign(values.begin(), values.end());
 }
@@ -193,9 +193,8 @@ void VectorEnv::draw_options(Slot& slot) {
 }
 
 void VectorEnv::apply_options(Slot& slot) {
-  EnvOptions all = spec_.options;
-  for (size_t i = 0; i < slot.options.size(); ++i) all[options_.curriculum[i]] = slot.options[i];
-  if (!slot.env->set_options(all)) slot.env = make_environment(spec_, all);
+  for (size_t i = 0; i < slot.options.size(); ++i) all_options_.at(options_.curriculum[i]) = slot.options[i];
+  if (!slot.env->set_options(all_options_)) slot.env = make_environment(spec_, all_options_);
 }
 
 void VectorEnv::start_episode(Slot& slot, Row observation) {

@@ -111,6 +111,7 @@ class VectorEnv {
 
   EnvSpec spec_;
   Options options_;
+  EnvOptions all_options_;  // of the environment that got new ones last
   RowCheck observation_check_;
   RewardConnector to_learner_;
   std::vector<double> curriculum_;  // of set_curriculum(); empty before the first

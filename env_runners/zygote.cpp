@@ -16,6 +16,7 @@
 #include "env_runners/env_runner.hpp"
 #include "env_runners/memory_watch.hpp"
 #include "env_runners/runner_limits.hpp"
+#include "rl/descriptors.hpp"
 #include "rl/simulator/clients.hpp"
 
 namespace myriad {
@@ -30,23 +31,10 @@ struct Order {
 };
 constexpr size_t kMaxOrderBytes = size_t{160} << 10;  // a config; below the default socket buffer
 
-void send_order(int socket, const Order& order, std::string_view text, std::initializer_list<int> fds) {
+void send_order(int socket, const Order& order, std::string_view text, std::span<const int> fds) {
   std::array<iovec, 2> parts{iovec{const_cast<Order*>(&order), sizeof order},
                              iovec{const_cast<char*>(text.data()), text.size()}};
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(3 * sizeof(int))> control{};
-  msghdr message{};
-  message.msg_iov = parts.data();
-  message.msg_iovlen = parts.size();
-  if (fds.size() > 0) {
-    message.msg_control = control.data();
-    message.msg_controllen = CMSG_SPACE(fds.size() * sizeof(int));
-    cmsghdr* header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(fds.size() * sizeof(int));
-    std::memcpy(CMSG_DATA(header), std::data(fds), fds.size() * sizeof(int));
-  }
-  if (::sendmsg(socket, &message, MSG_NOSIGNAL) < 0)
+  if (send_with_descriptors(socket, parts, fds, MSG_NOSIGNAL) < 0)
     fail(Exit::resource, "zygote-lost", "the zygote takes no orders: {}", std::strerror(errno));
 }
 
@@ -56,6 +44,7 @@ class Home {
   explicit Home(int socket) : socket_(socket) {}
 
   [[noreturn]] void live() {
+    ::prctl(PR_SET_CHILD_SUBREAPER, 1);  // simulators whose runner was killed are buried here
     sigset_t signals;
     ::sigemptyset(&signals);
     ::sigaddset(&signals, SIGCHLD);
@@ -75,18 +64,10 @@ class Home {
     Order order{};
     static std::array<char, kMaxOrderBytes> text;
     std::array<iovec, 2> parts{iovec{&order, sizeof order}, iovec{text.data(), text.size()}};
-    alignas(cmsghdr) std::array<char, CMSG_SPACE(3 * sizeof(int))> control{};
-    msghdr message{};
-    message.msg_iov = parts.data();
-    message.msg_iovlen = parts.size();
-    message.msg_control = control.data();
-    message.msg_controllen = control.size();
-    const ssize_t got = ::recvmsg(socket_, &message, MSG_CMSG_CLOEXEC);
+    std::array<int, kMaxDescriptors> fds;
+    const ssize_t got = receive_with_descriptors(socket_, parts, fds);
     if (got < 0 && errno == EINTR) return true;
     if (got < static_cast<ssize_t>(sizeof order)) return false;
-    std::array<int, 3> fds{-1, -1, -1};
-    if (const cmsghdr* header = CMSG_FIRSTHDR(&message))
-      std::memcpy(fds.data(), CMSG_DATA(header), std::min(header->cmsg_len - CMSG_LEN(0), sizeof fds));
     switch (order.kind) {
       case Order::Kind::set_up:
         set_up(order, {text.data(), static_cast<size_t>(got) - sizeof order});
@@ -149,8 +130,6 @@ class Home {
   [[noreturn]] void become_runner(const Order& order, int runner_socket, int page_fd) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     ::prctl(PR_SET_NAME, "env-runner");
-    ::close(socket_);
-    ::close(signals_);
     sigset_t none;
     ::sigemptyset(&none);
     ::sigprocmask(SIG_SETMASK, &none, nullptr);
@@ -250,19 +229,16 @@ void Zygote::set_up(uint64_t run, uint64_t epoch, uint32_t agent, const std::str
 }
 
 void Zygote::share_weights(const SharedMemory& region) {
-  send_order(socket_, {.kind = Order::Kind::region}, "", {region.fd()});
+  send_order(socket_, {.kind = Order::Kind::region}, "", std::array{region.fd()});
 }
 
 void Zygote::spawn(uint32_t slot, uint32_t incarnation, int runner_socket, int page_fd, int door) {
   Order order{.kind = Order::Kind::spawn};
   order.slot = slot;
   order.incarnation = incarnation;
-  if (door < 0) {
-    send_order(socket_, order, "", {runner_socket, page_fd});
-  } else {
-    send_order(socket_, order, "", {runner_socket, page_fd, door});
-    ::close(door);
-  }
+  const std::array<int, 3> fds{runner_socket, page_fd, door};
+  send_order(socket_, order, "", std::span(fds).first(door < 0 ? 2 : 3));
+  if (door >= 0) ::close(door);
   ::close(runner_socket);
 }
 

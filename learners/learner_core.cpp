@@ -37,8 +37,7 @@ LearnerCore::LearnerCore(Options options)
 void LearnerCore::start(WeightsPtr weights, Time now, std::vector<Output>& outputs) {
   weights_ = std::move(weights);
   last_tick_ = iteration_start_ = now;
-  const bool lags = options_.mode == SamplingMode::lag1;
-  if (lags && options_.resumes_with_batch) {
+  if (options_.mode == SamplingMode::lag1 && options_.resumes_with_batch) {
     batch_full_ = true;
     for (FragmentFacts& facts : batch_) facts.weights_version = weights_->version - 1;
     batch_[0].episodes = std::move(options_.batch_episodes);  // the report's order is that of the places
@@ -635,33 +634,32 @@ void LearnerCore::begin_round(Time now, std::vector<Output>& outputs) {
   take_held(now, outputs);
 }
 
-/// For who samples with `weights`, which are published at so many env steps.
-WeightsPtr LearnerCore::with_curriculum(const WeightsPtr& weights, uint64_t env_steps) const {
-  if (!options_.curriculum) return weights;
-  auto complete = std::make_shared<Weights>(*weights);
-  complete->curriculum = options_.curriculum(env_steps, level_);
-  return complete;
+/// Publishes `weights` with the curriculum of so many env steps.
+void LearnerCore::send_out(const WeightsPtr& weights, uint64_t env_steps, Time now, std::vector<Output>& outputs) {
+  WeightsPtr complete = weights;
+  if (options_.curriculum) {
+    auto with_curriculum = std::make_shared<Weights>(*weights);
+    with_curriculum->curriculum = options_.curriculum(env_steps, level_);
+    complete = std::move(with_curriculum);
+  }
+  std::vector<WeightsPublisher::Send> sends;
+  publisher_.step(WeightsPublisher::Publish{std::move(complete), now}, sends);
+  send_weights(std::move(sends), outputs);
 }
 
 void LearnerCore::publish_first(Time now, std::vector<Output>& outputs) {
   if (!begins_behind()) return publish(now, outputs);
   if (options_.previous == nullptr || !knows_level_) return;
   const uint64_t steps = state_.num_env_steps_sampled_lifetime;
-  const uint64_t then = steps - std::min(steps, options_.env_steps_per_update);
-  std::vector<WeightsPublisher::Send> sends;
-  publisher_.step(WeightsPublisher::Publish{with_curriculum(std::exchange(options_.previous, nullptr), then), now},
-                  sends);
-  send_weights(std::move(sends), outputs);
+  send_out(std::exchange(options_.previous, nullptr), steps - std::min(steps, options_.env_steps_per_update), now,
+           outputs);
 }
 
 void LearnerCore::publish(Time now, std::vector<Output>& outputs) {
   if (!knows_level_) return;
   updates_since_published_ = 0;
   if (publisher_.newest() != nullptr && publisher_.newest()->version == weights_->version) return;
-  std::vector<WeightsPublisher::Send> sends;
-  publisher_.step(WeightsPublisher::Publish{with_curriculum(weights_, state_.num_env_steps_sampled_lifetime), now},
-                  sends);
-  send_weights(std::move(sends), outputs);
+  send_out(weights_, state_.num_env_steps_sampled_lifetime, now, outputs);
 }
 
 bool LearnerCore::states_complete() const {

@@ -233,7 +233,7 @@ class LearnerCore {
   void begin_round(Time now, std::vector<Output>& outputs);
   void publish(Time now, std::vector<Output>& outputs);
   void publish_first(Time now, std::vector<Output>& outputs);
-  WeightsPtr with_curriculum(const WeightsPtr& weights, uint64_t env_steps) const;
+  void send_out(const WeightsPtr& weights, uint64_t env_steps, Time now, std::vector<Output>& outputs);
   void finish_iteration(std::vector<Output>& outputs);
 
   void send_driver(Message message, std::vector<Output>& outputs) const;

@@ -508,17 +508,8 @@ std::string one_line(std::string_view text) {
   return line;
 }
 
-constexpr size_t kMaxConfigBytes = size_t{64} << 10;  // toml++ recurses once for each dot of a key
-
 Source parse_file(std::string_view text, std::string_view name) {
-  if (text.size() > kMaxConfigBytes)
-    fail(Exit::usage, "bad-toml", "{} has {} bytes; at most {}", name, text.size(), kMaxConfigBytes);
-  try {
-    return {toml::parse(text, std::string(name)), std::string(name), true};
-  } catch (const toml::parse_error& error) {
-    fail(Exit::usage, "bad-toml", "{}:{}:{}: not TOML: {}", name, error.source().begin.line,
-         error.source().begin.column, one_line(error.description()));
-  }
+  return {parse_toml(text, name), std::string(name), true};
 }
 
 /// The value of an override: TOML, or a bare word (CartPole-v1, cuda:0) as a string.

@@ -68,8 +68,6 @@ size_t flatten_leaf(const Leaf& leaf, const std::byte* bytes, float* features) {
   return leaf.count;
 }
 
-double bound(const std::vector<double>& bounds, size_t i) { return bounds.size() == 1 ? bounds[0] : bounds[i]; }
-
 }  // namespace
 
 // ---- ObservationFlattener ----
@@ -179,7 +177,7 @@ ActionConnector::ActionConnector(const Space& space, bool normalize, bool clip) 
   const float infinity = std::numeric_limits<float>::infinity();
   const size_t count = space_.leaves()[0].count;
   for (size_t i = 0; i < count; ++i) {
-    const double low = bound(box->low, i), high = bound(box->high, i);
+    const double low = bound_at(box->low, i), high = bound_at(box->high, i);
     const bool bounded = std::isfinite(low) && std::isfinite(high);  // an open side has no [-1, 1] to map
     scale_.push_back(normalize && bounded ? static_cast<float>((high - low) / 2) : 1.0f);
     offset_.push_back(normalize && bounded ? static_cast<float>((high + low) / 2) : 0.0f);

@@ -1,7 +1,9 @@
 #include "rl/curriculum.hpp"
 
 #include <algorithm>
+#include <map>
 #include <set>
+#include <tuple>
 
 #include "rl/check.hpp"
 
@@ -22,18 +24,25 @@ void refuse_other_spaces(const EnvSpec& env, const std::string& option, double v
 
 }  // namespace
 
-Curriculum::Curriculum(const CurriculumConfig& config, const EnvSpec& env) : config_(config), defaults_(env.options) {
+std::vector<std::string> Curriculum::options_of(const CurriculumConfig& config) {
   std::set<std::string> options;
-  const auto add = [&](const std::string& option, std::initializer_list<double> values) {
-    options.insert(option);
-    for (const double value : values) refuse_other_spaces(env, option, value);
-  };
-  for (const auto& [option, schedule] : config.schedules)
-    for (const auto& [step, value] : schedule.points) add(option, {value});
-  for (const auto& [option, range] : config.randomize) add(option, {range.low, range.high});
+  for (const auto& [option, schedule] : config.schedules) options.insert(option);
+  for (const auto& [option, range] : config.randomize) options.insert(option);
   for (const OptionRanges& level : config.levels)
-    for (const auto& [option, range] : level) add(option, {range.low, range.high});
-  options_.assign(options.begin(), options.end());
+    for (const auto& [option, range] : level) options.insert(option);
+  return {options.begin(), options.end()};
+}
+
+Curriculum::Curriculum(const CurriculumConfig& config, const EnvSpec& env)
+    : config_(config), defaults_(env.options), options_(options_of(config)) {
+  std::map<std::string, std::set<double>> values;
+  for (const auto& [option, schedule] : config.schedules)
+    for (const auto& [step, value] : schedule.points) values[option].insert(value);
+  for (const auto& [option, range] : config.randomize) values[option].insert({range.low, range.high});
+  for (const OptionRanges& level : config.levels)
+    for (const auto& [option, range] : level) values[option].insert({range.low, range.high});
+  for (const auto& [option, all] : values)
+    for (const double value : all) refuse_other_spaces(env, option, value);
 }
 
 OptionRange Curriculum::range(const std::string& option, uint64_t env_steps, uint32_t level) const {

@@ -7,8 +7,8 @@
 // the weights its fragment is sampled with and on its environment's own stream, and not on timing or on who runs it.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
-#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,11 +23,15 @@ class Curriculum {
   /// changes a space).
   Curriculum(const CurriculumConfig& config, const EnvSpec& env);
 
+  /// Those a config sets, sorted, whatever the environment.
+  static std::vector<std::string> options_of(const CurriculumConfig& config);
+  /// How many numbers travel with the weights for so many options: none, or {level, low and high of each}.
+  static size_t size_for(size_t num_options) { return num_options == 0 ? 0 : 1 + 2 * num_options; }
+
   const std::vector<std::string>& options() const { return options_; }  ///< those it sets, sorted; may be none
   uint32_t num_levels() const { return static_cast<uint32_t>(std::max<size_t>(1, config_.levels.size())); }
 
-  /// The numbers that travel with the weights: none without options, else {level, low and high of each option}.
-  size_t size() const { return options_.empty() ? 0 : 1 + 2 * options_.size(); }
+  size_t size() const { return size_for(options_.size()); }
   std::vector<double> at(uint64_t env_steps, uint32_t level) const;
 
   /// The same by name, for results: "level" where there are levels; "gravity", or "gravity_low" and "gravity_high" for

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "rl/check.hpp"
+#include "rl/system.hpp"
 
 namespace myriad {
 namespace {
@@ -18,7 +19,7 @@ constexpr std::string_view kModuleSuffix = ".so";
 
 /// Where modules lie: beside the program, where they are installed, and in a build tree (build/apps, build/tests/rl).
 std::vector<fs::path> module_folders() {
-  const fs::path program = fs::read_symlink("/proc/self/exe").parent_path();
+  const fs::path program = program_directory();
   return {program, program / "../lib/myriad", program / "../sims", program / "../../sims"};
 }
 

@@ -53,8 +53,6 @@ json::object to_json(const myriad_space& space, const char* name) {
     if (space.dtype > MYRIAD_I32) broken("has a dtype that is none");
     if (space.low == nullptr || space.high == nullptr || (space.num_bounds != 1 && space.num_bounds != elements))
       broken("wants one bound, or one for every element");
-    for (uint32_t i = 0; i < space.num_bounds; ++i)
-      if (!(space.low[i] <= space.high[i])) broken("has a low above its high, or no number");
     object["shape"] = numbers_of(space.shape, space.num_dims);
     object["low"] = numbers_of(space.low, space.num_bounds);
     object["high"] = numbers_of(space.high, space.num_bounds);
@@ -84,9 +82,13 @@ Space space_from(const json::object& object) {
   };
   const int n = object.at("n").to_number<int>();
   switch (object.at("kind").to_number<uint32_t>()) {
-    case MYRIAD_BOX:
-      return Box{doubles("low"), doubles("high"), integers("shape"),
-                 static_cast<DType>(object.at("dtype").to_number<int>())};
+    case MYRIAD_BOX: {
+      const int dtype = object.at("dtype").to_number<int>();
+      if (dtype < 0 || dtype > MYRIAD_I32) throw std::runtime_error("has a dtype that is none");
+      Box box{doubles("low"), doubles("high"), integers("shape"), static_cast<DType>(dtype)};
+      if (const std::string problem = problem_of(box); !problem.empty()) throw std::runtime_error(problem);
+      return box;
+    }
     case MYRIAD_DISCRETE:
       return Space::discrete(n, object.at("start").to_number<int>());
     case MYRIAD_MULTI_DISCRETE:
@@ -97,6 +99,13 @@ Space space_from(const json::object& object) {
 }
 static_assert(static_cast<int>(DType::u8) == MYRIAD_U8 && static_cast<int>(DType::i32) == MYRIAD_I32 &&
               static_cast<int>(DType::f64) == MYRIAD_F64);
+
+/// The space `name` of what a plugin's process says, which ran foreign code: nothing of it is believed.
+Space space_of(const json::object& facts, const char* name, const std::string& path) try {
+  return space_from(facts.at(name).as_object());
+} catch (const std::exception& error) {
+  fail(Exit::environment, "plugin-broken", "{}: its {} space {}", path, name, error.what());
+}
 
 /// What a library says of itself with `options` over its defaults.
 json::object describe(const std::string& path, const EnvOptions& options) {
@@ -140,7 +149,7 @@ json::object ask(const std::string& path, const EnvOptions& options) {
       facts = {{"code", error.code()}, {"error", error.what()}};
     } catch (const std::exception& error) {
       facts = {{"code", "plugin-broken"}, {"error", fmt::format("{}: {}", path, error.what())}};
-    }
+    } catch (...) { facts = {{"code", "plugin-broken"}, {"error", path + ": it threw what is no std::exception"}}; }
     const std::string text = json::serialize(facts);
     for (size_t at = 0; at < text.size();) {
       const ssize_t wrote = ::write(ends[1], text.data() + at, text.size() - at);
@@ -185,8 +194,8 @@ EnvSpec plugin_spec(const std::string& path) {
   if (!fs::exists(path)) fail(Exit::usage, "no-plugin", "there is no file {}", path);
   const json::object facts = ask(path, {});
   EnvSpec spec{.id = "plugin:" + path,
-               .observation_space = space_from(facts.at("observation").as_object()),
-               .action_space = space_from(facts.at("action").as_object()),
+               .observation_space = space_of(facts, "observation", path),
+               .action_space = space_of(facts, "action", path),
                .source = fmt::format("{} of {}", std::string_view(facts.at("id").as_string()), path),
                .isolated = true,
                .make = [path](const EnvOptions& o) { return make_plugin_environment(path, o); }};
@@ -198,8 +207,8 @@ EnvSpec plugin_spec(const std::string& path) {
     spec.options[std::string(option.at(0).as_string())] = number_of(option.at(1));
   spec.configure = [path](EnvSpec& configured) {
     const json::object other = ask(path, configured.options);
-    configured.observation_space = space_from(other.at("observation").as_object());
-    configured.action_space = space_from(other.at("action").as_object());
+    configured.observation_space = space_of(other, "observation", path);
+    configured.action_space = space_of(other, "action", path);
   };
   return spec;
 }

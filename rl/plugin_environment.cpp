@@ -14,17 +14,6 @@ namespace {
 
 constexpr size_t kFirstSize = offsetof(myriad_plugin, render);  // of minor version 0's table
 
-/// A RandomStream as the plugin sees it.
-struct Numbers : myriad_random {
-  explicit Numbers(RandomStream* of) : stream(of) {
-    bits = [](const myriad_random* r) { return stream_of(r).next_u64(); };
-    uniform = [](const myriad_random* r, double low, double high) { return stream_of(r).uniform(low, high); };
-    normal = [](const myriad_random* r) { return stream_of(r).normal(); };
-  }
-  static RandomStream& stream_of(const myriad_random* random) { return *static_cast<const Numbers*>(random)->stream; }
-  RandomStream* stream;
-};
-
 class PluginEnvironment final : public Environment {
  public:
   PluginEnvironment(const std::string& path, const EnvOptions& options)
@@ -44,7 +33,7 @@ class PluginEnvironment final : public Environment {
 
   void reset(RandomStream& random, Row observation) override {
     withdraw();
-    const Numbers numbers(&random);
+    const PluginRandom numbers(&random);
     call_plugin([&](myriad_error* error) { return plugin_.reset(env_, &numbers, observation.bytes().data(), error); });
     keep_row(observation);
   }
@@ -64,7 +53,7 @@ class PluginEnvironment final : public Environment {
       std::memcpy(observation.bytes().data(), row_.data(), observation.bytes().size());
       return result(reward_, ended_);
     }
-    const Numbers numbers(&random);
+    const PluginRandom numbers(&random);
     double reward = 0;
     uint8_t ended = 0;
     call_plugin([&](myriad_error* error) {
@@ -163,7 +152,7 @@ class PluginEnvironment final : public Environment {
   myriad_env* env_ = nullptr;
   Turn turn_ = Turn::none;
   const void* action_ = nullptr;  // while submitted
-  Numbers numbers_{nullptr};
+  PluginRandom numbers_{nullptr};
   std::vector<double> row_;  // S_{t+1} of a batch's step; doubles for their alignment
   double reward_ = 0;
   uint8_t ended_ = 0;

@@ -18,6 +18,7 @@
 
 #include "rl/check.hpp"
 #include "rl/config.hpp"
+#include "rl/system.hpp"
 #include "rl/system_call_filter.hpp"
 
 namespace myriad {
@@ -62,15 +63,6 @@ std::vector<std::string> devices() {
        std::strerror(error));
 }
 
-/// Best effort: a limit can only be lowered.
-void lower(__rlimit_resource resource, rlim_t value) {
-  rlimit limit{};
-  if (::getrlimit(resource, &limit) != 0) return;
-  limit.rlim_max = std::min(limit.rlim_max, value);
-  limit.rlim_cur = std::min(limit.rlim_cur, limit.rlim_max);
-  (void)::setrlimit(resource, &limit);
-}
-
 }  // namespace
 
 Sandbox::Kernel Sandbox::Kernel::probe() {
@@ -85,7 +77,7 @@ Sandbox::Sandbox(Options options, Kernel kernel) : options_(std::move(options)),
   if (const fs::path folder = options_.writable; !folder.empty() && (folder.is_relative() || !fs::is_directory(folder)))
     fail(Exit::usage, "no-folder", "env_runners.sandbox_write is {}; want the absolute path of a folder that is there",
          options_.writable);
-  const std::string missing = this->missing();
+  const std::string missing = parts(false);
   if (options_.level == "strict" && !missing.empty())
     fail(Exit::usage, "no-sandbox",
          "env_runners.sandbox is \"strict\", and this host has not: {}; \"default\" takes what there is", missing);
@@ -101,34 +93,38 @@ Sandbox::~Sandbox() {
   if (ruleset_ >= 0) ::close(ruleset_);
 }
 
-std::string Sandbox::missing() const {
-  std::vector<std::string> parts;
-  if (kernel_.landlock_abi < 1) parts.push_back("files (Landlock, Linux 5.13)");
-  if (!options_.network && !kernel_.seccomp) parts.push_back("network (seccomp)");
-  if (kernel_.landlock_abi < kAbiScopes) parts.push_back("signals (Landlock ABI 6, Linux 6.12)");
-  if (!kernel_.seccomp) parts.push_back("system calls (seccomp)");
-  return fmt::format("{}", fmt::join(parts, ", "));
+/// What is there of its parts, or what is not, with what it needs.
+std::string Sandbox::parts(bool there) const {
+  struct Part {
+    bool wanted, has;
+    std::string_view name, needs;
+  };
+  const int abi = kernel_.landlock_abi;
+  std::vector<std::string> names;
+  for (const Part& part : {Part{true, abi >= 1, "files", "Landlock, Linux 5.13"},
+                           Part{!options_.network, kernel_.seccomp, "network", "seccomp"},
+                           Part{true, abi >= kAbiScopes, "signals", "Landlock ABI 6, Linux 6.12"},
+                           Part{true, kernel_.seccomp, "system calls", "seccomp"}})
+    if (part.wanted && part.has == there)
+      names.push_back(there ? std::string(part.name) : fmt::format("{} ({})", part.name, part.needs));
+  return fmt::format("{}", fmt::join(names, ", "));
 }
 
 std::string Sandbox::describe() const {
   if (options_.level == "off") return "sandbox: off";
-  std::vector<std::string> parts;
-  if (kernel_.landlock_abi >= 1) parts.push_back("files");
-  if (!options_.network && kernel_.seccomp) parts.push_back("network");
-  if (kernel_.landlock_abi >= kAbiScopes) parts.push_back("signals");
-  if (kernel_.seccomp) parts.push_back("system calls");
-  std::string text = fmt::format("sandbox: {}", parts.empty() ? "nothing" : fmt::format("{}", fmt::join(parts, ", ")));
+  const std::string there = parts(true);
+  std::string text = fmt::format("sandbox: {}", there.empty() ? "nothing" : there);
   if (options_.network) text += "; sockets are allowed";
   if (!options_.writable.empty()) text += fmt::format("; {} can be written", options_.writable);
-  if (const std::string missing = this->missing(); !missing.empty()) text += "; this host has not: " + missing;
+  if (const std::string missing = parts(false); !missing.empty()) text += "; this host has not: " + missing;
   return text;
 }
 
 void Sandbox::enter() const {
   if (options_.level == "off") return;
-  lower(RLIMIT_CORE, 0);
-  lower(RLIMIT_NOFILE, kMaxDescriptors);
-  lower(RLIMIT_FSIZE, kMaxFileBytes);
+  for (const auto& [resource, value] :
+       {std::pair{RLIMIT_CORE, rlim_t{0}}, {RLIMIT_NOFILE, kMaxDescriptors}, {RLIMIT_FSIZE, kMaxFileBytes}})
+    (void)lower_limit(resource, value);  // as far as it can be
   if (!options_.writable.empty()) ::setenv("TMPDIR", options_.writable.c_str(), 1);
   if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) refused("no_new_privs", errno);
   if (ruleset_ >= 0 && ::syscall(SYS_landlock_restrict_self, ruleset_, 0) != 0) refused("Landlock", errno);

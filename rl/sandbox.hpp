@@ -47,7 +47,7 @@ class Sandbox {
   void enter() const;
 
  private:
-  std::string missing() const;
+  std::string parts(bool there) const;
   void make_ruleset();
   Options options_;
   Kernel kernel_;

@@ -50,8 +50,6 @@ T bound_as(double value) {
   }
 }
 
-double at(const std::vector<double>& bounds, size_t i) { return bounds.size() == 1 ? bounds[0] : bounds[i]; }
-
 template <class T>
 T load(std::span<const std::byte> row, size_t offset, size_t i) {
   T value;
@@ -85,8 +83,8 @@ void describe(const Space::Kind& kind, Leaf& leaf) {
       check(bounds->size() == 1 || bounds->size() == leaf.count, "Box has {} bounds, want 1 or {}", bounds->size(),
             leaf.count);
     for (size_t i = 0; i < std::max(box->low.size(), box->high.size()); ++i)
-      check(at(box->low, i) <= at(box->high, i), "Box has bounds [{}, {}] at element {}, want low <= high",
-            at(box->low, i), at(box->high, i), i);
+      check(bound_at(box->low, i) <= bound_at(box->high, i), "Box has bounds [{}, {}] at element {}, want low <= high",
+            bound_at(box->low, i), bound_at(box->high, i), i);
   }
 }
 
@@ -103,7 +101,7 @@ std::string box_violation(const Box& box, const Leaf& leaf, std::span<const std:
   for (size_t i = 0; i < leaf.count; ++i) {
     const T value = load<T>(row, leaf.offset, i);
     // A bound like -1.2 is compared as Gymnasium stores it: rounded to the element's type.
-    const T low = bound_as<T>(at(box.low, i)), high = bound_as<T>(at(box.high, i));
+    const T low = bound_as<T>(bound_at(box.low, i)), high = bound_as<T>(bound_at(box.high, i));
     if constexpr (std::is_floating_point_v<T>)
       if (!std::isfinite(value)) return fmt::format("[{}] = {}", i, value);
     if (!(value >= low && value <= high)) return fmt::format("[{}] = {} outside [{}, {}]", i, value, low, high);
@@ -163,7 +161,7 @@ void sample_leaf(const Leaf& leaf, RandomStream& random, std::span<std::byte> ro
                           with_type(leaf.dtype, [&](auto zero) {
                             for (size_t i = 0; i < leaf.count; ++i)
                               store(row, leaf.offset, i,
-                                    sample_box<decltype(zero)>(at(box.low, i), at(box.high, i), random));
+                                    sample_box<decltype(zero)>(bound_at(box.low, i), bound_at(box.high, i), random));
                           });
                         },
                         [&](const Discrete& one) { integers(one.start, [&](size_t) { return one.n; }); },
@@ -234,6 +232,21 @@ void Space::lay_out(const Space* self) {
     flat_size_ += flat_size_of(leaf.space->kind(), leaf.count);
   }
   row_bytes_ = align(row_bytes_, alignment);
+}
+
+std::string problem_of(const Box& box) {
+  constexpr int64_t kMaxElements = 1 << 26;
+  int64_t elements = 1;
+  if (box.shape.size() > 8) return "has more than 8 dimensions";
+  for (const int size : box.shape) {
+    if (size <= 0 || size > kMaxElements) return fmt::format("has a size of {}, want 1 to {}", size, kMaxElements);
+    if ((elements *= size) > kMaxElements) return fmt::format("has elements: {}, want 1 to {}", elements, kMaxElements);
+  }
+  for (const auto* bounds : {&box.low, &box.high})
+    if (bounds->size() != 1 && std::ssize(*bounds) != elements) return "wants one bound, or one of each element";
+  for (size_t i = 0; i < std::max(box.low.size(), box.high.size()); ++i)
+    if (!(bound_at(box.low, i) <= bound_at(box.high, i))) return "has a low above its high, or no number";
+  return "";
 }
 
 Space Space::box(double low, double high, std::vector<int> shape, DType dtype) {

@@ -29,6 +29,11 @@ struct Box {
   std::vector<int> shape;
   DType dtype = DType::f32;
 };
+/// Of element i: bounds are one, or one of each.
+inline double bound_at(const std::vector<double>& bounds, size_t i) { return bounds[bounds.size() == 1 ? 0 : i]; }
+/// "" or what keeps it from being a space, after its name: "has a low above its high, or no number".
+std::string problem_of(const Box& box);
+
 struct Discrete {
   int n = 0;
   int start = 0;

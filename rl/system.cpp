@@ -1,6 +1,8 @@
 #include "rl/system.hpp"
 
 #include <fcntl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -95,6 +97,25 @@ class SystemFiles final : public Files {
 };
 
 }  // namespace
+
+std::string program_directory() { return std::filesystem::read_symlink("/proc/self/exe").parent_path().string(); }
+
+bool lower_limit(int resource, uint64_t value) {
+  rlimit limit{};
+  const auto which = static_cast<__rlimit_resource>(resource);
+  if (::getrlimit(which, &limit) != 0) return false;
+  limit.rlim_max = std::min<rlim_t>(limit.rlim_max, value);  // RLIM_INFINITY is the largest
+  limit.rlim_cur = std::min(limit.rlim_cur, limit.rlim_max);
+  return ::setrlimit(which, &limit) == 0;
+}
+
+void bury_children() {
+  for (int waited_ms = 0; waited_ms < 5000;) {
+    const int pid = ::waitpid(-1, nullptr, WNOHANG);
+    if (pid < 0 && errno != EINTR) return;
+    if (pid == 0) ::usleep(1000), ++waited_ms;
+  }
+}
 
 std::unique_ptr<Clock> make_system_clock() { return std::make_unique<SystemClock>(); }
 std::unique_ptr<Files> make_system_files(std::string root) { return std::make_unique<SystemFiles>(std::move(root)); }

@@ -70,6 +70,15 @@ class Processes {
   virtual void kill(int pid, int signal) = 0;
 };
 
+/// The folder this program lies in.
+std::string program_directory();
+
+/// Lowers both limits of a resource (RLIMIT_CORE, ...) to `value`; false, with errno, when the kernel refuses.
+bool lower_limit(int resource, uint64_t value);
+
+/// Waits for all children of this process, those it inherited too; who lives on after 5 s is left.
+void bury_children();
+
 std::unique_ptr<Clock> make_system_clock();
 std::unique_ptr<Files> make_system_files(std::string root);
 

@@ -10,14 +10,16 @@ namespace myriad {
 namespace {
 
 constexpr size_t kMaxBytes = size_t{64} << 10;  // toml++ recurses once for each dot of a key
-constexpr size_t kShownText = 40;               // characters of a string that an error repeats
+constexpr int kMaxDepth = 64;
+constexpr size_t kShownText = 40;  // characters of a string that an error repeats
 
 std::string place_of(const toml::source_region& region, std::string_view name) {
   return fmt::format("{}:{}:{}", name, region.begin.line, region.begin.column);
 }
 
-TomlValue convert(const toml::node& node, std::string_view name) {
+TomlValue convert(const toml::node& node, std::string_view name, int depth = 0) {
   TomlValue result{.place = place_of(node.source(), name), .value = false};
+  if (depth > kMaxDepth) fail(Exit::usage, "bad-toml", "{}: nested more than {} deep", result.place, kMaxDepth);
   if (const auto* text = node.as_string()) {
     result.value = text->get();
   } else if (const auto* integer = node.as_integer()) {
@@ -28,13 +30,14 @@ TomlValue convert(const toml::node& node, std::string_view name) {
     result.value = flag->get();
   } else if (const auto* items = node.as_array()) {
     auto& array = result.value.emplace<TomlValue::Array>();
-    for (const toml::node& item : *items) array.push_back(convert(item, name));
+    for (const toml::node& item : *items) array.push_back(convert(item, name, depth + 1));
   } else if (const auto* entries = node.as_table()) {
     std::vector<std::tuple<uint32_t, uint32_t, TomlEntry>> ordered;  // toml++ sorts keys by name
     for (const auto& [key, value] : *entries) {
       const auto& begin = key.source().begin;
-      ordered.emplace_back(begin.line, begin.column,
-                           TomlEntry{std::string(key.str()), place_of(key.source(), name), convert(value, name)});
+      ordered.emplace_back(
+          begin.line, begin.column,
+          TomlEntry{std::string(key.str()), place_of(key.source(), name), convert(value, name, depth + 1)});
     }
     const auto position = [](const auto& entry) { return std::pair(std::get<0>(entry), std::get<1>(entry)); };
     std::ranges::sort(ordered, {}, position);
@@ -76,12 +79,11 @@ void TomlValue::wrong_type(std::string_view what, std::string_view want) const {
   fail(Exit::usage, "wrong-type", "{}: {} is {}, want {}", place, what, describe(), want);
 }
 
-TomlValue read_toml(std::string_view text, std::string_view name) {
+toml::table parse_toml(std::string_view text, std::string_view name) {
   if (text.size() > kMaxBytes)
     fail(Exit::usage, "bad-toml", "{} has {} bytes; at most {}", name, text.size(), kMaxBytes);
   try {
-    const toml::table table = toml::parse(text, std::string(name));
-    return convert(table, name);
+    return toml::parse(text, std::string(name));
   } catch (const toml::parse_error& error) {
     std::string problem(error.description());
     std::ranges::replace(problem, '\n', ' ');
@@ -89,5 +91,7 @@ TomlValue read_toml(std::string_view text, std::string_view name) {
          error.source().begin.column, problem);
   }
 }
+
+TomlValue read_toml(std::string_view text, std::string_view name) { return convert(parse_toml(text, name), name); }
 
 }  // namespace myriad

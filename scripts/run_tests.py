@@ -74,7 +74,7 @@ def tree_checks() -> list[Test]:
     """The checks of the sources: each is one case."""
     python = sys.executable
     checks = [Test("who includes whom", [python, "scripts/check_includes.py"]), Test("tree", [python, "scripts/check_tree.py"]),
-              Test("format", [python, "scripts/check_format.py"])]
+              Test("format", [python, "scripts/check_format.py"]), Test("protocol page", [python, "scripts/protocol_tables.py"])]
     if (ROOT / "scripts/align_gymnasium.py").exists():
         checks.append(Test("aligned with gymnasium", [python, "scripts/align_gymnasium.py", "--check"], timeout_s=900))
     for check in checks:

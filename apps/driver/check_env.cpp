@@ -432,6 +432,9 @@ int check_env(const CheckEnvOptions& options) {
       } catch (const std::exception& error) {
         std::fprintf(stderr, "error[internal] %s\n", error.what());
         status = static_cast<int>(Exit::internal);
+      } catch (...) {
+        std::fprintf(stderr, "error[env-exception] the environment threw what is no std::exception\n");
+        status = static_cast<int>(Exit::environment);
       }
     std::fflush(stdout);
     progress.done = true;

@@ -52,8 +52,6 @@ constexpr uintmax_t kLastBytes = 16 << 10;  // of a log, to find the last lines 
 
 }  // namespace
 
-std::string program_directory() { return std::filesystem::read_symlink("/proc/self/exe").parent_path().string(); }
-
 Children::Children() {
   std::string name = (std::filesystem::temp_directory_path() / fmt::format("myriad-{}-XXXXXX", ::getuid())).string();
   if (::mkdtemp(name.data()) == nullptr)
@@ -84,12 +82,8 @@ Children::~Children() {
     std::error_code ignored;
     if (std::filesystem::file_size(log.path, ignored) == 0) std::filesystem::remove(log.path, ignored);
   }
-  ::close(pipe_);  // the janitor sweeps
-  for (int waited_ms = 0; waited_ms < 5000;) {
-    const int pid = ::waitpid(-1, nullptr, WNOHANG);
-    if (pid < 0 && errno != EINTR) break;  // the last of the group is gone, and who swept up after it
-    if (pid == 0) ::usleep(1000), ++waited_ms;
-  }
+  ::close(pipe_);   // the janitor sweeps
+  bury_children();  // the last of the group, and who swept up after it
 }
 
 void Children::name_run(const std::string& run) {

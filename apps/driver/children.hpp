@@ -18,9 +18,6 @@
 
 namespace myriad {
 
-/// The folder the running program lies in.
-std::string program_directory();
-
 class Children final : public Processes {
  public:
   /// Makes a 0700 directory for sockets and starts the janitor. Call before any thread exists.

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "rl/check.hpp"
+#include "rl/system.hpp"
 
 namespace myriad {
 namespace {
@@ -20,7 +21,7 @@ namespace fs = std::filesystem;
 /// Beside the program in a build tree, in lib/myriad where it is installed. It stays open.
 const VideoLibrary& video_library() {
   static const VideoLibrary* const library = [] {
-    const fs::path program = fs::read_symlink("/proc/self/exe").parent_path();
+    const fs::path program = program_directory();
     std::string reason = "it does not lie beside the program";
     for (const char* folder : {"video", "../lib/myriad", "../lib/x86_64-linux-gnu/myriad", "."}) {
       const fs::path file = program / folder / kVideoLibraryFile;

@@ -7,8 +7,8 @@
 #include <filesystem>
 #include <vector>
 
-#include "apps/driver/children.hpp"
 #include "rl/check.hpp"
+#include "rl/system.hpp"
 
 namespace myriad {
 namespace fs = std::filesystem;

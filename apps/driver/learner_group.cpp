@@ -67,7 +67,14 @@ LearnerGroup::Member* LearnerGroup::member_of(const std::string& peer) {
 
 void LearnerGroup::start(Time now, Outputs& outputs) {
   last_sent_ = broken_at_ = now;
-  for (uint32_t shard = 0; shard < members_.size(); ++shard) spawn(shard, now, outputs);
+  spawn_missing(target_, now, outputs);
+}
+
+/// Of the first `count` shards, those that are not alive.
+void LearnerGroup::spawn_missing(uint32_t count, Time now, Outputs& outputs) {
+  if (members_.size() < count) members_.resize(count);
+  for (uint32_t shard = 0; shard < count; ++shard)
+    if (!members_[shard].alive) spawn(shard, now, outputs);
 }
 
 void LearnerGroup::spawn(uint32_t shard, Time now, Outputs& outputs) {
@@ -197,9 +204,7 @@ void LearnerGroup::call(const std::string& why, Time now, Outputs& outputs) {
   ++epoch_;
   stage_ = Stage::calling;
   size_ = next_size();
-  if (members_.size() < size_) members_.resize(size_);
-  for (uint32_t shard = 0; shard < size_; ++shard)
-    if (!members_[shard].alive) spawn(shard, now, outputs);
+  spawn_missing(size_, now, outputs);
   rendezvous_.clear();
   new_keys_.clear();
   done_.clear();
@@ -467,9 +472,7 @@ std::string LearnerGroup::resize(uint32_t learners, Time now, Outputs& outputs) 
   if (stopping_ || learners == target_) return "";
   outputs.push_back(Event{"scale", fmt::format("from {} learners to {}", target_, learners)});
   target_ = learners;
-  if (target_ > members_.size()) members_.resize(target_);
-  for (uint32_t shard = 0; shard < target_; ++shard)
-    if (!members_[shard].alive) spawn(shard, now, outputs);
+  spawn_missing(target_, now, outputs);
   if (target_ < size_) call("", now, outputs);  // new shards: when they are there
   return "";
 }

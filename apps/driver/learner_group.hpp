@@ -123,6 +123,7 @@ class LearnerGroup {
     std::optional<wire::ProcessErrorT> error;
   };
   void spawn(uint32_t shard, Time now, Outputs& outputs);
+  void spawn_missing(uint32_t count, Time now, Outputs& outputs);
   void hello(const std::string& peer, const wire::LearnerHelloT& hello, Time now, Outputs& outputs);
   void welcome(const Member& member, Outputs& outputs) const;
   void status(Member& member, uint64_t epoch, const wire::LearnerStatusT& status, Time now, Outputs& outputs);

@@ -6,9 +6,9 @@
 #include <fstream>
 #include <map>
 
-#include "apps/driver/children.hpp"
 #include "apps/driver/run_directory.hpp"
 #include "rl/check.hpp"
+#include "rl/system.hpp"
 
 namespace myriad {
 namespace fs = std::filesystem;

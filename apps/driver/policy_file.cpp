@@ -80,7 +80,9 @@ void evaluate_inside(const SavedPolicy& policy, const Evaluator::Options& option
     std::copy(result.episodes.begin(), result.episodes.end(), left.episodes());
   } catch (const Error& error) {
     keep(error.exit_status(), error.code(), error.what());
-  } catch (const std::exception& e) { keep(Exit::internal, "internal", e.what()); }
+  } catch (const std::exception& e) { keep(Exit::internal, "internal", e.what()); } catch (...) {
+    keep(Exit::environment, "env-exception", "the environment threw what is no std::exception");
+  }
   left.done = true;
 }
 

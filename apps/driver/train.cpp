@@ -22,6 +22,7 @@
 #include "apps/driver/run_directory.hpp"
 #include "rl/curriculum.hpp"
 #include "rl/simulator/clients.hpp"
+#include "rl/system.hpp"
 #include "rl/wire/transport.hpp"
 #include "rl/wrappers.hpp"
 
@@ -78,7 +79,7 @@ class Run {
     int in_vain = 0;
   };
   Run(Config& config, const TrainOptions& options, Links& links, RunDirectory& directory, Files& files,
-      const SavedRun& saved, const Life& life)
+      const EnvSpec& env, const SavedRun& saved, const Life& life)
       : config_(config),
         json_(options.json),
         directory_(directory),
@@ -88,7 +89,7 @@ class Run {
         children_(links.children),
         router_(links.router),
         clock_(make_system_clock()),
-        env_(environment_spec(config)),
+        env_(env),
         curriculum_(config.curriculum, env_),
         core_(core_options(saved)),
         checkpoints_(files, (directory_.path() / "checkpoints").string(),
@@ -504,7 +505,7 @@ EnvSpec check_environment(const Config& config) {
          config.environment.env, env.action_space.to_string());
   (void)Curriculum(config.curriculum, env);
   check_agents(config, env);
-  if (!config.environment.env.starts_with(fmt::format("{}:", simulator::kClientsPrefix))) return env;
+  if (simulator::clients_file_of(config.environment.env).empty()) return env;
   if (config.env_runners.num_envs_per_env_runner != 1)
     fail(Exit::usage, "impossible",
          "env_runners.num_envs_per_env_runner is {}: a client has its own pace and wants a runner to itself; want "
@@ -526,11 +527,11 @@ SavedRun go_back(Files& files, const RunDirectory& directory, const std::string&
   return saved;
 }
 
-int train(Config& config, const TrainOptions& options, Links& links, RunDirectory& directory, Files& files,
-          SavedRun saved) {
+int train(Config& config, const EnvSpec& env, const TrainOptions& options, Links& links, RunDirectory& directory,
+          Files& files, SavedRun saved) {
   for (Run::Life life{random_id()};;) {
     {
-      Run run(config, options, links, directory, files, saved, life);
+      Run run(config, options, links, directory, files, env, saved, life);
       if (const auto status = run.run()) return *status;
       life = {run.next_run_id(), life.id, run.has_saved() ? 0 : life.in_vain + 1};
     }
@@ -559,14 +560,14 @@ int train(const TrainOptions& options) {
     const ConfigFile file = read_config(options.config);
     Config config = load_config(file.text, file.name, options.overrides);
     config.environment.env = EnvRegistry::instance().absolute(config.environment.env);
-    check_environment(config);
+    const EnvSpec env = check_environment(config);
     Links links(config.network);
     RunDirectory directory = options.out.empty() ? RunDirectory::create_numbered(fs::absolute("runs"))
                                                  : RunDirectory::create_exact(fs::absolute(options.out));
     directory.record.start_time_s = wall_time_s();
     directory.write_setup(options.command, file.text, to_toml(config), MYRIAD_VERSION);
     directory.save();
-    return train(config, options, links, directory, *files, SavedRun{});
+    return train(config, env, options, links, directory, *files, SavedRun{});
   }
   fs::path given = fs::absolute(options.resume);
   if (given.filename().empty()) given = given.parent_path();
@@ -574,12 +575,12 @@ int train(const TrainOptions& options) {
   RunDirectory directory = RunDirectory::open(run_path);
   const std::string checkpoint = checkpoint_of(*files, given);
   Config config = load_config(read_file(checkpoint + "/config.toml"), checkpoint + "/config.toml", options.overrides);
-  check_environment(config);
+  const EnvSpec env = check_environment(config);
   Links links(config.network);
   SavedRun saved = go_back(*files, directory, checkpoint, config.env_runners.num_env_runners);
   directory.record.state = "running";
   directory.save();
-  return train(config, options, links, directory, *files, std::move(saved));
+  return train(config, env, options, links, directory, *files, std::move(saved));
 }
 
 }  // namespace myriad

@@ -5,12 +5,12 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstring>
 #include <utility>
 
 #include "rl/check.hpp"
+#include "rl/descriptors.hpp"
 
 namespace myriad::simulator {
 namespace {
@@ -55,21 +55,8 @@ Channel& Channel::operator=(Channel&& other) noexcept {
 
 void Channel::send(std::span<const std::byte> frame, int passed) {
   while (!frame.empty()) {
-    iovec part{const_cast<std::byte*>(frame.data()), frame.size()};
-    msghdr message{};
-    message.msg_iov = &part;
-    message.msg_iovlen = 1;
-    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
-    if (passed >= 0) {
-      message.msg_control = control.data();
-      message.msg_controllen = control.size();
-      cmsghdr* header = CMSG_FIRSTHDR(&message);
-      header->cmsg_level = SOL_SOCKET;
-      header->cmsg_type = SCM_RIGHTS;
-      header->cmsg_len = CMSG_LEN(sizeof(int));
-      std::memcpy(CMSG_DATA(header), &passed, sizeof passed);
-    }
-    const ssize_t wrote = ::sendmsg(fd_, &message, MSG_NOSIGNAL);
+    const iovec part{const_cast<std::byte*>(frame.data()), frame.size()};
+    const ssize_t wrote = send_with_descriptors(fd_, {&part, 1}, std::span(&passed, passed < 0 ? 0 : 1), MSG_NOSIGNAL);
     if (wrote < 0 && errno == EINTR) continue;
     if (wrote < 0) fail(Exit::environment, "simulator-gone", "{} takes no messages: {}", name_, std::strerror(errno));
     frame = frame.subspan(static_cast<size_t>(wrote));
@@ -79,19 +66,11 @@ void Channel::send(std::span<const std::byte> frame, int passed) {
 
 ssize_t Channel::receive_some(std::byte* to, size_t size) {
   if (!takes_descriptors_) return ::recv(fd_, to, size, 0);
-  iovec part{to, size};
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control.data();
-  message.msg_controllen = control.size();
-  const ssize_t got = ::recvmsg(fd_, &message, MSG_CMSG_CLOEXEC);
-  const cmsghdr* rights = got < 0 ? nullptr : CMSG_FIRSTHDR(&message);
-  if (rights != nullptr && rights->cmsg_type == SCM_RIGHTS) {
-    if (passed_ >= 0) ::close(passed_);
-    std::memcpy(&passed_, CMSG_DATA(rights), sizeof passed_);
-  }
+  const iovec part{to, size};
+  int came = -1;
+  const ssize_t got = receive_with_descriptors(fd_, {&part, 1}, {&came, 1});
+  if (came >= 0 && passed_ >= 0) ::close(passed_);
+  if (came >= 0) passed_ = came;
   return got;
 }
 

@@ -1,7 +1,5 @@
 #include "rl/simulator/clients.hpp"
 
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/random.h>
 #include <sys/socket.h>
@@ -16,6 +14,7 @@
 #include <sstream>
 
 #include "rl/check.hpp"
+#include "rl/descriptors.hpp"
 #include "rl/simulator/channel.hpp"
 #include "rl/toml.hpp"
 
@@ -24,6 +23,7 @@ namespace {
 
 using myriad::Dict, myriad::DType, myriad::Space;  // not the messages
 
+constexpr const char* kPrefix = "clients";
 constexpr Time kFrame = std::chrono::seconds(10);  // from a message's first byte to its last
 
 // ---- the file ----
@@ -76,15 +76,8 @@ Space space_in(const TomlValue& value, const std::string& what) {
     Box box{bounds_in(value.find("low"), dtype == DType::u8 ? 0 : -INFINITY, what + ".low"),
             bounds_in(value.find("high"), dtype == DType::u8 ? 255 : INFINITY, what + ".high"),
             integers_in(*shape, what + ".shape"), dtype};
-    int64_t elements = 1;
-    for (const int size : box.shape)
-      if ((elements *= size) > 1 << 26) shape->wrong_type(what + ".shape", "at most 2^26 elements");
-    for (const auto* bounds : {&box.low, &box.high})
-      if (bounds->size() != 1 && std::ssize(*bounds) != elements)
-        value.wrong_type(what, fmt::format("one bound, or one for each of the {} elements", elements));
-    for (size_t i = 0; i < std::max(box.low.size(), box.high.size()); ++i)
-      if (!(box.low[box.low.size() == 1 ? 0 : i] <= box.high[box.high.size() == 1 ? 0 : i]))
-        value.wrong_type(what, "every low at most its high");
+    if (const std::string problem = problem_of(box); !problem.empty())
+      fail(Exit::usage, "wrong-type", "{}: {} {}", value.place, what, problem);
     return box;
   }
   if (const TomlValue* n = value.find("n")) {
@@ -141,13 +134,18 @@ class ClientEnvironment final : public Environment {
   }
 
   StepResult step(ConstRow action, RandomStream&, Row observation) override {
-    action_.assign(action.bytes().begin(), action.bytes().end());
-    send_action();
+    ActionT chosen;
+    chosen.episode = episode_;
+    chosen.t = t_;
+    const auto* bytes = reinterpret_cast<const uint8_t*>(action.bytes().data());
+    chosen.action.assign(bytes, bytes + action.bytes().size());
+    const std::vector<std::byte> answer = frame_of(std::move(chosen));
+    send(answer);
     while (channel_ || comes_back()) {
       const std::optional<ObservationT> seen = receive();
       if (!seen) continue;
       if (seen->episode == episode_ && seen->t == t_) {  // it has not had the answer
-        send_action();
+        send(answer);
       } else if (seen->episode == episode_ && seen->t == t_ + 1) {
         ++t_;
         row_ = seen->observation;
@@ -207,19 +205,11 @@ class ClientEnvironment final : public Environment {
 
   void take() {
     DoorMessage message{};
-    iovec part{&message, sizeof message};
-    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
-    msghdr header{};
-    header.msg_iov = &part;
-    header.msg_iovlen = 1;
-    header.msg_control = control.data();
-    header.msg_controllen = control.size();
-    const ssize_t got = ::recvmsg(door(), &header, MSG_CMSG_CLOEXEC);
-    if (got == 0) ::_exit(0);  // the agent is gone
-    const cmsghdr* rights = CMSG_FIRSTHDR(&header);
-    if (got != sizeof message || rights == nullptr) return;
+    const iovec part{&message, sizeof message};
     int fd = -1;
-    std::memcpy(&fd, CMSG_DATA(rights), sizeof fd);
+    const ssize_t got = receive_with_descriptors(door(), {&part, 1}, {&fd, 1});
+    if (got == 0) ::_exit(0);  // the agent is gone
+    if (got != sizeof message || fd < 0) return;
     name_ = message.name;
     channel_.emplace(fd, fmt::format("client {}", name_));
     WelcomeT welcome;
@@ -241,15 +231,6 @@ class ClientEnvironment final : public Environment {
     } catch (const Error& error) { drop(error.what()); }
   }
 
-  void send_action() {
-    ActionT answer;
-    answer.episode = episode_;
-    answer.t = t_;
-    const auto* bytes = reinterpret_cast<const uint8_t*>(action_.data());
-    answer.action.assign(bytes, bytes + action_.size());
-    send(frame_of(std::move(answer)));
-  }
-
   /// What the client says next; none when it is gone, or another connection has taken its place.
   std::optional<ObservationT> receive() {
     while (!channel_->has_more()) {
@@ -259,7 +240,7 @@ class ClientEnvironment final : public Environment {
     }
     try {
       MessageT message = channel_->receive(kFrame);
-      auto* seen = const_cast<ObservationT*>(as<ObservationT>(message));
+      auto* seen = as<ObservationT>(message);
       if (seen == nullptr)
         drop(fmt::format("it sent a {}, want an Observation", EnumNameBody(message.body.type)));
       else if (seen->observation.size() != file_.observation.row_bytes())
@@ -293,7 +274,6 @@ class ClientEnvironment final : public Environment {
   std::optional<Channel> channel_;
   Session session_{};
   std::string name_, why_lost_;
-  std::vector<std::byte> action_;
   std::vector<uint8_t> row_;          // S_t
   std::optional<ObservationT> next_;  // S_0 of an episode that has not begun here
   uint64_t episode_ = 0;
@@ -313,10 +293,14 @@ EnvSpec clients_spec(const std::string& path) {
           .make = [file](const EnvOptions&) { return std::make_unique<ClientEnvironment>(file); }};
 }
 
-const RegisterEnv clients{
-    EnvPrefix{.prefix = std::string(kClientsPrefix), .names_file = true, .make_spec = clients_spec}};
+const RegisterEnv clients{EnvPrefix{.prefix = kPrefix, .names_file = true, .make_spec = clients_spec}};
 
 }  // namespace
+
+std::string clients_file_of(std::string_view env) {
+  const std::string prefix = fmt::format("{}:", kPrefix);
+  return std::string(env.starts_with(prefix) ? env.substr(prefix.size()) : "");
+}
 
 ClientsFile read_clients_file(const std::string& path) {
   std::ifstream stream(path);

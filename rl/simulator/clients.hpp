@@ -14,7 +14,8 @@
 
 namespace myriad::simulator {
 
-inline constexpr std::string_view kClientsPrefix = "clients";
+/// FILE of "clients:FILE", "" of other environments.
+std::string clients_file_of(std::string_view env);
 
 /// What FILE says.
 struct ClientsFile {

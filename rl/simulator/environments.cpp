@@ -7,6 +7,7 @@
 
 #include "rl/check.hpp"
 #include "rl/simulator/simulator.hpp"
+#include "rl/system.hpp"
 
 namespace myriad::simulator {
 namespace {
@@ -54,7 +55,7 @@ class Group {
     const auto [simulator, env] = at(place);
     const bool goes_on = seeded_[place] && seeded_[place]->same_as(random);
     if (!goes_on || !begun_[place]) {
-      if (simulator->stepping()) simulator->finish_step();
+      simulator->finish_step();
       std::optional<uint64_t> seed;
       if (!goes_on) {
         seed = random.next_u64() >> 33;
@@ -68,19 +69,15 @@ class Group {
 
  private:
   void open() {
-    const auto fits = [&](const HelloT& hello) {
-      const size_t agents = agents_of(hello);
-      if (places_ % agents != 0)
+    submitted_.assign(places_, false), begun_.assign(places_, false), seeded_.assign(places_, std::nullopt);
+    for (size_t first = 0; first < places_;) {
+      auto simulator = std::make_unique<Simulator>(source_, options_);
+      if (const size_t agents = agents_of(simulator->hello()); places_ % agents != 0)
         fail(
             Exit::usage, "impossible",
             "{} has {} agents that act together, an environment each, and cannot have {} environments: want a multiple "
             "of {} (`myriad play` and `myriad check-env` make one)",
             source_.name(), agents, places_, agents);
-    };
-    submitted_.assign(places_, false), begun_.assign(places_, false), seeded_.assign(places_, std::nullopt);
-    for (size_t first = 0; first < places_;) {
-      auto simulator = std::make_unique<Simulator>(source_, options_);
-      fits(simulator->hello());
       const size_t most = simulator->hello().max_envs == 0 ? places_ : simulator->hello().max_envs;
       each_ = std::min(most, places_);
       simulator->welcome(std::min(each_, places_ - first), options_);
@@ -119,7 +116,7 @@ class SimulatedEnvironment final : public Environment {
 /// The Python that runs Gymnasium: MYRIAD_PYTHON, the clone's own, or the first on PATH.
 std::string python() {
   if (const char* chosen = std::getenv("MYRIAD_PYTHON")) return chosen;
-  const fs::path here = fs::read_symlink("/proc/self/exe").parent_path();
+  const fs::path here = program_directory();
   for (const char* up : {"../../.venv/bin/python", "../../../.venv/bin/python"})
     if (fs::exists(here / up)) return (here / up).lexically_normal().string();
   return "python3";
@@ -127,7 +124,7 @@ std::string python() {
 
 /// Where the Python package lies: in the clone, or installed.
 std::string python_path() {
-  const fs::path here = fs::read_symlink("/proc/self/exe").parent_path();
+  const fs::path here = program_directory();
   for (const char* up : {"../share/myriad/python", "../../sdk/python", "../../../sdk/python"})
     if (fs::exists(here / up)) return fs::canonical(here / up).string();
   return "";
@@ -137,6 +134,7 @@ std::function<std::unique_ptr<Environment>(const EnvOptions& options)> make_of(c
   return [source](const EnvOptions& options) -> std::unique_ptr<Environment> {
     // Those made before one of them is reset share.
     thread_local std::map<std::pair<std::string, EnvOptions>, std::weak_ptr<Group>> groups;
+    std::erase_if(groups, [](const auto& entry) { return entry.second.expired(); });  // a curriculum makes many
     std::weak_ptr<Group>& kept = groups[{source.name(), options}];
     std::shared_ptr<Group> group = kept.lock();
     if (!group || !group->is_open()) kept = group = std::make_shared<Group>(source, options);
@@ -175,6 +173,7 @@ const RegisterEnv process{EnvPrefix{.prefix = "process", .make_spec = [](const s
 const RegisterEnv connected{EnvPrefix{.prefix = "connect", .make_spec = [](const std::string& address) {
                                         return spec_of({{}, address});
                                       }}};
+
 /// The Python package's way to environments of others.
 Source python_module(const char* module, const std::string& id) {
   return {{python(), "-m", module, id}, "", python_path()};

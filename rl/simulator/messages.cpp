@@ -20,19 +20,10 @@ int64_t positive(int64_t n, const char* name, std::string_view what) {
 }
 
 myriad::Space box(const SpaceT& space, const char* name) {
-  int64_t elements = 1;
-  if (space.shape.size() > 8) bad(name, "has more than 8 dimensions");
-  for (const int32_t size : space.shape)
-    elements = positive(elements * positive(size, name, "a size of"), name, "elements:");
-  const auto fits = [&](const std::vector<double>& bounds) {
-    return bounds.size() == 1 || std::ssize(bounds) == elements;
-  };
-  if (!fits(space.low) || !fits(space.high)) bad(name, "wants one bound, or one of each element");
-  for (size_t i = 0; i < std::max(space.low.size(), space.high.size()); ++i)
-    if (!(space.low[space.low.size() == 1 ? 0 : i] <= space.high[space.high.size() == 1 ? 0 : i]))
-      bad(name, "has a low above its high, or no number");
-  return myriad::Box{
+  myriad::Box box{
       space.low, space.high, {space.shape.begin(), space.shape.end()}, static_cast<myriad::DType>(space.dtype)};
+  if (const std::string problem = problem_of(box); !problem.empty()) bad(name, problem);
+  return box;
 }
 
 myriad::Space convert(const SpaceT* space, const char* name, int depth) {

@@ -27,9 +27,14 @@ std::vector<std::byte> frame_of(T body) {
 /// The message of a frame, without its length; nullopt when it is none. Nothing is read before it is verified.
 std::optional<MessageT> decode(std::span<const std::byte> bytes);
 
+/// The body as a table T, or null when it is another.
+template <class T>
+T* as(MessageT& message) {
+  return message.body.type == BodyUnionTraits<T>::enum_value ? static_cast<T*>(message.body.value) : nullptr;
+}
 template <class T>
 const T* as(const MessageT& message) {
-  return message.body.type == BodyUnionTraits<T>::enum_value ? static_cast<const T*>(message.body.value) : nullptr;
+  return as<T>(const_cast<MessageT&>(message));
 }
 
 /// A peer's space. Throws Error("bad-space") for what is none; `name`: whose, for the message.

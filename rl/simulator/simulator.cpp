@@ -1,13 +1,9 @@
 #include "rl/simulator/simulator.hpp"
 
 #include <fcntl.h>
-#include <netdb.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -17,14 +13,12 @@
 
 #include "rl/check.hpp"
 #include "rl/sandbox.hpp"
+#include "rl/simulator/address.hpp"
 
 namespace myriad::simulator {
 namespace {
 
 constexpr int kChildSocket = 3;
-constexpr size_t kAlign = 64;
-
-size_t aligned(size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
 std::string text_of(const EnvOptions& options) {
   std::string text;
@@ -47,7 +41,7 @@ Simulator::Simulator(const Source& source, const EnvOptions& options) {
     start(source, options);
   explained([&] {
     MessageT message = channel_->receive(patience().start);
-    auto* hello = const_cast<HelloT*>(as<HelloT>(message));
+    auto* hello = as<HelloT>(message);
     if (hello == nullptr)
       fail(Exit::environment, "simulator-malformed", "{} begins with a {}, want a Hello", channel_->name(),
            EnumNameBody(message.body.type));
@@ -85,15 +79,15 @@ void Simulator::explained(F&& f) {
 }
 
 std::string Simulator::ending() {
+  int status = 0;
   for (int tries = 0; pid_ >= 0 && tries < 100; ++tries) {
-    const int got = ::waitpid(pid_, &status_, WNOHANG);
+    const int got = ::waitpid(pid_, &status, WNOHANG);
     if (got == pid_) pid_ = -1;
     if (got == 0) ::usleep(10'000);
   }
   if (pid_ >= 0) return "has closed the connection, and runs on";
-  return WIFSIGNALED(status_)
-             ? fmt::format("was ended by {}", ::strsignal(WTERMSIG(status_)))
-             : fmt::format("ended with exit status {}; its words are in the log", WEXITSTATUS(status_));
+  return WIFSIGNALED(status) ? fmt::format("was ended by {}", ::strsignal(WTERMSIG(status)))
+                             : fmt::format("ended with exit status {}; its words are in the log", WEXITSTATUS(status));
 }
 
 void Simulator::start(const Source& source, const EnvOptions& options) {
@@ -147,47 +141,21 @@ void Simulator::start(const Source& source, const EnvOptions& options) {
 }
 
 void Simulator::connect(const std::string& address) {
+  local_ = is_path(address);
   int fd = -1;
-  const auto refuse = [&](const char* why) {
-    if (fd >= 0) ::close(fd);
-    fail(Exit::environment, "simulator-gone", "no simulator answers at {}: {}; start it first", address, why);
-  };
-  const size_t colon = address.rfind(':');
-  local_ = address.find('/') != std::string::npos || colon == std::string::npos;
-  if (local_) {
-    sockaddr_un name{};
-    name.sun_family = AF_UNIX;
-    if (address.size() >= sizeof name.sun_path) refuse("a unix socket's path has at most 107 characters");
-    std::memcpy(name.sun_path, address.data(), address.size());
-    fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0 || ::connect(fd, reinterpret_cast<const sockaddr*>(&name), sizeof name) != 0)
-      refuse(std::strerror(errno));
-  } else {
-    addrinfo hints{}, *found = nullptr;
-    hints.ai_socktype = SOCK_STREAM;
-    const int problem =
-        ::getaddrinfo(address.substr(0, colon).c_str(), address.substr(colon + 1).c_str(), &hints, &found);
-    if (problem != 0) refuse(::gai_strerror(problem));
-    fd = ::socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    const int connected = fd < 0 ? -1 : ::connect(fd, found->ai_addr, found->ai_addrlen);
-    ::freeaddrinfo(found);
-    if (connected != 0) refuse(std::strerror(errno));
-    const int on = 1;
-    ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  try {
+    fd = connect_to(address);
+  } catch (const std::runtime_error& error) {
+    fail(Exit::environment, "simulator-gone", "no simulator answers at {}: {}; start it first", address, error.what());
   }
   channel_.emplace(fd, fmt::format("the simulator at {}", address));
 }
 
 void Simulator::welcome(size_t num_envs, const EnvOptions& options) {
   num_envs_ = num_envs;
-  observation_bytes_ = to_space(hello_.observation.get(), "observation").row_bytes();
-  action_bytes_ = to_space(hello_.action.get(), "action").row_bytes();
-  finals_at_ = aligned(num_envs * observation_bytes_);
-  actions_at_ = finals_at_ + aligned(num_envs * observation_bytes_);
-  rewards_at_ = actions_at_ + aligned(num_envs * action_bytes_);
-  flags_at_ = rewards_at_ + aligned(num_envs * sizeof(double));
-  active_at_ = flags_at_ + aligned(num_envs);
-  memory_.emplace(SharedMemory::create("simulator", active_at_ + aligned(num_envs), false));
+  rows_ = {num_envs, to_space(hello_.observation.get(), "observation").row_bytes(),
+           to_space(hello_.action.get(), "action").row_bytes()};
+  memory_.emplace(SharedMemory::create("simulator", rows_.bytes, false));
   WelcomeT welcome;
   welcome.protocol = kProtocol;
   welcome.num_envs = static_cast<uint32_t>(num_envs);
@@ -196,17 +164,17 @@ void Simulator::welcome(size_t num_envs, const EnvOptions& options) {
     welcome.options.back()->name = name;
     welcome.options.back()->value = value;
   }
-  welcome.observation_bytes = static_cast<uint32_t>(observation_bytes_);
-  welcome.action_bytes = static_cast<uint32_t>(action_bytes_);
-  welcome.shared_bytes = local_ ? active_at_ + aligned(num_envs) : 0;
+  welcome.observation_bytes = static_cast<uint32_t>(rows_.observation_bytes);
+  welcome.action_bytes = static_cast<uint32_t>(rows_.action_bytes);
+  welcome.shared_bytes = local_ ? rows_.bytes : 0;
   explained([&] { channel_->send(frame_of(std::move(welcome)), local_ ? memory_->fd() : -1); });
   memory_->close_fd();
   if (local_) step_frame_ = frame_of(StepT{});
 }
 
 void Simulator::submit(size_t env, std::span<const std::byte> action) {
-  check_row("action", action.size(), action_bytes_);
-  std::memcpy(block(actions_at_) + env * action_bytes_, action.data(), action_bytes_);
+  check_row("action", action.size(), rows_.action_bytes);
+  std::memcpy(block(rows_.actions) + env * rows_.action_bytes, action.data(), rows_.action_bytes);
   active()[env] = 1;
 }
 
@@ -217,8 +185,8 @@ void Simulator::begin_step() {
   if (!any) return;
   if (!local_) {
     StepT step;
-    const auto* actions = reinterpret_cast<const uint8_t*>(block(actions_at_));
-    step.actions.assign(actions, actions + num_envs_ * action_bytes_);
+    const auto* actions = reinterpret_cast<const uint8_t*>(block(rows_.actions));
+    step.actions.assign(actions, actions + num_envs_ * rows_.action_bytes);
     step.active.assign(active(), active() + num_envs_);
     step_frame_ = frame_of(std::move(step));
   }
@@ -228,14 +196,7 @@ void Simulator::begin_step() {
 
 void Simulator::finish_step() {
   if (!stepping_) return;
-  explained([&] {
-    const MessageT message = channel_->receive(patience().answer);
-    const auto* stepped = as<SteppedT>(message);
-    if (stepped == nullptr)
-      fail(Exit::environment, "simulator-malformed", "{} answers a Step with a {}", channel_->name(),
-           EnumNameBody(message.body.type));
-    take(*stepped, std::nullopt);
-  });
+  explained([&] { hear("Step", std::nullopt); });
   stepping_ = false;
   std::memset(active(), 0, num_envs_);
 }
@@ -246,17 +207,17 @@ void Simulator::reset(size_t env, std::optional<uint64_t> seed) {
   if (seed) reset.seeds.push_back(*seed);
   explained([&] {
     channel_->send(frame_of(std::move(reset)));
-    const MessageT message = channel_->receive(patience().answer);
-    const auto* stepped = as<SteppedT>(message);
-    if (stepped == nullptr)
-      fail(Exit::environment, "simulator-malformed", "{} answers a Reset with a {}", channel_->name(),
-           EnumNameBody(message.body.type));
-    take(*stepped, env);
+    hear("Reset", env);
   });
 }
 
-/// Without shared memory: keeps the rows of a message, or of one environment.
-void Simulator::take(const SteppedT& stepped, std::optional<size_t> only) {
+/// The answer; without shared memory it has the rows, and those of one environment are kept, or of all.
+void Simulator::hear(const char* asked, std::optional<size_t> only) {
+  const MessageT message = channel_->receive(patience().answer);
+  const auto* stepped = as<SteppedT>(message);
+  if (stepped == nullptr)
+    fail(Exit::environment, "simulator-malformed", "{} answers a {} with a {}", channel_->name(), asked,
+         EnumNameBody(message.body.type));
   if (local_) return;
   const auto part = [&](const auto& values, size_t at, size_t bytes, const char* what, bool may_miss) {
     if (values.empty() && may_miss) return;
@@ -268,11 +229,11 @@ void Simulator::take(const SteppedT& stepped, std::optional<size_t> only) {
     const size_t first = only.value_or(0), count = only ? 1 : num_envs_;
     std::memcpy(block(at) + first * bytes, from + first * bytes, count * bytes);
   };
-  part(stepped.observations, 0, observation_bytes_, "observations", false);
+  part(stepped->observations, 0, rows_.observation_bytes, "observations", false);
   if (only) return;
-  part(stepped.finals, finals_at_, observation_bytes_, "finals", true);
-  part(stepped.rewards, rewards_at_, sizeof(double), "rewards", false);
-  part(stepped.flags, flags_at_, 1, "flags", false);
+  part(stepped->finals, rows_.finals, rows_.observation_bytes, "finals", true);
+  part(stepped->rewards, rows_.rewards, sizeof(double), "rewards", false);
+  part(stepped->flags, rows_.flags, 1, "flags", false);
 }
 
 /// What a simulator says of its spaces need not be what another process was told.
@@ -283,12 +244,12 @@ void Simulator::check_row(const char* what, size_t bytes, size_t mine) const {
 }
 
 void Simulator::observation(size_t env, std::span<std::byte> row) const {
-  check_row("observation", row.size(), observation_bytes_);
-  std::memcpy(row.data(), block(env * observation_bytes_), observation_bytes_);
+  check_row("observation", row.size(), rows_.observation_bytes);
+  std::memcpy(row.data(), block(env * rows_.observation_bytes), rows_.observation_bytes);
 }
 void Simulator::final_observation(size_t env, std::span<std::byte> row) const {
-  check_row("observation", row.size(), observation_bytes_);
-  std::memcpy(row.data(), block(finals_at_) + env * observation_bytes_, observation_bytes_);
+  check_row("observation", row.size(), rows_.observation_bytes);
+  std::memcpy(row.data(), block(rows_.finals) + env * rows_.observation_bytes, rows_.observation_bytes);
 }
 
 }  // namespace myriad::simulator

@@ -15,6 +15,7 @@
 #include "rl/environment.hpp"
 #include "rl/shared_memory.hpp"
 #include "rl/simulator/channel.hpp"
+#include "rl/simulator/shared_rows.hpp"
 
 namespace myriad::simulator {
 
@@ -41,37 +42,32 @@ class Simulator {
   void submit(size_t env, std::span<const std::byte> action);
   /// Tells it to step those that have an action, unless it has been told.
   void begin_step();
-  void finish_step();
-  bool stepping() const { return stepping_; }
+  void finish_step();  ///< waits for the answer, if it has been told
   bool submitted(size_t env) const { return active()[env] != 0; }
   void reset(size_t env, std::optional<uint64_t> seed);
 
   // What the newest answer says of an environment; copies, since the process may write at any time.
   void observation(size_t env, std::span<std::byte> row) const;
   void final_observation(size_t env, std::span<std::byte> row) const;
-  double reward(size_t env) const { return rewards()[env]; }
-  uint8_t flags(size_t env) const { return flags_of()[env]; }
-
-  /// After its end: "ended with exit status 1". Waits for it, a second at most.
-  std::string ending();
+  double reward(size_t env) const { return reinterpret_cast<const double*>(block(rows_.rewards))[env]; }
+  uint8_t flags(size_t env) const { return static_cast<uint8_t>(*block(rows_.flags + env)); }
 
  private:
   void start(const Source& source, const EnvOptions& options);
   void connect(const std::string& address);
-  void take(const SteppedT& stepped, std::optional<size_t> only);
+  void hear(const char* asked, std::optional<size_t> only);
+  std::string ending();  // "ended with exit status 1"; waits for it, a second at most
   void check_row(const char* what, size_t bytes, size_t mine) const;
   template <class F>
   void explained(F&& f);
   std::byte* block(size_t offset) const { return memory_->data() + offset; }
-  double* rewards() const { return reinterpret_cast<double*>(block(rewards_at_)); }
-  uint8_t* flags_of() const { return reinterpret_cast<uint8_t*>(block(flags_at_)); }
-  uint8_t* active() const { return reinterpret_cast<uint8_t*>(block(active_at_)); }
+  uint8_t* active() const { return reinterpret_cast<uint8_t*>(block(rows_.active)); }
 
-  int pid_ = -1, status_ = 0;
+  int pid_ = -1;
   std::optional<Channel> channel_;
   HelloT hello_;
-  size_t num_envs_ = 0, observation_bytes_ = 0, action_bytes_ = 0;
-  size_t finals_at_ = 0, actions_at_ = 0, rewards_at_ = 0, flags_at_ = 0, active_at_ = 0;
+  size_t num_envs_ = 0;
+  SharedRows rows_;
   bool local_ = false, stepping_ = false;
   std::optional<SharedMemory> memory_;  // where it is not shared, a copy of what messages said
   std::vector<std::byte> step_frame_;

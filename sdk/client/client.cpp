@@ -1,12 +1,8 @@
 // libmyriad_client: what sdk/include/myriad/client.h promises, over the same frames as Myriad's side (rl/simulator).
 #include "sdk/include/myriad/client.h"
 
-#include <netdb.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <signal.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -21,17 +17,16 @@
 #include <thread>
 
 #include "rl/check.hpp"
-#include "rl/random.hpp"
+#include "rl/plugin_calls.hpp"
 #include "rl/shared_memory.hpp"
+#include "rl/simulator/address.hpp"
 #include "rl/simulator/channel.hpp"
+#include "rl/simulator/shared_rows.hpp"
 
 namespace myriad::simulator {
 namespace {
 
-constexpr size_t kAlign = 64;
 constexpr Time kForever = std::chrono::hours(24 * 365);
-
-size_t aligned(size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
 std::unique_ptr<SpaceT> space_message(const myriad_space& space) {
   auto out = std::make_unique<SpaceT>();
@@ -55,47 +50,17 @@ std::unique_ptr<SpaceT> space_message(const myriad_space& space) {
   return out;
 }
 
-/// A descriptor that listens at, or is connected to, "HOST:PORT" or a path.
-int dial(const std::string& address, bool listens) {
-  const auto give_up = [&](int fd, const char* why) {
-    if (fd >= 0) ::close(fd);
-    fail(Exit::environment, "no-address", "{}: {}", address, why);
-  };
-  const auto open = [&](int fd, const sockaddr* name, socklen_t size) {
-    if (fd < 0) give_up(fd, std::strerror(errno));
-    const int on = 1;
-    ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    const bool done = listens ? ::bind(fd, name, size) == 0 && ::listen(fd, 128) == 0 : ::connect(fd, name, size) == 0;
-    if (!done) give_up(fd, std::strerror(errno));
-    ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    return fd;
-  };
-  const size_t colon = address.rfind(':');
-  if (address.find('/') != std::string::npos || colon == std::string::npos) {
-    sockaddr_un name{};
-    name.sun_family = AF_UNIX;
-    if (address.size() >= sizeof name.sun_path) give_up(-1, "a unix socket's path has at most 107 characters");
-    std::memcpy(name.sun_path, address.data(), address.size());
-    if (listens) ::unlink(address.c_str());
-    return open(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), reinterpret_cast<const sockaddr*>(&name),
-                sizeof name);
-  }
-  addrinfo hints{}, *found = nullptr;
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = listens ? AI_PASSIVE : 0;
-  const int problem =
-      ::getaddrinfo(address.substr(0, colon).c_str(), address.substr(colon + 1).c_str(), &hints, &found);
-  if (problem != 0) give_up(-1, ::gai_strerror(problem));
-  const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> kept(found, ::freeaddrinfo);
-  return open(::socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0), found->ai_addr, found->ai_addrlen);
-}
+/// connect_to() or listen_at(). Throws Error.
+int open_socket(int (*open)(const std::string& address), const std::string& address) try {
+  return open(address);
+} catch (const std::runtime_error& error) { fail(Exit::environment, "no-address", "{}: {}", address, error.what()); }
 
 /// What Myriad answers. Throws Error with its words when it refuses.
 template <class T>
 T expect(MessageT message) {
   if (const auto* refused = as<RefusedT>(message))
     throw Error(Exit::usage, "refused", fmt::format("Myriad refuses [{}]: {}", refused->code, refused->text));
-  auto* wanted = const_cast<T*>(as<T>(message));
+  auto* wanted = as<T>(message);
   if (wanted == nullptr)
     fail(Exit::environment, "simulator-malformed", "Myriad sent a {} where none is due",
          EnumNameBody(message.body.type));
@@ -103,19 +68,6 @@ T expect(MessageT message) {
 }
 
 // ---- a simulator that is stepped ----
-
-/// A plugin's random numbers, from a seed of Myriad's.
-struct Numbers : myriad_random {
-  explicit Numbers(uint64_t seed) : stream(seed, StreamPurpose::environment, 0) {
-    bits = [](const myriad_random* r) { return of(r).next_u64(); };
-    uniform = [](const myriad_random* r, double low, double high) { return of(r).uniform(low, high); };
-    normal = [](const myriad_random* r) { return of(r).normal(); };
-  }
-  static RandomStream& of(const myriad_random* r) {
-    return const_cast<Numbers*>(static_cast<const Numbers*>(r))->stream;
-  }
-  RandomStream stream;
-};
 
 class Host {
  public:
@@ -141,11 +93,7 @@ class Host {
   }
 
  private:
-  template <class Call>
-  static void call(Call f) {
-    myriad_error error{};
-    if (f(&error) != 0) throw std::runtime_error(error.text[0] != '\0' ? error.text : "the environment gave no reason");
-  }
+  static RandomStream stream_of(uint64_t seed) { return {seed, StreamPurpose::environment, 0}; }
 
   void say(const char* text) {
     FailureT failure;
@@ -171,7 +119,7 @@ class Host {
       hello.options.back()->value = option.value;
     }
     myriad_space observation{}, action{};
-    call([&](myriad_error* error) { return plugin_.spaces(values_.data(), &observation, &action, error); });
+    call_plugin([&](myriad_error* error) { return plugin_.spaces(values_.data(), &observation, &action, error); });
     hello.protocol = kProtocol;
     hello.role = Role::steps;
     hello.name = hello.source = plugin_.id;
@@ -179,34 +127,30 @@ class Host {
     hello.action = space_message(action);
     hello.max_episode_steps = static_cast<uint32_t>(std::max(plugin_.max_episode_steps, 0));
     hello.reward_threshold = plugin_.reward_threshold;
-    row_bytes_ = to_space(hello.observation.get(), "observation").row_bytes();
-    action_bytes_ = to_space(hello.action.get(), "action").row_bytes();
+    rows_.observation_bytes = to_space(hello.observation.get(), "observation").row_bytes();
+    rows_.action_bytes = to_space(hello.action.get(), "action").row_bytes();
     channel_.send(frame_of(std::move(hello)));
   }
 
   void begin(const WelcomeT& welcome) {
     n_ = welcome.num_envs;
-    if (welcome.observation_bytes != row_bytes_ || welcome.action_bytes != action_bytes_ || n_ == 0 || n_ > 1 << 20)
+    if (welcome.observation_bytes != rows_.observation_bytes || welcome.action_bytes != rows_.action_bytes || n_ == 0 ||
+        n_ > 1 << 20)
       fail(Exit::environment, "simulator-malformed", "Myriad lays these spaces out in other rows: update the library");
-    finals_ = aligned(n_ * row_bytes_);
-    actions_ = finals_ + aligned(n_ * row_bytes_);
-    rewards_ = actions_ + aligned(n_ * action_bytes_);
-    flags_ = rewards_ + aligned(n_ * sizeof(double));
-    active_ = flags_ + aligned(n_);
-    const size_t total = active_ + aligned(n_);
+    rows_ = {n_, rows_.observation_bytes, rows_.action_bytes};
     if (welcome.shared_bytes > 0)
-      memory_.emplace(SharedMemory::map(channel_.take_descriptor(), total, true));
+      memory_.emplace(SharedMemory::map(channel_.take_descriptor(), rows_.bytes, true));
     else
-      copies_.resize(total / sizeof(double));
+      copies_.resize(rows_.bytes / sizeof(double));
     data_ = memory_ ? memory_->data() : reinterpret_cast<std::byte*>(copies_.data());
     for (const auto& option : welcome.options)
       for (size_t i = 0; i < plugin_.num_options; ++i)
         if (option && option->name == plugin_.options[i].name) values_[i] = option->value;
     for (size_t i = 0; i < n_; ++i) {
       myriad_env* env = nullptr;
-      call([&](myriad_error* error) { return (env = plugin_.create(values_.data(), error)) == nullptr; });
+      call_plugin([&](myriad_error* error) { return (env = plugin_.create(values_.data(), error)) == nullptr; });
       envs_.push_back(env);
-      numbers_.emplace_back(std::random_device{}());
+      streams_.push_back(stream_of(std::random_device{}()));
     }
     if (memory_) stepped_ = frame_of(SteppedT{});
   }
@@ -214,18 +158,18 @@ class Host {
   void answer(MessageT message) {
     if (const auto* step = as<StepT>(message)) {
       if (!memory_) {
-        if (step->actions.size() != n_ * action_bytes_ || step->active.size() != n_)
+        if (step->actions.size() != n_ * rows_.action_bytes || step->active.size() != n_)
           fail(Exit::environment, "simulator-malformed", "Myriad sent a Step of other sizes");
-        std::memcpy(data_ + actions_, step->actions.data(), step->actions.size());
-        std::memcpy(data_ + active_, step->active.data(), n_);
+        std::memcpy(data_ + rows_.actions, step->actions.data(), step->actions.size());
+        std::memcpy(data_ + rows_.active, step->active.data(), n_);
       }
       for (size_t i = 0; i < n_; ++i)
-        if (data_[active_ + i] != std::byte{0}) this->step(i);
+        if (data_[rows_.active + i] != std::byte{0}) this->step(i);
     } else if (const auto* reset = as<ResetT>(message)) {
       for (size_t k = 0; k < reset->envs.size(); ++k) {
         const size_t i = reset->envs[k];
         if (i >= n_) fail(Exit::environment, "simulator-malformed", "Myriad resets environment {} of {}", i, n_);
-        if (k < reset->seeds.size()) numbers_[i] = Numbers(reset->seeds[k]);
+        if (k < reset->seeds.size()) streams_[i] = stream_of(reset->seeds[k]);
         this->reset(i);
       }
     } else {
@@ -237,20 +181,25 @@ class Host {
   }
 
   void reset(size_t i) {
-    call([&](myriad_error* error) { return plugin_.reset(envs_[i], &numbers_[i], data_ + i * row_bytes_, error); });
+    const PluginRandom random(&streams_[i]);
+    call_plugin([&](myriad_error* error) {
+      return plugin_.reset(envs_[i], &random, data_ + i * rows_.observation_bytes, error);
+    });
   }
 
   void step(size_t i) {
-    std::byte* row = data_ + i * row_bytes_;
+    std::byte* row = data_ + i * rows_.observation_bytes;
+    const PluginRandom random(&streams_[i]);
     double reward = 0;
     uint8_t ended = 0;
-    call([&](myriad_error* error) {
-      return plugin_.step(envs_[i], data_ + actions_ + i * action_bytes_, &numbers_[i], row, &reward, &ended, error);
+    call_plugin([&](myriad_error* error) {
+      return plugin_.step(envs_[i], data_ + rows_.actions + i * rows_.action_bytes, &random, row, &reward, &ended,
+                          error);
     });
-    std::memcpy(data_ + rewards_ + i * sizeof reward, &reward, sizeof reward);
-    data_[flags_ + i] = std::byte{ended};
+    std::memcpy(data_ + rows_.rewards + i * sizeof reward, &reward, sizeof reward);
+    data_[rows_.flags + i] = std::byte{ended};
     if (ended == 0) return;
-    std::memcpy(data_ + finals_ + i * row_bytes_, row, row_bytes_);
+    std::memcpy(data_ + rows_.finals + i * rows_.observation_bytes, row, rows_.observation_bytes);
     reset(i);
   }
 
@@ -260,11 +209,11 @@ class Host {
       return std::vector<uint8_t>(from, from + size);
     };
     SteppedT stepped;
-    stepped.observations = bytes(0, n_ * row_bytes_);
-    stepped.finals = bytes(finals_, n_ * row_bytes_);
-    stepped.flags = bytes(flags_, n_);
+    stepped.observations = bytes(0, n_ * rows_.observation_bytes);
+    stepped.finals = bytes(rows_.finals, n_ * rows_.observation_bytes);
+    stepped.flags = bytes(rows_.flags, n_);
     stepped.rewards.resize(n_);
-    std::memcpy(stepped.rewards.data(), data_ + rewards_, n_ * sizeof(double));
+    std::memcpy(stepped.rewards.data(), data_ + rows_.rewards, n_ * sizeof(double));
     return stepped;
   }
 
@@ -272,9 +221,9 @@ class Host {
   const myriad_plugin& plugin_;
   std::vector<double> values_;  // of the options
   std::vector<myriad_env*> envs_;
-  std::vector<Numbers> numbers_;
-  size_t n_ = 0, row_bytes_ = 0, action_bytes_ = 0;
-  size_t finals_ = 0, actions_ = 0, rewards_ = 0, flags_ = 0, active_ = 0;
+  std::vector<RandomStream> streams_;
+  size_t n_ = 0;
+  SharedRows rows_;
   std::optional<SharedMemory> memory_;
   std::vector<double> copies_;
   std::byte* data_ = nullptr;
@@ -287,14 +236,12 @@ void serve(const myriad_plugin& plugin, const char* listen) {
   if (listen == nullptr)
     fail(Exit::usage, "not-started",
          "Myriad did not start this process: give an address to listen at, for env = \"connect:ADDRESS\"");
-  const int door = dial(listen, true);
+  const int door = open_socket(listen_at, listen);
   ::signal(SIGCHLD, SIG_IGN);  // nobody asks how they end
   for (;;) {
     const int fd = ::accept4(door, nullptr, nullptr, SOCK_CLOEXEC);
     if (fd < 0 && errno == EINTR) continue;
     if (fd < 0) fail(Exit::environment, "no-address", "{}: {}", listen, std::strerror(errno));
-    const int on = 1;
-    ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     if (::fork() == 0) {
       ::close(door);
       try {
@@ -406,14 +353,18 @@ struct myriad_client {
 
   /// Connects again, and repeats what may not have arrived.
   void come_back() {
-    const WelcomeT welcome = connect();
-    const bool knows = welcome.taken && welcome.episode == static_cast<uint64_t>(episode) && welcome.t + 1 >= t;
-    if (t > 0 && !knows) {
-      playing = false;
-      throw EpisodeGone(
-          fmt::format("the run has given up episode {} after the connection was lost: begin another", episode));
+    for (;;) {
+      const WelcomeT welcome = connect();
+      const bool knows = welcome.taken && welcome.episode == static_cast<uint64_t>(episode) && welcome.t + 1 >= t;
+      if (t > 0 && !knows) {
+        playing = false;
+        throw EpisodeGone(
+            fmt::format("the run has given up episode {} after the connection was lost: begin another", episode));
+      }
+      try {
+        return channel->send(said);
+      } catch (const Error&) {}  // lost again
     }
-    channel->send(said);
   }
 
   WelcomeT connect() {
@@ -422,7 +373,7 @@ struct myriad_client {
     for (Time pause = std::chrono::milliseconds(50);; pause = std::min<Time>(2 * pause, std::chrono::seconds(2))) {
       try {
         channel.reset();
-        channel.emplace(dial(address, false), "Myriad", false);
+        channel.emplace(open_socket(connect_to, address), "Myriad", false);
         channel->send(frame_of(HelloT(hello)));
         WelcomeT welcome = expect<WelcomeT>(channel->receive(std::chrono::seconds(30)));
         hello.session = welcome.session;

@@ -59,6 +59,7 @@ class MjcfEnv final : public MujocoEnv {
 
   /// The environment's facts, as far as they follow from the model.
   void describe(EnvSpec& spec) const {
+    spec.state_names.clear();
     int size = 0;
     for (const Value& term : observation_) size += static_cast<int>(term.size);
     spec.observation_space = mujoco_observation_space(size);
@@ -300,17 +301,21 @@ EnvSpec mjcf_spec(const std::string& path) {
   const std::string text{std::istreambuf_iterator<char>(in), {}};
   const auto task = std::make_shared<const TaskFile>(read_task(text, path));
   const std::string xml = model_path(*task, path);
-  EnvSpec spec{.id = path,
-               .observation_space = mujoco_observation_space(1),
-               .action_space = Space::box(-1, 1, {1}),
-               .max_episode_steps = task->max_episode_steps,
-               .reward_threshold = task->reward_threshold,
-               .source = fmt::format("{}, MuJoCo {}", path, mj_versionString()),
-               .options = task->options,
-               .make = [task, xml](const EnvOptions& options) {
-                 return std::make_unique<MjcfEnv>(*task, load_model(xml), options);
-               }};
-  MjcfEnv(*task, load_model(xml), task->options).describe(spec);
+  EnvSpec spec{
+      .id = path,
+      .observation_space = mujoco_observation_space(1),
+      .action_space = Space::box(-1, 1, {1}),
+      .max_episode_steps = task->max_episode_steps,
+      .reward_threshold = task->reward_threshold,
+      .source = fmt::format("{}, MuJoCo {}", path, mj_versionString()),
+      .options = task->options,
+      .make = [task,
+               xml](const EnvOptions& options) { return std::make_unique<MjcfEnv>(*task, load_model(xml), options); },
+      .configure =
+          [task, xml](EnvSpec& configured) {
+            MjcfEnv(*task, load_model(xml), configured.options).describe(configured);
+          }};
+  spec.configure(spec);
   return spec;
 }
 

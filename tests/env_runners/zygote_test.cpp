@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <stdexcept>
 
@@ -174,7 +175,7 @@ TEST_SUITE("env_runners/zygote") {
   TEST_CASE("Zygote: its runners are in the sandbox, with the network only where their environment needs it") {
     const Sandbox::Kernel kernel = Sandbox::Kernel::probe();
     if (kernel.landlock_abi < 1 || !kernel.seccomp) {
-      MESSAGE("skipped: Landlock ABI ", kernel.landlock_abi, ", seccomp ", kernel.seccomp);
+      std::printf("SKIPPED: Landlock ABI %d, seccomp %d\n", kernel.landlock_abi, kernel.seccomp);
       return;
     }
     const auto said = [](const std::string& env, const std::string& sandbox) {

@@ -2,9 +2,8 @@
 
 #include <doctest/doctest.h>
 
-#include <functional>
-
 #include "rl/check.hpp"
+#include "tests/error_of.hpp"
 
 namespace myriad {
 namespace {
@@ -25,13 +24,6 @@ EnvSpec spec() {
           .make = [](const EnvOptions&) { return std::make_unique<Nothing>(); },
           .configure =
               [](EnvSpec& s) { s.observation_space = Space::box(-1, 1, {static_cast<int>(s.options.at("size"))}); }};
-}
-
-std::string error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) { return error.line(); }
-  return "";
 }
 
 using Values = std::vector<double>;

@@ -2,9 +2,8 @@
 
 #include <doctest/doctest.h>
 
-#include <functional>
-
 #include "rl/check.hpp"
+#include "tests/error_of.hpp"
 
 namespace myriad {
 namespace {
@@ -34,13 +33,6 @@ EnvSpec echo_spec(const std::string& id) {
 }
 
 const RegisterEnv echo{echo_spec("TestEcho-v0")};
-
-std::string error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) { return error.line(); }
-  return "";
-}
 
 double reward_of(Environment& env, float action) {
   RandomStream random(1, StreamPurpose::environment, 0);

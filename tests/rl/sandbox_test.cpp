@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -79,8 +80,8 @@ bool has(const Sandbox::Kernel& wanted) {
   const Sandbox::Kernel kernel = Sandbox::Kernel::probe();
   const bool enough = kernel.landlock_abi >= wanted.landlock_abi && (kernel.seccomp || !wanted.seccomp);
   if (!enough)
-    MESSAGE("skipped: Landlock ABI ", kernel.landlock_abi, ", want ", wanted.landlock_abi, "; seccomp ",
-            kernel.seccomp);
+    std::printf("SKIPPED: Landlock ABI %d, want %d; seccomp %d\n", kernel.landlock_abi, wanted.landlock_abi,
+                kernel.seccomp);
   return enough;
 }
 

@@ -2,21 +2,11 @@
 
 #include <doctest/doctest.h>
 
-#include <functional>
-
 #include "rl/check.hpp"
+#include "tests/error_of.hpp"
 
 namespace myriad {
-namespace {
-
-std::string error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) { return error.line(); }
-  return "";
-}
-
-}  // namespace
+namespace {}  // namespace
 
 TEST_SUITE("rl/toml") {
   TEST_CASE("TomlValue: a file's order and places are kept") {
@@ -41,6 +31,12 @@ TEST_SUITE("rl/toml") {
     CHECK(error_of([] { read_toml("a = ", "file"); }).starts_with("error[bad-toml] file:1:"));
     CHECK(error_of([] { read_toml(std::string(70'000, '#'), "file"); }) ==
           "error[bad-toml] file has 70000 bytes; at most 65536");
+    std::string deep = "a";
+    for (int i = 0; i < 100; ++i) deep += ".a";
+    CHECK(error_of([&] { read_toml(deep + " = 1", "file"); }).ends_with(": nested more than 64 deep"));
+    std::string deeper = "a";  // below the limit of bytes, and beyond any stack if it were followed
+    for (int i = 0; i < 32'000; ++i) deeper += ".a";
+    CHECK(error_of([&] { read_toml(deeper + " = 1", "file"); }).ends_with(": nested more than 64 deep"));
     CHECK(error_of([] { read_toml("a = 2000-01-01", "file"); }) ==
           "error[wrong-type] file:1:5: dates and times mean nothing here");
     const TomlValue root = read_toml("one = 1\ntow = 2", "file");

@@ -3,11 +3,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 
 #include "rl/check.hpp"
 #include "rl/environment.hpp"
 #include "rl/wrappers.hpp"
+#include "tests/error_of.hpp"
 
 namespace myriad {
 namespace {
@@ -71,13 +71,6 @@ void for_each_env(F check_env) {
     INFO(spec->id);
     check_env(*spec);
   }
-}
-
-std::string error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) { return error.line(); }
-  return "";
 }
 
 }  // namespace

@@ -7,10 +7,10 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
-#include <functional>
 
 #include "rl/check.hpp"
 #include "rl/environment.hpp"
+#include "tests/error_of.hpp"
 
 namespace myriad {
 namespace {
@@ -53,13 +53,6 @@ terms = ["qpos:hinge"]
 [reward]
 still = "-abs(qvel:hinge)"
 )toml";
-
-std::string error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) { return error.line(); }
-  return "";
-}
 
 /// A folder with model.xml, for task files.
 class Folder {
@@ -299,6 +292,12 @@ TEST_SUITE("sims/mjcf") {
     CHECK(one.spec().action_space.to_string() == "Box(-1.5, 0.5, (1,), float32)");
     one.step({0.25f});
     CHECK(one.observation() == std::vector<double>{0.5, 0, 0.25});
+    Play geared(
+        folder.task("model = \"model.xml\"\n[options]\ngear = 2\n[observation]\nterms = [\"ctrl\"]\n[reward]\nr = "
+                    "1\n[action]\nactuators = [\"torque\"]\nscale = \"gear\""),
+        1, {{"gear", 6}});
+    CHECK(geared.spec().action_space.to_string() == "Box(-0.5, 0.16666667, (1,), float32)");
+    CHECK(geared.spec().state_names.size() == one.spec().state_names.size());
   }
 
   TEST_CASE("MjcfEnv: reset takes the keyframe, then noise by joint") {

@@ -1,4 +1,4 @@
-"""Simulators and games in Python as environments of Myriad; docs/howto-simulator.md begins there."""
+"""Simulators and games in Python as environments of Myriad; docs/howto-external.md begins there."""
 from myriad_client.client import Client, EpisodeLost
 from myriad_client.policy import Policy
 from myriad_client.simulator import serve

@@ -115,14 +115,17 @@ class Client:
 
     def _come_back(self, said: bytes) -> None:
         """Connects again, and repeats what may not have arrived."""
-        self.close()
-        welcome = self._connect()
-        known = (welcome.Episode(), welcome.T()) if welcome.Taken() else None
-        if self._t > 0 and known not in ((self._episode, self._t - 1), (self._episode, self._t)):
-            self._playing = False
-            raise EpisodeLost(f"the run has given up episode {self._episode} after the connection was lost: begin another")
-        if self._connection is not None:
-            self._connection.send(said)
+        while True:
+            self.close()
+            welcome = self._connect()
+            known = (welcome.Episode(), welcome.T()) if welcome.Taken() else None
+            if self._t > 0 and known not in ((self._episode, self._t - 1), (self._episode, self._t)):
+                self._playing = False
+                raise EpisodeLost(f"the run has given up episode {self._episode} after the connection was lost: begin another")
+            try:
+                return self._connection.send(said)
+            except wire.Closed:
+                continue  # lost again
 
     def _connect(self) -> p.Welcome:
         until, pause = time.monotonic() + self.patience_s, 0.05

@@ -8,8 +8,8 @@ step(actions) -> (observations, rewards, terminateds, truncateds), lists of one 
 """
 import math
 import os
+import signal
 import socket
-import struct
 import sys
 import traceback
 
@@ -35,9 +35,11 @@ def serve(make_env, observation, action, *, name: str = "", source: str = "", ma
     if not listen:
         raise RuntimeError("Myriad did not start this process: say listen='HOST:PORT' for env = \"connect:HOST:PORT\"")
     with listener(listen) as door:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they end
         while True:
             sock, _ = door.accept()
             if os.fork() == 0:  # a process for each, as where Myriad starts them
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 door.close()
                 _serve_one(sock, hello, make_env, observation, action, agents)
                 os._exit(0)

@@ -1,18 +1,17 @@
 """Frames of docs/protocol.md over a stream socket."""
-import array
 import mmap
 import os
 import socket
 import struct
 
 import flatbuffers
-import numpy as np
 
 from myriad_client import protocol_generated as p
 
 PROTOCOL = 1
 MAX_FRAME_BYTES = 64 << 20
 IDENTIFIER = b"MYRS"
+TABLES = {number: getattr(p, name) for name, number in vars(p.Body).items() if not name.startswith("_") and number != p.Body.NONE}
 
 
 class Closed(Exception):
@@ -95,10 +94,9 @@ class Connection:
 def parse(data: bytes) -> tuple[int, object]:
     message = p.Message.GetRootAs(data)
     kind = message.BodyType()
-    names = {number: name for name, number in vars(p.Body).items() if not name.startswith("_")}
-    if kind not in names or kind == p.Body.NONE:
+    if kind not in TABLES:
         raise Closed("a message that this version does not know: update the client")
-    table = getattr(p, names[kind])()
+    table = TABLES[kind]()
     body = message.Body()
     table.Init(body.Bytes, body.Pos)
     if kind == p.Body.Refused:

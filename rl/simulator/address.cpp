@@ -1,0 +1,72 @@
+#include "rl/simulator/address.hpp"
+
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+
+namespace myriad::simulator {
+namespace {
+
+constexpr int kBacklog = 128;
+
+/// A socket at `name`, or -1 with errno.
+int open_at(int family, const sockaddr* name, socklen_t size, bool listens) {
+  const int fd = ::socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return -1;
+  const int on = 1;
+  if (family != AF_UNIX) {
+    ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);  // of what it accepts, too
+  }
+  const bool done =
+      listens ? ::bind(fd, name, size) == 0 && ::listen(fd, kBacklog) == 0 : ::connect(fd, name, size) == 0;
+  if (done) return fd;
+  const int error = errno;
+  ::close(fd);
+  errno = error;
+  return -1;
+}
+
+int open(const std::string& address, bool listens) {
+  int fd = -1;
+  if (is_path(address)) {
+    sockaddr_un name{};
+    name.sun_family = AF_UNIX;
+    if (address.size() >= sizeof name.sun_path)
+      throw std::runtime_error("a unix socket's path has at most 107 characters");
+    std::memcpy(name.sun_path, address.data(), address.size());
+    if (listens) ::unlink(address.c_str());  // of a program that was killed
+    fd = open_at(AF_UNIX, reinterpret_cast<const sockaddr*>(&name), sizeof name, listens);
+  } else {
+    const size_t colon = address.rfind(':');
+    addrinfo hints{}, *found = nullptr;
+    hints.ai_socktype = SOCK_STREAM;
+    hints.ai_flags = listens ? AI_PASSIVE : 0;
+    const int problem =
+        ::getaddrinfo(address.substr(0, colon).c_str(), address.substr(colon + 1).c_str(), &hints, &found);
+    if (problem != 0) throw std::runtime_error(::gai_strerror(problem));
+    const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> kept(found, ::freeaddrinfo);
+    for (const addrinfo* each = found; each != nullptr && fd < 0; each = each->ai_next)
+      fd = open_at(each->ai_family, each->ai_addr, each->ai_addrlen, listens);
+  }
+  if (fd < 0) throw std::runtime_error(std::strerror(errno));
+  return fd;
+}
+
+}  // namespace
+
+bool is_path(const std::string& address) {
+  return address.find('/') != std::string::npos || address.rfind(':') == std::string::npos;
+}
+int connect_to(const std::string& address) { return open(address, false); }
+int listen_at(const std::string& address) { return open(address, true); }
+
+}  // namespace myriad::simulator
