@@ -2,6 +2,8 @@
 #pragma once
 
 #include <memory>
+#include <utility>
+#include <vector>
 
 #include "rl/fragment.hpp"
 #include "rl/random.hpp"
@@ -9,6 +11,17 @@
 namespace myriad {
 
 inline constexpr int kObs = 17, kActions = 6;  // HalfCheetah's
+
+/// FLOPs of one sample's forward pass through the linear layers of both networks.
+inline double forward_flops(const std::vector<int>& hiddens) {
+  double flops = 0;
+  for (const int outputs : {kActions, 1}) {
+    int size = kObs;
+    for (const int h : hiddens) flops += 2.0 * std::exchange(size, h) * h;
+    flops += 2.0 * size * outputs;
+  }
+  return flops;
+}
 
 /// [steps, environments] of a random policy, an episode's end of each kind in every hundredth row.
 inline Fragment batch_of(int steps, int environments) {

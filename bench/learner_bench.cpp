@@ -85,16 +85,6 @@ Config config_of(const std::string& algorithm, const std::vector<int>& hiddens, 
 
 const Space kObsSpace = Space::box(-10, 10, {kObs}), kActionSpace = Space::box(-1, 1, {kActions});
 
-double forward_flops(const std::vector<int>& hiddens) {
-  double flops = 0;
-  for (const int outputs : {kActions, 1}) {
-    int size = kObs;
-    for (const int h : hiddens) flops += 2.0 * std::exchange(size, h) * h;
-    flops += 2.0 * size * outputs;
-  }
-  return flops;
-}
-
 // ---- the same on libtorch, as one writes it first
 
 struct Plain {

@@ -136,7 +136,7 @@ void ClientDoor::accept_all(Time now) {
     if (fd < 0) return;
     if (waiting_.size() >= kMaxWaiting) {
       ::close(fd);
-      if (refused_++ % 1000 == 0) say_(fmt::format("more than {} clients wait to come in: sent away", kMaxWaiting));
+      if (sent_away_++ % 1000 == 0) say_(fmt::format("more than {} clients wait to come in: sent away", kMaxWaiting));
       continue;
     }
     std::array<char, NI_MAXHOST> host{};
@@ -251,7 +251,9 @@ void ClientDoor::refuse(Waiting& client, const std::string& code, const std::str
   refused.text = text;
   const std::vector<std::byte> frame = simulator::frame_of(std::move(refused));
   (void)!::send(client.fd, frame.data(), frame.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
-  if (refused_++ < 20) say_(fmt::format("a client from {} was refused [{}]: {}", client.from, code, text));
+  const uint64_t before = refused_[code]++;
+  if (before < 20 || before % 1000 == 0)
+    say_(fmt::format("a client from {} was refused [{}]: {}", client.from, code, text));
   ::shutdown(client.fd, SHUT_WR);  // not a reset: what was said is to arrive
   drop(client);
 }

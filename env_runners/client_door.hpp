@@ -69,7 +69,8 @@ class ClientDoor {
   int epoll_, listener_ = -1;
   std::map<int, std::unique_ptr<Waiting>> waiting_;  // by descriptor
   std::map<uint32_t, Runner> runners_;               // by slot
-  uint64_t refused_ = 0;
+  uint64_t sent_away_ = 0;
+  std::map<std::string, uint64_t> refused_;  // by code; the first twenty of each are told, then every thousandth
 };
 
 }  // namespace myriad

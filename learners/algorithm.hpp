@@ -68,7 +68,7 @@ struct TargetColumns {
 struct DeviceLoss {
   at::Tensor total;    // []
   at::Tensor metrics;  // [m]  means over the minibatch, of loss_metrics()
-  at::Tensor fit;      // [5]  time-major, of the minibatch's values: count; mean, m2 of targets; mean, m2 of residuals
+  at::Tensor fit;      // [5]  time-major: ValueFit::numbers() of the minibatch's values
 };
 
 class Algorithm {

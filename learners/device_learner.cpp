@@ -18,6 +18,8 @@ namespace {
 
 constexpr int64_t kFewFinalRows = 8;
 constexpr int64_t kSkipsAllowed = 2;  // in a row, as Optimizer's
+constexpr int64_t kSteps = 1024;      // before the host reads what they left
+constexpr int64_t kFit = ValueFit::kNumbers;
 constexpr const char* kSlab = "slab";
 
 /// Products of matrices in bfloat16 while it lives.
@@ -49,10 +51,6 @@ at::Tensor view_of(const at::Tensor& slab, const FragmentLayout& layout, const C
   return slab.narrow(0, static_cast<int64_t>(column.offset), bytes).view(torch_type(column.dtype)).view(leading);
 }
 
-std::span<const double> doubles_of(const at::Tensor& host) {
-  return {host.const_data_ptr<double>(), static_cast<size_t>(host.numel())};
-}
-
 std::vector<float> floats_of(const at::Tensor& tensor) {
   const at::Tensor host = tensor.cpu();
   return {host.const_data_ptr<float>(), host.const_data_ptr<float>() + host.numel()};
@@ -79,10 +77,15 @@ DeviceLearner::DeviceLearner(const Config& config, const Algorithm& algorithm, c
     for (const at::Tensor& part : parameter_views(spec_, flat_))
       views_.push_back(part.detach().set_requires_grad(true));
     optimizer_ = std::make_unique<DeviceOptimizer>(size, training_.adam_epsilon, training_.grad_clip, flat_.device());
-    filter_ = at::zeros({2, spec_.obs_size}, options);
-    sums_ = at::zeros({1 + static_cast<int64_t>(algorithm_.loss_metrics().size()) + 3}, options.dtype(at::kDouble));
-    trained_ = at::zeros({1}, options.dtype(at::kDouble));
-    for (const auto& [name, value] : algorithm_.device_coefficients()) coefficients_[name] = at::zeros({}, options);
+    const auto coefficients = algorithm_.device_coefficients();
+    numbers_ = at::zeros({1 + static_cast<int64_t>(coefficients.size()) + 2 * spec_.obs_size}, options);
+    int64_t at = 0;
+    lr_ = numbers_[at++];
+    for (const auto& [name, value] : coefficients) coefficients_[name] = numbers_[at++];
+    shift_ = numbers_.narrow(0, at, spec_.obs_size);
+    scale_ = numbers_.narrow(0, at + spec_.obs_size, spec_.obs_size);
+    sums_.assign(1 + algorithm_.loss_metrics().size() + 3, 0.0);
+    next_step_ = at::zeros({1}, options.dtype(at::kLong));
     make_gradient();
   });
   const std::vector<float> initial = initial_parameters(spec, static_cast<uint64_t>(config.seed));
@@ -90,14 +93,11 @@ DeviceLearner::DeviceLearner(const Config& config, const Algorithm& algorithm, c
 }
 
 void DeviceLearner::make_gradient() {
-  const int64_t shards = group_ ? group_->size() : 1, fits = plan_.time_major ? shards * kFitNumbers : 0;
-  gradient_ = at::zeros({flat_.numel() + sums_.numel() - 3 + fits}, flat_.options());
-}
-
-/// The end of gradient_, [S, kFitNumbers].
-at::Tensor DeviceLearner::fits() const {
-  const int64_t begin = flat_.numel() + sums_.numel() - 3;
-  return gradient_.narrow(0, begin, gradient_.numel() - begin).view({-1, kFitNumbers});
+  const int64_t shards = group_ ? group_->size() : 1;
+  const int64_t tail = 1 + static_cast<int64_t>(algorithm_.loss_metrics().size()) +
+                       (plan_.time_major ? shards * accumulation_ * kFit : 0);
+  gradient_ = at::zeros({flat_.numel() + tail}, flat_.options());
+  steps_ = at::zeros({kSteps, tail + 1}, flat_.options());
 }
 
 void DeviceLearner::sum_over_group(const at::Tensor& tensor) const {
@@ -107,13 +107,13 @@ void DeviceLearner::sum_over_group(const at::Tensor& tensor) const {
 DeviceLearner::Result DeviceLearner::update(Fragment* fragment, Pass& pass) {
   Result result;
   const int64_t module_steps_before = pass.module_steps;
+  const DeviceOptimizer::Counters before = optimizer_->counters();
   support_->run([&] {
+    set_numbers(pass);
     if (fragment != nullptr) load(*fragment, pass.filter);
-    set_numbers(pass.lr);
-    minibatches_ = 0;
     train_batches(fragment, pass, result);
     support_->begin_download(flat_.const_data_ptr(), flat_.nbytes());
-    finish(pass, module_steps_before, result);
+    finish(pass, module_steps_before, before, result);
   });
   return result;
 }
@@ -124,10 +124,16 @@ void DeviceLearner::load(Fragment& fragment, const MeanStdFilter* filter) {
   prepare(fragment.layout());
   grow_final_rows(static_cast<int64_t>(fragment.final_rows));
   support_->upload(fragment.used(), slab_.mutable_data_ptr());
-  if (filter != nullptr && filter->active()) normalise(*filter);
-  if (const auto* discrete = action_space_.get_if<Discrete>(); discrete != nullptr && discrete->start != 0)
-    batch_.columns.at("actions").sub_(discrete->start);
-  refresh_final_index();
+  const bool filters = filter != nullptr && filter->active();
+  const std::array<at::Tensor, 2> shared{slab_, numbers_};
+  work_.run(fmt::format("load {} {}", final_capacity_, filters), shared, [&, this] {
+    if (filters)
+      for (const at::Tensor& obs : {batch_.obs, batch_.final_obs.narrow(0, 0, final_capacity_)})
+        obs.sub_(shift_).mul_(scale_).clamp_(-filter->clip(), filter->clip());
+    if (const auto* discrete = action_space_.get_if<Discrete>(); discrete != nullptr && discrete->start != 0)
+      batch_.columns.at("actions").sub_(discrete->start);
+    refresh_final_index();
+  });
 }
 
 void DeviceLearner::prepare(const FragmentLayout& layout) {
@@ -167,19 +173,20 @@ void DeviceLearner::grow_final_rows(int64_t rows) {
   work_.forget("final_rows");
 }
 
-void DeviceLearner::normalise(const MeanStdFilter& filter) {
-  std::vector<float> numbers(filter.shift().begin(), filter.shift().end());
-  numbers.insert(numbers.end(), filter.scale().begin(), filter.scale().end());
-  support_->upload(std::as_bytes(std::span<const float>(numbers)), filter_.mutable_data_ptr());
-  for (const at::Tensor& obs : {batch_.obs, batch_.final_obs.narrow(0, 0, final_capacity_)})
-    obs.sub_(filter_[0]).mul_(filter_[1]).clamp_(-filter.clip(), filter.clip());
-}
-
 /// What changes from update to update and is not a column.
-void DeviceLearner::set_numbers(double lr) {
-  optimizer_->set_lr(lr);
-  trained_.zero_();
-  for (const auto& [name, value] : algorithm_.device_coefficients()) coefficients_.at(name).fill_(value);
+void DeviceLearner::set_numbers(const Pass& pass) {
+  std::vector<float> numbers{static_cast<float>(pass.lr)};
+  for (const auto& [name, value] : algorithm_.device_coefficients()) numbers.push_back(static_cast<float>(value));
+  if (pass.filter != nullptr && pass.filter->active()) {
+    numbers.insert(numbers.end(), pass.filter->shift().begin(), pass.filter->shift().end());
+    numbers.insert(numbers.end(), pass.filter->scale().begin(), pass.filter->scale().end());
+  }
+  support_->upload(std::as_bytes(std::span<const float>(numbers)), numbers_.mutable_data_ptr());
+  unread_.clear();  // of an update that was broken off
+  next_step_.zero_();
+  epoch_ = summed_epoch_ = 0;
+  trained_ = 0;
+  std::ranges::fill(sums_, 0.0);
 }
 
 void DeviceLearner::refresh_final_index() {
@@ -232,7 +239,8 @@ void DeviceLearner::train_batches(const Fragment* fragment, Pass& pass, Result& 
     const std::shared_ptr<Share> share = buffer_->take(pass.buffer);
     if (const auto slab = share->columns.find(kSlab); slab != share->columns.end()) {
       slab_.narrow(0, 0, slab->second.size(0)).copy_(slab->second);
-      refresh_final_index();
+      const std::array<at::Tensor, 1> shared{slab_};
+      work_.run("final index", shared, [this] { refresh_final_index(); });
     }
     train_pass(*share, pass);
   }
@@ -256,36 +264,39 @@ bool DeviceLearner::train_epoch(const Share& share, Pass& pass) {
       training_.minibatch_size == 0 ? units : std::clamp(training_.minibatch_size / share.unit_rows, int64_t{1}, units);
   const int64_t minibatches = (units + size - 1) / size;
   const bool whole = plan_.time_major && minibatches == 1;
-  std::vector<int64_t> order(static_cast<size_t>(own));
-  std::iota(order.begin(), order.end(), int64_t{0});
-  if (training_.shuffle_batch_per_epoch && !whole) shuffle(std::span<int64_t>(order), *pass.minibatches);
-  if (own > 0) support_->upload(std::as_bytes(std::span<const int64_t>(order)), order_.mutable_data_ptr());
+  if (own > 0 && !(whole && accumulation_ == 1)) {
+    std::vector<int64_t> order(static_cast<size_t>(own));
+    std::iota(order.begin(), order.end(), int64_t{0});
+    if (training_.shuffle_batch_per_epoch && !whole) shuffle(std::span<int64_t>(order), *pass.minibatches);
+    support_->upload(std::as_bytes(std::span<const int64_t>(order)), order_.mutable_data_ptr());
+  }
   const auto begin_of = [&](size_t shard, int64_t minibatch, int64_t next) {
     return share.units[shard] * ((minibatch + static_cast<int64_t>(shard)) % minibatches + next) / minibatches;
   };
-  sums_.zero_();
+  ++epoch_;
   for (int64_t i = 0; i < minibatches; ++i) {
     Piece piece{begin_of(rank, i, 0), begin_of(rank, i, 1) - begin_of(rank, i, 0)};
     for (size_t shard = 0; shard < share.units.size(); ++shard)
       piece.total += begin_of(shard, i, 1) - begin_of(shard, i, 0);
     if (piece.total == 0) continue;
-    train_minibatch(piece, whole, share.unit_rows);
-    ++minibatches_;
-    pass.module_steps += piece.total * share.unit_rows;  // finish() takes away what was skipped
+    if (static_cast<int64_t>(unread_.size()) == kSteps) read_steps();
+    train_minibatch(piece, whole);
+    unread_.push_back({epoch_, piece.total * share.unit_rows});
+    pass.module_steps += unread_.back().rows;  // finish() takes away what was skipped
   }
   if (!algorithm_.may_stop_epochs()) return false;
-  const Metrics metrics = epoch_metrics(doubles_of(sums_.cpu()));
+  read_steps();
+  const Metrics metrics = epoch_metrics();
   return metrics.contains("total_loss") && algorithm_.stops_epochs(metrics);
 }
 
 /// One gradient step of the group.
-void DeviceLearner::train_minibatch(Piece piece, bool whole, int64_t unit_rows) {
+void DeviceLearner::train_minibatch(Piece piece, bool whole) {
   if (group_ != nullptr) group_->require_alive();
-  const auto apply = [this, piece, unit_rows] { step(static_cast<double>(piece.total * unit_rows)); };
   if (piece.count == 0) {  // of others
     gradient_.zero_();
     sum_over_group(gradient_);
-    return apply();
+    return step();
   }
   std::vector<at::Tensor> shared{slab_, flat_, gradient_};
   at::Tensor chosen;  // undefined: all of the batch
@@ -298,15 +309,16 @@ void DeviceLearner::train_minibatch(Piece piece, bool whole, int64_t unit_rows) 
   const std::string shape =
       fmt::format("{} of {}, {}, {}", piece.count, piece.total, chosen.defined() ? "chosen" : "all", final_capacity_);
   if (recordable()) {
-    work_.run(shape, shared, [this, chosen, piece, apply] {
+    work_.run(shape, shared, [this, chosen, piece] {
       compute_gradient(chosen, piece);
       sum_over_group(gradient_);
-      apply();
+      step();
     });
   } else {
     work_.run(shape, shared, [this, chosen, piece] { compute_gradient(chosen, piece); });
     sum_over_group(gradient_);
-    work_.run(fmt::format("step of {}", piece.total), shared, apply);
+    const std::array<at::Tensor, 2> stepped{flat_, gradient_};
+    work_.run("step", stepped, [this] { step(); });
   }
 }
 
@@ -339,13 +351,14 @@ void DeviceLearner::compute_gradient(const at::Tensor& units, Piece piece) {
   for (int64_t i = 0; i < accumulation_; ++i) {
     const int64_t begin = piece.count * i / accumulation_, count = piece.count * (i + 1) / accumulation_ - begin;
     if (count > 0)
-      add_gradient(units.defined() ? units.narrow(0, begin, count) : units,
+      add_gradient(units.defined() ? units.narrow(0, begin, count) : units, i,
                    static_cast<double>(count) / static_cast<double>(piece.total));
   }
 }
 
-/// Of `units` of the batch, all of it where undefined, which are `share` of the group's minibatch.
-void DeviceLearner::add_gradient(const at::Tensor& units, double share) {
+/// Of `units` of the batch, all of it where undefined: `part` of those that are accumulated, and `share` of the group's
+/// minibatch.
+void DeviceLearner::add_gradient(const at::Tensor& units, int64_t part, double share) {
   const Columns minibatch = minibatch_of(units);
   ModuleOutput output;
   {
@@ -363,20 +376,18 @@ void DeviceLearner::add_gradient(const at::Tensor& units, double share) {
   const at::Tensor all = at::cat(parts);
   gradient_.narrow(0, 0, all.numel()).add_(all);
   if (!plan_.time_major) return;
-  const at::Tensor own = fits().select(0, group_ ? group_->rank() : 0);
-  own.copy_(merge_fits(own, loss.fit));
+  const int64_t shard = group_ ? group_->rank() : 0;
+  gradient_.narrow(0, all.numel() + (shard * accumulation_ + part) * kFit, kFit).copy_(loss.fit);
 }
 
-/// One step with the group's gradient, and the sums where it was taken.
-void DeviceLearner::step(double rows) {
+/// One step with the group's gradient, and a row of steps_.
+void DeviceLearner::step() {
   const int64_t size = flat_.numel();
-  optimizer_->step(flat_, gradient_.narrow(0, 0, size));
-  const at::Tensor none = at::zeros({1}, flat_.options());
-  const at::Tensor numbers = at::cat({gradient_.narrow(0, size, sums_.numel() - 3),
-                                      plan_.time_major ? device_explained_variance(fits()).reshape({1}) : none,
-                                      optimizer_->gradient_norm().reshape({1}), none + 1.0});
-  sums_.add_((numbers.to(at::kDouble) * rows).masked_fill(optimizer_->stepped().logical_not(), 0.0));
-  trained_.add_(optimizer_->stepped().to(at::kDouble) * rows);
+  optimizer_->step(flat_, gradient_.narrow(0, 0, size), lr_);
+  const at::Tensor numbers =
+      at::cat({gradient_.narrow(0, size, gradient_.numel() - size), optimizer_->gradient_norm().reshape({1})});
+  steps_.index_copy_(0, next_step_, numbers.unsqueeze(0));
+  next_step_.add_(1);
 }
 
 /// What the target policy says of the batch in the slab.
@@ -413,37 +424,66 @@ void DeviceLearner::update_target(Pass& pass) {
   buffer_->erase(kTargetLogp);
 }
 
+/// Waits for the steps so far, and what the targets found, and adds up what they left.
+void DeviceLearner::read_steps() {
+  const auto steps = static_cast<int64_t>(unread_.size());
+  std::vector<at::Tensor> numbers{steps_.narrow(0, 0, steps).flatten()};
+  if (target_metrics_.defined()) numbers.push_back(target_metrics_);
+  const std::vector<float> all = floats_of(at::cat(numbers));
+  const auto width = static_cast<size_t>(steps_.size(1));
+  for (size_t i = 0; i < unread_.size(); ++i) {
+    if (unread_[i].epoch != summed_epoch_) std::ranges::fill(sums_, 0.0);
+    summed_epoch_ = unread_[i].epoch;
+    sum_up(std::span(all).subspan(i * width, width), unread_[i].rows);
+  }
+  target_numbers_.assign(all.begin() + static_cast<ptrdiff_t>(width * unread_.size()), all.end());
+  unread_.clear();
+  next_step_.zero_();
+}
+
+/// A step's `numbers`: total, metrics, fits, norm.
+void DeviceLearner::sum_up(std::span<const float> numbers, int64_t rows) {
+  const double norm = numbers.back(), weight = static_cast<double>(rows);
+  if (!optimizer_->count(norm)) return;
+  trained_ += rows;
+  const size_t means = sums_.size() - 3;
+  ValueFit fit;
+  std::array<double, kFit> part;
+  for (size_t at = means; at + 1 < numbers.size(); at += kFit) {
+    std::ranges::copy(numbers.subspan(at, kFit), part.begin());
+    fit.merge(ValueFit::of(part));
+  }
+  for (size_t i = 0; i < means; ++i) sums_[i] += weight * numbers[i];
+  sums_[means] += weight * fit.explained_variance();
+  sums_[means + 1] += weight * norm;
+  sums_[means + 2] += weight;
+}
+
 /// Means over the rows of an epoch, from sums_.
-Metrics DeviceLearner::epoch_metrics(std::span<const double> sums) const {
-  const double rows = sums.back();
+Metrics DeviceLearner::epoch_metrics() const {
+  const double rows = sums_.back();
   Metrics metrics{{"num_module_steps_trained", rows}};
   if (rows == 0.0) return metrics;
   const std::span<const std::string_view> names = algorithm_.loss_metrics();
-  metrics["total_loss"] = sums[0] / rows;
-  for (size_t i = 0; i < names.size(); ++i) metrics[std::string(names[i])] = sums[1 + i] / rows;
-  if (plan_.time_major) metrics["vf_explained_var"] = sums[1 + names.size()] / rows;
-  metrics["gradients_default_optimizer_global_norm"] = sums[2 + names.size()] / rows;
+  metrics["total_loss"] = sums_[0] / rows;
+  for (size_t i = 0; i < names.size(); ++i) metrics[std::string(names[i])] = sums_[1 + i] / rows;
+  if (plan_.time_major) metrics["vf_explained_var"] = sums_[1 + names.size()] / rows;
+  metrics["gradients_default_optimizer_global_norm"] = sums_[2 + names.size()] / rows;
   return metrics;
 }
 
 /// Waits for the update and reads what it counted.
-void DeviceLearner::finish(Pass& pass, int64_t module_steps_before, Result& result) {
-  if (minibatches_ == 0) return;  // a circular buffer that fills
-  std::vector<at::Tensor> numbers{sums_, trained_, optimizer_->counters().to(at::kDouble)};
-  if (target_metrics_.defined()) numbers.push_back(target_metrics_.to(at::kDouble));
-  const at::Tensor host = at::cat(numbers).cpu();
-  const std::span<const double> all = doubles_of(host);
-  const auto sums = static_cast<size_t>(sums_.numel());
-  result.metrics = epoch_metrics(all.first(sums));
-  pass.module_steps = module_steps_before + static_cast<int64_t>(all[sums]);
-  const auto counter = [&](size_t i) { return static_cast<int64_t>(all[sums + 1 + i]); };
-  result.grad_updates = counter(0) - num_steps_;
-  result.skipped = counter(1) - num_skipped_;
-  num_steps_ = counter(0);
-  num_skipped_ = counter(1);
-  for (size_t i = 0; i < target_names_.size(); ++i)
-    result.of_batch[std::string(target_names_[i])] = all[sums + 1 + 4 + i];
-  if (counter(3) > kSkipsAllowed) diverged(counter(3));
+void DeviceLearner::finish(Pass& pass, int64_t module_steps_before, const DeviceOptimizer::Counters& before,
+                           Result& result) {
+  if (epoch_ == 0) return;  // a circular buffer that fills
+  read_steps();
+  result.metrics = epoch_metrics();
+  pass.module_steps = module_steps_before + trained_;
+  const DeviceOptimizer::Counters& counters = optimizer_->counters();
+  result.grad_updates = counters.steps - before.steps;
+  result.skipped = counters.skipped - before.skipped;
+  for (size_t i = 0; i < target_names_.size(); ++i) result.of_batch[std::string(target_names_[i])] = target_numbers_[i];
+  if (counters.longest_row > kSkipsAllowed) diverged(counters.longest_row);
 }
 
 void DeviceLearner::diverged(int64_t in_a_row) const {
@@ -458,12 +498,6 @@ void DeviceLearner::diverged(int64_t in_a_row) const {
   fail(Exit::internal, "diverged",
        "{} updates in a row had a gradient that is not finite, first in '{}'; lower lr or set grad_clip", in_a_row,
        name);
-}
-
-void DeviceLearner::keep_counters() {
-  const at::Tensor counters = optimizer_->counters().cpu();
-  num_steps_ = counters.const_data_ptr<int64_t>()[0];
-  num_skipped_ = counters.const_data_ptr<int64_t>()[1];
 }
 
 std::span<const float> DeviceLearner::parameters() {
@@ -495,7 +529,6 @@ void DeviceLearner::set_state(std::span<const float> parameters, const TensorMap
     support_->upload(std::as_bytes(parameters), flat_.mutable_data_ptr());
     if (plan_.target) support_->upload(std::as_bytes(target), target_.mutable_data_ptr());
     support_->begin_download(flat_.const_data_ptr(), flat_.nbytes());
-    keep_counters();
   });
   if (plan_.buffer_batches > 0) buffer_.emplace(plan_.buffer_batches, plan_.buffer_uses);
 }
@@ -527,6 +560,7 @@ void DeviceLearner::take_snapshot() {
     snapshot_.clear();
     for (const at::Tensor& tensor : state_tensors()) snapshot_.push_back(tensor.clone());
   });
+  snapshot_counters_ = optimizer_->counters();
 }
 
 void DeviceLearner::restore_snapshot() {
@@ -534,8 +568,8 @@ void DeviceLearner::restore_snapshot() {
     const std::vector<at::Tensor> tensors = state_tensors();
     check(snapshot_.size() == tensors.size(), "a snapshot of {} tensors, want {}", snapshot_.size(), tensors.size());
     for (size_t i = 0; i < tensors.size(); ++i) tensors[i].copy_(snapshot_[i]);
+    optimizer_->set_counters(snapshot_counters_);
     support_->begin_download(flat_.const_data_ptr(), flat_.nbytes());
-    keep_counters();
   });
 }
 

@@ -6,7 +6,8 @@
 //
 // The slab is the fragment's buffer on the device, so that a batch is one copy and every shape is fixed; what varies,
 // the rows of final_obs, is rounded up. Minibatches are gathered on the device by rows that the host draws from the
-// same random streams as the CPU's learner. Alone, nothing waits for the device before the end of an update.
+// same random streams as the CPU's learner. Each gradient step leaves a row of numbers on the device (loss, metrics,
+// norm), which the host reads and sums up later: alone, nothing waits for the device before the end of an update.
 //
 // The same code runs on CpuSupport, where the tests hold it against the CPU's learner. Owned by Learner; one thread.
 #pragma once
@@ -19,10 +20,10 @@
 
 #include "learners/algorithm.hpp"
 #include "learners/circular_buffer.hpp"
-#include "learners/device_fit.hpp"
 #include "learners/device_group.hpp"
 #include "learners/device_optimizer.hpp"
 #include "learners/device_support.hpp"
+#include "learners/moments.hpp"
 #include "learners/recorded_work.hpp"
 
 namespace myriad {
@@ -59,10 +60,10 @@ class DeviceLearner {
 
   c10::Device device() const { return support_->device(); }
 
-  std::span<const float> parameters();                  ///< [P]  waits for their copy; valid until the next update
-  TensorMap optimizer_state() const;                    ///< as Optimizer's
-  std::vector<float> target() const;                    ///< [P]  of the target network; empty without one
-  int64_t num_skipped() const { return num_skipped_; }  ///< lifetime
+  std::span<const float> parameters();  ///< [P]  waits for their copy; valid until the next update
+  TensorMap optimizer_state() const;    ///< as Optimizer's
+  std::vector<float> target() const;    ///< [P]  of the target network; empty without one
+  int64_t num_skipped() const { return optimizer_->counters().skipped; }  ///< lifetime
 
   /// Empties the circular buffer. `target` is empty without a target network.
   void set_state(std::span<const float> parameters, const TensorMap& optimizer, std::span<const float> target);
@@ -86,31 +87,30 @@ class DeviceLearner {
   void load(Fragment& fragment, const MeanStdFilter* filter);
   void prepare(const FragmentLayout& layout);
   void grow_final_rows(int64_t rows);
-  void normalise(const MeanStdFilter& filter);
-  void set_numbers(double lr);
+  void set_numbers(const Pass& pass);
   void refresh_final_index();
   void make_targets(bool mine);
   void compute_targets(bool mine);
   void train_batches(const Fragment* fragment, Pass& pass, Result& result);
   void train_pass(Share& share, Pass& pass);
   bool train_epoch(const Share& share, Pass& pass);
-  void train_minibatch(Piece piece, bool whole, int64_t unit_rows);
+  void train_minibatch(Piece piece, bool whole);
   Columns minibatch_of(const at::Tensor& units) const;
   void compute_gradient(const at::Tensor& units, Piece piece);
-  void add_gradient(const at::Tensor& units, double share);
-  void step(double rows);
+  void add_gradient(const at::Tensor& units, int64_t part, double share);
+  void step();
   void make_target_columns(Columns& kept);
   void update_target(Pass& pass);
-  Metrics epoch_metrics(std::span<const double> sums) const;
-  void finish(Pass& pass, int64_t module_steps_before, Result& result);
+  void read_steps();
+  void sum_up(std::span<const float> numbers, int64_t rows);
+  Metrics epoch_metrics() const;
+  void finish(Pass& pass, int64_t module_steps_before, const DeviceOptimizer::Counters& before, Result& result);
   [[noreturn]] void diverged(int64_t in_a_row) const;
 
   bool recordable() const { return group_ == nullptr || group_->recordable(); }
   void sum_over_group(const at::Tensor& tensor) const;
   void make_gradient();
-  at::Tensor fits() const;
   std::vector<at::Tensor> state_tensors() const;
-  void keep_counters();
 
   TrainingConfig training_;
   int64_t accumulation_;
@@ -123,14 +123,14 @@ class DeviceLearner {
   DeviceGroup* group_ = nullptr;
   at::Tensor flat_, target_;       // [P]  target_ undefined without a target network
   std::vector<at::Tensor> views_;  ///< of flat_, in the spec's order; they require a gradient
-  // [P + 1 + m + S * kFitNumbers]  the gradient and what is summed over the group together with it: the loss, its
-  // metrics, and where time-major the fit of each of S shards in a place of its own
+  // [P + 1 + m + S * A * ValueFit::kNumbers]  the gradient and what is summed over the group together with it: the
+  // loss, its metrics, and where time-major the fits of A accumulated parts of S shards, each in a place of its own
   at::Tensor gradient_;
   std::unique_ptr<DeviceOptimizer> optimizer_;
   RecordedWork work_;
-  std::optional<CircularBuffer> buffer_;     ///< of slabs, filtered
-  std::vector<at::Tensor> snapshot_;         ///< of state_tensors()
-  int64_t num_steps_ = 0, num_skipped_ = 0;  ///< of the optimizer, as of the last update
+  std::optional<CircularBuffer> buffer_;  ///< of slabs, filtered
+  std::vector<at::Tensor> snapshot_;      ///< of state_tensors()
+  DeviceOptimizer::Counters snapshot_counters_;
 
   // What lies on the device for good, for batches of one layout.
   uint64_t layout_hash_ = 0;
@@ -139,13 +139,23 @@ class DeviceLearner {
   int64_t final_capacity_ = 0;  ///< rows of final_obs that go through the module; never shrinks
   at::Tensor order_;            // [units]  of an epoch: rows, or environments where time-major
   std::map<int64_t, at::Tensor> chosen_;            ///< a minibatch's units, by their number
-  std::map<std::string, at::Tensor> coefficients_;  // []
-  at::Tensor filter_;                               // [2, obs_size]  shift, scale
-  at::Tensor sums_;  // [1 + m + 3]  float64, of an epoch: total, metrics, explained variance, norm, 1, each times rows
-  at::Tensor trained_;         // [1]  float64: rows of the update
-  at::Tensor target_metrics_;  // [k]
+  at::Tensor numbers_;                              // [1 + c + 2 * obs_size]  what the host says of an update:
+  at::Tensor lr_, shift_, scale_;                   // parts of it: [], of the filter [obs_size] each
+  std::map<std::string, at::Tensor> coefficients_;  // parts of it, []
+  at::Tensor target_metrics_;                       // [k]
   std::span<const std::string_view> target_names_;
-  int64_t minibatches_ = 0;  ///< of this update, the skipped ones too
+
+  // Steps the host has not read yet: their numbers on the device, and whose they are.
+  struct Step {
+    int64_t epoch, rows;
+  };
+  at::Tensor steps_, next_step_;  // [kSteps, 1 + m + fits + 1]  gradient_'s tail and the norm;  [1] int64: a row of it
+  std::vector<Step> unread_;
+  // Of this update, as far as read.
+  int64_t epoch_ = 0, summed_epoch_ = 0;
+  std::vector<double> sums_;  ///< of summed_epoch_: total, metrics, explained variance, norm, 1, each times rows
+  int64_t trained_ = 0;       ///< rows
+  std::vector<float> target_numbers_;  ///< of target_metrics_
 };
 
 }  // namespace myriad

@@ -12,7 +12,7 @@ namespace myriad {
 namespace {
 
 constexpr uint64_t kHashEvery = 100;  // versions
-constexpr size_t kFit = 5;            // floats of a shard's ValueFit
+constexpr size_t kFit = ValueFit::kNumbers;
 
 std::span<float> room_of(const at::Tensor& tensor) {
   return {tensor.mutable_data_ptr<float>(), static_cast<size_t>(tensor.numel())};
@@ -139,20 +139,15 @@ void Learner::write_sums(const Sums& sums, std::span<double> to) const {
   to[0] = sums.total;
   std::ranges::copy(sums.metrics, to.begin() + 1);
   if (!plan_.time_major) return;
-  const ValueFit& own = sums.fit;
-  const std::array<double, kFit> values{own.targets.count, own.targets.mean, own.targets.m2, own.residuals.mean,
-                                        own.residuals.m2};
-  std::ranges::copy(values, to.subspan(1 + sums.metrics.size() + kFit * rank()).begin());
+  std::ranges::copy(sums.fit.numbers(), to.subspan(1 + sums.metrics.size() + kFit * rank()).begin());
 }
 void Learner::read_sums(std::span<const double> from, Sums& sums) const {
   sums.total = from[0];
   std::copy_n(from.begin() + 1, sums.metrics.size(), sums.metrics.begin());
   sums.fit = {};
   if (!plan_.time_major) return;
-  for (uint32_t shard = 0; shard < size(); ++shard) {
-    const auto fit = from.subspan(1 + sums.metrics.size() + kFit * shard, kFit);
-    sums.fit.merge({{fit[0], fit[1], fit[2]}, {fit[0], fit[3], fit[4]}});
-  }
+  for (uint32_t shard = 0; shard < size(); ++shard)
+    sums.fit.merge(ValueFit::of(from.subspan(1 + sums.metrics.size() + kFit * shard).first<kFit>()));
 }
 
 /// Sums a minibatch's gradient over the group, and with it what was found by the way: in one operation, or, where the

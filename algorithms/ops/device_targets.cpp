@@ -75,6 +75,10 @@ DeviceMoments device_moments(const at::Tensor& rows, const DeviceSum& sum) {
   return {count, mean, m2};
 }
 
+at::Tensor device_explained_variance(const at::Tensor& targets, const at::Tensor& residuals) {
+  return (1.0 - residuals / targets).clamp_min(-1.0).masked_fill(targets.le(0.0), 0.0);
+}
+
 at::Tensor device_fit(const at::Tensor& targets, const at::Tensor& values) {
   const DeviceMoments m = device_moments(at::stack({targets, targets - values}), {});
   return at::stack({m.count, m.mean[0], m.m2[0], m.mean[1], m.m2[1]});

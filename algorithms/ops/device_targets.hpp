@@ -11,7 +11,6 @@
 
 #include "algorithms/ops/vtrace.hpp"
 #include "learners/algorithm.hpp"
-#include "learners/device_fit.hpp"
 
 namespace myriad {
 
@@ -45,7 +44,10 @@ struct DeviceMoments {
 };
 DeviceMoments device_moments(const at::Tensor& rows, const DeviceSum& sum);  // [k, n]
 
-/// ValueFit's numbers of one minibatch, as DeviceLoss::fit has them.
+/// 1 - residuals / targets, sums of squared deviations both, at least -1; 0 where the targets do not vary.
+at::Tensor device_explained_variance(const at::Tensor& targets, const at::Tensor& residuals);  // [] each
+
+/// ValueFit::numbers() of one minibatch, as DeviceLoss::fit has them.
 at::Tensor device_fit(const at::Tensor& targets, const at::Tensor& values);  // [n] each -> [5]
 
 }  // namespace myriad

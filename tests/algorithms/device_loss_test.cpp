@@ -65,12 +65,9 @@ void check_same_loss(const Algorithm& algorithm, const ModuleSpec& spec, const M
   }
   REQUIRE(got.fit.defined() == want.fit.has_value());
   if (want.fit) {
-    const std::array numbers{want.fit->targets.count, want.fit->targets.mean, want.fit->targets.m2,
-                             want.fit->residuals.mean, want.fit->residuals.m2};
-    for (int64_t i = 0; i < kFitNumbers; ++i)
-      CHECK(got.fit[i].item<double>() == doctest::Approx(numbers[static_cast<size_t>(i)]).epsilon(1e-4));
-    CHECK(device_explained_variance(got.fit.unsqueeze(0)).item<double>() ==
-          doctest::Approx(want.fit->explained_variance()).epsilon(1e-4));
+    const std::array numbers = want.fit->numbers();
+    for (size_t i = 0; i < numbers.size(); ++i)
+      CHECK(got.fit[static_cast<int64_t>(i)].item<double>() == doctest::Approx(numbers[i]).epsilon(1e-4));
   }
   const float scale = x.grad().abs().max().item<float>() + v.grad().abs().max().item<float>();
   CHECK((x.grad() - y.grad()).abs().max().item<float>() <= 1e-5f * scale);
@@ -156,16 +153,28 @@ TEST_CASE("device_moments: of numbers on two shards, one of which may have none"
 TEST_CASE("device_fit: parts of a minibatch, merged, are the minibatch's, as ValueFit's") {
   at::manual_seed(2);
   const at::Tensor targets = at::randn({50}) + 3, values = targets + 0.5 * at::randn({50});
-  const at::Tensor whole = device_fit(targets, values);
-  const at::Tensor a = device_fit(targets.narrow(0, 0, 20), values.narrow(0, 0, 20)),
-                   b = device_fit(targets.narrow(0, 20, 30), values.narrow(0, 20, 30));
-  CHECK(at::allclose(merge_fits(a, b), whole, 1e-4, 1e-4));
-  CHECK(at::allclose(merge_fits(at::zeros({kFitNumbers}), a), a, 1e-4, 1e-4));
-  const double want = device_explained_variance(whole.unsqueeze(0)).item<double>();
-  CHECK(want == doctest::Approx(1 - (targets - values).var().item<double>() / targets.var().item<double>()));
-  CHECK(device_explained_variance(at::stack({a, at::zeros({kFitNumbers}), b})).item<double>() == doctest::Approx(want));
-  CHECK(device_explained_variance(device_fit(targets, -9 * targets).unsqueeze(0)).item<double>() == -1.0);
-  CHECK(device_explained_variance(device_fit(at::ones({5}), at::randn({5})).unsqueeze(0)).item<double>() == 0.0);
+  const auto fit = [](const at::Tensor& t, const at::Tensor& v) {
+    const at::Tensor numbers = device_fit(t, v).to(at::kDouble);
+    REQUIRE(numbers.numel() == ValueFit::kNumbers);
+    return ValueFit::of(std::span<const double, ValueFit::kNumbers>(numbers.const_data_ptr<double>(), 5));
+  };
+  const double want = 1 - (targets - values).var().item<double>() / targets.var().item<double>();
+  CHECK(fit(targets, values).explained_variance() == doctest::Approx(want));
+  ValueFit merged = fit(targets.narrow(0, 0, 20), values.narrow(0, 0, 20));
+  merged.merge(ValueFit::of(std::array<double, 5>{}));
+  merged.merge(fit(targets.narrow(0, 20, 30), values.narrow(0, 20, 30)));
+  CHECK(merged.explained_variance() == doctest::Approx(want));
+  CHECK(fit(targets, -9 * targets).explained_variance() == -1.0);
+  CHECK(fit(at::ones({5}), at::randn({5})).explained_variance() == 0.0);
+}
+
+TEST_CASE("device_explained_variance: ValueFit's, without waiting") {
+  const auto of = [](double targets, double residuals) {
+    return device_explained_variance(at::full({}, targets), at::full({}, residuals)).item<double>();
+  };
+  CHECK(of(4, 1) == 0.75);
+  CHECK(of(1, 9) == -1.0);
+  CHECK(of(0, 1) == 0.0);
 }
 
 TEST_CASE("PPO: device_loss is loss, with its gradient") {

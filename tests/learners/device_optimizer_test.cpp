@@ -36,10 +36,9 @@ TEST_CASE("DeviceOptimizer: a hundred steps as Optimizer takes them, with and wi
       const at::Tensor gradient = at::randn({size}) * (i % 10 == 0 ? 100 : 1);
       const double lr = 1e-3 * (1 + i % 3);
       CHECK(want.step(span_of(a), span_of(gradient), lr) == Optimizer::Outcome::stepped);
-      got.set_lr(lr);
-      got.step(b, gradient);
+      got.step(b, gradient, at::full({}, lr));
       CHECK(got.gradient_norm().item<double>() == doctest::Approx(want.gradient_norm()).epsilon(1e-5));
-      CHECK(got.stepped().item<bool>());
+      CHECK(got.count(got.gradient_norm().item<double>()));
     }
     CHECK((a - b).abs().max().item<float>() <= 2e-5f);
     CHECK(got.state().at("steps").i64() == want.state().at("steps").i64());
@@ -48,28 +47,35 @@ TEST_CASE("DeviceOptimizer: a hundred steps as Optimizer takes them, with and wi
 
 TEST_CASE("DeviceOptimizer: a gradient that is not finite changes nothing and is counted, in a row too") {
   DeviceOptimizer optimizer(4, 1e-8, 1.0, c10::kCPU);
-  optimizer.set_lr(0.1);
   const at::Tensor parameters = at::ones({4});
-  optimizer.step(parameters, at::ones({4}));
+  const auto step = [&](const at::Tensor& gradient) {
+    optimizer.step(parameters, gradient, at::full({}, 0.1));
+    return optimizer.count(optimizer.gradient_norm().item<double>());
+  };
+  CHECK(step(at::ones({4})));
   const TensorMap before = optimizer.state();
   const at::Tensor kept = parameters.clone();
   const auto counters = [&] {
-    const at::Tensor c = optimizer.counters().clone();
-    return std::vector<int64_t>(c.const_data_ptr<int64_t>(), c.const_data_ptr<int64_t>() + 4);
+    const DeviceOptimizer::Counters& c = optimizer.counters();
+    return std::vector<int64_t>{c.steps, c.skipped, c.skipped_in_a_row, c.longest_row};
   };
   for (const float bad : {NAN, INFINITY}) {
-    optimizer.step(parameters, at::full({4}, bad));
-    CHECK(!optimizer.stepped().item<bool>());
+    CHECK(!step(at::full({4}, bad)));
     CHECK(at::equal(parameters, kept));
     CHECK(optimizer.state().at("exp_avg").f32() == before.at("exp_avg").f32());
     CHECK(optimizer.state().at("exp_avg_sq").f32() == before.at("exp_avg_sq").f32());
   }
   CHECK(counters() == std::vector<int64_t>{1, 2, 2, 2});  // steps, skipped, in a row, longest row
-  optimizer.step(parameters, at::ones({4}));
+  CHECK(step(at::ones({4})));
   CHECK(counters() == std::vector<int64_t>{2, 2, 0, 2});
   CHECK(!at::equal(parameters, kept));
   optimizer.set_state(optimizer.state());
   CHECK(counters() == std::vector<int64_t>{2, 2, 0, 0});
+  const at::Tensor untouched = at::ones({4});
+  DeviceOptimizer fresh(4, 1e-8, 1.0, c10::kCPU);
+  fresh.step(untouched, at::full({4}, NAN), at::full({}, 0.1));
+  fresh.step(untouched, at::ones({4}), at::full({}, 0.1));
+  CHECK(untouched[0].item<float>() == doctest::Approx(0.9));  // Adam's first step is lr long: the skipped one was none
 }
 
 TEST_CASE("DeviceOptimizer: its state is Optimizer's, and both go on from either") {
@@ -78,8 +84,11 @@ TEST_CASE("DeviceOptimizer: its state is Optimizer's, and both go on from either
   Optimizer here(spec(), 1e-8, 0.5);
   DeviceOptimizer there(size, 1e-8, 0.5, c10::kCPU);
   const at::Tensor a = at::randn({size}), b = a.clone();
-  there.set_lr(1e-2);
-  for (int i = 0; i < 5; ++i) there.step(b, at::randn({size}));
+  const at::Tensor lr = at::full({}, 1e-2);
+  for (int i = 0; i < 5; ++i) {
+    there.step(b, at::randn({size}), lr);
+    there.count(1.0);
+  }
   a.copy_(b);
   here.set_state(there.state());
   CHECK(here.num_steps() == 5);
@@ -87,8 +96,7 @@ TEST_CASE("DeviceOptimizer: its state is Optimizer's, and both go on from either
   CHECK(here.step(span_of(a), span_of(gradient), 1e-2) == Optimizer::Outcome::stepped);
   DeviceOptimizer again(size, 1e-8, 0.5, c10::kCPU);
   again.set_state(there.state());
-  again.set_lr(1e-2);
-  again.step(b, gradient);
+  again.step(b, gradient, lr);
   CHECK((a - b).abs().max().item<float>() <= 1e-6f);
   TensorMap broken = there.state();
   broken["exp_avg"] = Tensor::of(std::vector<float>{1, 2}, {2});
