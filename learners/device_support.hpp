@@ -45,8 +45,8 @@ class DeviceSupport {
   /// changed when it returns.
   virtual void upload(std::span<const std::byte> from, void* to) = 0;
 
-  /// Inside run(): begins to copy what `from` holds once everything queued so far is done. The rest of this run() must
-  /// not change it; the next one waits for the copy, on the device.
+  /// Inside run(): begins to copy what `from` holds once everything queued so far is done. What is queued next may
+  /// change it at once. Waits for the last download.
   virtual void begin_download(const void* from, size_t bytes) = 0;
   virtual std::span<const std::byte> downloaded() = 0;  ///< waits for it; valid until the next begin_download()
 

@@ -1,5 +1,6 @@
 #include "rl/module_spec.hpp"
 
+#include <Eigen/Dense>
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -76,28 +77,16 @@ std::string structure(const ModuleSpec& spec) {
 }
 
 /// Rows (or columns, where there are fewer) of a normal matrix made orthonormal: Saxe et al. 2014, "Exact solutions to
-/// the nonlinear dynamics of learning in deep linear neural networks". Gram-Schmidt twice keeps it orthonormal to
-/// rounding.
+/// the nonlinear dynamics of learning in deep linear neural networks".
 void fill_orthogonal(const Linear& layer, RandomStream& random, float* out) {
-  const size_t rows = static_cast<size_t>(std::min(layer.outputs, layer.inputs));
-  const size_t length = static_cast<size_t>(std::max(layer.outputs, layer.inputs));
-  std::vector<double> basis(rows * length);  // [rows, length]
-  for (size_t r = 0; r < rows; ++r) {
-    double* row = &basis[r * length];
-    for (size_t i = 0; i < length; ++i) row[i] = random.normal();
-    for (int pass = 0; pass < 2; ++pass)
-      for (size_t q = 0; q < r; ++q) {
-        const double* other = &basis[q * length];
-        const double dot = std::inner_product(row, row + length, other, 0.0);
-        for (size_t i = 0; i < length; ++i) row[i] -= dot * other[i];
-      }
-    const double norm = std::sqrt(std::inner_product(row, row + length, row, 0.0));
-    for (size_t i = 0; i < length; ++i) row[i] /= norm;
-  }
-  const bool wide = layer.inputs >= layer.outputs;
-  for (size_t o = 0; o < static_cast<size_t>(layer.outputs); ++o)
-    for (size_t i = 0; i < static_cast<size_t>(layer.inputs); ++i)
-      *out++ = layer.gain * static_cast<float>(wide ? basis[o * length + i] : basis[i * length + o]);
+  const auto [rows, length] = std::minmax({layer.outputs, layer.inputs});
+  Eigen::MatrixXd basis(length, rows);
+  for (double& x : basis.reshaped()) x = random.normal();
+  const Eigen::HouseholderQR<Eigen::MatrixXd> qr(basis);
+  basis = qr.householderQ() * Eigen::MatrixXd::Identity(length, rows);
+  basis *= qr.matrixQR().diagonal().array().sign().matrix().asDiagonal();  // as Gram-Schmidt's, whose R is positive
+  if (layer.inputs < layer.outputs) basis.transposeInPlace();
+  for (const double x : basis.reshaped()) *out++ = layer.gain * static_cast<float>(x);
 }
 
 void fill_uniform(const Linear& layer, double bound, RandomStream& random, float* out) {

@@ -3,6 +3,7 @@
 #include <ATen/Context.h>
 #include <ATen/cuda/CUDAEvent.h>
 #include <ATen/cuda/CUDAGraph.h>
+#include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -59,7 +60,6 @@ class CudaSupport final : public DeviceSupport {
 
   void run(const std::function<void()>& work) override {
     const c10::cuda::CUDAStreamGuard guard(compute_);
-    downloaded_at_.block(compute_);
     work();
   }
 
@@ -83,11 +83,17 @@ class CudaSupport final : public DeviceSupport {
 
   void begin_download(const void* from, size_t bytes) override {
     downloaded_at_.synchronize();
-    if (download_ == nullptr || download_->size() < bytes) download_ = std::make_unique<PinnedBuffer>(bytes);
+    if (download_ == nullptr || download_->size() < bytes) {
+      download_ = std::make_unique<PinnedBuffer>(bytes);
+      leaving_ = at::empty({static_cast<int64_t>(bytes)}, at::TensorOptions(at::kByte).device(device_));
+    }
     download_bytes_ = bytes;
+    C10_CUDA_CHECK(
+        cudaMemcpyAsync(leaving_.mutable_data_ptr(), from, bytes, cudaMemcpyDeviceToDevice, compute_.stream()));
     reached_.record(compute_);
     reached_.block(side_);
-    C10_CUDA_CHECK(cudaMemcpyAsync(download_->data(), from, bytes, cudaMemcpyDeviceToHost, side_.stream()));
+    C10_CUDA_CHECK(
+        cudaMemcpyAsync(download_->data(), leaving_.const_data_ptr(), bytes, cudaMemcpyDeviceToHost, side_.stream()));
     downloaded_at_.record(side_);
   }
   std::span<const std::byte> downloaded() override {
@@ -124,6 +130,7 @@ class CudaSupport final : public DeviceSupport {
   at::cuda::CUDAEvent reached_, uploaded_, downloaded_at_;
   std::array<Slab, 2> slabs_;
   size_t next_slab_ = 0;
+  at::Tensor leaving_;  ///< what is downloaded, so that nobody waits to change it
   std::unique_ptr<PinnedBuffer> download_;
   size_t download_bytes_ = 0;
 };

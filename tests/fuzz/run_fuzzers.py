@@ -60,7 +60,7 @@ def ninja_file(build: pathlib.Path) -> str:
     """The rules of the build: ninja knows what changed."""
     ccache = shutil.which("ccache")
     lines = [
-        f"flags = {FLAGS} -I{ROOT} -I{build}/generated",
+        f"flags = {FLAGS} -I{ROOT} -I{build}/generated -isystem /usr/include/eigen3",
         f"rule compile\n  command = {ccache + ' ' if ccache else ''}{COMPILER} $flags -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
         "rule archive\n  command = rm -f $out && ar rcs $out $in",
         f"rule link\n  command = {COMPILER} $flags $main $in -o $out {LIBRARIES}",
