@@ -18,20 +18,21 @@ namespace {
 using Work = c10::intrusive_ptr<c10d::Work>;
 using Backend = c10::intrusive_ptr<c10d::Backend>;
 
-/// Whether an operation has ended, for the thread that waits; outlives the collective where the operation does.
+/// Whether operations have ended, for the thread that waits; outlives the collective where they do.
 struct Completion {
   std::mutex mutex;
   std::condition_variable changed;
-  bool aborted = false, done = false;
+  bool aborted = false;
+  int64_t running = 0;
   std::string error;
 };
 
-/// What is left of a broken group: an operation may still be running on the tensors, and to destroy a backend is to
+/// What is left of a broken group: operations may still be running on the tensors, and to destroy a backend is to
 /// wait for its operations. So a thread of their own closes the connections, waits, and takes them away.
 struct Remains {
   Backend backend;
-  Work work;
-  at::Tensor in, out;
+  std::vector<Work> works;
+  std::vector<at::Tensor> tensors;
   std::function<void()> disconnect;
 };
 
@@ -39,8 +40,10 @@ void bury(Remains remains) {
   std::thread([remains = std::move(remains)] {
     try {
       if (remains.disconnect) remains.disconnect();
-      if (remains.work) remains.work->wait();
     } catch (const std::exception&) {}  // it is over either way
+    for (const Work& work : remains.works) try {
+        work->wait();
+      } catch (const std::exception&) {}
   }).detach();
 }
 
@@ -63,6 +66,23 @@ class BackendCollective final : public CountedCollective {
 
   void all_reduce(std::span<float> values) override { sum(values, at::kFloat); }
   void all_reduce(std::span<double> values) override { sum(values, at::kDouble); }
+
+  size_t overlap_floats() const override { return kOverlapFloats; }
+  void begin_all_reduce(std::span<float> values) override {
+    const Operation operation(*this);
+    if (begun_.size() == rooms_.size()) rooms_.emplace_back();
+    const at::Tensor tensor = staged(std::as_bytes(values), rooms_[begun_.size()], at::kFloat);
+    begun_.push_back({values, tensor});
+    start([&] {
+      std::vector<at::Tensor> tensors{tensor};
+      return backend_->allreduce(tensors);
+    });
+  }
+  void finish() override {
+    const Operation operation(*this);
+    await();
+    for (const auto& [values, tensor] : std::exchange(begun_, {})) unstage(tensor, std::as_writable_bytes(values));
+  }
 
   void reduce(std::span<float> values, uint32_t root) override {
     at::Tensor tensor = staged(std::as_bytes(values), in_, at::kFloat);
@@ -146,46 +166,61 @@ class BackendCollective final : public CountedCollective {
   }
 
   /// Starts an operation and waits for its end.
-  template <class Start>
-  void run(Start start) {
+  template <class Begin>
+  void run(Begin begin) {
     const Operation operation(*this);
+    start(begin);
+    await();
+  }
+
+  template <class Begin>
+  void start(Begin begin) {
     if (!broken_.empty()) throw GroupBroken(broken_);
+    bool aborted;
     {
       const std::lock_guard lock(completion_->mutex);
-      if (completion_->aborted) give_up({}, "aborted");
-      completion_->done = false;
+      aborted = completion_->aborted;
+      ++completion_->running;
     }
-    Work work;
+    if (aborted) give_up("aborted");
     try {
       // c10d's flight recorder is one for all groups of a process, and writes to a map without a lock.
       static std::mutex one_at_a_time;
       const std::lock_guard lock(one_at_a_time);
-      work = start();
-    } catch (const std::exception& error) { give_up({}, first_line(error.what())); }
-    work->getFuture()->addCallback([completion = completion_](c10::ivalue::Future& future) {
+      works_.push_back(begin());
+    } catch (const std::exception& error) { give_up(first_line(error.what())); }
+    works_.back()->getFuture()->addCallback([completion = completion_](c10::ivalue::Future& future) {
       {
         const std::lock_guard lock(completion->mutex);
-        completion->done = true;
+        --completion->running;
         if (future.hasError()) completion->error = first_line(future.tryRetrieveErrorMessage());
       }
       completion->changed.notify_all();
     });
-    std::unique_lock lock(completion_->mutex);
-    completion_->changed.wait_for(lock, deadline_, [&] { return completion_->done || completion_->aborted; });
-    if (!completion_->done) {
-      const bool aborted = completion_->aborted;
-      lock.unlock();
-      give_up(work, aborted ? "aborted" : "no end of an operation in time");
-    }
-    if (completion_->error.empty()) return;
-    const std::string error = completion_->error;
-    lock.unlock();
-    give_up(work, error);
   }
 
-  [[noreturn]] void give_up(const Work& work, const std::string& why) {
+  /// Waits for the end of all that was started.
+  void await() {
+    if (!broken_.empty()) throw GroupBroken(broken_);
+    std::string why;
+    {
+      std::unique_lock lock(completion_->mutex);
+      const auto over = [&] { return completion_->running == 0 || !completion_->error.empty(); };
+      completion_->changed.wait_for(lock, deadline_, [&] { return over() || completion_->aborted; });
+      why = completion_->error;
+      if (!over()) why = completion_->aborted ? "aborted" : "no end of an operation in time";
+    }
+    if (!why.empty()) give_up(why);
+    works_.clear();
+  }
+
+  [[noreturn]] void give_up(const std::string& why) {
     broken_ = why;
-    bury({backend_, work, std::exchange(in_, {}), std::exchange(out_, {}), std::exchange(disconnect_, nullptr)});
+    std::vector<at::Tensor> tensors = std::exchange(rooms_, {});
+    tensors.push_back(std::exchange(in_, {}));
+    tensors.push_back(std::exchange(out_, {}));
+    begun_.clear();
+    bury({backend_, std::exchange(works_, {}), std::move(tensors), std::exchange(disconnect_, nullptr)});
     throw GroupBroken(why);
   }
 
@@ -196,8 +231,15 @@ class BackendCollective final : public CountedCollective {
   std::chrono::milliseconds deadline_;
   std::function<void()> disconnect_;
   std::shared_ptr<Completion> completion_ = std::make_shared<Completion>();
-  at::Tensor in_, out_;  ///< bytes, what operations work on
-  std::string broken_;   ///< why, once it is
+  at::Tensor in_, out_;            ///< bytes, what operations work on
+  std::vector<at::Tensor> rooms_;  ///< the same, of sums that were begun
+  struct Begun {
+    std::span<float> values;
+    at::Tensor tensor;
+  };
+  std::vector<Begun> begun_;
+  std::vector<Work> works_;
+  std::string broken_;  ///< why, once it is
 };
 
 }  // namespace

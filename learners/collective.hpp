@@ -21,6 +21,9 @@ struct GroupBroken : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// What is worth a sum of its own over c10d: 4 MiB.
+constexpr size_t kOverlapFloats = size_t{1} << 20;
+
 class Collective {
  public:
   virtual ~Collective() = default;
@@ -31,6 +34,15 @@ class Collective {
   virtual void all_reduce(std::span<float> values) = 0;   ///< sum
   virtual void all_reduce(std::span<double> values) = 0;  ///< sum
   virtual void broadcast(std::span<std::byte> bytes, uint32_t root) = 0;
+
+  // A sum that goes on beside other work of the caller.
+
+  /// Stretches of a gradient of so many floats are worth a sum of their own, begun while backward works on the rest;
+  /// 0: none is.
+  virtual size_t overlap_floats() const { return 0; }
+  /// Begins a sum; `values` are the group's until finish(), which comes before any other operation.
+  virtual void begin_all_reduce(std::span<float> values) { all_reduce(values); }
+  virtual void finish() {}  ///< waits for all that were begun
 
   // What sharded state needs beyond that. These fall back on the ones above; a backend has better ways.
 

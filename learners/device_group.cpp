@@ -13,12 +13,23 @@ namespace {
 
 class BackendGroup : public DeviceGroup {
  public:
-  explicit BackendGroup(const c10::intrusive_ptr<c10d::Backend>& backend) : backend_(backend) {}
+  BackendGroup(const c10::intrusive_ptr<c10d::Backend>& backend, size_t overlap_floats)
+      : backend_(backend), overlap_floats_(overlap_floats) {}
   void all_reduce(const at::Tensor& tensor) override {
+    begin_all_reduce(tensor);
+    finish();
+  }
+  size_t overlap_floats() const override { return overlap_floats_; }
+  void begin_all_reduce(const at::Tensor& tensor) override {
     require_alive();
     std::vector<at::Tensor> tensors{tensor};
     try {
-      backend_->allreduce(tensors)->wait();  // on a GPU only the stream waits
+      works_.push_back(backend_->allreduce(tensors));
+    } catch (const std::exception& error) { throw GroupBroken(error.what()); }
+  }
+  void finish() override {
+    try {
+      for (const auto& work : std::exchange(works_, {})) work->wait();  // on a GPU only the stream waits
     } catch (const std::exception& error) { throw GroupBroken(error.what()); }
   }
   void require_alive() const override {
@@ -36,6 +47,8 @@ class BackendGroup : public DeviceGroup {
 
  private:
   c10::intrusive_ptr<c10d::Backend> backend_;
+  size_t overlap_floats_;
+  std::vector<c10::intrusive_ptr<c10d::Work>> works_;
   std::atomic<bool> over_{false};
 };
 
@@ -47,6 +60,9 @@ class HostGroup final : public DeviceGroup {
     collective_.all_reduce(std::span<float>(host.mutable_data_ptr<float>(), static_cast<size_t>(host.numel())));
     if (!tensor.is_cpu()) tensor.copy_(host);
   }
+  void begin_all_reduce(const at::Tensor& tensor) override { all_reduce(tensor); }
+  void finish() override {}
+  size_t overlap_floats() const override { return 0; }
   int64_t rank() const override { return collective_.rank(); }
   int64_t size() const override { return collective_.size(); }
   bool recordable() const override { return false; }
@@ -59,8 +75,9 @@ class HostGroup final : public DeviceGroup {
 
 }  // namespace
 
-std::unique_ptr<DeviceGroup> make_backend_group(const c10::intrusive_ptr<c10d::Backend>& backend) {
-  return std::make_unique<BackendGroup>(backend);
+std::unique_ptr<DeviceGroup> make_backend_group(const c10::intrusive_ptr<c10d::Backend>& backend,
+                                                size_t overlap_floats) {
+  return std::make_unique<BackendGroup>(backend, overlap_floats);
 }
 
 std::unique_ptr<DeviceGroup> make_nccl_group(const std::shared_ptr<Rendezvous>& rendezvous, c10::Device device,
@@ -68,7 +85,7 @@ std::unique_ptr<DeviceGroup> make_nccl_group(const std::shared_ptr<Rendezvous>& 
   struct NcclGroup final : BackendGroup {
     NcclGroup(const c10::intrusive_ptr<c10d::Backend>& backend, std::shared_ptr<Rendezvous> meeting,
               std::shared_ptr<RendezvousLink> way)
-        : BackendGroup(backend), rendezvous(std::move(meeting)), link(std::move(way)) {}
+        : BackendGroup(backend, kOverlapFloats), rendezvous(std::move(meeting)), link(std::move(way)) {}
     ~NcclGroup() override { link->cut(); }
     std::shared_ptr<Rendezvous> rendezvous;
     std::shared_ptr<RendezvousLink> link;

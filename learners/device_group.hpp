@@ -29,6 +29,12 @@ class DeviceGroup {
   /// where it waits for them; where it does not, require_alive() tells.
   virtual void all_reduce(const at::Tensor& tensor) = 0;
 
+  /// Begins such a sum; `tensor` is the group's until finish() is queued, which comes before any other sum.
+  virtual void begin_all_reduce(const at::Tensor& tensor) = 0;
+  virtual void finish() = 0;
+  /// As Collective's.
+  virtual size_t overlap_floats() const = 0;
+
   /// Whether it is queued as any other work, waits for nothing and can be recorded.
   virtual bool recordable() const = 0;
 
@@ -41,7 +47,8 @@ class DeviceGroup {
 
 /// Queued: for NCCL's backend (make_nccl_backend), one shard a GPU. Where a peer died the device waits until somebody
 /// aborts the group.
-std::unique_ptr<DeviceGroup> make_backend_group(const c10::intrusive_ptr<c10d::Backend>& backend);
+std::unique_ptr<DeviceGroup> make_backend_group(const c10::intrusive_ptr<c10d::Backend>& backend,
+                                                size_t overlap_floats = kOverlapFloats);
 
 /// That over NCCL, whose members meet through `rendezvous` at the first sum.
 std::unique_ptr<DeviceGroup> make_nccl_group(const std::shared_ptr<Rendezvous>& rendezvous, c10::Device device,

@@ -76,6 +76,13 @@ DeviceLearner::DeviceLearner(const Config& config, const Algorithm& algorithm, c
     if (plan_.target) target_ = at::zeros({size}, options);
     for (const at::Tensor& part : parameter_views(spec_, flat_))
       views_.push_back(part.detach().set_requires_grad(true));
+    const std::vector<Parameter> list = spec_.parameters();
+    for (size_t i = 0; i < views_.size(); ++i)
+      views_[i].register_hook([this, i, p = list[i]](const at::Tensor& gradient) {
+        if (!buckets_.started()) return;
+        gradient_.narrow(0, static_cast<int64_t>(p.offset), gradient.numel()).add_(gradient.reshape({-1}));
+        buckets_.done(i);
+      });
     optimizer_ = std::make_unique<DeviceOptimizer>(size, training_.adam_epsilon, training_.grad_clip, flat_.device());
     const auto coefficients = algorithm_.device_coefficients();
     numbers_ = at::zeros({1 + static_cast<int64_t>(coefficients.size()) + 2 * spec_.obs_size}, options);
@@ -98,6 +105,24 @@ void DeviceLearner::make_gradient() {
                        (plan_.time_major ? shards * accumulation_ * kFit : 0);
   gradient_ = at::zeros({flat_.numel() + tail}, flat_.options());
   steps_ = at::zeros({kSteps, tail + 1}, flat_.options());
+  buckets_ = {};
+  if (group_ != nullptr && recordable()) buckets_ = GradientBuckets(spec_.parameters(), group_->overlap_floats());
+}
+
+void DeviceLearner::start_buckets() {
+  buckets_.start([this](Range range) {
+    group_->begin_all_reduce(
+        gradient_.narrow(0, static_cast<int64_t>(range.begin), static_cast<int64_t>(range.count())));
+  });
+}
+
+/// What backward has not begun to sum.
+void DeviceLearner::sum_gradient() {
+  if (buckets_.size() == 0) return sum_over_group(gradient_);
+  if (!buckets_.started()) start_buckets();  // nothing of the minibatch is this shard's
+  buckets_.rest();
+  group_->begin_all_reduce(gradient_.narrow(0, flat_.numel(), gradient_.numel() - flat_.numel()));
+  group_->finish();
 }
 
 void DeviceLearner::sum_over_group(const at::Tensor& tensor) const {
@@ -295,7 +320,7 @@ void DeviceLearner::train_minibatch(Piece piece, bool whole) {
   if (group_ != nullptr) group_->require_alive();
   if (piece.count == 0) {  // of others
     gradient_.zero_();
-    sum_over_group(gradient_);
+    sum_gradient();
     return step();
   }
   std::vector<at::Tensor> shared{slab_, flat_, gradient_};
@@ -311,7 +336,7 @@ void DeviceLearner::train_minibatch(Piece piece, bool whole) {
   if (recordable()) {
     work_.run(shape, shared, [this, chosen, piece] {
       compute_gradient(chosen, piece);
-      sum_over_group(gradient_);
+      sum_gradient();
       step();
     });
   } else {
@@ -348,7 +373,9 @@ Columns DeviceLearner::minibatch_of(const at::Tensor& units) const {
 /// Into gradient_: this shard's piece of the minibatch, in as many parts as gradient_accumulation says.
 void DeviceLearner::compute_gradient(const at::Tensor& units, Piece piece) {
   gradient_.zero_();
+  buckets_.stop();  // of a minibatch that was broken off
   for (int64_t i = 0; i < accumulation_; ++i) {
+    if (i + 1 == accumulation_ && buckets_.size() > 0) start_buckets();
     const int64_t begin = piece.count * i / accumulation_, count = piece.count * (i + 1) / accumulation_ - begin;
     if (count > 0)
       add_gradient(units.defined() ? units.narrow(0, begin, count) : units, i,
@@ -369,15 +396,17 @@ void DeviceLearner::add_gradient(const at::Tensor& units, int64_t part, double s
   const at::Tensor total = loss.total * (plan_.loss_is_sum ? 1.0 : share);
   std::vector<at::Tensor> parts = torch::autograd::grad({total}, views_, {}, /*retain_graph=*/false,
                                                         /*create_graph=*/false, /*allow_unused=*/true);
+  if (buckets_.started()) parts.clear();  // they are added already
   for (size_t i = 0; i < parts.size(); ++i)
     parts[i] = parts[i].defined() ? parts[i].reshape({-1}) : at::zeros({views_[i].numel()}, flat_.options());
+  const int64_t begin = parts.empty() ? flat_.numel() : 0;
   parts.push_back(total.detach().reshape({1}));
   parts.push_back(loss.metrics * share);
   const at::Tensor all = at::cat(parts);
-  gradient_.narrow(0, 0, all.numel()).add_(all);
+  gradient_.narrow(0, begin, all.numel()).add_(all);
   if (!plan_.time_major) return;
   const int64_t shard = group_ ? group_->rank() : 0;
-  gradient_.narrow(0, all.numel() + (shard * accumulation_ + part) * kFit, kFit).copy_(loss.fit);
+  gradient_.narrow(0, begin + all.numel() + (shard * accumulation_ + part) * kFit, kFit).copy_(loss.fit);
 }
 
 /// One step with the group's gradient, and a row of steps_.

@@ -23,6 +23,7 @@
 #include "learners/device_group.hpp"
 #include "learners/device_optimizer.hpp"
 #include "learners/device_support.hpp"
+#include "learners/gradient_buckets.hpp"
 #include "learners/moments.hpp"
 #include "learners/recorded_work.hpp"
 
@@ -109,6 +110,8 @@ class DeviceLearner {
 
   bool recordable() const { return group_ == nullptr || group_->recordable(); }
   void sum_over_group(const at::Tensor& tensor) const;
+  void sum_gradient();
+  void start_buckets();
   void make_gradient();
   std::vector<at::Tensor> state_tensors() const;
 
@@ -126,6 +129,7 @@ class DeviceLearner {
   // [P + 1 + m + S * A * ValueFit::kNumbers]  the gradient and what is summed over the group together with it: the
   // loss, its metrics, and where time-major the fits of A accumulated parts of S shards, each in a place of its own
   at::Tensor gradient_;
+  GradientBuckets buckets_;  ///< of gradient_, that a recordable group sums while backward is at work
   std::unique_ptr<DeviceOptimizer> optimizer_;
   RecordedWork work_;
   std::optional<CircularBuffer> buffer_;  ///< of slabs, filtered

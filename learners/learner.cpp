@@ -321,6 +321,7 @@ bool Learner::train_minibatch(const ColumnsOf& columns_of, Piece piece, int64_t 
   minibatch.metrics.resize(algorithm_->loss_metrics().size());
   for (int64_t i = 0; i < learners_.gradient_accumulation; ++i) {
     const auto [begin, count] = split(piece.count, i, learners_.gradient_accumulation);
+    if (i + 1 == learners_.gradient_accumulation) module_->sum_during_backward();
     if (count > 0)
       backward(columns_of({piece.begin + begin, count}), count, total, minibatch);
     else

@@ -88,6 +88,7 @@ void Learner::join(std::shared_ptr<Collective> group, const Sources& sources, st
   group_ = std::move(group);
   empty_buffer();
   device_group_ = alone() ? nullptr : gradients ? std::move(gradients) : make_host_group(*group_);
+  module_->set_group(alone() || device_ ? nullptr : group_.get());
   if (device_) device_->set_group(device_group_.get());
   if (alone()) snapshot_ = {};
 }
@@ -151,7 +152,7 @@ void Learner::read_sums(std::span<const double> from, Sums& sums) const {
 }
 
 /// Sums a minibatch's gradient over the group, and with it what was found by the way: in one operation, or, where the
-/// gradient went to its shards layer by layer, what is left of it. Returns the whole gradient's sum of squares.
+/// gradient was summed during backward, what is left of it. Returns the whole gradient's sum of squares.
 double Learner::sum_gradient(Sums& sums) {
   if (alone()) return optimizer_->sum_squares(module_->gradients());
   std::vector<double> numbers(1 + sums.metrics.size() + (plan_.time_major ? kFit * size() : 0), 0.0);
@@ -161,6 +162,11 @@ double Learner::sum_gradient(Sums& sums) {
     group_->all_reduce(std::span<double>(numbers));
     read_sums(numbers, sums);
     return numbers.back();
+  }
+  if (module_->finish_sums()) {
+    group_->all_reduce(std::span<double>(numbers));
+    read_sums(numbers, sums);
+    return optimizer_->sum_squares(module_->gradients());
   }
   const std::span<float> all = module_->gradients_with_tail(numbers.size()), tail = all.last(numbers.size());
   std::ranges::transform(numbers, tail.begin(), [](double x) { return static_cast<float>(x); });

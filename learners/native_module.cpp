@@ -164,8 +164,13 @@ void NativeModule::forward(const float* parameters, const float* obs, size_t n, 
   run(networks_.size() * lanes(), n * num_parameters_, &NativeModule::forward_task);
 }
 
+/// The parameters of networks [first, first + networks) and their heads.
+Range NativeModule::range_of(size_t first, size_t networks) const {
+  return {first == 0 ? 0 : num_inference_, first + networks == networks_.size() ? num_parameters_ : num_inference_};
+}
+
 void NativeModule::backward(const float* parameters, const float* d_action_dist_inputs, const float* d_values,
-                            float* gradient) {
+                            float* gradient, const std::function<void(Range)>& finished) {
   check(call_.n != 0, "backward() without a forward()");
   call_.parameters = parameters;
   call_.d_action_dist_inputs = d_action_dist_inputs;
@@ -173,8 +178,17 @@ void NativeModule::backward(const float* parameters, const float* d_action_dist_
   call_.gradient = gradient;
   const size_t count = lanes();
   while (lane_gradients_.size() + 1 < count) lane_gradients_.emplace_back(num_parameters_);
-  run(networks_.size() * count, 2 * call_.n * num_parameters_, &NativeModule::backward_task);
-  for (size_t lane = 1; lane < count; ++lane) k_.add(lane_gradient(lane), gradient, num_parameters_);
+  const size_t step = finished ? 1 : networks_.size();
+  for (size_t first = networks_.size(); first > 0;) {
+    first -= step;
+    call_.first = first;
+    call_.networks = step;
+    const Range range = range_of(first, step);
+    run(step * count, 2 * call_.n * range.count(), &NativeModule::backward_task);
+    for (size_t lane = 1; lane < count; ++lane)
+      k_.add(lane_gradient(lane) + range.begin, gradient + range.begin, range.count());
+    if (finished) finished(range);
+  }
 }
 
 void NativeModule::values(const float* parameters, const float* obs, size_t n, float* values) {
@@ -296,13 +310,15 @@ void NativeModule::values_task(size_t task, size_t thread) {
 }
 
 void NativeModule::backward_task(size_t task, size_t thread) {
-  const size_t index = task % networks_.size(), lane = task / networks_.size();
+  const size_t index = call_.first + task % call_.networks, lane = task / call_.networks;
   const bool policy = index == 0, value = index + 1 == networks_.size();
   const Network& network = networks_[index];
   Scratch& scratch = scratch_[thread];
   float* gradient = lane_gradient(lane);
-  if (lane != 0)
-    std::fill(gradient + (policy ? 0 : num_inference_), gradient + (value ? num_parameters_ : num_inference_), 0.0f);
+  if (lane != 0) {
+    const Range range = range_of(index, 1);
+    std::fill(gradient + range.begin, gradient + range.end, 0.0f);
+  }
   each_panel(lane, [&](size_t start, size_t count) {
     const float* activations = network.activations.data() + start * network.width;
     const float* features = activations + network.features_at * kSamples;

@@ -12,11 +12,13 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <vector>
 
 #include "learners/aligned_vector.hpp"
 #include "learners/native_kernels.hpp"
+#include "learners/partition.hpp"
 #include "rl/module_spec.hpp"
 
 namespace myriad {
@@ -37,9 +39,12 @@ class NativeModule {
                size_t n, float* action_dist_inputs,        // [n, inputs_size]
                float* values);                             // [n]
 
-  /// Adds the gradient of the last forward() to `gradient`. Throws Error when no forward() came before.
+  /// Adds the gradient of the last forward() to `gradient`. Throws Error when no forward() came before. Where
+  /// `finished` is given the value network comes first, and `finished` is called with the range of each network once
+  /// it is done: the bits are the same.
   void backward(const float* parameters, const float* d_action_dist_inputs,  // [num_parameters], [n, inputs_size]
-                const float* d_values, float* gradient);                     // [n], [num_parameters]
+                const float* d_values, float* gradient,                      // [n], [num_parameters]
+                const std::function<void(Range)>& finished = {});
 
   /// Values alone; keeps nothing.
   void values(const float* parameters, const float* obs, size_t n, float* values);  // [n, obs_size] -> [n]
@@ -63,12 +68,14 @@ class NativeModule {
     const float* d_action_dist_inputs = nullptr;
     const float* d_values = nullptr;
     float* gradient = nullptr;
+    size_t first = 0, networks = 0;  ///< those that backward works on
   };
   using Task = void (NativeModule::*)(size_t task, size_t thread);
 
   void add_network(const std::vector<Layer>& layers, size_t& offset);
   size_t lanes() const;
   float* lane_gradient(size_t lane);
+  Range range_of(size_t first, size_t networks) const;
   void run(size_t tasks, size_t multiplications, Task task);
   void forward_task(size_t task, size_t thread);
   void backward_task(size_t task, size_t thread);

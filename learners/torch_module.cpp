@@ -19,35 +19,6 @@ struct Overloaded : F... {
 template <class... F>
 Overloaded(F...) -> Overloaded<F...>;
 
-/// The whole module as one operation. Its parameters are no inputs of the graph: backward adds their gradient in place.
-struct NativeFunction : torch::autograd::Function<NativeFunction> {
-  using Context = torch::autograd::AutogradContext;
-  using List = torch::autograd::variable_list;
-
-  static List forward(Context* context, const at::Tensor& /*anchor*/, const at::Tensor& obs, NativeModule* module,
-                      float* parameters, float* gradient) {
-    const int64_t n = obs.size(0);
-    at::Tensor inputs = at::empty({n, inputs_size(module->spec().distribution)}, obs.options());
-    at::Tensor values = at::empty({n}, obs.options());
-    module->forward(parameters, obs.const_data_ptr<float>(), static_cast<size_t>(n), inputs.mutable_data_ptr<float>(),
-                    values.mutable_data_ptr<float>());
-    context->saved_data["obs"] = obs;  // alive until backward
-    context->saved_data["module"] = reinterpret_cast<int64_t>(module);
-    context->saved_data["parameters"] = reinterpret_cast<int64_t>(parameters);
-    context->saved_data["gradient"] = reinterpret_cast<int64_t>(gradient);
-    return {inputs, values};
-  }
-
-  static List backward(Context* context, List d) {
-    const auto pointer = [&](const char* name) { return context->saved_data[name].toInt(); };
-    auto* module = reinterpret_cast<NativeModule*>(pointer("module"));
-    const at::Tensor d_inputs = d[0].contiguous(), d_values = d[1].contiguous();
-    module->backward(reinterpret_cast<const float*>(pointer("parameters")), d_inputs.const_data_ptr<float>(),
-                     d_values.const_data_ptr<float>(), reinterpret_cast<float*>(pointer("gradient")));
-    return List(5);
-  }
-};
-
 at::Tensor activate(Activation activation, const at::Tensor& x) {
   switch (activation) {
     case Activation::linear:
@@ -152,6 +123,34 @@ ModuleOutput torch_forward(const ModuleSpec& spec, const std::vector<at::Tensor>
   return run_whole(spec, layers_of(spec), parameters, obs);
 }
 
+/// The whole module as one operation. Its parameters are no inputs of the graph: backward adds their gradient in place.
+struct TorchModule::NativeFunction : torch::autograd::Function<NativeFunction> {
+  using Context = torch::autograd::AutogradContext;
+  using List = torch::autograd::variable_list;
+
+  static List forward(Context* context, const at::Tensor& /*anchor*/, const at::Tensor& obs, TorchModule* owner) {
+    NativeModule& module = *owner->native_;
+    const int64_t n = obs.size(0);
+    at::Tensor inputs = at::empty({n, inputs_size(module.spec().distribution)}, obs.options());
+    at::Tensor values = at::empty({n}, obs.options());
+    module.forward(owner->parameters().data(), obs.const_data_ptr<float>(), static_cast<size_t>(n),
+                   inputs.mutable_data_ptr<float>(), values.mutable_data_ptr<float>());
+    context->saved_data["obs"] = obs;  // alive until backward
+    context->saved_data["owner"] = reinterpret_cast<int64_t>(owner);
+    return {inputs, values};
+  }
+
+  static List backward(Context* context, List d) {
+    auto* owner = reinterpret_cast<TorchModule*>(context->saved_data["owner"].toInt());
+    const at::Tensor d_inputs = d[0].contiguous(), d_values = d[1].contiguous();
+    std::function<void(Range)> finished;
+    if (owner->buckets_.started()) finished = [owner](Range range) { owner->finished(range); };
+    owner->native_->backward(owner->parameters().data(), d_inputs.const_data_ptr<float>(),
+                             d_values.const_data_ptr<float>(), owner->gradients().data(), finished);
+    return List(3);
+  }
+};
+
 /// One layer as one operation, with parameters that are there only while it runs.
 struct TorchModule::LayerFunction : torch::autograd::Function<LayerFunction> {
   using Context = torch::autograd::AutogradContext;
@@ -211,6 +210,40 @@ void TorchModule::place(const Placement& placement, std::span<const float> value
     for (const at::Tensor& part : parameter_views(spec_, flat_))
       views_.push_back(part.detach().set_requires_grad(true));
   make_gradient(in_parts ? signed_of(placement.own().count()) : flat_.numel());
+  set_group(nullptr);
+}
+
+void TorchModule::set_group(Collective* group) {
+  group_ = group;
+  buckets_ = {};
+  if (group == nullptr || placement_.gradients_in_parts) return;
+  buckets_ = GradientBuckets(list_, group->overlap_floats());
+  struct Hook final : torch::autograd::PostAccumulateGradHook {
+    Hook(GradientBuckets& b, size_t n) : buckets(b), tensor(n) {}
+    void operator()(const torch::autograd::Variable&) override { buckets.done(tensor); }
+    GradientBuckets& buckets;
+    size_t tensor;
+  };
+  for (size_t i = 0; i < views_.size(); ++i)
+    torch::autograd::impl::set_post_acc_grad_hooks(views_[i], std::make_unique<Hook>(buckets_, i));
+}
+
+/// The native executor's gradient of all parameters in `range`.
+void TorchModule::finished(Range range) {
+  for (size_t i = list_.size(); i-- > 0;)
+    if (list_[i].offset >= range.begin && list_[i].offset < range.end) buckets_.done(i);
+}
+
+void TorchModule::sum_during_backward() {
+  if (buckets_.size() == 0) return;
+  buckets_.start([this](Range range) { group_->begin_all_reduce(gradients().subspan(range.begin, range.count())); });
+}
+
+bool TorchModule::finish_sums() {
+  if (!buckets_.started()) return false;
+  buckets_.rest();
+  group_->finish();
+  return true;
 }
 
 void TorchModule::make_gradient(int64_t room) {
@@ -235,7 +268,10 @@ std::span<float> TorchModule::gradients_with_tail(size_t tail) {
   }
   return span_of(gradient_).first(wanted);
 }
-void TorchModule::zero_gradients() { std::ranges::fill(gradients(), 0.0f); }
+void TorchModule::zero_gradients() {
+  std::ranges::fill(gradients(), 0.0f);
+  buckets_.stop();  // of a minibatch that was broken off
+}
 
 at::Tensor TorchModule::fetch(const at::Tensor& home, Range range) const {
   const Placement& p = placement_;
@@ -301,8 +337,7 @@ ModuleOutput TorchModule::forward(const at::Tensor& obs) {
   check(obs.dim() == 2 && obs.size(1) == spec_.obs_size, "obs has {} features, want {}", obs.size(-1), spec_.obs_size);
   if (placement_.gradients_in_parts) return run_by_layer(flat_, obs);
   if (!native_) return run_whole(spec_, layers_, views_, obs);
-  auto outputs =
-      NativeFunction::apply(anchor_, obs.contiguous(), native_.get(), parameters().data(), gradients().data());
+  auto outputs = NativeFunction::apply(anchor_, obs.contiguous(), this);
   return {outputs[0], outputs[1]};
 }
 

@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "learners/collective.hpp"
+#include "learners/gradient_buckets.hpp"
 #include "learners/native_module.hpp"
 #include "learners/partition.hpp"
 #include "rl/module_spec.hpp"
@@ -106,14 +107,24 @@ class TorchModule {
   /// The gradient and right behind it `tail` more floats, for what is summed over a group together with it.
   std::span<float> gradients_with_tail(size_t tail);
 
+  /// Whose shards sum their gradients; null: alone. After place(), which forgets it. Outlives its use here.
+  void set_group(Collective* group);
+  /// Where the module is large and its group has a use for it: what the next backward() finishes is summed over the
+  /// group meanwhile, stretch by stretch. Every shard says so, also one without rows.
+  void sum_during_backward();
+  /// Waits for those sums, of all of the gradient. False where there are none.
+  bool finish_sums();
+
  private:
   struct LayerFunction;
+  struct NativeFunction;
 
   ModuleOutput run_by_layer(const at::Tensor& home, const at::Tensor& obs);
   at::Tensor idle_rows() const;
   std::vector<at::Tensor> tensors_of(const TorchLayer& layer, const at::Tensor& home);
   void give(const Parameter& tensor, at::Tensor gradient);
   void make_gradient(int64_t room);
+  void finished(Range range);
 
   ModuleSpec spec_;
   std::vector<Parameter> list_;     ///< the spec's, in order
@@ -124,6 +135,8 @@ class TorchModule {
   at::Tensor anchor_;                     ///< makes autograd call backward of what has no other input with a gradient
   std::unique_ptr<NativeModule> native_;  ///< null with the torch executor
   mutable Peak peak_;
+  Collective* group_ = nullptr;
+  GradientBuckets buckets_;  ///< of gradients(), where they are summed during backward
 };
 
 }  // namespace myriad

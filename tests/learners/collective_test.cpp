@@ -141,6 +141,40 @@ TEST_CASE("Collective: broadcast, reduce, all_gather and shift move what they sa
     }
 }
 
+TEST_CASE("Gloo: sums that were begun end with finish(), each its own, and abort() ends them") {
+  const auto begin = [](Collective& collective, std::vector<std::vector<float>>& parts) {
+    for (std::vector<float>& part : parts) collective.begin_all_reduce(part);
+  };
+  const Group group = make_group(make_local_gloo, 3), again = make_group(make_local_gloo, 3);
+  std::vector<std::vector<std::vector<float>>> parts(3), want(3);
+  for (uint32_t r = 0; r < 3; ++r)
+    for (const size_t count : {1u, 300'000u, 70'001u}) parts[r].push_back(random_values<float>(count, r));
+  want = parts;
+  in_threads(3, [&](uint32_t r) {
+    for (std::vector<float>& part : want[r]) group[r]->all_reduce(part);
+    for (int round = 0; round < 2; ++round) {
+      std::vector<std::vector<float>> mine = parts[r];
+      begin(*again[r], mine);
+      again[r]->finish();
+      if (mine != want[r]) throw std::runtime_error("shard " + std::to_string(r) + " got something else");
+    }
+  });
+  std::array<bool, 2> broke{};
+  in_threads(3, [&](uint32_t r) {
+    if (r == 2) {  // never comes
+      for (const uint32_t other : {0u, 1u}) wait_until_inside(*group[other]);
+      for (const uint32_t other : {0u, 1u}) group[other]->abort();
+      return;
+    }
+    broke[r] = breaks([&] {
+      begin(*group[r], parts[r]);
+      group[r]->finish();
+    });
+  });
+  CHECK(broke == std::array{true, true});
+  CHECK(breaks([&] { sum(*group[0]); }));
+}
+
 TEST_CASE("Collective: abort() ends an operation whose peer never comes, and every later one") {
   for (const auto& [name, make] : kCollectives) {
     CAPTURE(name);

@@ -96,42 +96,58 @@ TEST_CASE("DeviceGroup: gradients summed by a backend are those summed through t
   for (const char* name : {"PPO", "IMPALA"}) {
     CAPTURE(name);
     const Config config = device_config(name);
-    std::array<LearnerState, 2> host, backend;
-    for (const bool by_backend : {false, true}) {
+    std::array<LearnerState, 2> host, backend, overlapped;
+    uint64_t sums = 0;
+    for (std::array<LearnerState, 2>* states : {&host, &backend, &overlapped}) {
       ThreadGroup threads(2), gradients(2);
       in_threads(2, [&](uint32_t rank) {
         Learner learner(config, kObs, actions, make_cpu_support());
         std::shared_ptr<DeviceGroup> group;
-        if (by_backend) group = make_backend_group(c10::make_intrusive<ThreadBackend>(gradients.member(rank)));
+        const std::shared_ptr<Collective> member = gradients.member(rank);
+        if (states != &host)
+          group = make_backend_group(c10::make_intrusive<ThreadBackend>(member), states == &overlapped ? 1 : 0);
         learner.join(threads.member(rank), {}, group);
         for (uint64_t update = 1; update <= 4; ++update) {
           Fragment whole = batch_of(actions, update, update);
           Fragment mine = rank == 0 ? slice_of(whole, 0, 3) : slice_of(whole, 3, 5);
           learner.update(rank == 0 && update == 3 ? nullptr : &mine);
         }
-        (by_backend ? backend : host)[rank] = learner.state();
+        (*states)[rank] = learner.state();
+        if (rank == 0 && states == &backend) sums = member->operations();
+        if (rank == 0 && states == &overlapped) sums = member->operations() - sums;
       });
     }
     CHECK(same(backend[0], backend[1]));
     CHECK(same(backend[0], host[0]));
+    CHECK(same(overlapped[0], overlapped[1]));
+    CHECK(same(overlapped[0], host[0]));
+    CHECK(sums > 0);  // more of them
   }
 }
 
-TEST_CASE("DeviceGroup: a backend that was aborted breaks the group; the update is put back") {
+TEST_CASE("DeviceGroup: a backend that was aborted breaks the group, also amid backward; the update is put back") {
   const Space actions = Space::discrete(2);
-  std::array<LearnerState, 2> before, after;
-  ThreadGroup threads(2), gradients(2, ThreadGroup::Fault{.rank = 1, .operation = 4, .after = false});
-  in_threads(2, [&](uint32_t rank) {
-    Learner learner(device_config("PPO"), kObs, actions, make_cpu_support());
-    learner.join(threads.member(rank), {},
-                 make_backend_group(c10::make_intrusive<ThreadBackend>(gradients.member(rank))));
-    Fragment batch = batch_of(actions, rank);
-    before[rank] = learner.state();
-    CHECK_THROWS_AS(learner.update(&batch), GroupBroken);
-    learner.settle(false);
-    after[rank] = learner.state();
-  });
-  for (const size_t rank : {size_t{0}, size_t{1}}) CHECK(same(before[rank], after[rank]));
+  for (const size_t overlap_floats : {0, 1})
+    for (const uint64_t operation : {4, 7}) {
+      CAPTURE(overlap_floats);
+      std::array<LearnerState, 2> before, after;
+      std::array<bool, 2> broke{};
+      ThreadGroup threads(2), gradients(2, ThreadGroup::Fault{.rank = 1, .operation = operation, .after = false});
+      in_threads(2, [&](uint32_t rank) {
+        Learner learner(device_config("PPO"), kObs, actions, make_cpu_support());
+        learner.join(threads.member(rank), {},
+                     make_backend_group(c10::make_intrusive<ThreadBackend>(gradients.member(rank)), overlap_floats));
+        Fragment batch = batch_of(actions, rank);
+        before[rank] = learner.state();
+        try {
+          learner.update(&batch);
+        } catch (const GroupBroken&) { broke[rank] = true; }
+        learner.settle(false);
+        after[rank] = learner.state();
+      });
+      CHECK(broke == std::array{true, true});
+      for (const size_t rank : {size_t{0}, size_t{1}}) CHECK(same(before[rank], after[rank]));
+    }
 }
 
 TEST_CASE("DeviceGroup: an update that a broken group did not finish is put back bit for bit") {

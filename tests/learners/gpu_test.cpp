@@ -5,7 +5,9 @@
 
 #include <cstdio>
 
+#include "learners/device_group.hpp"
 #include "tests/learners/device_examples.hpp"
+#include "tests/learners/thread_group.hpp"
 
 using namespace myriad;
 
@@ -160,6 +162,77 @@ TEST_CASE("GPU: an NCCL group of one reduces, also when it is recorded, and can 
     CHECK(x.cpu().eq(8.0f).all().item<bool>());
   });
   group->abort();
+}
+
+namespace {
+
+/// The first of two shards, whose sums are NCCL's with itself: what a second one would add is nothing.
+class FirstOfTwo final : public DeviceGroup {
+ public:
+  FirstOfTwo(const DeviceSupport& gpu, size_t overlap_floats)
+      : nccl_(make_backend_group(
+            make_nccl_backend(gpu.device(), c10::make_intrusive<c10d::HashStore>(), 0, 1, std::chrono::seconds(30)),
+            overlap_floats)) {}
+  int64_t rank() const override { return 0; }
+  int64_t size() const override { return 2; }
+  void all_reduce(const at::Tensor& tensor) override { nccl_->all_reduce(tensor); }
+  void begin_all_reduce(const at::Tensor& tensor) override {
+    ++begun;
+    nccl_->begin_all_reduce(tensor);
+  }
+  void finish() override { nccl_->finish(); }
+  size_t overlap_floats() const override { return nccl_->overlap_floats(); }
+  bool recordable() const override { return true; }
+  void abort() noexcept override { nccl_->abort(); }
+  void require_alive() const override { nccl_->require_alive(); }
+
+  int64_t begun = 0;
+
+ private:
+  std::unique_ptr<DeviceGroup> nccl_;
+};
+
+/// The second, which has no rows and whose results nobody looks at.
+class SecondOfTwo final : public DeviceGroup {
+ public:
+  int64_t rank() const override { return 1; }
+  int64_t size() const override { return 2; }
+  void all_reduce(const at::Tensor&) override {}
+  void begin_all_reduce(const at::Tensor&) override {}
+  void finish() override {}
+  size_t overlap_floats() const override { return 0; }
+  bool recordable() const override { return false; }
+  void abort() noexcept override {}
+  void require_alive() const override {}
+};
+
+}  // namespace
+
+TEST_CASE("GPU: NCCL sums stretches of a gradient during a recorded backward") {
+  if (skipped()) return;
+  const Space actions = Space::discrete(2);
+  std::array<LearnerState, 2> states;
+  for (const size_t overlap_floats : {0, 1}) {
+    const std::unique_ptr<DeviceSupport> gpu = open_device("cuda", 0);
+    const auto first = std::make_shared<FirstOfTwo>(*gpu, overlap_floats);
+    ThreadGroup threads(2);
+    in_threads(2, [&](uint32_t rank) {
+      Learner learner(rank == 0 ? on_gpu("PPO") : device_config("PPO"), kObs, actions,
+                      rank == 0 ? nullptr : make_cpu_support());
+      learner.join(threads.member(rank), {},
+                   rank == 0 ? std::shared_ptr<DeviceGroup>(first) : std::make_shared<SecondOfTwo>());
+      Fragment batch = batch_of(actions);
+      Metrics last;
+      for (int update = 0; update < 6; ++update) last = learner.update(rank == 0 ? &batch : nullptr).metrics;
+      if (rank == 1) return;
+      states[overlap_floats] = learner.state();
+      CHECK(last.contains("num_device_work_replayed_lifetime"));
+      CHECK(!last.contains("num_device_work_not_recorded_lifetime"));
+    });
+    CHECK((first->begun > 0) == (overlap_floats > 0));
+    first->abort();
+  }
+  CHECK(same(states[0], states[1]));
 }
 
 TEST_SUITE_END();

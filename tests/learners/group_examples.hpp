@@ -67,9 +67,10 @@ inline std::vector<std::optional<Fragment>> slices_of(Fragment& batch, const std
 using Members = std::vector<std::shared_ptr<Collective>>;
 
 /// `make`: null for a ThreadGroup.
-inline Members members_of(uint32_t size, MakeCollective make, std::optional<ThreadGroup::Fault> fault = std::nullopt) {
+inline Members members_of(uint32_t size, MakeCollective make, std::optional<ThreadGroup::Fault> fault = std::nullopt,
+                          size_t overlap_floats = 0) {
   if (make != nullptr) return make_group(make, size);
-  ThreadGroup group(size, fault);
+  ThreadGroup group(size, fault, overlap_floats);
   Members members;
   for (uint32_t r = 0; r < size; ++r) members.push_back(group.member(r));
   return members;

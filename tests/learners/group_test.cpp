@@ -1,6 +1,7 @@
 // Learner as a shard of a group: S learners on slices of a batch are one learner at the whole of it.
 #include <doctest/doctest.h>
 
+#include <array>
 #include <cmath>
 
 #include "tests/learners/group_examples.hpp"
@@ -62,6 +63,54 @@ TEST_CASE("Group: with shuffled minibatches all shards have the same bits, and a
     }
 }
 
+TEST_CASE("Group: a gradient summed in stretches while backward works is the gradient, bit for bit") {
+  for (const char* algorithm : {"PPO", "IMPALA"})
+    for (const char* executor : {"torch", "native"})
+      for (const int parts : {1, 3}) {
+        CAPTURE(algorithm);
+        CAPTURE(executor);
+        CAPTURE(parts);
+        std::array<uint64_t, 2> operations{};
+        const auto run = [&](size_t overlap_floats) {
+          Learners shards = make_learners(3, [&] {
+            Config config = full_config(algorithm);
+            config.learners.executor = executor;
+            config.learners.gradient_accumulation = parts;
+            return config;
+          });
+          const Members members = members_of(3, nullptr, std::nullopt, overlap_floats);
+          join_all(shards, members);
+          for (uint64_t seed : {1, 2, 3}) update_all(shards, seed, uneven(3, seed == 3));
+          check_equal(shards);
+          operations[overlap_floats > 0] = members[0]->operations();
+          return shards[0]->state();
+        };
+        CHECK(same(run(0), run(1)));
+        CHECK(operations[1] > operations[0]);
+      }
+}
+
+TEST_CASE("Group: what is summed by Gloo while backward works is what it sums afterwards") {
+  for (const char* executor : {"torch", "native"}) {
+    CAPTURE(executor);
+    const auto config = [&] {
+      Config c = plain_config("PPO");
+      c.rl_module.fcnet_hiddens = {1024, 1024};  // 2.1 million parameters: two stretches and more
+      c.learners.executor = executor;
+      return c;
+    };
+    Learners during = make_learners(2, config), after = make_learners(2, config);
+    const Members members = members_of(2, make_local_gloo), others = members_of(2, make_shared_collective);
+    join_all(during, members);
+    join_all(after, others);
+    for (uint64_t seed : {1, 2})
+      update_all(during, seed, uneven(2, seed == 2)), update_all(after, seed, uneven(2, seed == 2));
+    CHECK(members[0]->operations() > others[0]->operations());
+    check_equal(during);
+    CHECK(same(during[0]->state(), after[0]->state()));  // of two numbers there is one sum
+  }
+}
+
 TEST_CASE("Group: minibatches are counted over the group, and none is empty") {
   Learners shards = make_learners(4, [&] { return full_config("PPO"); });
   join_all(shards, members_of(4, nullptr));
@@ -89,21 +138,24 @@ TEST_CASE("Group: numbers of the protocol are summed, and an update without a ro
 }
 
 TEST_CASE("Group: it may break at every operation of every shard; all settle at one version and go on bit for bit") {
-  for (const char* algorithm : {"PPO", "IMPALA", "APPO"}) {
+  for (const auto& [algorithm, overlap_floats] :
+       {std::pair<const char*, size_t>{"PPO", 0}, {"PPO", 1}, {"IMPALA", 0}, {"APPO", 0}}) {
     CAPTURE(algorithm);
+    CAPTURE(overlap_floats);
     const uint32_t size = 3;
     const std::vector<int> counts = uneven(size, true);
     // Two updates; their state is where each broken update begins.
-    Learners start = make_learners(size, [&] { return full_config(algorithm); });
+    Learners start = make_learners(size, [name = algorithm] { return full_config(name); });
     join_all(start, members_of(size, nullptr));
     update_all(start, 1, counts);
     update_all(start, 2, counts);
     std::vector<LearnerState> states;  // without a circular buffer: the third update begins with an empty one
     for (const auto& learner : start) states.push_back(learner->state());
-    const auto begin = [&](const std::optional<ThreadGroup::Fault>& fault, Members& members) {
-      Learners shards = make_learners(size, [&] { return full_config(algorithm); });
+    const auto begin = [&, name = algorithm, overlap = overlap_floats](const std::optional<ThreadGroup::Fault>& fault,
+                                                                       Members& members) {
+      Learners shards = make_learners(size, [&] { return full_config(name); });
       for (uint32_t r = 0; r < size; ++r) shards[r]->set_state(states[r]);
-      members = members_of(size, nullptr, fault);
+      members = members_of(size, nullptr, fault, overlap);
       join_all(shards, members);
       return shards;
     };

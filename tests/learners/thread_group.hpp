@@ -41,8 +41,9 @@ class ThreadGroup {
     bool after = false;
   };
 
-  explicit ThreadGroup(uint32_t size, std::optional<Fault> fault = std::nullopt)
-      : state_(std::make_shared<State>(size, fault)) {}
+  /// `overlap_floats`: Collective's; a sum that is begun is done.
+  explicit ThreadGroup(uint32_t size, std::optional<Fault> fault = std::nullopt, size_t overlap_floats = 0)
+      : state_(std::make_shared<State>(size, fault, overlap_floats)) {}
 
   std::shared_ptr<Collective> member(uint32_t rank) { return std::make_shared<Member>(state_, rank); }
 
@@ -55,9 +56,10 @@ class ThreadGroup {
     std::optional<Bytes> result;
   };
   struct State {
-    State(uint32_t n, std::optional<Fault> f) : size(n), fault(f) {}
+    State(uint32_t n, std::optional<Fault> f, size_t floats) : size(n), fault(f), overlap_floats(floats) {}
     uint32_t size;
     std::optional<Fault> fault;
+    size_t overlap_floats;
     std::mutex mutex;
     std::condition_variable changed;
     std::map<uint64_t, Round> rounds;
@@ -71,6 +73,7 @@ class ThreadGroup {
     uint32_t size() const override { return state_->size; }
     uint64_t operations() const override { return operations_; }
     bool inside() const override { return false; }
+    size_t overlap_floats() const override { return state_->overlap_floats; }
 
     void all_reduce(std::span<float> values) override { sum(values); }
     void all_reduce(std::span<double> values) override { sum(values); }
