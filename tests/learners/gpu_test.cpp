@@ -166,7 +166,7 @@ TEST_CASE("GPU: an NCCL group of one reduces, also when it is recorded, and can 
 
 namespace {
 
-/// The first of two shards, whose sums are NCCL's with itself: what a second one would add is nothing.
+/// The first of two shards with the same numbers: a sum is NCCL's of one rank, doubled.
 class FirstOfTwo final : public DeviceGroup {
  public:
   FirstOfTwo(const DeviceSupport& gpu, size_t overlap_floats)
@@ -175,12 +175,19 @@ class FirstOfTwo final : public DeviceGroup {
             overlap_floats)) {}
   int64_t rank() const override { return 0; }
   int64_t size() const override { return 2; }
-  void all_reduce(const at::Tensor& tensor) override { nccl_->all_reduce(tensor); }
+  void all_reduce(const at::Tensor& tensor) override {
+    nccl_->all_reduce(tensor);
+    tensor.mul_(2.0f);
+  }
   void begin_all_reduce(const at::Tensor& tensor) override {
     ++begun;
     nccl_->begin_all_reduce(tensor);
+    unfinished_.push_back(tensor);
   }
-  void finish() override { nccl_->finish(); }
+  void finish() override {
+    nccl_->finish();
+    for (const at::Tensor& tensor : std::exchange(unfinished_, {})) tensor.mul_(2.0f);
+  }
   size_t overlap_floats() const override { return nccl_->overlap_floats(); }
   bool recordable() const override { return true; }
   void abort() noexcept override { nccl_->abort(); }
@@ -190,6 +197,7 @@ class FirstOfTwo final : public DeviceGroup {
 
  private:
   std::unique_ptr<DeviceGroup> nccl_;
+  std::vector<at::Tensor> unfinished_;
 };
 
 /// The second, which has no rows and whose results nobody looks at.
@@ -197,7 +205,7 @@ class SecondOfTwo final : public DeviceGroup {
  public:
   int64_t rank() const override { return 1; }
   int64_t size() const override { return 2; }
-  void all_reduce(const at::Tensor&) override {}
+  void all_reduce(const at::Tensor& tensor) override { tensor.mul_(2.0f); }
   void begin_all_reduce(const at::Tensor&) override {}
   void finish() override {}
   size_t overlap_floats() const override { return 0; }
