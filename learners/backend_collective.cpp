@@ -50,8 +50,12 @@ void bury(Remains remains) {
 class BackendCollective final : public CountedCollective {
  public:
   BackendCollective(Backend backend, at::Device device, std::chrono::milliseconds deadline,
-                    std::function<void()> disconnect)
-      : backend_(std::move(backend)), device_(device), deadline_(deadline), disconnect_(std::move(disconnect)) {}
+                    std::function<void()> disconnect, size_t overlap_floats)
+      : backend_(std::move(backend)),
+        device_(device),
+        deadline_(deadline),
+        disconnect_(std::move(disconnect)),
+        overlap_floats_(overlap_floats) {}
 
   uint32_t rank() const override { return static_cast<uint32_t>(backend_->getRank()); }
   uint32_t size() const override { return static_cast<uint32_t>(backend_->getSize()); }
@@ -67,7 +71,7 @@ class BackendCollective final : public CountedCollective {
   void all_reduce(std::span<float> values) override { sum(values, at::kFloat); }
   void all_reduce(std::span<double> values) override { sum(values, at::kDouble); }
 
-  size_t overlap_floats() const override { return kOverlapFloats; }
+  size_t overlap_floats() const override { return overlap_floats_; }
   void begin_all_reduce(std::span<float> values) override {
     const Operation operation(*this);
     if (begun_.size() == rooms_.size()) rooms_.emplace_back();
@@ -230,6 +234,7 @@ class BackendCollective final : public CountedCollective {
   at::Device device_;
   std::chrono::milliseconds deadline_;
   std::function<void()> disconnect_;
+  size_t overlap_floats_;
   std::shared_ptr<Completion> completion_ = std::make_shared<Completion>();
   at::Tensor in_, out_;            ///< bytes, what operations work on
   std::vector<at::Tensor> rooms_;  ///< the same, of sums that were begun
@@ -246,8 +251,9 @@ class BackendCollective final : public CountedCollective {
 
 std::unique_ptr<Collective> make_backend_collective(c10::intrusive_ptr<c10d::Backend> backend, at::Device device,
                                                     std::chrono::milliseconds deadline,
-                                                    std::function<void()> disconnect) {
-  return std::make_unique<BackendCollective>(std::move(backend), device, deadline, std::move(disconnect));
+                                                    std::function<void()> disconnect, size_t overlap_floats) {
+  return std::make_unique<BackendCollective>(std::move(backend), device, deadline, std::move(disconnect),
+                                             overlap_floats);
 }
 
 }  // namespace myriad

@@ -21,6 +21,6 @@ namespace myriad {
 /// peers know early; may be empty.
 std::unique_ptr<Collective> make_backend_collective(c10::intrusive_ptr<c10d::Backend> backend, at::Device device,
                                                     std::chrono::milliseconds deadline,
-                                                    std::function<void()> disconnect);
+                                                    std::function<void()> disconnect, size_t overlap_floats);
 
 }  // namespace myriad

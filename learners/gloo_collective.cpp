@@ -53,7 +53,8 @@ void form(const std::shared_ptr<Forming>& forming, const std::shared_ptr<Rendezv
 }  // namespace
 
 std::unique_ptr<Collective> make_gloo_collective(Rendezvous& rendezvous, uint32_t rank, uint32_t size,
-                                                 const std::string& host, std::chrono::milliseconds deadline) {
+                                                 const std::string& host, std::chrono::milliseconds deadline,
+                                                 std::optional<size_t> overlap_floats) {
   const auto link = std::make_shared<RendezvousLink>(rendezvous);
   const auto forming = std::make_shared<Forming>();
   std::thread(form, forming, link, static_cast<int>(rank), static_cast<int>(size), host, deadline).detach();
@@ -67,7 +68,9 @@ std::unique_ptr<Collective> make_gloo_collective(Rendezvous& rendezvous, uint32_
     throw GroupBroken(forming->done ? "the group did not form: " + forming->error : "the group did not form in time");
   }
   auto group = std::exchange(forming->group, nullptr);
-  return make_backend_collective(group, at::kCPU, deadline, [group] { group->close_connections(); });
+  return make_backend_collective(
+      group, at::kCPU, deadline, [group] { group->close_connections(); },
+      overlap_floats.value_or(host.starts_with("127.") ? 0 : kOverlapFloats));
 }
 
 }  // namespace myriad

@@ -100,7 +100,10 @@ TEST_CASE("Group: what is summed by Gloo while backward works is what it sums af
       return c;
     };
     Learners during = make_learners(2, config), after = make_learners(2, config);
-    const Members members = members_of(2, make_local_gloo), others = members_of(2, make_shared_collective);
+    const MakeCollective make = [](Rendezvous& rendezvous, uint32_t rank, uint32_t size, auto deadline) {
+      return make_gloo_collective(rendezvous, rank, size, "127.0.0.1", deadline, kOverlapFloats);
+    };
+    const Members members = members_of(2, make), others = members_of(2, make_local_gloo);
     join_all(during, members);
     join_all(after, others);
     for (uint64_t seed : {1, 2})
