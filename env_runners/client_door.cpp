@@ -148,7 +148,7 @@ void ClientDoor::accept_all(Time now) {
     ::setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
     ::setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &idle, sizeof idle);
     ::setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof probes);
-    waiting_[fd] = std::make_unique<Waiting>(Waiting{fd, host.data(), now + kPatience, {}, "", {}, false});
+    waiting_[fd] = std::make_unique<Waiting>(Waiting{fd, host.data(), now + kPatience, {}, "", {}});
     watch(fd, static_cast<uint64_t>(fd));
   }
 }
@@ -195,6 +195,7 @@ void ClientDoor::greet(Waiting& client, std::span<const std::byte> bytes) {
   client.name = printable(hello->name.empty() ? client.from : hello->name, 63);
   if (hello->session.size() == client.session.size())
     std::copy(hello->session.begin(), hello->session.end(), client.session.begin());
+  client.acts = hello->acts;
   client.greeted = true;
   std::vector<std::byte>().swap(client.bytes);
 }
@@ -213,8 +214,12 @@ bool ClientDoor::place(Waiting& client) {
 }
 
 bool ClientDoor::hand_over(Waiting& client, uint32_t slot, Runner& runner) {
-  DoorMessage message{
-      .kind = DoorMessage::Kind::client, .session = runner.session, .name = {}, .episode = 0, .steps = 0};
+  DoorMessage message{.kind = DoorMessage::Kind::client,
+                      .session = runner.session,
+                      .name = {},
+                      .episode = 0,
+                      .steps = 0,
+                      .acts = client.acts};
   client.name.copy(message.name, sizeof message.name - 1);
   ::epoll_ctl(epoll_, EPOLL_CTL_DEL, client.fd, nullptr);
   const int flags_off = 0;

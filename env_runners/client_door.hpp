@@ -46,7 +46,7 @@ class ClientDoor {
     std::vector<std::byte> bytes;
     std::string name;
     simulator::Session session;
-    bool greeted = false;
+    bool greeted = false, acts = false;
   };
   struct Runner {
     int fd;

@@ -14,6 +14,7 @@
 #include "rl/connector.hpp"
 #include "rl/curriculum.hpp"
 #include "rl/simulator/channel.hpp"
+#include "rl/simulator/clients.hpp"
 #include "rl/wire/messages.hpp"
 #include "rl/wire/packed.hpp"
 #include "rl/wrappers.hpp"
@@ -91,6 +92,7 @@ class EnvRunner {
   }
 
   void begin(std::span<const std::byte> state) {
+    simulator::policy_source().weights = [this] { return weights_for_clients(); };
     worker_.emplace(setup_.config, setup_.env, setup_.spec,
                     uint64_t{slot_} * static_cast<uint64_t>(setup_.config.env_runners.num_envs_per_env_runner),
                     incarnation_);
@@ -104,10 +106,33 @@ class EnvRunner {
     (void)send(make_message(std::move(hello)));
   }
 
+  /// For clients that act themselves; while a fragment is sampled.
+  simulator::WeightsT weights_for_clients() const {
+    simulator::WeightsT weights;
+    weights.version = current_->version;
+    TensorMap module, connectors;
+    for (const Parameter& p : setup_.spec.parameters())
+      if (p.offset < current_->values.size())
+        module[p.name] = Tensor::of(current_->values.subspan(p.offset, p.count), {p.shape.begin(), p.shape.end()});
+    if (!current_->filter.empty())
+      connectors["mean_std_filter"] = Tensor::of(current_->filter, {current_->filter.size()});
+    const auto bytes = [](const TensorMap& tensors) {
+      const std::vector<std::byte> file = encode_safetensors(tensors);
+      const auto* begin = reinterpret_cast<const uint8_t*>(file.data());
+      return std::vector<uint8_t>(begin, begin + file.size());
+    };
+    weights.parameters = bytes(module);
+    weights.connectors = bytes(connectors);
+    weights.config = setup_.config_toml;
+    return weights;
+  }
+
   bool sample(Time waited) {
     const Time start = clock_->now();
     const auto weights = weights_.acquire();
     check(weights.has_value() && worker_, "a permit came before weights");
+    current_ = *weights;
+    simulator::policy_source().version = weights->version;
     worker_->begin(*fragment_, *weights);
     while (!worker_->step_some(kStepsBetweenSigns)) page_.progress.fetch_add(1, std::memory_order_relaxed);
     weights_.release();
@@ -151,6 +176,7 @@ class EnvRunner {
   std::unique_ptr<Clock> clock_;
   std::shared_ptr<Fragment> fragment_;
   std::optional<RolloutWorker> worker_;
+  std::optional<WeightsView> current_;  ///< of the fragment that is sampled
   uint64_t granted_ = 0, produced_ = 0, want_state_ = 0, state_sent_ = 0;
 };
 
@@ -165,7 +191,8 @@ RunnerSetup RunnerSetup::load(uint64_t run, uint64_t epoch, std::string_view con
   if (config.environment.observation_filter != "NoFilter")
     weights.num_filter = MeanStdFilter(spec.obs_size, config.environment.observation_clip).state().size();
   weights.num_curriculum = Curriculum::size_for(Curriculum::options_of(config.curriculum).size());
-  return {run, epoch, std::move(config), std::move(env), std::move(spec), std::move(layout), weights};
+  std::string text = to_toml(config);
+  return {run, epoch, std::move(config), std::move(text), std::move(env), std::move(spec), std::move(layout), weights};
 }
 
 int run_env_runner(const RunnerSetup& setup, uint32_t slot, uint32_t incarnation, int socket, const std::byte* weights,

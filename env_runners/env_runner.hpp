@@ -17,6 +17,7 @@ namespace myriad {
 struct RunnerSetup {
   uint64_t run, epoch;
   Config config;
+  std::string config_toml;  ///< all of it
   EnvSpec env;
   ModuleSpec spec;
   std::shared_ptr<const FragmentLayout> layout;

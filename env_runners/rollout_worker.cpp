@@ -158,7 +158,9 @@ void RolloutWorker::step_once() {
                             .terminateds = to.terminateds,
                             .truncateds = to.truncateds,
                             .final_obs = flat_ ? reinterpret_cast<std::byte*>(next_final) : final_rows_.data(),
-                            .episodes = &to.fragment->episodes});
+                            .episodes = &to.fragment->episodes,
+                            .own = &own_});
+  for (const auto& [b, own] : std::exchange(own_, {})) take_own(b, *own);
   if (!flat_) {
     to_features(rows_.data(), n, next_obs);
     to_features(final_rows_.data(), final_rows, next_final);
@@ -170,6 +172,21 @@ void RolloutWorker::step_once() {
   to.inputs += n * static_cast<size_t>(dist_.num_inputs());
   ++to.t;
   env_steps_ += n;
+}
+
+/// What environment `b` did instead of what it was told. Where it does not say what it drew from, it counts as drawn
+/// from the policy here.
+void RolloutWorker::take_own(size_t b, const OwnAction& own) {
+  const size_t inputs = static_cast<size_t>(dist_.num_inputs());
+  check(own.action.size() == dist_.row_bytes() && (own.dist_inputs.empty() || own.dist_inputs.size() == inputs),
+        "an action of {} bytes drawn from {} numbers", own.action.size(), own.dist_inputs.size());
+  float* const drawn_from = target_.inputs + b * inputs;
+  if (!own.dist_inputs.empty() && std::isfinite(dist_.logp(own.dist_inputs.data(), own.action.data())))
+    std::ranges::copy(own.dist_inputs, drawn_from);
+  const float logp = dist_.logp(drawn_from, own.action.data());
+  if (!std::isfinite(logp)) return;  // the policy here never does that: it stays what it was told
+  std::ranges::copy(own.action, target_.actions + b * dist_.row_bytes());
+  target_.logp[b] = logp;
 }
 
 void RolloutWorker::choose_actions(const float* obs, std::byte* actions, float* logp, float* inputs) {

@@ -62,6 +62,7 @@ class RolloutWorker {
     int t = 0;
   };
   void step_once();
+  void take_own(size_t b, const OwnAction& own);
   void choose_actions(const float* obs, std::byte* actions, float* logp, float* inputs);  // [B, ...] each
   void to_features(const std::byte* rows, size_t n, float* features) const;
 
@@ -77,11 +78,12 @@ class RolloutWorker {
   ActionDist dist_;
   UniformActions uniform_;
   ActionConnector connector_;
-  std::vector<RandomStream> action_streams_;  // [B]
-  std::vector<float> features_;               // [B, obs_size]  S_t where the next fragment starts
-  std::vector<float> filtered_;               // [B, obs_size]
-  std::vector<std::byte> rows_, final_rows_;  // [B, row_bytes]  where rows are not features
-  std::vector<std::byte> env_actions_;        // [B, action row_bytes]
+  std::vector<RandomStream> action_streams_;              // [B]
+  std::vector<std::pair<size_t, const OwnAction*>> own_;  ///< of one step
+  std::vector<float> features_;                           // [B, obs_size]  S_t where the next fragment starts
+  std::vector<float> filtered_;                           // [B, obs_size]
+  std::vector<std::byte> rows_, final_rows_;              // [B, row_bytes]  where rows are not features
+  std::vector<std::byte> env_actions_;                    // [B, action row_bytes]
   bool started_ = false;
   uint64_t env_steps_ = 0;
   Target target_;

@@ -220,6 +220,8 @@ size_t VectorEnv::step(const std::byte* actions, const Destination& to) {
     std::byte* bytes = observation.bytes().data();
     ++slot.episode_length;
     const StepResult result = slot.env->step(action(b), slot.random, observation);
+    if (result.own != nullptr && to.own != nullptr) [[unlikely]]
+      to.own->emplace_back(b, result.own);
     const float reward = to_learner_(b, result.reward, result.terminated);
     if (!std::isfinite(reward)) [[unlikely]]
       fail_step(b, "nan", fmt::format("reward = {}", result.reward));

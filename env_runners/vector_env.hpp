@@ -64,7 +64,8 @@ class VectorEnv {
     uint8_t* terminateds;  ///< [B]
     uint8_t* truncateds;   ///< [B]
     std::byte* final_obs;  ///< [<= B, row_bytes]  S_{t+1} of episodes truncated and not terminated, by ascending b
-    std::vector<EpisodeStats>* episodes;  ///< finished episodes are appended
+    std::vector<EpisodeStats>* episodes;                              ///< finished episodes are appended
+    std::vector<std::pair<size_t, const OwnAction*>>* own = nullptr;  ///< (b, what it did instead) are appended
   };
 
   /// Makes the environments. Throws Error("unknown-env-option") and what the simulator throws.

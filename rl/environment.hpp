@@ -60,11 +60,18 @@ class ConstRow {
 
 /// R_{t+1} and whether S_{t+1} is terminal. Time limits are not terminations: VectorEnv adds those it knows; a
 /// simulator that ends an episode for another reason than S_{t+1} says `truncated` itself.
+/// What an environment did in place of the action it was told: a client that acts itself.
+struct OwnAction {
+  std::span<const std::byte> action;  ///< a row of the action space, as the policy draws it: before the ActionConnector
+  std::span<const float> dist_inputs;  ///< what it was drawn from; empty: not known
+};
+
 struct StepResult {
   double reward = 0.0;
   bool terminated = false;
   bool truncated = false;
-  bool abandoned = false;  ///< truncated where nobody knows how it went on: its return is no episode's
+  bool abandoned = false;          ///< truncated where nobody knows how it went on: its return is no episode's
+  const OwnAction* own = nullptr;  ///< valid until the next step()
 };
 
 /// Keyword options of an environment, e.g. {"ctrl_cost_weight": 0.1}; unknown ones are errors.

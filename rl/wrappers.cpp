@@ -139,6 +139,7 @@ class FrameSkip final : public Wrapper {
       all.terminated = one.terminated;
       all.truncated = one.truncated || ++steps_ == limit_;
       all.abandoned = one.abandoned;
+      all.own = one.own;
     }
     return all;
   }

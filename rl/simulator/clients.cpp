@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
@@ -15,6 +16,7 @@
 
 #include "rl/check.hpp"
 #include "rl/descriptors.hpp"
+#include "rl/module_spec.hpp"
 #include "rl/simulator/channel.hpp"
 #include "rl/toml.hpp"
 
@@ -113,7 +115,10 @@ bool is_loopback(const std::string& bind) {
 
 class ClientEnvironment final : public Environment {
  public:
-  explicit ClientEnvironment(ClientsFile file) : file_(std::move(file)) {
+  explicit ClientEnvironment(ClientsFile file)
+      : file_(std::move(file)),
+        num_inputs_(static_cast<size_t>(inputs_size(distribution_for(file_.action, false)))),
+        discrete_(file_.action.get_if<myriad::Box>() == nullptr) {
     if (door() < 0)
       fail(Exit::usage, "no-clients",
            "clients come to the env runners of a run alone: what evaluates or checks here has none");
@@ -134,24 +139,29 @@ class ClientEnvironment final : public Environment {
   }
 
   StepResult step(ConstRow action, RandomStream&, Row observation) override {
+    send_weights();
     ActionT chosen;
     chosen.episode = episode_;
     chosen.t = t_;
     const auto* bytes = reinterpret_cast<const uint8_t*>(action.bytes().data());
     chosen.action.assign(bytes, bytes + action.bytes().size());
     const std::vector<std::byte> answer = frame_of(std::move(chosen));
-    send(answer);
+    if (!acts_) send(answer);
     while (channel_ || comes_back()) {
       const std::optional<ObservationT> seen = receive();
       if (!seen) continue;
       if (seen->episode == episode_ && seen->t == t_) {  // it has not had the answer
-        send(answer);
+        if (!acts_) send(answer);
       } else if (seen->episode == episode_ && seen->t == t_ + 1) {
+        if (acts_ && !take_action(*seen)) continue;
         ++t_;
         row_ = seen->observation;
         copy(observation);
         in_episode_ = !seen->terminated && !seen->truncated;
-        return {seen->reward, seen->terminated, seen->truncated};
+        return {.reward = seen->reward,
+                .terminated = seen->terminated,
+                .truncated = seen->truncated,
+                .own = acts_ ? &own_ : nullptr};
       } else if (seen->episode > episode_ && seen->t == 0) {
         next_ = *seen;
         return cut(observation, "it began another one");
@@ -177,9 +187,53 @@ class ClientEnvironment final : public Environment {
     return {.truncated = true, .abandoned = true};
   }
 
+  /// What the client says it did; a client that says what cannot be is dropped.
+  bool take_action(const ObservationT& seen) {
+    const auto bytes = std::as_bytes(std::span(seen.action));
+    std::string wrong;
+    if (discrete_ || bytes.size() != file_.action.row_bytes())
+      wrong = file_.action.violation(bytes, "its action");
+    else if (!finite(bytes))
+      wrong = "its action is not finite";
+    const std::vector<float>& inputs = seen.action_dist_inputs;
+    if (wrong.empty() && !inputs.empty() &&
+        (inputs.size() != num_inputs_ || !std::ranges::all_of(inputs, [](float x) { return std::isfinite(x); })))
+      wrong = fmt::format("its action_dist_inputs are not {} finite numbers, or none", num_inputs_);
+    if (!wrong.empty()) {
+      drop(wrong);
+      return false;
+    }
+    action_.assign(bytes.begin(), bytes.end());
+    inputs_ = inputs;
+    own_ = {action_, inputs_};
+    return true;
+  }
+
+  /// Of a row of a Box.
+  bool finite(std::span<const std::byte> row) const {
+    const auto holds = [row]<class T>(T value) {
+      bool all = true;
+      for (size_t at = 0; at < row.size(); at += sizeof value) {
+        std::memcpy(&value, &row[at], sizeof value);
+        all &= std::isfinite(value);
+      }
+      return all;
+    };
+    return file_.action.get_if<myriad::Box>()->dtype == DType::f64 ? holds(double{}) : holds(float{});
+  }
+
+  void send_weights() {
+    const PolicySource& source = policy_source();
+    if (!acts_ || !channel_ || !source.version || source.version == sent_version_) return;
+    sent_version_ = source.version;
+    send(frame_of(source.weights()));
+  }
+
   ObservationT first_observation() {
     for (;;) {
       while (!channel_) wait(-1);
+      send_weights();
+      if (!channel_) continue;
       std::optional<ObservationT> seen = receive();
       if (seen && seen->t == 0 && !seen->terminated && !seen->truncated) return std::move(*seen);
       if (seen) drop("an episode begins with step 0");
@@ -222,7 +276,10 @@ class ClientEnvironment final : public Environment {
     welcome.episode = episode_;
     welcome.t = t_;
     session_ = message.session;
+    acts_ = message.acts != 0;
+    sent_version_.reset();
     send(frame_of(std::move(welcome)));
+    send_weights();
   }
 
   void send(std::span<const std::byte> frame) {
@@ -265,7 +322,7 @@ class ClientEnvironment final : public Environment {
   }
 
   void tell(DoorMessage::Kind kind) const {
-    DoorMessage message{.kind = kind, .session = session_, .name = {}, .episode = episode_, .steps = t_};
+    DoorMessage message{.kind = kind, .session = session_, .name = {}, .episode = episode_, .steps = t_, .acts = 0};
     name_.copy(message.name, sizeof message.name - 1);
     (void)!::send(door(), &message, sizeof message, MSG_NOSIGNAL);
   }
@@ -279,6 +336,13 @@ class ClientEnvironment final : public Environment {
   uint64_t episode_ = 0;
   uint32_t t_ = 0;
   bool in_episode_ = false;
+
+  size_t num_inputs_;
+  bool discrete_, acts_ = false;
+  std::optional<uint64_t> sent_version_;
+  std::vector<std::byte> action_;  // A_t of a client that acts itself
+  std::vector<float> inputs_;
+  OwnAction own_;
 };
 
 EnvSpec clients_spec(const std::string& path) {
@@ -334,6 +398,11 @@ Session new_session() {
   Session session;
   check(::getrandom(session.data(), session.size(), 0) == std::ssize(session), "getrandom: {}", std::strerror(errno));
   return session;
+}
+
+PolicySource& policy_source() {
+  static PolicySource source;
+  return source;
 }
 
 int& door() {

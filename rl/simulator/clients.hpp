@@ -2,14 +2,18 @@
 //
 // `env = "clients:FILE"` names a TOML file with the spaces and where clients come in. The host agent listens
 // (env_runners/client_door), and hands each connection to a runner, whose environment a client then is: its episodes
-// are the runner's, and step() waits for what the client saw of the action.
+// are the runner's, and step() waits for what the client saw of the action. A client that acts itself is sent weights
+// in place of actions, and says what it did with what it saw.
 #pragma once
 
 #include <array>
 #include <cstdint>
+#include <functional>
+#include <optional>
 #include <string>
 
 #include "rl/environment.hpp"
+#include "rl/simulator/messages.hpp"
 #include "rl/system.hpp"
 
 namespace myriad::simulator {
@@ -40,7 +44,15 @@ struct DoorMessage {
   char name[64];     ///< of the client, for people
   uint64_t episode;  ///< lost: the one that was cut
   uint32_t steps;
+  uint32_t acts;  ///< client: whether it chooses its actions itself
 };
+
+/// The policy of the moment, for clients that act themselves. An env runner sets it.
+struct PolicySource {
+  std::optional<uint64_t> version = {};
+  std::function<WeightsT()> weights = {};
+};
+PolicySource& policy_source();
 
 /// The way to the door, in a runner; -1 elsewhere, where these environments cannot be made.
 int& door();

@@ -257,6 +257,37 @@ TEST_SUITE("env_runners/rollout_worker") {
     }
   }
 
+  TEST_CASE("RolloutWorker: what an environment did itself is what is learned from, as far as it can be") {
+    // Action 1 always; what it was drawn from: nothing, what it says, or what cannot be.
+    struct Itself final : Environment {
+      void reset(RandomStream&, Row observation) override { std::ranges::fill(observation.f32(), 0.5f); }
+      StepResult step(ConstRow, RandomStream&, Row observation) override {
+        std::ranges::fill(observation.f32(), 0.5f);
+        const int way = count++ % 3;
+        inputs = {0.25f, way == 2 ? INFINITY : 1.5f};
+        own = {std::as_bytes(std::span(&action, 1)), std::span<const float>(inputs).first(way == 0 ? 0 : 2)};
+        return {.reward = 1.0, .own = &own};
+      }
+      int count = 0;
+      int32_t action = 1;
+      std::array<float, 2> inputs;
+      OwnAction own;
+    };
+    EnvSpec spec = counter();
+    spec.options.clear();
+    spec.make = [](const EnvOptions&) { return std::make_unique<Itself>(); };
+    Rig itself(config_for(counter(), 1, 6), spec);
+    itself.sample();
+    const auto inputs = itself.column<float>("action_dist_inputs"), logp = itself.column<float>("logp");
+    for (size_t t = 0; t < 6; ++t) {
+      CAPTURE(t);
+      CHECK(itself.column<int32_t>("actions")[t] == 1);
+      if (t % 3 == 1) CHECK((inputs[2 * t] == 0.25f && inputs[2 * t + 1] == 1.5f));
+      if (t % 3 != 1) CHECK(inputs[2 * t + 1] == inputs[1]);  // the policy's own: the observation is always the same
+      CHECK(logp[t] == doctest::Approx(-std::log1p(std::exp(inputs[2 * t] - inputs[2 * t + 1]))));
+    }
+  }
+
   TEST_CASE("RolloutWorker: explore = false takes the mode, random_actions ignores the policy") {
     Config config = config_for(counter(), 2, 50);
     config.env_runners.explore = false;

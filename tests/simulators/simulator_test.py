@@ -13,6 +13,8 @@ import sys
 import threading
 import time
 
+import numpy as np
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "tests/integration"), str(ROOT / "sdk/python")]
 import run_test  # noqa: E402
@@ -286,6 +288,59 @@ class Clients(Spawning):
         self.assertEqual({6.0}, self.returns(run))
         self.assertEqual(20 * 40, json_lines(run / "results.jsonl")[-1]["num_env_steps_sampled_lifetime"])
         self.assertEqual(2, self.events(run).count("is with runner"))
+
+    def test_a_client_that_acts_itself_is_learned_from(self):
+        """A step is worth 1 when its action was 1. What the runner would have done is worth nothing: it is never asked."""
+        class Acting(Players):
+            own = None
+            def play(self, client):
+                action = client.begin([0, 0], self.own)
+                for t in range(1, 6):
+                    action = client.act([0, t], float(action), self.own)
+                client.end([0, 6], float(action))
+        driver, run, door = self.run_of_clients("stop.training_iteration=60", "training.lr=0.01")
+        players = [Acting(door, acts=True, seed=seed) for seed in (1, 2)]
+        self.play_to_the_end(driver, *players)
+        returns = [row["env_runners"]["episode_return_mean"] for row in json_lines(run / "results.jsonl")]
+        self.assertLess(returns[2], 4.5)  # 3 by chance
+        self.assertGreater(returns[-1], 5.5)
+        self.assertEqual([None, None], [p.error if not isinstance(p.error, (ConnectionError, type(None))) else None for p in players])
+
+    def test_a_client_may_act_without_the_policy_and_what_it_says_is_checked(self):
+        class Scripted(Players):
+            def play(self, client):
+                for t in range(6):
+                    assert (client.act([0, t], 1.0, 1) if t else client.begin([0, 0], 1)) == 1
+                client.end([0, 6], 1.0)
+                self.episodes += 1
+        class Liar(Scripted):
+            def play(self, client):
+                client.begin([0, 0])
+                client._did = (struct.pack("<i", 7), client._did[1]) if self.episodes % 2 else (client._did[0], np.full(2, np.nan, np.float32))
+                self.episodes += 1
+                client.act([0, 1], 1.0)
+                client.act([0, 2], 1.0)
+        driver, run, door = self.run_of_clients("stop.training_iteration=20", more="reconnect_s = 0.2\n")
+        liar = Liar(door, acts=True)
+        players = [Scripted(door, acts=True), liar]
+        for player in players:
+            player.start()
+        said = set()
+        while len(said) < 2 and driver.poll() is None:
+            liar.join(30)
+            self.assertIn("[bad-message] its action", str(liar.error))
+            said.add("action_dist_inputs" in str(liar.error))
+            liar, kept = Liar(door, acts=True), liar.episodes
+            liar.episodes = kept
+            liar.start()
+        self.assertEqual({False, True}, said)
+        last = Scripted(door, acts=True)
+        last.start()
+        self.finish(driver)
+        for player in (*players, liar, last):
+            player.stop = True
+            player.join(30)
+        self.assertEqual({6.0}, self.returns(run))
 
     def test_a_connection_that_breaks_costs_nothing(self):
         def cut(client, episode, t):

@@ -5,9 +5,11 @@ import socket
 import time
 
 import flatbuffers
+import numpy as np
 
 from myriad_client import protocol_generated as p
 from myriad_client import spaces, wire
+from myriad_client.policy import Policy
 
 
 class Client:
@@ -19,16 +21,24 @@ class Client:
             action = client.act(observation, reward)
         client.end(observation, reward, terminated=True)
 
+    With `acts=True` the actions are chosen here, by the run's policy of the moment (`client.policy`), and no answer is waited for.
+    `begin` and `act` then also take an action that was chosen in another way, by a person or a script: the run learns from
+    it as if its policy had drawn it.
+
     A connection that is lost is made again, for `patience_s`; what was said already counts once. `EpisodeLost` says that the
     run has given the episode up meanwhile: begin another.
     """
 
-    def __init__(self, address: str, *, observation, action, token: str = "", name: str = "", patience_s: float = 60.0):
+    def __init__(self, address: str, *, observation, action, token: str = "", name: str = "", patience_s: float = 60.0, acts: bool = False,
+                 seed: int | None = None):
         self.address, self.patience_s = address, patience_s
         self.observation, self.action = spaces.Codec(observation), spaces.Codec(action)
         self._row = bytearray(self.observation.row_bytes)
         self._leaves = self.observation.views(self._row, 1)[0]
         self._hello = observation, action, token, name or f"{socket.gethostname()}-{os.getpid()}"
+        self.acts, self._seed = acts, seed
+        self.policy: Policy | None = None  # acts: of the newest weights
+        self._did: tuple[bytes, np.ndarray] | None = None  # acts: the last action, and what it was drawn from
         self._session = b""
         self._connection: wire.Connection | None = None
         self._episode, self._t, self._reward, self._playing = -1, 0, 0.0, False
@@ -36,12 +46,13 @@ class Client:
 
     # --- an episode ---
 
-    def begin(self, observation):
+    def begin(self, observation, action=None):
         """The first observation of an episode; returns what to do."""
         if self._playing:
             raise RuntimeError("the episode before has not ended: say end() first")
         self._episode, self._t, self._reward, self._playing = self._episode + 1, 0, 0.0, True
-        return self._ask(observation)
+        self._did = None
+        return self._ask(observation, action)
 
     def log_reward(self, reward: float) -> None:
         """Adds to the reward of the next act() or end()."""
@@ -49,10 +60,10 @@ class Client:
             raise RuntimeError("a reward after the end of the episode counts for nothing")
         self._reward += reward
 
-    def act(self, observation, reward: float = 0.0):
+    def act(self, observation, reward: float = 0.0, action=None):
         """What the last action led to; returns what to do now."""
         self._advance(reward)
-        return self._ask(observation)
+        return self._ask(observation, action)
 
     def end(self, observation, reward: float = 0.0, *, terminated: bool = True) -> None:
         """The last observation; terminated=False: cut off (a time limit), it would have gone on."""
@@ -83,7 +94,11 @@ class Client:
         self.observation.write(self._leaves, observation)
         b = flatbuffers.Builder(len(self._row) + 256)
         row = b.CreateByteVector(bytes(self._row))
+        if self._did is not None:
+            did = b.CreateByteVector(self._did[0]), b.CreateNumpyVector(self._did[1])
         p.ObservationStart(b)
+        if self._did is not None:
+            p.ObservationAddAction(b, did[0]), p.ObservationAddActionDistInputs(b, did[1])
         p.ObservationAddEpisode(b, self._episode), p.ObservationAddT(b, self._t), p.ObservationAddObservation(b, row)
         p.ObservationAddReward(b, self._reward)
         p.ObservationAddTerminated(b, terminated), p.ObservationAddTruncated(b, truncated)
@@ -100,8 +115,12 @@ class Client:
             self._come_back(said)
         return said
 
-    def _ask(self, observation):
+    def _ask(self, observation, action):
+        if action is not None and not self.acts:
+            raise ValueError("an action of one's own is for a client with acts=True")
         said = self._say(observation)
+        if self.acts:
+            return self._choose(said, observation, action)
         while True:
             try:
                 if self._connection is None:
@@ -112,6 +131,29 @@ class Client:
                 continue
             if kind == p.Body.Action and (answer.Episode(), answer.T()) == (self._episode, self._t):
                 return self.action.read(self.action.views(answer.ActionAsNumpy().tobytes(), 1)[0])
+
+    def _choose(self, said: bytes, observation, action):
+        """By the newest policy that has come; the first is waited for."""
+        while self.policy is None or self._connection is None or self._connection.has_more():
+            try:
+                if self._connection is None:
+                    raise wire.Closed
+                kind, weights = self._connection.receive()
+                if kind == p.Body.Weights:
+                    if self.policy is None:
+                        self.policy = Policy.of_weights(weights, self.observation.space, self.action.space, seed=self._seed)
+                    else:
+                        self.policy.set_weights(weights, self.observation.space, self.action.space)
+            except wire.Closed:
+                self._come_back(said)
+        if action is None:
+            action, drawn, inputs = self.policy.draw(observation)
+        else:
+            drawn, inputs = self.policy.drawn(action), np.zeros(0, np.float32)
+        row = bytearray(self.action.row_bytes)
+        self.action.write(self.action.views(row, 1)[0], drawn)
+        self._did = bytes(row), inputs.astype(np.float32)
+        return action
 
     def _come_back(self, said: bytes) -> None:
         """Connects again, and repeats what may not have arrived."""
@@ -160,6 +202,7 @@ class Client:
         p.HelloStart(b)
         p.HelloAddProtocol(b, wire.PROTOCOL), p.HelloAddRole(b, p.Role.asks), p.HelloAddName(b, said[0])
         p.HelloAddToken(b, said[1]), p.HelloAddSession(b, said[2]), p.HelloAddObservation(b, said[3]), p.HelloAddAction(b, said[4])
+        p.HelloAddActs(b, self.acts)
         return wire.frame(b, p.Body.Hello, p.HelloEnd(b))
 
 

@@ -4,7 +4,8 @@
     action = policy.act(observation)       # what `myriad evaluate` would do
     policy.refresh()                       # a newer checkpoint, should there be one
 
-Nothing comes back: a run does not train on actions that were chosen here (myriad_client.Client does that).
+Nothing comes back: a run does not train on what a Policy of a checkpoint does. `Client(..., acts=True)` has the Policy of the
+moment, and the run trains on what that does.
 """
 import json
 import math
@@ -44,6 +45,21 @@ class Policy:
         if not self.refresh():
             raise ValueError(f"{self.path} is no checkpoint, and no run that has one")
 
+    @classmethod
+    def of_weights(cls, weights, observation, action, *, seed: int | None = None) -> "Policy":
+        """The policy of a Weights message of docs/protocol.md, for these spaces."""
+        policy = cls.__new__(cls)
+        policy.path = policy.checkpoint = None
+        policy.random = np.random.default_rng(seed)
+        policy.set_weights(weights, observation, action)
+        return policy
+
+    def set_weights(self, weights, observation, action) -> None:
+        module, connectors = (data.tobytes() for data in (weights.ParametersAsNumpy(), weights.ConnectorsAsNumpy()))
+        self._put_together(tomllib.loads(weights.Config().decode()), observation, action, read_safetensors(module, "the weights' module"),
+                           read_safetensors(connectors, "the weights' connectors"))
+        self.version = weights.Version()
+
     def refresh(self) -> bool:
         """Loads the newest checkpoint; False where it is loaded already. A run may write and remove them meanwhile. After a
         ValueError the policy is what it was."""
@@ -68,16 +84,29 @@ class Policy:
 
     def act(self, observation, *, explore: bool = False):
         """What to do: the likeliest action, or with `explore` one drawn from the policy's distribution."""
+        return self.draw(observation, explore=explore)[0]
+
+    def draw(self, observation, *, explore: bool = True):
+        """What to do; the same as the policy draws it, for a Box before it is stretched and clipped; what it was drawn from."""
         inputs = self.action_dist_inputs(observation)
         if not isinstance(self.action, spaces.Box):
             parts = np.split(inputs, np.cumsum(self._groups)[:-1])
             chosen = [self._draw(part) if explore else int(part.argmax()) for part in parts]
-            return self.action.start + chosen[0] if isinstance(self.action, spaces.Discrete) else np.array(chosen, np.int32)
-        mean, log_std = np.split(inputs, 2)
+            action = self.action.start + chosen[0] if isinstance(self.action, spaces.Discrete) else np.array(chosen, np.int32)
+            return action, action, inputs
+        drawn, log_std = np.split(inputs, 2)
         if explore:
-            mean = mean + np.exp(log_std) * self.random.standard_normal(mean.size, np.float32)
-        action = np.clip(mean.astype(self.action.dtype) * self._scale + self._offset, self._low, self._high)
-        return action.astype(self.action.dtype).reshape(self.action.shape)
+            drawn = drawn + np.exp(log_std) * self.random.standard_normal(drawn.size, np.float32)
+        drawn = drawn.astype(self.action.dtype)
+        action = np.clip(drawn * self._scale + self._offset, self._low, self._high)
+        return action.astype(self.action.dtype).reshape(self.action.shape), drawn.reshape(self.action.shape), inputs
+
+    def drawn(self, action):
+        """An action as the policy would have drawn it."""
+        if not isinstance(self.action, spaces.Box):
+            return action
+        flat = np.asarray(action, self.action.dtype).ravel()
+        return ((flat - self._offset) / self._scale).astype(self.action.dtype).reshape(self.action.shape)
 
     def action_dist_inputs(self, observation) -> np.ndarray:
         """The parameters of the distribution of actions: logits, or means and then log standard deviations."""
@@ -112,10 +141,13 @@ class Policy:
         said = json.loads(read("spaces.json"))
         tensors = read_safetensors(read(MODULE), str(checkpoint / MODULE))
         connectors = read_safetensors(read(CONNECTORS), str(checkpoint / CONNECTORS))
-        self.observation, self.action = space_of(said["observation"]), space_of(said["action"])
-        self._set_module(config["rl_module"], tensors)
-        self._set_connectors(config["environment"], connectors)
+        self._put_together(config, space_of(said["observation"]), space_of(said["action"]), tensors, connectors)
         self.checkpoint = checkpoint
+
+    def _put_together(self, config: dict, observation, action, module: dict[str, np.ndarray], connectors: dict[str, np.ndarray]) -> None:
+        self.observation, self.action = observation, action
+        self._set_module(config["rl_module"], module)
+        self._set_connectors(config["environment"], connectors)
 
     def _set_module(self, config: dict, tensors: dict[str, np.ndarray]) -> None:
         """The encoder and the head of actions, as make_mlp_spec (rl/module_spec.cpp) makes them."""

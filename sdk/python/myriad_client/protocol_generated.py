@@ -40,6 +40,7 @@ class Body(object):
     Reset = 7
     Step = 8
     Action = 9
+    Weights = 10
 
 
 # Gymnasium's spaces.
@@ -387,17 +388,14 @@ class Hello(object):
         return o == 0
 
     # Hello
-    def Observation(self):
+    def Acts(self):
         o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(14))
         if o != 0:
-            x = self._tab.Indirect(o + self._tab.Pos)
-            obj = Space()
-            obj.Init(self._tab.Bytes, x)
-            return obj
-        return None
+            return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
+        return False
 
     # Hello
-    def Action(self):
+    def Observation(self):
         o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(16))
         if o != 0:
             x = self._tab.Indirect(o + self._tab.Pos)
@@ -407,29 +405,39 @@ class Hello(object):
         return None
 
     # Hello
-    def MaxEnvs(self):
+    def Action(self):
         o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(18))
         if o != 0:
-            return self._tab.Get(flatbuffers.number_types.Uint32Flags, o + self._tab.Pos)
-        return 0
+            x = self._tab.Indirect(o + self._tab.Pos)
+            obj = Space()
+            obj.Init(self._tab.Bytes, x)
+            return obj
+        return None
 
     # Hello
-    def MaxEpisodeSteps(self):
+    def MaxEnvs(self):
         o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(20))
         if o != 0:
             return self._tab.Get(flatbuffers.number_types.Uint32Flags, o + self._tab.Pos)
         return 0
 
     # Hello
-    def RewardThreshold(self):
+    def MaxEpisodeSteps(self):
         o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(22))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint32Flags, o + self._tab.Pos)
+        return 0
+
+    # Hello
+    def RewardThreshold(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(24))
         if o != 0:
             return self._tab.Get(flatbuffers.number_types.Float64Flags, o + self._tab.Pos)
         return float('nan')
 
     # Hello
     def Options(self, j):
-        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(24))
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(26))
         if o != 0:
             x = self._tab.Vector(o)
             x += flatbuffers.number_types.UOffsetTFlags.py_type(j) * 4
@@ -441,46 +449,47 @@ class Hello(object):
 
     # Hello
     def OptionsLength(self):
-        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(24))
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(26))
         if o != 0:
             return self._tab.VectorLen(o)
         return 0
 
     # Hello
     def OptionsIsNone(self):
-        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(24))
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(26))
         return o == 0
 
     # Hello
     def Source(self):
-        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(26))
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(28))
         if o != 0:
             return self._tab.String(o + self._tab.Pos)
         return None
 
     # Hello
     def Agents(self):
-        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(28))
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(30))
         if o != 0:
             return self._tab.Get(flatbuffers.number_types.Uint32Flags, o + self._tab.Pos)
         return 1
 
-def HelloStart(builder): builder.StartObject(13)
+def HelloStart(builder): builder.StartObject(14)
 def HelloAddProtocol(builder, protocol): builder.PrependUint16Slot(0, protocol, 0)
 def HelloAddRole(builder, role): builder.PrependUint8Slot(1, role, 0)
 def HelloAddName(builder, name): builder.PrependUOffsetTRelativeSlot(2, flatbuffers.number_types.UOffsetTFlags.py_type(name), 0)
 def HelloAddToken(builder, token): builder.PrependUOffsetTRelativeSlot(3, flatbuffers.number_types.UOffsetTFlags.py_type(token), 0)
 def HelloAddSession(builder, session): builder.PrependUOffsetTRelativeSlot(4, flatbuffers.number_types.UOffsetTFlags.py_type(session), 0)
 def HelloStartSessionVector(builder, numElems): return builder.StartVector(1, numElems, 1)
-def HelloAddObservation(builder, observation): builder.PrependUOffsetTRelativeSlot(5, flatbuffers.number_types.UOffsetTFlags.py_type(observation), 0)
-def HelloAddAction(builder, action): builder.PrependUOffsetTRelativeSlot(6, flatbuffers.number_types.UOffsetTFlags.py_type(action), 0)
-def HelloAddMaxEnvs(builder, maxEnvs): builder.PrependUint32Slot(7, maxEnvs, 0)
-def HelloAddMaxEpisodeSteps(builder, maxEpisodeSteps): builder.PrependUint32Slot(8, maxEpisodeSteps, 0)
-def HelloAddRewardThreshold(builder, rewardThreshold): builder.PrependFloat64Slot(9, rewardThreshold, float('nan'))
-def HelloAddOptions(builder, options): builder.PrependUOffsetTRelativeSlot(10, flatbuffers.number_types.UOffsetTFlags.py_type(options), 0)
+def HelloAddActs(builder, acts): builder.PrependBoolSlot(5, acts, 0)
+def HelloAddObservation(builder, observation): builder.PrependUOffsetTRelativeSlot(6, flatbuffers.number_types.UOffsetTFlags.py_type(observation), 0)
+def HelloAddAction(builder, action): builder.PrependUOffsetTRelativeSlot(7, flatbuffers.number_types.UOffsetTFlags.py_type(action), 0)
+def HelloAddMaxEnvs(builder, maxEnvs): builder.PrependUint32Slot(8, maxEnvs, 0)
+def HelloAddMaxEpisodeSteps(builder, maxEpisodeSteps): builder.PrependUint32Slot(9, maxEpisodeSteps, 0)
+def HelloAddRewardThreshold(builder, rewardThreshold): builder.PrependFloat64Slot(10, rewardThreshold, float('nan'))
+def HelloAddOptions(builder, options): builder.PrependUOffsetTRelativeSlot(11, flatbuffers.number_types.UOffsetTFlags.py_type(options), 0)
 def HelloStartOptionsVector(builder, numElems): return builder.StartVector(4, numElems, 4)
-def HelloAddSource(builder, source): builder.PrependUOffsetTRelativeSlot(11, flatbuffers.number_types.UOffsetTFlags.py_type(source), 0)
-def HelloAddAgents(builder, agents): builder.PrependUint32Slot(12, agents, 1)
+def HelloAddSource(builder, source): builder.PrependUOffsetTRelativeSlot(12, flatbuffers.number_types.UOffsetTFlags.py_type(source), 0)
+def HelloAddAgents(builder, agents): builder.PrependUint32Slot(13, agents, 1)
 def HelloEnd(builder): return builder.EndObject()
 
 
@@ -714,7 +723,61 @@ class Observation(object):
             return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
         return False
 
-def ObservationStart(builder): builder.StartObject(6)
+    # Observation
+    def Action(self, j):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(16))
+        if o != 0:
+            a = self._tab.Vector(o)
+            return self._tab.Get(flatbuffers.number_types.Uint8Flags, a + flatbuffers.number_types.UOffsetTFlags.py_type(j * 1))
+        return 0
+
+    # Observation
+    def ActionAsNumpy(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(16))
+        if o != 0:
+            return self._tab.GetVectorAsNumpy(flatbuffers.number_types.Uint8Flags, o)
+        return 0
+
+    # Observation
+    def ActionLength(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(16))
+        if o != 0:
+            return self._tab.VectorLen(o)
+        return 0
+
+    # Observation
+    def ActionIsNone(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(16))
+        return o == 0
+
+    # Observation
+    def ActionDistInputs(self, j):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(18))
+        if o != 0:
+            a = self._tab.Vector(o)
+            return self._tab.Get(flatbuffers.number_types.Float32Flags, a + flatbuffers.number_types.UOffsetTFlags.py_type(j * 4))
+        return 0
+
+    # Observation
+    def ActionDistInputsAsNumpy(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(18))
+        if o != 0:
+            return self._tab.GetVectorAsNumpy(flatbuffers.number_types.Float32Flags, o)
+        return 0
+
+    # Observation
+    def ActionDistInputsLength(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(18))
+        if o != 0:
+            return self._tab.VectorLen(o)
+        return 0
+
+    # Observation
+    def ActionDistInputsIsNone(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(18))
+        return o == 0
+
+def ObservationStart(builder): builder.StartObject(8)
 def ObservationAddEpisode(builder, episode): builder.PrependUint64Slot(0, episode, 0)
 def ObservationAddT(builder, t): builder.PrependUint32Slot(1, t, 0)
 def ObservationAddObservation(builder, observation): builder.PrependUOffsetTRelativeSlot(2, flatbuffers.number_types.UOffsetTFlags.py_type(observation), 0)
@@ -722,6 +785,10 @@ def ObservationStartObservationVector(builder, numElems): return builder.StartVe
 def ObservationAddReward(builder, reward): builder.PrependFloat64Slot(3, reward, 0.0)
 def ObservationAddTerminated(builder, terminated): builder.PrependBoolSlot(4, terminated, 0)
 def ObservationAddTruncated(builder, truncated): builder.PrependBoolSlot(5, truncated, 0)
+def ObservationAddAction(builder, action): builder.PrependUOffsetTRelativeSlot(6, flatbuffers.number_types.UOffsetTFlags.py_type(action), 0)
+def ObservationStartActionVector(builder, numElems): return builder.StartVector(1, numElems, 1)
+def ObservationAddActionDistInputs(builder, actionDistInputs): builder.PrependUOffsetTRelativeSlot(7, flatbuffers.number_types.UOffsetTFlags.py_type(actionDistInputs), 0)
+def ObservationStartActionDistInputsVector(builder, numElems): return builder.StartVector(4, numElems, 4)
 def ObservationEnd(builder): return builder.EndObject()
 
 
@@ -1189,6 +1256,107 @@ def ActionAddT(builder, t): builder.PrependUint32Slot(1, t, 0)
 def ActionAddAction(builder, action): builder.PrependUOffsetTRelativeSlot(2, flatbuffers.number_types.UOffsetTFlags.py_type(action), 0)
 def ActionStartActionVector(builder, numElems): return builder.StartVector(1, numElems, 1)
 def ActionEnd(builder): return builder.EndObject()
+
+
+# acts: the policy of the moment, after the Welcome and whenever there is a newer one.
+class Weights(object):
+    __slots__ = ['_tab']
+
+    @classmethod
+    def GetRootAs(cls, buf, offset=0):
+        n = flatbuffers.encode.Get(flatbuffers.packer.uoffset, buf, offset)
+        x = Weights()
+        x.Init(buf, n + offset)
+        return x
+
+    @classmethod
+    def GetRootAsWeights(cls, buf, offset=0):
+        """This method is deprecated. Please switch to GetRootAs."""
+        return cls.GetRootAs(buf, offset)
+    @classmethod
+    def WeightsBufferHasIdentifier(cls, buf, offset, size_prefixed=False):
+        return flatbuffers.util.BufferHasIdentifier(buf, offset, b"\x4D\x59\x52\x53", size_prefixed=size_prefixed)
+
+    # Weights
+    def Init(self, buf, pos):
+        self._tab = flatbuffers.table.Table(buf, pos)
+
+    # Weights
+    def Version(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(4))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # Weights
+    def Parameters(self, j):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            a = self._tab.Vector(o)
+            return self._tab.Get(flatbuffers.number_types.Uint8Flags, a + flatbuffers.number_types.UOffsetTFlags.py_type(j * 1))
+        return 0
+
+    # Weights
+    def ParametersAsNumpy(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            return self._tab.GetVectorAsNumpy(flatbuffers.number_types.Uint8Flags, o)
+        return 0
+
+    # Weights
+    def ParametersLength(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            return self._tab.VectorLen(o)
+        return 0
+
+    # Weights
+    def ParametersIsNone(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        return o == 0
+
+    # Weights
+    def Connectors(self, j):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        if o != 0:
+            a = self._tab.Vector(o)
+            return self._tab.Get(flatbuffers.number_types.Uint8Flags, a + flatbuffers.number_types.UOffsetTFlags.py_type(j * 1))
+        return 0
+
+    # Weights
+    def ConnectorsAsNumpy(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        if o != 0:
+            return self._tab.GetVectorAsNumpy(flatbuffers.number_types.Uint8Flags, o)
+        return 0
+
+    # Weights
+    def ConnectorsLength(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        if o != 0:
+            return self._tab.VectorLen(o)
+        return 0
+
+    # Weights
+    def ConnectorsIsNone(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        return o == 0
+
+    # Weights
+    def Config(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(10))
+        if o != 0:
+            return self._tab.String(o + self._tab.Pos)
+        return None
+
+def WeightsStart(builder): builder.StartObject(4)
+def WeightsAddVersion(builder, version): builder.PrependUint64Slot(0, version, 0)
+def WeightsAddParameters(builder, parameters): builder.PrependUOffsetTRelativeSlot(1, flatbuffers.number_types.UOffsetTFlags.py_type(parameters), 0)
+def WeightsStartParametersVector(builder, numElems): return builder.StartVector(1, numElems, 1)
+def WeightsAddConnectors(builder, connectors): builder.PrependUOffsetTRelativeSlot(2, flatbuffers.number_types.UOffsetTFlags.py_type(connectors), 0)
+def WeightsStartConnectorsVector(builder, numElems): return builder.StartVector(1, numElems, 1)
+def WeightsAddConfig(builder, config): builder.PrependUOffsetTRelativeSlot(3, flatbuffers.number_types.UOffsetTFlags.py_type(config), 0)
+def WeightsEnd(builder): return builder.EndObject()
 
 
 class Message(object):

@@ -1,6 +1,7 @@
 """Frames of docs/protocol.md over a stream socket."""
 import mmap
 import os
+import select
 import socket
 import struct
 
@@ -77,6 +78,10 @@ class Connection:
         data = bytes(self.buffer[4:4 + size])
         del self.buffer[:4 + size]
         return data
+
+    def has_more(self) -> bool:
+        """Whether something of a next message is here."""
+        return bool(self.buffer) or bool(select.select([self.sock], [], [], 0)[0])
 
     def receive(self) -> tuple[int, object]:
         """The next message: its p.Body, and the table."""
