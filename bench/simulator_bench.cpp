@@ -94,11 +94,13 @@ int main(int argc, char** argv) {
     }
     ::close(ends[1]);
     Result sum, one;
-    for (; ::read(ends[0], &one, sizeof one) == sizeof one; sum.steps += one.steps) {
+    int ended = 0;
+    for (; ::read(ends[0], &one, sizeof one) == sizeof one; sum.steps += one.steps, ++ended) {
       sum.p50_us = std::max(sum.p50_us, one.p50_us);
       sum.p99_us = std::max(sum.p99_us, one.p99_us);
     }
     while (::wait(nullptr) > 0) {}
+    check(ended == processes, "{} of {} processes ended before they had measured", processes - ended, processes);
     std::printf("{\"steps_per_s\": %.0f, \"p50_us\": %.1f, \"p99_us\": %.1f}\n", sum.steps, sum.p50_us, sum.p99_us);
   } catch (const Error& error) {
     std::fprintf(stderr, "%s\n", error.line().c_str());
