@@ -318,8 +318,9 @@ class Clients(Spawning):
                 client.begin([0, 0])
                 client._did = (struct.pack("<i", 7), client._did[1]) if self.episodes % 2 else (client._did[0], np.full(2, np.nan, np.float32))
                 self.episodes += 1
-                client.act([0, 1], 1.0)
-                client.act([0, 2], 1.0)
+                for t in range(1, 1_000_000):  # goes on until it is told
+                    client.act([0, min(t, 9)], 1.0)
+                    time.sleep(0.001)
         driver, run, door = self.run_of_clients("stop.training_iteration=20", more="reconnect_s = 0.2\n")
         liar = Liar(door, acts=True)
         players = [Scripted(door, acts=True), liar]
@@ -409,7 +410,7 @@ class Clients(Spawning):
 
     def other_version(self) -> bytes:
         client = Client.__new__(Client)
-        client._hello, client._session = (Box(-10, 10, (2,)), Discrete(2), "", "old"), b""
+        client._hello, client._session, client.acts = (Box(-10, 10, (2,)), Discrete(2), "", "old"), b"", False
         kept, wire.PROTOCOL = wire.PROTOCOL, 9
         try:
             return client._hello_frame()

@@ -1,4 +1,5 @@
 """A program that asks for actions at its own pace: a game, a robot, a service (env = "clients:FILE")."""
+import contextlib
 import os
 import random
 import socket
@@ -112,8 +113,15 @@ class Client:
                 raise wire.Closed
             self._connection.send(said)
         except wire.Closed:
+            self._hear_last_word()
             self._come_back(said)
         return said
+
+    def _hear_last_word(self) -> None:
+        """Raises Refused where Myriad said so before it closed the connection."""
+        with contextlib.suppress(wire.Closed):
+            while self._connection is not None and self._connection.has_more():
+                self._connection.receive()
 
     def _ask(self, observation, action):
         if action is not None and not self.acts:
