@@ -116,13 +116,8 @@ class EnvRunner {
         module[p.name] = Tensor::of(current_->values.subspan(p.offset, p.count), {p.shape.begin(), p.shape.end()});
     if (!current_->filter.empty())
       connectors["mean_std_filter"] = Tensor::of(current_->filter, {current_->filter.size()});
-    const auto bytes = [](const TensorMap& tensors) {
-      const std::vector<std::byte> file = encode_safetensors(tensors);
-      const auto* begin = reinterpret_cast<const uint8_t*>(file.data());
-      return std::vector<uint8_t>(begin, begin + file.size());
-    };
-    weights.parameters = bytes(module);
-    weights.connectors = bytes(connectors);
+    weights.parameters = simulator::bytes_of(encode_safetensors(module));
+    weights.connectors = simulator::bytes_of(encode_safetensors(connectors));
     weights.config = setup_.config_toml;
     return weights;
   }

@@ -41,9 +41,11 @@ void bury(Remains remains) {
     try {
       if (remains.disconnect) remains.disconnect();
     } catch (const std::exception&) {}  // it is over either way
-    for (const Work& work : remains.works) try {
+    for (const Work& work : remains.works) {
+      try {
         work->wait();
       } catch (const std::exception&) {}
+    }
   }).detach();
 }
 
@@ -77,10 +79,7 @@ class BackendCollective final : public CountedCollective {
     if (begun_.size() == rooms_.size()) rooms_.emplace_back();
     const at::Tensor tensor = staged(std::as_bytes(values), rooms_[begun_.size()], at::kFloat);
     begun_.push_back({values, tensor});
-    start([&] {
-      std::vector<at::Tensor> tensors{tensor};
-      return backend_->allreduce(tensors);
-    });
+    start([&] { return sum_of(tensor); });
   }
   void finish() override {
     const Operation operation(*this);
@@ -134,11 +133,13 @@ class BackendCollective final : public CountedCollective {
   void sum(std::span<T> values, at::ScalarType type) {
     if (values.empty()) return;
     at::Tensor tensor = staged(std::as_bytes(values), in_, type);
-    run([&] {
-      std::vector<at::Tensor> tensors{tensor};
-      return backend_->allreduce(tensors);
-    });
+    run([&] { return sum_of(tensor); });
     unstage(tensor, std::as_writable_bytes(values));
+  }
+
+  Work sum_of(const at::Tensor& tensor) {
+    std::vector<at::Tensor> tensors{tensor};
+    return backend_->allreduce(tensors);
   }
 
   /// A tensor of `bytes` in `kept`, which grows.

@@ -341,7 +341,7 @@ void DeviceLearner::train_minibatch(Piece piece, bool whole) {
     });
   } else {
     work_.run(shape, shared, [this, chosen, piece] { compute_gradient(chosen, piece); });
-    sum_over_group(gradient_);
+    sum_gradient();
     const std::array<at::Tensor, 2> stepped{flat_, gradient_};
     work_.run("step", stepped, [this] { step(); });
   }

@@ -60,8 +60,8 @@ struct ValueFit {
     residuals.merge(other.residuals);
   }
 
-  static constexpr size_t kNumbers =
-      5;  ///< the count; mean and m2 of targets, of residuals. Zeros are a fit of nothing
+  /// As numbers: the count; mean and m2 of targets, of residuals. Zeros are a fit of nothing.
+  static constexpr size_t kNumbers = 5;
   static ValueFit of(std::span<const double, kNumbers> n) { return {{n[0], n[1], n[2]}, {n[0], n[3], n[4]}}; }
   std::array<double, kNumbers> numbers() const {
     return {targets.count, targets.mean, targets.m2, residuals.mean, residuals.m2};

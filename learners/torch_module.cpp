@@ -218,6 +218,7 @@ void TorchModule::set_group(Collective* group) {
   buckets_ = {};
   if (group == nullptr || placement_.gradients_in_parts) return;
   buckets_ = GradientBuckets(list_, group->overlap_floats());
+  if (buckets_.size() == 0) return;
   struct Hook final : torch::autograd::PostAccumulateGradHook {
     Hook(GradientBuckets& b, size_t n) : buckets(b), tensor(n) {}
     void operator()(const torch::autograd::Variable&) override { buckets.done(tensor); }

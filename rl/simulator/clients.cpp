@@ -140,18 +140,20 @@ class ClientEnvironment final : public Environment {
 
   StepResult step(ConstRow action, RandomStream&, Row observation) override {
     send_weights();
-    ActionT chosen;
-    chosen.episode = episode_;
-    chosen.t = t_;
-    const auto* bytes = reinterpret_cast<const uint8_t*>(action.bytes().data());
-    chosen.action.assign(bytes, bytes + action.bytes().size());
-    const std::vector<std::byte> answer = frame_of(std::move(chosen));
-    if (!acts_) send(answer);
+    const auto answer = [&] {
+      if (acts_) return;
+      ActionT chosen;
+      chosen.episode = episode_;
+      chosen.t = t_;
+      chosen.action = bytes_of(action.bytes());
+      send(frame_of(std::move(chosen)));
+    };
+    answer();
     while (channel_ || comes_back()) {
       const std::optional<ObservationT> seen = receive();
       if (!seen) continue;
       if (seen->episode == episode_ && seen->t == t_) {  // it has not had the answer
-        if (!acts_) send(answer);
+        answer();
       } else if (seen->episode == episode_ && seen->t == t_ + 1) {
         if (acts_ && !take_action(*seen)) continue;
         ++t_;

@@ -14,6 +14,12 @@ namespace myriad::simulator {
 inline constexpr uint16_t kProtocol = 1;
 inline constexpr size_t kMaxFrameBytes = size_t{64} << 20;
 
+/// As messages hold bytes.
+inline std::vector<uint8_t> bytes_of(std::span<const std::byte> bytes) {
+  const auto* begin = reinterpret_cast<const uint8_t*>(bytes.data());
+  return {begin, begin + bytes.size()};
+}
+
 /// A frame: the length, then the message.
 std::vector<std::byte> frame(const MessageT& message);
 

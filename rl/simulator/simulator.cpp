@@ -185,8 +185,7 @@ void Simulator::begin_step() {
   if (!any) return;
   if (!local_) {
     StepT step;
-    const auto* actions = reinterpret_cast<const uint8_t*>(block(rows_.actions));
-    step.actions.assign(actions, actions + num_envs_ * rows_.action_bytes);
+    step.actions = bytes_of({block(rows_.actions), num_envs_ * rows_.action_bytes});
     step.active.assign(active(), active() + num_envs_);
     step_frame_ = frame_of(std::move(step));
   }

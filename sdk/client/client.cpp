@@ -204,10 +204,7 @@ class Host {
   }
 
   SteppedT copy() const {
-    const auto bytes = [&](size_t at, size_t size) {
-      const auto* from = reinterpret_cast<const uint8_t*>(data_ + at);
-      return std::vector<uint8_t>(from, from + size);
-    };
+    const auto bytes = [&](size_t at, size_t size) { return bytes_of({data_ + at, size}); };
     SteppedT stepped;
     stepped.observations = bytes(0, n_ * rows_.observation_bytes);
     stepped.finals = bytes(rows_.finals, n_ * rows_.observation_bytes);
@@ -316,8 +313,7 @@ struct myriad_client {
     ObservationT seen;
     seen.episode = static_cast<uint64_t>(episode);
     seen.t = t;
-    const auto* bytes = static_cast<const uint8_t*>(observation);
-    seen.observation.assign(bytes, bytes + row_bytes);
+    seen.observation = bytes_of({static_cast<const std::byte*>(observation), row_bytes});
     seen.reward = std::exchange(reward, 0.0);
     seen.terminated = ended == MYRIAD_TERMINATED;
     seen.truncated = ended == MYRIAD_TRUNCATED;

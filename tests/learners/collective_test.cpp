@@ -80,6 +80,20 @@ void sum(Collective& collective, size_t count = 100'000) {
   collective.all_reduce(values);
 }
 
+/// Whether ranks 0 and 1 break in f(rank), which waits for a rank 2 that never comes and is aborted.
+std::array<bool, 2> aborted_in(const Group& group, const std::function<void(uint32_t)>& f) {
+  std::array<bool, 2> broke{};
+  in_threads(3, [&](uint32_t r) {
+    if (r == 2) {
+      for (const uint32_t other : {0u, 1u}) wait_until_inside(*group[other]);
+      for (const uint32_t other : {0u, 1u}) group[other]->abort();
+      return;
+    }
+    broke[r] = breaks([&] { f(r); });
+  });
+  return broke;
+}
+
 }  // namespace
 
 TEST_CASE("Collective: sums are right, equal to the bit at every shard, and the same in another group of these ranks") {
@@ -159,17 +173,9 @@ TEST_CASE("Gloo: sums that were begun end with finish(), each its own, and abort
       if (mine != want[r]) throw std::runtime_error("shard " + std::to_string(r) + " got something else");
     }
   });
-  std::array<bool, 2> broke{};
-  in_threads(3, [&](uint32_t r) {
-    if (r == 2) {  // never comes
-      for (const uint32_t other : {0u, 1u}) wait_until_inside(*group[other]);
-      for (const uint32_t other : {0u, 1u}) group[other]->abort();
-      return;
-    }
-    broke[r] = breaks([&] {
-      begin(*group[r], parts[r]);
-      group[r]->finish();
-    });
+  const auto broke = aborted_in(group, [&](uint32_t r) {
+    begin(*group[r], parts[r]);
+    group[r]->finish();
   });
   CHECK(broke == std::array{true, true});
   CHECK(breaks([&] { sum(*group[0]); }));
@@ -179,15 +185,7 @@ TEST_CASE("Collective: abort() ends an operation whose peer never comes, and eve
   for (const auto& [name, make] : kCollectives) {
     CAPTURE(name);
     const Group group = make_group(make, 3, no_deadline);
-    std::array<bool, 3> broke{};
-    in_threads(3, [&](uint32_t r) {
-      if (r == 2) {  // never comes
-        for (const uint32_t other : {0u, 1u}) wait_until_inside(*group[other]);
-        for (const uint32_t other : {0u, 1u}) group[other]->abort();
-        return;
-      }
-      broke[r] = breaks([&] { sum(*group[r]); });
-    });
+    const auto broke = aborted_in(group, [&](uint32_t r) { sum(*group[r]); });
     for (const uint32_t r : {0u, 1u}) {
       CHECK(broke[r]);
       CHECK(breaks([&] { sum(*group[r]); }));
