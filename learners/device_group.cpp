@@ -21,16 +21,40 @@ class BackendGroup : public DeviceGroup {
   }
   size_t overlap_floats() const override { return overlap_floats_; }
   void begin_all_reduce(const at::Tensor& tensor) override {
-    require_alive();
-    std::vector<at::Tensor> tensors{tensor};
-    try {
-      works_.push_back(backend_->allreduce(tensors));
-    } catch (const std::exception& error) { throw GroupBroken(error.what()); }
+    begin([&] {
+      std::vector<at::Tensor> tensors{tensor};
+      return backend_->allreduce(tensors);
+    });
   }
   void finish() override {
     try {
       for (const auto& work : std::exchange(works_, {})) work->wait();  // on a GPU only the stream waits
     } catch (const std::exception& error) { throw GroupBroken(error.what()); }
+  }
+  void broadcast(const at::Tensor& tensor, uint32_t root) override {
+    begin([&] {
+      std::vector<at::Tensor> tensors{tensor};
+      c10d::BroadcastOptions options;
+      options.rootRank = root;
+      return backend_->broadcast(tensors, options);
+    });
+    finish();
+  }
+  void reduce(const at::Tensor& tensor, uint32_t root) override {
+    begin([&] {
+      std::vector<at::Tensor> tensors{tensor};
+      c10d::ReduceOptions options;
+      options.rootRank = root;
+      return backend_->reduce(tensors, options);
+    });
+    finish();
+  }
+  void all_gather(const at::Tensor& all) override {
+    begin([&] {
+      at::Tensor result = all, own = all.chunk(size())[static_cast<size_t>(rank())];
+      return backend_->_allgather_base(result, own);
+    });
+    finish();
   }
   void require_alive() const override {
     if (over_) throw GroupBroken("aborted");
@@ -46,6 +70,14 @@ class BackendGroup : public DeviceGroup {
   bool recordable() const override { return true; }
 
  private:
+  template <class F>
+  void begin(F&& operation) {
+    require_alive();
+    try {
+      works_.push_back(operation());
+    } catch (const std::exception& error) { throw GroupBroken(error.what()); }
+  }
+
   c10::intrusive_ptr<c10d::Backend> backend_;
   size_t overlap_floats_;
   std::vector<c10::intrusive_ptr<c10d::Work>> works_;
@@ -56,9 +88,18 @@ class HostGroup final : public DeviceGroup {
  public:
   explicit HostGroup(Collective& collective) : collective_(collective) {}
   void all_reduce(const at::Tensor& tensor) override {
-    const at::Tensor host = tensor.is_cpu() ? tensor : tensor.cpu();
-    collective_.all_reduce(std::span<float>(host.mutable_data_ptr<float>(), static_cast<size_t>(host.numel())));
-    if (!tensor.is_cpu()) tensor.copy_(host);
+    on_host(tensor, [this](std::span<float> values) { collective_.all_reduce(values); });
+  }
+  void broadcast(const at::Tensor& tensor, uint32_t root) override {
+    on_host(tensor, [&](std::span<float> values) { collective_.broadcast(std::as_writable_bytes(values), root); });
+  }
+  void reduce(const at::Tensor& tensor, uint32_t root) override {
+    on_host(tensor, [&](std::span<float> values) { collective_.reduce(values, root); });
+  }
+  void all_gather(const at::Tensor& all) override {
+    on_host(all, [this](std::span<float> values) {
+      collective_.all_gather(std::as_writable_bytes(values), values.size_bytes() / collective_.size());
+    });
   }
   void begin_all_reduce(const at::Tensor& tensor) override { all_reduce(tensor); }
   void finish() override {}
@@ -70,6 +111,13 @@ class HostGroup final : public DeviceGroup {
   void require_alive() const override {}  // the collective throws
 
  private:
+  template <class F>
+  void on_host(const at::Tensor& tensor, F&& operation) {
+    const at::Tensor host = tensor.is_cpu() ? tensor : tensor.cpu();
+    operation(std::span<float>(host.mutable_data_ptr<float>(), static_cast<size_t>(host.numel())));
+    if (!tensor.is_cpu()) tensor.copy_(host);
+  }
+
   Collective& collective_;
 };
 

@@ -1,5 +1,6 @@
-// DeviceGroup: what the shards of a learner group do with their gradients where these lie on devices. Every shard calls
-// it for the same steps in the same order. Owned by whoever forms the group; used by the update thread.
+// DeviceGroup: what the shards of a learner group do with tensors, wherever these lie: sum gradients, and move what
+// lies in parts. Every shard calls the same operations in the same order. Owned by whoever forms the group; used by the
+// update thread.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -34,6 +35,14 @@ class DeviceGroup {
   virtual void finish() = 0;
   /// As Collective's.
   virtual size_t overlap_floats() const = 0;
+
+  // As all_reduce(), of any contiguous tensor of float32.
+
+  virtual void broadcast(const at::Tensor& tensor, uint32_t root) = 0;
+  /// Sum at `root`; elsewhere `tensor` holds nothing of use afterwards.
+  virtual void reduce(const at::Tensor& tensor, uint32_t root) = 0;
+  /// `all` has a piece of equal size for each shard, in order; every shard gives its own.
+  virtual void all_gather(const at::Tensor& all) = 0;
 
   /// Whether it is queued as any other work, waits for nothing and can be recorded.
   virtual bool recordable() const = 0;

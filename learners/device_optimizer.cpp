@@ -12,7 +12,7 @@ namespace myriad {
 
 DeviceOptimizer::DeviceOptimizer(int64_t num_parameters, double epsilon, std::optional<double> grad_clip,
                                  c10::Device device)
-    : epsilon_(epsilon), grad_clip_(grad_clip) {
+    : total_(static_cast<size_t>(num_parameters)), part_{0, total_}, epsilon_(epsilon), grad_clip_(grad_clip) {
   const at::TensorOptions options = at::TensorOptions(at::kFloat).device(device);
   first_ = at::zeros({num_parameters}, options);
   second_ = at::zeros({num_parameters}, options);
@@ -22,8 +22,13 @@ DeviceOptimizer::DeviceOptimizer(int64_t num_parameters, double epsilon, std::op
 }
 
 void DeviceOptimizer::step(const at::Tensor& parameters, const at::Tensor& gradient, const at::Tensor& lr) {
+  step(parameters, gradient, lr, at::linalg_vector_norm(gradient));
+}
+
+void DeviceOptimizer::step(const at::Tensor& parameters, const at::Tensor& gradient, const at::Tensor& lr,
+                           const at::Tensor& norm) {
   const at::NoGradGuard no_grad;
-  at::linalg_vector_norm_out(norm_, gradient);
+  norm_.copy_(norm);
   at::ne_out(not_finite_, norm_ - norm_, 0.0);
   // The kernel divides by the scale; 1e-6 as in Optimizer.
   std::optional<at::Tensor> scale;
@@ -45,32 +50,57 @@ bool DeviceOptimizer::count(double gradient_norm) {
   return false;
 }
 
+TensorMap DeviceOptimizer::counter_state() const {
+  const std::vector<int64_t> counters{counters_.steps, counters_.skipped, counters_.skipped_in_a_row};
+  return {{"steps", Tensor::of(counters, {3})}};
+}
+
+void DeviceOptimizer::set_counter_state(const TensorMap& state) {
+  const auto found = state.find("steps");
+  if (found == state.end()) fail(Exit::usage, "foreign-checkpoint", "the optimizer's state has no 'steps'");
+  const std::vector<int64_t> counters = found->second.i64();
+  if (counters.size() != 3)
+    fail(Exit::usage, "foreign-checkpoint", "the optimizer's 'steps' has {} values, want 3", counters.size());
+  adam_steps_.fill_(static_cast<double>(counters[0]));
+  counters_ = {counters[0], counters[1], counters[2], counters[2]};
+}
+
 TensorMap DeviceOptimizer::state() const {
   const auto floats = [](const at::Tensor& tensor) {
     const at::Tensor host = tensor.cpu();
     const auto size = static_cast<size_t>(host.numel());
     return Tensor::of(std::span<const float>(host.const_data_ptr<float>(), size), {size});
   };
-  const std::vector<int64_t> counters{counters_.steps, counters_.skipped, counters_.skipped_in_a_row};
-  TensorMap state;
+  TensorMap state = counter_state();
   state["exp_avg"] = floats(first_);
   state["exp_avg_sq"] = floats(second_);
-  state["steps"] = Tensor::of(counters, {3});
+  if (part_.count() == total_) return state;
+  state["offset"] = Tensor::of(std::vector{static_cast<int64_t>(part_.begin)}, {1});
+  state["total"] = Tensor::of(std::vector{static_cast<int64_t>(total_)}, {1});
   return state;
 }
 
 void DeviceOptimizer::set_state(const TensorMap& state) {
-  for (const char* name : {"exp_avg", "exp_avg_sq", "steps"})
+  for (const char* name : {"exp_avg", "exp_avg_sq"})
     if (!state.contains(name)) fail(Exit::usage, "foreign-checkpoint", "the optimizer's state has no '{}'", name);
   const std::vector<float> first = state.at("exp_avg").f32(), second = state.at("exp_avg_sq").f32();
-  const std::vector<int64_t> counters = state.at("steps").i64();
-  const auto size = static_cast<size_t>(first_.numel());
-  if (first.size() != size || second.size() != size || counters.size() != 3)
-    fail(Exit::usage, "foreign-checkpoint", "the optimizer's state is of {} parameters, want {}", first.size(), size);
-  first_.copy_(at::tensor(first));
-  second_.copy_(at::tensor(second));
-  adam_steps_.fill_(static_cast<double>(counters[0]));
-  counters_ = {counters[0], counters[1], counters[2], counters[2]};
+  if (first.size() != total_ || second.size() != total_)
+    fail(Exit::usage, "foreign-checkpoint", "the optimizer's state is of {} parameters, want {}", first.size(), total_);
+  set_counter_state(state);
+  set_part({0, total_}, first, second);
+}
+
+void DeviceOptimizer::set_part(Range part, std::span<const float> first, std::span<const float> second) {
+  check(first.size() == part.count() && second.size() == part.count(),
+        "moments of {} and {} for a part of {} parameters", first.size(), second.size(), part.count());
+  part_ = part;
+  const auto take = [](at::Tensor& moments, std::span<const float> values) {
+    const auto size = static_cast<int64_t>(values.size());
+    if (moments.numel() != size) moments = at::empty({size}, moments.options());
+    moments.copy_(at::tensor(at::ArrayRef<float>(values.data(), values.size())));
+  };
+  take(first_, first);
+  take(second_, second);
 }
 
 }  // namespace myriad

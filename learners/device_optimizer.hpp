@@ -9,8 +9,10 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <vector>
 
+#include "learners/partition.hpp"
 #include "rl/module_spec.hpp"
 #include "rl/weights.hpp"
 
@@ -22,6 +24,9 @@ class DeviceOptimizer {
 
   /// One step of `parameters`; `gradient` may be scaled in place.
   void step(const at::Tensor& parameters, const at::Tensor& gradient, const at::Tensor& lr);  // [P], [P], []
+  /// The same for part() of the parameters and their gradient, where `norm` is the whole gradient's.
+  void step(const at::Tensor& parameters, const at::Tensor& gradient, const at::Tensor& lr,
+            const at::Tensor& norm);  // [c], [c], [], []
 
   const at::Tensor& gradient_norm() const { return norm_; }  // []  of the last step, before clipping
 
@@ -38,15 +43,28 @@ class DeviceOptimizer {
   /// All that a step changes.
   std::vector<at::Tensor> tensors() const { return {first_, second_, adam_steps_}; }
 
-  TensorMap state() const;                 ///< as Optimizer's: a checkpoint knows no device
-  void set_state(const TensorMap& state);  ///< throws Error("foreign-checkpoint") when it does not fit
+  // As Optimizer's: a checkpoint knows no device.
+
+  TensorMap state() const;
+  void set_state(const TensorMap& state);  ///< of the whole; throws Error("foreign-checkpoint") when it does not fit
+  TensorMap counter_state() const;
+  void set_counter_state(const TensorMap& state);
+
+  /// Which parameters it steps: all of them at first.
+  Range part() const { return part_; }
+  /// Goes on with another part and its moments, [c] each.
+  void set_part(Range part, std::span<const float> first, std::span<const float> second);
+  const at::Tensor& first() const { return first_; }
+  const at::Tensor& second() const { return second_; }
 
  private:
   static constexpr double kBeta1 = 0.9, kBeta2 = 0.999;
 
+  size_t total_;
+  Range part_;
   double epsilon_;
   std::optional<double> grad_clip_;
-  at::Tensor first_, second_;                  // [P]  moments
+  at::Tensor first_, second_;                  // [c]  moments of the part
   at::Tensor adam_steps_, norm_, not_finite_;  // []  float32
   Counters counters_;
 };

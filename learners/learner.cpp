@@ -73,12 +73,8 @@ Learner::Learner(const Config& config, const Space& observation_space, const Spa
       shard_(static_cast<Shard>(std::ranges::find(kShards, config.learners.shard) - kShards.begin())),
       parts_(0, config.learners.redundancy) {
   check(static_cast<size_t>(shard_) < kShards.size(), "unknown learners.shard '{}'", config.learners.shard);
-  const bool on_device = support != nullptr || config.learners.device != "cpu";
-  if (on_device && shard_ != Shard::none)
-    fail(Exit::usage, "impossible", "learners.shard is '{}'; on a GPU only 'none' works, parts only on device 'cpu'",
-         config.learners.shard);
   // Before anything of torch runs: it counts its devices once.
-  if (on_device && support == nullptr) support = open_device(config.learners.device, 0);
+  if (support == nullptr && config.learners.device != "cpu") support = open_device(config.learners.device, 0);
   const ModuleSpec spec = algorithm_->module_spec(observation_space, action_space);
   const Executor executor = executor_of(config.learners);
   const int threads = threads_of(config.learners);
@@ -124,7 +120,7 @@ UpdateResult Learner::update(Fragment* batch, std::span<double> shared) {
   standing_ = Standing::torn;
   train(batch, std::move(share), result);
   if (device_group_) device_group_->require_alive();
-  parts_.exchange(*group_, live());
+  if (parts_.redundant()) parts_.exchange(*group_, live());
   add_memory(result.metrics);
   result_ = result;
   standing_ = Standing::prepared;

@@ -28,8 +28,8 @@
 // the collective a copy of its largest operand. The redundancy is the left neighbour's part of the last version; while
 // an update ends, that of the next one is there, too.
 //
-// On a GPU all between batch and parameters is DeviceLearner's; filter, schedules and books stay here. There every
-// shard keeps everything, and learner_memory_ is not told.
+// On a GPU all between batch and parameters is DeviceLearner's; filter, schedules and books stay here, and so does the
+// redundancy: in the host's memory.
 //
 // No socket, file or clock: apps/learner_main.cpp feeds it batches and publishes weights(). Constructed and called by
 // one thread.
@@ -169,6 +169,7 @@ class Learner {
   Metrics train_here(Fragment* batch, Share share, double lr, UpdateResult& result);
   Metrics train_on_device(Fragment* batch, const Share& share, double lr, UpdateResult& result);
   std::span<const float> parameters() const { return device_ ? device_->parameters() : module_->parameters(); }
+  std::vector<float> target() const;
   void fill_values(TensorBatch& batch);
   Columns flat_columns(const TensorBatch& batch) const;
   Metrics train_sequences(Share share, double lr, UpdateResult& result);
@@ -191,9 +192,11 @@ class Learner {
   void commit();
   void add_memory(Metrics& metrics);
 
-  bool parameters_in_parts() const { return module_->placement().parameters_in_parts; }
+  bool parameters_in_parts() const { return shard_ == Shard::parameters && !parts_.whole(); }
+  Placement placement() const;
+  std::vector<float> gathered(std::span<const float> home, Range range) const;
   Parts::Live live();
-  void place(Collective* group, Parts::Slices own);
+  void place(Parts::Slices own);
   LearnerState receive(Collective& group, uint32_t root) const;
   LearnerState replicated_state() const;
   void set_replicated_state(const LearnerState& state);

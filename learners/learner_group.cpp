@@ -84,13 +84,19 @@ void Learner::join(std::shared_ptr<Collective> group, const Sources& sources, st
         sources.everybody ? parts_.cut(with.rank(), with.size(), live()) : parts_.gather(with, sources.holders, live());
   // Nothing was changed so far.
   if (state && with.rank() != sources.root) set_replicated_state(*state);
-  if (next) place(group.get(), parts_.accept(std::move(*next)));
+  Parts::Slices own;
+  if (next) own = parts_.accept(std::move(*next));
   group_ = std::move(group);
   empty_buffer();
-  device_group_ = alone() ? nullptr : gradients ? std::move(gradients) : make_host_group(*group_);
-  module_->set_group(alone() || device_ ? nullptr : group_.get());
-  if (device_) device_->set_group(device_group_.get());
   if (alone()) snapshot_ = {};
+  if (!device_) {
+    if (next) place(std::move(own));
+    return module_->set_group(alone() ? nullptr : group_.get());
+  }
+  std::shared_ptr<DeviceGroup> before = std::exchange(device_group_, alone()     ? nullptr
+                                                                     : gradients ? std::move(gradients)
+                                                                                 : make_host_group(*group_));
+  device_->set_group(device_group_.get(), placement(), own);
 }
 
 /// What is replicated, of the root, at every shard.
@@ -106,6 +112,7 @@ LearnerState Learner::receive(Collective& group, uint32_t root) const {
 
 /// The sharded vectors as they are, this shard's part of each.
 Parts::Live Learner::live() {
+  if (device_) return device_->live(shard_ == Shard::parameters);
   Parts::Live live;
   if (shard_ == Shard::parameters) live.push_back(module_->parameters());
   live.push_back(optimizer_->first());
@@ -114,25 +121,26 @@ Parts::Live Learner::live() {
   return live;
 }
 
+Placement Learner::placement() const {
+  return {.partition = parts_.partition(),
+          .part = parts_.part(),
+          .gradients_in_parts = !parts_.whole() && shard_ >= Shard::gradients,
+          .parameters_in_parts = parameters_in_parts()};
+}
+
 /// Takes this shard's part of the sharded vectors, in live()'s order.
-void Learner::place(Collective* group, Parts::Slices own) {
-  const bool several = !parts_.whole();
-  const Placement placement{.group = group,
-                            .partition = parts_.partition(),
-                            .part = parts_.part(),
-                            .gradients_in_parts = several && shard_ >= Shard::gradients,
-                            .parameters_in_parts = several && shard_ == Shard::parameters};
+void Learner::place(Parts::Slices own) {
   const size_t moments = shard_ == Shard::parameters ? 1 : 0;
   const std::span<const float> parameters = moments == 1 ? std::span<const float>(own[0]) : module_->parameters();
   if (plan_.target && shard_ == Shard::parameters) {
     target_ = at::empty({static_cast<int64_t>(own.back().size())}, at::kFloat);
     std::ranges::copy(own.back(), room_of(target_).begin());
   }
-  module_->place(placement, parameters);
+  module_->place(placement(), parameters, group_.get());
   Optimizer::Memory memory = optimizer_->counters();
   memory.first = std::move(own[moments]);
   memory.second = std::move(own[moments + 1]);
-  optimizer_->set_part(placement.own(), std::move(memory));
+  optimizer_->set_part(placement().own(), std::move(memory));
 }
 
 /// The sums and each shard's fit in a place of its own: [total, metrics..., fits...].
@@ -190,19 +198,26 @@ Optimizer::Outcome Learner::step(double lr, double squares) {
 
 /// Of this shard; the formula is in the header.
 void Learner::add_memory(Metrics& metrics) {
-  if (device_) return;
-  const TorchModule::Peak peak = module_->take_peak();
-  const auto floats = [](size_t count) { return static_cast<double>(count * sizeof(float)); };
-  const auto bytes = [](size_t count) { return static_cast<double>(count); };
-  const size_t target = plan_.target ? room_of(target_).size() : 0;
+  const auto add = [&](const char* what, size_t bytes) {
+    metrics[fmt::format("learner_memory_{}_bytes", what)] = static_cast<double>(bytes);
+  };
+  add("redundancy", parts_.redundancy_bytes());
+  if (device_) {
+    const DeviceLearner::Memory memory = device_->memory();
+    add("parameters", memory.parameters_bytes);
+    add("gradients", memory.gradients_bytes);
+    add("optimizer", memory.optimizer_bytes);
+    return add("snapshot", memory.snapshot_bytes);
+  }
+  const PartedModule::Peak peak = module_->peak();
+  const auto bytes = [](auto... floats) { return (floats.size() + ...) * sizeof(float); };
+  const std::span<float> target = plan_.target ? room_of(target_) : std::span<float>();
   const Snapshot& s = snapshot_;
-  metrics["learner_memory_parameters_bytes"] =
-      floats(module_->parameters().size() + target) + bytes(peak.fetched_bytes);
-  metrics["learner_memory_gradients_bytes"] = floats(module_->gradients().size()) + bytes(peak.gradient_bytes);
-  metrics["learner_memory_optimizer_bytes"] = floats(optimizer_->first().size() + optimizer_->second().size());
-  metrics["learner_memory_redundancy_bytes"] = bytes(parts_.redundancy_bytes());
-  metrics["learner_memory_snapshot_bytes"] =
-      floats(s.parameters.size() + s.target.size() + s.optimizer.first.size() + s.optimizer.second.size());
+  add("parameters", bytes(module_->parameters(), target) + peak.fetched_bytes);
+  add("gradients", bytes(module_->gradients()) + peak.gradient_bytes);
+  add("optimizer", bytes(optimizer_->first(), optimizer_->second()));
+  add("snapshot",
+      bytes(std::span(s.parameters), std::span(s.target), std::span(s.optimizer.first), std::span(s.optimizer.second)));
 }
 
 /// Each observation an action was taken at counts once; row T returns as row 0 of the next batch.

@@ -34,10 +34,8 @@ std::span<float> room_of(const at::Tensor& tensor) {
 
 Weights Learner::weights() const {
   const Range range{0, spec().num_inference_parameters()};
-  const at::Tensor inference = device_ ? at::Tensor() : module_->fetch(module_->flat(), range);
-  const std::span<const float> values = device_ ? parameters().first(range.count()) : room_of(inference);
   Weights weights{
-      .version = version_, .layout_hash = spec().hash(), .values = {values.begin(), values.end()}, .filter = {}};
+      .version = version_, .layout_hash = spec().hash(), .values = gathered(parameters(), range), .filter = {}};
   if (filter_) weights.filter = filter_->state();
   return weights;
 }
@@ -46,13 +44,38 @@ LearnerState Learner::state() const {
   LearnerState state = replicated_state();
   if (shard_ == Shard::none) return state;
   const Range all = parts_.partition().whole();
-  state.module = named_parameters(spec(), room_of(module_->fetch(module_->flat(), all)));
-  state.optimizer = optimizer_->state();
-  if (plan_.target) {
-    const at::Tensor target = module_->fetch(target_, all);
-    state.scalars["target_parameters"] = Tensor::of(std::span<const float>(room_of(target)), {all.count()});
-  }
+  state.module = named_parameters(spec(), gathered(parameters(), all));
+  state.optimizer = device_ ? device_->optimizer_state() : optimizer_->state();
+  if (plan_.target)
+    state.scalars["target_parameters"] = Tensor::of(std::span<const float>(gathered(target(), all)), {all.count()});
   return state;
+}
+
+/// Values of `range` of a vector that lies as the parameters do, of which `home` is what this shard has. Collective
+/// where it is in parts.
+std::vector<float> Learner::gathered(std::span<const float> home, Range range) const {
+  if (!parameters_in_parts()) {
+    const auto values = home.subspan(range.begin, range.count());
+    return {values.begin(), values.end()};
+  }
+  std::vector<float> all(range.count());
+  const Partition& partition = parts_.partition();
+  const Range own = partition.range(parts_.part());
+  for (uint32_t part = 0; part < partition.parts; ++part) {
+    const Range here = partition.range(part).overlap(range);
+    if (here.count() == 0) continue;
+    const auto to = std::span(all).subspan(here.begin - range.begin, here.count());
+    if (part == parts_.part()) std::ranges::copy(home.subspan(here.begin - own.begin, here.count()), to.begin());
+    group_->broadcast(std::as_writable_bytes(to), part);
+  }
+  return all;
+}
+
+/// All of it, or this shard's part.
+std::vector<float> Learner::target() const {
+  if (device_) return device_->target();
+  const std::span<const float> values = room_of(target_);
+  return {values.begin(), values.end()};
 }
 
 /// All that is the same at every shard: not what may lie in parts.
@@ -60,16 +83,12 @@ LearnerState Learner::replicated_state() const {
   LearnerState state;
   if (shard_ != Shard::parameters) {
     state.module = named_parameters(spec(), parameters());
-    if (plan_.target) {
-      const std::vector<float> on_device = device_ ? device_->target() : std::vector<float>();
-      const std::span<const float> target = device_ ? std::span<const float>(on_device) : room_of(target_);
-      state.scalars["target_parameters"] = Tensor::of(target, {target.size()});
-    }
+    if (plan_.target) state.scalars["target_parameters"] = Tensor::of(target(), {spec().num_parameters()});
   }
-  if (device_)
-    state.optimizer = device_->optimizer_state();
+  if (shard_ == Shard::none)
+    state.optimizer = device_ ? device_->optimizer_state() : optimizer_->state();
   else
-    state.optimizer = shard_ == Shard::none ? optimizer_->state() : optimizer_->counter_state();
+    state.optimizer = device_ ? device_->counter_state() : optimizer_->counter_state();
   if (filter_) {
     const std::vector<double> statistics = filter_->state();
     state.connectors["mean_std_filter"] = Tensor::of(std::span<const double>(statistics), {statistics.size()});
@@ -95,8 +114,13 @@ void Learner::set_replicated_state(const LearnerState& state) {
   if (shard_ == Shard::none) {
     set_parameters_and_moments(state);
   } else {
-    if (shard_ != Shard::parameters) set_parameters(state);
-    optimizer_->set_counter_state(state.optimizer);
+    const bool replicated = shard_ != Shard::parameters;
+    if (replicated) set_parameters(state);
+    if (device_)
+      device_->set_replicated_state(replicated ? module_->parameters() : std::span<const float>(), state.optimizer,
+                                    replicated && plan_.target ? room_of(target_) : std::span<const float>());
+    else
+      optimizer_->set_counter_state(state.optimizer);
   }
   set_counters(state);
 }

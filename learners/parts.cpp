@@ -103,7 +103,7 @@ Parts::Slices Parts::accept(Next next) {
 }
 
 void Parts::exchange(Collective& group, const Live& live) {
-  if (!redundancy_ || whole()) return;
+  if (!redundant()) return;
   const size_t chunk = partition_.chunk(), count = partition_.range(left_of(part_, partition_.parts)).count();
   AlignedVector mine(chunk), left(chunk);
   next_left_.clear();

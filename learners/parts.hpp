@@ -33,6 +33,7 @@ class Parts {
   const Partition& partition() const { return partition_; }
   uint32_t part() const { return part_; }
   bool whole() const { return partition_.parts == 1; }
+  bool redundant() const { return redundancy_ && !whole(); }  ///< whether exchange() does anything
 
   /// Parts of a partition in `num_parts`.
   struct Holding {

@@ -6,14 +6,7 @@
 // `torch` builds the layers from torch's operators. `native` is one autograd operation around NativeModule: for small
 // modules on a CPU most of an update is operator dispatch, and this leaves one. Used by one thread.
 //
-// Placed in parts (Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models"), a
-// pass goes layer by layer, each an autograd operation of its own:
-//
-//   forward:   [layer's parameters <- their shards]  y = layer(x)                                 they are freed
-//   backward:  [the same]  y = layer(x) once more, its gradient -> summed at its shards           it is freed
-//
-// In brackets where parameters lie in parts, too. Every shard runs the same passes in the same order; one without rows
-// runs idle ones.
+// Where gradients lie in parts over a group, PartedModule does what `torch` does here.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -27,44 +20,12 @@
 #include "learners/collective.hpp"
 #include "learners/gradient_buckets.hpp"
 #include "learners/native_module.hpp"
-#include "learners/partition.hpp"
+#include "learners/parted_module.hpp"
 #include "rl/module_spec.hpp"
 
 namespace myriad {
 
 enum class Executor : uint8_t { torch, native };
-
-/// What a forward pass gives.
-struct ModuleOutput {
-  at::Tensor action_dist_inputs;  // [n, inputs_size]
-  at::Tensor values;              // [n]
-};
-
-/// The spec's named tensors as views of a flat one [P], in order.
-std::vector<at::Tensor> parameter_views(const ModuleSpec& spec, const at::Tensor& flat);
-
-/// The spec in torch's operators, on whatever device `parameters` (in the spec's order) and `obs` are. Gives float32
-/// under autocast too.
-ModuleOutput torch_forward(const ModuleSpec& spec, const std::vector<at::Tensor>& parameters,
-                           const at::Tensor& obs);  // [n, obs_size]
-
-/// A layer with parameters, of any kind: y = function(x, its tensors).
-struct TorchLayer {
-  size_t first = 0, count = 0;  ///< tensors, in the spec's order
-  Range range;                  ///< of the parameters
-  std::function<at::Tensor(const at::Tensor& x, at::ArrayRef<at::Tensor> tensors)> function;
-};
-
-/// Where the gradient of a module lies, and its parameters.
-struct Placement {
-  Collective* group = nullptr;  ///< outlives the placement
-  Partition partition;
-  uint32_t part = 0;  ///< this shard's
-  bool gradients_in_parts = false,
-       parameters_in_parts = false;  ///< the second only with the first; torch executor only
-
-  Range own() const { return partition.range(part); }
-};
 
 class TorchModule {
  public:
@@ -80,8 +41,9 @@ class TorchModule {
   /// With other parameters [P] and without autograd. Not between a forward() and its backward().
   ModuleOutput infer(const at::Tensor& parameters, const at::Tensor& obs);  // [n, obs_size]
 
-  /// Moves: parameters() become `values` (all of them, or this shard's part), gradients() zero.
-  void place(const Placement& placement, std::span<const float> values);
+  /// Moves: parameters() become `values` (all of them, or this shard's part), gradients() zero. Gradients in parts want
+  /// the torch executor and a group, which outlives the placement.
+  void place(const Placement& placement, std::span<const float> values, Collective* group = nullptr);
   const Placement& placement() const { return placement_; }
 
   std::span<float> parameters();  ///< all, or this shard's part
@@ -94,15 +56,8 @@ class TorchModule {
   void idle_infer(const at::Tensor& parameters);
   void idle_values() { idle_infer(flat_); }
 
-  /// All values of `range` of a vector that lies as the parameters do. Collective where that is in parts.
-  at::Tensor fetch(const at::Tensor& home, Range range) const;
-  const at::Tensor& flat() const { return flat_; }
-
-  /// Since the last call: bytes of the largest layer's fetched parameters, and of its gradient.
-  struct Peak {
-    size_t fetched_bytes = 0, gradient_bytes = 0;
-  };
-  Peak take_peak() { return std::exchange(peak_, {}); }
+  /// As PartedModule's; nothing where nothing is in parts.
+  PartedModule::Peak peak() const { return parted_ ? parted_->peak() : PartedModule::Peak(); }
 
   /// The gradient and right behind it `tail` more floats, for what is summed over a group together with it.
   std::span<float> gradients_with_tail(size_t tail);
@@ -116,13 +71,8 @@ class TorchModule {
   bool finish_sums();
 
  private:
-  struct LayerFunction;
   struct NativeFunction;
 
-  ModuleOutput run_by_layer(const at::Tensor& home, const at::Tensor& obs);
-  at::Tensor idle_rows() const;
-  std::vector<at::Tensor> tensors_of(const TorchLayer& layer, const at::Tensor& home);
-  void give(const Parameter& tensor, at::Tensor gradient);
   void make_gradient(int64_t room);
   void finished(Range range);
 
@@ -131,10 +81,11 @@ class TorchModule {
   std::vector<TorchLayer> layers_;  ///< in the order of the forward pass; none with the native executor
   Placement placement_;
   at::Tensor flat_, gradient_;
-  std::vector<at::Tensor> views_;         ///< of flat_, in the spec's order; none by layer
+  std::vector<at::Tensor> views_;         ///< of flat_, in the spec's order; none in parts
   at::Tensor anchor_;                     ///< makes autograd call backward of what has no other input with a gradient
   std::unique_ptr<NativeModule> native_;  ///< null with the torch executor
-  mutable Peak peak_;
+  std::unique_ptr<DeviceGroup> parted_group_;
+  std::unique_ptr<PartedModule> parted_;  ///< null unless gradients are in parts
   Collective* group_ = nullptr;
   GradientBuckets buckets_;  ///< of gradients(), where they are summed during backward
 };

@@ -663,11 +663,6 @@ class Combinations {
     if (device != "cpu" && learners.executor == "native")
       fail(Exit::usage, "impossible", "{}: learners.executor is \"native\", which computes on a CPU",
            place({"learners.executor", "learners.device"}));
-    if (device != "cpu" && learners.shard != "none")
-      fail(Exit::usage, "impossible",
-           "{}: learners.shard is \"{}\" and learners.device is {}; on a GPU only shard \"none\" works, parts only on "
-           "device \"cpu\"",
-           place({"learners.shard", "learners.device"}), learners.shard, quote(device));
   }
 
   /// Where the first of `keys` that was set at all was set.
@@ -798,7 +793,7 @@ void LearnersConfig::settings(SettingVisitor& v) {
              "GPUs, one learner each",
              {"auto", "gloo", "nccl"}),
       collective);
-  v.visit(choice("shard", "what lies in parts over the learners (ZeRO), on a CPU; each includes those before it",
+  v.visit(choice("shard", "what lies in parts over the learners (ZeRO); each includes those before it",
                  {"none", "optimizer", "gradients", "parameters"}),
           shard);
   v.visit({"redundancy", "", "a learner also keeps its left neighbour's part, for when that dies"}, redundancy);

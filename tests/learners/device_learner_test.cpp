@@ -1,8 +1,6 @@
 // DeviceLearner on CpuSupport, against the CPU's own learner: the same code runs on a GPU (gpu_test.cpp).
 #include "learners/device_learner.hpp"
 
-#include <ATen/record_function.h>
-
 #include "tests/algorithms/examples.hpp"
 #include "tests/learners/device_examples.hpp"
 
@@ -12,63 +10,9 @@ TEST_SUITE_BEGIN("learners/device_learner");
 
 namespace {
 
-/// What operators ran that would make a GPU's host wait, which a recording forbids; those of the CPU's Adam apart,
-/// which reads its numbers on the host.
-struct Waits {
-  static inline std::vector<std::string> seen;
-  static inline int in_adam = 0;
-  static std::unique_ptr<at::ObserverContext> begin(const at::RecordFunction& f) {
-    const std::string name = f.name();
-    in_adam += name == "aten::_fused_adam_";
-    for (const char* waits : {"aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::masked_select",
-                              "aten::is_nonzero", "aten::equal", "aten::unique_dim", "aten::repeat_interleave"})
-      if (in_adam == 0 && name == waits) seen.push_back(name);
-    return nullptr;
-  }
-  static void end(const at::RecordFunction& f, at::ObserverContext*) {
-    in_adam -= std::string_view(f.name()) == "aten::_fused_adam_";
-  }
-};
-
-/// A CPU that records: what it recorded runs at each replay, as it was when it was recorded.
-class RecordingSupport final : public DeviceSupport {
- public:
-  explicit RecordingSupport(int64_t* replays) : replays_(replays) {}
-  c10::Device device() const override { return cpu_->device(); }
-  void run(const std::function<void()>& work) override { cpu_->run(work); }
-  void upload(std::span<const std::byte> from, void* to) override { cpu_->upload(from, to); }
-  void begin_download(const void* from, size_t bytes) override { cpu_->begin_download(from, bytes); }
-  std::span<const std::byte> downloaded() override { return cpu_->downloaded(); }
-  std::unique_ptr<DeviceGraph> record(const std::function<void()>& work) override {
-    struct Graph final : DeviceGraph {
-      Graph(std::function<void()> w, int64_t* r) : work(std::move(w)), replays(r) {}
-      void replay() override {
-        ++*replays;
-        const auto watch = at::addThreadLocalCallback(
-            at::RecordFunctionCallback(Waits::begin, Waits::end).scopes({at::RecordScope::FUNCTION}));
-        work();
-        at::removeCallback(watch);
-      }
-      std::function<void()> work;
-      int64_t* replays;
-    };
-    return std::make_unique<Graph>(work, replays_);
-  }
-
- private:
-  std::unique_ptr<DeviceSupport> cpu_ = make_cpu_support();
-  int64_t* replays_;
-};
-
 const std::vector<Space>& action_spaces() {
   static const std::vector<Space> spaces{Space::discrete(3, 5), Space::box(-1, 1, {1})};
   return spaces;
-}
-
-/// Without what was replayed, which is not the same in a learner that begins.
-Metrics without_work(Metrics metrics) {
-  std::erase_if(metrics, [](const auto& m) { return m.first.starts_with("num_device_work"); });
-  return metrics;
 }
 
 }  // namespace
@@ -265,19 +209,6 @@ TEST_CASE("DeviceLearner: IMPALA and APPO learn a two-step problem from batches 
     if (auto* own = dynamic_cast<AppoConfig*>(config.algorithm_config.get())) own->circular_buffer_num_batches = 4;
     Learner learner(config, Space::box(-1, 1, {2}), Space::discrete(2), make_cpu_support());
     CHECK(reward_after(learner, 120, 3) > 0.9);
-  }
-}
-
-TEST_CASE("DeviceLearner: state in parts over the shards is an error, said before a device is looked for") {
-  for (const char* shard : {"optimizer", "gradients", "parameters"}) {
-    CAPTURE(shard);
-    Config config = config_of("torch");
-    config.learners.shard = shard;
-    CHECK_THROWS_WITH_AS(Learner(config, kObs, Space::discrete(2), make_cpu_support()),
-                         doctest::Contains("on a GPU only 'none' works"), Error);
-    config.learners.device = "cuda:999";
-    CHECK_THROWS_WITH_AS(Learner(config, kObs, Space::discrete(2)), doctest::Contains("on a GPU only 'none' works"),
-                         Error);
   }
 }
 

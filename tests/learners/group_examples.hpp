@@ -39,9 +39,14 @@ inline Config full_config(const std::string& algorithm) {
 
 using Learners = std::vector<std::unique_ptr<Learner>>;
 
-inline Learners make_learners(size_t count, const std::function<Config()>& config) {
+/// `on_device`: each trains as on a GPU, on CpuSupport.
+inline std::unique_ptr<Learner> make_learner(const Config& config, bool on_device = false) {
+  return std::make_unique<Learner>(config, kObs, kActions, on_device ? make_cpu_support() : nullptr);
+}
+
+inline Learners make_learners(size_t count, const std::function<Config()>& config, bool on_device = false) {
   Learners learners;
-  for (size_t i = 0; i < count; ++i) learners.push_back(std::make_unique<Learner>(config(), kObs, kActions));
+  for (size_t i = 0; i < count; ++i) learners.push_back(make_learner(config(), on_device));
   return learners;
 }
 

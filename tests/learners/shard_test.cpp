@@ -15,6 +15,7 @@ TEST_SUITE_BEGIN("learners/shard");
 namespace {
 
 constexpr std::array<const char*, 4> kKinds{"none", "optimizer", "gradients", "parameters"};
+constexpr std::array<std::pair<bool, bool>, 4> kBoth{{{false, false}, {false, true}, {true, false}, {true, true}}};
 
 Config sharded(Config config, const std::string& kind, bool redundancy = true) {
   config.learners.shard = kind;
@@ -22,6 +23,8 @@ Config sharded(Config config, const std::string& kind, bool redundancy = true) {
   config.learners.executor = "torch";  // the same in all of them
   return config;
 }
+
+std::string where(const std::string& kind, bool on_device) { return kind + (on_device ? " on a device" : ""); }
 
 /// All of a group's state: the optimizer's parts side by side.
 LearnerState whole_state(const Learners& learners) {
@@ -84,27 +87,38 @@ TEST_CASE("Shard: what lies where changes no update") {
       CAPTURE(algorithm);
       CAPTURE(size);
       std::map<std::string, LearnerState> states;
-      for (const char* kind : kKinds) {
-        CAPTURE(kind);
-        Learners shards = make_learners(size, [&] {
-          Config config = sharded(full_config(algorithm), kind);
-          config.training.grad_clip = 0.5;
-          config.learners.gradient_accumulation = 2;
-          return config;
-        });
-        join_all(shards, members_of(size, nullptr));
-        for (uint64_t seed : {1, 2, 3, 4}) {
-          const auto results = update_all(shards, seed, uneven(size, seed == 3));
-          for (const UpdateResult& result : results)
-            for (const auto& [name, value] : result.metrics)
-              if (!name.starts_with("learner_memory_")) CHECK(value == results[0].metrics.at(name));
+      for (const bool on_device : {false, true})
+        for (const char* kind : kKinds) {
+          CAPTURE(on_device);
+          CAPTURE(kind);
+          const auto config = [&] {
+            Config c = sharded(full_config(algorithm), kind);
+            c.training.grad_clip = 0.5;
+            c.learners.gradient_accumulation = 2;
+            return c;
+          };
+          Learners shards = make_learners(size, config, on_device);
+          join_all(shards, members_of(size, nullptr));
+          for (uint64_t seed : {1, 2, 3, 4}) {
+            std::vector<int> counts = uneven(size, false);
+            if (seed == 3 && size > 1) counts.back() = 0;  // the others' layouts stay
+            const auto results = update_all(shards, seed, counts);
+            for (const UpdateResult& result : results)
+              for (const auto& [name, value] : result.metrics)
+                if (!name.starts_with("learner_memory_") && !name.starts_with("num_device_work_"))
+                  CHECK(value == results[0].metrics.at(name));
+          }
+          states[where(kind, on_device)] = whole_state(shards);
         }
-        states[kind] = whole_state(shards);
+      for (const bool on_device : {false, true}) {
+        CAPTURE(on_device);
+        const LearnerState& none = states[where("none", on_device)];
+        // The same operations in another place.
+        CHECK(same(states[where("optimizer", on_device)], none));
+        // Layer by layer sums are in another order, and a gathered layer lies elsewhere.
+        for (const char* kind : {"gradients", "parameters"}) check_near(states[where(kind, on_device)], none, 1e-5);
+        check_near(none, states[where("none", false)], 1e-4);
       }
-      // The same operations in another place.
-      CHECK(same(states["optimizer"], states["none"]));
-      // Layer by layer sums are in another order, and a gathered layer lies elsewhere.
-      for (const char* kind : {"gradients", "parameters"}) check_near(states[kind], states["none"], 1e-5);
     }
 }
 
@@ -146,12 +160,14 @@ TEST_CASE("Shard: every kind of layer and head goes layer by layer") {
 TEST_CASE("Shard: memory is what the formula says") {
   for (const char* algorithm : {"PPO", "APPO"})
     for (const char* kind : kKinds)
-      for (const bool redundancy : {false, true}) {
+      for (const auto& [redundancy, on_device] : kBoth) {
         CAPTURE(algorithm);
         CAPTURE(kind);
         CAPTURE(redundancy);
+        CAPTURE(on_device);
         const uint32_t n = 3;
-        Learners shards = make_learners(n, [&] { return sharded(full_config(algorithm), kind, redundancy); });
+        Learners shards = make_learners(
+            n, [&] { return sharded(full_config(algorithm), kind, redundancy); }, on_device);
         join_all(shards, members_of(n, nullptr));
         update_all(shards, 1, uneven(n, false));
         const auto results = update_all(shards, 2, uneven(n, false));
@@ -173,11 +189,21 @@ TEST_CASE("Shard: memory is what the formula says") {
           CHECK(bytes("optimizer") == static_cast<double>(any ? 8 * c : 8 * p));
           const size_t kept = parameters ? 4 * left * (3 + t) : 8 * left;
           CHECK(bytes("redundancy") == static_cast<double>(any && redundancy ? kept : 0));
+          CHECK(bytes("snapshot") ==
+                static_cast<double>((parameters ? 4 * c : 4 * p) * (1 + t) + (any ? 8 * c : 8 * p)));
         }
       }
 }
 
 namespace {
+
+/// Each of `kinds` on a CPU and on a device.
+std::vector<std::pair<const char*, bool>> cases(std::initializer_list<const char*> kinds) {
+  std::vector<std::pair<const char*, bool>> all;
+  for (const char* kind : kinds)
+    for (const bool on_device : {false, true}) all.emplace_back(kind, on_device);
+  return all;
+}
 
 /// Who of the survivors has each part, as a driver finds it out; empty when some part is lost.
 std::vector<uint32_t> holders_of(const Learners& survivors) {
@@ -209,13 +235,14 @@ std::vector<int> even(uint32_t shards) {
 
 TEST_CASE("Shard: groups of 4, 3, 2, 1, 2 and 4 have the same state to the bit") {
   for (const char* algorithm : {"PPO", "APPO"})
-    for (const char* kind : {"optimizer", "gradients", "parameters"}) {
+    for (const auto& [kind, on_device] : cases({"optimizer", "gradients", "parameters"})) {
       CAPTURE(algorithm);
       CAPTURE(kind);
-      const auto config = [&] { return sharded(full_config(algorithm), kind); };
+      CAPTURE(on_device);
+      const auto config = [&, k = kind] { return sharded(full_config(algorithm), k); };
       const bool real = algorithm == std::string("PPO") && kind == std::string("parameters");
       const MakeCollective make = real ? make_shared_collective : nullptr;
-      Learners shards = make_learners(4, config);
+      Learners shards = make_learners(4, config, on_device);
       join_all(shards, members_of(4, make));
       for (uint64_t seed : {1, 2}) update_all(shards, seed, even(4));
       const LearnerState state = whole_state(shards);
@@ -226,7 +253,7 @@ TEST_CASE("Shard: groups of 4, 3, 2, 1, 2 and 4 have the same state to the bit")
         if (size < shards.size()) shards.erase(shards.begin() + 1);  // one dies; what it had is with the next
         const Learner::Sources sources{.root = 0, .holders = holders_of(shards), .everybody = false};
         REQUIRE(!sources.holders.empty());
-        while (shards.size() < size) shards.push_back(std::make_unique<Learner>(config(), kObs, kActions));
+        while (shards.size() < size) shards.push_back(make_learner(config(), on_device));
         join_all(shards, members_of(size, make), sources);
         CHECK(same(whole_state(shards), state));
       }
@@ -238,20 +265,21 @@ TEST_CASE("Shard: groups of 4, 3, 2, 1, 2 and 4 have the same state to the bit")
 }
 
 TEST_CASE("Shard: it may break at every operation of every shard; one dies, the rest rebuild and go on bit for bit") {
-  for (const char* kind : {"optimizer", "parameters"}) {
+  for (const auto& [kind, on_device] : cases({"optimizer", "parameters"})) {
     CAPTURE(kind);
+    CAPTURE(on_device);
     const uint32_t size = 3;
     const std::vector<int> counts = even(size);
-    const auto config = [&] {
-      Config c = sharded(full_config("PPO"), kind);
+    const auto config = [&, k = kind] {
+      Config c = sharded(full_config("PPO"), k);
       c.rl_module.fcnet_hiddens = {4};
       c.training.num_epochs = 1;
       c.training.minibatch_size = 0;
       return c;
     };
     Members members;
-    const auto begin = [&](const std::optional<ThreadGroup::Fault>& fault) {
-      Learners shards = make_learners(size, config);
+    const auto begin = [&, device = on_device](const std::optional<ThreadGroup::Fault>& fault) {
+      Learners shards = make_learners(size, config, device);
       members = members_of(size, nullptr, fault);
       join_all(shards, members);
       return shards;
@@ -285,7 +313,7 @@ TEST_CASE("Shard: it may break at every operation of every shard; one dies, the 
           ++(all_prepared ? forward : back);
           Learner::Sources sources{.root = 1, .holders = holders_of(shards), .everybody = false};
           REQUIRE(sources.holders.size() == 3);
-          shards.insert(shards.begin(), std::make_unique<Learner>(config(), kObs, kActions));  // takes its place: rank
+          shards.insert(shards.begin(), make_learner(config(), on_device));  // takes its place: rank
           std::rotate(shards.begin(), shards.begin() + 1, shards.begin() + 1 + rank);
           // Ranks of the new group: those behind the newcomer move up by one.
           for (uint32_t& holder : sources.holders) holder += holder >= rank ? 1 : 0;
@@ -303,15 +331,16 @@ TEST_CASE("Shard: it may break at every operation of every shard; one dies, the 
 }
 
 TEST_CASE("Shard: a join may break at every operation; what is left has all parts, old or new") {
-  for (const char* kind : {"optimizer", "parameters"}) {
+  for (const auto& [kind, on_device] : cases({"optimizer", "parameters"})) {
     CAPTURE(kind);
-    const auto config = [&] { return sharded(full_config("PPO"), kind); };
+    CAPTURE(on_device);
+    const auto config = [&, k = kind] { return sharded(full_config("PPO"), k); };
     // Four shards after an update; the third dies, three form a group that breaks, and then another.
     for (uint64_t operation = 0; operation < 40; ++operation)
       for (const bool lost : {false, true}) {
         CAPTURE(operation);
         CAPTURE(lost);
-        Learners shards = make_learners(4, config);
+        Learners shards = make_learners(4, config, on_device);
         join_all(shards, members_of(4, nullptr));
         update_all(shards, 1, even(4));
         const LearnerState state = whole_state(shards);
