@@ -63,8 +63,10 @@ DeviceLearner::Result DeviceLearner::update(Fragment* fragment, Pass& pass) {
   const DeviceOptimizer::Counters before = optimizer_->counters();
   support_->run([&] {
     set_numbers(pass);
-    if (fragment != nullptr && !batch_.load(*fragment, pass.filter && pass.filter->active() ? &filter_ : nullptr))
+    if (fragment != nullptr && !batch_.load(*fragment, pass.filter && pass.filter->active() ? &filter_ : nullptr)) {
+      check(alone() || !buffer_ || buffer_->uses_left() == 0, "a batch of another layout within a group");
       empty_buffer();
+    }
     train_batches(fragment, pass, result);
     support_->begin_download(flat_.const_data_ptr(), flat_.nbytes());
     finish(pass, module_steps_before, before, result);

@@ -121,8 +121,9 @@ class DeviceLearner {
   void finish(Pass& pass, int64_t module_steps_before, const DeviceOptimizer::Counters& before, Result& result);
   [[noreturn]] void diverged(int64_t in_a_row) const;
 
+  bool alone() const { return group_ == nullptr; }
   /// Whether work that has the group's operations in it can be recorded.
-  bool recordable() const { return group_ == nullptr || group_->recordable(); }
+  bool recordable() const { return alone() || group_->recordable(); }
   void sum_over_group(const at::Tensor& tensor) const;
   void start_buckets();
   void empty_buffer();

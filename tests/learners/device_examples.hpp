@@ -60,8 +60,8 @@ inline size_t cuts_of(uint64_t update) { return update % 3 == 2 ? 20 : update; }
 /// What operators ran that would make a GPU's host wait, which a recording forbids; those of the CPU's Adam apart,
 /// which reads its numbers on the host.
 struct Waits {
-  static inline std::vector<std::string> seen;
-  static inline int in_adam = 0;
+  static inline thread_local std::vector<std::string> seen;
+  static inline thread_local int in_adam = 0;
   static std::unique_ptr<at::ObserverContext> begin(const at::RecordFunction& f) {
     const std::string name = f.name();
     in_adam += name == "aten::_fused_adam_";
