@@ -36,6 +36,15 @@ const Tensor& tensor_of(const TensorMap& tensors, const std::string& name) {
   return found->second;
 }
 
+/// Throws Error unless `space` is what FrameStack makes of `frames` frames.
+void check_stack(const Space& space, int64_t frames) {
+  if (frames == 1) return;
+  const Box* box = space.get_if<Box>();
+  const Tuple* tuple = space.get_if<Tuple>();
+  const size_t got = box && !box->shape.empty() ? static_cast<size_t>(box->shape[0]) : tuple ? tuple->spaces.size() : 0;
+  check(got == static_cast<size_t>(frames), "observations {} are no stacks of {} frames", space.to_string(), frames);
+}
+
 }  // namespace
 
 FragmentLayout RolloutWorker::layout_for(const Config& config, const EnvSpec& env, const ModuleSpec& module) {
@@ -43,10 +52,15 @@ FragmentLayout RolloutWorker::layout_for(const Config& config, const EnvSpec& en
   check(spec.action_space.is_leaf(), "the action space {} has no single row of elements",
         spec.action_space.to_string());
   const Leaf& action = spec.action_space.leaves()[0];
+  const auto frames = static_cast<int>(config.environment.frame_stack);
+  check_stack(spec.observation_space, frames);
   FragmentLayout layout(static_cast<int>(config.fragment_length()),
-                        static_cast<int>(config.env_runners.num_envs_per_env_runner));
-  layout.add("obs", Rows::step_and_bootstrap, DType::f32, {module.obs_size})
-      .add("actions", Rows::step, action.dtype, action.shape)
+                        static_cast<int>(config.env_runners.num_envs_per_env_runner), frames);
+  if (frames == 1)
+    layout.add("obs", Rows::step_and_bootstrap, DType::f32, {module.obs_size});
+  else
+    layout.add("frames", Rows::frame, DType::f32, {module.obs_size / frames});
+  layout.add("actions", Rows::step, action.dtype, action.shape)
       .add("rewards", Rows::step, DType::f32, {})
       .add("terminateds", Rows::step, DType::u8, {})
       .add("truncateds", Rows::step, DType::u8, {})
@@ -60,6 +74,8 @@ RolloutWorker::RolloutWorker(const Config& config, const EnvSpec& env, const Mod
                              uint64_t first_env_index, uint32_t incarnation)
     : num_envs_(static_cast<size_t>(config.env_runners.num_envs_per_env_runner)),
       obs_size_(static_cast<size_t>(module.obs_size)),
+      frame_stack_(static_cast<size_t>(config.environment.frame_stack)),
+      frame_size_(obs_size_ / frame_stack_),
       mode_(config.env_runners.random_actions ? Mode::uniform
             : config.env_runners.explore      ? Mode::sample
                                               : Mode::mode),
@@ -75,6 +91,7 @@ RolloutWorker::RolloutWorker(const Config& config, const EnvSpec& env, const Mod
   const int flat_size = envs_.spec().observation_space.flat_size();
   check(module.obs_size == flat_size, "the module takes {} features, {} has {}", module.obs_size, envs_.spec().id,
         flat_size);
+  if (frame_stack_ > 1) env_stacks_.resize(features_.size());
   if (config.environment.observation_filter == "MeanStdFilter") {
     filter_.emplace(module.obs_size, config.environment.observation_clip);
     filtered_.resize(features_.size());
@@ -104,6 +121,8 @@ void RolloutWorker::begin(Fragment& fragment, const WeightsView& weights) {
   const FragmentLayout& layout = fragment.layout();
   check(static_cast<size_t>(layout.environments()) == num_envs_, "a fragment of {} environments, want {}",
         layout.environments(), num_envs_);
+  check(static_cast<size_t>(layout.frame_stack()) == frame_stack_, "a fragment of stacks of {} frames, want {}",
+        layout.frame_stack(), frame_stack_);
   policy_.load(weights.values);
   if (filter_) filter_->set_state(weights.filter);
   envs_.set_curriculum(weights.curriculum);
@@ -116,7 +135,8 @@ void RolloutWorker::begin(Fragment& fragment, const WeightsView& weights) {
   const auto floats = [&](const char* name) { return reinterpret_cast<float*>(start(name)); };
   const auto flags = [&](const char* name) { return reinterpret_cast<uint8_t*>(start(name)); };
   target_ = {.fragment = &fragment,
-             .obs = floats("obs"),
+             .obs = frame_stack_ == 1 ? floats("obs") : features_.data(),
+             .frames = frame_stack_ == 1 ? nullptr : floats("frames"),
              .rewards = floats("rewards"),
              .logp = floats("logp"),
              .inputs = floats("action_dist_inputs"),
@@ -124,7 +144,10 @@ void RolloutWorker::begin(Fragment& fragment, const WeightsView& weights) {
              .actions = start("actions"),
              .terminateds = flags("terminateds"),
              .truncateds = flags("truncateds")};
-  std::copy(features_.begin(), features_.end(), target_.obs);
+  if (frame_stack_ == 1)
+    std::copy(features_.begin(), features_.end(), target_.obs);
+  else
+    write_first_stacks();
   const size_t samples = static_cast<size_t>(layout.steps()) * num_envs_;
   if (mode_ == Mode::uniform) std::fill_n(target_.inputs, samples * static_cast<size_t>(dist_.num_inputs()), 0.0f);
   fragment.weights_version = weights.version;
@@ -138,7 +161,7 @@ bool RolloutWorker::step_some(int steps) {
   const int end = std::min(target_.fragment->layout().steps(), target_.t + steps);
   while (target_.t < end) step_once();
   if (end < target_.fragment->layout().steps()) return false;
-  std::copy_n(target_.obs, features_.size(), features_.begin());  // row T is the next fragment's row 0
+  if (frame_stack_ == 1) std::copy_n(target_.obs, features_.size(), features_.begin());  // the next fragment's row 0
   target_.fragment = nullptr;
   return true;
 }
@@ -150,7 +173,7 @@ void RolloutWorker::step_once() {
   for (size_t b = 0; b < n; ++b)
     connector_({to.actions + b * row_bytes, row_bytes}, {env_actions_.data() + b * row_bytes, row_bytes});
 
-  float* const next_obs = to.obs + n * obs_size_;
+  float* const next_obs = frame_stack_ == 1 ? to.obs + n * obs_size_ : env_stacks_.data();
   float* const next_final = to.final_obs + to.fragment->final_rows * obs_size_;
   const size_t final_rows = envs_.step(
       env_actions_.data(), {.obs = flat_ ? reinterpret_cast<std::byte*>(next_obs) : rows_.data(),
@@ -166,12 +189,43 @@ void RolloutWorker::step_once() {
     to_features(final_rows_.data(), final_rows, next_final);
   }
   to.fragment->final_rows += final_rows;
-  to.obs = next_obs;
+  if (frame_stack_ == 1)
+    to.obs = next_obs;
+  else
+    take_frames(next_final);
   to.actions += n * row_bytes;
   to.rewards += n, to.logp += n, to.terminateds += n, to.truncateds += n;
   to.inputs += n * static_cast<size_t>(dist_.num_inputs());
   ++to.t;
   env_steps_ += n;
+}
+
+/// Rows 0 to k-1 of the fragment's frames.
+void RolloutWorker::write_first_stacks() {
+  for (size_t i = 0; i < frame_stack_; ++i)
+    for (size_t b = 0; b < num_envs_; ++b, target_.frames += frame_size_)
+      std::copy_n(features_.data() + b * obs_size_ + i * frame_size_, frame_size_, target_.frames);
+}
+
+/// Of the environments' stacks only the newest frames count, also in the step's rows of `final_obs`; the older ones are
+/// those of before. An environment that goes on from a state may round its observation otherwise than before it, and
+/// the learner has one frame for both.
+void RolloutWorker::take_frames(float* final_obs) {
+  Target& to = target_;
+  const size_t older = obs_size_ - frame_size_;
+  for (size_t b = 0; b < num_envs_; ++b) {
+    float* const stack = features_.data() + b * obs_size_;
+    const float* const env_stack = env_stacks_.data() + b * obs_size_;
+    std::copy(stack + frame_size_, stack + obs_size_, stack);
+    if (to.truncateds[b] && !to.terminateds[b]) {
+      std::copy_n(stack, older, final_obs);
+      final_obs += obs_size_;
+    }
+    std::copy_n(env_stack + older, frame_size_, stack + older);
+    if (to.truncateds[b] || to.terminateds[b])  // an S_0
+      for (size_t i = 0; i < older; i += frame_size_) std::copy_n(stack + older, frame_size_, stack + i);
+    to.frames = std::copy_n(stack + older, frame_size_, to.frames);
+  }
 }
 
 /// What environment `b` did instead of what it was told. Where it does not say what it drew from, it counts as drawn

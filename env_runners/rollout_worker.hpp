@@ -1,8 +1,9 @@
 // RolloutWorker: an env runner's loop without its sockets: fills fragments with the experience of B environments.
 //
 // One thread. Per step: [filter] -> EigenPolicy -> ActionDist -> ActionConnector -> VectorEnv, each writing straight
-// into the fragment's columns where shapes allow; no heap allocation, lock or shared atomic per step. A fragment can be
-// filled in pieces, so that the caller may send heartbeats between them:
+// into the fragment's columns where shapes allow; no heap allocation, lock or shared atomic per step. Where
+// observations are stacks of frames the fragment gets each frame once, and the policy sees stacks that the worker makes
+// of them as the learner will. A fragment can be filled in pieces, so that the caller may send heartbeats between them:
 //
 //   worker.begin(fragment, weights); while (!worker.step_some(8)) heartbeat();      // or worker.sample(fragment,
 //   weights)
@@ -56,12 +57,14 @@ class RolloutWorker {
  private:
   struct Target {  // where step t of the fragment being filled goes
     Fragment* fragment = nullptr;
-    float *obs, *rewards, *logp, *inputs, *final_obs;
+    float *obs, *frames, *rewards, *logp, *inputs, *final_obs;  // either in the fragment: obs, or frames
     std::byte* actions;
     uint8_t *terminateds, *truncateds;
     int t = 0;
   };
   void step_once();
+  void write_first_stacks();
+  void take_frames(float* final_obs);
   void take_own(size_t b, const OwnAction& own);
   void choose_actions(const float* obs, std::byte* actions, float* logp, float* inputs);  // [B, ...] each
   void to_features(const std::byte* rows, size_t n, float* features) const;
@@ -69,6 +72,7 @@ class RolloutWorker {
   enum class Mode { sample, mode, uniform };
 
   size_t num_envs_, obs_size_;
+  size_t frame_stack_, frame_size_;  ///< frames of an observation, features of a frame
   Mode mode_;
   VectorEnv envs_;
   ObservationFlattener flatten_;
@@ -80,10 +84,11 @@ class RolloutWorker {
   ActionConnector connector_;
   std::vector<RandomStream> action_streams_;              // [B]
   std::vector<std::pair<size_t, const OwnAction*>> own_;  ///< of one step
-  std::vector<float> features_;                           // [B, obs_size]  S_t where the next fragment starts
-  std::vector<float> filtered_;                           // [B, obs_size]
-  std::vector<std::byte> rows_, final_rows_;              // [B, row_bytes]  where rows are not features
-  std::vector<std::byte> env_actions_;                    // [B, action row_bytes]
+  std::vector<float> features_;    // [B, obs_size]  S_t where the next fragment starts; of stacks of frames: S_t
+  std::vector<float> env_stacks_;  // [B, obs_size]  where observations are stacks: the environments' own
+  std::vector<float> filtered_;    // [B, obs_size]
+  std::vector<std::byte> rows_, final_rows_;  // [B, row_bytes]  where rows are not features
+  std::vector<std::byte> env_actions_;        // [B, action row_bytes]
   bool started_ = false;
   uint64_t env_steps_ = 0;
   Target target_;

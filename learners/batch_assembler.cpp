@@ -8,7 +8,8 @@ namespace myriad {
 namespace {
 
 std::shared_ptr<const FragmentLayout> wide_layout(const FragmentLayout& layout, uint32_t places) {
-  auto wide = std::make_shared<FragmentLayout>(layout.steps(), layout.environments() * static_cast<int>(places));
+  auto wide = std::make_shared<FragmentLayout>(layout.steps(), layout.environments() * static_cast<int>(places),
+                                               layout.frame_stack());
   for (const Column& column : layout.columns()) wide->add(column.name, column.rows, column.dtype, column.shape);
   return wide;
 }

@@ -226,10 +226,8 @@ void Learner::update_filter(Fragment* batch) {
   MeanStdFilter own(filter_->size());
   bool finite = true;
   if (batch != nullptr) {
-    const FragmentLayout& layout = batch->layout();
-    const auto rows = batch->values<float>(layout.column("obs"))
-                          .first(static_cast<size_t>(layout.steps()) * static_cast<size_t>(layout.environments()) *
-                                 static_cast<size_t>(spec().obs_size));
+    const at::Tensor obs = observations(*batch).narrow(0, 0, batch->layout().steps());
+    const std::span rows(obs.const_data_ptr<float>(), static_cast<size_t>(obs.numel()));
     finite = std::all_of(rows.begin(), rows.end(), [](float x) { return std::isfinite(x); });
     if (finite && alone()) filter_->update(rows);
     if (finite && !alone()) own.update(rows);

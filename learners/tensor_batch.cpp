@@ -56,19 +56,45 @@ at::ScalarType torch_type(DType dtype) {
   return at::kFloat;
 }
 
+at::Tensor stacked(const at::Tensor& frames, const at::Tensor& terminateds, const at::Tensor& truncateds, int64_t k) {
+  const int64_t steps = truncateds.size(0), environments = truncateds.size(1), size = frames.size(2);
+  check(frames.size(0) == steps + k && frames.size(1) == environments, "frames are [{}, {}], want [{}, {}]",
+        frames.size(0), frames.size(1), steps + k, environments);
+  const auto count = [&](int64_t n) { return at::arange(n, frames.options().dtype(at::kLong)); };
+  const at::Tensor time = count(steps + 1);
+  // The first row of the episode that each S_t is of, k - 1 + s; none lies before row 0.
+  const at::Tensor ended = at::logical_or(terminateds, truncateds);
+  const at::Tensor began = ended * (time.narrow(0, 1, steps) + (k - 1)).unsqueeze(1);
+  const at::Tensor first = std::get<0>(at::constant_pad_nd(began, {0, 0, 1, 0}).cummax(0));  // [T+1, N]
+  const at::Tensor row = at::maximum(time.view({-1, 1, 1}) + count(k), first.unsqueeze(2));  // [T+1, N, k]
+  const at::Tensor index = row * environments + count(environments).unsqueeze(1);
+  return frames.flatten(0, 1).index_select(0, index.flatten()).view({steps + 1, environments, k * size});
+}
+
+at::Tensor observations(Fragment& fragment) {
+  const FragmentLayout& layout = fragment.layout();
+  const int64_t steps = layout.steps(), environments = layout.environments(), k = layout.frame_stack();
+  const auto rows = [&](const char* name, int64_t times) {
+    return view(fragment, layout.column(name), {times, environments});
+  };
+  if (layout.find("frames") == nullptr) return rows("obs", steps + 1).view({steps + 1, environments, -1});
+  return stacked(rows("frames", steps + k).view({steps + k, environments, -1}), rows("terminateds", steps),
+                 rows("truncateds", steps), k);
+}
+
 TensorBatch make_tensor_batch(Fragment& fragment, const ModuleSpec& spec, const Space& action_space,
                               const MeanStdFilter* filter) {
   const FragmentLayout& layout = fragment.layout();
   TensorBatch batch;
   batch.steps = layout.steps();
   batch.environments = layout.environments();
-  const Column& obs = layout.column("obs");
+  const Column* frames = layout.find("frames");
+  const Column& obs = frames ? *frames : layout.column("obs");
   const auto count = [](const Column& c) { return c.row_bytes / size_of(c.dtype); };
-  check(obs.dtype == DType::f32 && count(obs) == static_cast<size_t>(spec.obs_size),
-        "the fragment's obs are {} {}, the module wants {} f32", count(obs), name_of(obs.dtype), spec.obs_size);
-  batch.obs = filtered(view(fragment, obs, {batch.steps + 1, batch.environments})
-                           .view({batch.steps + 1, batch.environments, spec.obs_size}),
-                       filter);
+  const size_t obs_size = count(obs) * (frames ? static_cast<size_t>(layout.frame_stack()) : 1);
+  check(obs.dtype == DType::f32 && obs_size == static_cast<size_t>(spec.obs_size),
+        "the fragment's obs are {} {}, the module wants {} f32", obs_size, name_of(obs.dtype), spec.obs_size);
+  batch.obs = filtered(observations(fragment), filter);
   for (const Column& column : layout.columns())
     if (column.rows == Rows::step)
       batch.columns[column.name] = view(fragment, column, {batch.steps, batch.environments});

@@ -1,5 +1,5 @@
-// TensorBatch: a fragment as torch tensors, observations filtered. Tensors that need no change are views of the
-// fragment's buffer, so the fragment outlives the batch. One thread.
+// TensorBatch: a fragment as torch tensors, observations stacked and filtered. Tensors that need no change are views of
+// the fragment's buffer, so the fragment outlives the batch. One thread.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -39,6 +39,13 @@ struct Share {
   std::vector<int64_t> units;  ///< of each shard: what minibatches are made of, rows or environments
   int64_t unit_rows = 1;       ///< rows (env steps) of a unit, the same everywhere
 };
+
+/// Stacks from the frames of a fragment, by the rule of rl/fragment.hpp: frames [T+k, N, f] and the flags [T, N] become
+/// [T+1, N, k * f]. In torch's operators, on any device and without waiting for it.
+at::Tensor stacked(const at::Tensor& frames, const at::Tensor& terminateds, const at::Tensor& truncateds, int64_t k);
+
+/// The observations of `fragment` as they were sent, unfiltered, [T+1, N, obs_size]: a view, or stacks of its frames.
+at::Tensor observations(Fragment& fragment);
 
 /// Views `fragment` as tensors; `filter` may be null. Discrete actions count from 0. Throws Error for columns or
 /// actions that do not fit `spec`.

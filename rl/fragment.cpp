@@ -25,6 +25,11 @@ bool all_finite(const std::byte* bytes, size_t count) {
 }
 }  // namespace
 
+FragmentLayout::FragmentLayout(int steps, int environments, int frame_stack)
+    : steps_(steps), environments_(environments), frame_stack_(frame_stack) {
+  check(frame_stack >= 1, "an observation of {} frames, want at least 1", frame_stack);
+}
+
 FragmentLayout& FragmentLayout::add(std::string name, Rows rows, DType dtype, std::vector<int> shape) {
   check(columns_.empty() || columns_.back().rows != Rows::final_step, "column {} comes after final_obs", name);
   const size_t count = std::accumulate(shape.begin(), shape.end(), size_t{1}, std::multiplies<>());
@@ -54,6 +59,8 @@ size_t FragmentLayout::rows(const Column& column) const {
       return t * b;
     case Rows::step_and_bootstrap:
       return (t + 1) * b;
+    case Rows::frame:
+      return (t + static_cast<size_t>(frame_stack_)) * b;
     case Rows::environment:
       return b;
     case Rows::final_step:
@@ -69,6 +76,7 @@ size_t FragmentLayout::used_bytes(size_t final_rows) const {
 
 uint64_t FragmentLayout::hash() const {
   std::string text = fmt::format("{}x{}", steps_, environments_);
+  if (frame_stack_ > 1) text += fmt::format("x{}", frame_stack_);
   for (const Column& c : columns_)
     text += fmt::format(";{}:{}:{}:{}", c.name, static_cast<int>(c.rows), static_cast<int>(c.dtype),
                         fmt::join(c.shape, ","));

@@ -1,6 +1,7 @@
 // Fragment: the one unit of experience, T steps of B environments in one contiguous buffer of time-major columns.
 //
 //   obs                [T+1, B, ...]  S_t, in the row layout of the observation the module sees; row T bootstraps
+//   frames             [T+k, B, ...]  in its place where observations are stacks of k frames: each frame once
 //   actions            [T, B, ...]    A_t
 //   rewards            [T, B]         R_{t+1}
 //   terminateds        [T, B]         S_{t+1} is terminal
@@ -11,6 +12,14 @@
 //
 // obs[t+1] is already the next episode's S_0 where an episode ended, so that
 // V_next[t] = (1 - terminated) * (truncated ? V(final_obs) : V(obs[t+1])) holds at terminations, time limits and cuts.
+//
+// Rows 0 to k-1 of frames are the stack of S_0, the oldest first; row k-1+t is the newest frame of S_t. An episode's
+// S_0 is one frame k times, as FrameStack resets. So place i of the stack of S_t, 0 the oldest, has row
+//
+//   max(t + i, k - 1 + s)   s <= t: the last step at which an episode began, after an end at s - 1
+//   t + i                   where none did
+//
+// final_obs has whole stacks: there are few, and the newest frame of such an S_{t+1} is in no row of frames.
 // The runner fills a fragment in place; the wire sends the buffer as it is; the learner copies columns into its batch.
 #pragma once
 
@@ -25,7 +34,7 @@
 namespace myriad {
 
 /// What a column has one row for.
-enum class Rows : uint8_t { step = 0, step_and_bootstrap = 1, environment = 2, final_step = 3 };
+enum class Rows : uint8_t { step = 0, step_and_bootstrap = 1, environment = 2, final_step = 3, frame = 4 };
 
 struct Column {
   std::string name;
@@ -39,13 +48,15 @@ struct Column {
 /// Where each column lies; the same for every fragment of a run, so shapes stay fixed (CUDA graphs need that).
 class FragmentLayout {
  public:
-  FragmentLayout(int steps, int environments) : steps_(steps), environments_(environments) {}
+  /// `frame_stack`: the frames of an observation, k.
+  FragmentLayout(int steps, int environments, int frame_stack = 1);
 
   /// Appends a column; Rows::final_step must come last (its used rows are the buffer's tail).
   FragmentLayout& add(std::string name, Rows rows, DType dtype, std::vector<int> shape);
 
   int steps() const { return steps_; }                ///< T
   int environments() const { return environments_; }  ///< B
+  int frame_stack() const { return frame_stack_; }    ///< k
   std::span<const Column> columns() const { return columns_; }
   const Column& column(std::string_view name) const;  ///< throws Error for an unknown name
   const Column* find(std::string_view name) const;
@@ -57,7 +68,7 @@ class FragmentLayout {
   uint64_t hash() const;
 
  private:
-  int steps_, environments_;
+  int steps_, environments_, frame_stack_;
   std::vector<Column> columns_;
   size_t capacity_bytes_ = 0;
 };

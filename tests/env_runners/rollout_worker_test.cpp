@@ -10,23 +10,25 @@
 #include "rl/check.hpp"
 #include "rl/wrappers.hpp"
 #include "tests/env_runners/toy_envs.hpp"
+#include "tests/rl/frame_stacks.hpp"
 
 namespace {
 std::size_t g_allocations = 0;  // this test program has one thread
 }
 
-// Counted, so that a test can tell that a step allocates nothing.
-void* operator new(std::size_t size) {
+// Counted, so that a test can tell that a step allocates nothing. Not inlined: g++ 12 would inline only some of them,
+// and warn of a pair that does not match.
+[[gnu::noinline]] void* operator new(std::size_t size) {
   ++g_allocations;
   if (void* memory = std::malloc(size == 0 ? 1 : size)) return memory;
   throw std::bad_alloc();
 }
-void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+[[gnu::noinline]] void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
   ++g_allocations;
   return std::malloc(size == 0 ? 1 : size);
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 using namespace myriad;
 using namespace myriad::test;
@@ -68,6 +70,50 @@ constexpr const char* kStepColumns[]{"obs",        "actions", "rewards",        
 bool same(std::span<const std::byte> a, std::span<const std::byte> b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size()) == 0;
 }
+
+/// An environment stepped by hand, from the draws that a worker's has.
+class ByHand {
+ public:
+  ByHand(const Config& config, const EnvSpec& spec, uint64_t index)
+      : limit_(config.environment.max_episode_steps > 0 ? config.environment.max_episode_steps
+                                                        : spec.max_episode_steps),
+        random_(static_cast<uint64_t>(config.seed), StreamPurpose::environment, index),
+        env_(make_environment(spec, config.environment.env_config)),
+        flatten_(spec.observation_space),
+        features_(static_cast<size_t>(spec.observation_space.flat_size())),
+        connector_(spec.action_space, config.environment.normalize_actions, config.environment.clip_actions),
+        row_(spec.observation_space.row_bytes()),
+        action_(spec.action_space.row_bytes()) {
+    env_->reset(random_, Row(row_));
+  }
+  std::vector<float> features() const {
+    std::vector<float> features(features_);
+    flatten_(row_, features);
+    return features;
+  }
+  /// The step's flags; an ended episode leaves its last features in `final_features`.
+  std::pair<bool, bool> step(std::span<const std::byte> action) {
+    connector_(action, action_);
+    const StepResult result = env_->step(ConstRow(action_), random_, Row(row_));
+    const bool truncated = result.truncated || ++steps_ == limit_;
+    if (result.terminated || truncated) {
+      final_features = features();
+      env_->reset(random_, Row(row_));
+      steps_ = 0;
+    }
+    return {result.terminated, truncated};
+  }
+  std::vector<float> final_features;
+
+ private:
+  int64_t limit_, steps_ = 0;
+  RandomStream random_;
+  std::unique_ptr<Environment> env_;
+  ObservationFlattener flatten_;
+  size_t features_;
+  ActionConnector connector_;
+  std::vector<std::byte> row_, action_;
+};
 
 bool same_fragment(const Rig& a, const Rig& b) {
   return a.fragment.final_rows == b.fragment.final_rows && same(a.fragment.used(), b.fragment.used());
@@ -327,22 +373,106 @@ TEST_SUITE("env_runners/rollout_worker") {
     config.environment.frame_stack = 2;
     config.environment.max_episode_steps = 6;
     Rig rig(config, wrapped_spec(counter(), config.environment));
-    const auto counts = [&](const char* name, size_t row) {  // of the two frames; a frame is {count, mark}
-      const auto column = rig.column<float>(name);
-      return std::pair{column[row * 4], column[row * 4 + 2]};
-    };
     using Pair = std::pair<float, float>;
+    const auto counts = [](std::span<const float> stacks, size_t row) {  // of the two frames; a frame is {count, mark}
+      return Pair{stacks[row * 4], stacks[row * 4 + 2]};
+    };
+    const auto frame_counts = [&] {
+      std::vector<float> column;
+      for (size_t row = 0; row < 6; ++row) column.push_back(rig.column<float>("frames")[row * 2]);
+      return column;
+    };
+    CHECK(rig.layout->find("obs") == nullptr);
     rig.sample();
-    for (size_t t = 0; t <= 4; ++t) CHECK(counts("obs", t) == Pair{std::max(0.0f, float(t) - 1), float(t)});
+    CHECK(frame_counts() == std::vector<float>{0, 0, 1, 2, 3, 4});
+    std::vector<float> stacks = stacks_of(rig.fragment);
+    for (size_t t = 0; t <= 4; ++t) CHECK(counts(stacks, t) == Pair{std::max(0.0f, float(t) - 1), float(t)});
     rig.sample();  // t = 4, 5 | 0, 1, 2
-    CHECK(counts("obs", 0) == Pair{3, 4});
-    CHECK(counts("obs", 1) == Pair{4, 5});
-    CHECK(counts("obs", 2) == Pair{0, 0});  // S_0 twice, and nothing of the episode before
-    CHECK(rig.column<float>("obs")[2 * 4 + 1] == rig.column<float>("obs")[2 * 4 + 3]);
-    CHECK(counts("obs", 4) == Pair{1, 2});
+    CHECK(frame_counts() == std::vector<float>{3, 4, 5, 0, 1, 2});
+    stacks = stacks_of(rig.fragment);
+    CHECK(counts(stacks, 0) == Pair{3, 4});
+    CHECK(counts(stacks, 1) == Pair{4, 5});
+    CHECK(counts(stacks, 2) == Pair{0, 0});  // S_0 twice, and nothing of the episode before
+    CHECK(stacks[2 * 4 + 1] == stacks[2 * 4 + 3]);
+    CHECK(counts(stacks, 4) == Pair{1, 2});
     REQUIRE(rig.fragment.final_rows == 1);
-    CHECK(counts("final_obs", 0) == Pair{5, 6});
-    CHECK(rig.column<float>("final_obs")[1] == rig.column<float>("obs")[1]);  // the mark of its own episode
+    CHECK(counts(rig.column<float>("final_obs"), 0) == Pair{5, 6});
+    CHECK(rig.column<float>("final_obs")[1] == stacks[1]);                         // the mark of its own episode
+    CHECK_THROWS_AS(RolloutWorker::layout_for(config, rooms(), rig.spec), Error);  // not in a FrameStack
+  }
+
+  TEST_CASE("RolloutWorker: the stacks of its frames are those of environments stepped by hand, and of its policy") {
+    for (const EnvSpec* env : {&chancy(), &counter(), &rooms(), &pixels()})
+      for (const int k : {2, 3, 6})
+        for (const int steps : {1, 4, 7})
+          for (const int64_t seed : {7, 8}) {
+            CAPTURE(env->id);
+            CAPTURE(k);
+            CAPTURE(steps);
+            CAPTURE(seed);
+            Config config = config_for(*env, 3, steps, seed);
+            config.environment.frame_stack = k;
+            config.environment.frame_skip = k == 3 ? 2 : 1;
+            config.environment.max_episode_steps = env == &counter() ? 3 : 0;
+            config.environment.observation_filter = "MeanStdFilter";
+            const EnvSpec spec = wrapped_spec(*env, config.environment);
+            Rig rig(config, spec);
+            const auto size = static_cast<size_t>(rig.spec.obs_size);
+            MeanStdFilter filter(rig.spec.obs_size);
+            for (const float x : {0.0f, 0.5f, 2.0f}) filter.update(std::vector<float>(size, x));
+            rig.weights.filter = filter.state();
+            EigenPolicy policy(rig.spec);
+            policy.load(rig.weights.values);
+            std::vector<ByHand> by_hand;
+            for (uint64_t b = 0; b < 3; ++b) by_hand.emplace_back(config, spec, b);
+            size_t ends = 0;
+            for (int fragment = 0; fragment < 5; ++fragment) {
+              rig.sample();
+              CHECK(fragment_violation(*rig.layout, rig.fragment.used(), rig.fragment.final_rows, env->action_space) ==
+                    "");
+              const std::vector<float> stacks = stacks_of(rig.fragment);
+              const auto floats = [&](std::span<const float> rows, size_t row) {
+                return std::vector(rows.begin() + static_cast<std::ptrdiff_t>(row * size),
+                                   rows.begin() + static_cast<std::ptrdiff_t>((row + 1) * size));
+              };
+              size_t final_rows = 0, row = 0;
+              for (size_t t = 0; t < static_cast<size_t>(steps); ++t)
+                for (size_t b = 0; b < 3; ++b, ++row) {
+                  CHECK(floats(stacks, row) == by_hand[b].features());
+                  const Column& inputs = rig.layout->column("action_dist_inputs");
+                  std::vector<float> filtered(size), want(inputs.row_bytes / sizeof(float));
+                  filter.apply(floats(stacks, row), filtered);
+                  policy.forward(filtered.data(), 1, want.data());
+                  CHECK(same(rig.cell("action_dist_inputs", t, b), std::as_bytes(std::span(want))));
+                  const auto [terminated, truncated] = by_hand[b].step(rig.cell("actions", t, b));
+                  CHECK(rig.column<uint8_t>("terminateds")[row] == terminated);
+                  CHECK(rig.column<uint8_t>("truncateds")[row] == truncated);
+                  ends += terminated || truncated ? 1 : 0;
+                  if (truncated && !terminated)
+                    CHECK(floats(rig.column<float>("final_obs"), final_rows++) == by_hand[b].final_features);
+                }
+              CHECK(rig.fragment.final_rows == final_rows);
+              for (size_t b = 0; b < 3; ++b, ++row) CHECK(floats(stacks, row) == by_hand[b].features());
+            }
+            CHECK(ends > 0);
+          }
+  }
+
+  TEST_CASE("RolloutWorker: frames go on from a state as they were, whatever an environment makes of its own") {
+    Config config = config_for(chancy(), 4, 5);
+    config.environment.env_config["rounding"] = 0.25;
+    for (const int k : {1, 2, 4}) {
+      CAPTURE(k);
+      config.environment.frame_stack = k;
+      const EnvSpec spec = wrapped_spec(chancy(), config.environment);
+      Rig a(config, spec), b(config, spec);
+      a.sample();
+      for (int i = 0; i < 6; ++i) {
+        CHECK(b.worker.set_state(a.worker.state()) == "");
+        a.sample(), b.sample();
+        CHECK(same_fragment(a, b));
+      }
+    }
   }
 
   TEST_CASE("RolloutWorker: with every wrapper on, state continues bit for bit and workers may share environments") {
@@ -358,9 +488,10 @@ TEST_SUITE("env_runners/rollout_worker") {
       for (size_t w = 0; w < 2; ++w) {
         Rig part(config, spec, w * 2);
         part.sample();
-        for (const char* name : kStepColumns)
-          for (size_t t = 0; t < 12; ++t)
-            for (size_t b = 0; b < 2; ++b) CHECK(same(part.cell(name, t, b), whole.cell(name, t, w * 2 + b)));
+        for (const Column& column : part.layout->columns())
+          for (size_t t = 0; column.rows != Rows::final_step && t < part.layout->rows(column) / 2; ++t)
+            for (size_t b = 0; b < 2; ++b)
+              CHECK(same(part.cell(column.name.c_str(), t, b), whole.cell(column.name.c_str(), t, w * 2 + b)));
       }
       CHECK(again.worker.set_state(whole.worker.state()) == "");
       for (int i = 0; i < 3; ++i) {
@@ -382,9 +513,10 @@ TEST_SUITE("env_runners/rollout_worker") {
 
   TEST_CASE("RolloutWorker: sampling allocates nothing once the first fragment is full") {
     for (const EnvSpec* env : {&counter(), &rooms(), &pixels()})
-      for (const bool random_actions : {false, true}) {
+      for (const auto& [random_actions, frame_stack] : {std::pair{false, 1}, {false, 3}, {true, 2}}) {
         Config config = config_for(*env, 5, 40);
-        config.environment.frame_skip = config.environment.frame_stack = random_actions ? 2 : 1;
+        config.environment.frame_skip = random_actions ? 2 : 1;
+        config.environment.frame_stack = frame_stack;
         config.environment.sticky_actions = random_actions ? 0.5 : 0.0;
         const EnvSpec spec = wrapped_spec(*env, config.environment);
         config.environment.max_episode_steps = 3;

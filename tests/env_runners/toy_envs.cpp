@@ -103,6 +103,33 @@ class Rooms : public Environment {
   double x_ = 0, count_ = 0;
 };
 
+class Chancy : public Environment {
+ public:
+  explicit Chancy(double rounding) : rounding_(rounding) {}
+  void reset(RandomStream& random, Row observation) override { draw(random, observation); }
+  StepResult step(ConstRow, RandomStream& random, Row observation) override {
+    draw(random, observation);
+    return {.terminated = random.uniform() < 0.3, .truncated = random.uniform() < 0.2};
+  }
+  std::optional<std::vector<double>> state() const override { return std::vector{x_, y_}; }
+  void set_state(std::span<const double> state, Row observation) override {
+    check_state_length("Chancy", state.size(), 2);
+    x_ = state[0], y_ = state[1];
+    write(observation, rounding_);
+  }
+
+ private:
+  void draw(RandomStream& random, Row observation) {
+    x_ = random.uniform(), y_ = random.uniform();
+    write(observation, 0);
+  }
+  void write(Row observation, double off) const {
+    observation.f32()[0] = static_cast<float>(x_ + off);
+    observation.f32()[1] = static_cast<float>(y_);
+  }
+  double rounding_, x_ = 0, y_ = 0;
+};
+
 EnvSpec counter_spec(std::string id, bool remembers) {
   return {.id = std::move(id),
           .observation_space = Space::box(0.0, INFINITY, {2}),
@@ -154,6 +181,16 @@ const EnvSpec& rooms() {
                   .max_episode_steps = 5,
                   .source = "a toy",
                   .make = [](const EnvOptions&) { return std::make_unique<Rooms>(); }});
+  return spec;
+}
+const EnvSpec& chancy() {
+  static const EnvSpec& spec =
+      registered({.id = "ToyChancy-v0",
+                  .observation_space = Space::box(0.0, 2.0, {2}),
+                  .action_space = Space::discrete(2),
+                  .source = "a toy",
+                  .options = {{"rounding", 0}},
+                  .make = [](const EnvOptions& o) { return std::make_unique<Chancy>(o.at("rounding")); }});
   return spec;
 }
 

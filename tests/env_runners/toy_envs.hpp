@@ -19,6 +19,10 @@ const EnvSpec& pixels();
 /// Dict{pose: Box [2], room: Discrete 3}; Box action [2] in [-2, 4]; reward = sum of the action.
 const EnvSpec& rooms();
 
+/// Box [2], both drawn anew; Discrete(2) actions; reward 0. After each step the episode is over with probability 0.3,
+/// cut with 0.2. set_state() shows a first feature that is off by options["rounding"].
+const EnvSpec& chancy();
+
 /// A config for `env` with B environments and fragments of T steps.
 Config config_for(const EnvSpec& env, int environments, int steps, int64_t seed = 7);
 

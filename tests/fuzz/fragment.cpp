@@ -19,10 +19,14 @@ struct Case {
   BatchAssembler assembler{layout, kPlaces};
 };
 
-std::shared_ptr<FragmentLayout> layout_of(int steps, int environments, DType action, std::vector<int> action_shape) {
-  auto layout = std::make_shared<FragmentLayout>(steps, environments);
-  layout->add("obs", Rows::step_and_bootstrap, DType::f32, {3})
-      .add("actions", Rows::step, action, std::move(action_shape))
+std::shared_ptr<FragmentLayout> layout_of(int steps, int environments, DType action, std::vector<int> action_shape,
+                                          int frame_stack = 1) {
+  auto layout = std::make_shared<FragmentLayout>(steps, environments, frame_stack);
+  if (frame_stack == 1)
+    layout->add("obs", Rows::step_and_bootstrap, DType::f32, {3});
+  else
+    layout->add("frames", Rows::frame, DType::f32, {1});
+  layout->add("actions", Rows::step, action, std::move(action_shape))
       .add("rewards", Rows::step, DType::f32, {})
       .add("terminateds", Rows::step, DType::u8, {})
       .add("truncateds", Rows::step, DType::u8, {})
@@ -32,7 +36,7 @@ std::shared_ptr<FragmentLayout> layout_of(int steps, int environments, DType act
 
 std::vector<Case> make_cases() {
   std::vector<Case> cases;
-  auto discrete = layout_of(4, 2, DType::i32, {1});
+  auto discrete = layout_of(4, 2, DType::i32, {1}, 3);
   discrete->add("final_obs", Rows::final_step, DType::f32, {3});
   cases.push_back({Space::discrete(3, -1), discrete});
   auto box = layout_of(3, 3, DType::f32, {2});

@@ -87,6 +87,33 @@ inline Fragment batch_of(const Space& action_space, uint64_t seed = 1, size_t cu
   return f;
 }
 
+/// Each frame once of `batch`, whose observations become what FrameStack makes of these frames: three of one feature.
+inline Fragment frames_of(Fragment& batch) {
+  const FragmentLayout& whole = batch.layout();
+  auto layout = std::make_shared<FragmentLayout>(whole.steps(), whole.environments(), 3);
+  layout->add("frames", Rows::frame, DType::f32, {1});
+  for (const Column& c : whole.columns())
+    if (c.name != "obs") layout->add(c.name, c.rows, c.dtype, c.shape);
+  Fragment frames(layout);
+  frames.final_rows = batch.final_rows;
+  for (const Column& c : whole.columns())
+    if (c.name != "obs")
+      std::copy_n(batch.row(c, 0), c.row_bytes * (c.rows == Rows::final_step ? batch.final_rows : whole.rows(c)),
+                  frames.row(layout->column(c.name), 0));
+  const auto n = static_cast<size_t>(whole.environments());
+  const auto obs = batch.values<float>(whole.column("obs")), to = frames.values<float>(layout->column("frames"));
+  const auto terminateds = batch.values<uint8_t>(whole.column("terminateds"));
+  const auto truncateds = batch.values<uint8_t>(whole.column("truncateds"));
+  for (size_t i = 0; i < 3 * n; ++i) to[i] = obs[i % n * 3 + i / n];
+  for (size_t i = 0; i < terminateds.size(); ++i) {
+    const auto before = obs.subspan(3 * i, 3), stack = obs.subspan(3 * (i + n), 3);
+    to[3 * n + i] = stack[2];
+    const bool ended = terminateds[i] || truncateds[i];
+    stack[0] = ended ? stack[2] : before[1], stack[1] = ended ? stack[2] : before[2];
+  }
+  return frames;
+}
+
 inline bool same(const TensorMap& a, const TensorMap& b) {
   return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin(), [](const auto& x, const auto& y) {
            return x.first == y.first && x.second.shape == y.second.shape && x.second.bytes == y.second.bytes;
@@ -100,7 +127,7 @@ inline bool same(const LearnerState& a, const LearnerState& b) {
 /// `count` environments of a batch, from `first` on.
 inline Fragment slice_of(Fragment& batch, int first, int count) {
   const FragmentLayout& whole = batch.layout();
-  auto layout = std::make_shared<FragmentLayout>(whole.steps(), count);
+  auto layout = std::make_shared<FragmentLayout>(whole.steps(), count, whole.frame_stack());
   for (const Column& c : whole.columns()) layout->add(c.name, c.rows, c.dtype, c.shape);
   Fragment slice(layout);
   for (const Column& c : whole.columns()) {

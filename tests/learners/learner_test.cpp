@@ -53,6 +53,37 @@ TEST_CASE("Learner: weights are the inference part, the filter's state and the v
   CHECK(after.filter[1] == doctest::Approx(mean).epsilon(1e-5));
 }
 
+TEST_CASE("Learner: from frames it learns what it learns from whole stacks, to the bit") {
+  const Space actions = Space::discrete(2);
+  for (const bool filters : {false, true}) {
+    std::vector<Config> configs;
+    for (const char* executor : {"native", "torch"}) {
+      configs.push_back(config_of(executor));
+      configs.push_back(async_config("IMPALA", executor));
+      configs.push_back(async_config("APPO", executor, 2));
+      configs.push_back(async_config("IMPALA", executor));
+      configs.back().training.minibatch_size = 2 * kSteps;
+    }
+    for (Config& config : configs) {
+      CAPTURE(filters);
+      CAPTURE(config.algorithm);
+      CAPTURE(config.learners.executor);
+      config.environment.observation_filter = filters ? "MeanStdFilter" : "NoFilter";
+      Learner a(config, kObs, actions), b(config, kObs, actions);
+      const LearnerState start = a.state();
+      for (uint64_t update = 1; update <= 3; ++update) {
+        Fragment whole = batch_of(actions, update, 10 * update);
+        Fragment frames = frames_of(whole);
+        CHECK(a.update(&whole).metrics == b.update(&frames).metrics);
+        CHECK(same(a.state(), b.state()));
+        CHECK(a.weights().filter == b.weights().filter);
+      }
+      CHECK(!same(a.state(), start));
+      CHECK(b.weights().filter.empty() != filters);
+    }
+  }
+}
+
 TEST_CASE("Learner: native and torch executors train alike") {
   for (const Space& actions : {Space::discrete(3, 5), Space::box(-1, 1, {1})}) {
     Learner native(config_of("native"), kObs, actions), torch(config_of("torch"), kObs, actions);

@@ -3,7 +3,12 @@
 #include <ATen/ATen.h>
 #include <doctest/doctest.h>
 
+#include "env_runners/rollout_worker.hpp"
 #include "rl/check.hpp"
+#include "rl/random.hpp"
+#include "rl/wrappers.hpp"
+#include "tests/env_runners/toy_envs.hpp"
+#include "tests/rl/frame_stacks.hpp"
 
 using namespace myriad;
 
@@ -69,11 +74,105 @@ TEST_CASE("make_tensor_batch: Discrete actions count from 0, and none lies outsi
   CHECK(make_tensor_batch(f, spec_of(actions), actions, nullptr).columns.at("actions").min().item<int>() == 1);
 }
 
+TEST_CASE("stacked: by hand, three frames of one feature over four steps") {
+  const at::Tensor frames = at::arange(10, 17, at::kFloat).view({7, 1, 1});  // S_0 is 10 11 12, then 13, 14, 15, 16
+  using Flags = std::vector<int>;
+  const auto stacks = [&](const Flags& terminateds, const Flags& truncateds) {
+    const auto flags = [](const Flags& of_steps) { return at::tensor(of_steps).to(at::kByte).view({4, 1}); };
+    const at::Tensor rows = stacked(frames, flags(terminateds), flags(truncateds), 3);
+    CHECK(rows.sizes().vec() == std::vector<int64_t>{5, 1, 3});
+    return std::vector<float>(rows.const_data_ptr<float>(), rows.const_data_ptr<float>() + rows.numel());
+  };
+  const Flags none(4, 0);
+  using Floats = std::vector<float>;
+  CHECK(stacks(none, none) == Floats{10, 11, 12, 11, 12, 13, 12, 13, 14, 13, 14, 15, 14, 15, 16});
+  // S_2, whose frame is 14, begins an episode: the step before ended one.
+  const Floats middle{10, 11, 12, 11, 12, 13, 14, 14, 14, 14, 14, 15, 14, 15, 16};
+  CHECK(stacks({0, 1, 0, 0}, none) == middle);
+  CHECK(stacks(none, {0, 1, 0, 0}) == middle);
+  CHECK(stacks({0, 1, 0, 0}, {0, 1, 0, 0}) == middle);
+  // S_1 and S_2 do; S_2 and S_4 do.
+  CHECK(stacks({1, 0, 0, 0}, {0, 1, 0, 0}) == Floats{10, 11, 12, 13, 13, 13, 14, 14, 14, 14, 14, 15, 14, 15, 16});
+  CHECK(stacks({0, 1, 0, 1}, none) == Floats{10, 11, 12, 11, 12, 13, 14, 14, 14, 14, 14, 15, 16, 16, 16});
+  // The bootstrap observation does.
+  CHECK(stacks(none, {0, 0, 0, 1}) == Floats{10, 11, 12, 11, 12, 13, 12, 13, 14, 13, 14, 15, 16, 16, 16});
+  CHECK_THROWS_AS(stacked(frames, at::zeros({4, 1}, at::kByte), at::zeros({4, 1}, at::kByte), 2), Error);
+}
+
+TEST_CASE("stacked: environments and features stay apart") {
+  // frames[row][e] = {10 row + e, -(10 row + e)}; environment 1 ends at step 0.
+  const at::Tensor count = at::arange(4, at::kFloat).mul(10).unsqueeze(1) + at::arange(2, at::kFloat);
+  const at::Tensor frames = at::stack({count, -count}, 2);
+  const at::Tensor terminateds = at::tensor({0, 1, 0, 0}, at::kByte).view({2, 2});
+  const at::Tensor rows = stacked(frames, terminateds, at::zeros_like(terminateds), 2);
+  const auto stack = [&](int64_t t, int64_t e) {
+    const float* row = rows.const_data_ptr<float>() + (t * 2 + e) * 4;
+    return std::vector<float>(row, row + 4);
+  };
+  using Floats = std::vector<float>;
+  CHECK(stack(0, 0) == Floats{0, 0, 10, -10});
+  CHECK(stack(0, 1) == Floats{1, -1, 11, -11});
+  CHECK(stack(1, 0) == Floats{10, -10, 20, -20});
+  CHECK(stack(1, 1) == Floats{21, -21, 21, -21});
+  CHECK(stack(2, 0) == Floats{20, -20, 30, -30});
+  CHECK(stack(2, 1) == Floats{21, -21, 31, -31});
+}
+
+TEST_CASE("stacked: the rule of rl/fragment.hpp, over random ends") {
+  RandomStream random(5, StreamPurpose::simulation, 0);
+  for (int i = 0; i < 200; ++i) {
+    const auto below = [&](uint64_t n) { return static_cast<int>(random.below(n)); };
+    auto layout = std::make_shared<FragmentLayout>(1 + below(8), 1 + below(4), 2 + below(6));
+    layout->add("frames", Rows::frame, DType::f32, {1 + below(3)})
+        .add("terminateds", Rows::step, DType::u8, {})
+        .add("truncateds", Rows::step, DType::u8, {});
+    Fragment fragment(layout);
+    for (float& x : fragment.values<float>(layout->column("frames"))) x = static_cast<float>(random.normal());
+    for (const char* name : {"terminateds", "truncateds"})
+      for (uint8_t& flag : fragment.values<uint8_t>(layout->column(name))) flag = below(4) == 0;
+    const at::Tensor rows = observations(fragment);
+    CHECK(std::vector<float>(rows.const_data_ptr<float>(), rows.const_data_ptr<float>() + rows.numel()) ==
+          test::stacks_of(fragment));
+  }
+}
+
+TEST_CASE("make_tensor_batch: of frames, the very observations that a runner's policy saw") {
+  for (const int k : {1, 3, 5}) {
+    CAPTURE(k);
+    Config config = test::config_for(test::chancy(), 3, 4);
+    config.environment.frame_stack = k;
+    const EnvSpec env = wrapped_spec(test::chancy(), config.environment);
+    const ModuleSpec spec = make_mlp_spec(env.observation_space, env.action_space, config.rl_module);
+    RolloutWorker worker(config, env, spec, 0);
+    const Weights weights{
+        .version = 1, .layout_hash = spec.hash(), .values = initial_parameters(spec, 1), .filter = {}};
+    EigenPolicy policy(spec);
+    policy.load(weights.values);
+    Fragment fragment(std::make_shared<const FragmentLayout>(RolloutWorker::layout_for(config, env, spec)));
+    for (int i = 0; i < 20; ++i) {
+      worker.sample(fragment, weights);
+      const TensorBatch batch = make_tensor_batch(fragment, spec, env.action_space, nullptr);
+      REQUIRE(batch.obs.sizes().vec() == std::vector<int64_t>{5, 3, 2 * k});
+      std::vector<float> inputs(4 * 3 * 2);
+      policy.forward(batch.obs.const_data_ptr<float>(), 12, inputs.data());
+      const auto seen = fragment.values<float>(fragment.layout().column("action_dist_inputs"));
+      CHECK(inputs == std::vector<float>(seen.begin(), seen.end()));
+    }
+  }
+}
+
 TEST_CASE("make_tensor_batch: columns that do not fit the module are refused") {
   Fragment f = fragment_of(DType::f32);
   CHECK_THROWS_AS(make_tensor_batch(f, spec_of(Space::discrete(2)), Space::discrete(2), nullptr), Error);
   const Space two = Space::box(-1, 1, {2});
   CHECK_THROWS_AS(make_tensor_batch(f, spec_of(two), two, nullptr), Error);
+  auto layout = std::make_shared<FragmentLayout>(2, 3, 3);  // stacks of three features
+  layout->add("frames", Rows::frame, DType::f32, {1})
+      .add("terminateds", Rows::step, DType::u8, {})
+      .add("truncateds", Rows::step, DType::u8, {})
+      .add("actions", Rows::step, DType::i32, {1});
+  Fragment stacks(layout);
+  CHECK_THROWS_AS(make_tensor_batch(stacks, spec_of(Space::discrete(2)), Space::discrete(2), nullptr), Error);
 }
 
 TEST_CASE("sequence_columns: obs become rows of steps, bootstrap and final_obs; environments keep theirs") {

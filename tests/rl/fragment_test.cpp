@@ -62,6 +62,18 @@ TEST_SUITE("rl/fragment") {
     CHECK_THROWS_WITH_AS(layout->column("logp"), "a fragment of this run has no column logp", Error);
   }
 
+  TEST_CASE("FragmentLayout: frames have a row more for each frame of a stack, all before them stays where it was") {
+    FragmentLayout layout(3, 2, 4);
+    layout.add("frames", Rows::frame, DType::f32, {5}).add("rewards", Rows::step, DType::f32, {});
+    CHECK(layout.frame_stack() == 4);
+    CHECK(layout.rows(layout.column("frames")) == 14);  // (3 + 4) x 2
+    CHECK(layout.column("frames").row_bytes == 20);
+    CHECK(layout.column("rewards").offset == 320);  // 14 x 20 = 280
+    CHECK(layout.capacity_bytes() == 344);
+    CHECK(FragmentLayout(3, 2).frame_stack() == 1);
+    CHECK_THROWS_AS(FragmentLayout(3, 2, 0), Error);
+  }
+
   TEST_CASE("FragmentLayout: only the used rows of final_obs count") {
     const auto layout = small_layout();
     CHECK(layout->used_bytes(0) == 512);
@@ -86,6 +98,12 @@ TEST_SUITE("rl/fragment") {
     CHECK(base != hash_of(3, 2, "obs", Rows::step, DType::f32, {3, 2}));
     CHECK(base != hash_of(3, 2, "obs", Rows::step, DType::f32, {6}));
     CHECK(base != FragmentLayout(3, 2).hash());
+    const auto of_frames = [](int k) {
+      return FragmentLayout(3, 2, k).add("frames", Rows::frame, DType::f32, {2}).hash();
+    };
+    CHECK(of_frames(2) != of_frames(3));
+    CHECK(of_frames(1) != hash_of(3, 2, "frames", Rows::step_and_bootstrap, DType::f32, {2}));
+    CHECK(FragmentLayout(3, 2, 1).hash() == FragmentLayout(3, 2).hash());
   }
 
   TEST_CASE("Fragment: aligned, zeroed, rows in time-major order") {
@@ -145,6 +163,17 @@ TEST_SUITE("rl/fragment") {
     CHECK(violation(fragment) == "column rewards has a value that is not finite");
     fragment.values<double>(fragment.layout().column("rewards"))[0] = std::numeric_limits<double>::max();
     CHECK(violation(fragment) == "");
+  }
+
+  TEST_CASE("fragment_violation: frames up to the last row") {
+    auto layout = std::make_shared<FragmentLayout>(3, 2, 4);
+    layout->add("frames", Rows::frame, DType::f32, {5});
+    Fragment fragment(layout);
+    CHECK(violation(fragment) == "");
+    CHECK(fragment_violation(*layout, fragment.used().first(279), 0, Space::discrete(2)) ==
+          "buffer has 279 bytes, want 280");
+    fragment.values<float>(layout->column("frames"))[69] = std::numeric_limits<float>::infinity();
+    CHECK(violation(fragment) == "column frames has a value that is not finite");
   }
 
   TEST_CASE("fragment_violation: only the used rows of final_obs are read") {

@@ -49,6 +49,24 @@ TEST_SUITE("learners/batch_assembler") {
     CHECK(batch.values<float>(batch.layout().column("final_obs"))[1] == -100);
   }
 
+  TEST_CASE("BatchAssembler: frames lie side by side, time for time, as many as a stack asks for") {
+    auto layout = std::make_shared<FragmentLayout>(1, 2, 3);  // 4 rows of 2 environments
+    layout->add("frames", Rows::frame, DType::f32, {1}).add("logp", Rows::step, DType::f32, {});
+    BatchAssembler assembler(layout, 2);
+    CHECK(assembler.batch_layout().frame_stack() == 3);
+    for (const uint32_t place : {1u, 0u}) {
+      Fragment fragment(layout);
+      float next = place == 0 ? 10 : 100;
+      for (float& x : fragment.values<float>(layout->column("frames"))) x = next++;
+      const auto used = fragment.used();
+      assembler.add(place, SharedBytes::of({used.begin(), used.end()}), 0);
+    }
+    Fragment& batch = assembler.take(1);
+    const auto frames = batch.values<float>(batch.layout().column("frames"));
+    CHECK(std::vector<float>(frames.begin(), frames.end()) ==
+          std::vector<float>{10, 11, 100, 101, 12, 13, 102, 103, 14, 15, 104, 105, 16, 17, 106, 107});
+  }
+
   TEST_CASE_FIXTURE(Fixture, "BatchAssembler: the next batch fills while the last one is trained on") {
     BatchAssembler assembler(layout, 1);
     add(assembler, 0, 10, true);
