@@ -33,7 +33,7 @@ DeviceBatch::DeviceBatch(const ModuleSpec& spec, const Space& action_space, cons
       work_(work) {}
 
 bool DeviceBatch::load(Fragment& fragment, const Filter* filter) {
-  make_tensor_batch(fragment, spec_, action_space_, nullptr);  // throws for what a kernel would stumble over
+  check_batch(fragment, spec_, action_space_);
   const FragmentLayout& layout = fragment.layout();
   const bool same = layout.hash() == layout_hash_;
   if (!same) prepare(layout);
@@ -43,6 +43,7 @@ bool DeviceBatch::load(Fragment& fragment, const Filter* filter) {
   std::vector<at::Tensor> shared{slab_};
   if (filter) shared.push_back(filter->shift);
   work_.run(fmt::format("load {} {}", final_capacity_, filter != nullptr), shared, [&, this] {
+    if (frames_.defined()) batch_.obs.copy_(stacked(frames_, column("terminateds"), column("truncateds"), stack_));
     if (filter)
       for (const at::Tensor& obs : {batch_.obs, batch_.final_obs.narrow(0, 0, final_capacity_)})
         obs.sub_(filter->shift).mul_(filter->scale).clamp_(-filter->clip, filter->clip);
@@ -65,8 +66,14 @@ void DeviceBatch::prepare(const FragmentLayout& layout) {
   batch_.environments = environments;
   for (const Column& column : layout.columns())
     if (column.rows == Rows::step) batch_.columns[column.name] = view_of(slab_, layout, column, {steps, environments});
-  batch_.obs =
-      view_of(slab_, layout, layout.column("obs"), {steps + 1, environments}).view({steps + 1, environments, obs_size});
+  frames_.reset();
+  stack_ = layout.frame_stack();
+  if (const Column* frames = layout.find("frames")) {
+    frames_ = view_of(slab_, layout, *frames, {steps + stack_, environments}).flatten(2);
+    batch_.obs = at::zeros({steps + 1, environments, obs_size}, options.dtype(at::kFloat));
+  } else {
+    batch_.obs = view_of(slab_, layout, layout.column("obs"), {steps + 1, environments}).flatten(2);
+  }
   batch_.columns["obs"] = batch_.obs.narrow(0, 0, steps);
   const Column* final_obs = layout.find("final_obs");
   batch_.final_obs = final_obs ? view_of(slab_, layout, *final_obs, {steps * environments}).view({-1, obs_size})
@@ -93,10 +100,16 @@ void DeviceBatch::refresh_final_index() {
   batch_.columns.at(kFinalIndex).copy_(final_index(batch_.columns.at("terminateds"), batch_.columns.at("truncateds")));
 }
 
-at::Tensor DeviceBatch::keep() const { return slab_.narrow(0, 0, static_cast<int64_t>(slab_bytes_)).clone(); }
+void DeviceBatch::keep(Columns& kept) const {
+  kept[kSlab] = slab_.narrow(0, 0, static_cast<int64_t>(slab_bytes_)).clone();
+  if (frames_.defined()) kept[kStacks] = batch_.obs.clone();
+}
 
-void DeviceBatch::bring_back(const at::Tensor& kept) {
-  slab_.narrow(0, 0, kept.size(0)).copy_(kept);
+void DeviceBatch::bring_back(const Columns& kept) {
+  if (!has_copy(kept)) return;
+  const at::Tensor& slab = kept.at(kSlab);
+  slab_.narrow(0, 0, slab.size(0)).copy_(slab);
+  if (frames_.defined()) batch_.obs.copy_(kept.at(kStacks));
   const std::array<at::Tensor, 1> shared{slab_};
   work_.run("final index", shared, [this] { refresh_final_index(); });
 }

@@ -1,9 +1,9 @@
 // DeviceBatch: the batch an update trains on, on a torch device, and what its minibatches are made of.
 //
 // The slab is the fragment's buffer there, so that a batch is one copy and every shape is fixed; what varies, the rows
-// of final_obs, is rounded up. Minibatches are gathered on the device by units that the host chose: rows, or whole
-// environments where the plan is time-major. Nothing here waits for the device. Owned by DeviceLearner; one thread,
-// inside DeviceSupport::run().
+// of final_obs, is rounded up. Frames are stacked and observations filtered on the device. Minibatches are gathered on
+// the device by units that the host chose: rows, or whole environments where the plan is time-major. Nothing here waits
+// for the device. Owned by DeviceLearner; one thread, inside DeviceSupport::run().
 #pragma once
 
 #include <map>
@@ -32,9 +32,10 @@ class DeviceBatch {
   /// columns or actions that do not fit.
   bool load(Fragment& fragment, const Filter* filter);
 
-  /// A copy of the batch, and the batch it is a copy of.
-  at::Tensor keep() const;
-  void bring_back(const at::Tensor& kept);
+  /// Adds a copy of the batch to `kept`; takes the batch a copy was made of. Nothing where there is none.
+  void keep(Columns& kept) const;
+  void bring_back(const Columns& kept);
+  static bool has_copy(const Columns& kept) { return kept.contains(kSlab); }
 
   int64_t steps() const { return batch_.steps; }                ///< T
   int64_t environments() const { return batch_.environments; }  ///< N
@@ -59,6 +60,8 @@ class DeviceBatch {
   Columns minibatch(const at::Tensor& units) const;
 
  private:
+  static constexpr const char *kSlab = "slab", *kStacks = "stacks";
+
   void prepare(const FragmentLayout& layout);
   void grow_final_rows(int64_t rows);
   void refresh_final_index();
@@ -75,7 +78,9 @@ class DeviceBatch {
   uint64_t layout_hash_ = 0;
   at::Tensor slab_;             // [bytes]  the fragment's buffer
   size_t slab_bytes_ = 0;       ///< with final_capacity_ rows of final_obs
+  at::Tensor frames_;           ///< view of slab_, [T+k, N, frame]; undefined where observations are no stacks
   TensorBatch batch_;           ///< views of slab_, all the rows final_obs can have among them; columns beside it
+  int64_t stack_ = 1;           ///< k
   int64_t final_capacity_ = 0;  ///< rows of final_obs that go through the module; never shrinks
   at::Tensor order_;            // [units]
   std::map<int64_t, at::Tensor> chosen_;  ///< a minibatch's units, by their number

@@ -17,7 +17,6 @@ namespace {
 
 constexpr int64_t kSkipsAllowed = 2;  // in a row, as Optimizer's
 constexpr int64_t kFit = ValueFit::kNumbers;
-constexpr const char* kSlab = "slab";
 
 }  // namespace
 
@@ -116,11 +115,11 @@ void DeviceLearner::train_batches(const Fragment* fragment, Pass& pass, Result& 
   if (!plan_.time_major) make_targets(fragment != nullptr);
   if (!buffer_) return train_pass(pass.share, pass);
   Share kept = pass.share;
-  if (fragment != nullptr) kept.columns[kSlab] = batch_.keep();
+  if (fragment != nullptr) batch_.keep(kept.columns);
   const int64_t unused = buffer_->push(std::move(kept));
   while (buffer_->uses_left() >= plan_.buffer_batches) {  // as Learner::train_sequences
     const std::shared_ptr<Share> share = buffer_->take(pass.buffer);
-    if (const auto slab = share->columns.find(kSlab); slab != share->columns.end()) batch_.bring_back(slab->second);
+    batch_.bring_back(share->columns);
     train_pass(*share, pass);
   }
   result.of_batch = {{"circular_buffer_uses_dropped", static_cast<double>(unused)},
@@ -293,7 +292,7 @@ void DeviceLearner::gather_parameters() {
 /// What the target policy says of the batch; kept with it until the target changes.
 void DeviceLearner::make_target_columns(Columns& kept) {
   const auto found = kept.find(kTargetInputs);
-  if (!kept.contains(kSlab)) {  // this shard has nothing of the batch
+  if (!DeviceBatch::has_copy(kept)) {  // this shard has nothing of the batch
     if (found == kept.end() && parted_) parted_->idle_infer(target_);
     kept[kTargetInputs] = at::Tensor();
     return;

@@ -23,19 +23,22 @@ at::Tensor filtered(const at::Tensor& obs, const MeanStdFilter* filter) {
   return out;
 }
 
-/// Choices from 0, each inside its distribution: a loss indexes with them.
-at::Tensor choices(const at::Tensor& actions, const ModuleSpec& spec, const Space& action_space) {
+size_t count_of(const Column& column) { return column.row_bytes / size_of(column.dtype); }
+
+int start_of(const Space& action_space) {
   const auto* discrete = action_space.get_if<Discrete>();
-  const at::Tensor indices = discrete && discrete->start != 0 ? actions - discrete->start : actions;
+  return discrete ? discrete->start : 0;
+}
+
+/// Each choice inside its distribution: a loss indexes with them.
+void check_choices(std::span<const int32_t> choices, const ModuleSpec& spec, int start) {
   std::vector<int> nvec;
   if (const auto* c = std::get_if<Categorical>(&spec.distribution)) nvec = {c->n};
   if (const auto* m = std::get_if<MultiCategorical>(&spec.distribution)) nvec = m->nvec;
-  const int32_t* values = indices.const_data_ptr<int32_t>();
-  for (int64_t i = 0; i < indices.numel(); ++i) {
-    const int n = nvec[static_cast<size_t>(i) % nvec.size()];
-    check(values[i] >= 0 && values[i] < n, "actions[{}] is choice {} of {}", i, values[i], n);
+  for (size_t i = 0; i < choices.size(); ++i) {
+    const int n = nvec[i % nvec.size()], choice = choices[i] - start;
+    check(choice >= 0 && choice < n, "actions[{}] is choice {} of {}", i, choice, n);
   }
-  return indices;
 }
 
 }  // namespace
@@ -82,18 +85,32 @@ at::Tensor observations(Fragment& fragment) {
                  rows("truncateds", steps), k);
 }
 
+void check_batch(Fragment& fragment, const ModuleSpec& spec, const Space& action_space) {
+  const FragmentLayout& layout = fragment.layout();
+  const Column* frames = layout.find("frames");
+  const Column& obs = frames ? *frames : layout.column("obs");
+  const size_t obs_size = count_of(obs) * (frames ? static_cast<size_t>(layout.frame_stack()) : 1);
+  check(obs.dtype == DType::f32 && obs_size == static_cast<size_t>(spec.obs_size),
+        "the fragment's obs are {} {}, the module wants {} f32", obs_size, name_of(obs.dtype), spec.obs_size);
+  check(layout.find("final_obs") != nullptr || fragment.final_rows == 0,
+        "the fragment has final rows and no final_obs");
+  const Column& actions = layout.column("actions");
+  const auto* gaussian = std::get_if<DiagGaussian>(&spec.distribution);
+  const auto* multi = std::get_if<MultiCategorical>(&spec.distribution);
+  const size_t elements = gaussian ? static_cast<size_t>(gaussian->n) : multi ? multi->nvec.size() : 1;
+  check(actions.dtype == (gaussian ? DType::f32 : DType::i32) && count_of(actions) == elements,
+        "the fragment's actions are {} {}, the module wants {} {}", count_of(actions), name_of(actions.dtype), elements,
+        gaussian ? "f32" : "i32");
+  if (!gaussian) check_choices(fragment.values<int32_t>(actions), spec, start_of(action_space));
+}
+
 TensorBatch make_tensor_batch(Fragment& fragment, const ModuleSpec& spec, const Space& action_space,
                               const MeanStdFilter* filter) {
+  check_batch(fragment, spec, action_space);
   const FragmentLayout& layout = fragment.layout();
   TensorBatch batch;
   batch.steps = layout.steps();
   batch.environments = layout.environments();
-  const Column* frames = layout.find("frames");
-  const Column& obs = frames ? *frames : layout.column("obs");
-  const auto count = [](const Column& c) { return c.row_bytes / size_of(c.dtype); };
-  const size_t obs_size = count(obs) * (frames ? static_cast<size_t>(layout.frame_stack()) : 1);
-  check(obs.dtype == DType::f32 && obs_size == static_cast<size_t>(spec.obs_size),
-        "the fragment's obs are {} {}, the module wants {} f32", obs_size, name_of(obs.dtype), spec.obs_size);
   batch.obs = filtered(observations(fragment), filter);
   for (const Column& column : layout.columns())
     if (column.rows == Rows::step)
@@ -101,18 +118,9 @@ TensorBatch make_tensor_batch(Fragment& fragment, const ModuleSpec& spec, const 
   batch.columns["obs"] = batch.obs.narrow(0, 0, batch.steps);
   const auto rows = static_cast<int64_t>(fragment.final_rows);
   const Column* final_obs = layout.find("final_obs");
-  check(final_obs != nullptr || rows == 0, "the fragment has final rows and no final_obs");
   batch.final_obs = final_obs ? filtered(view(fragment, *final_obs, {rows}).view({rows, spec.obs_size}), filter)
                               : at::empty({0, spec.obs_size}, at::kFloat);
-
-  const Column& actions = layout.column("actions");
-  const auto* gaussian = std::get_if<DiagGaussian>(&spec.distribution);
-  const auto* multi = std::get_if<MultiCategorical>(&spec.distribution);
-  const size_t elements = gaussian ? static_cast<size_t>(gaussian->n) : multi ? multi->nvec.size() : 1;
-  check(actions.dtype == (gaussian ? DType::f32 : DType::i32) && count(actions) == elements,
-        "the fragment's actions are {} {}, the module wants {} {}", count(actions), name_of(actions.dtype), elements,
-        gaussian ? "f32" : "i32");
-  if (!gaussian) batch.columns["actions"] = choices(batch.columns["actions"], spec, action_space);
+  if (const int start = start_of(action_space); start != 0) batch.columns["actions"] = batch.columns["actions"] - start;
   return batch;
 }
 

@@ -47,8 +47,10 @@ at::Tensor stacked(const at::Tensor& frames, const at::Tensor& terminateds, cons
 /// The observations of `fragment` as they were sent, unfiltered, [T+1, N, obs_size]: a view, or stacks of its frames.
 at::Tensor observations(Fragment& fragment);
 
-/// Views `fragment` as tensors; `filter` may be null. Discrete actions count from 0. Throws Error for columns or
-/// actions that do not fit `spec`.
+/// Throws Error for columns or actions that do not fit `spec`.
+void check_batch(Fragment& fragment, const ModuleSpec& spec, const Space& action_space);
+
+/// Views `fragment` as tensors; `filter` may be null. Discrete actions count from 0. Throws Error as check_batch().
 TensorBatch make_tensor_batch(Fragment& fragment, const ModuleSpec& spec, const Space& action_space,
                               const MeanStdFilter* filter);
 

@@ -67,6 +67,27 @@ TEST_CASE("DeviceLearner: recorded work gives the same numbers, and is counted")
   }
 }
 
+TEST_CASE("DeviceLearner: stacks the frames of a batch as the host does, to the bit, recorded too") {
+  const Space actions = Space::discrete(3, 5);
+  for (const char* name : kDeviceCases) {
+    CAPTURE(name);
+    int64_t replays = 0;
+    const Config config = device_config(name);
+    Learner whole(config, kObs, actions, make_cpu_support()), frames(config, kObs, actions, make_cpu_support()),
+        recorded(config, kObs, actions, std::make_unique<RecordingSupport>(&replays));
+    for (uint64_t update = 1; update <= 8; ++update) {
+      Fragment stacks = batch_of(actions, update, cuts_of(update));
+      Fragment batch = frames_of(stacks);
+      const Metrics want = without_work(whole.update(&stacks).metrics);
+      CHECK(without_work(frames.update(&batch).metrics) == want);
+      CHECK(without_work(recorded.update(&batch).metrics) == want);
+    }
+    CHECK(replays > 0);
+    CHECK(same(frames.state(), whole.state()));
+    CHECK(same(recorded.state(), whole.state()));
+  }
+}
+
 TEST_CASE("DeviceLearner: what is recorded never waits for the device") {
   int64_t replays = 0;
   RecordingSupport support(&replays);
