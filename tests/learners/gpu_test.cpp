@@ -166,7 +166,8 @@ TEST_CASE("GPU: an NCCL group of one reduces, also when it is recorded, and can 
 
 namespace {
 
-/// The first of two shards with the same numbers: a sum is NCCL's of one rank, doubled.
+/// The first of two shards with the same numbers: a sum is NCCL's of one rank, doubled. Parameters that the other would
+/// have are zeros.
 class FirstOfTwo final : public DeviceGroup {
  public:
   FirstOfTwo(const DeviceSupport& gpu, size_t overlap_floats)
@@ -188,12 +189,26 @@ class FirstOfTwo final : public DeviceGroup {
     nccl_->finish();
     for (const at::Tensor& tensor : std::exchange(unfinished_, {})) tensor.mul_(2.0f);
   }
+  void broadcast(const at::Tensor& tensor, uint32_t root) override {
+    if (root != 0) tensor.zero_();
+    nccl_->broadcast(tensor, 0);
+    ++moved;
+  }
+  void reduce(const at::Tensor& tensor, uint32_t) override {
+    nccl_->reduce(tensor, 0);
+    tensor.mul_(2.0f);
+    ++moved;
+  }
+  void all_gather(const at::Tensor& all) override {
+    nccl_->all_gather(all.chunk(2)[0]);
+    ++moved;
+  }
   size_t overlap_floats() const override { return nccl_->overlap_floats(); }
   bool recordable() const override { return true; }
   void abort() noexcept override { nccl_->abort(); }
   void require_alive() const override { nccl_->require_alive(); }
 
-  int64_t begun = 0;
+  int64_t begun = 0, moved = 0;
 
  private:
   std::unique_ptr<DeviceGroup> nccl_;
@@ -208,6 +223,9 @@ class SecondOfTwo final : public DeviceGroup {
   void all_reduce(const at::Tensor& tensor) override { tensor.mul_(2.0f); }
   void begin_all_reduce(const at::Tensor&) override {}
   void finish() override {}
+  void broadcast(const at::Tensor& tensor, uint32_t) override { tensor.zero_(); }
+  void reduce(const at::Tensor&, uint32_t) override {}
+  void all_gather(const at::Tensor&) override {}
   size_t overlap_floats() const override { return 0; }
   bool recordable() const override { return false; }
   void abort() noexcept override {}
@@ -241,6 +259,98 @@ TEST_CASE("GPU: NCCL sums stretches of a gradient during a recorded backward") {
     first->abort();
   }
   CHECK(same(states[0], states[1]));
+}
+
+TEST_CASE("GPU: what lies in parts moves over NCCL amid recorded passes as it does unrecorded") {
+  if (skipped()) return;
+  const Space actions = Space::discrete(2);
+  for (const char* name : {"PPO", "APPO"})
+    for (const char* kind : {"optimizer", "gradients", "parameters"}) {
+      CAPTURE(name);
+      CAPTURE(kind);
+      std::array<std::vector<float>, 2> parts;
+      for (const bool recorded : {false, true}) {
+        const std::unique_ptr<DeviceSupport> gpu = open_device("cuda", 0);
+        const auto first = std::make_shared<FirstOfTwo>(*gpu, 0);
+        ThreadGroup threads(2);
+        in_threads(2, [&](uint32_t rank) {
+          Config config = rank == 0 ? on_gpu(name) : device_config(name);
+          config.learners.cuda_graph = recorded;
+          config.learners.shard = kind;
+          Learner learner(config, kObs, actions, rank == 0 ? nullptr : make_cpu_support());
+          learner.join(threads.member(rank), {},
+                       rank == 0 ? std::shared_ptr<DeviceGroup>(first) : std::make_shared<SecondOfTwo>());
+          Fragment batch = batch_of(actions);
+          Metrics last;
+          for (int update = 0; update < 8; ++update) last = learner.update(rank == 0 ? &batch : nullptr).metrics;
+          const LearnerState state = learner.state();
+          if (rank == 1) return;
+          parts[recorded] = state.optimizer.at("exp_avg").f32();
+          CHECK(last.contains("num_device_work_replayed_lifetime") == recorded);
+          CHECK(!last.contains("num_device_work_not_recorded_lifetime"));
+        });
+        CHECK(first->moved > 0);
+        first->abort();
+      }
+      CHECK(parts[0].size() < make_algorithm(on_gpu(name))->module_spec(kObs, actions).num_parameters());
+      float most = 0, worst = 0;
+      for (size_t i = 0; i < parts[0].size(); ++i) {
+        most = std::max(most, std::abs(parts[0][i]));
+        worst = std::max(worst, std::abs(parts[0][i] - parts[1][i]));
+      }
+      CHECK(most > 0);
+      CHECK(worst <= 1e-4f * most);
+    }
+}
+
+TEST_CASE("GPU: a shard on a GPU and one on a CPU, with state in parts, train as two on CPUs do") {
+  if (skipped()) return;  // two on GPUs want a process each: their backward passes would share a thread
+  const Space actions = Space::discrete(2);
+  for (const char* name : {"PPO", "APPO"})
+    for (const char* kind : {"optimizer", "gradients", "parameters"}) {
+      CAPTURE(name);
+      CAPTURE(kind);
+      std::array<std::array<LearnerState, 2>, 2> states;
+      for (const bool gpu : {false, true}) {
+        ThreadGroup threads(2);
+        in_threads(2, [&](uint32_t rank) {
+          Config config = gpu && rank == 0 ? on_gpu(name) : device_config(name);
+          config.learners.shard = kind;
+          Learner learner(config, kObs, actions, gpu && rank == 0 ? nullptr : make_cpu_support());
+          learner.join(threads.member(rank), {});
+          for (uint64_t update = 1; update <= 5; ++update) {
+            Fragment whole = batch_of(actions, update, update);
+            Fragment mine = rank == 0 ? slice_of(whole, 0, 3) : slice_of(whole, 3, 5);
+            learner.update(rank == 0 && update == 3 ? nullptr : &mine);
+          }
+          states[gpu][rank] = learner.state();
+        });
+      }
+      CHECK(same(states[1][0].module, states[1][1].module));
+      float worst = 0;
+      for (const auto& [tensor, want] : states[0][0].module) {
+        const std::vector<float> x = want.f32(), y = states[1][0].module.at(tensor).f32();
+        for (size_t i = 0; i < x.size(); ++i) worst = std::max(worst, std::abs(x[i] - y[i]));
+      }
+      CHECK(worst <= 1e-3f);
+    }
+}
+
+TEST_CASE("GPU: frames are stacked there as on the host") {
+  if (skipped()) return;
+  const Space actions = Space::discrete(3, 5);
+  for (const char* name : kDeviceCases) {
+    CAPTURE(name);
+    Learner whole(on_gpu(name), kObs, actions), frames(on_gpu(name), kObs, actions);
+    for (uint64_t update = 1; update <= 8; ++update) {
+      Fragment stacks = batch_of(actions, update, cuts_of(update));
+      Fragment batch = frames_of(stacks);
+      whole.update(&stacks);
+      const Metrics last = frames.update(&batch).metrics;
+      CHECK(!last.contains("num_device_work_not_recorded_lifetime"));
+    }
+    CHECK(apart(whole, frames) <= 1e-5f);
+  }
 }
 
 TEST_SUITE_END();
