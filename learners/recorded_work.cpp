@@ -1,5 +1,6 @@
 #include "learners/recorded_work.hpp"
 
+#include "learners/collective.hpp"
 #include "rl/check.hpp"
 
 namespace myriad {
@@ -43,6 +44,8 @@ void RecordedWork::record(Piece& piece, std::span<const at::Tensor> tensors, con
     piece.graph = support_.record(work);
     piece.addresses = addresses_of(tensors);
     if (piece.graph == nullptr) failure_ = "the device records nothing";
+  } catch (const GroupBroken&) {
+    throw;  // says nothing about the device
   } catch (const std::exception& error) { failure_ = error.what(); }
   record_ = piece.graph != nullptr;  // what failed once is not tried again
 }

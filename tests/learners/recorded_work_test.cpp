@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "learners/collective.hpp"
 #include "rl/check.hpp"
 
 using namespace myriad;
@@ -81,6 +82,23 @@ TEST_CASE("RecordedWork: where it is off, or the device cannot, everything runs 
   for (int i = 0; i < 3; ++i) nothing.run("a", {}, [&] { ++calls; });
   CHECK(calls == 13);
   CHECK(!nothing.failure().empty());
+}
+
+TEST_CASE("RecordedWork: a group that breaks amid a recording is told, and the next one is recorded again") {
+  Tape tape;
+  RecordedWork work(tape, true);
+  bool whole = true;
+  const auto step = [&] {
+    if (!whole) throw GroupBroken("a peer died");
+  };
+  for (int i = 0; i < 2; ++i) work.run("a", {}, step);
+  whole = false;
+  CHECK_THROWS_AS(work.run("a", {}, step), GroupBroken);
+  CHECK(work.failure().empty());
+  whole = true;
+  work.forget("group");
+  for (int i = 0; i < 3; ++i) work.run("a", {}, step);
+  CHECK(work.counts().at("replayed") == 1);
 }
 
 TEST_CASE("RecordedWork: memory that moved under a recording is an error, not a wrong result") {
