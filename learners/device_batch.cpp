@@ -42,8 +42,8 @@ bool DeviceBatch::load(Fragment& fragment, const Filter* filter) {
   support_.upload(fragment.used(), slab_.mutable_data_ptr());
   std::vector<at::Tensor> shared{slab_};
   if (filter) shared.push_back(filter->shift);
-  work_.run(fmt::format("load {} {}", final_capacity_, filter != nullptr), shared, [&, this] {
-    if (frames_.defined()) batch_.obs.copy_(stacked(frames_, column("terminateds"), column("truncateds"), stack_));
+  work_.run(fmt::format("load {} {}", final_capacity_, filter != nullptr), shared, [this, filter] {
+    if (frames_.defined()) stack(frames_, column("terminateds"), column("truncateds"), stack_, batch_.obs);
     if (filter)
       for (const at::Tensor& obs : {batch_.obs, batch_.final_obs.narrow(0, 0, final_capacity_)})
         obs.sub_(filter->shift).mul_(filter->scale).clamp_(-filter->clip, filter->clip);

@@ -88,18 +88,23 @@ class HostGroup final : public DeviceGroup {
  public:
   explicit HostGroup(Collective& collective) : collective_(collective) {}
   void all_reduce(const at::Tensor& tensor) override {
-    on_host(tensor, [this](std::span<float> values) { collective_.all_reduce(values); });
+    on_host(tensor, true, true, [this](std::span<float> values) { collective_.all_reduce(values); });
   }
   void broadcast(const at::Tensor& tensor, uint32_t root) override {
-    on_host(tensor, [&](std::span<float> values) { collective_.broadcast(std::as_writable_bytes(values), root); });
+    const bool mine = root == collective_.rank();
+    on_host(tensor, mine, !mine,
+            [&](std::span<float> values) { collective_.broadcast(std::as_writable_bytes(values), root); });
   }
   void reduce(const at::Tensor& tensor, uint32_t root) override {
-    on_host(tensor, [&](std::span<float> values) { collective_.reduce(values, root); });
+    on_host(tensor, true, root == collective_.rank(),
+            [&](std::span<float> values) { collective_.reduce(values, root); });
   }
   void all_gather(const at::Tensor& all) override {
-    on_host(all, [this](std::span<float> values) {
-      collective_.all_gather(std::as_writable_bytes(values), values.size_bytes() / collective_.size());
-    });
+    const auto own = [this](const at::Tensor& x) { return x.chunk(collective_.size())[collective_.rank()]; };
+    const at::Tensor host = all.is_cpu() ? all : at::empty(all.sizes(), at::kFloat);
+    if (!all.is_cpu()) own(host).copy_(own(all));
+    collective_.all_gather(std::as_writable_bytes(floats_of(host)), own(host).nbytes());
+    if (!all.is_cpu()) all.copy_(host);
   }
   void begin_all_reduce(const at::Tensor& tensor) override { all_reduce(tensor); }
   void finish() override {}
@@ -111,11 +116,16 @@ class HostGroup final : public DeviceGroup {
   void require_alive() const override {}  // the collective throws
 
  private:
+  static std::span<float> floats_of(const at::Tensor& host) {
+    return {host.mutable_data_ptr<float>(), static_cast<size_t>(host.numel())};
+  }
+  /// `gives`, `takes`: whether this shard's values matter to the operation, and what it makes of them to this shard.
   template <class F>
-  void on_host(const at::Tensor& tensor, F&& operation) {
-    const at::Tensor host = tensor.is_cpu() ? tensor : tensor.cpu();
-    operation(std::span<float>(host.mutable_data_ptr<float>(), static_cast<size_t>(host.numel())));
-    if (!tensor.is_cpu()) tensor.copy_(host);
+  static void on_host(const at::Tensor& tensor, bool gives, bool takes, F&& operation) {
+    if (tensor.is_cpu()) return operation(floats_of(tensor));
+    const at::Tensor host = gives ? tensor.cpu() : at::empty(tensor.sizes(), at::kFloat);
+    operation(floats_of(host));
+    if (takes) tensor.copy_(host);
   }
 
   Collective& collective_;

@@ -1,6 +1,6 @@
 // DeviceGroup: what the shards of a learner group do with tensors, wherever these lie: sum gradients, and move what
 // lies in parts. Every shard calls the same operations in the same order. Owned by whoever forms the group; used by the
-// update thread.
+// update thread, and within a backward pass by autograd's thread of the device meanwhile.
 #pragma once
 
 #include <ATen/core/Tensor.h>

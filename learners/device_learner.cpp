@@ -62,10 +62,9 @@ DeviceLearner::Result DeviceLearner::update(Fragment* fragment, Pass& pass) {
   const DeviceOptimizer::Counters before = optimizer_->counters();
   support_->run([&] {
     set_numbers(pass);
-    if (fragment != nullptr && !batch_.load(*fragment, pass.filter && pass.filter->active() ? &filter_ : nullptr)) {
-      check(alone() || !buffer_ || buffer_->uses_left() == 0, "a batch of another layout within a group");
-      empty_buffer();
-    }
+    const bool filters = pass.filter != nullptr && pass.filter->active();
+    // In a group all batches of this shard are of one layout, and all shards make the same passes.
+    if (fragment != nullptr && !batch_.load(*fragment, filters ? &filter_ : nullptr) && alone()) empty_buffer();
     train_batches(fragment, pass, result);
     support_->begin_download(flat_.const_data_ptr(), flat_.nbytes());
     finish(pass, module_steps_before, before, result);
@@ -157,13 +156,13 @@ bool DeviceLearner::train_epoch(const Share& share, Pass& pass) {
     for (size_t shard = 0; shard < share.units.size(); ++shard)
       piece.total += begin_of(shard, i, 1) - begin_of(shard, i, 0);
     if (piece.total == 0) continue;
-    if (steps_.full()) target_numbers_ = steps_.read(*optimizer_, target_metrics_);
+    if (steps_.full()) read_steps();
     train_minibatch(piece, whole);
     steps_.wrote(epoch_, piece.total * share.unit_rows);
     pass.module_steps += piece.total * share.unit_rows;  // finish() takes away what was skipped
   }
   if (!algorithm_.may_stop_epochs()) return false;
-  target_numbers_ = steps_.read(*optimizer_, target_metrics_);
+  read_steps();
   const Metrics metrics = steps_.epoch_metrics();
   return metrics.contains("total_loss") && algorithm_.stops_epochs(metrics);
 }
@@ -309,7 +308,7 @@ void DeviceLearner::make_target_columns(Columns& kept) {
     batch_.set_column(kTargetLogp, log_prob(spec_.distribution, inputs, actions).view_as(batch_.column(kTargetLogp)));
   };
   const std::array<at::Tensor, 2> shared{batch_.slab(), target_};
-  if (parted_ && !recordable())
+  if (placement_.parameters_in_parts && !recordable())
     target_policy();
   else
     work_.run("target policy", shared, target_policy);
@@ -327,11 +326,17 @@ void DeviceLearner::update_target(Pass& pass) {
   buffer_->erase(kTargetLogp);
 }
 
+/// Waits for the device. What a group left that was aborted meanwhile is not to be believed.
+void DeviceLearner::read_steps() {
+  target_numbers_ = steps_.read(*optimizer_, target_metrics_);
+  if (group_ != nullptr) group_->require_alive();
+}
+
 /// Waits for the update and reads what it counted.
 void DeviceLearner::finish(Pass& pass, int64_t module_steps_before, const DeviceOptimizer::Counters& before,
                            Result& result) {
   if (epoch_ == 0) return;  // a circular buffer that fills
-  target_numbers_ = steps_.read(*optimizer_, target_metrics_);
+  read_steps();
   result.metrics = steps_.epoch_metrics();
   pass.module_steps = module_steps_before + steps_.trained();
   const DeviceOptimizer::Counters& counters = optimizer_->counters();

@@ -81,11 +81,11 @@ class DeviceLearner {
   void meet(DeviceGroup& group);
 
   /// Whose shards train together from the next update on, null: alone; it outlives its use here. `own`: this shard's
-  /// part of what lies in parts, in live()'s order; empty where that stays as it is. Empties the circular buffer.
+  /// part of what lies in parts, in copies()' order; empty where that stays as it is. Empties the circular buffer.
   void set_group(DeviceGroup* group, const Placement& placement, const Parts::Slices& own);
 
   /// Copies of what may lie in parts: the moments, and with `parameters` also these before and the target after them.
-  Parts::Live live(bool parameters);
+  Parts::Slices copies(bool parameters) const;
 
   /// As Learner's learner_memory_ metrics.
   struct Memory {
@@ -118,6 +118,7 @@ class DeviceLearner {
   void gather_parameters();
   void make_target_columns(Columns& kept);
   void update_target(Pass& pass);
+  void read_steps();
   void finish(Pass& pass, int64_t module_steps_before, const DeviceOptimizer::Counters& before, Result& result);
   [[noreturn]] void diverged(int64_t in_a_row) const;
 
@@ -158,7 +159,6 @@ class DeviceLearner {
   GradientBuckets buckets_;           ///< of gradient_, that a recordable group sums while backward is at work
   std::vector<at::Tensor> snapshot_;  ///< of state_tensors()
   DeviceOptimizer::Counters snapshot_counters_;
-  std::vector<AlignedVector> leaving_;  ///< live()
 
   at::Tensor numbers_;                              // [1 + c + 2 * obs_size]  what the host says of an update:
   at::Tensor lr_;                                   // [], a part of it

@@ -93,15 +93,15 @@ void DeviceLearner::meet(DeviceGroup& group) {
   });
 }
 
-Parts::Live DeviceLearner::live(bool parameters) {
-  leaving_.clear();
+Parts::Slices DeviceLearner::copies(bool parameters) const {
+  Parts::Slices copies;
   support_->run([&] {
-    if (parameters) leaving_.push_back(floats_of<AlignedVector>(flat_));
+    if (parameters) copies.push_back(floats_of<AlignedVector>(flat_));
     for (const at::Tensor& moments : {optimizer_->first(), optimizer_->second()})
-      leaving_.push_back(floats_of<AlignedVector>(moments));
-    if (parameters && plan_.target) leaving_.push_back(floats_of<AlignedVector>(target_));
+      copies.push_back(floats_of<AlignedVector>(moments));
+    if (parameters && plan_.target) copies.push_back(floats_of<AlignedVector>(target_));
   });
-  return {leaving_.begin(), leaving_.end()};
+  return copies;
 }
 
 std::span<const float> DeviceLearner::parameters() {

@@ -17,22 +17,16 @@ DeviceOptimizer::DeviceOptimizer(int64_t num_parameters, double epsilon, std::op
   first_ = at::zeros({num_parameters}, options);
   second_ = at::zeros({num_parameters}, options);
   adam_steps_ = at::zeros({}, options);
-  norm_ = at::zeros({}, options);
   not_finite_ = at::zeros({}, options);
-}
-
-void DeviceOptimizer::step(const at::Tensor& parameters, const at::Tensor& gradient, const at::Tensor& lr) {
-  step(parameters, gradient, lr, at::linalg_vector_norm(gradient));
 }
 
 void DeviceOptimizer::step(const at::Tensor& parameters, const at::Tensor& gradient, const at::Tensor& lr,
                            const at::Tensor& norm) {
   const at::NoGradGuard no_grad;
-  norm_.copy_(norm);
-  at::ne_out(not_finite_, norm_ - norm_, 0.0);
+  at::ne_out(not_finite_, norm - norm, 0.0);
   // The kernel divides by the scale; 1e-6 as in Optimizer.
   std::optional<at::Tensor> scale;
-  if (grad_clip_) scale = ((norm_ + 1e-6) / *grad_clip_).clamp_min(1.0);
+  if (grad_clip_) scale = ((norm + 1e-6) / *grad_clip_).clamp_min(1.0);
   adam_steps_.add_(1);
   at::_fused_adam_({parameters}, {gradient}, {first_}, {second_}, {}, {adam_steps_}, lr, kBeta1, kBeta2,
                    /*weight_decay=*/0.0, epsilon_, /*amsgrad=*/false, /*maximize=*/false, scale, not_finite_);

@@ -22,13 +22,10 @@ class DeviceOptimizer {
  public:
   DeviceOptimizer(int64_t num_parameters, double epsilon, std::optional<double> grad_clip, c10::Device device);
 
-  /// One step of `parameters`; `gradient` may be scaled in place.
-  void step(const at::Tensor& parameters, const at::Tensor& gradient, const at::Tensor& lr);  // [P], [P], []
-  /// The same for part() of the parameters and their gradient, where `norm` is the whole gradient's.
+  /// One step of part() of the parameters with their gradient, which may be scaled in place; `norm` is the whole
+  /// gradient's.
   void step(const at::Tensor& parameters, const at::Tensor& gradient, const at::Tensor& lr,
             const at::Tensor& norm);  // [c], [c], [], []
-
-  const at::Tensor& gradient_norm() const { return norm_; }  // []  of the last step, before clipping
 
   struct Counters {
     int64_t steps = 0, skipped = 0;  ///< lifetime
@@ -64,8 +61,8 @@ class DeviceOptimizer {
   Range part_;
   double epsilon_;
   std::optional<double> grad_clip_;
-  at::Tensor first_, second_;                  // [c]  moments of the part
-  at::Tensor adam_steps_, norm_, not_finite_;  // []  float32
+  at::Tensor first_, second_;           // [c]  moments of the part
+  at::Tensor adam_steps_, not_finite_;  // []  float32
   Counters counters_;
 };
 

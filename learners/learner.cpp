@@ -120,7 +120,7 @@ UpdateResult Learner::update(Fragment* batch, std::span<double> shared) {
   standing_ = Standing::torn;
   train(batch, std::move(share), result);
   if (device_group_) device_group_->require_alive();
-  if (parts_.redundant()) parts_.exchange(*group_, live());
+  if (Parts::Slices copies; parts_.redundant()) parts_.exchange(*group_, live(copies));
   add_memory(result.metrics);
   result_ = result;
   standing_ = Standing::prepared;

@@ -195,7 +195,7 @@ class Learner {
   bool parameters_in_parts() const { return shard_ == Shard::parameters && !parts_.whole(); }
   Placement placement() const;
   std::vector<float> gathered(std::span<const float> home, Range range) const;
-  Parts::Live live();
+  Parts::Live live(Parts::Slices& copies);
   void place(Parts::Slices own);
   LearnerState receive(Collective& group, uint32_t root) const;
   LearnerState replicated_state() const;

@@ -79,9 +79,11 @@ void Learner::join(std::shared_ptr<Collective> group, const Sources& sources, st
   std::optional<LearnerState> state;
   std::optional<Parts::Next> next;
   if (!sources.everybody) state = receive(with, sources.root);
-  if (shard_ != Shard::none)
-    next =
-        sources.everybody ? parts_.cut(with.rank(), with.size(), live()) : parts_.gather(with, sources.holders, live());
+  if (shard_ != Shard::none) {
+    Parts::Slices copies;
+    next = sources.everybody ? parts_.cut(with.rank(), with.size(), live(copies))
+                             : parts_.gather(with, sources.holders, live(copies));
+  }
   // Nothing was changed so far.
   if (state && with.rank() != sources.root) set_replicated_state(*state);
   Parts::Slices own;
@@ -110,9 +112,12 @@ LearnerState Learner::receive(Collective& group, uint32_t root) const {
   return parted(decode_safetensors(bytes, "the root's state"));
 }
 
-/// The sharded vectors as they are, this shard's part of each.
-Parts::Live Learner::live() {
-  if (device_) return device_->live(shard_ == Shard::parameters);
+/// The sharded vectors as they are, this shard's part of each; `copies`: room for what lies on a device.
+Parts::Live Learner::live(Parts::Slices& copies) {
+  if (device_) {
+    copies = device_->copies(shard_ == Shard::parameters);
+    return {copies.begin(), copies.end()};
+  }
   Parts::Live live;
   if (shard_ == Shard::parameters) live.push_back(module_->parameters());
   live.push_back(optimizer_->first());

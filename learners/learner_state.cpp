@@ -43,9 +43,10 @@ Weights Learner::weights() const {
 LearnerState Learner::state() const {
   LearnerState state = replicated_state();
   if (shard_ == Shard::none) return state;
+  state.optimizer = device_ ? device_->optimizer_state() : optimizer_->state();
+  if (shard_ != Shard::parameters) return state;
   const Range all = parts_.partition().whole();
   state.module = named_parameters(spec(), gathered(parameters(), all));
-  state.optimizer = device_ ? device_->optimizer_state() : optimizer_->state();
   if (plan_.target)
     state.scalars["target_parameters"] = Tensor::of(std::span<const float>(gathered(target(), all)), {all.count()});
   return state;

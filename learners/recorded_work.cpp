@@ -44,8 +44,10 @@ void RecordedWork::record(Piece& piece, std::span<const at::Tensor> tensors, con
     piece.graph = support_.record(work);
     piece.addresses = addresses_of(tensors);
     if (piece.graph == nullptr) failure_ = "the device records nothing";
-  } catch (const GroupBroken&) {
-    throw;  // says nothing about the device
+  } catch (const GroupBroken& error) {  // a peer died, or the group's sums cannot be recorded
+    if (broken_++ > 0) failure_ = error.what();
+    record_ = failure_.empty();
+    throw;
   } catch (const std::exception& error) { failure_ = error.what(); }
   record_ = piece.graph != nullptr;  // what failed once is not tried again
 }

@@ -47,6 +47,7 @@ class RecordedWork {
   std::map<std::string, Piece> pieces_;
   std::map<std::string, int64_t> counts_;
   std::string failure_;
+  int64_t broken_ = 0;  ///< groups, amid recordings
 };
 
 }  // namespace myriad

@@ -59,7 +59,8 @@ at::ScalarType torch_type(DType dtype) {
   return at::kFloat;
 }
 
-at::Tensor stacked(const at::Tensor& frames, const at::Tensor& terminateds, const at::Tensor& truncateds, int64_t k) {
+void stack(const at::Tensor& frames, const at::Tensor& terminateds, const at::Tensor& truncateds, int64_t k,
+           const at::Tensor& out) {
   const int64_t steps = truncateds.size(0), environments = truncateds.size(1), size = frames.size(2);
   check(frames.size(0) == steps + k && frames.size(1) == environments, "frames are [{}, {}], want [{}, {}]",
         frames.size(0), frames.size(1), steps + k, environments);
@@ -71,7 +72,14 @@ at::Tensor stacked(const at::Tensor& frames, const at::Tensor& terminateds, cons
   const at::Tensor first = std::get<0>(at::constant_pad_nd(began, {0, 0, 1, 0}).cummax(0));  // [T+1, N]
   const at::Tensor row = at::maximum(time.view({-1, 1, 1}) + count(k), first.unsqueeze(2));  // [T+1, N, k]
   const at::Tensor index = row * environments + count(environments).unsqueeze(1);
-  return frames.flatten(0, 1).index_select(0, index.flatten()).view({steps + 1, environments, k * size});
+  at::Tensor rows = out.view({-1, size});
+  at::index_select_out(rows, frames.flatten(0, 1), 0, index.flatten());
+}
+
+at::Tensor stacked(const at::Tensor& frames, const at::Tensor& terminateds, const at::Tensor& truncateds, int64_t k) {
+  const at::Tensor out = at::empty({truncateds.size(0) + 1, truncateds.size(1), k * frames.size(2)}, frames.options());
+  stack(frames, terminateds, truncateds, k, out);
+  return out;
 }
 
 at::Tensor observations(Fragment& fragment) {

@@ -43,6 +43,8 @@ struct Share {
 /// Stacks from the frames of a fragment, by the rule of rl/fragment.hpp: frames [T+k, N, f] and the flags [T, N] become
 /// [T+1, N, k * f]. In torch's operators, on any device and without waiting for it.
 at::Tensor stacked(const at::Tensor& frames, const at::Tensor& terminateds, const at::Tensor& truncateds, int64_t k);
+void stack(const at::Tensor& frames, const at::Tensor& terminateds, const at::Tensor& truncateds, int64_t k,
+           const at::Tensor& out);
 
 /// The observations of `fragment` as they were sent, unfiltered, [T+1, N, obs_size]: a view, or stacks of its frames.
 at::Tensor observations(Fragment& fragment);

@@ -148,7 +148,7 @@ struct LearnersConfig {
   bool cuda_graph = true;           ///< a CUDA device's gradient steps are recorded and replayed
   int64_t num_threads = 0;          ///< 0: the machine's cores
   std::string collective = "auto";  ///< auto | gloo | nccl
-  std::string shard = "none";       ///< none | optimizer | gradients | parameters: what lies in parts over CPU learners
+  std::string shard = "none";       ///< none | optimizer | gradients | parameters: what lies in parts over the learners
   bool redundancy = true;           ///< a learner keeps its left neighbour's part, too
   int64_t gradient_accumulation = 1;  ///< parts of a minibatch that go through the module one after the other
   void settings(SettingVisitor& v);

@@ -35,7 +35,8 @@ inline float apart(const Learner& a, const Learner& b) {
   float most = 0;
   const auto x = flat_parameters(a.spec(), a.state().module, "test"),
              y = flat_parameters(b.spec(), b.state().module, "test");
-  for (size_t i = 0; i < x.size(); ++i) most = std::max(most, std::abs(x[i] - y[i]));
+  for (size_t i = 0; i < x.size(); ++i)
+    if (const float d = std::abs(x[i] - y[i]); !(d <= most)) most = d;  // NaN too
   return most;
 }
 

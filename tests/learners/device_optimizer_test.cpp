@@ -36,9 +36,10 @@ TEST_CASE("DeviceOptimizer: a hundred steps as Optimizer takes them, with and wi
       const at::Tensor gradient = at::randn({size}) * (i % 10 == 0 ? 100 : 1);
       const double lr = 1e-3 * (1 + i % 3);
       CHECK(want.step(span_of(a), span_of(gradient), lr) == Optimizer::Outcome::stepped);
-      got.step(b, gradient, at::full({}, lr));
-      CHECK(got.gradient_norm().item<double>() == doctest::Approx(want.gradient_norm()).epsilon(1e-5));
-      CHECK(got.count(got.gradient_norm().item<double>()));
+      const at::Tensor norm = at::linalg_vector_norm(gradient);
+      got.step(b, gradient, at::full({}, lr), norm);
+      CHECK(norm.item<double>() == doctest::Approx(want.gradient_norm()).epsilon(1e-5));
+      CHECK(got.count(norm.item<double>()));
     }
     CHECK((a - b).abs().max().item<float>() <= 2e-5f);
     CHECK(got.state().at("steps").i64() == want.state().at("steps").i64());
@@ -49,8 +50,9 @@ TEST_CASE("DeviceOptimizer: a gradient that is not finite changes nothing and is
   DeviceOptimizer optimizer(4, 1e-8, 1.0, c10::kCPU);
   const at::Tensor parameters = at::ones({4});
   const auto step = [&](const at::Tensor& gradient) {
-    optimizer.step(parameters, gradient, at::full({}, 0.1));
-    return optimizer.count(optimizer.gradient_norm().item<double>());
+    const at::Tensor norm = at::linalg_vector_norm(gradient);
+    optimizer.step(parameters, gradient, at::full({}, 0.1), norm);
+    return optimizer.count(norm.item<double>());
   };
   CHECK(step(at::ones({4})));
   const TensorMap before = optimizer.state();
@@ -73,8 +75,8 @@ TEST_CASE("DeviceOptimizer: a gradient that is not finite changes nothing and is
   CHECK(counters() == std::vector<int64_t>{2, 2, 0, 0});
   const at::Tensor untouched = at::ones({4});
   DeviceOptimizer fresh(4, 1e-8, 1.0, c10::kCPU);
-  fresh.step(untouched, at::full({4}, NAN), at::full({}, 0.1));
-  fresh.step(untouched, at::ones({4}), at::full({}, 0.1));
+  fresh.step(untouched, at::full({4}, NAN), at::full({}, 0.1), at::full({}, NAN));
+  fresh.step(untouched, at::ones({4}), at::full({}, 0.1), at::full({}, 2.0));
   CHECK(untouched[0].item<float>() == doctest::Approx(0.9));  // Adam's first step is lr long: the skipped one was none
 }
 
@@ -86,7 +88,8 @@ TEST_CASE("DeviceOptimizer: its state is Optimizer's, and both go on from either
   const at::Tensor a = at::randn({size}), b = a.clone();
   const at::Tensor lr = at::full({}, 1e-2);
   for (int i = 0; i < 5; ++i) {
-    there.step(b, at::randn({size}), lr);
+    const at::Tensor random = at::randn({size});
+    there.step(b, random, lr, at::linalg_vector_norm(random));
     there.count(1.0);
   }
   a.copy_(b);
@@ -96,7 +99,7 @@ TEST_CASE("DeviceOptimizer: its state is Optimizer's, and both go on from either
   CHECK(here.step(span_of(a), span_of(gradient), 1e-2) == Optimizer::Outcome::stepped);
   DeviceOptimizer again(size, 1e-8, 0.5, c10::kCPU);
   again.set_state(there.state());
-  again.step(b, gradient, lr);
+  again.step(b, gradient, lr, at::linalg_vector_norm(gradient));
   CHECK((a - b).abs().max().item<float>() <= 1e-6f);
   TensorMap broken = there.state();
   broken["exp_avg"] = Tensor::of(std::vector<float>{1, 2}, {2});

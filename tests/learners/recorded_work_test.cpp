@@ -99,6 +99,14 @@ TEST_CASE("RecordedWork: a group that breaks amid a recording is told, and the n
   work.forget("group");
   for (int i = 0; i < 3; ++i) work.run("a", {}, step);
   CHECK(work.counts().at("replayed") == 1);
+  // The second time it may be the recording that breaks it: no more of them.
+  for (int i = 0; i < 2; ++i) work.run("b", {}, step);
+  whole = false;
+  CHECK_THROWS_AS(work.run("b", {}, step), GroupBroken);
+  CHECK(work.failure() == "a peer died");
+  whole = true;
+  for (int i = 0; i < 3; ++i) work.run("b", {}, step);
+  CHECK(work.counts().at("not_recorded") == 3);
 }
 
 TEST_CASE("RecordedWork: memory that moved under a recording is an error, not a wrong result") {

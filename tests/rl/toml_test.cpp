@@ -35,7 +35,12 @@ TEST_SUITE("rl/toml") {
     for (int i = 0; i < 100; ++i) deep += ".a";
     CHECK(error_of([&] { read_toml(deep + " = 1", "file"); }).ends_with(": nested more than 64 deep"));
     std::string deeper = "a";  // below the limit of bytes, and beyond any stack if it were followed
-    for (int i = 0; i < 32'000; ++i) deeper += ".a";
+#ifdef __SANITIZE_ADDRESS__    // whose frames are larger: toml++ itself descends once a part of a key
+    constexpr int kParts = 3'000;
+#else
+    constexpr int kParts = 32'000;
+#endif
+    for (int i = 0; i < kParts; ++i) deeper += ".a";
     CHECK(error_of([&] { read_toml(deeper + " = 1", "file"); }).ends_with(": nested more than 64 deep"));
     CHECK(error_of([] { read_toml("a = 2000-01-01", "file"); }) ==
           "error[wrong-type] file:1:5: dates and times mean nothing here");
