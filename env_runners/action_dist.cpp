@@ -7,14 +7,10 @@
 #include <tuple>
 
 #include "rl/check.hpp"
+#include "rl/overloaded.hpp"
 
 namespace myriad {
 namespace {
-
-template <class... F>
-struct Overloaded : F... {
-  using F::operator()...;
-};
 
 const float kHalfLog2Pi = static_cast<float>(0.5 * std::log(2.0 * std::numbers::pi));
 

@@ -5,14 +5,10 @@
 
 #include "env_runners/policy_kernels.hpp"
 #include "rl/check.hpp"
+#include "rl/overloaded.hpp"
 
 namespace myriad {
 namespace {
-
-template <class... F>
-struct Overloaded : F... {
-  using F::operator()...;
-};
 
 constexpr int kPanel = 16;
 

@@ -7,16 +7,10 @@
 #include <numbers>
 
 #include "rl/check.hpp"
+#include "rl/overloaded.hpp"
 
 namespace myriad {
 namespace {
-
-template <class... F>
-struct Overloaded : F... {
-  using F::operator()...;
-};
-template <class... F>
-Overloaded(F...) -> Overloaded<F...>;
 
 const double kHalfLog2Pi = 0.5 * std::log(2.0 * std::numbers::pi);
 

@@ -21,10 +21,8 @@ class BackendGroup : public DeviceGroup {
   }
   size_t overlap_floats() const override { return overlap_floats_; }
   void begin_all_reduce(const at::Tensor& tensor) override {
-    begin([&] {
-      std::vector<at::Tensor> tensors{tensor};
-      return backend_->allreduce(tensors);
-    });
+    std::vector<at::Tensor> tensors{tensor};
+    begin([&] { return backend_->allreduce(tensors); });
   }
   void finish() override {
     try {
@@ -32,28 +30,18 @@ class BackendGroup : public DeviceGroup {
     } catch (const std::exception& error) { throw GroupBroken(error.what()); }
   }
   void broadcast(const at::Tensor& tensor, uint32_t root) override {
-    begin([&] {
-      std::vector<at::Tensor> tensors{tensor};
-      c10d::BroadcastOptions options;
-      options.rootRank = root;
-      return backend_->broadcast(tensors, options);
-    });
+    std::vector<at::Tensor> tensors{tensor};
+    begin([&] { return backend_->broadcast(tensors, with_root<c10d::BroadcastOptions>(root)); });
     finish();
   }
   void reduce(const at::Tensor& tensor, uint32_t root) override {
-    begin([&] {
-      std::vector<at::Tensor> tensors{tensor};
-      c10d::ReduceOptions options;
-      options.rootRank = root;
-      return backend_->reduce(tensors, options);
-    });
+    std::vector<at::Tensor> tensors{tensor};
+    begin([&] { return backend_->reduce(tensors, with_root<c10d::ReduceOptions>(root)); });
     finish();
   }
   void all_gather(const at::Tensor& all) override {
-    begin([&] {
-      at::Tensor result = all, own = all.chunk(size())[static_cast<size_t>(rank())];
-      return backend_->_allgather_base(result, own);
-    });
+    at::Tensor result = all, own = all.chunk(size())[static_cast<size_t>(rank())];
+    begin([&] { return backend_->_allgather_base(result, own); });
     finish();
   }
   void require_alive() const override {
@@ -70,6 +58,12 @@ class BackendGroup : public DeviceGroup {
   bool recordable() const override { return true; }
 
  private:
+  template <class Options>
+  static Options with_root(uint32_t root) {
+    Options options;
+    options.rootRank = root;
+    return options;
+  }
   template <class F>
   void begin(F&& operation) {
     require_alive();

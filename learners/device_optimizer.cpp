@@ -44,42 +44,22 @@ bool DeviceOptimizer::count(double gradient_norm) {
   return false;
 }
 
-TensorMap DeviceOptimizer::counter_state() const {
-  const std::vector<int64_t> counters{counters_.steps, counters_.skipped, counters_.skipped_in_a_row};
-  return {{"steps", Tensor::of(counters, {3})}};
-}
-
 void DeviceOptimizer::set_counter_state(const TensorMap& state) {
-  const auto found = state.find("steps");
-  if (found == state.end()) fail(Exit::usage, "foreign-checkpoint", "the optimizer's state has no 'steps'");
-  const std::vector<int64_t> counters = found->second.i64();
-  if (counters.size() != 3)
-    fail(Exit::usage, "foreign-checkpoint", "the optimizer's 'steps' has {} values, want 3", counters.size());
-  adam_steps_.fill_(static_cast<double>(counters[0]));
-  counters_ = {counters[0], counters[1], counters[2], counters[2]};
+  const OptimizerCounters counters = optimizer_counters(state);
+  adam_steps_.fill_(static_cast<double>(counters.steps));
+  counters_ = {counters, counters.skipped_in_a_row};
 }
 
 TensorMap DeviceOptimizer::state() const {
-  const auto floats = [](const at::Tensor& tensor) {
-    const at::Tensor host = tensor.cpu();
-    const auto size = static_cast<size_t>(host.numel());
-    return Tensor::of(std::span<const float>(host.const_data_ptr<float>(), size), {size});
+  const at::Tensor first = first_.cpu(), second = second_.cpu();
+  const auto floats = [](const at::Tensor& host) {
+    return std::span(host.const_data_ptr<float>(), static_cast<size_t>(host.numel()));
   };
-  TensorMap state = counter_state();
-  state["exp_avg"] = floats(first_);
-  state["exp_avg_sq"] = floats(second_);
-  if (part_.count() == total_) return state;
-  state["offset"] = Tensor::of(std::vector{static_cast<int64_t>(part_.begin)}, {1});
-  state["total"] = Tensor::of(std::vector{static_cast<int64_t>(total_)}, {1});
-  return state;
+  return optimizer_state(counters_, floats(first), floats(second), part_, total_);
 }
 
 void DeviceOptimizer::set_state(const TensorMap& state) {
-  for (const char* name : {"exp_avg", "exp_avg_sq"})
-    if (!state.contains(name)) fail(Exit::usage, "foreign-checkpoint", "the optimizer's state has no '{}'", name);
-  const std::vector<float> first = state.at("exp_avg").f32(), second = state.at("exp_avg_sq").f32();
-  if (first.size() != total_ || second.size() != total_)
-    fail(Exit::usage, "foreign-checkpoint", "the optimizer's state is of {} parameters, want {}", first.size(), total_);
+  const auto [first, second] = optimizer_moments(state, total_);
   set_counter_state(state);
   set_part({0, total_}, first, second);
 }

@@ -12,6 +12,7 @@
 #include <span>
 #include <vector>
 
+#include "learners/optimizer_state.hpp"
 #include "learners/partition.hpp"
 #include "rl/module_spec.hpp"
 #include "rl/weights.hpp"
@@ -27,10 +28,8 @@ class DeviceOptimizer {
   void step(const at::Tensor& parameters, const at::Tensor& gradient, const at::Tensor& lr,
             const at::Tensor& norm);  // [c], [c], [], []
 
-  struct Counters {
-    int64_t steps = 0, skipped = 0;  ///< lifetime
-    int64_t skipped_in_a_row = 0;    ///< up to the last step
-    int64_t longest_row = 0;         ///< of skips, since set_state()
+  struct Counters : OptimizerCounters {
+    int64_t longest_row = 0;  ///< of skips, since set_state()
   };
   /// Counts a step by its norm. Returns whether it changed anything.
   bool count(double gradient_norm);
@@ -44,7 +43,7 @@ class DeviceOptimizer {
 
   TensorMap state() const;
   void set_state(const TensorMap& state);  ///< of the whole; throws Error("foreign-checkpoint") when it does not fit
-  TensorMap counter_state() const;
+  TensorMap counter_state() const { return optimizer_state(counters_); }
   void set_counter_state(const TensorMap& state);
 
   /// Which parameters it steps: all of them at first.

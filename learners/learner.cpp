@@ -153,14 +153,16 @@ void Learner::train(Fragment* fragment, Share share, UpdateResult& result) {
   const int64_t rows = std::accumulate(share.units.begin(), share.units.end(), int64_t{0}) * share.unit_rows;
   // A stream of this version and rank: whoever takes a shard's place goes on with its numbers.
   random_ = RandomStream(seed_, StreamPurpose::minibatch, version_ << 16 | rank());
-  const bool mine = share.units[rank()] > 0;
+  if (share.units[rank()] == 0) fragment = nullptr;
+  at::Tensor observed;
+  if (fragment != nullptr && (filter_ || !device_)) observed = observations(*fragment);
   algorithm_->begin_update(static_cast<double>(env_steps_));
   const double lr = training_.lr.at(static_cast<double>(env_steps_));
-  Metrics of_batch = device_ ? train_on_device(mine ? fragment : nullptr, share, lr, result)
-                             : train_here(mine ? fragment : nullptr, std::move(share), lr, result);
+  Metrics of_batch = device_ ? train_on_device(fragment, share, lr, result)
+                             : train_here(fragment, observed, std::move(share), lr, result);
   result.metrics.merge(of_batch);
   algorithm_->end_update(result.metrics);
-  update_filter(mine ? fragment : nullptr);
+  update_filter(observed);
   env_steps_ += rows;
   result.metrics["default_optimizer_learning_rate"] = lr;
   result.metrics["num_trainable_parameters"] = static_cast<double>(spec().num_parameters());
@@ -173,11 +175,12 @@ void Learner::train(Fragment* fragment, Share share, UpdateResult& result) {
       static_cast<double>(device_ ? device_->num_skipped() : optimizer_->num_skipped());
 }
 
-/// `fragment`: null where this shard has nothing.
-Metrics Learner::train_here(Fragment* fragment, Share share, double lr, UpdateResult& result) {
+/// `fragment`: null where this shard has nothing; `observed`: its observations().
+Metrics Learner::train_here(Fragment* fragment, const at::Tensor& observed, Share share, double lr,
+                            UpdateResult& result) {
   const MeanStdFilter* filter = filter_ ? &*filter_ : nullptr;
   TensorBatch batch =
-      fragment ? make_tensor_batch(*fragment, spec(), action_space_, filter) : empty_tensor_batch(spec());
+      fragment ? make_tensor_batch(*fragment, spec(), action_space_, filter, observed) : empty_tensor_batch(spec());
   if (plan_.time_major) {
     if (fragment) share.columns = sequence_columns(batch, algorithm_->loss_columns());
     return train_sequences(std::move(share), lr, result);

@@ -166,7 +166,7 @@ class Learner {
   void empty_buffer();
   Share begin(Fragment* batch, std::span<double> shared);
   void train(Fragment* batch, Share share, UpdateResult& result);
-  Metrics train_here(Fragment* batch, Share share, double lr, UpdateResult& result);
+  Metrics train_here(Fragment* batch, const at::Tensor& observed, Share share, double lr, UpdateResult& result);
   Metrics train_on_device(Fragment* batch, const Share& share, double lr, UpdateResult& result);
   std::span<const float> parameters() const { return device_ ? device_->parameters() : module_->parameters(); }
   std::vector<float> target() const;
@@ -184,7 +184,7 @@ class Learner {
   Optimizer::Outcome step(double lr, double squares);
   void add_target_columns(Columns& columns);
   void update_target();
-  void update_filter(Fragment* batch);
+  void update_filter(const at::Tensor& observed);
 
   void take_snapshot();
   void restore_snapshot();

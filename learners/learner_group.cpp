@@ -95,9 +95,11 @@ void Learner::join(std::shared_ptr<Collective> group, const Sources& sources, st
     if (next) place(std::move(own));
     return module_->set_group(alone() ? nullptr : group_.get());
   }
-  std::shared_ptr<DeviceGroup> before = std::exchange(device_group_, alone()     ? nullptr
-                                                                     : gradients ? std::move(gradients)
-                                                                                 : make_host_group(*group_));
+  if (alone())
+    gradients = nullptr;
+  else if (!gradients)
+    gradients = make_host_group(*group_);
+  std::swap(device_group_, gradients);  // the one before lives until the device has left it
   device_->set_group(device_group_.get(), placement(), own);
 }
 
@@ -225,13 +227,14 @@ void Learner::add_memory(Metrics& metrics) {
       bytes(std::span(s.parameters), std::span(s.target), std::span(s.optimizer.first), std::span(s.optimizer.second)));
 }
 
-/// Each observation an action was taken at counts once; row T returns as row 0 of the next batch.
-void Learner::update_filter(Fragment* batch) {
+/// Each observation an action was taken at counts once; row T returns as row 0 of the next batch. `observed`: the
+/// batch's observations(); undefined where this shard has none.
+void Learner::update_filter(const at::Tensor& observed) {
   if (!filter_) return;
   MeanStdFilter own(filter_->size());
   bool finite = true;
-  if (batch != nullptr) {
-    const at::Tensor obs = observations(*batch).narrow(0, 0, batch->layout().steps());
+  if (observed.defined()) {
+    const at::Tensor obs = observed.narrow(0, 0, observed.size(0) - 1);
     const std::span rows(obs.const_data_ptr<float>(), static_cast<size_t>(obs.numel()));
     finite = std::all_of(rows.begin(), rows.end(), [](float x) { return std::isfinite(x); });
     if (finite && alone()) filter_->update(rows);

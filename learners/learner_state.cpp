@@ -52,24 +52,13 @@ LearnerState Learner::state() const {
   return state;
 }
 
-/// Values of `range` of a vector that lies as the parameters do, of which `home` is what this shard has. Collective
-/// where it is in parts.
+/// As that of PartedModule, of what lies on the host.
 std::vector<float> Learner::gathered(std::span<const float> home, Range range) const {
-  if (!parameters_in_parts()) {
-    const auto values = home.subspan(range.begin, range.count());
-    return {values.begin(), values.end()};
-  }
-  std::vector<float> all(range.count());
-  const Partition& partition = parts_.partition();
-  const Range own = partition.range(parts_.part());
-  for (uint32_t part = 0; part < partition.parts; ++part) {
-    const Range here = partition.range(part).overlap(range);
-    if (here.count() == 0) continue;
-    const auto to = std::span(all).subspan(here.begin - range.begin, here.count());
-    if (part == parts_.part()) std::ranges::copy(home.subspan(here.begin - own.begin, here.count()), to.begin());
-    group_->broadcast(std::as_writable_bytes(to), part);
-  }
-  return all;
+  const auto group = parameters_in_parts() ? make_host_group(*group_) : nullptr;
+  const at::Tensor all = myriad::gathered(
+      placement(), group.get(),
+      at::from_blob(const_cast<float*>(home.data()), {static_cast<int64_t>(home.size())}, at::kFloat), range);
+  return {all.const_data_ptr<float>(), all.const_data_ptr<float>() + all.numel()};
 }
 
 /// All of it, or this shard's part.

@@ -6,6 +6,7 @@
 
 #include "learners/worker_threads.hpp"
 #include "rl/check.hpp"
+#include "rl/overloaded.hpp"
 
 namespace myriad {
 namespace {
@@ -14,13 +15,6 @@ constexpr size_t kSamples = kPanel;
 constexpr size_t kChunk = 4 * kSamples;      // what one lane takes at a time
 constexpr size_t kLanes = 8;                 // fixed, because the lanes decide the order of summation
 constexpr size_t kWorthSharing = 4'000'000;  // multiply-adds: some 40 us, several times what waking a thread costs
-
-template <class... F>
-struct Overloaded : F... {
-  using F::operator()...;
-};
-template <class... F>
-Overloaded(F...) -> Overloaded<F...>;
 
 NativeActivation native(Activation f) { return static_cast<NativeActivation>(f); }
 static_assert(static_cast<int>(NativeActivation::elu) == static_cast<int>(Activation::elu));

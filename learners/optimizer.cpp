@@ -6,13 +6,6 @@
 #include "rl/check.hpp"
 
 namespace myriad {
-namespace {
-
-Tensor integers(std::initializer_list<int64_t> values) {
-  return Tensor::of(std::span<const int64_t>(values.begin(), values.size()), {values.size()});
-}
-
-}  // namespace
 
 Optimizer::Optimizer(const ModuleSpec& spec, double epsilon, std::optional<double> grad_clip,
                      const NativeKernels& kernels)
@@ -67,40 +60,19 @@ std::string Optimizer::not_finite(std::span<const float> gradient) const {
   return part_.count() == spec_.num_parameters() ? "the sum of squares" : "another shard's part";
 }
 
-TensorMap Optimizer::counter_state() const {
-  return {{"steps", integers({memory_.steps, memory_.skipped, memory_.skipped_in_a_row})}};
-}
-
 void Optimizer::set_counter_state(const TensorMap& state) {
-  const auto found = state.find("steps");
-  if (found == state.end()) fail(Exit::usage, "foreign-checkpoint", "the optimizer's state has no 'steps'");
-  const std::vector<int64_t> counters = found->second.i64();
-  if (counters.size() != 3)
-    fail(Exit::usage, "foreign-checkpoint", "the optimizer's 'steps' has {} values, want 3", counters.size());
-  memory_.steps = counters[0];
-  memory_.skipped = counters[1];
-  memory_.skipped_in_a_row = counters[2];
+  static_cast<OptimizerCounters&>(memory_) = optimizer_counters(state);
 }
 
 TensorMap Optimizer::state() const {
-  TensorMap state = counter_state();
-  state["exp_avg"] = Tensor::of(std::span<const float>(memory_.first), {memory_.first.size()});
-  state["exp_avg_sq"] = Tensor::of(std::span<const float>(memory_.second), {memory_.second.size()});
-  if (part_.count() == spec_.num_parameters()) return state;
-  state["offset"] = integers({static_cast<int64_t>(part_.begin)});
-  state["total"] = integers({static_cast<int64_t>(spec_.num_parameters())});
-  return state;
+  return optimizer_state(memory_, memory_.first, memory_.second, part_, spec_.num_parameters());
 }
 
 void Optimizer::set_state(const TensorMap& state) {
-  for (const char* name : {"exp_avg", "exp_avg_sq"})
-    if (!state.contains(name)) fail(Exit::usage, "foreign-checkpoint", "the optimizer's state has no '{}'", name);
   const size_t count = spec_.num_parameters();
-  const std::vector<float> first = state.at("exp_avg").f32(), second = state.at("exp_avg_sq").f32();
-  if (first.size() != count || second.size() != count)
-    fail(Exit::usage, "foreign-checkpoint", "the optimizer's state is of {} parameters, want {}", first.size(), count);
-  set_counter_state(state);
-  Memory memory = counters();
+  const auto [first, second] = optimizer_moments(state, count);
+  Memory memory;
+  static_cast<OptimizerCounters&>(memory) = optimizer_counters(state);
   memory.first.assign(first.begin(), first.end());
   memory.second.assign(second.begin(), second.end());
   set_part({0, count}, std::move(memory));

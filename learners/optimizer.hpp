@@ -12,6 +12,7 @@
 
 #include "learners/aligned_vector.hpp"
 #include "learners/native_kernels.hpp"
+#include "learners/optimizer_state.hpp"
 #include "learners/partition.hpp"
 #include "rl/module_spec.hpp"
 #include "rl/weights.hpp"
@@ -49,15 +50,14 @@ class Optimizer {
   Range part() const { return part_; }
 
   /// All that changes. An assignment keeps the room that is there.
-  struct Memory {
+  struct Memory : OptimizerCounters {
     AlignedVector first, second;  ///< moments of the part
-    int64_t steps = 0, skipped = 0, skipped_in_a_row = 0;
   };
   const Memory& memory() const { return memory_; }
   void set_memory(const Memory& memory) { memory_ = memory; }
   /// The counters alone, and their state: "steps".
-  Memory counters() const { return {{}, {}, memory_.steps, memory_.skipped, memory_.skipped_in_a_row}; }
-  TensorMap counter_state() const;
+  Memory counters() const { return {memory_, {}, {}}; }
+  TensorMap counter_state() const { return optimizer_state(memory_); }
   void set_counter_state(const TensorMap& state);
   /// Goes on with another part.
   void set_part(Range part, Memory memory);

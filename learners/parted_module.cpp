@@ -18,6 +18,19 @@ at::Tensor piece_of(const at::Tensor& tensor, size_t begin, Range range) {
 
 }  // namespace
 
+at::Tensor gathered(const Placement& placement, DeviceGroup* group, const at::Tensor& home, Range range) {
+  if (!placement.parameters_in_parts) return piece_of(home, 0, range);
+  const at::Tensor all = at::empty({static_cast<int64_t>(range.count())}, home.options());
+  for (uint32_t part = 0; part < placement.partition.parts; ++part) {
+    const Range here = placement.partition.range(part).overlap(range);
+    if (here.count() == 0) continue;
+    const at::Tensor to = piece_of(all, range.begin, here);
+    if (part == placement.part) to.copy_(piece_of(home, placement.own().begin, here));
+    group->broadcast(to, part);
+  }
+  return all;
+}
+
 /// One layer as one operation, with parameters that are there only while it runs.
 struct PartedModule::LayerFunction : torch::autograd::Function<LayerFunction> {
   using Context = torch::autograd::AutogradContext;
@@ -73,31 +86,10 @@ PartedModule::PartedModule(const ModuleSpec& spec, const Placement& placement, D
   anchor_ = at::zeros({}, parameters.options()).set_requires_grad(true);
 }
 
-/// All values of `range` of a vector that lies as the parameters do.
-at::Tensor PartedModule::fetch(const at::Tensor& home, Range range) const {
-  const Placement& p = placement_;
-  if (!p.parameters_in_parts) return piece_of(home, 0, range);
-  const at::Tensor all = at::empty({static_cast<int64_t>(range.count())}, home.options());
-  for (uint32_t part = 0; part < p.partition.parts; ++part) {
-    const Range here = p.partition.range(part).overlap(range);
-    if (here.count() == 0) continue;
-    const at::Tensor to = piece_of(all, range.begin, here);
-    if (part == p.part) to.copy_(piece_of(home, p.own().begin, here));
-    group_.broadcast(to, part);
-  }
-  return all;
-}
-
 std::vector<at::Tensor> PartedModule::tensors_of(const TorchLayer& layer, const at::Tensor& home) {
-  const at::Tensor flat = fetch(home, layer.range);
+  const at::Tensor flat = gathered(placement_, &group_, home, layer.range);
   if (placement_.parameters_in_parts) peak_.fetched_bytes = std::max(peak_.fetched_bytes, flat.nbytes());
-  std::vector<at::Tensor> tensors;
-  for (size_t i = layer.first; i < layer.first + layer.count; ++i) {
-    const Parameter& p = list_[i];
-    tensors.push_back(piece_of(flat, layer.range.begin, {p.offset, p.offset + p.count})
-                          .view(std::vector<int64_t>(p.shape.begin(), p.shape.end())));
-  }
-  return tensors;
+  return parameter_views(std::span(list_).subspan(layer.first, layer.count), flat);
 }
 
 /// Sums a tensor's gradient at the shards it belongs to.

@@ -27,6 +27,10 @@ struct Placement {
   size_t num_gradients() const { return gradients_in_parts ? own().count() : partition.total; }
 };
 
+/// Values of `range` of a vector that lies as a module's parameters do, of which `home` is what this shard has: a view
+/// where that is everything; else collective.
+at::Tensor gathered(const Placement& placement, DeviceGroup* group, const at::Tensor& home, Range range);
+
 class PartedModule {
  public:
   /// `group`, with a shard for each part, outlives it. `parameters` [P], or this shard's part of them, and `gradient`,
@@ -55,7 +59,6 @@ class PartedModule {
 
   ModuleOutput run(const at::Tensor& home, const at::Tensor& obs);
   at::Tensor idle_rows() const;
-  at::Tensor fetch(const at::Tensor& home, Range range) const;
   std::vector<at::Tensor> tensors_of(const TorchLayer& layer, const at::Tensor& home);
   void give(const Parameter& tensor, at::Tensor gradient);
 

@@ -113,13 +113,13 @@ void check_batch(Fragment& fragment, const ModuleSpec& spec, const Space& action
 }
 
 TensorBatch make_tensor_batch(Fragment& fragment, const ModuleSpec& spec, const Space& action_space,
-                              const MeanStdFilter* filter) {
+                              const MeanStdFilter* filter, const at::Tensor& observed) {
   check_batch(fragment, spec, action_space);
   const FragmentLayout& layout = fragment.layout();
   TensorBatch batch;
   batch.steps = layout.steps();
   batch.environments = layout.environments();
-  batch.obs = filtered(observations(fragment), filter);
+  batch.obs = filtered(observed.defined() ? observed : observations(fragment), filter);
   for (const Column& column : layout.columns())
     if (column.rows == Rows::step)
       batch.columns[column.name] = view(fragment, column, {batch.steps, batch.environments});

@@ -52,9 +52,10 @@ at::Tensor observations(Fragment& fragment);
 /// Throws Error for columns or actions that do not fit `spec`.
 void check_batch(Fragment& fragment, const ModuleSpec& spec, const Space& action_space);
 
-/// Views `fragment` as tensors; `filter` may be null. Discrete actions count from 0. Throws Error as check_batch().
+/// Views `fragment` as tensors; `filter` may be null, `observed` is its observations() where they are there already.
+/// Discrete actions count from 0. Throws Error as check_batch().
 TensorBatch make_tensor_batch(Fragment& fragment, const ModuleSpec& spec, const Space& action_space,
-                              const MeanStdFilter* filter);
+                              const MeanStdFilter* filter, const at::Tensor& observed = {});
 
 /// Nothing of a batch: no environments, and tensors without rows.
 TensorBatch empty_tensor_batch(const ModuleSpec& spec);

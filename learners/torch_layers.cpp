@@ -2,15 +2,10 @@
 
 #include <ATen/ATen.h>
 
+#include "rl/overloaded.hpp"
+
 namespace myriad {
 namespace {
-
-template <class... F>
-struct Overloaded : F... {
-  using F::operator()...;
-};
-template <class... F>
-Overloaded(F...) -> Overloaded<F...>;
 
 at::Tensor activate(Activation activation, const at::Tensor& x) {
   switch (activation) {
@@ -29,10 +24,6 @@ at::Tensor activate(Activation activation, const at::Tensor& x) {
   }
   return x;
 }
-
-int64_t signed_of(size_t n) { return static_cast<int64_t>(n); }
-
-std::vector<int64_t> shape_of(const Parameter& p) { return {p.shape.begin(), p.shape.end()}; }
 
 }  // namespace
 
@@ -98,11 +89,16 @@ ModuleOutput run_layers(const ModuleSpec& spec, const std::vector<TorchLayer>& l
   });
 }
 
-std::vector<at::Tensor> parameter_views(const ModuleSpec& spec, const at::Tensor& flat) {
+std::vector<at::Tensor> parameter_views(std::span<const Parameter> tensors, const at::Tensor& flat) {
   std::vector<at::Tensor> views;
-  for (const Parameter& p : spec.parameters())
-    views.push_back(flat.narrow(0, signed_of(p.offset), signed_of(p.count)).view(shape_of(p)));
+  for (const Parameter& p : tensors)
+    views.push_back(
+        flat.narrow(0, static_cast<int64_t>(p.offset - tensors.front().offset), static_cast<int64_t>(p.count))
+            .view(std::vector<int64_t>(p.shape.begin(), p.shape.end())));
   return views;
+}
+std::vector<at::Tensor> parameter_views(const ModuleSpec& spec, const at::Tensor& flat) {
+  return parameter_views(spec.parameters(), flat);
 }
 
 ModuleOutput torch_forward(const ModuleSpec& spec, const std::vector<at::Tensor>& parameters, const at::Tensor& obs) {

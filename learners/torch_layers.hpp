@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "learners/partition.hpp"
@@ -17,7 +18,9 @@ struct ModuleOutput {
   at::Tensor values;              // [n]
 };
 
-/// The spec's named tensors as views of a flat one [P], in order.
+/// Named tensors, in order, as views of a flat one that begins with the first of them.
+std::vector<at::Tensor> parameter_views(std::span<const Parameter> tensors, const at::Tensor& flat);
+/// All of the spec's, of a flat one [P].
 std::vector<at::Tensor> parameter_views(const ModuleSpec& spec, const at::Tensor& flat);
 
 /// A layer with parameters, of any kind: y = function(x, its tensors).

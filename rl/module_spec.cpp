@@ -7,16 +7,10 @@
 
 #include "rl/check.hpp"
 #include "rl/hash.hpp"
+#include "rl/overloaded.hpp"
 
 namespace myriad {
 namespace {
-
-template <class... F>
-struct Overloaded : F... {
-  using F::operator()...;
-};
-template <class... F>
-Overloaded(F...) -> Overloaded<F...>;
 
 constexpr std::array<std::string_view, 6> kActivations{"linear", "tanh", "relu", "silu", "gelu", "elu"};
 

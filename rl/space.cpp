@@ -9,16 +9,10 @@
 #include <type_traits>
 
 #include "rl/check.hpp"
+#include "rl/overloaded.hpp"
 
 namespace myriad {
 namespace {
-
-template <class... F>
-struct Overloaded : F... {
-  using F::operator()...;
-};
-template <class... F>
-Overloaded(F...) -> Overloaded<F...>;  // clang 14 does not deduce an aggregate's
 
 /// Calls `f` with a value of the C++ type of `dtype`.
 template <class F>
