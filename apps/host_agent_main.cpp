@@ -310,6 +310,7 @@ class AgentShell {
     uint32_t pins = 0;
     for (const uint32_t buffer : pinned_buffers()) pins |= 1u << buffer;
     if (!writer_.publish(*pending_, [pins](uint32_t buffer) { return (pins >> buffer & 1) != 0; })) return;
+    step(HostAgent::Installed{pending_->version});
     if (server_) {
       std::vector<WeightsPublisher::Send> sends;
       publisher_.step(WeightsPublisher::Publish{pending_, clock_->now()}, sends);

@@ -27,6 +27,8 @@ void HostAgent::step(const Input& input, Time now, std::vector<Output>& outputs)
     apply_supervisor(SlotSupervisor::Start{}, now, outputs);
   } else if (const auto* from = std::get_if<FromLearner>(&input)) {
     from_learner(from->message, now, outputs);
+  } else if (const auto* installed = std::get_if<Installed>(&input)) {
+    installed_ = installed->version;
   } else if (const auto* move = std::get_if<Moved>(&input)) {
     moved(move->epoch, now, outputs);
   } else if (const auto* from = std::get_if<FromRunner>(&input)) {
@@ -123,10 +125,11 @@ void HostAgent::from_learner(const Message& message, Time now, std::vector<Outpu
 void HostAgent::grant(const wire::GrantT& grant, Time now, std::vector<Output>& outputs) {
   if (grant.agent != options_.agent || grant.incarnation != options_.incarnation) return;
   last_grant_ = now;
-  if (grant.released > released_) release(grant.released);
+  const bool begins_later = grant.released > released_;
+  if (begins_later) release(grant.released);
   parcels_.acknowledge(grant.received);
   if (!grant.based) {
-    if (!based_) send_join(outputs);  // from the message it wants to begin with
+    if (!based_ && begins_later) send_join(outputs);  // from the message it wants to begin with
     return;
   }
   // A round of before may have come again, and want the weights of then.
@@ -152,6 +155,9 @@ void HostAgent::moved(uint64_t epoch, Time now, std::vector<Output>& outputs) {
   if (epoch <= options_.epoch) return;
   options_.epoch = epoch;
   based_ = false;
+  // What is not permitted yet was granted for a round that may come later than the next one, with other weights.
+  if (options_.by_slot)
+    for (Slot& s : slots_) s.granted = s.permitted;
   last_grant_ = last_join_ = now;
   parcels_.restart();
   send_join(outputs);
@@ -281,7 +287,7 @@ void HostAgent::apply_supervisor(const SlotSupervisor::Input& input, Time now, s
 
 /// Async: the runner that has waited longest comes first; one that died since has no claim.
 void HostAgent::share_credit() {
-  while (used_fragments_ < granted_fragments_ && !waiting_.empty() && weights_ != nullptr && !draining_) {
+  while (used_fragments_ < granted_fragments_ && !waiting_.empty() && installed_ && !draining_) {
     const Waiting next = waiting_.front();
     waiting_.pop_front();
     if (incarnation(next.slot) != next.incarnation || !slot(next.slot).up) continue;
@@ -292,7 +298,7 @@ void HostAgent::share_credit() {
 }
 
 void HostAgent::send_permits(std::vector<Output>& outputs) {
-  const bool ready = weights_ != nullptr && weights_->version >= required_version_;
+  const bool ready = installed_ && *installed_ >= required_version_;
   for (auto it = changed_.begin(); it != changed_.end();) {
     Slot& s = slot(*it);
     const bool permits = ready && !draining_ && s.granted > s.permitted;

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <deque>
+#include <optional>
 #include <set>
 #include <string>
 #include <variant>
@@ -52,6 +53,10 @@ class HostAgent {
   struct FromLearner {
     Message message;
   };
+  /// Weights of this version lie where the runners look for them.
+  struct Installed {
+    uint64_t version;
+  };
   struct Moved {
     uint64_t epoch;
   };  ///< the learner is another, or has begun anew
@@ -74,8 +79,8 @@ class HostAgent {
   struct StopAll {};  ///< at once
   struct Tick {};
   struct Flush {};  ///< nothing more to read for now
-  using Input = std::variant<Start, FromLearner, Moved, FromRunner, RunnerExited, SpawnFailed, Progress, Drain, StopAll,
-                             Tick, Flush>;
+  using Input = std::variant<Start, FromLearner, Installed, Moved, FromRunner, RunnerExited, SpawnFailed, Progress,
+                             Drain, StopAll, Tick, Flush>;
 
   // --- outputs ---
   struct Spawn {
@@ -95,9 +100,10 @@ class HostAgent {
   struct ToDriver {
     Message message;
   };
+  /// For the runners to see, as soon as a buffer is free; Installed answers, and what they are wanted for waits for it.
   struct Install {
     WeightsPtr weights;
-  };  ///< for the runners to see, before any ToRunner that follows
+  };
   struct Refused {
     std::string reason;
   };  ///< the learner does not take this agent: end it
@@ -172,6 +178,7 @@ class HostAgent {
   std::set<uint32_t> changed_;   // granted > permitted, or a state is wanted
   std::deque<Waiting> waiting_;  // async: longest first
   WeightsPtr weights_;
+  std::optional<uint64_t> installed_;
   uint64_t required_version_ = 0, want_state_ = 0;
   uint64_t granted_fragments_ = 0;  // async: what the learner's bytes are worth, cumulative
   uint64_t used_fragments_ = 0;     // async: permitted or sent, less what died before it was sent

@@ -72,6 +72,7 @@ void LearnerCore::step_input(const Input& input, Time now, std::vector<Output>& 
 void LearnerCore::updated(const Updated& input, Time now, std::vector<Output>& outputs) {
   check(updating_, "an update ended that nobody started");
   updating_ = false;
+  for (const Source& source : std::exchange(owed_, {})) give_back(source);
   if (input.weights == nullptr) {
     nobody_has_anything_ = now + kNothing;
     return;
@@ -475,7 +476,8 @@ void LearnerCore::apply_queue(const FragmentQueue::Input& input, std::vector<Out
       it->second.grant_due = true;
       it->second.changed_slots.insert(credit->slot);
     } else if (const auto* accepted = std::get_if<FragmentQueue::Accepted>(&result)) {
-      agents_.at(source->agent).placed = source->number + 1;
+      uint64_t& placed = agents_.at(source->agent).placed;
+      placed = std::max(placed, source->number + 1);  // what was held is taken slot by slot
       place(accepted->place, *arrived, *source, Time{}, outputs);
     } else if (const auto* dropped = std::get_if<FragmentQueue::Dropped>(&result)) {
       if (increases) finish(*source, id_of(*arrived->as<wire::FragmentHeaderT>()), name_of(dropped->reason));
@@ -506,8 +508,14 @@ void LearnerCore::fill(Time now, std::vector<Output>& outputs) {
   for (; !free_places_.empty() && !pending_.empty(); pending_.pop_front()) {
     const Pending& next = pending_.front();
     const auto& header = *next.message.as<wire::FragmentHeaderT>();
-    consumed(next.source);
-    if (options_.max_policy_lag && training_version() - header.weights_version > *options_.max_policy_lag) {
+    const bool outdated =
+        options_.max_policy_lag && training_version() - header.weights_version > *options_.max_policy_lag;
+    leaves_pending(next.source);
+    if (outdated && updating_)
+      owed_.push_back(next.source);
+    else
+      give_back(next.source);
+    if (outdated) {
       ++drops_[static_cast<size_t>(Drop::policy_lag)];
       finish(next.source, id_of(header), name_of(Drop::policy_lag));
       continue;
@@ -540,12 +548,16 @@ void LearnerCore::drop_outdated() {
   batch_full_ = free_places_.empty();
 }
 
-void LearnerCore::consumed(const Source& source) {
-  credit_.consumed(source.agent, source.incarnation);
+void LearnerCore::leaves_pending(const Source& source) {
   const auto it = agents_.find(source.agent);
   if (it == agents_.end() || it->second.incarnation != source.incarnation) return;
   if (!it->second.waiting.empty()) it->second.waiting.pop_front();
-  it->second.grant_due = true;
+}
+
+void LearnerCore::give_back(const Source& source) {
+  credit_.consumed(source.agent, source.incarnation);
+  const auto it = agents_.find(source.agent);
+  if (it != agents_.end() && it->second.incarnation == source.incarnation) it->second.grant_due = true;
 }
 
 // --- rounds, updates, checkpoints ---

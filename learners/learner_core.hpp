@@ -161,7 +161,7 @@ class LearnerCore {
     uint64_t mark = 0;   // messages below were trained on, or dropped
     bool based = false;  // what came before the mark is known: the rest may come
     ParcelReceiver parcels;
-    uint64_t placed = 0;           // by_slot: the message after the last one that has a place
+    uint64_t placed = 0;           // by_slot: all messages that have a place are before it
     std::deque<uint64_t> waiting;  // async: numbers of its messages in pending_
     // the grant at the end of this step
     bool grant_due = false, all_slots = false;
@@ -218,7 +218,8 @@ class LearnerCore {
   void apply_queue(const FragmentQueue::Input& input, std::vector<Output>& outputs, const Message* arrived = nullptr,
                    const Source* source = nullptr, bool increases = false);
   void place(uint32_t place, const Message& message, const Source& source, Time waited, std::vector<Output>& outputs);
-  void consumed(const Source& source);
+  void leaves_pending(const Source& source);
+  void give_back(const Source& source);
   void finish(const Source& source, const FragmentId& id, std::string_view dropped);
   void fill(Time now, std::vector<Output>& outputs);
   void free_all_places();
@@ -260,6 +261,9 @@ class LearnerCore {
   bool batch_full_ = false;
   std::map<uint32_t, std::deque<std::pair<Source, Message>>> held_;  // by slot: it comes too early
   std::set<uint32_t> look_at_held_;
+  /// async: dropped for their lag while an update runs. Their credit is given back when it ends: until then more would
+  /// be as old, and their agents would keep them all.
+  std::vector<Source> owed_;
   std::vector<Finished> finished_;   // placed or dropped, not settled by an update
   std::vector<Consumed> in_update_;  // settled by the one that runs
 

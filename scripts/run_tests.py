@@ -1,8 +1,10 @@
-"""Runs every registered test and every check of the tree: `run_tests.py --build BUILD [--sanitize NAMES] [PATTERN]`.
+"""Runs every registered test and every check of the tree:
+`run_tests.py --build BUILD [--sanitize NAMES] [--schedules N] [PATTERN]`.
 
 Started by `./myriad test` after the build. What to run, its environment and its time limit come from meson; a test
 program's output goes to BUILD/test-logs/. The last line is `N passed, N failed` (and `, N skipped`), in test cases:
   a doctest program counts its cases; a case that printed `SKIPPED: reason` is skipped, not passed;
+  a line `NOTE: text` of a program is shown, whatever became of it;
   a program that dies, runs past its limit or ends without doctest's summary counts as one failure more;
   another program counts as one case, or by its own last line if that has the form above; exit status 77 is a skip.
 Exit status 1 when anything failed or nothing ran.
@@ -26,6 +28,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCTEST_SUMMARY = re.compile(r"\[doctest\] test cases:\s*(\d+) \|\s*(\d+) passed \|\s*(\d+) failed \|\s*(\d+) skipped")
 OWN_SUMMARY = re.compile(r"^(\d+) passed, (\d+) failed(?:, (\d+) skipped)?$")
 SKIPPED = re.compile(r"^SKIPPED: (.*)$", re.MULTILINE)
+NOTE = re.compile(r"^NOTE: (.*)$", re.MULTILINE)
 SANITIZER_SLOWDOWN = 6
 
 
@@ -181,6 +184,8 @@ class Report:
             text = f"{result.passed} passed" + (f", {result.failed} failed" if result.failed else "") + \
                 (f", {result.skipped} skipped" if result.skipped else "")
             print(f"[{self.done:2}/{self.total}] {test.name:28} {text}   {result.seconds:.1f} s", flush=True)
+            for note in NOTE.findall(result.output):
+                print(f"        {note}")
             for reason in dict.fromkeys(result.reasons):
                 print(f"        skipped: {reason}")
             if result.failed:
@@ -204,6 +209,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--build", type=lambda path: pathlib.Path(path).resolve(), required=True)
     parser.add_argument("--sanitize", default="")
+    parser.add_argument("--schedules", type=int, default=0)
     parser.add_argument("pattern", nargs="?", default="")
     arguments = parser.parse_args()
 
@@ -212,6 +218,13 @@ def main() -> int:
         tests += tree_checks()
     if arguments.pattern:
         tests = select(tests, arguments.pattern)
+    logs = arguments.build / "test-logs"
+    if arguments.schedules:
+        os.environ["MYRIAD_SIMULATION_SCHEDULES"] = str(arguments.schedules)
+        for test in tests:
+            if test.name == "simulation":
+                test.timeout_s = 24 * 3600
+                print(f"{arguments.schedules} schedules; how far they are: {os.path.relpath(logs, ROOT)}/simulation.log", flush=True)
     if arguments.sanitize:  # ten times slower
         os.environ.setdefault("MYRIAD_SIMULATION_SCHEDULES", "3000")
     if "thread" in arguments.sanitize:  # libzmq is not instrumented: what only it sees is not reported
@@ -219,7 +232,6 @@ def main() -> int:
     if "undefined" in arguments.sanitize:
         os.environ.setdefault("UBSAN_OPTIONS", "print_stacktrace=1 halt_on_error=1")
 
-    logs = arguments.build / "test-logs"
     shutil.rmtree(logs, ignore_errors=True)
     logs.mkdir()
     report = Report(len(tests))

@@ -294,7 +294,7 @@ void DriverCore::checkpoint_done(const wire::CheckpointDoneT& done, std::vector<
 }
 
 void DriverCore::report(const wire::IterationReportT& report, Time now, std::vector<Output>& outputs) {
-  if (phase_ != Phase::running || report.training_iteration <= iteration_) return;  // a repeat
+  if (phase_ != Phase::running) return;
   iteration_ = report.training_iteration;
   env_steps_ = report.num_env_steps_sampled_lifetime;
   for (const wire::Episode& episode : report.episodes) {

@@ -296,7 +296,8 @@ void LearnerGroup::advance(Time now, Outputs& outputs) {
   }
   if (stage_ != Stage::forming || !all_at(LearnerStage::formed)) return;
   stage_ = Stage::formed;
-  for (uint32_t shard = 0; shard < size_; ++shard) members_[shard].veteran = true;
+  // Who is not in it misses the updates from now on, also where it lives on and is asked again.
+  for (uint32_t shard = 0; shard < members_.size(); ++shard) members_[shard].veteran = shard < size_;
   if (epoch_ > 1)
     outputs.push_back(Event{"group-formed", fmt::format("epoch {}: {} learners go on from weights {} after {:.2f} s{}",
                                                         epoch_, size_, version_, to_seconds(now - broken_at_),

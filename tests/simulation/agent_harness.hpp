@@ -32,6 +32,7 @@ struct Rig {
   HostAgent agent;
   Time now = Seconds(100);
   uint64_t epoch = kEpoch;  // of the learner
+  bool buffers_are_free = true;
 
   static HostAgent::Options options(bool by_slot) {
     HostAgent::Options options;
@@ -53,6 +54,8 @@ struct Rig {
   Outputs step(const HostAgent::Input& input) {
     Outputs outputs;
     agent.step(input, now, outputs);
+    if (const auto* install = find<HostAgent::Install>(outputs); install != nullptr && buffers_are_free)
+      agent.step(HostAgent::Installed{install->weights->version}, now, outputs);
     return outputs;
   }
   Outputs flush() { return step(HostAgent::Flush{}); }

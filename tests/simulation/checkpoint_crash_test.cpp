@@ -10,6 +10,7 @@
 
 #include "learners/checkpoint.hpp"
 #include "rl/check.hpp"
+#include "rl/hash.hpp"
 #include "tests/simulation/sim_files.hpp"
 
 namespace myriad::simulation {
@@ -151,6 +152,25 @@ TEST_SUITE("simulation/checkpoint_crash") {
     CHECK(lost_states(record_saves(3, 1, false, true), states) > 0);
   }
 
+  TEST_CASE("CheckpointWriter: exactly the newest num_to_keep stay, a number saved again counts once") {
+    for (const uint32_t keep : {1u, 2u, 3u}) {
+      CAPTURE(keep);
+      SimFiles files;
+      files.make_directory(kRoot);
+      CheckpointWriter writer(files, kRoot, keep);
+      for (uint64_t iteration = 1; iteration <= 5; ++iteration) {
+        REQUIRE(std::holds_alternative<CheckpointWriter::Committed>(save(files, writer, 2 * iteration)));
+        std::vector<std::string> want;
+        for (uint64_t i = iteration < keep ? 1 : iteration - keep + 1; i <= iteration; ++i)
+          want.push_back(fmt::format("{:09}", 2 * i));
+        CHECK(files.list(kRoot) == want);
+      }
+      const auto before = files.list(kRoot);
+      REQUIRE(std::holds_alternative<CheckpointWriter::Committed>(save(files, writer, 10)));
+      CHECK(files.list(kRoot) == before);
+    }
+  }
+
   TEST_CASE("CheckpointWriter: after a crash the next save cleans up and holds") {
     const Recorded recorded = record_saves(2, 2);
     size_t states = 0;
@@ -230,6 +250,24 @@ TEST_SUITE("simulation/checkpoint_crash") {
     CHECK(checkpoint_violation(files, committed.directory) != "");
     files.write(path, good);
     CHECK(checkpoint_violation(files, committed.directory) == "");
+  }
+
+  TEST_CASE("checkpoint_violation: a manifest that names files elsewhere is refused, whole as it is") {
+    SimFiles files;
+    files.make_directory(kRoot);
+    CheckpointWriter writer(files, kRoot, 2);
+    const auto other = std::get<CheckpointWriter::Committed>(save(files, writer, 1));
+    const auto bytes = files.read(other.directory + "/driver.json");
+    for (const std::string name : {"../000000001/driver.json", "/000000001/driver.json"}) {
+      CAPTURE(name);
+      (void)writer.step(CheckpointWriter::Prepare{2}, Time{});
+      CheckpointWriter::Commit commit;
+      commit.files.push_back({name, bytes.size(), crc32c(bytes)});
+      const auto result = writer.step(commit, Time{});
+      REQUIRE(std::holds_alternative<CheckpointWriter::Failed>(result));
+      CHECK(std::get<CheckpointWriter::Failed>(result).reason.find("MANIFEST.json: file name " + name) !=
+            std::string::npos);
+    }
   }
 
   TEST_CASE("checkpoint_violation: every flipped byte of a file is refused by name") {

@@ -227,6 +227,8 @@ struct Process {
   bool alive = true, paused = false, hung = false, welcomed = false, loading = false;
   bool clean = false;  // an agent: it ends with the exit status of one that drained
   Time born{}, armed = Time::max(), resumes_at = -std::chrono::seconds(60);
+  Time connected_until{};      // to the driver, when it has ended
+  bool shut_out = false;       // of the driver's socket
   std::deque<Event> deferred;  // while it stands still
   std::unique_ptr<Runner> runner;
   std::unique_ptr<AgentNode> agent;
@@ -274,6 +276,8 @@ class World {
   void send(uint32_t from, uint32_t to, const Message& message);
   void send_frames(uint32_t from, uint32_t to, const Frames& frames);
   void deliver(uint32_t to, const Letter& letter);
+  bool let_in(Process& process);
+  std::string routing_id(const Process& process) const;
   void to_driver(const Process& process, Message message);
   void stream(Process& from, Process& to, Letter letter);
   Process& add_process();
@@ -359,6 +363,7 @@ class World {
   void book_permit(Process& agent, Process& runner, const wire::PermitT& permit);
   void book_runner_end(AgentNode& agent, Process& runner);
   void check_credit(Process& agent);
+  void check_kept(const AgentNode& agent);
   void check_drained(Process& agent);
   void close_books(uint64_t life);
   uint64_t run_of(const Process& process) const { return kRun + process.life; }
@@ -375,7 +380,8 @@ class World {
   Bug bug_;
   bool verbose_;
   Plan plan_;
-  Dice dice_, network_;
+  Dice dice_, network_, connections_;
+  std::map<std::string, uint32_t> connected_;  // to the driver: processes by routing id
   std::shared_ptr<FragmentLayout> layout_;
   std::shared_ptr<Fragment> fragment_;  // every runner's in turn
   SharedWeightsLayout weights_layout_;

@@ -29,6 +29,17 @@ TEST_SUITE("learners/credit_ledger") {
     CHECK(ledger.granted_bytes(7) == 0);  // unknown
   }
 
+  TEST_CASE("CreditLedger: what has arrived and waits is part of the window still") {
+    CreditLedger ledger(4, 1);
+    ledger.up(0, 0, 1);
+    CHECK(ledger.granted_bytes(0) == 4);
+    for (int i = 0; i < 3; ++i) CHECK(ledger.arrived(0, 0));
+    CHECK(ledger.granted_bytes(0) == 4);
+    ledger.consumed(0, 0);
+    CHECK(ledger.granted_bytes(0) == 5);
+    CHECK(ledger.outstanding() == 4);
+  }
+
   TEST_CASE("CreditLedger: what is beyond the grant is told apart") {
     CreditLedger ledger(2, 1);
     ledger.up(0, 0, 1);

@@ -123,6 +123,28 @@ TEST_SUITE("driver/driver_core") {
     }
   }
 
+  TEST_CASE("DriverCore: each learner's agents are a tree of their own for the weights") {
+    DriverCore::Options options = Shards::options();
+    options.fleet.agents.num_slots = 4;  // agents 0 and 1 are learner 0's, 2 and 3 learner 1's
+    options.fleet.weights_fanout = 1;
+    Shards run(options);
+    run.arrives(0), run.arrives(1);
+    run.forms();
+    const auto source = [&](uint32_t agent) {
+      const Outputs outputs = run.agent_hello(agent);
+      const auto* welcome = sent<wire::AgentWelcomeT>(outputs);
+      return welcome == nullptr ? "not yet" : welcome->weights_endpoint;
+    };
+    for (const uint32_t agent : {2u, 0u}) {
+      CHECK(source(agent).empty());  // from its learner
+      CHECK(source(agent + 1) == "not yet");
+      wire::AgentStatusT status = Run::status(agent);
+      status.weights_endpoint = fmt::format("ipc://weights-{}", agent);
+      run.receive(std::move(status), Run::peer(agent, 0));
+      CHECK(source(agent + 1) == fmt::format("ipc://weights-{}", agent));
+    }
+  }
+
   TEST_CASE("DriverCore: an iteration is over when all shards have reported it") {
     Shards run;
     run.begins();

@@ -59,6 +59,28 @@ TEST_SUITE("driver/driver_core") {
     CHECK(find<DriverCore::Save>(run.report(3, 0, 51.0)) != nullptr);   // mean of -31 and 51: 10
   }
 
+  TEST_CASE("DriverCore: return and length are means over the last episodes alone, the checkpoint's among them") {
+    DriverCore::Options options = Run::options();
+    options.smoothing_episodes = 3;
+    options.recent_returns = {100, 7};
+    options.recent_lengths = {1000, 20};
+    options.num_episodes_lifetime = 5;
+    Run run(options);
+    run.learner_forms();
+    CHECK(run.core.episode_len_mean() == 510);
+    run.report_episodes(1, {{1, 40, 0, 0}});
+    CHECK(run.core.episode_return_mean() == 36);                        // 100 + 7 + 1
+    CHECK(run.core.episode_len_mean() == doctest::Approx(1060.0 / 3));  // 1000 + 20 + 40
+    run.report_episodes(2, {{4, 30, 0, 0}, {-2, 80, 1, 0}});
+    CHECK(run.core.recent_returns() == std::deque<double>{1, 4, -2});
+    CHECK(run.core.recent_lengths() == std::deque<double>{40, 30, 80});
+    CHECK(run.core.episode_return_mean() == 1);
+    CHECK(run.core.episode_len_mean() == 50);
+    run.report_episodes(3, {});  // none ended: nothing leaves
+    CHECK(run.core.episode_len_mean() == 50);
+    CHECK(run.core.episodes_lifetime() == 8);
+  }
+
   TEST_CASE("DriverCore: a level ends when the mean of as many episodes that began at it is good enough") {
     auto options = Run::options();  // 2 episodes
     options.levels = {.count = 3, .advance_at = 10.0, .episodes = 2};
@@ -86,6 +108,16 @@ TEST_SUITE("driver/driver_core") {
     CHECK(run.core.levels().level() == 2);  // there is no other
   }
 
+  TEST_CASE("DriverCore: a level's last episodes are those by environment, in whatever order runners bring them") {
+    DriverCore::Options options = Run::options();
+    options.levels = {.count = 2, .advance_at = 10.0, .episodes = 3};
+    Run run(options);
+    run.learner_forms();
+    // By environment 0 | 5 -9 | 40: the last three have the mean 12. As they come they are 5 0 -9.
+    run.report_episodes(1, {{40, 1, 2, 0}, {5, 1, 1, 0}, {0, 1, 0, 0}, {-9, 1, 1, 0}});
+    CHECK(run.core.levels().level() == 1);
+  }
+
   TEST_CASE("DriverCore: time_total_s acts at the next report") {
     auto options = Run::options();
     options.stop.time_total_s = 60;
@@ -98,12 +130,64 @@ TEST_SUITE("driver/driver_core") {
     CHECK(find<DriverCore::Save>(run.report(2)) != nullptr);
   }
 
+  TEST_CASE("DriverCore: time_total_s counts what was spent before the resume, to the moment") {
+    using std::chrono::milliseconds;
+    DriverCore::Options options = Run::options();
+    options.stop.time_total_s = 100;
+    options.time_total_s = 70;
+    options.training_iteration = 4;
+    Run run(options);  // at 1 s: 100 s of it are over at 31 s
+    run.learner_forms();
+    run.now = milliseconds(30'900);
+    run.step(DriverCore::Tick{});  // the next repeat is at 31.15 s
+    CHECK_FALSE(run.core.finishing());
+    CHECK(run.core.next_timer() == milliseconds(31'000));
+    run.now = milliseconds(31'000);
+    run.step(DriverCore::Tick{});
+    CHECK(run.core.finishing());
+    CHECK(run.core.time_total_s(run.now) == 100);
+  }
+
+  TEST_CASE("DriverCore: checkpoints are of the iterations that checkpoint_frequency divides, resumed or not") {
+    DriverCore::Options options = Run::options();
+    options.checkpoint_frequency = 2;
+    options.training_iteration = 3;
+    Run run(options);
+    run.learner_forms();
+    CHECK(find<DriverCore::Save>(run.report(4)) != nullptr);
+    run.complete_save(1);
+    CHECK(find<DriverCore::Save>(run.report(5)) == nullptr);
+    CHECK(find<DriverCore::Save>(run.report(6)) != nullptr);
+  }
+
+  TEST_CASE("DriverCore: a checkpoint that a learner wrote of another iteration is not committed") {
+    DriverCore::Options options = Run::options();
+    options.checkpoint_frequency = 1;
+    for (const uint64_t iteration : {1u, 2u, 3u}) {
+      CAPTURE(iteration);
+      Run run(options);
+      run.learner_forms();
+      run.report(1);
+      run.complete_save(1);
+      run.report(2);
+      run.step(DriverCore::Saved{CheckpointWriter::Prepared{"checkpoints/.partial"}});
+      wire::CheckpointDoneT done;
+      done.sequence = 2;
+      done.training_iteration = iteration;
+      CHECK((find<DriverCore::Save>(run.receive(std::move(done))) != nullptr) == (iteration == 2));
+    }
+  }
+
   TEST_CASE("DriverCore: a repeated report counts once") {
     Run run(Run::options());
     run.learner_forms();
     run.report(1, 10);
-    CHECK(run.report(1, 10).empty());
+    CHECK(run.report(1, 10).empty());  // LearnerGroup drops it
+    CHECK(run.report(3, 30).empty());  // and what cannot be
     CHECK(run.core.episodes_lifetime() == 1);
+    CHECK(run.core.training_iteration() == 1);
+    CHECK(sent<wire::CommandT>(run.report(2, 20))->until == 3);
+    CHECK(run.core.episodes_lifetime() == 2);
   }
 
   TEST_CASE("DriverCore: the first Ctrl-C saves and stops, the second ends at once") {

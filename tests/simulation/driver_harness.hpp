@@ -158,10 +158,13 @@ struct Run {
     return find<DriverCore::Finished>(outputs);
   }
   Outputs report(uint64_t iteration, uint64_t env_steps = 0, double episode_return = 0, uint32_t level = 0) {
+    return report_episodes(iteration, {{episode_return, 1, 0, level}}, env_steps);
+  }
+  Outputs report_episodes(uint64_t iteration, std::vector<wire::Episode> episodes, uint64_t env_steps = 0) {
     wire::IterationReportT report;
     report.training_iteration = iteration;
     report.num_env_steps_sampled_lifetime = env_steps;
-    report.episodes.emplace_back(episode_return, 1, 0, level);
+    report.episodes = std::move(episodes);
     return receive(std::move(report));
   }
   /// The checkpoint asked for: prepared, written by the learner, committed.

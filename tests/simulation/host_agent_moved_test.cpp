@@ -80,6 +80,10 @@ TEST_SUITE("env_runners/host_agent") {
     CHECK(join(answer).released == 3);
     CHECK(join(answer).fragments == 2);
     CHECK(join(answer).slots.at(0).seq() == 2);
+    wire::GrantT again = grant();
+    again.based = false;
+    again.received = again.released = 3;
+    CHECK(bodies<HostAgent::ToLearner, wire::JoinT>(learner(std::move(again))).empty());  // nothing new: no echo
     released(3, 3);
     const Outputs later = wait(HostAgent::kJoinEvery);
     CHECK(join(later).based);
@@ -129,6 +133,19 @@ TEST_SUITE("env_runners/host_agent") {
     CHECK(permits(rig.learner(std::move(body))).empty());
     // A round of before may come again: the weights of then are enough.
     CHECK(permits(rig.grant_slot(kFirst, 0, 2, /*version=*/3)) == Permits{{kFirst, 2}});
+  }
+
+  TEST_CASE("HostAgent: moved, what was granted for weights that never came is not permitted with older ones") {
+    Rig rig(true);
+    rig.weights(3);
+    rig.up(kFirst);
+    CHECK(permits(rig.grant_slot(kFirst, 0, 1, /*version=*/3)) == Permits{{kFirst, 1}});
+    CHECK(permits(rig.grant_slot(kFirst, 0, 2, /*version=*/4)).empty());
+    rig.moves();
+    // The round of version 3 comes again; the one after it is granted when it begins.
+    CHECK(permits(rig.grant_slot(kFirst, 0, 1, /*version=*/3)).empty());
+    CHECK(permits(rig.grant_slot(kFirst, 0, 2, /*version=*/4)).empty());
+    CHECK(permits(rig.weights(4)) == Permits{{kFirst, 2}});
   }
 
   TEST_CASE("HostAgent: what was before the released messages: a runner's start, fragments, end and next start") {

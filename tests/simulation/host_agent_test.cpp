@@ -7,6 +7,17 @@ namespace myriad {
 using namespace agent_harness;
 
 TEST_SUITE("env_runners/host_agent") {
+  TEST_CASE("HostAgent: what wants newer weights is permitted when they lie in shared memory, not when they came") {
+    Rig rig(true);
+    rig.weights(3);
+    rig.up(kFirst);
+    rig.buffers_are_free = false;  // slow runners read from all of them
+    CHECK(count<HostAgent::Install>(rig.weights(4)) == 1);
+    CHECK(permits(rig.grant_slot(kFirst, 0, 1, /*version=*/4)).empty());
+    rig.step(HostAgent::Installed{4});
+    CHECK(permits(rig.flush()) == Permits{{kFirst, 1}});
+  }
+
   TEST_CASE("HostAgent: starts its runners, and says at once and four times a second that it is there") {
     HostAgent agent(Rig::options(true));
     Outputs outputs;
@@ -42,6 +53,35 @@ TEST_SUITE("env_runners/host_agent") {
     CHECK(permits(rig.grant_slot(kFirst, 0, 2, 5)).empty());  // a repeat
     CHECK(permits(rig.grant_slot(kFirst, 0, 1, 5)).empty());  // an older one
     CHECK(rig.agent.sampling() == std::set<uint32_t>{kFirst});
+  }
+
+  TEST_CASE("HostAgent: weights of another module, or of other sizes, are not installed and count as malformed") {
+    const auto sent = [](Rig& rig, Weights weights) {
+      Message message = weights_message(std::make_shared<const Weights>(std::move(weights)));
+      message.run = kRun;
+      message.epoch = kEpoch;
+      return rig.step(HostAgent::FromLearner{std::move(message)});
+    };
+    Rig rig(true);
+    rig.up(kFirst);
+    rig.weights(4);
+    const std::vector<Weights> wrong{{5, kSpec + 1, {1, 2}, {}}, {5, 0, {1, 2}, {}},
+                                     {5, kSpec, {1}, {}},        {5, kSpec, {1, 2, 3}, {}},
+                                     {5, kSpec, {1, 2}, {0.5}},  {5, kSpec, {1, 2}, {}, {0, 1, 1}}};
+    for (size_t i = 0; i < wrong.size(); ++i) {
+      CAPTURE(i);
+      const Outputs outputs = sent(rig, wrong[i]);
+      CHECK(count<HostAgent::Install>(outputs) == 0);
+      CHECK(bodies<HostAgent::ToLearner, wire::JoinT>(outputs).empty());
+      CHECK(rig.agent.malformed() == i + 1);
+      CHECK(permits(rig.grant_slot(kFirst, 0, 1, 5)).empty());  // which wants version 5
+    }
+    const Outputs right = sent(rig, {5, kSpec, {1, 2}, {}});
+    CHECK(count<HostAgent::Install>(right) == 1);
+    CHECK(find<HostAgent::Install>(right)->weights->version == 5);
+    CHECK(permits(rig.flush()) == Permits{{kFirst, 1}});
+    CHECK(count<HostAgent::Install>(sent(rig, {4, kSpec, {7, 7}, {}})) == 0);  // older: late, not malformed
+    CHECK(rig.agent.malformed() == wrong.size());
   }
 
   TEST_CASE("HostAgent: what a slot was granted before its runner was there is permitted when it comes") {
@@ -92,6 +132,20 @@ TEST_SUITE("env_runners/host_agent") {
     rig.up(kFirst + 1);
     rig.fragment(kFirst, 0, 0);  // one came, one was still to come
     CHECK(permits(rig.ended(kFirst, 0)) == Permits{{kFirst + 1, 1}});
+  }
+
+  TEST_CASE("HostAgent: credit that a dead runner was not yet permitted goes to the others as well") {
+    Rig rig(false);
+    rig.weights(4);
+    rig.up(kFirst);
+    CHECK(permits(rig.grant_bytes(1)) == Permits{{kFirst, 1}});
+    wire::GrantT body = rig.grant();
+    body.granted_bytes = 200;
+    body.weights_version = 5;
+    CHECK(permits(rig.learner(std::move(body))).empty());  // its second waits for the weights
+    rig.up(kFirst + 1);
+    CHECK(permits(rig.ended(kFirst, 0)).empty());
+    CHECK(permits(rig.weights(5)) == Permits{{kFirst + 1, 2}});
   }
 
   TEST_CASE("HostAgent: a runner that says what it may not is killed, and what it said goes nowhere") {

@@ -56,13 +56,24 @@ TEST_SUITE("learners/iteration_metrics") {
     CHECK(rows.at("queue_age_mean_s") == doctest::Approx(1.1));
     CHECK(rows.at("queue_age_max_s") == 3);
     CHECK(rows.at("sampling_s") == 20);  // 20 x 2 s by 2 runners
+    CHECK(rows.at("waiting_s") == 5);    // 20 x 0.5 s
+    CHECK(rows.at("fragment_sampling_s") == doctest::Approx(2));
     CHECK(rows.at("fragment_waiting_s") == 0.5);
+    CHECK(rows.at("num_fragments") == 20);
+    CHECK(rows.at("num_updates") == 0);
+    CHECK(rows.at("num_episodes_left_out") == 0);
     REQUIRE(episodes.size() == 20);
     CHECK(episodes[19].episode_return() == 19);
     rows = metrics.take(2, episodes);  // the next iteration begins at nothing
     CHECK(episodes.empty());
     CHECK(rows.at("num_fragments") == 0);
-    CHECK(rows.at("policy_lag_max") == 0);
+    for (const auto& [key, value] : rows) {
+      CAPTURE(key);
+      CHECK(value == 0);
+    }
+    for (int i = 0; i < 18; ++i) metrics.add_fragment(fragment(3, i, 1));
+    for (int i = 0; i < 2; ++i) metrics.add_fragment(fragment(5, i, 1));
+    CHECK(metrics.take(2, episodes).at("policy_lag_p95") == 5);  // 18 of 20 are not enough
   }
 
   TEST_CASE("IterationMetrics: the bins of the lags") {

@@ -206,6 +206,24 @@ TEST_SUITE("learners/learner_core") {
     CHECK(assembled(h.sends({h.fragment(0, 3, 1)})) == Assembled{{0, {0, 0, 3}}});
   }
 
+  TEST_CASE("LearnerCore: lag1, the mark covers what has a place, whichever slot's turn came last") {
+    // Slot 1 did both places of the next round while slot 0 was down: 1.2 (message 4) and 1.3 (message 5); then slot 0
+    // came back with 0.2 (message 6). Here each has a place, and what waits is taken slot by slot: message 6, then 4.
+    Again h(SamplingMode::lag1);
+    h.joins(2);
+    h.sends({h.fragment(0, 0, 0), h.fragment(1, 0, 0), h.fragment(0, 1, 0), h.fragment(1, 1, 0), h.fragment(1, 2, 1),
+             h.fragment(1, 3, 1), h.fragment(0, 2, 1)});
+    CHECK(assembled(h.go(2)) == Assembled{{0, {0, 0, 2}}, {1, {1, 0, 2}}});
+    CHECK(marks(h.tally) == Marks{{0, 4}});
+    Books books;
+    books.add(h.updated(2));
+    books.add(h.go(3));
+    CHECK(marks(h.tally) == Marks{{0, 7}});  // 0.2 does not come again
+    books.add(h.updated(3));
+    CHECK(books.ends.size() == 5);
+    CHECK(books.ends.at({1, 0, 3}) == "beyond_credit");
+  }
+
   TEST_CASE("LearnerCore: lag1, a round that is collected again takes what was sampled with newer weights, too") {
     Again h(SamplingMode::lag1);
     h.joins(2);

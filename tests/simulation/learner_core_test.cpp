@@ -1,5 +1,7 @@
 #include "learners/learner_core.hpp"
 
+#include <fmt/format.h>
+
 #include "tests/simulation/learner_harness.hpp"
 
 namespace myriad {
@@ -49,10 +51,25 @@ TEST_SUITE("learners/learner_core") {
     CHECK(h.core.drops().at("dropped/stale_agent") == 4);
   }
 
-  TEST_CASE_FIXTURE(Sync, "LearnerCore: a module that differs is refused in words") {
-    const Outputs outputs = join(0, 0, -1, /*spec=*/99);
-    REQUIRE(sent<wire::RefusedT>(outputs) != nullptr);
-    CHECK(sent<wire::RefusedT>(outputs)->reason.find("differ") != std::string::npos);
+  TEST_CASE("LearnerCore: an agent of another module or another fragment layout is refused in words, and not heard") {
+    for (const auto& [spec, fragment] : {std::pair<uint64_t, uint64_t>{99, 2}, {1, 99}, {2, 1}}) {
+      CAPTURE(spec);
+      CAPTURE(fragment);
+      Harness h(options_of(SamplingMode::sync));
+      h.agent(0, 0, 2);
+      h.go(1);
+      const Outputs outputs = h.join(0, 0, -1, spec, fragment);
+      REQUIRE(sent<wire::RefusedT>(outputs) != nullptr);
+      CHECK(sent<wire::RefusedT>(outputs)->reason ==
+            fmt::format("module {:016x} and fragment {:016x} differ from the learner's 0000000000000001 and "
+                        "0000000000000002",
+                        spec, fragment));
+      CHECK(sent<wire::GrantT>(outputs) == nullptr);
+      CHECK(sent<wire::WeightsHeaderT>(outputs) == nullptr);
+      CHECK(count<LearnerCore::Assemble>(h.parcel(0, {h.fragment(0, 0, 0)})) == 0);
+      CHECK(h.core.drops().at("dropped/unknown_agent") == 1);
+      CHECK(sent<wire::RefusedT>(h.join(0)) == nullptr);  // the right one is heard
+    }
   }
 
   TEST_CASE_FIXTURE(
@@ -473,6 +490,23 @@ TEST_SUITE("learners/learner_core") {
     CHECK(books.ends.size() == 6);  // 0.0 in a batch, 1, 2, 3, 4 dropped; 1.0 in a batch
     CHECK(books.ends.at({0, 1, 0}).empty());
     CHECK(metric(report, "num_fragments_missing_since_start") == 0);
+  }
+
+  TEST_CASE("LearnerCore: async, what is dropped for its lag while an update runs has its credit back when that ends") {
+    // Else its runner would make more of the same as fast as it can, and its agent would keep all of it.
+    LearnerCore::Options options = async_options();
+    options.max_policy_lag = 0;
+    Async h(options);
+    const auto granted = [](const Outputs& outputs) { return sent<wire::GrantT>(outputs)->granted_bytes / 10; };
+    h.go(1);
+    h.send(0, 0, 0);
+    REQUIRE(count<LearnerCore::Update>(h.send(1, 0, 0)) == 1);
+    CHECK(granted(h.join(0)) == 7);  // 2 used, a share of 10 x 2 / 4 slots
+    for (const uint64_t seq : {1, 2, 3}) h.send(0, seq, 0);
+    CHECK(h.core.drops().at("dropped/policy_lag") == 3);
+    CHECK(granted(h.join(0)) == 7);
+    h.updated(1);
+    CHECK(granted(h.join(0)) == 10);
   }
 
   TEST_CASE("LearnerCore: async drops what would be trained too many versions late, when it would be placed") {

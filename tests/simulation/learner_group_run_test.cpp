@@ -159,6 +159,32 @@ TEST_SUITE("driver/learner_group") {
     CHECK(order(called(1, {6}), peer(0, 1))->root == 1);
   }
 
+  TEST_CASE_FIXTURE(Two, "LearnerGroup: one that was told to go and lives on does not stand in for those that stayed") {
+    resize(1);
+    called(0, {6});
+    CHECK(sent<wire::StopT>(formed(0, {6}), peer(1)) != nullptr);
+    const Outputs outputs = dies(0);  // it may have made updates that shard 1 knows nothing of
+    REQUIRE(find<LearnerGroup::Over>(outputs) != nullptr);
+    CHECK(find<LearnerGroup::Over>(outputs)->error_code == "learner-lost");
+    CHECK(count<LearnerGroup::SpawnLearner>(outputs) == 0);
+  }
+
+  TEST_CASE_FIXTURE(Two, "LearnerGroup: one that was told to go and is asked again has no say in what counts") {
+    resize(1);
+    called(0, {6});
+    formed(0, {6});
+    resize(2);
+    called(1, {6});  // of the epoch it missed: it has not heard that it should go
+    tick();
+    CHECK(group.size() == 2);
+    called(1, {6});
+    const Outputs orders = called(0, {6, true});  // alone, it had prepared update 7, and may have told others of it
+    REQUIRE(order(orders, peer(0)) != nullptr);
+    CHECK(order(orders, peer(0))->version == 7);
+    CHECK(order(orders, peer(0))->root == 0);
+    CHECK(order(orders, peer(0))->state->training_iteration == 7);
+  }
+
   TEST_CASE("LearnerGroup: down with sharded state, one goes at a time: its neighbour has what it has") {
     Group run(3, /*sharded=*/true);
     run.begins();

@@ -98,12 +98,13 @@ struct Harness {
   }
   std::map<uint32_t, uint32_t> incarnations;
   static std::string name(uint32_t agent) { return "agent-" + std::to_string(agent); }
-  Outputs join(uint32_t agent, uint32_t incarnation = 0, int64_t version = -1, uint64_t spec = 1) {
+  Outputs join(uint32_t agent, uint32_t incarnation = 0, int64_t version = -1, uint64_t spec = 1,
+               uint64_t fragment = 2) {
     wire::JoinT body;
     body.agent = agent;
     body.incarnation = incarnation;
     body.spec_hash = spec;
-    body.fragment_hash = 2;
+    body.fragment_hash = fragment;
     body.weights_version = version;
     incarnations[agent] = incarnation;
     return step(LearnerCore::FromAgent{name(agent), message(body)});

@@ -1,19 +1,27 @@
 // A cluster of the real roles under seeded faults: thousands of schedules, every old failure again, and planted bugs.
 //
-//   MYRIAD_SIMULATION_SCHEDULES=300000   runs more of them (nightly); MYRIAD_SIMULATION_SEED=17 one, with its log, with
-//   the faults of MYRIAD_SIMULATION_FAULTS=mask and MYRIAD_SIMULATION_LEARNERS=n
+//   MYRIAD_SIMULATION_SCHEDULES=300000 MYRIAD_SIMULATION_FIRST=1   so many, from that seed on; by default 30,000 from a
+//                                                                  seed that is drawn anew and printed
+//   MYRIAD_SIMULATION_SEED=17   this one too, with its log, with the faults of MYRIAD_SIMULATION_FAULTS=mask and
+//                               MYRIAD_SIMULATION_LEARNERS=n
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
+#include <iostream>
+#include <mutex>
+#include <random>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "tests/simulation/world.hpp"
 
 namespace myriad::simulation {
 namespace {
 
-constexpr uint64_t kSchedules = 30'000, kPlantedBudget = 5'000;
+constexpr uint64_t kSchedules = 30'000, kPlantedBudget = 5'000, kTellEvery = 100'000;
 
 struct FailingSeed {
   uint64_t seed;
@@ -47,19 +55,50 @@ std::string explain(uint64_t seed, Result result) {
          std::to_string(faults) + "; add the seed to failing_seeds.txt";
 }
 
-void require_same_batches(const Result& one, const Result& other) {
+/// The first seed of a block that nobody ran before, with some luck.
+uint64_t first_seed(uint64_t schedules) { return 1 + schedules * (std::random_device{}() % 1'000'000); }
+
+/// `take(seed, result, repeats)` for each seed, one call at a time and in no order; it returns whether to go on.
+/// `repeats`: a second run of the same seed, made of every hundredth, had the same trace.
+template <class F>
+void run_on_all_cores(uint64_t first, uint64_t schedules, F&& take) {
+  std::atomic<uint64_t> next = first;
+  std::mutex mutex;
+  bool goes_on = true;
+  const auto work = [&] {
+    for (uint64_t seed = next++; seed < first + schedules; seed = next++) {
+      const Result result = run_schedule({.seed = seed});
+      const bool repeats = seed % 100 != 0 || run_schedule({.seed = seed}).trace == result.trace;
+      const std::lock_guard lock(mutex);
+      if (!goes_on) return;
+      goes_on = take(seed, result, repeats);
+    }
+  };
+  std::vector<std::jthread> threads(std::max(1u, std::thread::hardware_concurrency()) - 1);
+  for (std::jthread& thread : threads) thread = std::jthread(work);
+  work();
+}
+
+/// How many batches were compared.
+size_t require_same_batches(const Result& one, const Result& other) {
   REQUIRE(one.violation == "");
   REQUIRE(other.violation == "");
   const size_t both = std::min(one.batches.size(), other.batches.size());
   const auto lost = [](const Result& run) { return run.finished.find("learner") != std::string::npos; };
   REQUIRE((both > 0 || lost(one) || lost(other)));  // all learners died at once
   for (size_t i = 0; i < both; ++i) REQUIRE(one.batches[i] == other.batches[i]);
+  return both;
 }
 
 }  // namespace
 
 TEST_SUITE("simulation/world") {
-  TEST_CASE("World: one schedule of MYRIAD_SIMULATION_SEED, told event by event") {
+  TEST_CASE("World: seeds that failed once hold now") {
+    for (const FailingSeed& failing : kFailingSeeds) {
+      CAPTURE(failing.seed);
+      CAPTURE(failing.what);
+      CHECK(run_schedule({.seed = failing.seed, .allowed = failing.faults}).violation == "");
+    }
     const uint64_t seed = from_environment("MYRIAD_SIMULATION_SEED", 0);
     if (seed == 0) return;
     const auto faults = static_cast<uint32_t>(from_environment("MYRIAD_SIMULATION_FAULTS", kAllFaults));
@@ -69,21 +108,18 @@ TEST_SUITE("simulation/world") {
     CHECK(result.violation == "");
   }
 
-  TEST_CASE("World: seeds that failed once hold now") {
-    for (const FailingSeed& failing : kFailingSeeds) {
-      CAPTURE(failing.seed);
-      CAPTURE(failing.what);
-      CHECK(run_schedule({.seed = failing.seed, .allowed = failing.faults}).violation == "");
-    }
-  }
-
   TEST_CASE("World: in every schedule the books balance, and the run goes on or ends for a reason") {
-    const uint64_t schedules = from_environment("MYRIAD_SIMULATION_SCHEDULES", kSchedules);
+    const uint64_t wanted = from_environment("MYRIAD_SIMULATION_SCHEDULES", kSchedules);
+    const uint64_t first = from_environment("MYRIAD_SIMULATION_FIRST", first_seed(wanted));
+    std::cout << "NOTE: schedules " << first << " to " << first + wanted - 1 << "; MYRIAD_SIMULATION_FIRST=" << first
+              << " runs them again" << std::endl;
     Result sum;
-    uint64_t async = 0;
-    int failures = 0;
-    for (uint64_t seed = 1; seed <= schedules && failures < 3; ++seed) {
-      const Result result = run_schedule({.seed = seed});
+    uint64_t schedules = 0, async = 0;
+    std::vector<std::pair<uint64_t, Result>> failures;
+    run_on_all_cores(first, wanted, [&](uint64_t seed, const Result& result, bool repeats) {
+      ++schedules;
+      CAPTURE(seed);
+      CHECK(repeats);
       sum.events += result.events;
       sum.updates += result.updates;
       sum.checkpoints += result.checkpoints;
@@ -103,15 +139,14 @@ TEST_SUITE("simulation/world") {
       sum.lost += result.lost;
       async += result.by_slot ? 0 : 1;
       if (!result.violation.empty()) {
-        ++failures;
-        FAIL_CHECK(explain(seed, result));
+        failures.emplace_back(seed, result);
+        std::cout << "seed " << seed << ": " << result.violation << std::endl;
       }
-      if (seed % 100 == 0) {
-        const Result again = run_schedule({.seed = seed});
-        CAPTURE(seed);
-        CHECK(again.trace == result.trace);
-      }
-    }
+      if (schedules % kTellEvery == 0)
+        std::cout << schedules << " schedules, " << failures.size() << " broke a rule" << std::endl;
+      return failures.size() < 3;
+    });
+    for (const auto& [seed, result] : failures) FAIL_CHECK(explain(seed, result));
     MESSAGE(schedules << " schedules, " << async << " of them async, " << sum.events << " events, " << sum.updates
                       << " updates, " << sum.checkpoints << " checkpoints, " << sum.crashes << " crash-restarts, "
                       << sum.resumed << " lives resumed when all learners were lost, " << sum.runner_deaths
@@ -120,6 +155,7 @@ TEST_SUITE("simulation/world") {
                       << " of them resized, " << sum.shares << " times other shares, " << sum.drains << " drains, "
                       << sum.violations << " hostile runners; fragments: " << sum.produced << " produced, "
                       << sum.consumed << " consumed, " << sum.dropped << " dropped, " << sum.lost << " lost");
+    if (schedules < 3'000) return;
     // The schedules must reach what they are for.
     CHECK(sum.updates > 2 * schedules);
     CHECK(sum.checkpoints > schedules / 2);
@@ -139,38 +175,45 @@ TEST_SUITE("simulation/world") {
   TEST_CASE(
       "World: whatever the network does, and whoever of the learners dies, a sync or lag1 run trains on the batches "
       "of the undisturbed run") {
-    uint64_t replaced = 0;
+    uint64_t replaced = 0, compared = 0;
     for (uint64_t seed = 1; seed <= 1500; ++seed) {
       CAPTURE(seed);
       const Result calm = run_schedule({.seed = seed, .allowed = 0, .learners = 3});
       if (!calm.by_slot) continue;
       const Result disturbed = run_schedule({.seed = seed, .allowed = kHarmlessFaults, .learners = 3});
-      require_same_batches(disturbed, calm);
+      compared += require_same_batches(disturbed, calm);
       replaced += disturbed.epochs;
     }
     CHECK(replaced > 100);
+    CHECK(compared > 3'000);
   }
 
   TEST_CASE("World: a resumed sync or lag1 run trains on the batches of the undisturbed run") {
-    uint64_t resumed = 0;
+    uint64_t resumed = 0, compared = 0;
     for (uint64_t seed = 1; seed <= 1500; ++seed) {
       CAPTURE(seed);
       const Result crashed = run_schedule({.seed = seed, .allowed = kHarmlessFaults | bit(Fault::crash)});
       if (!crashed.by_slot || crashed.crashes == 0 || crashed.batches.empty()) continue;
       ++resumed;
-      require_same_batches(crashed, run_schedule({.seed = seed, .allowed = 0}));
+      compared += require_same_batches(crashed, run_schedule({.seed = seed, .allowed = 0}));
     }
+    CHECK(compared > 1'000);
     CHECK(resumed > 200);
   }
 
   TEST_CASE("World: over however many agents its slots are spread, a sync or lag1 run trains on the same batches") {
+    uint64_t spread = 0, compared = 0;
     for (uint64_t seed = 1; seed <= 600; ++seed) {
       CAPTURE(seed);
       const Result one = run_schedule({.seed = seed, .allowed = kHarmlessFaults, .agents = 1, .learners = 1});
       if (!one.by_slot) continue;
-      require_same_batches(one, run_schedule({.seed = seed, .allowed = 0, .agents = 3, .learners = 1}));
-      require_same_batches(one, run_schedule({.seed = seed, .allowed = kHarmlessFaults, .agents = 7, .learners = 1}));
+      compared += require_same_batches(one, run_schedule({.seed = seed, .allowed = 0, .agents = 3, .learners = 1}));
+      compared += require_same_batches(
+          one, run_schedule({.seed = seed, .allowed = kHarmlessFaults, .agents = 7, .learners = 1}));
+      ++spread;
     }
+    CHECK(spread > 300);
+    CHECK(compared > 2'500);
   }
 }
 
@@ -226,6 +269,7 @@ TEST_SUITE("simulation/planted_bugs") {
         {Bug::rendezvous_not_repeated, "I9"},
         {Bug::leavers_told_at_once, "I6"},
         {Bug::hung_learner_not_killed, "I9"},
+        {Bug::ids_of_the_last_run, "I9"},
     };
     CHECK(std::size(planted) == static_cast<size_t>(Bug::count) - 1);
     for (const Planted& p : planted) {

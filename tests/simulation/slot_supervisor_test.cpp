@@ -62,6 +62,32 @@ TEST_SUITE("env_runners/slot_supervisor") {
     CHECK(slots.num_restarts() == 5);
   }
 
+  TEST_CASE("SlotSupervisor: a process that steps ends the row of crashes, its hello alone does not") {
+    SlotSupervisor slots = supervisor(1, 100);
+    step(slots, SlotSupervisor::Start{}, Time{});
+    Time now{};
+    uint32_t incarnation = 0;
+    const auto crash = [&] {
+      const Outputs outputs = step(slots, SlotSupervisor::Exited{0, incarnation++, "SIGSEGV"}, now);
+      const Time restart_in = find<SlotSupervisor::Down>(outputs)->restart_in;
+      step(slots, SlotSupervisor::Tick{}, now += restart_in);
+      REQUIRE(slots.running(0));
+      return restart_in;
+    };
+    const auto progress = [&] { step(slots, SlotSupervisor::Progress{0, incarnation}, now += milliseconds(10)); };
+    CHECK(crash() == Time::zero());
+    CHECK(crash() >= milliseconds(100));
+    progress();  // hello
+    CHECK(crash() >= milliseconds(200));
+    progress(), progress();
+    CHECK(crash() == Time::zero());  // the first of a row again
+    CHECK(crash() <= milliseconds(150));
+    for (int i = 0; i < 30; ++i) crash();
+    const Time longest = crash();  // 30 s, and at most half more
+    CHECK(longest >= std::chrono::seconds(30));
+    CHECK(longest <= std::chrono::seconds(45));
+  }
+
   TEST_CASE("SlotSupervisor: so many crashes within a minute quarantine the slot, with its cause") {
     SlotSupervisor slots = supervisor(1, 3);
     step(slots, SlotSupervisor::Start{}, Time{});

@@ -25,6 +25,7 @@ World::World(const Schedule& schedule)
       plan_(draw_plan(schedule.seed, schedule.allowed, schedule.agents, schedule.learners)),
       dice_(mix(schedule.seed, 2)),
       network_(mix(schedule.seed, 3)),
+      connections_(mix(schedule.seed, 4)),
       weights_layout_{.num_values = kValues, .num_filter = kFilter, .num_curriculum = kCurriculum} {
   layout_ = std::make_shared<FragmentLayout>(kSteps, kEnvironments);
   layout_->add("truth", Rows::environment, DType::i64, {4});
@@ -80,8 +81,30 @@ void World::to_driver(const Process& process, Message message) {
   send(process.id, kDriver, message);
 }
 
+/// As ControlLink and Router: an id is taken until the connection that has it ends, and whoever else comes with it in
+/// the meantime is never let in.
+bool World::let_in(Process& process) {
+  uint32_t& holder = connected_.try_emplace(routing_id(process), process.id).first->second;
+  if (holder != process.id && !process.shut_out) {
+    const Process& other = processes_[holder];
+    process.shut_out = other.alive || now_ < other.connected_until;
+    if (process.shut_out)
+      note(fmt::format("p{} is not let in: p{} has its id", process.id, holder));
+    else
+      holder = process.id;
+  }
+  return !process.shut_out;
+}
+
+std::string World::routing_id(const Process& process) const {
+  const std::string run = bugged(Bug::ids_of_the_last_run) ? "" : fmt::format("-{}", run_of(process));
+  if (process.learner) return fmt::format("learner-{}.{}{}", process.learner->shard, process.learner->incarnation, run);
+  if (process.agent->outside) return fmt::format("join-{}{}", process.id, run);
+  return fmt::format("agent-{}.{}{}", process.agent->place, process.agent->incarnation, run);
+}
+
 void World::deliver(uint32_t to, const Letter& letter) {
-  if (to == kDriver && driver_ == nullptr) return;
+  if (to == kDriver && (driver_ == nullptr || !let_in(processes_[letter.from]))) return;
   auto decoded = decode(letter.frames);
   if (const auto* malformed = std::get_if<Malformed>(&decoded)) {
     rule(plan_.has(Fault::bit_flips), "wire", "an intact message was refused: {}", name_of(*malformed));
@@ -139,6 +162,7 @@ void World::kill(Process& process, const char* cause) {
   process.deferred.clear();
   if (!process.learner) deterministic_ = false;
   const Time heard = now_ + dice_.time(milliseconds(1), milliseconds(10));
+  process.connected_until = now_ + connections_.log_time(milliseconds(1), std::chrono::seconds(2));
   if (process.learner) {
     process.alive = false;
     ++result_.learner_deaths;
@@ -179,6 +203,7 @@ void World::kill(Process& process, const char* cause) {
 void World::crash() {
   note("the machine crashes");
   ++result_.crashes;
+  connected_.clear();
   end_life();
   const double kept = std::array{0.0, 0.5, 1.0}[dice_.below(3)];
   files_.crash([&](const SimFiles::Operation&) { return dice_.chance(kept); });
@@ -580,7 +605,8 @@ std::string_view name_of(Bug bug) {
                                                                                     "torn_counts",
                                                                                     "rendezvous_not_repeated",
                                                                                     "leavers_told_at_once",
-                                                                                    "hung_learner_not_killed"};
+                                                                                    "hung_learner_not_killed",
+                                                                                    "ids_of_the_last_run"};
   return kNames[static_cast<size_t>(bug)];
 }
 

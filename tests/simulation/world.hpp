@@ -71,6 +71,7 @@ enum class Bug : uint8_t {
   rendezvous_not_repeated,  // a lost entry stays lost
   leavers_told_at_once,     // a smaller group: before those that stay have the state
   hung_learner_not_killed,
+  ids_of_the_last_run,  // a process of the next life comes with the routing id of one of the last
   count
 };
 std::string_view name_of(Bug bug);

@@ -214,6 +214,7 @@ void World::agent_wake(Process& process) {
     return leave(process, true);
   }
   check_credit(process);
+  check_kept(node);
   rule(node.core->next_timer() > now_, "I10", "agent {} spins", node.place);
   arm(process, std::min(node.core->next_timer(), std::max(node.next_look, now_ + milliseconds(1))));
 }
@@ -317,7 +318,8 @@ void World::apply_agent(Process& process, HostAgent::Output& output) {
 void World::publish(Process& process) {
   AgentNode& node = *process.agent;
   if (node.pending == nullptr) return;
-  if (bugged(Bug::permits_before_weights) && node.has_weights && now_ - node.pending_since < milliseconds(30)) return;
+  if (bugged(Bug::permits_before_weights) && node.has_weights && now_ - node.pending_since < milliseconds(30))
+    return step_agent(process, HostAgent::Installed{node.pending->version});
   uint32_t pins = 0;
   for (const uint32_t slot : node.core->sampling())
     if (Process* runner = runner_of(node, slot)) {
@@ -329,6 +331,7 @@ void World::publish(Process& process) {
   if (!node.writer->publish(*node.pending, [pins](uint32_t buffer) { return (pins >> buffer & 1) != 0; })) return;
   node.has_weights = true;
   node.installed = node.pending->version;
+  step_agent(process, HostAgent::Installed{node.installed});
   std::vector<WeightsPublisher::Send> sends;
   node.publisher.step(WeightsPublisher::Publish{node.pending, now_}, sends);
   node.pending = nullptr;

@@ -49,6 +49,9 @@ void World::book_relayed(Process& agent, const Message& parcel) {
     if (frames.size() != 2 || frames[1].view.size() != sizeof(Truth)) continue;
     Truth truth;
     std::memcpy(&truth, frames[1].view.data(), sizeof truth);
+    if (verbose_ && truth.forged == 0)
+      note(fmt::format("    agent {}.{}: message {} is fragment {} of p{}", node.place, node.incarnation,
+                       header.first + i, truth.seq, truth.process));
     if (truth.forged == 0) node.relayed.push_back({header.first + i, static_cast<uint32_t>(truth.process), truth.seq});
   }
   node.relayed_until = header.first + header.count;
@@ -138,7 +141,7 @@ void World::book_grant(LearnerNode& learner, Process& agent, const wire::GrantT&
   }
   for (const uint32_t id : agents_)
     if (const AgentNode& gone = *processes_[id].agent; gone.core && !takes_part(learner, processes_[id]))
-      left += gone.arrived - std::min(gone.arrived, gone.placed);
+      left += gone.arrived - (gone.placed_in == learner.part.epoch ? std::min(gone.arrived, gone.placed) : 0);
   if (all_slots == 0 || mine == 0) {  // the grant was on its way when it left
     node.granted = std::max(node.granted, granted);
     return;
@@ -252,10 +255,23 @@ void World::book_runner_end(AgentNode& node, Process& process) {
   if (runner.up) --node.num_up;
 }
 
+/// I10: what an agent keeps, because no update that counts is done with it. Of each window that was used up within one
+/// update, once before it and once while it ran, and of the batch it trains on and the one that is filled. Fragments
+/// that are invalid use up nothing.
+void World::check_kept(const AgentNode& agent) {
+  const uint64_t most = 2 * (plan_.window() + plan_.fragments);
+  if (agent.relayed.size() <= most) return;
+  const auto valid = static_cast<uint64_t>(std::ranges::count_if(agent.relayed, [this](const AgentNode::Relayed& r) {
+    return processes_[r.runner].runner->produced[r.seq].valid;
+  }));
+  rule(valid <= most, "I10", "agent {} keeps {} fragments, the window is {} and a batch {}", agent.place, valid,
+       plan_.window(), plan_.fragments);
+}
+
 /// I3, async: while a runner waits, all credit is permitted: none was lost with runners that died.
 void World::check_credit(Process& agent) {
   const AgentNode& node = *agent.agent;
-  const bool ready = node.core->weights() != nullptr && node.core->weights()->version >= node.required;
+  const bool ready = node.has_weights && node.installed >= node.required;
   if (plan_.by_slot() || !ready || node.draining) return;
   if (node.open < HostAgent::kAhead * node.num_up)
     rule(node.permits >= node.heard_granted, "I3", "agent {}: runners wait, {} of {} granted fragments are permitted",

@@ -71,9 +71,14 @@ void World::step_driver(const DriverCore::Input& input) {
   std::vector<DriverCore::Output> outputs;
   driver_->step(input, now_, outputs);
   for (DriverCore::Output& output : outputs) apply_driver(output);
-  if (const LearnerGroup& group = driver_->learners(); group.formed())
-    for (const uint32_t id : learners_)
-      if (LearnerNode& node = *processes_[id].learner; node.shard < group.size()) node.known = true;
+  if (const LearnerGroup& group = driver_->learners(); group.formed() && !driver_->finishing()) {
+    bool any = false;
+    for (const uint32_t id : learners_) {
+      processes_[id].learner->known = processes_[id].learner->shard < group.size();
+      any |= processes_[id].learner->known && processes_[id].alive;
+    }
+    learners_lost_ |= !any;  // those that are not in it have the state no more
+  }
   const Time next = std::max(driver_->next_timer(), now_);
   if (finished_ || next == Time::max() || next >= driver_armed_) return;
   driver_armed_ = next;

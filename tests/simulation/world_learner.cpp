@@ -202,7 +202,14 @@ void World::joins(Process& process) {
               .prepared = std::vector<bool>(order.size)};
   }
   group_.processes.at(order.rank) = process.id;
+  if (verbose_)
+    note(fmt::format("learner {}.{} joins epoch {} with weights {} {:x}", node.shard, node.incarnation, group_.epoch,
+                     node.version, node.hash));
   if (std::ranges::find(group_.processes, kNobody) != group_.processes.end()) return;
+  const bool all_here = std::ranges::all_of(group_.processes, [this](uint32_t id) {
+    return processes_[id].alive && processes_[id].learner->member->epoch() == group_.epoch;
+  });
+  if (!all_here) return;  // the others are told that the epoch is over
   const LearnerNode& root = *processes_[group_.processes.at(order.root)].learner;
   group_.version = root.version;
   group_.hash = root.hash;
@@ -408,7 +415,7 @@ void World::apply_learner(Process& process, LearnerCore::Output& output) {
   } else if (auto* write = std::get_if<LearnerCore::WriteCheckpoint>(&output)) {
     rule(!node.writing, "I7", "a second checkpoint is written while one is under way");
     rule(node.training.empty(), "I7", "a checkpoint is written during an update");
-    if (write->with_batch)
+    if (write->with_batch && node.part.epoch == group_.epoch)  // an older attempt has a directory of its own
       for (uint32_t i = 0; i < node.batch.size(); ++i) {
         rule(node.batch[i].has_value(), "I7", "the batch that goes into the checkpoint is not complete");
         states_.at(iteration_).waiting[node.part.order.first_place + i] = node.batch[i]->content;
@@ -459,6 +466,9 @@ void World::assemble(Process& process, const AcceptedFragment& fragment) {
   if (node.part.epoch > agent.placed_in) agent.placed = 0;
   agent.placed_in = std::max(agent.placed_in, node.part.epoch);
   if (node.part.epoch == agent.placed_in) ++agent.placed;
+  if (verbose_)
+    note(fmt::format("    learner {}: fragment {} of runner {}.{} in place {}", node.shard, truth.seq, runner.slot,
+                     runner.incarnation, place));
 }
 
 // --- updates ---
@@ -603,7 +613,11 @@ void World::advance(uint64_t version, uint64_t hash) {
   rule(version == current_.version + 1 && open_.version == current_.version &&
            hash == mix(current_.hash, open_.batch_hash),
        "I6", "weights {} follow {}", version, current_.version);
-  for (const wire::AgentMark& mark : open_.tally.marks) marks_[{mark.agent(), mark.incarnation()}] = mark.messages();
+  for (const wire::AgentMark& mark : open_.tally.marks) {
+    marks_[{mark.agent(), mark.incarnation()}] = mark.messages();
+    if (verbose_)
+      note(fmt::format("    agent {}.{} has the mark {}", mark.agent(), mark.incarnation(), mark.messages()));
+  }
   const bool lags = plan_.mode == SamplingMode::lag1 && iteration_ > plan_.start_iteration;
   const uint64_t sampled_with = plan_.by_slot() && lags ? states_.at(iteration_ - 1).hash : current_.hash;
   uint64_t want = 0;
