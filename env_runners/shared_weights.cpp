@@ -51,16 +51,22 @@ bool SharedWeightsWriter::publish(const Weights& weights, const std::function<bo
 
 std::optional<WeightsView> SharedWeightsReader::acquire() {
   for (;;) {
-    const uint64_t newest = newest_of(region_).load(std::memory_order_seq_cst);
+    const uint64_t newest = look();
     if (newest == 0) return std::nullopt;
-    page_.pinned.store(index_of(newest) + 1, std::memory_order_seq_cst);
-    if (newest_of(region_).load(std::memory_order_seq_cst) != newest) continue;  // it may be written to already
-    const std::byte* buffer = region_ + buffer_offset(layout_, index_of(newest));
-    const auto* filter = reinterpret_cast<const double*>(buffer);
-    const auto* values = reinterpret_cast<const float*>(buffer + layout_.values_offset());
-    return WeightsView(newest >> 8, {values, layout_.num_values}, {filter, layout_.num_filter},
-                       {filter + layout_.num_filter, layout_.num_curriculum});
+    if (const auto view = pin(newest)) return view;
   }
+}
+
+uint64_t SharedWeightsReader::look() const { return newest_of(region_).load(std::memory_order_seq_cst); }
+
+std::optional<WeightsView> SharedWeightsReader::pin(uint64_t newest) {
+  page_.pinned.store(index_of(newest) + 1, std::memory_order_seq_cst);
+  if (look() != newest) return std::nullopt;  // it may be written to already
+  const std::byte* buffer = region_ + buffer_offset(layout_, index_of(newest));
+  const auto* filter = reinterpret_cast<const double*>(buffer);
+  const auto* values = reinterpret_cast<const float*>(buffer + layout_.values_offset());
+  return WeightsView(newest >> 8, {values, layout_.num_values}, {filter, layout_.num_filter},
+                     {filter + layout_.num_filter, layout_.num_curriculum});
 }
 
 }  // namespace myriad

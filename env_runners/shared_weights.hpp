@@ -57,6 +57,10 @@ class SharedWeightsReader {
   std::optional<WeightsView> acquire();
   void release() { page_.pinned.store(0, std::memory_order_release); }
 
+ protected:                                         // the steps of acquire(): a test lets the writer in between
+  uint64_t look() const;                            ///< which buffer is the newest, of which version; 0: none yet
+  std::optional<WeightsView> pin(uint64_t newest);  ///< nullopt where that is not the newest any more
+
  private:
   SharedWeightsLayout layout_;
   const std::byte* region_;

@@ -157,7 +157,7 @@ std::vector<sock_filter> SystemCallFilter::program() const {
     rules.deny_where(SYS_socket, 0, kAll, {AF_UNIX, AF_INET, AF_INET6, AF_NETLINK}, true);
   } else {
     for (const int call : {SYS_socket, SYS_connect, SYS_bind, SYS_listen}) rules.deny(call);
-    rules.deny_where(SYS_socketpair, 1, 0xf, {SOCK_DGRAM});  // it could send to any unix socket's path
+    rules.deny_where(SYS_socketpair, 1, 0xf, {SOCK_DGRAM, SOCK_RAW});  // either could send to any unix socket's path
   }
   rules.deny_where(SYS_socketpair, 0, kAll, {AF_UNIX}, true);
   if (!attributes)

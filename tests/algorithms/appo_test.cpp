@@ -120,6 +120,25 @@ TEST_CASE("APPO: the target follows every freq x N x K batches that went through
   CHECK(plan.target->tau == 0.25);
 }
 
+TEST_CASE("APPO: the entropy coefficient follows its schedule over env steps") {
+  AppoConfig own;
+  own.entropy_coeff = Schedule({{0.0, 1.0}, {100.0, 0.0}});
+  const auto algorithm = appo(own);
+  SequenceExample e(Space::discrete(3), 12);
+  add_target(e, e.flat("action_dist_inputs"));
+  const auto loss_at = [&](double env_steps) {
+    algorithm->begin_update(env_steps);
+    return algorithm->loss(e.spec, {e.inputs, e.values}, e.columns);
+  };
+  const Loss there = loss_at(100), here = loss_at(25);
+  CHECK(here.total.item<double>() - there.total.item<double>() ==
+        doctest::Approx(-0.75 * metric(*algorithm, here, "entropy")).epsilon(1e-4));
+  CHECK(algorithm->device_coefficients().at("entropy_coeff") == doctest::Approx(0.75));
+  Metrics metrics;
+  algorithm->end_update(metrics);
+  CHECK(metrics.at("curr_entropy_coeff") == doctest::Approx(0.75));
+}
+
 TEST_CASE("APPO: kl_coeff adapts only where it is used") {
   AppoConfig own;
   Metrics metrics{{"mean_kl_loss", 1.0}};

@@ -181,6 +181,9 @@ TEST_CASE("PPO: device_loss is loss, with its gradient") {
   auto own = std::make_unique<PpoConfig>();
   own->entropy_coeff = 0.05;
   own->vf_clip_param = 1.0;
+  own->vf_loss_coeff = 0.7;
+  own->clip_param = 0.1;
+  own->kl_coeff = 0.4;
   const auto algorithm = algorithm_of("PPO", std::move(own));
   algorithm->begin_update(0);
   at::manual_seed(3);
@@ -235,6 +238,16 @@ TEST_CASE("IMPALA and APPO: device_loss is loss, with its gradient") {
         auto own = std::make_unique<AppoConfig>();  // IMPALA takes its part of it
         own->use_kl_loss = true;
         own->entropy_coeff = 0.05;
+        if (seed > 1) {  // each setting away from its default, and from the others
+          own->lambda_ = 0.8;
+          own->vtrace_clip_rho_threshold = 1.2;
+          own->vtrace_clip_c_threshold = 0.9;
+          own->vtrace_clip_pg_rho_threshold = 1.1;
+          own->vf_loss_coeff = 0.7;
+          own->clip_param = 0.2;
+          own->is_ratio_clip = 1.05;
+          own->kl_coeff = 0.3;
+        }
         const auto algorithm = algorithm_of(name, std::move(own));
         algorithm->begin_update(0);
         SequenceExample e(space, seed);

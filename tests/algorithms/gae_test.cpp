@@ -1,5 +1,6 @@
 #include "algorithms/ops/gae.hpp"
 
+#include <array>
 #include <cmath>
 #include <vector>
 
@@ -99,13 +100,20 @@ TEST_CASE("explained_variance: 1 for the truth, 0 for a constant, floored at -1"
   CHECK(explained_variance(std::vector<float>(4, 1.0f), y) == 0.0);
 }
 
-TEST_CASE("standardise: mean 0 and std 1; a constant stays finite") {
-  std::vector<float> x{1, 2, 3, 6};  // mean 3, population variance 3.5
-  standardise(x);
-  CHECK(x[3] == doctest::Approx(3 / std::sqrt(3.5)));
-  std::vector<float> same(5, 2.0f);
-  standardise(same);
-  CHECK(same == std::vector<float>(5, 0.0f));
+TEST_CASE("standardise: mean 0 and std 1, but no std below 1e-4") {
+  const auto standardised = [](std::vector<float> x) {
+    standardise(x);
+    return x;
+  };
+  const std::vector<float> x = standardised({1, 2, 3, 6});  // mean 3, population variance 3.5
+  for (size_t i = 0; i < 4; ++i) CHECK(x[i] == doctest::Approx(std::array{-2, -1, 0, 3}[i] / std::sqrt(3.5)));
+  CHECK(standardised({2e-4f, -2e-4f})[0] == doctest::Approx(1));     // std 2e-4
+  CHECK(standardised({5e-5f, -5e-5f})[1] == doctest::Approx(-0.5));  // std 5e-5: by 1e-4
+  const float little = std::ldexp(1.0f, -20);  // of numbers that are equal but for their last bits
+  const std::vector<float> close = standardised({1, 1 + little, 1 - little});
+  CHECK(close[0] == 0.0f);
+  CHECK(close[1] == doctest::Approx(0.0095367431640625));  // 2^-20 / 1e-4
+  CHECK(close[2] == doctest::Approx(-0.0095367431640625));
 }
 
 TEST_SUITE_END();

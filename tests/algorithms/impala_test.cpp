@@ -26,6 +26,7 @@ TEST_CASE("IMPALA: the loss of one step in two environments by hand") {
   ImpalaConfig own;
   own.entropy_coeff = 0.1;
   own.vf_loss_coeff = 0.5;
+  own.vtrace_clip_c_threshold = 2.0;  // of a later step's correction: there is none
   const auto algorithm = impala(own);
   algorithm->begin_update(0);
   ModelConfig model;
@@ -102,7 +103,15 @@ TEST_CASE("IMPALA: the entropy coefficient follows its schedule over env steps")
   ImpalaConfig own;
   own.entropy_coeff = Schedule({{0.0, 1.0}, {100.0, 0.0}});
   const auto algorithm = impala(own);
-  algorithm->begin_update(25);
+  const SequenceExample e(Space::discrete(3), 12);
+  const auto loss_at = [&](double env_steps) {
+    algorithm->begin_update(env_steps);
+    return algorithm->loss(e.spec, {e.inputs, e.values}, e.columns);
+  };
+  const Loss there = loss_at(100), here = loss_at(25);
+  CHECK(here.total.item<double>() - there.total.item<double>() ==
+        doctest::Approx(-0.75 * kSamples * metric(*algorithm, here, "entropy")).epsilon(1e-4));
+  CHECK(algorithm->device_coefficients().at("entropy_coeff") == doctest::Approx(0.75));
   Metrics metrics;
   algorithm->end_update(metrics);
   CHECK(metrics.at("curr_entropy_coeff") == doctest::Approx(0.75));

@@ -1,5 +1,6 @@
 #include <doctest/doctest.h>
 
+#include "algorithms/appo.hpp"
 #include "algorithms/ppo.hpp"
 #include "learners/algorithm.hpp"
 #include "rl/check.hpp"
@@ -18,6 +19,64 @@ TEST_CASE("algorithm_infos: every algorithm the driver knows is registered with 
     CHECK((info.sampling.front() == "sync") == info.on_policy);
     CHECK(algorithm->module_spec(Space::box(-1, 1, {3}), Space::discrete(2)).obs_size == 3);
   }
+}
+
+TEST_CASE("algorithm settings: each name of the config sets the field of that name") {
+  // A number of its own for each, in the order they are listed.
+  const auto settings = [](const char* algorithm, const std::vector<std::string>& names) {
+    std::vector<std::string> overrides;
+    for (const std::string& name : names)
+      overrides.push_back(fmt::format("training.{}={}", name, static_cast<double>(overrides.size() + 1) / 16));
+    return load_config(fmt::format("algorithm = '{}'", algorithm), "test", overrides);
+  };
+  const auto check_fields = [](const std::vector<double>& fields) {
+    for (size_t i = 0; i < fields.size(); ++i) {
+      CAPTURE(i);
+      CHECK(fields[i] == static_cast<double>(i + 1) / 16);
+    }
+  };
+  const Config of_ppo = settings("PPO", {"lambda_", "clip_param", "kl_coeff", "kl_target", "vf_loss_coeff",
+                                         "vf_clip_param", "entropy_coeff", "target_kl_stop"});
+  const auto& ppo = dynamic_cast<const PpoConfig&>(*of_ppo.algorithm_config);
+  check_fields({ppo.lambda_, ppo.clip_param, ppo.kl_coeff, ppo.kl_target, ppo.vf_loss_coeff, ppo.vf_clip_param,
+                ppo.entropy_coeff.at(0), ppo.target_kl_stop});
+  const std::vector<std::string> vtrace{"lambda_",
+                                        "vtrace_clip_rho_threshold",
+                                        "vtrace_clip_c_threshold",
+                                        "vtrace_clip_pg_rho_threshold",
+                                        "vf_loss_coeff",
+                                        "entropy_coeff"};
+  const auto fields_of = [](const ImpalaConfig& c) -> std::vector<double> {
+    CHECK(c.vtrace().clip_rho == c.vtrace_clip_rho_threshold);
+    CHECK(c.vtrace().clip_c == c.vtrace_clip_c_threshold);
+    CHECK(c.vtrace().clip_pg_rho == c.vtrace_clip_pg_rho_threshold);
+    CHECK(c.vtrace().lambda == c.lambda_);
+    return {c.lambda_,       c.vtrace_clip_rho_threshold, c.vtrace_clip_c_threshold, c.vtrace_clip_pg_rho_threshold,
+            c.vf_loss_coeff, c.entropy_coeff.at(0)};
+  };
+  const Config of_impala = settings("IMPALA", vtrace);
+  check_fields(fields_of(dynamic_cast<const ImpalaConfig&>(*of_impala.algorithm_config)));
+  std::vector<std::string> names = vtrace;
+  for (const char* name : {"clip_param", "is_ratio_clip", "kl_coeff", "kl_target", "target_network_update_freq", "tau"})
+    names.push_back(name);
+  const Config of_appo = settings("APPO", names);
+  const auto& appo = dynamic_cast<const AppoConfig&>(*of_appo.algorithm_config);
+  std::vector<double> fields = fields_of(appo);
+  for (const double field :
+       {appo.clip_param, appo.is_ratio_clip, appo.kl_coeff, appo.kl_target, appo.target_network_update_freq, appo.tau})
+    fields.push_back(field);
+  check_fields(fields);
+  const Config flags = load_config("algorithm = 'APPO'", "test",
+                                   {"training.use_kl_loss=true", "training.circular_buffer_num_batches=5",
+                                    "training.circular_buffer_iterations_per_batch=3"});
+  const auto& buffer = dynamic_cast<const AppoConfig&>(*flags.algorithm_config);
+  CHECK(buffer.use_kl_loss);
+  CHECK(buffer.circular_buffer_num_batches == 5);
+  CHECK(buffer.circular_buffer_iterations_per_batch == 3);
+  const Config off =
+      load_config("algorithm = 'PPO'", "test", {"training.use_kl_loss=false", "training.normalize_advantages=false"});
+  CHECK_FALSE(dynamic_cast<const PpoConfig&>(*off.algorithm_config).use_kl_loss);
+  CHECK_FALSE(dynamic_cast<const PpoConfig&>(*off.algorithm_config).normalize_advantages);
 }
 
 TEST_CASE("find_algorithm: an unknown name is an error that names the nearest") {

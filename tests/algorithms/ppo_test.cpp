@@ -16,8 +16,9 @@ TEST_SUITE_BEGIN("algorithms/ppo");
 
 namespace {
 
-std::unique_ptr<Algorithm> ppo(const PpoConfig& own) {
+std::unique_ptr<Algorithm> ppo(const PpoConfig& own, double gamma = 0.99) {
   Config config;
+  config.training.gamma = gamma;
   config.algorithm_config = std::make_unique<PpoConfig>(own);
   return make_algorithm(config);
 }
@@ -30,6 +31,49 @@ ModuleSpec two_actions() {
 
 at::Tensor column(std::vector<float> values) { return at::tensor(values); }
 
+/// New policy: 1/4, 3/4 everywhere; behaviour: uniform. Action 1: ratio 1.5, action 0: ratio 0.5.
+Loss loss_of_four(const Algorithm& algorithm) {
+  const at::Tensor inputs = column({0, std::log(3.0f)}).repeat({4, 1}).contiguous();
+  const Columns minibatch{{"actions", at::tensor(std::vector<int>{1, 1, 0, 0}, at::kInt).view({4, 1})},
+                          {"logp", at::full({4}, std::log(0.5f))},
+                          {"action_dist_inputs", at::zeros({4, 2})},
+                          {"advantages", column({1, -1, 1, -1})},
+                          {"value_targets", column({1, 2, 3, 10})}};
+  return algorithm.loss(two_actions(), {inputs, column({0, 0, 2, 5})}, minibatch);
+}
+const double kEntropy = -0.25 * std::log(0.25) - 0.75 * std::log(0.75);
+const double kKl = 0.5 * std::log(0.5 / 0.25) + 0.5 * std::log(0.5 / 0.75);  // behaviour || new
+
+/// add_targets(), and device_targets() with a final row that no index names.
+std::vector<Columns> targets_of(const Algorithm& algorithm, const TrajectoriesExample& e,
+                                std::vector<Metrics>& metrics) {
+  const auto t = static_cast<int64_t>(e.steps), n = static_cast<int64_t>(e.environments);
+  TensorBatch batch;
+  batch.steps = t;
+  batch.environments = n;
+  batch.columns = {{"rewards", column(e.rewards).view({t, n})},
+                   {"terminateds", at::tensor(e.terminateds, at::kByte).view({t, n})},
+                   {"truncateds", at::tensor(e.truncateds, at::kByte).view({t, n})}};
+  batch.values = column(e.values).view({t + 1, n});
+  batch.final_values = at::tensor(at::ArrayRef<float>(e.final_values.data(), e.final_values.size()));
+  TensorBatch device = batch;
+  device.columns[kFinalIndex] = final_index(batch.columns.at("terminateds"), batch.columns.at("truncateds"));
+  device.final_values = at::cat({batch.final_values, column({NAN})});
+  metrics.resize(2);
+  algorithm.add_targets(batch, metrics[0], {});
+  const TargetColumns there = algorithm.device_targets(device, {});
+  for (size_t i = 0; i < there.names.size(); ++i)
+    metrics[1][std::string(there.names[i])] = there.metrics[static_cast<int64_t>(i)].item<double>();
+  return {batch.columns, there.columns};
+}
+
+void check_column(const at::Tensor& got, const std::vector<double>& want) {
+  REQUIRE(static_cast<size_t>(got.numel()) == want.size());
+  const at::Tensor flat = got.flatten();
+  for (size_t i = 0; i < want.size(); ++i)
+    CHECK(flat[static_cast<int64_t>(i)].item<double>() == doctest::Approx(want[i]).epsilon(1e-5));
+}
+
 }  // namespace
 
 TEST_CASE("PPO: the loss of four samples by hand") {
@@ -40,23 +84,48 @@ TEST_CASE("PPO: the loss of four samples by hand") {
   own.vf_clip_param = 4.0;
   const auto algorithm = ppo(own);
   algorithm->begin_update(0);
-  // New policy: 1/4, 3/4 everywhere; behaviour: uniform. Action 1: ratio 1.5, action 0: ratio 0.5.
-  const at::Tensor inputs = column({0, std::log(3.0f)}).repeat({4, 1}).contiguous();
-  const Columns minibatch{{"actions", at::tensor(std::vector<int>{1, 1, 0, 0}, at::kInt).view({4, 1})},
-                          {"logp", at::full({4}, std::log(0.5f))},
-                          {"action_dist_inputs", at::zeros({4, 2})},
-                          {"advantages", column({1, -1, 1, -1})},
-                          {"value_targets", column({1, 2, 3, 10})}};
-  const Loss loss = algorithm->loss(two_actions(), {inputs, column({0, 0, 2, 5})}, minibatch);
+  const Loss loss = loss_of_four(*algorithm);
   // min(1.5, 1.2) + min(-1.5, -1.2) + min(0.5, 0.8) + min(-0.5, -0.8) = 1.2 - 1.5 + 0.5 - 0.8 = -0.6.
   CHECK(metric(*algorithm, loss, "policy_loss") == doctest::Approx(0.15));
   CHECK(metric(*algorithm, loss, "vf_loss") == doctest::Approx((1 + 4 + 1 + 4) / 4.0));  // 25 is clamped to 4
   CHECK(metric(*algorithm, loss, "vf_loss_unclipped") == doctest::Approx((1 + 4 + 1 + 25) / 4.0));
-  const double h = -0.25 * std::log(0.25) - 0.75 * std::log(0.75);
-  const double kl = 0.5 * std::log(0.5 / 0.25) + 0.5 * std::log(0.5 / 0.75);  // behaviour || new
-  CHECK(metric(*algorithm, loss, "entropy") == doctest::Approx(h));
-  CHECK(metric(*algorithm, loss, "mean_kl_loss") == doctest::Approx(kl));
-  CHECK(loss.total.item<double>() == doctest::Approx(0.15 + 2.5 - 0.1 * h + 0.5 * kl));
+  CHECK(metric(*algorithm, loss, "entropy") == doctest::Approx(kEntropy));
+  CHECK(metric(*algorithm, loss, "mean_kl_loss") == doctest::Approx(kKl));
+  CHECK(loss.total.item<double>() == doctest::Approx(0.15 + 2.5 - 0.1 * kEntropy + 0.5 * kKl));
+}
+
+TEST_CASE("PPO: targets by hand, of the config's gamma and lambda, on a device too") {
+  PpoConfig own;
+  own.lambda_ = 0.5;
+  for (const bool normalize : {false, true}) {
+    CAPTURE(normalize);
+    own.normalize_advantages = normalize;
+    std::vector<Metrics> metrics;
+    for (const Columns& columns : targets_of(*ppo(own, 0.5), three_ends(), metrics)) {
+      // As compute_gae's test has them; sum 1.25, sum of squares 13.0625.
+      const double mean = 1.25 / 6, std = std::sqrt(13.0625 / 6 - mean * mean);
+      std::vector<double> advantages{-3, 1, 0.25, 1, 1, 1};
+      for (double& a : advantages) a = normalize ? (a - mean) / std : a;
+      check_column(columns.at("advantages"), advantages);
+      check_column(columns.at("value_targets"), {1, 5, 4.25, 7, 7, 7});
+    }
+    // Residuals are the advantages: m2 13.0625 - 1.25^2 / 6 = 12.80208; targets: 191.0625 - 31.25^2 / 6 = 28.30208.
+    for (const Metrics& m : metrics)
+      CHECK(m.at("vf_explained_var") == doctest::Approx(1 - 12.80208333 / 28.30208333).epsilon(1e-5));
+  }
+}
+
+TEST_CASE("PPO: advantages that hardly differ are not blown up, on a device neither") {
+  // Terminal steps, V = 0: the advantages are the rewards, of std 5e-5, and divided by 1e-4.
+  const TrajectoriesExample e{.steps = 1,
+                              .environments = 2,
+                              .rewards = {5e-5f, -5e-5f},
+                              .values = {0, 0, 0, 0},
+                              .final_values = {},
+                              .terminateds = {1, 1},
+                              .truncateds = {0, 0}};
+  std::vector<Metrics> metrics;
+  for (const Columns& columns : targets_of(*ppo({}), e, metrics)) check_column(columns.at("advantages"), {0.5, -0.5});
 }
 
 TEST_CASE("PPO: the derivatives equal those of the formula in torch's operators") {
@@ -112,15 +181,39 @@ TEST_CASE("PPO: kl_coeff grows by half above twice the target and halves below h
   CHECK(after(0.0051) == doctest::Approx(0.3));
   CHECK(after(0.0049) == doctest::Approx(0.15));
   CHECK(after(std::nan("")) == doctest::Approx(0.15));
+  const auto total = [&](const Algorithm& a) { return loss_of_four(a).total.item<double>(); };
+  const double before = total(*algorithm);
   algorithm->set_state({{"kl_coeff", 0.7}});
   CHECK(algorithm->state().at("kl_coeff") == 0.7);
+  CHECK(algorithm->device_coefficients().at("kl_coeff") == 0.7);
+  CHECK(total(*algorithm) - before == doctest::Approx((0.7 - 0.15) * kKl));
+  own.use_kl_loss = false;
+  CHECK(total(*ppo(own)) - before == doctest::Approx(-0.15 * kKl));
+  CHECK(ppo(own)->device_coefficients().at("kl_coeff") == 0.0);
+}
+
+TEST_CASE("PPO: epochs end above target_kl_stop, and never where it is 0") {
+  PpoConfig own;
+  own.kl_target = 0.01;
+  CHECK_FALSE(ppo(own)->may_stop_epochs());
+  CHECK_FALSE(ppo(own)->stops_epochs({{"mean_kl_loss", 9.0}}));
+  own.target_kl_stop = 0.05;
+  CHECK(ppo(own)->may_stop_epochs());
+  CHECK_FALSE(ppo(own)->stops_epochs({{"mean_kl_loss", 0.05}}));
+  CHECK(ppo(own)->stops_epochs({{"mean_kl_loss", 0.0501}}));
 }
 
 TEST_CASE("PPO: the entropy coefficient follows its schedule over env steps") {
   PpoConfig own;
   own.entropy_coeff = Schedule({{0.0, 1.0}, {100.0, 0.0}});
   const auto algorithm = ppo(own);
+  const auto total = [&](double env_steps) {
+    algorithm->begin_update(env_steps);
+    return loss_of_four(*algorithm).total.item<double>();
+  };
+  CHECK(total(25) - total(100) == doctest::Approx(-0.75 * kEntropy));
   algorithm->begin_update(25);
+  CHECK(algorithm->device_coefficients().at("entropy_coeff") == doctest::Approx(0.75));
   Metrics metrics;
   algorithm->end_update(metrics);
   CHECK(metrics.at("curr_entropy_coeff") == doctest::Approx(0.75));

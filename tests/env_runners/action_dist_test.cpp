@@ -184,5 +184,20 @@ TEST_SUITE("env_runners/action_dist") {
     CHECK(logp ==
           doctest::Approx(-0.5 * (action[0] * action[0] + action[1] * action[1]) - std::log(2 * std::numbers::pi))
               .epsilon(1e-5));
+    // One bound: exponential from it, of density e^-distance, normalized or not.
+    const Space half(Box{.low = {1, -INFINITY}, .high = {INFINITY, -2}, .shape = {2}});
+    for (const bool normalize : {false, true}) {
+      const UniformActions from_bound(half, normalize);
+      double up = 0, down = 0;
+      for (int i = 0; i < 4000; ++i) {
+        const float density = from_bound(random, {bytes(action), 8});
+        const double above = double(action[0]) - 1, below = -2 - double(action[1]);
+        CHECK((above >= 0 && below >= 0));
+        CHECK(density == doctest::Approx(-above - below).epsilon(1e-5));
+        up += above / 4000, down += below / 4000;
+      }
+      CHECK(std::abs(up - 1) < 5 / std::sqrt(4000.0));  // mean and deviation of the exponential are 1
+      CHECK(std::abs(down - 1) < 5 / std::sqrt(4000.0));
+    }
   }
 }

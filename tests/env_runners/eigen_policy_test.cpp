@@ -8,16 +8,12 @@
 
 #include "env_runners/policy_kernels.hpp"
 #include "rl/check.hpp"
+#include "rl/overloaded.hpp"
 #include "rl/random.hpp"
 
 using namespace myriad;
 
 namespace {
-
-template <class... F>
-struct Overloaded : F... {
-  using F::operator()...;
-};
 
 double naive(Activation f, double x) {
   switch (f) {

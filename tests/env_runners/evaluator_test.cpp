@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <map>
 
@@ -15,6 +17,37 @@ namespace {
 
 Weights initial_weights(const ModuleSpec& spec, uint64_t seed = 1) {
   return {.layout_hash = spec.hash(), .values = initial_parameters(spec, seed), .filter = {}};
+}
+
+/// Episodes of 1 to 9 steps, as drawn at reset; two numbers drawn anew each step. The reward is what the action and the
+/// observation it was chosen for make, and the step's number, so that no other action or observation gives the same.
+class Lengths : public Environment {
+ public:
+  void reset(RandomStream& random, Row observation) override {
+    length_ = 1 + static_cast<int>(random.below(9)), count_ = 0;
+    draw(random, observation);
+  }
+  StepResult step(ConstRow action, RandomStream& random, Row observation) override {
+    const double reward = static_cast<double>(action.f32()[0]) * x_ + static_cast<double>(action.f32()[1]) * ++count_;
+    draw(random, observation);
+    return {.reward = reward, .terminated = count_ == length_ && length_ % 2 == 0, .truncated = count_ == length_};
+  }
+
+ private:
+  void draw(RandomStream& random, Row observation) {
+    x_ = random.uniform();
+    observation.f32()[0] = static_cast<float>(x_), observation.f32()[1] = static_cast<float>(random.uniform());
+  }
+  int length_ = 0, count_ = 0;
+  double x_ = 0;
+};
+
+EnvSpec lengths() {
+  return {.id = "TestLengths-v0",
+          .observation_space = Space::box(0.0, 1.0, {2}),
+          .action_space = Space::box(-2.0, 4.0, {2}),
+          .source = "this test",
+          .make = [](const EnvOptions&) { return std::make_unique<Lengths>(); }};
 }
 
 }  // namespace
@@ -99,6 +132,131 @@ TEST_SUITE("env_runners/evaluator") {
         CHECK(notes->episodes[i].sum == one.episodes[i].episode_return);
       }
     }
+  }
+
+  TEST_CASE("Evaluator: episodes of different lengths are the same, however many are played side by side") {
+    const EnvSpec env = lengths();
+    Config config = config_for(env, 2, 8);
+    config.environment.clip_actions = false;
+    const ModuleSpec spec = make_mlp_spec(env.observation_space, env.action_space, config.rl_module);
+    const auto weights = std::make_shared<const Weights>(initial_weights(spec));
+    for (const bool explore : {true, false}) {
+      CAPTURE(explore);
+      const auto play = [&](size_t max_envs) {
+        Evaluator evaluator(config, env, spec, weights,
+                            {.episodes = 50, .seed = 11, .explore = explore, .max_envs = max_envs});
+        size_t finished = 0;
+        while (!evaluator.step_some(1)) {
+          CHECK(evaluator.num_finished() >= finished);
+          finished = evaluator.num_finished();
+        }
+        CHECK(evaluator.num_finished() == 50);
+        return evaluator.result();
+      };
+      // By itself, from its own two streams.
+      EvaluationResult want;
+      EigenPolicy policy(spec);
+      policy.load(weights->values);
+      ActionDist dist(spec.distribution, env.action_space);
+      const ActionConnector connector(env.action_space, config.environment.normalize_actions, false);
+      uint32_t shortest = 99, longest = 0;
+      for (uint64_t i = 0; i < 50; ++i) {
+        RandomStream random(11, StreamPurpose::evaluation, i);
+        std::array<RandomStream, 1> noise{RandomStream(11, StreamPurpose::evaluation, i | uint64_t{1} << 32)};
+        Lengths alone;
+        std::array<float, 2> obs{}, action{}, env_action{};
+        std::array<float, 4> inputs{};
+        float logp = 0;
+        const auto bytes = [](auto& values) { return std::as_writable_bytes(std::span(values)); };
+        alone.reset(random, Row(bytes(obs)));
+        EvaluationResult::Episode episode;
+        for (bool over = false; !over; ++episode.length) {
+          policy.forward(obs.data(), 1, inputs.data());
+          if (explore)
+            dist.sample(inputs.data(), noise, bytes(action).data(), &logp);
+          else
+            dist.mode(inputs.data(), 1, bytes(action).data(), &logp);
+          connector(bytes(action), bytes(env_action));
+          const StepResult result = alone.step(ConstRow(bytes(env_action)), random, Row(bytes(obs)));
+          episode.episode_return += result.reward;
+          over = result.terminated || result.truncated;
+        }
+        shortest = std::min(shortest, episode.length), longest = std::max(longest, episode.length);
+        want.episodes.push_back(episode);
+      }
+      REQUIRE(shortest == 1);
+      REQUIRE(longest == 9);
+      for (const size_t max_envs : {1, 2, 3, 16, 50, 99}) {
+        CAPTURE(max_envs);
+        const EvaluationResult got = play(max_envs);
+        REQUIRE(got.episodes.size() == 50);
+        for (size_t i = 0; i < 50; ++i) {
+          CAPTURE(i);
+          CHECK(got.episodes[i].episode_return == want.episodes[i].episode_return);
+          CHECK(got.episodes[i].length == want.episodes[i].length);
+        }
+      }
+    }
+  }
+
+  TEST_CASE(
+      "Evaluator: the policy sees what its filter makes of an observation, the environment what the config does") {
+    struct Steps : EpisodeObserver {
+      void began(size_t, Environment&, ConstRow observation) override { keep(observation); }
+      void stepped(size_t, Environment&, const SeenStep& step) override {
+        policy->forward(filtered.data(), 1, inputs.data());
+        for (size_t i = 0; i < 2; ++i) {
+          const float unsquashed = 3 * inputs[i] + 1;  // [-1, 1] -> [-2, 4]; the mode is the mean
+          CHECK(step.action.f32()[i] == doctest::Approx(std::clamp(unsquashed, -2.0f, 4.0f)).epsilon(1e-6));
+          beyond += unsquashed < -2 || unsquashed > 4 ? 1 : 0;
+        }
+        keep(step.observation);
+        ++steps;
+      }
+      void keep(ConstRow observation) { filter->apply(observation.f32(), filtered); }
+      MeanStdFilter* filter;
+      EigenPolicy* policy;
+      std::array<float, 2> filtered{};
+      std::array<float, 4> inputs{};
+      int steps = 0, beyond = 0;
+    };
+    const EnvSpec env = lengths();
+    Config config = config_for(env, 2, 8);
+    config.environment.observation_filter = "MeanStdFilter";
+    config.environment.observation_clip = 0.75;
+    const ModuleSpec spec = make_mlp_spec(env.observation_space, env.action_space, config.rl_module);
+    Weights weights = initial_weights(spec);
+    for (float& value : weights.values) value *= 100.0f;  // the head begins small
+    MeanStdFilter filter(2, 0.75);
+    filter.update(std::vector<float>{0.4f, 0.2f, 0.6f, 0.9f, 0.5f, 0.5f});
+    weights.filter = filter.state();
+    EigenPolicy policy(spec);
+    policy.load(weights.values);
+    Steps seen;
+    seen.filter = &filter, seen.policy = &policy;
+    Evaluator evaluator(config, env, spec, std::make_shared<const Weights>(weights),
+                        {.episodes = 20, .seed = 2, .max_envs = 1, .observer = &seen});
+    while (!evaluator.step_some(3)) continue;
+    CHECK(seen.steps > 60);
+    CHECK(seen.beyond > 10);
+  }
+
+  TEST_CASE("Evaluator: the config's time limit comes before the environment's own, which holds where it has none") {
+    for (const int64_t limit : {0, 3, 8}) {
+      Config config = config_for(rooms(), 2, 8);
+      config.environment.max_episode_steps = limit;
+      const ModuleSpec spec = make_mlp_spec(rooms().observation_space, rooms().action_space, config.rl_module);
+      for (const auto& episode : evaluate(config, rooms(), spec, initial_weights(spec), 5, 1, true).episodes)
+        CHECK(episode.length == (limit == 0 ? 5 : limit));
+    }
+  }
+
+  TEST_CASE("EvaluationResult: mean and standard deviation of a sample by hand") {
+    // Returns 1, 2, 6: mean 3, squares 4 + 1 + 9 = 14 over n - 1 = 2; lengths 2, 2, 5: mean 3.
+    const EvaluationResult result{{{1, 2}, {2, 2}, {6, 5}}};
+    CHECK(result.return_mean() == 3.0);
+    CHECK(result.return_stddev() == doctest::Approx(std::sqrt(7.0)));
+    CHECK(result.length_mean() == 3.0);
   }
 
   TEST_CASE("evaluate: a failing environment is named with its episode") {

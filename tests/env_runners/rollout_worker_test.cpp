@@ -2,10 +2,14 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <new>
+#include <utility>
 
 #include "rl/check.hpp"
 #include "rl/wrappers.hpp"
@@ -37,12 +41,12 @@ namespace {
 
 /// A worker with its fragment and weights.
 struct Rig {
-  Rig(const Config& config, const EnvSpec& env, uint64_t first_env_index = 0)
+  Rig(const Config& config, const EnvSpec& env, uint64_t first_env_index = 0, uint32_t incarnation = 0)
       : spec(make_mlp_spec(env.observation_space, env.action_space, config.rl_module)),
         layout(std::make_shared<const FragmentLayout>(RolloutWorker::layout_for(config, env, spec))),
         fragment(layout),
         weights{.version = 3, .layout_hash = spec.hash(), .values = initial_parameters(spec, 1), .filter = {}},
-        worker(config, env, spec, first_env_index) {
+        worker(config, env, spec, first_env_index, incarnation) {
     // The head's small gain would make every policy near uniform.
     for (float& value : weights.values) value *= 2.0f;
   }
@@ -354,6 +358,130 @@ TEST_SUITE("env_runners/rollout_worker") {
     }
     CHECK(ones > 30);
     CHECK(ones < 70);
+  }
+
+  TEST_CASE("RolloutWorker: a restarted runner draws no number again, neither its environments nor its actions") {
+    // Each step draws an observation and, the policy's outputs being zero, an action that is noise alone: floats, so
+    // that two are equal only where one number was drawn twice.
+    Config config = config_for(rooms(), 2, 40);
+    std::vector<float> drawn;
+    for (const uint32_t incarnation : {0u, 1u, 2u, 65536u, 65537u}) {
+      Rig rig(config, rooms(), 4, incarnation);
+      std::ranges::fill(rig.weights.values, 0.0f);
+      rig.sample();
+      RandomStream random(7, StreamPurpose::environment, 4);
+      random.set_position(uint64_t{incarnation} << 40);
+      CHECK(rig.column<float>("obs")[0] == static_cast<float>(random.uniform()));
+      for (size_t row = 0; row < 80; ++row) drawn.push_back(rig.column<float>("obs")[row * 5]);
+      const auto actions = rig.column<float>("actions");
+      drawn.insert(drawn.end(), actions.begin(), actions.end());
+    }
+    REQUIRE(drawn.size() == 5 * (80 + 160));
+    std::ranges::sort(drawn);
+    CHECK(std::ranges::adjacent_find(drawn) == drawn.end());
+  }
+
+  TEST_CASE("RolloutWorker: rewards are filtered, scaled and clipped as the config says, with the training's gamma") {
+    const auto filter = [](Config& c) { c.environment.reward_filter = "discounted_return_std"; };
+    const auto scale = [](Config& c) { c.environment.reward_scale = 0.25; };
+    const auto clip = [](Config& c) { c.environment.reward_clip = 0.75; };
+    const auto sign = [](Config& c) { c.environment.reward_sign = true; };
+    using Settings = std::vector<std::function<void(Config&)>>;
+    for (const Settings& settings : {Settings{}, {filter}, {scale}, {clip}, {sign}, {filter, scale, clip}})
+      for (const double gamma : {0.5, 0.9}) {
+        Config config = config_for(counter(), 2, 30);
+        config.environment.env_config = {{"length", 4}};
+        config.training.gamma = gamma;
+        for (const auto& set : settings) set(config);
+        const EnvironmentConfig& e = config.environment;
+        Rig rig(config, counter());
+        rig.sample();
+        RewardConnector to_learner({.filter = e.reward_filter != "NoFilter",
+                                    .gamma = gamma,
+                                    .scale = e.reward_scale,
+                                    .clip = e.reward_clip,
+                                    .sign = e.reward_sign},
+                                   2);
+        std::vector<double> returns;
+        std::array<double, 2> running{};
+        for (size_t row = 0; row < 60; ++row) {  // the counter's reward: its count after the step, plus the action
+          const double reward =
+              1 + static_cast<double>(rig.column<float>("obs")[2 * row]) + rig.column<int32_t>("actions")[row];
+          const bool over = rig.column<uint8_t>("terminateds")[row] != 0;
+          CHECK(rig.column<float>("rewards")[row] == to_learner(row % 2, reward, over));
+          running[row % 2] += reward;
+          if (over) returns.push_back(std::exchange(running[row % 2], 0.0));
+        }
+        REQUIRE(returns.size() == 14);
+        REQUIRE(rig.fragment.episodes.size() == 14);
+        for (size_t i = 0; i < 14; ++i) {  // the environment's own, whatever the learner sees
+          CHECK(rig.fragment.episodes[i].episode_return == returns[i]);
+          CHECK(rig.fragment.episodes[i].length == 4);
+          CHECK(rig.fragment.episodes[i].env_index == i % 2);
+        }
+      }
+  }
+
+  TEST_CASE("RolloutWorker: actions are unsquashed and clipped only where the config says") {
+    // The Box is [-2, 4]: unsquashed 3 a + 1. The reward is the sum of what the environment got.
+    bool beyond = false;
+    for (const bool normalize : {false, true})
+      for (const bool clip : {false, true}) {
+        Config config = config_for(rooms(), 2, 50);
+        config.environment.normalize_actions = normalize;
+        config.environment.clip_actions = clip;
+        Rig rig(config, rooms());
+        rig.sample();
+        for (size_t row = 0; row < 100; ++row) {
+          float sum = 0;
+          for (size_t i = 0; i < 2; ++i) {
+            const float action = rig.column<float>("actions")[2 * row + i];
+            const float got = normalize ? 3 * action + 1 : action;
+            beyond = beyond || got < -2 || got > 4;
+            sum += clip ? std::clamp(got, -2.0f, 4.0f) : got;
+          }
+          CHECK(rig.column<float>("rewards")[row] == doctest::Approx(sum));
+        }
+      }
+    CHECK(beyond);
+  }
+
+  TEST_CASE(
+      "RolloutWorker: the config's time limit comes before the environment's own, which holds where it has none") {
+    for (const int64_t limit : {0, 3, 8}) {
+      Config config = config_for(rooms(), 1, 24);
+      config.environment.max_episode_steps = limit;
+      Rig rig(config, rooms());
+      rig.sample();
+      const size_t want = limit == 0 ? 5 : static_cast<size_t>(limit);
+      for (size_t t = 0; t < 24; ++t) CHECK(rig.column<uint8_t>("truncateds")[t] == ((t + 1) % want == 0));
+      CHECK(rig.fragment.final_rows == 24 / want);
+    }
+  }
+
+  TEST_CASE("RolloutWorker: the policy's observations are clipped as the config says, the fragment's are not") {
+    Config config = config_for(counter(), 1, 8);
+    config.environment.observation_filter = "MeanStdFilter";
+    config.environment.observation_clip = 0.5;
+    Rig rig(config, counter());
+    MeanStdFilter filter(2, 0.5), wide(2);
+    filter.update(std::vector<float>{0, 0, 1, 1});  // mean 0.5: a count of 2 is 2.1 standard deviations off
+    rig.weights.filter = filter.state();
+    wide.set_state(filter.state());
+    rig.sample();
+    EigenPolicy policy(rig.spec);
+    policy.load(rig.weights.values);
+    bool clipped = false;
+    for (size_t t = 0; t < 8; ++t) {
+      float inside[2], outside[2], inputs[2];
+      const auto obs = rig.column<float>("obs").subspan(2 * t, 2);
+      CHECK(obs[0] == static_cast<float>(t));
+      filter.apply(obs, inside), wide.apply(obs, outside);
+      clipped = clipped || inside[0] != outside[0];
+      policy.forward(inside, 1, inputs);
+      CHECK(inputs[0] == rig.column<float>("action_dist_inputs")[2 * t]);
+    }
+    CHECK(clipped);
   }
 
   TEST_CASE("RolloutWorker: a policy that is not finite is an error, not an action") {

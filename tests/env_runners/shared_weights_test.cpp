@@ -19,6 +19,11 @@ Weights filled(uint64_t version, const SharedWeightsLayout& layout) {
           std::vector<double>(layout.num_curriculum, -static_cast<double>(version))};
 }
 
+/// The steps of acquire(), one by one.
+struct Steps : SharedWeightsReader {
+  using SharedWeightsReader::look, SharedWeightsReader::pin, SharedWeightsReader::SharedWeightsReader;
+};
+
 TEST_SUITE("env_runners/shared_weights") {
   TEST_CASE("SharedWeights: a reader sees the newest version in place, with its filter and curriculum") {
     const SharedWeightsLayout layout{.num_values = 5, .num_filter = 3, .num_curriculum = 7};
@@ -69,32 +74,64 @@ TEST_SUITE("env_runners/shared_weights") {
     CHECK(readers[3].acquire()->version == 101);
   }
 
+  TEST_CASE("SharedWeights: what is not the newest any more when it is pinned is not read, but the newest") {
+    // Buffers: 1 lies in the first, 2 in the second, 3 in the first again, and so on: after an even number of versions
+    // between the look and the pin, the buffer that was looked at has been written to.
+    const SharedWeightsLayout layout{.num_values = 4, .num_filter = 0};
+    for (uint64_t between = 0; between < 5; ++between) {
+      CAPTURE(between);
+      SharedMemory region = SharedMemory::create("test", layout.bytes(), true);
+      SharedWeightsWriter writer(layout, region.data());
+      RunnerPage page;
+      Steps reader(layout, region.data(), page);
+      const auto pinned = [&](uint32_t buffer) { return page.pinned == buffer + 1; };
+      REQUIRE(writer.publish(filled(1, layout), pinned));
+      const uint64_t seen = reader.look();
+      for (uint64_t version = 2; version < 2 + between; ++version)
+        REQUIRE(writer.publish(filled(version, layout), pinned));
+      CHECK(reader.pin(seen).has_value() == (between == 0));
+      const auto view = reader.acquire();
+      REQUIRE(view);
+      CHECK(view->version == 1 + between);
+      for (uint64_t version = 50; version < 60; ++version) REQUIRE(writer.publish(filled(version, layout), pinned));
+      for (const float value : view->values) CHECK(value == static_cast<float>(1 + between));
+    }
+  }
+
   TEST_CASE("SharedWeights: no reader ever sees a torn version while the writer goes on") {
-    const SharedWeightsLayout layout{.num_values = 1000, .num_filter = 0};
+    const SharedWeightsLayout layout{.num_values = 20'000, .num_filter = 0};
     SharedMemory region = SharedMemory::create("test", layout.bytes(), true);
     SharedWeightsWriter writer(layout, region.data());
-    std::array<RunnerPage, 2> pages;
-    const auto pinned = [&](uint32_t buffer) { return pages[0].pinned == buffer + 1 || pages[1].pinned == buffer + 1; };
+    RunnerPage page;
+    const auto pinned = [&](uint32_t buffer) { return page.pinned == buffer + 1; };
     REQUIRE(writer.publish(filled(1, layout), pinned));
     std::atomic<bool> torn = false, backwards = false, stop = false;
-    std::atomic<uint64_t> reads = 0;
-    const auto read = [&](RunnerPage& page) {
-      SharedWeightsReader reader(layout, region.data(), page);
-      for (uint64_t last = 0; !stop;) {
-        const auto view = reader.acquire();
-        for (const float value : view->values) torn = torn || value != static_cast<float>(view->version);
-        backwards = backwards || view->version < last;
-        last = view->version;
+    std::atomic<uint64_t> reads = 0, late = 0, writing = 1;
+    std::thread reader_thread([&] {
+      Steps reader(layout, region.data(), page);
+      for (uint64_t turn = 0, last = 0; !stop; ++turn) {
+        const uint64_t newest = reader.look();
+        // Every other time it is late: the version after the next is being written, where the newest was.
+        if (turn % 2 == 1)
+          for (++late; !stop && writing < (newest >> 8) + 2;) continue;
+        if (const auto view = reader.pin(newest)) {
+          for (const float value : view->values) torn = torn || value != static_cast<float>(view->version);
+          backwards = backwards || view->version < last;
+          last = view->version;
+          ++reads;
+        }
         reader.release();
-        ++reads;
       }
-    };
-    std::thread first(read, std::ref(pages[0])), second(read, std::ref(pages[1]));
-    for (uint64_t version = 2; version < 20'000 || reads < 2'000; ++version)
-      CHECK(writer.publish(filled(version & 0xffffff, layout), pinned));
+    });
+    bool published = true;
+    for (uint64_t version = 2; version < 5'000 || reads < 500 || late < 500; ++version) {
+      const Weights weights = filled(version & 0xffffff, layout);
+      writing = version;
+      published = published && writer.publish(weights, pinned);
+    }
     stop = true;
-    first.join();
-    second.join();
+    reader_thread.join();
+    CHECK(published);
     CHECK_FALSE(torn);
     CHECK_FALSE(backwards);
   }

@@ -63,6 +63,22 @@ struct Elsewhere : Environment {
   std::shared_ptr<int> heard;
 };
 
+/// Does as its action says: 0 goes on, 1 terminates, 2 is cut, 3 both. Observes its number and the steps so far; the
+/// reward is 10 x its number + the step.
+struct Told : Environment {
+  explicit Told(int n) : number(n) {}
+  void reset(RandomStream&, Row observation) override { observe(t = 0, observation); }
+  StepResult step(ConstRow action, RandomStream&, Row observation) override {
+    observe(++t, observation);
+    const int32_t told = action.i32()[0];
+    return {.reward = 10.0 * number + t, .terminated = (told & 1) != 0, .truncated = (told & 2) != 0};
+  }
+  void observe(int step, Row observation) const {
+    observation.f32()[0] = static_cast<float>(number), observation.f32()[1] = static_cast<float>(step);
+  }
+  int number, t = 0;
+};
+
 /// The error of stepping the faulty environment 41 (the second of two) until it fails.
 Error fault(int kind) {
   Bench b(faulty(), {.num_envs = 2, .first_env_index = 40, .seed = 9, .env_config = {{"fault", double(kind)}}});
@@ -123,6 +139,49 @@ TEST_SUITE("env_runners/vector_env") {
     REQUIRE(b.episodes.size() == 2);
     CHECK(b.episodes[1].env_index == 2);
     CHECK(b.episodes[1].episode_return == 3 + 6);
+  }
+
+  TEST_CASE("VectorEnv: of several ends in a step each has its own row, return, length and index") {
+    auto made = std::make_shared<int>(0);
+    EnvSpec spec = counter();
+    spec.options.clear();
+    spec.action_space = Space::discrete(4);
+    spec.make = [made](const EnvOptions&) { return std::make_unique<Told>((*made)++); };
+    Bench b(spec, {.num_envs = 6, .first_env_index = 12, .max_episode_steps = 5});
+    b.reset();
+    b.actions = {0, 0, 2, 0, 0, 0};  // step 1: number 2 is cut
+    CHECK(b.step() == 1);
+    CHECK(b.final_obs[0] == 2);
+    CHECK(b.final_obs[1] == 1);
+    b.actions = {0, 2, 0, 1, 3, 2};  // step 2: 1 and 5 are cut, 3 and 4 terminate
+    CHECK(b.step() == 2);
+    CHECK(b.terminateds == std::vector<uint8_t>{0, 0, 0, 1, 1, 0});
+    CHECK(b.truncateds == std::vector<uint8_t>{0, 1, 0, 0, 1, 1});
+    CHECK(std::vector(b.final_obs.begin(), b.final_obs.begin() + 4) == std::vector<float>{1, 2, 5, 2});
+    CHECK(b.obs == std::vector<float>{0, 2, 1, 0, 2, 1, 3, 0, 4, 0, 5, 0});
+    b.actions.assign(6, 0);
+    CHECK(b.step() == 0);
+    CHECK(b.step() == 0);
+    CHECK(b.step() == 1);  // step 5: the time limit of 0 alone
+    CHECK(std::vector(b.final_obs.begin(), b.final_obs.begin() + 2) == std::vector<float>{0, 5});
+    CHECK(b.step() == 1);  // step 6: of 2, which began anew at 1
+    CHECK(std::vector(b.final_obs.begin(), b.final_obs.begin() + 2) == std::vector<float>{2, 5});
+    CHECK(b.step() == 4);  // step 7: of the four that began anew at 2
+    CHECK(std::vector(b.final_obs.begin(), b.final_obs.begin() + 8) == std::vector<float>{1, 5, 3, 5, 4, 5, 5, 5});
+    // An episode of n steps of number k: 10 k n + n (n + 1) / 2.
+    struct Want {
+      double episode_return;
+      uint32_t length, env_index;
+    };
+    const std::vector<Want> want{{21, 1, 14},  {23, 2, 13}, {63, 2, 15},  {83, 2, 16},  {103, 2, 17}, {15, 5, 12},
+                                 {115, 5, 14}, {65, 5, 13}, {165, 5, 15}, {215, 5, 16}, {265, 5, 17}};
+    REQUIRE(b.episodes.size() == want.size());
+    for (size_t i = 0; i < want.size(); ++i) {
+      CAPTURE(i);
+      CHECK(b.episodes[i].episode_return == want[i].episode_return);
+      CHECK(b.episodes[i].length == want[i].length);
+      CHECK(b.episodes[i].env_index == want[i].env_index);
+    }
   }
 
   TEST_CASE("VectorEnv: rewards the learner sees are clipped, returns of episodes are not") {

@@ -9,15 +9,20 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <fstream>
+#include <iterator>
 #include <stdexcept>
 
 #include "env_runners/env_runner.hpp"
 #include "env_runners/rollout_worker.hpp"
 #include "rl/wire/messages.hpp"
 #include "rl/wire/packed.hpp"
+#include "tests/env_runners/toy_envs.hpp"
 
 namespace myriad {
 namespace {
@@ -116,6 +121,30 @@ const RegisterEnv prying_online{{.id = "ToyPryingOnline-v0",
                                  .needs_network = true,
                                  .make = [](const EnvOptions&) { return std::make_unique<Prying>(); }}};
 
+/// Stops its process amid a fragment, until somebody lets it go on.
+class Stopping : public Environment {
+ public:
+  void reset(RandomStream& random, Row observation) override { observation.f32()[0] = float(random.uniform()); }
+  StepResult step(ConstRow, RandomStream& random, Row observation) override {
+    if (++steps_ == 5) ::raise(SIGSTOP);
+    observation.f32()[0] = float(random.uniform());
+    return {.reward = 1.0};
+  }
+  int steps_ = 0;
+};
+const RegisterEnv stopping{{.id = "ToyStopping-v0",
+                            .observation_space = Space::box(-1.0, 1.0, {1}),
+                            .action_space = Space::discrete(2),
+                            .source = "a toy",
+                            .make = [](const EnvOptions&) { return std::make_unique<Stopping>(); }}};
+
+char state_of(int pid) {
+  std::ifstream file(fmt::format("/proc/{}/stat", pid));
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  const size_t name_ends = text.rfind(')');
+  return name_ends == std::string::npos || name_ends + 2 >= text.size() ? '?' : text[name_ends + 2];
+}
+
 TEST_SUITE("env_runners/zygote") {
   TEST_CASE("Zygote: its runners sample with the weights in shared memory; a killed one is reported and replaced") {
     Zygote zygote;
@@ -165,11 +194,104 @@ TEST_SUITE("env_runners/zygote") {
       Runner second(zygote, 1, 1);
       CHECK(second.receive().as<wire::SlotStateT>()->incarnation == 1);
       second_pid = second.pid;
+      // Its draws are its incarnation's, none of those before.
+      second.permit(1);
+      const Message first = second.receive();
+      RolloutWorker successor(setup.config, setup.env, setup.spec, 3, 1),
+          before(setup.config, setup.env, setup.spec, 3);
+      Fragment own(setup.layout), repeated(setup.layout);
+      successor.sample(own, weights), before.sample(repeated, weights);
+      REQUIRE(first.payloads[0].view.size() == own.used().size());
+      CHECK(std::equal(own.used().begin(), own.used().end(), first.payloads[0].view.begin()));
+      CHECK(!std::ranges::equal(own.used(), repeated.used()));
     }
     const ZygoteReport gone = next(zygote);  // it saw its socket close
     REQUIRE(gone.kind == ZygoteReport::Kind::exited);
     CHECK(gone.pid == second_pid);
     CHECK(WEXITSTATUS(gone.status) == 0);
+  }
+
+  TEST_CASE("Zygote: a runner's weights stay as they are while it samples with them, and are let go of afterwards") {
+    std::string config =
+        "seed = 3\n[env_runners]\nnum_env_runners = 1\nnum_envs_per_env_runner = 1\n"
+        "rollout_fragment_length = 16\n[training]\ntrain_batch_size = 16\nminibatch_size = 16\n"
+        "[environment]\nenv = \"ToyStopping-v0\"\n";
+    config.insert(0, "algorithm = \"PPO\"\n");
+    Zygote zygote;
+    zygote.set_up(kRun, 1, 0, config);
+    const ZygoteReport ready = next(zygote);
+    INFO(ready.text);
+    REQUIRE(ready.kind == ZygoteReport::Kind::ready);
+    const RunnerSetup setup = RunnerSetup::load(kRun, 1, config);
+    SharedMemory region = SharedMemory::create("weights", ready.weights.bytes(), true);
+    zygote.share_weights(region);
+    SharedWeightsWriter writer(ready.weights, region.data());
+    const ModuleSpec& spec = setup.spec;
+    std::vector<float> values = initial_parameters(spec, 1);
+    values.resize(ready.weights.num_values);
+    for (float& value : values) value *= 9.0f;
+    const Weights weights{5, spec.hash(), values, {}}, others{6, spec.hash(), std::vector<float>(values.size()), {}};
+    Runner runner(zygote, 0, 0);
+    const auto* page = reinterpret_cast<const RunnerPage*>(runner.page.data());
+    const auto pinned = [&](uint32_t buffer) { return page->pinned == buffer + 1; };
+    REQUIRE(writer.publish(weights, pinned));
+    REQUIRE(runner.receive().as<wire::SlotStateT>() != nullptr);
+    CHECK(page->pinned == 0);
+    runner.permit(1);
+    while (state_of(runner.pid) != 'T') REQUIRE(::kill(runner.pid, 0) == 0);
+    CHECK(page->pinned == 1);  // the first buffer
+    for (int i = 0; i < 20; ++i) REQUIRE(writer.publish(others, pinned));
+    REQUIRE(::kill(runner.pid, SIGCONT) == 0);
+    const Message message = runner.receive();
+    const auto* header = message.as<wire::FragmentHeaderT>();
+    REQUIRE(header != nullptr);
+    CHECK(header->weights_version == 5);
+    CHECK(page->pinned == 0);
+    // What the first weights make of each observation, to the last one.
+    const std::span<const std::byte> bytes = message.payloads[0].view;
+    const auto floats = [&](const char* name) {
+      return reinterpret_cast<const float*>(bytes.data() + setup.layout->column(name).offset);
+    };
+    EigenPolicy policy(spec);
+    policy.load(weights.values);
+    for (size_t t = 0; t < 16; ++t) {
+      std::array<float, 2> inputs{};
+      policy.forward(floats("obs") + t, 1, inputs.data());
+      CHECK(floats("action_dist_inputs")[2 * t] == inputs[0]);
+      CHECK(floats("action_dist_inputs")[2 * t + 1] == inputs[1]);
+      CHECK(inputs[0] != inputs[1]);  // as those of the others would be
+    }
+  }
+
+  TEST_CASE("RunnerSetup: the environment is the config's, with its wrappers, options and time limit") {
+    (void)test::counter();  // registered
+    const RunnerSetup setup = RunnerSetup::load(
+        kRun, 1,
+        "algorithm = \"PPO\"\n[environment]\nenv = \"ToyCounter-v0\"\nenv_config = { length = 5 }\nframe_skip = 3\n"
+        "frame_stack = 2\nmax_episode_steps = 9\nobservation_filter = \"MeanStdFilter\"\n[env_runners]\n"
+        "rollout_fragment_length = 8\n[training]\ntrain_batch_size = 64\nminibatch_size = 64\n[curriculum]\nrandomize "
+        "= { length = [5, 5] }\n");
+    CHECK(setup.env.max_episode_steps == 9);
+    CHECK(setup.env.options.at("length") == 5);
+    CHECK(setup.layout->frame_stack() == 2);
+    CHECK(setup.spec.obs_size == 4);                      // two frames of two
+    CHECK(setup.weights_layout.num_filter == 1 + 2 * 4);  // count, means, squares
+    CHECK(setup.weights_layout.num_curriculum == 3);      // level, low, high
+    CHECK(setup.weights_layout.num_values == setup.spec.num_inference_parameters());
+    const auto env = make_environment(setup.env, setup.config.environment.env_config);
+    RandomStream random(1, StreamPurpose::environment, 0);
+    std::array<float, 4> seen{};
+    const Row row(std::as_writable_bytes(std::span(seen)));
+    const int32_t action = 1;
+    env->reset(random, row);
+    StepResult result = env->step(ConstRow(std::as_bytes(std::span(&action, 1))), random, row);
+    CHECK(result.reward == 2 + 3 + 4);  // the counts 1, 2 and 3, and the action each time
+    CHECK(!result.terminated);
+    CHECK(seen[0] == 0);
+    CHECK(seen[2] == 3);
+    result = env->step(ConstRow(std::as_bytes(std::span(&action, 1))), random, row);
+    CHECK(result.reward == 5 + 6);
+    CHECK(result.terminated);
   }
 
   TEST_CASE("Zygote: its runners are in the sandbox, with the network only where their environment needs it") {

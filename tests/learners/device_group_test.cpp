@@ -130,36 +130,39 @@ TEST_CASE("DeviceGroup: shards on devices compute what shards on CPUs do, and al
 
 TEST_CASE("DeviceGroup: gradients summed by a backend are those summed through the host, bit for bit") {
   const Space actions = Space::discrete(3, 5);
-  for (const char* name : {"PPO", "IMPALA"}) {
-    CAPTURE(name);
-    const Config config = device_config(name);
-    std::array<LearnerState, 2> host, backend, overlapped;
-    uint64_t sums = 0;
-    for (std::array<LearnerState, 2>* states : {&host, &backend, &overlapped}) {
-      ThreadGroup threads(2), gradients(2);
-      in_threads(2, [&](uint32_t rank) {
-        Learner learner(config, kObs, actions, make_cpu_support());
-        std::shared_ptr<DeviceGroup> group;
-        const std::shared_ptr<Collective> member = gradients.member(rank);
-        if (states != &host)
-          group = make_backend_group(c10::make_intrusive<ThreadBackend>(member), states == &overlapped ? 1 : 0);
-        learner.join(threads.member(rank), {}, group);
-        for (uint64_t update = 1; update <= 4; ++update) {
-          Fragment whole = batch_of(actions, update, update);
-          Fragment mine = rank == 0 ? slice_of(whole, 0, 3) : slice_of(whole, 3, 5);
-          learner.update(rank == 0 && update == 3 ? nullptr : &mine);
-        }
-        (*states)[rank] = learner.state();
-        if (rank == 0 && states == &backend) sums = member->operations();
-        if (rank == 0 && states == &overlapped) sums = member->operations() - sums;
-      });
+  for (const char* name : {"PPO", "IMPALA"})
+    for (const int64_t parts : {1, 3}) {  // of a minibatch: what is summed is all of them
+      CAPTURE(name);
+      CAPTURE(parts);
+      Config config = device_config(name);
+      config.learners.gradient_accumulation = parts;
+      std::array<LearnerState, 2> host, backend, overlapped;
+      uint64_t sums = 0;
+      for (std::array<LearnerState, 2>* states : {&host, &backend, &overlapped}) {
+        ThreadGroup threads(2), gradients(2);
+        in_threads(2, [&](uint32_t rank) {
+          Learner learner(config, kObs, actions, make_cpu_support());
+          std::shared_ptr<DeviceGroup> group;
+          const std::shared_ptr<Collective> member = gradients.member(rank);
+          if (states != &host)
+            group = make_backend_group(c10::make_intrusive<ThreadBackend>(member), states == &overlapped ? 1 : 0);
+          learner.join(threads.member(rank), {}, group);
+          for (uint64_t update = 1; update <= 4; ++update) {
+            Fragment whole = batch_of(actions, update, update);
+            Fragment mine = rank == 0 ? slice_of(whole, 0, 3) : slice_of(whole, 3, 5);
+            learner.update(rank == 0 && update == 3 ? nullptr : &mine);
+          }
+          (*states)[rank] = learner.state();
+          if (rank == 0 && states == &backend) sums = member->operations();
+          if (rank == 0 && states == &overlapped) sums = member->operations() - sums;
+        });
+      }
+      CHECK(same(backend[0], backend[1]));
+      CHECK(same(backend[0], host[0]));
+      CHECK(same(overlapped[0], overlapped[1]));
+      CHECK(same(overlapped[0], host[0]));
+      CHECK(sums > 0);  // more of them
     }
-    CHECK(same(backend[0], backend[1]));
-    CHECK(same(backend[0], host[0]));
-    CHECK(same(overlapped[0], overlapped[1]));
-    CHECK(same(overlapped[0], host[0]));
-    CHECK(sums > 0);  // more of them
-  }
 }
 
 TEST_CASE("DeviceGroup: state in parts moves over a backend as through the host, also where that is recorded") {

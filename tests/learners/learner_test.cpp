@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "learners/device_support.hpp"
 #include "rl/check.hpp"
 #include "tests/learners/learner_examples.hpp"
 
@@ -181,6 +182,68 @@ TEST_CASE("Learner: a batch with NaN changes nothing, is counted, and the third 
   CHECK_THROWS_WITH_AS(learner.update(&bad), doctest::Contains("'encoder.0.weight'"), Error);
 }
 
+TEST_CASE("Learner: a skipped minibatch is no part of the epoch's means, and its rows do not count as trained") {
+  const Space actions = Space::discrete(2);
+  for (const bool on_device : {false, true}) {
+    CAPTURE(on_device);
+    Config config = config_of("torch");
+    config.training.num_epochs = 1;
+    config.training.shuffle_batch_per_epoch = false;  // minibatch i is rows 32 i to 32 i + 31
+    config.training.lr = 0.0;                         // the same policy in all of them
+    const auto metrics_with = [&](std::initializer_list<size_t> spoiled) {
+      Learner learner(config, kObs, actions, on_device ? make_cpu_support() : nullptr);
+      Fragment batch = batch_of(actions);
+      for (const size_t i : spoiled) batch.values<float>(batch.layout().column("logp"))[32 * i + 7] = std::nanf("");
+      const UpdateResult result = learner.update(&batch);
+      CHECK(result.skipped == static_cast<int64_t>(spoiled.size()));
+      CHECK(result.grad_updates == static_cast<int64_t>(4 - spoiled.size()));
+      const double rows = static_cast<double>(result.grad_updates) * 32;
+      CHECK(result.metrics.at("num_module_steps_trained") == rows);
+      CHECK(result.metrics.at("num_module_steps_trained_lifetime") == rows);
+      CHECK(result.metrics.at("num_env_steps_trained_lifetime") == 128);
+      return result.metrics;
+    };
+    const Metrics all = metrics_with({}), second = metrics_with({0, 2, 3}), others = metrics_with({1});
+    for (const char* name : {"policy_loss", "vf_loss", "gradients_default_optimizer_global_norm"})
+      REQUIRE(std::abs(second.at(name) - others.at(name)) > 1e-3);
+    for (const char* name : {"total_loss", "policy_loss", "vf_loss", "vf_loss_unclipped", "entropy", "mean_kl_loss",
+                             "gradients_default_optimizer_global_norm"}) {
+      CAPTURE(name);
+      CHECK(128 * all.at(name) == doctest::Approx(32 * second.at(name) + 96 * others.at(name)).epsilon(1e-4));
+    }
+  }
+}
+
+TEST_CASE("Learner: grad_clip and adam_epsilon arrive at the optimizer") {
+  const Space actions = Space::discrete(2);
+  for (const bool on_device : {false, true}) {
+    CAPTURE(on_device);
+    Config config = config_of("torch");
+    config.training.num_epochs = 1;
+    config.training.minibatch_size = 0;  // one step
+    config.training.lr = 1.0;
+    config.training.adam_epsilon = 1000.0;
+    for (const std::optional<double> clip : {std::optional<double>(), std::optional<double>(0.25)}) {
+      config.training.grad_clip = clip;
+      Learner learner(config, kObs, actions, on_device ? make_cpu_support() : nullptr);
+      const auto parameters = [&] { return flat_parameters(learner.spec(), learner.state().module, "test"); };
+      const std::vector<float> before = parameters();
+      Fragment batch = batch_of(actions);
+      const double norm = learner.update(&batch).metrics.at("gradients_default_optimizer_global_norm");
+      REQUIRE(norm > 0.5);  // of the gradient as it was
+      const std::vector<float> after = parameters(), first = learner.state().optimizer.at("exp_avg").f32();
+      double squares = 0;
+      for (size_t i = 0; i < first.size(); ++i) {
+        const double g = 10.0 * double{first[i]};  // m = 0.1 g
+        squares += g * g;
+        // m / 0.1 = g and sqrt(v / 0.001) = |g|
+        CHECK(std::abs((after[i] - before[i]) + g / (std::abs(g) + 1000.0)) <= 1e-6);
+      }
+      CHECK(std::sqrt(squares) == doctest::Approx(clip.value_or(norm)).epsilon(1e-4));
+    }
+  }
+}
+
 TEST_CASE("Learner: an observation that is not finite never reaches the filter's statistics") {
   const Space actions = Space::discrete(2);
   Config config = config_of();
@@ -197,10 +260,35 @@ TEST_CASE("Learner: the learning rate follows its schedule over env steps of the
   const Space actions = Space::discrete(2);
   Config config = config_of();
   config.training.lr = Schedule({{0.0, 1e-3}, {256.0, 0.0}});
-  Learner learner(config, kObs, actions);
-  Fragment batch = batch_of(actions);
-  CHECK(learner.update(&batch).metrics.at("default_optimizer_learning_rate") == doctest::Approx(1e-3));
-  CHECK(learner.update(&batch).metrics.at("default_optimizer_learning_rate") == doctest::Approx(5e-4));
+  for (const bool on_device : {false, true}) {
+    CAPTURE(on_device);
+    config.learners.executor = on_device ? "torch" : "native";
+    Learner learner(config, kObs, actions, on_device ? make_cpu_support() : nullptr);
+    const auto parameters = [&] { return flat_parameters(learner.spec(), learner.state().module, "test"); };
+    std::vector<float> before = parameters();
+    Fragment batch = batch_of(actions);
+    CHECK(learner.update(&batch).metrics.at("default_optimizer_learning_rate") == doctest::Approx(1e-3));
+    CHECK(parameters() != before);
+    CHECK(learner.update(&batch).metrics.at("default_optimizer_learning_rate") == doctest::Approx(5e-4));
+    before = parameters();
+    CHECK(learner.update(&batch).metrics.at("default_optimizer_learning_rate") == 0.0);
+    CHECK(parameters() == before);
+  }
+}
+
+TEST_CASE("Learner: the entropy coefficient follows its schedule over env steps of the run") {
+  const Space actions = Space::discrete(2);
+  for (const char* algorithm : {"PPO", "IMPALA", "APPO"}) {
+    CAPTURE(algorithm);
+    const Schedule schedule({{0.0, 1.0}, {256.0, 0.0}});
+    Config config = algorithm == std::string("PPO") ? config_of() : async_config(algorithm);
+    if (auto* ppo = dynamic_cast<PpoConfig*>(config.algorithm_config.get())) ppo->entropy_coeff = schedule;
+    if (auto* other = dynamic_cast<ImpalaConfig*>(config.algorithm_config.get())) other->entropy_coeff = schedule;
+    Learner learner(config, kObs, actions);
+    Fragment batch = batch_of(actions);
+    CHECK(learner.update(&batch).metrics.at("curr_entropy_coeff") == doctest::Approx(1));
+    CHECK(learner.update(&batch).metrics.at("curr_entropy_coeff") == doctest::Approx(0.5));
+  }
 }
 
 TEST_CASE("Learner: target_kl_stop ends the epochs of an update early") {
@@ -338,6 +426,85 @@ TEST_CASE("Learner: the target network holds still between its updates and then 
   CHECK(policy() != initial);
   CHECK(learner.update(&batch).metrics.at("num_target_updates_lifetime") == 1);
   CHECK(target() == policy());
+  const std::vector<float> second = policy();
+  CHECK(learner.update(&batch).metrics.at("num_target_updates_lifetime") == 1);
+  CHECK(target() == second);
+  CHECK(policy() != second);
+  CHECK(learner.update(&batch).metrics.at("num_target_updates_lifetime") == 2);
+  CHECK(target() == policy());
+}
+
+TEST_CASE("Learner: the target moves by tau of the way to the policy") {
+  const Space actions = Space::discrete(2);
+  for (const bool on_device : {false, true}) {
+    CAPTURE(on_device);
+    Config config = async_config("APPO", "torch");
+    auto& own = dynamic_cast<AppoConfig&>(*config.algorithm_config);
+    own.tau = 0.125;
+    own.target_network_update_freq = 0.0;  // after each pass
+    own.circular_buffer_iterations_per_batch = 1;
+    config.training.lr = 0.1;
+    Learner learner(config, kObs, actions, on_device ? make_cpu_support() : nullptr);
+    std::vector<float> want = flat_parameters(learner.spec(), learner.state().module, "test");
+    Fragment batch = batch_of(actions);
+    for (int update = 1; update <= 3; ++update) {
+      learner.update(&batch);
+      const LearnerState state = learner.state();
+      const std::vector<float> policy = flat_parameters(learner.spec(), state.module, "test"),
+                               target = state.scalars.at("target_parameters").f32();
+      float moved = 0;
+      for (size_t i = 0; i < want.size(); ++i) {
+        moved = std::max(moved, std::abs(policy[i] - want[i]));
+        want[i] = 0.125f * policy[i] + 0.875f * want[i];
+        CHECK(std::abs(target[i] - want[i]) <= 1e-6f);
+      }
+      CHECK(moved > 0.05f);
+    }
+  }
+}
+
+TEST_CASE("Learner: each update shuffles its rows anew") {
+  const Space actions = Space::discrete(2);
+  for (const bool on_device : {false, true})
+    for (const bool shuffles : {false, true}) {
+      CAPTURE(on_device);
+      CAPTURE(shuffles);
+      Config config = config_of("torch");
+      PpoConfig own;
+      own.use_kl_loss = false;  // a coefficient that adapts
+      config.algorithm_config = std::make_unique<PpoConfig>(own);
+      config.environment.observation_filter = "NoFilter";
+      config.training.shuffle_batch_per_epoch = shuffles;
+      config.training.num_epochs = 1;
+      config.training.lr = 0.0;  // so that two updates differ in nothing else
+      Learner learner(config, kObs, actions, on_device ? make_cpu_support() : nullptr);
+      Fragment batch = batch_of(actions);
+      const Metrics first = learner.update(&batch).metrics, second = learner.update(&batch).metrics;
+      // Over all rows the means are the same; gradients are of minibatches, and so are their norms.
+      CHECK(first.at("vf_loss") == doctest::Approx(second.at("vf_loss")).epsilon(1e-5));
+      const char* norm = "gradients_default_optimizer_global_norm";
+      CHECK((std::abs(first.at(norm) - second.at(norm)) > 1e-5 * first.at(norm)) == shuffles);
+    }
+}
+
+TEST_CASE("Learner: the losses it reports are those of its last epoch") {
+  const Space actions = Space::discrete(2);
+  const auto vf_loss = [&](int64_t epochs, double lr, bool on_device) {
+    Config config = config_of("torch");
+    config.training.num_epochs = epochs;
+    config.training.minibatch_size = 0;  // an epoch's loss is that of the policy before its one step
+    config.training.lr = lr;
+    Learner learner(config, kObs, actions, on_device ? make_cpu_support() : nullptr);
+    Fragment batch = batch_of(actions);
+    return learner.update(&batch).metrics.at("vf_loss_unclipped");
+  };
+  const double start = vf_loss(1, 0.03, false), second = vf_loss(2, 0.03, false), third = vf_loss(3, 0.03, false);
+  CHECK(start == vf_loss(1, 0.0, false));
+  CHECK(second < 0.95 * start);
+  CHECK(third < 0.95 * second);
+  CHECK(vf_loss(1, 0.03, true) == doctest::Approx(start).epsilon(1e-3));
+  CHECK(vf_loss(2, 0.03, true) == doctest::Approx(second).epsilon(1e-3));
+  CHECK(vf_loss(3, 0.03, true) == doctest::Approx(third).epsilon(1e-3));
 }
 
 TEST_SUITE_END();

@@ -120,6 +120,25 @@ TEST_CASE("NativeModule: equals torch across the borders of chunks and lanes") {
   for (const int64_t n : {1, 2, 255, 256, 257, 2048, 2049, 2600}) compare(spec_of(Space::box(-1, 1, {2}), config), n);
 }
 
+TEST_CASE("NativeModule: nothing of one pass is left in the next, in any lane") {
+  ModelConfig config;
+  config.fcnet_hiddens = {16};
+  const ModuleSpec spec = spec_of(Space::box(-1, 1, {2}), config);
+  const auto gradient = [&](TorchModule& module, int64_t n, uint64_t seed) {
+    module.zero_gradients();
+    const ModuleOutput out = module.forward(random_tensor({n, spec.obs_size}, seed));
+    (out.action_dist_inputs.square().mean() + out.values.square().mean()).backward();
+    return std::vector<float>(module.gradients().begin(), module.gradients().end());
+  };
+  TorchModule used(spec, parameters_of(spec), Executor::native, 1);
+  for (const int64_t n : {2600, 600, 40, 2600}) {  // 8, 3, 1 and 8 lanes
+    CAPTURE(n);
+    TorchModule fresh(spec, parameters_of(spec), Executor::native, 1);
+    CHECK(gradient(used, n, 1) == gradient(fresh, n, 1));
+    CHECK(gradient(used, n, 2) != gradient(fresh, n, 1));
+  }
+}
+
 TEST_CASE("NativeModule: equals torch for layers wider than a panel and deeper than the kernels take at once") {
   ModelConfig config;
   config.fcnet_hiddens = {150, 70};

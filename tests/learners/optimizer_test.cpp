@@ -96,6 +96,16 @@ TEST_CASE("Optimizer: a saved state continues bit for bit, a foreign one is refu
   static_cast<void>(a.step(x, g, 0.1));
   static_cast<void>(b.step(y, g, 0.1));
   CHECK(x == y);
+  // Skipped 3, of these 2 in a row: the next one is the third, there as here.
+  const std::vector<float> bad(6, std::nanf(""));
+  for (const auto& gradient : {bad, g, bad, bad}) static_cast<void>(a.step(x, gradient, 0.1));
+  b.set_state(a.state());
+  CHECK(b.num_skipped() == 3);
+  CHECK(b.num_steps() == a.num_steps());
+  CHECK_THROWS_AS(static_cast<void>(b.step(y, bad, 0.1)), Error);
+  b.set_state(a.state());
+  CHECK(b.step(y, g, 0.1) == Optimizer::Outcome::stepped);
+  CHECK(b.step(y, bad, 0.1) == Optimizer::Outcome::skipped);
   TensorMap state = a.state();
   state["exp_avg"].bytes.resize(4);
   CHECK_THROWS_AS(b.set_state(state), Error);

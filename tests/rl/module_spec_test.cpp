@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <set>
 
 #include "rl/check.hpp"
 
@@ -75,6 +76,16 @@ TEST_CASE("ModuleSpec: the hash follows the structure and not the beginning") {
   ModelConfig shared = model({8});
   shared.vf_share_layers = true;
   CHECK(make_mlp_spec(kFour, Space::discrete(2), shared).hash() != spec.hash());
+  // What changes a Gaussian's outputs, though not its parameters.
+  ModelConfig gaussian = model({8});
+  const auto hash = [&] { return make_mlp_spec(kFour, Space::box(-1, 1, {2}), gaussian).hash(); };
+  const uint64_t before = hash();
+  gaussian.log_std_clip_param = 0.5 * gaussian.log_std_clip_param;
+  const uint64_t clipped = hash();
+  gaussian.fcnet_use_layernorm = true;
+  const uint64_t normed = hash();
+  gaussian.free_log_std = !gaussian.free_log_std;
+  CHECK(std::set{before, clipped, normed, hash()}.size() == 4);
 }
 
 TEST_CASE("ModuleSpec: each action space has its distribution") {
@@ -102,6 +113,19 @@ TEST_CASE("initial_parameters: the same for the same seed, orthonormal rows time
   double norm = 0;  // [2, 8] of gain 0.01
   for (size_t i = 0; i < 16; ++i) norm += std::pow(a[p[4].offset + i], 2);
   CHECK(norm == doctest::Approx(2 * 1e-4).epsilon(1e-4));
+}
+
+TEST_CASE("initial_parameters: layers of one shape begin differently, those of policy and value too") {
+  const ModuleSpec spec = make_mlp_spec(kFour, Space::discrete(2), model({4, 4}));
+  const auto values = initial_parameters(spec, 7);
+  std::set<std::vector<float>> weights;
+  for (const Parameter& p : spec.parameters()) {
+    const auto begin = values.begin() + static_cast<std::ptrdiff_t>(p.offset);
+    const std::vector<float> own(begin, begin + static_cast<std::ptrdiff_t>(p.count));
+    if (p.shape == std::vector<int>{4, 4}) CHECK(weights.insert(own).second);
+    if (p.shape.size() == 1) CHECK(own == std::vector<float>(p.count));  // biases
+  }
+  CHECK(weights.size() == 4);
 }
 
 TEST_SUITE_END();

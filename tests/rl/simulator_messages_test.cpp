@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "rl/check.hpp"
@@ -65,13 +66,39 @@ TEST_SUITE("rl/simulator_messages") {
     seen.observation.assign(8, 1);
     const std::vector<std::byte> frame = simulator::frame_of(std::move(seen));
     const std::vector<std::byte> message(frame.begin() + 4, frame.end());
-    for (size_t size = 0; size < message.size(); ++size) (void)simulator::decode(std::span(message).first(size));
-    CHECK_FALSE(simulator::decode(std::span(message).first(8)).has_value());
+    for (size_t size = 0; size < message.size(); ++size)
+      CHECK_FALSE(simulator::decode(std::span(message).first(size)).has_value());
+    const auto at = std::ranges::search(message, std::vector<std::byte>(8, std::byte{1})).begin();
+    REQUIRE(at != message.end());
+    const auto observed = static_cast<size_t>(at - message.begin());  // where the observation's bytes lie
+    size_t refused = 0, others = 0;
     for (size_t i = 0; i < 8 * message.size(); ++i) {
+      CAPTURE(i);
+      const size_t byte = i / 8;
       std::vector<std::byte> flipped = message;
-      flipped[i / 8] ^= std::byte{1} << (i % 8);
-      (void)simulator::decode(flipped);
+      flipped[byte] ^= std::byte{1} << (i % 8);
+      const auto got = simulator::decode(flipped);
+      if (byte >= 4 && byte < 8) CHECK_FALSE(got.has_value());  // the identifier
+      if (!got) {
+        ++refused;
+        continue;
+      }
+      // What is taken is a whole message: it can be said again, and is understood as the same.
+      const std::vector<std::byte> again = simulator::frame(*got);
+      const auto heard = simulator::decode(std::span(again).subspan(4));
+      REQUIRE(heard.has_value());
+      CHECK(simulator::frame(*heard) == again);
+      others += again != frame ? 1 : 0;
+      if (byte < observed || byte >= observed + 8) continue;
+      const auto* other = simulator::as<simulator::ObservationT>(*got);
+      REQUIRE(other != nullptr);
+      CHECK(other->episode == 3);
+      std::vector<uint8_t> want(8, 1);
+      want[byte - observed] = static_cast<uint8_t>(flipped[byte]);
+      CHECK(other->observation == want);
     }
+    CHECK(refused > 32);
+    CHECK(others >= 64);
   }
 
   TEST_CASE("a space that is none is refused with its reason") {

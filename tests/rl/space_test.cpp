@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -124,6 +125,22 @@ TEST_SUITE("rl/space") {
       ++seen[value];
     }
     for (int count : seen) CHECK(count > 60);  // 100 expected, standard deviation 8.2
+    // Of a Box of integers each as well, both ends among them; a half-open one begins at its bound.
+    int counts[4] = {};
+    for (int i = 0; i < 400; ++i) {
+      Space::box(-3, 0, {1}, DType::i32).sample(random, std::as_writable_bytes(std::span(&value, 1)));
+      ++counts[value + 3];
+    }
+    for (int count : counts) CHECK(count > 60);  // 100 expected, standard deviation 8.7
+    int64_t wide, lowest = 99, highest = -99;
+    for (int i = 0; i < 200; ++i) {
+      Space::box(5, kInf, {1}, DType::i64).sample(random, std::as_writable_bytes(std::span(&wide, 1)));
+      lowest = std::min(lowest, wide);
+      Space::box(-kInf, 5, {1}, DType::i64).sample(random, std::as_writable_bytes(std::span(&wide, 1)));
+      highest = std::max(highest, wide);
+    }
+    CHECK(lowest == 5);
+    CHECK(highest == 4);  // the floor of what is below it: never quite 5
   }
 
   TEST_CASE("to_string: Gymnasium's notation") {

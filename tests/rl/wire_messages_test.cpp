@@ -256,6 +256,22 @@ TEST_SUITE("rl/wire/messages") {
     CHECK(refused(with_envelope(encode(one_of_each()[0]), std::vector<std::byte>(64))) == Malformed::not_an_envelope);
   }
 
+  TEST_CASE("decode: tables that share one string may not unpack to more than the message") {
+    // One string of 1000 bytes named by n tables: n * 1000 bytes as structs, the buffer itself holds about 1100 + 30 n.
+    const auto report = [](size_t n) {
+      flatbuffers::FlatBufferBuilder builder;
+      const auto key = builder.CreateString(std::string(1000, 'k'));
+      std::vector<flatbuffers::Offset<wire::KeyValue>> rows;
+      for (size_t i = 0; i < n; ++i) rows.push_back(wire::CreateKeyValue(builder, key, 1.0));
+      const auto body = wire::CreateIterationReport(builder, 1, 2, 3, builder.CreateVector(rows)).Union();
+      wire::FinishEnvelopeBuffer(builder, wire::CreateEnvelope(builder, 1, 1, wire::Body::IterationReport, body));
+      const auto* data = reinterpret_cast<const std::byte*>(builder.GetBufferPointer());
+      return with_envelope(Frames(1), {data, data + builder.GetSize()});
+    };
+    CHECK(decoded(report(1)).as<wire::IterationReportT>()->metrics.size() == 1);
+    CHECK(refused(report(2)) == Malformed::too_large);
+  }
+
   TEST_CASE("decode: a fragment without its key and an envelope without a body are not messages") {
     wire::EnvelopeT envelope;
     const auto pack = [&] {
@@ -323,6 +339,7 @@ TEST_SUITE("rl/wire/messages") {
     CHECK(back->filter == weights->filter);
     CHECK(back->curriculum == weights->curriculum);
     CHECK(!weights_from(stamped(wire::WeightsHeaderT{}, {bytes(3), bytes(8)})).has_value());
+    CHECK(!weights_from(stamped(wire::WeightsHeaderT{}, {bytes(4), bytes(4)})).has_value());  // half a double
     CHECK(!weights_from(stamped(wire::WeightsHeaderT{}, {bytes(4)})).has_value());
     CHECK(!weights_from(stamped(wire::JoinT{})).has_value());
   }

@@ -211,20 +211,47 @@ TEST_SUITE("rl/wrappers") {
       (void)random.next_u64();  // the environment's own draw
       std::vector<int32_t> want;
       bool sticks = false;
-      for (int32_t t = 0; t < 40; ++t) {
+      for (int32_t t = 0; t < 41; ++t) {  // each episode begins with action 0 and ends with action 1
         played.step(t % 3);
         want.push_back(sticks ? want.back() : t % 3);
         sticks = random.uniform() < 0.4;
       }
       CHECK(told.stepped == want);
       CHECK(told.submitted == want);
-      CHECK(want[0] == 0);
     }
     config.sticky_actions = 1.0;
     Played stuck(wrapped_spec(steps_spec(), config));
     stuck.reset();
     for (int32_t action : {2, 1, 0}) stuck.step(action);
     CHECK(stuck.seen() == Floats{3, 2});
+    told = {};
+    stuck.reset();  // what stuck was of the episode before
+    stuck.step(1);
+    CHECK(stuck.seen() == Floats{1, 1});
+    CHECK(told.submitted == std::vector<int32_t>{1});
+  }
+
+  TEST_CASE("Wrappers: an episode has nothing of the one before it, whatever that had come to") {
+    // A skip of 2 over a limit of 7 env steps; after 0 to 6 agent steps, among them ends, the next episode is that of
+    // an environment that has had none.
+    EnvironmentConfig config;
+    config.sticky_actions = 1.0, config.frame_skip = 2, config.frame_stack = 3;
+    const EnvSpec spec = wrapped_spec(steps_spec(), config);
+    for (int before = 0; before <= 6; ++before) {
+      CAPTURE(before);
+      Played used(spec), fresh(spec);
+      used.reset();
+      for (int t = 0; t < before; ++t) used.step(2);
+      used.reset(), fresh.reset();
+      CHECK(used.seen() == fresh.seen());
+      for (int t = 1; t <= 4; ++t) {
+        const StepResult a = used.step(1), b = fresh.step(1);
+        CHECK(a.reward == b.reward);
+        CHECK(a.truncated == (t == 4));  // the limit's 7 steps: 2 + 2 + 2 + 1
+        CHECK(b.truncated == (t == 4));
+        CHECK(used.seen() == fresh.seen());
+      }
+    }
   }
 
   TEST_CASE("sticky_actions: within a frame skip every env step draws, as in the Arcade Learning Environment") {

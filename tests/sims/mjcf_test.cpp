@@ -404,6 +404,27 @@ qpos = { uniform = 0.0 }
     CHECK(copy.state() == play.state());
   }
 
+  TEST_CASE("MjcfEnv: S_0 has nothing of the episode before it: no action, no before(), no time, no control") {
+    Folder folder;
+    const std::string id = folder.task(
+        "model = \"model.xml\"\n[observation]\nterms = [\"action\", \"before(action)\", \"before(before(action))\", "
+        "\"ctrl\", \"time\", \"qvel\", \"before(qpos)\", \"qpos\"]\n[reward]\nr = \"sum(action) + "
+        "sum(before(action))\"\n"
+        "[reset]\nkeyframe = \"raised\"");
+    Play play(id);
+    const std::vector<double> first = play.observation();
+    REQUIRE(first.size() == 4 * 2 + 1 + 8 + 2 * 9);
+    for (size_t i = 0; i < 17; ++i) CHECK(first[i] == 0);
+    for (size_t i = 17; i < 26; ++i) CHECK(first[i] == first[i + 9]);
+    CHECK(play.step({0.25f, -0.5f}).reward == -0.25);
+    CHECK(play.step({0.5f, 0.25f}).reward == 0.75 - 0.25);
+    CHECK(play.observation()[0] == 0.5);
+    CHECK(play.observation()[2] == 0.25);
+    play.reset();
+    CHECK(play.observation() == first);
+    CHECK(play.step({0.25f, -0.5f}).reward == -0.25);  // before(action) of the first step is 0 again
+  }
+
   TEST_CASE("MjcfEnv: an unstable simulation is an error") {
     Folder folder;
     Play play(

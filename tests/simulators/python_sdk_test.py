@@ -1,18 +1,32 @@
 """The Python package: PettingZoo's environments, and policies without a connection: `python_sdk_test.py BUILD [CASE ...]`."""
+import concurrent.futures
+import contextlib
+import itertools
 import json
+import math
 import os
 import pathlib
+import socket
+import struct
 import subprocess
 import sys
+import tempfile
+import threading
+import types
+import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "tests/integration"), str(ROOT / "sdk/python")]
+import flatbuffers  # noqa: E402
 import numpy as np  # noqa: E402
 import run_test  # noqa: E402
 from gymnasium import spaces as box  # noqa: E402
-from myriad_client import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Policy, Tuple  # noqa: E402
+from myriad_client import protocol_generated as p  # noqa: E402
+from myriad_client import simulator, wire  # noqa: E402
+from myriad_client import Box, Client, Dict, Discrete, EpisodeLost, MultiBinary, MultiDiscrete, Policy, Tuple  # noqa: E402
 from myriad_client.pettingzoo import World, agents_of, nothing_of  # noqa: E402
 from myriad_client.policy import features  # noqa: E402
+from myriad_client.spaces import Codec  # noqa: E402
 from run_test import Case, json_lines  # noqa: E402
 
 # Agents a, b, c see [episode, t, 1 | 2 | 3] and get 1 | 2 | 3 a step. `early`: a and b end two steps and one before c, whom
@@ -287,6 +301,267 @@ class Policies(Package):
         space = Dict({"b": Tuple([Discrete(3, -1), MultiDiscrete([2, 3])]), "a": Box(0, 9, (2,)), "c": MultiBinary(2)})
         parts = features(space, {"a": [4, 5], "b": (0, [1, 2]), "c": [1, 0]})
         self.assertEqual([0, 1, 0, 0, 1, 0, 0, 1, 4, 5, 1, 0], np.concatenate(parts).tolist())
+
+
+class ByHand(unittest.TestCase):
+    """Numbers that are worked out, and messages of a Myriad that is played here: no process, no file."""
+
+    def test_rows_are_aligned_as_rl_space_has_them(self):
+        # u8 at 0; f64 at 8; i32 at 24, three of them; f32 at 36; the row ends at 40, a multiple of 8.
+        codec = Codec(Dict({"flag": Box(0, 9, (1,), "uint8"), "far": Box(-1, 1, (2,), "float64"),
+                            "more": Tuple([MultiDiscrete([2, 3, 4]), Box(-1, 1, (1,))])}))
+        self.assertEqual([(0, "uint8"), (8, "float64"), (24, "int32"), (36, "float32")], [(offset, str(dtype)) for offset, dtype, _ in codec.leaves])
+        self.assertEqual(40, codec.row_bytes)
+        memory = bytearray(80)
+        rows = codec.views(memory, 2)
+        value = {"flag": [7], "far": [0.5, -0.25], "more": ([1, 2, 3], [0.125])}
+        codec.write(rows[1], value)
+        self.assertEqual(bytes(40), bytes(memory[:40]))
+        self.assertEqual(struct.pack("<B7xdd3if", 7, 0.5, -0.25, 1, 2, 3, 0.125), bytes(memory[40:]))
+        read = codec.read(rows[1])
+        self.assertEqual(([7], [0.5, -0.25], [1, 2, 3], [0.125]),
+                         tuple(x.tolist() for x in (read["flag"], read["far"], *read["more"])))
+        self.assertEqual(9, Codec(Box(0, 9, (9,), "uint8")).row_bytes)
+        self.assertEqual(16, Codec(Dict({"far": Box(0, 9, (1,), "float64"), "flag": Box(0, 9, (1,), "uint8")})).row_bytes)
+
+    @staticmethod
+    def policy(observation, action, tensors: dict, filter_state: list | None = None, seed: int = 0, **settings) -> Policy:
+        """The policy of one linear layer, of what a Weights message holds."""
+        def safetensors(tensors: dict) -> bytes:
+            header, data = {}, b""
+            for name, tensor in tensors.items():
+                header[name] = {"dtype": {"float32": "F32", "float64": "F64"}[str(tensor.dtype)], "shape": list(tensor.shape),
+                                "data_offsets": [len(data), len(data) + tensor.nbytes]}
+                data += tensor.tobytes()
+            text = json.dumps(header).encode()
+            return struct.pack("<Q", len(text)) + text + data
+
+        environment = {"observation_filter": "NoFilter" if filter_state is None else "MeanStdFilter", "observation_clip": 0.5,
+                       "normalize_actions": True, "clip_actions": True}
+        module = {"fcnet_hiddens": [], "fcnet_activation": "tanh", "fcnet_use_layernorm": False, "free_log_std": True, "log_std_clip_param": 20.0}
+        lines = [f"{k} = {json.dumps(settings.get(k, v))}" for k, v in environment.items()] + ["[rl_module]"]
+        config = "[environment]\n" + "\n".join(lines + [f"{k} = {json.dumps(settings.get(k, v))}" for k, v in module.items()])
+        connectors = {} if filter_state is None else {"mean_std_filter": np.array(filter_state, np.float64)}
+        as_numpy = lambda tensors: lambda: np.frombuffer(safetensors(tensors), np.uint8)
+        weights = types.SimpleNamespace(ParametersAsNumpy=as_numpy(tensors), ConnectorsAsNumpy=as_numpy(connectors),
+                                        Config=lambda: config.encode(), Version=lambda: 3)
+        return Policy.of_weights(weights, observation, action, seed=seed)
+
+    def test_a_filter_a_mean_and_a_range(self):
+        # Of 5 rows: means 1 and 2, squares 16 and 4: standard deviations 2 and 1. [3, 2.25] becomes [1, 0.25], clipped [0.5,
+        # 0.25]. The mean is 2 * 0.5 - 0.25 + 0.5 = 1.25, and [-1, 1] is stretched to [-2, 4]: 3 * 1.25 + 1 = 4.75.
+        f32 = lambda *values: np.array(values, np.float32)
+        tensors = {"pi.weight": f32([2, -1]), "pi.bias": f32(0.5), "log_std": f32(-1)}
+        of = lambda **settings: self.policy(Box(-9, 9, (2,)), Box(-2, 4, (1,)), tensors, [5, 1, 2, 16, 4], **settings)
+        self.assertEqual([1.25, -1], of().action_dist_inputs([3, 2.25]).tolist())
+        self.assertEqual([4], of().act([3, 2.25]).tolist())
+        self.assertEqual([4.75], of(clip_actions=False).act([3, 2.25]).tolist())
+        self.assertEqual([1.25], of(normalize_actions=False).act([3, 2.25]).tolist())
+        self.assertEqual([2.25], of(observation_clip=9.0, normalize_actions=False).act([3, 2.25]).tolist())
+        self.assertEqual([1.25, -0.75], of(log_std_clip_param=0.75).action_dist_inputs([3, 2.25]).tolist())
+        self.assertEqual([1], of().drawn([4]).tolist())
+        self.assertEqual(3, of().version)
+        policy = of(clip_actions=False)
+        drawn = np.array([policy.draw([3, 2.25])[1][0] for _ in range(4000)])
+        z = (drawn - 1.25) / np.exp(-1)
+        self.assertLess(abs(z.mean()) * np.sqrt(z.size), 4)
+        self.assertLess(abs(z.var() - 1) * np.sqrt(z.size / 2), 4)
+        action, drawn, _ = policy.draw([3, 2.25])
+        self.assertAlmostEqual(3 * drawn[0] + 1, action[0], places=5)
+        few = self.policy(Box(-9, 9, (2,)), Box(-2, 4, (1,)), tensors, [1, 1, 2, 0, 0], normalize_actions=False, clip_actions=False)
+        self.assertEqual([2 * 3 - 2.25 + 0.5], few.act([3, 2.25]).tolist())  # one row is no filter yet
+
+    def test_logits_in_groups(self):
+        f32 = lambda *values: np.array(values, np.float32)
+        one = self.policy(Box(-9, 9, (1,)), Discrete(3, 5), {"pi.weight": f32([0], [0], [0]), "pi.bias": f32(1, 3, 2)})
+        self.assertEqual(6, one.act([0]))
+        many = self.policy(Box(-9, 9, (1,)), MultiDiscrete([2, 3, 2]), {"pi.weight": np.zeros((7, 1), np.float32), "pi.bias": f32(4, 9, 1, 0, 7, 6, 5)})
+        self.assertEqual([1, 2, 0], many.act([0]).tolist())
+        # Of logits 0 and log 3 the second is drawn three times in four; Discrete(start=5): 5 and 6.
+        drawn = self.policy(Box(-9, 9, (1,)), Discrete(2, 5), {"pi.weight": f32([0], [0]), "pi.bias": f32(0, np.log(3))})
+        share = np.mean([drawn.act([0], explore=True) == 6 for _ in range(4000)])
+        self.assertLess(abs(share - 0.75), 4 * np.sqrt(0.75 * 0.25 / 4000))
+
+    # --- a client, and a run that is played here ---
+
+    @contextlib.contextmanager
+    def run_at(self, play):
+        """A door at a unix socket, where `play(accept)` is the run; what it raises is raised here."""
+        with tempfile.TemporaryDirectory(dir="/tmp") as folder, simulator.listener(f"{folder}/s") as door:
+            door.settimeout(20)
+            accepted = []
+
+            def accept(taken: tuple | None = None):
+                """The next connection's Hello; it is taken."""
+                sock, _ = door.accept()
+                sock.settimeout(20)
+                accepted.append(sock)
+                connection = wire.Connection(sock)
+                kind, hello = connection.receive()
+                self.assertEqual(p.Body.Hello, kind)
+                b = flatbuffers.Builder(64)
+                session = b.CreateByteVector(bytes(range(16)))
+                p.WelcomeStart(b)
+                p.WelcomeAddProtocol(b, 1), p.WelcomeAddSession(b, session)
+                if taken is not None:
+                    p.WelcomeAddTaken(b, True), p.WelcomeAddEpisode(b, taken[0]), p.WelcomeAddT(b, taken[1])
+                connection.send(wire.frame(b, p.Body.Welcome, p.WelcomeEnd(b)))
+                return connection, hello
+
+            def play_on():
+                try:
+                    play(accept)
+                except BaseException:  # nobody waits for more
+                    for sock in (door, *accepted):
+                        sock.close()
+                    raise
+
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                said = pool.submit(play_on)
+                yield f"{folder}/s"
+                said.result(20)
+
+    @staticmethod
+    def heard(connection) -> tuple:
+        """An Observation: episode, t, what was seen, reward, terminated, truncated."""
+        kind, seen = connection.receive()
+        assert kind == p.Body.Observation, kind
+        return seen.Episode(), seen.T(), float(np.frombuffer(seen.ObservationAsNumpy().tobytes(), np.float32)[0]), seen.Reward(), seen.Terminated(), seen.Truncated()
+
+    @staticmethod
+    def tell(connection, episode: int, t: int, action: int) -> None:
+        b = flatbuffers.Builder(64)
+        row = b.CreateByteVector(struct.pack("<i", action))
+        p.ActionStart(b)
+        p.ActionAddEpisode(b, episode), p.ActionAddT(b, t), p.ActionAddAction(b, row)
+        connection.send(wire.frame(b, p.Body.Action, p.ActionEnd(b)))
+
+    def test_a_client_counts_steps_and_adds_rewards(self):
+        heard = []
+
+        def play(accept):
+            connection, hello = accept()
+            heard.append((wire.text(hello.Token()), hello.Role(), hello.SessionLength()))
+            for number in range(7):
+                heard.append(self.heard(connection))
+                if not any(heard[-1][4:]):
+                    self.tell(connection, heard[-1][0], heard[-1][1] + 1, 9)  # of no step that was asked for
+                    self.tell(connection, *heard[-1][:2], number % 2)
+
+        with self.run_at(play) as address, Client(address, observation=Box(-9, 9, (1,)), action=Discrete(10), token="secret") as client:
+            with self.assertRaises(RuntimeError):
+                client.act([0])
+            self.assertEqual(0, client.begin([0.5]))
+            client.log_reward(1)
+            client.log_reward(0.25)
+            self.assertEqual(1, client.act([1.5], 2))
+            self.assertEqual(0, client.act([2.5], 4))
+            client.end([3.5], 8, terminated=False)
+            with self.assertRaises(RuntimeError):
+                client.log_reward(1)
+            self.assertEqual(0, client.begin([4.5]))
+            self.assertEqual(1, client.act([5.5]))
+            client.end([6.5], 1)
+        self.assertEqual([("secret", p.Role.asks, 0), (0, 0, 0.5, 0, False, False), (0, 1, 1.5, 3.25, False, False), (0, 2, 2.5, 4, False, False), (0, 3, 3.5, 8, False, True),
+                          (1, 0, 4.5, 0, False, False), (1, 1, 5.5, 0, False, False), (1, 2, 6.5, 1, True, False)], heard)
+
+    def test_a_client_that_comes_back_repeats_itself_or_knows_that_its_episode_is_lost(self):
+        heard, sessions = [], []
+
+        def play(accept):
+            connection, _ = accept()
+            heard.append(self.heard(connection))
+            self.tell(connection, 0, 0, 1)
+            heard.append(self.heard(connection))  # and is gone before the answer
+            connection.sock.close()
+            for taken in ((0, 0), (0, 1)):  # it had not been taken; it had, and the answer was lost
+                connection, hello = accept(taken)
+                sessions.append([hello.Session(i) for i in range(hello.SessionLength())])
+                heard.append(self.heard(connection))
+                if taken == (0, 1):
+                    self.tell(connection, 0, 1, 2)
+                    heard.append(self.heard(connection))
+                connection.sock.close()
+            connection, _ = accept((0, 0))  # two steps behind: the episode was given up, and nothing more is said of it
+            heard.append(self.heard(connection))
+            self.assertEqual((1, 0), heard[-1][:2])
+            self.tell(connection, 1, 0, 1)
+
+        with self.run_at(play) as address, Client(address, observation=Box(-9, 9, (1,)), action=Discrete(10), patience_s=5) as client:
+            self.assertEqual(1, client.begin([0.5]))
+            self.assertEqual(2, client.act([1.5], 3))
+            with self.assertRaises(EpisodeLost):
+                client.act([2.5], 4)
+            self.assertEqual(1, client.begin([3.5]))
+        step = 0, 1, 1.5, 3, False, False
+        self.assertEqual([(0, 0, 0.5, 0, False, False), step, step, step, (0, 2, 2.5, 4, False, False), (1, 0, 3.5, 0, False, False)], heard)
+        self.assertEqual([list(range(16))] * 2, sessions)
+
+    # --- a simulator, and a Myriad that steps it ---
+
+    def test_a_simulator_tells_ends_and_the_next_beginning(self):
+        # Each environment sees [its number, episode, t], and ends after as many steps as its action says: 1 terminated, 2 cut, 3
+        # both. The reward is 10 x its number + t.
+        made = itertools.count()
+
+        class Env:
+            def __init__(self, options):
+                self.number, self.episode, self.options = next(made), -1, options
+            def reset(self, seed=None):
+                self.seed, self.episode, self.t = seed, self.episode + 1, 0
+                return self.see(), {}
+            def see(self):
+                return [self.number, self.episode, self.t]
+            def step(self, action):
+                self.t += 1
+                return self.see(), 10 * self.number + self.t, bool(action & 1), bool(action & 2), {}
+
+        n, observation, action = 4, Box(-99, 99, (3,)), Discrete(4)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours.settimeout(20)
+        hello = simulator._hello(observation, action, "env", "", 0, 0, math.nan, {}, 1)
+        thread = threading.Thread(target=simulator._serve_one, args=(theirs, hello, Env, observation, action, 1), daemon=True)
+        thread.start()
+        connection = wire.Connection(ours)
+        self.assertEqual(p.Body.Hello, connection.receive()[0])
+
+        def stepped() -> tuple:
+            kind, said = connection.receive()
+            self.assertEqual(p.Body.Stepped, kind)
+            rows = [np.frombuffer(block.tobytes(), np.float32).reshape(n, 3).astype(int).tolist() for block in (said.ObservationsAsNumpy(), said.FinalsAsNumpy())]
+            return *rows, said.RewardsAsNumpy().tolist(), said.FlagsAsNumpy().tolist()
+
+        def step(actions: list[int], active: list[int]) -> tuple:
+            b = flatbuffers.Builder(64)
+            said = b.CreateByteVector(struct.pack("<4i", *actions)), b.CreateByteVector(bytes(active))
+            p.StepStart(b)
+            p.StepAddActions(b, said[0]), p.StepAddActive(b, said[1])
+            connection.send(wire.frame(b, p.Body.Step, p.StepEnd(b)))
+            return stepped()
+
+        b = flatbuffers.Builder(64)
+        p.WelcomeStart(b)
+        p.WelcomeAddProtocol(b, 1), p.WelcomeAddNumEnvs(b, n), p.WelcomeAddObservationBytes(b, 12), p.WelcomeAddActionBytes(b, 4)
+        connection.send(wire.frame(b, p.Body.Welcome, p.WelcomeEnd(b)))
+        for i in range(n):
+            b = flatbuffers.Builder(64)
+            said = b.CreateNumpyVector(np.array([i], np.uint32)), b.CreateNumpyVector(np.array([100 + i], np.uint64))
+            p.ResetStart(b)
+            p.ResetAddEnvs(b, said[0]), p.ResetAddSeeds(b, said[1])
+            connection.send(wire.frame(b, p.Body.Reset, p.ResetEnd(b)))
+            self.assertEqual([i, 0, 0], stepped()[0][i])
+        seen, _, rewards, flags = step([0, 0, 0, 0], [1, 1, 1, 1])
+        self.assertEqual(([[i, 0, 1] for i in range(n)], [1, 11, 21, 31], [0] * 4), (seen, rewards, flags))
+        seen, finals, rewards, flags = step([0, 1, 2, 3], [1, 1, 1, 1])
+        self.assertEqual([[0, 0, 2], [1, 1, 0], [2, 1, 0], [3, 1, 0]], seen)
+        self.assertEqual([[1, 0, 2], [2, 0, 2], [3, 0, 2]], finals[1:])
+        self.assertEqual(([2, 12, 22, 32], [0, 1, 2, 3]), (rewards, flags))
+        seen, _, rewards, flags = step([0, 0, 0, 0], [1, 0, 1, 1])  # number 1 rests
+        self.assertEqual([[0, 0, 3], [1, 1, 0], [2, 1, 1], [3, 1, 1]], seen)
+        self.assertEqual(([3, 21, 31], [0, 0, 0]), ([rewards[i] for i in (0, 2, 3)], [flags[i] for i in (0, 2, 3)]))
+        ours.close()
+        thread.join(20)
+        self.assertFalse(thread.is_alive())
 
 
 class Installed(Case):

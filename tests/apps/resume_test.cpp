@@ -1,0 +1,114 @@
+#include "apps/driver/resume.hpp"
+
+#include <doctest/doctest.h>
+#include <unistd.h>
+
+#include <fstream>
+
+#include "apps/driver/run_directory.hpp"
+#include "learners/checkpoint.hpp"
+#include "rl/check.hpp"
+#include "tests/simulation/driver_harness.hpp"
+
+namespace myriad {
+namespace fs = std::filesystem;
+namespace {
+
+using driver_harness::Run;
+
+/// A run's folder, gone with it.
+struct RunFolder {
+  fs::path path;
+  std::unique_ptr<Files> files = make_system_files("");
+  RunFolder() {
+    std::string name = (fs::temp_directory_path() / "myriad-resume-XXXXXX").string();
+    REQUIRE(::mkdtemp(name.data()) != nullptr);
+    path = name;
+    fs::create_directory(path / "checkpoints");
+  }
+  ~RunFolder() {
+    std::error_code ignored;
+    fs::remove_all(path, ignored);
+  }
+  fs::path checkpoint(uint64_t iteration) const { return path / "checkpoints" / fmt::format("{:09}", iteration); }
+  /// As the driver and the learner make it.
+  void save(uint64_t iteration, const std::string& driver = "{}") {
+    CheckpointWriter writer(*files, (path / "checkpoints").string(), 9);
+    const auto prepared = writer.step(CheckpointWriter::Prepare{iteration}, Time{});
+    CheckpointWriter::Commit commit;
+    commit.files.push_back(write_checkpoint_file(*files, std::get<CheckpointWriter::Prepared>(prepared).directory,
+                                                 "env_runners/slot-0001.safetensors",
+                                                 std::vector<std::byte>(9, static_cast<std::byte>(iteration))));
+    commit.extra["driver.json"] = driver;
+    REQUIRE(std::holds_alternative<CheckpointWriter::Committed>(writer.step(commit, Time{})));
+  }
+  void spoil(uint64_t iteration) const { std::ofstream(checkpoint(iteration) / "driver.json", std::ios::app) << "x"; }
+};
+
+}  // namespace
+
+TEST_SUITE("apps/resume") {
+  TEST_CASE("checkpoint_of: a run means its newest checkpoint that verifies, a checkpoint itself") {
+    RunFolder run;
+    for (const uint64_t iteration : {5, 40, 12}) run.save(iteration);
+    CHECK(checkpoint_of(*run.files, run.path) == run.checkpoint(40));
+    run.spoil(40);
+    CHECK(checkpoint_of(*run.files, run.path) == run.checkpoint(12));
+    CHECK(checkpoint_of(*run.files, run.checkpoint(5)) == run.checkpoint(5));
+    CHECK(run_of(run.path) == run.path);
+    CHECK(run_of(run.checkpoint(5)) == run.path);
+    const auto code = [&](const fs::path& given) -> std::string {
+      try {
+        checkpoint_of(*run.files, given);
+      } catch (const Error& error) { return error.code(); }
+      return "";
+    };
+    CHECK(code(run.checkpoint(40)) == "corrupt-checkpoint");
+    run.spoil(12);
+    run.spoil(5);
+    CHECK(code(run.path) == "no-checkpoint");
+  }
+
+  TEST_CASE("load_saved_run: what driver_json wrote, number for number, and the state of each slot that has one") {
+    DriverCore::Options options = Run::options();
+    options.smoothing_episodes = 3;
+    options.training_iteration = 6;
+    options.num_env_steps_sampled_lifetime = 9007199254740993;  // 2^53 + 1
+    options.num_episodes_lifetime = 17;
+    options.recent_returns = {0.1, -1e300, 1.0 / 3};
+    options.recent_lengths = {11, 12, 13};
+    options.levels = {.count = 4, .advance_at = 1e9, .episodes = 5, .level = 2, .returns = {0.7, -0.2}};
+    RunFolder run;
+    run.save(6, driver_json(DriverCore(options), 12.75));
+    const SavedRun saved = load_saved_run(*run.files, run.checkpoint(6).string(), 3);
+    CHECK(saved.directory == run.checkpoint(6));
+    CHECK(saved.iteration == 6);
+    CHECK(saved.env_steps == 9007199254740993);
+    CHECK(saved.episodes == 17);
+    CHECK(saved.time_total_s == 12.75);
+    CHECK(saved.returns == options.recent_returns);
+    CHECK(saved.lengths == options.recent_lengths);
+    CHECK(saved.level == 2);
+    CHECK(saved.level_returns == options.levels.returns);
+    REQUIRE(saved.runner_states.size() == 3);
+    CHECK(saved.runner_states[0].view.empty());
+    CHECK(saved.runner_states[1].view.size() == 9);
+    CHECK(saved.runner_states[2].view.empty());
+    run.save(7, "{}");
+    CHECK_THROWS_AS(load_saved_run(*run.files, run.checkpoint(7).string(), 3), Error);
+  }
+
+  TEST_CASE("set_newer_aside: newer checkpoints move, that iteration and older ones stay") {
+    RunFolder run;
+    for (const uint64_t iteration : {8, 9, 10, 11}) run.save(iteration);
+    set_newer_aside(run.path, 9);
+    for (const uint64_t iteration : {8, 9, 10, 11}) {
+      CAPTURE(iteration);
+      CHECK(fs::exists(run.checkpoint(iteration)) == (iteration <= 9));
+      CHECK(fs::exists(run.path / "checkpoints-replaced" / run.checkpoint(iteration).filename()) == (iteration > 9));
+    }
+    CHECK(checkpoint_of(*run.files, run.path) == run.checkpoint(9));
+  }
+}
+
+}  // namespace myriad
