@@ -1,6 +1,6 @@
 // myriad-host-agent: one host's agent. zygote -> hello -> welcome (config, slots) -> runners -> relay until stopped.
 //
-// One thread beside ZeroMQ's; epoll over the runners' sockets. What it decides is env_runners/host_agent.
+// One thread beside ZeroMQ's; epoll over the runners' sockets. What it decides is roles/host_agent.
 #include <malloc.h>
 #include <signal.h>
 #include <sys/epoll.h>
@@ -20,13 +20,13 @@
 #include "apps/child.hpp"
 #include "env_runners/client_door.hpp"
 #include "env_runners/env_runner.hpp"
-#include "env_runners/host_agent.hpp"
 #include "env_runners/memory_watch.hpp"
 #include "env_runners/runner_limits.hpp"
 #include "env_runners/zygote.hpp"
-#include "learners/weights_publisher.hpp"
 #include "rl/system.hpp"
 #include "rl/wire/packed.hpp"
+#include "roles/host_agent.hpp"
+#include "roles/weights_publisher.hpp"
 
 namespace myriad {
 namespace {

@@ -15,9 +15,9 @@
 #include <vector>
 
 #include "learners/batch_assembler.hpp"
-#include "learners/checkpoint.hpp"
 #include "learners/learner.hpp"
-#include "learners/learner_core.hpp"
+#include "roles/checkpoint.hpp"
+#include "roles/learner_core.hpp"
 
 namespace myriad {
 

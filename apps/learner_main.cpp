@@ -25,12 +25,12 @@
 #include "learners/batch_assembler.hpp"
 #include "learners/device_support.hpp"
 #include "learners/gloo_collective.hpp"
-#include "learners/group_member.hpp"
-#include "learners/learner_core.hpp"
 #include "learners/rendezvous.hpp"
 #include "learners/shared_collective.hpp"
 #include "rl/curriculum.hpp"
 #include "rl/wrappers.hpp"
+#include "roles/group_member.hpp"
+#include "roles/learner_core.hpp"
 
 namespace myriad {
 namespace {

@@ -16,11 +16,11 @@
 #include <filesystem>
 #include <vector>
 
-#include "env_runners/host_agent.hpp"
 #include "env_runners/shared_weights.hpp"
 #include "rl/check.hpp"
 #include "rl/wire/packed.hpp"
 #include "rl/wire/transport.hpp"
+#include "roles/host_agent.hpp"
 
 namespace myriad {
 namespace {

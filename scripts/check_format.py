@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-FOLDERS = ("rl", "sims", "env_runners", "learners", "algorithms", "apps", "sdk", "bench", "tests")
+FOLDERS = ("rl", "sims", "roles", "env_runners", "learners", "algorithms", "apps", "sdk", "bench", "tests")
 
 
 def main() -> int:

@@ -13,11 +13,11 @@
 
 #include "apps/child.hpp"
 #include "apps/driver/run_directory.hpp"
-#include "learners/checkpoint.hpp"
 #include "rl/check.hpp"
 #include "rl/sandbox.hpp"
 #include "rl/shared_memory.hpp"
 #include "rl/wrappers.hpp"
+#include "roles/checkpoint.hpp"
 
 namespace myriad {
 

@@ -4,9 +4,9 @@
 #include <map>
 #include <string>
 
-#include "apps/driver/driver_core.hpp"
 #include "apps/driver/live_view.hpp"
 #include "apps/driver/results.hpp"
+#include "roles/driver_core.hpp"
 
 namespace myriad {
 

@@ -6,8 +6,8 @@
 #include <iostream>
 
 #include "apps/driver/run_directory.hpp"
-#include "learners/checkpoint.hpp"
 #include "rl/check.hpp"
+#include "roles/checkpoint.hpp"
 
 namespace myriad {
 namespace fs = std::filesystem;

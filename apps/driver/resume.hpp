@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "apps/driver/driver_core.hpp"
 #include "rl/system.hpp"
+#include "roles/driver_core.hpp"
 
 namespace myriad {
 

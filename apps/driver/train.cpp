@@ -11,7 +11,6 @@
 #include <random>
 
 #include "apps/driver/children.hpp"
-#include "apps/driver/driver_core.hpp"
 #include "apps/driver/live_view.hpp"
 #include "apps/driver/policy_file.hpp"
 #include "apps/driver/recorder.hpp"
@@ -25,6 +24,7 @@
 #include "rl/system.hpp"
 #include "rl/wire/transport.hpp"
 #include "rl/wrappers.hpp"
+#include "roles/driver_core.hpp"
 
 namespace myriad {
 namespace fs = std::filesystem;

@@ -6,8 +6,8 @@
 #include <fstream>
 
 #include "apps/driver/run_directory.hpp"
-#include "learners/checkpoint.hpp"
 #include "rl/check.hpp"
+#include "roles/checkpoint.hpp"
 #include "tests/simulation/driver_harness.hpp"
 
 namespace myriad {

@@ -62,7 +62,7 @@ evaluate_at_end = false
 [stop]
 time_total_s = 3600.0
 """
-WINDOW = QUEUE * BATCH // FRAGMENT + RUNNERS  # fragments that may be in flight (learners/learner_core)
+WINDOW = QUEUE * BATCH // FRAGMENT + RUNNERS  # fragments that may be in flight (roles/learner_core)
 
 
 @dataclasses.dataclass(order=True)

@@ -9,12 +9,12 @@
 #include <iterator>
 #include <map>
 
-#include "learners/checkpoint.hpp"
 #include "rl/config.hpp"
 #include "rl/simulator/messages.hpp"
 #include "rl/wire/messages.hpp"
 #include "rl/wire/packed.hpp"
 #include "rl/wire/parcel.hpp"
+#include "roles/checkpoint.hpp"
 #include "tests/fuzz/environments.hpp"
 
 namespace myriad {

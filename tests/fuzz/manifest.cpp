@@ -4,8 +4,8 @@
 #include <boost/json.hpp>
 #include <cerrno>
 
-#include "learners/checkpoint.hpp"
 #include "rl/hash.hpp"
+#include "roles/checkpoint.hpp"
 #include "tests/fuzz/fuzz.hpp"
 
 namespace myriad {

@@ -29,7 +29,7 @@ LIBRARIES = "-lfmt -lboost_json -lflatbuffers -ldl -lpthread"
 LIBRARY_SOURCES = """
     rl/check rl/config rl/connector rl/environment rl/fragment rl/hash rl/module_spec rl/plugin rl/plugin_environment rl/sandbox rl/simulator/messages rl/space
     rl/system rl/system_call_filter rl/toml rl/weights rl/wrappers sims/classic/canvas
-    rl/wire/messages rl/wire/packed rl/wire/parcel learners/batch_assembler learners/checkpoint env_runners/vector_env
+    rl/wire/messages rl/wire/packed rl/wire/parcel learners/batch_assembler roles/checkpoint env_runners/vector_env
 """.split()
 ALGORITHMS, CART_POLE = "algorithms/infos", "sims/classic/cart_pole"  # found by no name: linked as they are
 

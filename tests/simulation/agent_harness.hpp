@@ -5,8 +5,8 @@
 
 #include <csignal>
 
-#include "env_runners/host_agent.hpp"
 #include "rl/wire/packed.hpp"
+#include "roles/host_agent.hpp"
 #include "tests/simulation/outputs.hpp"
 
 namespace myriad::agent_harness {

@@ -8,9 +8,9 @@
 #include <optional>
 #include <set>
 
-#include "learners/checkpoint.hpp"
 #include "rl/check.hpp"
 #include "rl/hash.hpp"
+#include "roles/checkpoint.hpp"
 #include "tests/simulation/sim_files.hpp"
 
 namespace myriad::simulation {

@@ -7,7 +7,7 @@
 #include <filesystem>
 #include <numeric>
 
-#include "learners/checkpoint.hpp"
+#include "roles/checkpoint.hpp"
 
 namespace myriad {
 namespace {
@@ -49,7 +49,7 @@ bool save(Files& files, uint64_t iteration) {
   return std::holds_alternative<CheckpointWriter::Committed>(writer.step(commit, Time{}));
 }
 
-TEST_SUITE("learners/checkpoint") {
+TEST_SUITE("roles/checkpoint") {
   TEST_CASE("a save killed at every file operation leaves the old checkpoint or the new one") {
     std::string root = (std::filesystem::temp_directory_path() / "myriad-kill-XXXXXX").string();
     REQUIRE(::mkdtemp(root.data()) != nullptr);

@@ -7,11 +7,11 @@
 #include <queue>
 #include <set>
 
-#include "apps/driver/driver_core.hpp"
-#include "env_runners/host_agent.hpp"
 #include "env_runners/shared_weights.hpp"
-#include "learners/group_member.hpp"
-#include "learners/learner_core.hpp"
+#include "roles/driver_core.hpp"
+#include "roles/group_member.hpp"
+#include "roles/host_agent.hpp"
+#include "roles/learner_core.hpp"
 #include "tests/simulation/sim_files.hpp"
 #include "tests/simulation/world.hpp"
 

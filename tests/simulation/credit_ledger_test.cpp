@@ -1,4 +1,4 @@
-#include "learners/credit_ledger.hpp"
+#include "roles/credit_ledger.hpp"
 
 #include <doctest/doctest.h>
 
@@ -9,7 +9,7 @@
 
 namespace myriad {
 
-TEST_SUITE("learners/credit_ledger") {
+TEST_SUITE("roles/credit_ledger") {
   TEST_CASE("CreditLedger: shares go by slots, in bytes, and what is consumed comes back") {
     CreditLedger ledger(12, 100);
     ledger.up(0, 0, 1);

@@ -1,5 +1,5 @@
 // DriverCore with several learners.
-#include "apps/driver/driver_core.hpp"
+#include "roles/driver_core.hpp"
 #include "tests/simulation/driver_harness.hpp"
 
 namespace myriad {

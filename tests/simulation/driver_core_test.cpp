@@ -1,4 +1,4 @@
-#include "apps/driver/driver_core.hpp"
+#include "roles/driver_core.hpp"
 
 #include "rl/wire/packed.hpp"
 #include "tests/simulation/driver_harness.hpp"

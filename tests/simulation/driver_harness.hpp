@@ -6,7 +6,7 @@
 
 #include <csignal>
 
-#include "apps/driver/driver_core.hpp"
+#include "roles/driver_core.hpp"
 #include "tests/simulation/outputs.hpp"
 
 namespace myriad::driver_harness {

@@ -1,4 +1,4 @@
-#include "learners/fragment_queue.hpp"
+#include "roles/fragment_queue.hpp"
 
 #include <doctest/doctest.h>
 
@@ -38,7 +38,7 @@ Drop drop_of(FragmentQueue& queue, const FragmentQueue::Arrived& fragment) {
 
 }  // namespace
 
-TEST_SUITE("learners/fragment_queue") {
+TEST_SUITE("roles/fragment_queue") {
   TEST_CASE("FragmentQueue: place p belongs to slot p mod S, in any order of arrival") {
     FragmentQueue queue(2, 5);  // slot 0: places 0 2 4; slot 1: places 1 3
     step(queue, FragmentQueue::BeginRound{1});

@@ -7,7 +7,7 @@
 #include <csignal>
 #include <map>
 
-#include "apps/driver/learner_group.hpp"
+#include "roles/learner_group.hpp"
 #include "tests/simulation/outputs.hpp"
 
 namespace myriad::group_harness {

@@ -1,4 +1,4 @@
-#include "learners/group_member.hpp"
+#include "roles/group_member.hpp"
 
 #include <doctest/doctest.h>
 
@@ -93,7 +93,7 @@ struct Rig {
 
 }  // namespace
 
-TEST_SUITE("learners/group_member") {
+TEST_SUITE("roles/group_member") {
   TEST_CASE("GroupMember: called, it says who it is and what it has") {
     Rig rig;
     const Outputs outputs = rig.call(4);

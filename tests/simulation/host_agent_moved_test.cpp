@@ -1,5 +1,5 @@
 // HostAgent when its learner is another, or has begun anew.
-#include "env_runners/host_agent.hpp"
+#include "roles/host_agent.hpp"
 
 #include <fmt/format.h>
 
@@ -47,7 +47,7 @@ struct Sent : Rig {
 
 }  // namespace
 
-TEST_SUITE("env_runners/host_agent") {
+TEST_SUITE("roles/host_agent") {
   TEST_CASE_FIXTURE(Sent, "HostAgent: moved, its Join says where it begins and what was before; the driver hears") {
     released(2, 3);
     const Outputs outputs = moves();

@@ -1,4 +1,4 @@
-#include "env_runners/host_agent.hpp"
+#include "roles/host_agent.hpp"
 
 #include "tests/simulation/agent_harness.hpp"
 
@@ -6,7 +6,7 @@ namespace myriad {
 
 using namespace agent_harness;
 
-TEST_SUITE("env_runners/host_agent") {
+TEST_SUITE("roles/host_agent") {
   TEST_CASE("HostAgent: what wants newer weights is permitted when they lie in shared memory, not when they came") {
     Rig rig(true);
     rig.weights(3);

@@ -1,4 +1,4 @@
-#include "learners/iteration_metrics.hpp"
+#include "roles/iteration_metrics.hpp"
 
 #include <doctest/doctest.h>
 
@@ -17,7 +17,7 @@ FragmentFacts fragment(uint64_t lag, double episode_return, double queue_s = 0) 
 
 }  // namespace
 
-TEST_SUITE("learners/iteration_metrics") {
+TEST_SUITE("roles/iteration_metrics") {
   TEST_CASE("IterationMetrics: a name says whether the last, the sum or the mean counts") {
     const std::string policy = "learners/default_policy/";
     CHECK(combine_of(policy + "num_module_steps_trained_lifetime") == Combine::last);

@@ -1,5 +1,5 @@
 // LearnerCore among other shards: an epoch that begins again, and updates without a part in them.
-#include "learners/learner_core.hpp"
+#include "roles/learner_core.hpp"
 #include "tests/simulation/learner_harness.hpp"
 
 namespace myriad {
@@ -69,7 +69,7 @@ LearnerCore::Options async_of_many() {
 
 }  // namespace
 
-TEST_SUITE("learners/learner_core") {
+TEST_SUITE("roles/learner_core") {
   // --- an epoch that begins again ---
 
   TEST_CASE(

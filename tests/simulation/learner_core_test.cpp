@@ -1,4 +1,4 @@
-#include "learners/learner_core.hpp"
+#include "roles/learner_core.hpp"
 
 #include <fmt/format.h>
 
@@ -8,7 +8,7 @@ namespace myriad {
 
 using namespace learner_harness;
 
-TEST_SUITE("learners/learner_core") {
+TEST_SUITE("roles/learner_core") {
   // --- agents ---
 
   TEST_CASE_FIXTURE(Sync,

@@ -1,5 +1,5 @@
 // LearnerGroup while it trains: scaling, places, hangs, reports, checkpoints.
-#include "apps/driver/learner_group.hpp"
+#include "roles/learner_group.hpp"
 #include "tests/simulation/group_harness.hpp"
 
 namespace myriad {

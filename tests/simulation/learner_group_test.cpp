@@ -1,4 +1,4 @@
-#include "apps/driver/learner_group.hpp"
+#include "roles/learner_group.hpp"
 
 #include "tests/simulation/group_harness.hpp"
 

@@ -5,7 +5,7 @@
 
 #include <map>
 
-#include "learners/learner_core.hpp"
+#include "roles/learner_core.hpp"
 #include "tests/simulation/outputs.hpp"
 
 namespace myriad::learner_harness {

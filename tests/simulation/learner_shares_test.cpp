@@ -1,4 +1,4 @@
-#include "apps/driver/learner_shares.hpp"
+#include "roles/learner_shares.hpp"
 
 #include <doctest/doctest.h>
 

@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "learners/learner_core.hpp"
+#include "roles/learner_core.hpp"
 
 namespace myriad::simulation {
 

@@ -1,4 +1,4 @@
-#include "env_runners/slot_supervisor.hpp"
+#include "roles/slot_supervisor.hpp"
 
 #include <doctest/doctest.h>
 
@@ -30,7 +30,7 @@ const T* find(const Outputs& outputs) {
 
 }  // namespace
 
-TEST_SUITE("env_runners/slot_supervisor") {
+TEST_SUITE("roles/slot_supervisor") {
   TEST_CASE("SlotSupervisor: Start spawns incarnation 0 of every slot") {
     SlotSupervisor slots = supervisor(3);
     CHECK(step(slots, SlotSupervisor::Start{}, Time{}).size() == 3);

@@ -1,4 +1,4 @@
-#include "learners/update_tally.hpp"
+#include "roles/update_tally.hpp"
 
 #include <doctest/doctest.h>
 
@@ -20,7 +20,7 @@ std::vector<double> sum(const std::vector<std::vector<double>>& shards) {
 
 }  // namespace
 
-TEST_SUITE("learners/update_tally") {
+TEST_SUITE("roles/update_tally") {
   TEST_CASE("UpdateTally: the numbers of three shards, summed, are the tally of all") {
     // Five agents; agent 3 is nobody's now. Incarnation 0 and 0 messages are not the same as nothing said.
     const UpdateTally a{4, true, {wire::AgentMark(0, 0, 0), wire::AgentMark(1, 7, uint64_t{1} << 52)}};

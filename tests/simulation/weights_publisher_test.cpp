@@ -1,4 +1,4 @@
-#include "learners/weights_publisher.hpp"
+#include "roles/weights_publisher.hpp"
 
 #include <doctest/doctest.h>
 
@@ -17,7 +17,7 @@ std::vector<WeightsPublisher::Send> step(WeightsPublisher& publisher, const Weig
 
 }  // namespace
 
-TEST_SUITE("learners/weights_publisher") {
+TEST_SUITE("roles/weights_publisher") {
   TEST_CASE("WeightsPublisher: who is behind gets the newest, who has it gets nothing") {
     WeightsPublisher publisher;
     CHECK(step(publisher, WeightsPublisher::PeerHas{"early", -1, Time{}}).empty());  // nothing to send yet

@@ -1,6 +1,6 @@
 // LearnerCore: what one shard of the learner group decides in one epoch, without torch, sockets and files: rounds,
 // credit, weights, checkpoints, commands. Each shard collects its part of every batch from its own agents; an update is
-// everybody's (learners/learner), and an epoch begins with a new LearnerCore (learners/group_member).
+// everybody's (learners/learner), and an epoch begins with a new LearnerCore (roles/group_member).
 //
 //   driver --AgentState/Command-->  LearnerCore  --Update, WriteCheckpoint--> shell (torch, disk)
 //   agents --Join/Parcel---------->              --Send-->                    driver, agents
@@ -29,14 +29,14 @@
 #include <variant>
 #include <vector>
 
-#include "learners/checkpoint.hpp"
-#include "learners/credit_ledger.hpp"
-#include "learners/fragment_queue.hpp"
-#include "learners/iteration_metrics.hpp"
-#include "learners/update_tally.hpp"
-#include "learners/weights_publisher.hpp"
 #include "rl/wire/messages.hpp"
 #include "rl/wire/parcel.hpp"
+#include "roles/checkpoint.hpp"
+#include "roles/credit_ledger.hpp"
+#include "roles/fragment_queue.hpp"
+#include "roles/iteration_metrics.hpp"
+#include "roles/update_tally.hpp"
+#include "roles/weights_publisher.hpp"
 
 namespace myriad {
 

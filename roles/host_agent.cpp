@@ -1,4 +1,4 @@
-#include "env_runners/host_agent.hpp"
+#include "roles/host_agent.hpp"
 
 #include <csignal>
 

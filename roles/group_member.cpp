@@ -1,4 +1,4 @@
-#include "learners/group_member.hpp"
+#include "roles/group_member.hpp"
 
 #include "rl/check.hpp"
 

@@ -1,4 +1,4 @@
-#include "learners/checkpoint.hpp"
+#include "roles/checkpoint.hpp"
 
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-#include "learners/learner_core.hpp"
+#include "roles/learner_core.hpp"
 
 #include <algorithm>
 

@@ -18,10 +18,10 @@
 #include <variant>
 #include <vector>
 
-#include "apps/driver/learner_shares.hpp"
-#include "learners/update_tally.hpp"
 #include "rl/check.hpp"
 #include "rl/wire/messages.hpp"
+#include "roles/learner_shares.hpp"
+#include "roles/update_tally.hpp"
 
 namespace myriad {
 

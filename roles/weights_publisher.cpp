@@ -1,4 +1,4 @@
-#include "learners/weights_publisher.hpp"
+#include "roles/weights_publisher.hpp"
 
 #include "rl/check.hpp"
 

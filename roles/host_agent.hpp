@@ -18,9 +18,9 @@
 #include <variant>
 #include <vector>
 
-#include "env_runners/slot_supervisor.hpp"
 #include "rl/wire/messages.hpp"
 #include "rl/wire/parcel.hpp"
+#include "roles/slot_supervisor.hpp"
 
 namespace myriad {
 

@@ -15,13 +15,13 @@
 #include <variant>
 #include <vector>
 
-#include "apps/driver/fleet.hpp"
-#include "apps/driver/learner_group.hpp"
-#include "apps/driver/levels.hpp"
-#include "learners/checkpoint.hpp"
 #include "rl/check.hpp"
 #include "rl/config.hpp"
 #include "rl/wire/messages.hpp"
+#include "roles/checkpoint.hpp"
+#include "roles/fleet.hpp"
+#include "roles/learner_group.hpp"
+#include "roles/levels.hpp"
 
 namespace myriad {
 

@@ -16,8 +16,8 @@
 #include <variant>
 #include <vector>
 
-#include "learners/update_tally.hpp"
 #include "rl/wire/messages.hpp"
+#include "roles/update_tally.hpp"
 
 namespace myriad {
 

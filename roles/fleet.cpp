@@ -1,4 +1,4 @@
-#include "apps/driver/fleet.hpp"
+#include "roles/fleet.hpp"
 
 #include <algorithm>
 #include <csignal>

@@ -15,9 +15,9 @@
 #include <variant>
 #include <vector>
 
-#include "env_runners/slot_supervisor.hpp"
 #include "rl/check.hpp"
 #include "rl/wire/messages.hpp"
+#include "roles/slot_supervisor.hpp"
 
 namespace myriad {
 

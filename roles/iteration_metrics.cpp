@@ -1,4 +1,4 @@
-#include "learners/iteration_metrics.hpp"
+#include "roles/iteration_metrics.hpp"
 
 #include <algorithm>
 #include <array>

@@ -1,4 +1,4 @@
-#include "env_runners/slot_supervisor.hpp"
+#include "roles/slot_supervisor.hpp"
 
 #include <algorithm>
 

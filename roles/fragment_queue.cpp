@@ -1,4 +1,4 @@
-#include "learners/fragment_queue.hpp"
+#include "roles/fragment_queue.hpp"
 
 #include <algorithm>
 

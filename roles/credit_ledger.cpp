@@ -1,4 +1,4 @@
-#include "learners/credit_ledger.hpp"
+#include "roles/credit_ledger.hpp"
 
 #include <algorithm>
 
