@@ -16,9 +16,9 @@
 #include <string_view>
 #include <vector>
 
+#include "learners/module/torch_module.hpp"
 #include "learners/moments.hpp"
 #include "learners/tensor_batch.hpp"
-#include "learners/torch_module.hpp"
 #include "rl/config.hpp"
 
 namespace myriad {

@@ -8,7 +8,7 @@
 #include <numeric>
 #include <thread>
 
-#include "learners/action_distribution.hpp"
+#include "learners/module/action_distribution.hpp"
 #include "rl/check.hpp"
 
 namespace myriad {

@@ -40,12 +40,12 @@
 
 #include "learners/algorithm.hpp"
 #include "learners/circular_buffer.hpp"
-#include "learners/collective.hpp"
-#include "learners/device_learner.hpp"
-#include "learners/optimizer.hpp"
-#include "learners/parts.hpp"
+#include "learners/device/device_learner.hpp"
+#include "learners/group/collective.hpp"
+#include "learners/group/parts.hpp"
+#include "learners/module/torch_module.hpp"
+#include "learners/native/optimizer.hpp"
 #include "learners/tensor_batch.hpp"
-#include "learners/torch_module.hpp"
 #include "rl/config.hpp"
 #include "rl/weights.hpp"
 

@@ -11,8 +11,8 @@
 
 #include "algorithms/ops/trajectories.hpp"
 #include "algorithms/ops/vtrace.hpp"
-#include "learners/action_distribution.hpp"
 #include "learners/algorithm.hpp"
+#include "learners/module/action_distribution.hpp"
 
 namespace myriad {
 

@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "algorithms/ops/vtrace.hpp"
-#include "learners/action_distribution.hpp"
 #include "learners/learner.hpp"
+#include "learners/module/action_distribution.hpp"
 #include "rl/random.hpp"
 
 namespace myriad {

@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "learners/action_distribution.hpp"
 #include "learners/algorithm.hpp"
+#include "learners/module/action_distribution.hpp"
 #include "tests/algorithms/examples.hpp"
 
 using namespace myriad;

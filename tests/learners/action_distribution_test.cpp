@@ -1,4 +1,4 @@
-#include "learners/action_distribution.hpp"
+#include "learners/module/action_distribution.hpp"
 
 #include <ATen/ATen.h>
 #include <doctest/doctest.h>
@@ -8,7 +8,7 @@
 
 using namespace myriad;
 
-TEST_SUITE_BEGIN("learners/action_distribution");
+TEST_SUITE_BEGIN("learners/module/action_distribution");
 
 namespace {
 

@@ -1,4 +1,4 @@
-#include "learners/collective.hpp"
+#include "learners/group/collective.hpp"
 
 #include <doctest/doctest.h>
 #include <sys/wait.h>
@@ -20,7 +20,7 @@
 using namespace myriad;
 using namespace std::chrono_literals;
 
-TEST_SUITE_BEGIN("learners/collective");
+TEST_SUITE_BEGIN("learners/group/collective");
 
 namespace {
 

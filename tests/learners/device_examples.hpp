@@ -3,7 +3,7 @@
 
 #include <ATen/record_function.h>
 
-#include "learners/device_support.hpp"
+#include "learners/device/device_support.hpp"
 #include "tests/learners/learner_examples.hpp"
 
 #include <doctest/doctest.h>  // after torch, whose CHECK it replaces

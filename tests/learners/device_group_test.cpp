@@ -1,5 +1,5 @@
 // Groups of shards that are threads, on the CPU.
-#include "learners/device_group.hpp"
+#include "learners/group/device_group.hpp"
 
 #include <ATen/ATen.h>
 #include <torch/csrc/distributed/c10d/Backend.hpp>
@@ -9,7 +9,7 @@
 
 using namespace myriad;
 
-TEST_SUITE_BEGIN("learners/device_group");
+TEST_SUITE_BEGIN("learners/group/device_group");
 
 namespace {
 

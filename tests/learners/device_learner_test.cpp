@@ -1,12 +1,12 @@
 // DeviceLearner on CpuSupport, against the CPU's own learner: the same code runs on a GPU (gpu_test.cpp).
-#include "learners/device_learner.hpp"
+#include "learners/device/device_learner.hpp"
 
 #include "tests/algorithms/examples.hpp"
 #include "tests/learners/device_examples.hpp"
 
 using namespace myriad;
 
-TEST_SUITE_BEGIN("learners/device_learner");
+TEST_SUITE_BEGIN("learners/device/device_learner");
 
 namespace {
 

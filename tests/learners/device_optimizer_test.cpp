@@ -1,17 +1,17 @@
 // On the CPU, against Optimizer.
-#include "learners/device_optimizer.hpp"
+#include "learners/device/device_optimizer.hpp"
 
 #include <ATen/ATen.h>
 #include <doctest/doctest.h>
 
 #include <cmath>
 
-#include "learners/optimizer.hpp"
+#include "learners/native/optimizer.hpp"
 #include "rl/check.hpp"
 
 using namespace myriad;
 
-TEST_SUITE_BEGIN("learners/device_optimizer");
+TEST_SUITE_BEGIN("learners/device/device_optimizer");
 
 namespace {
 

@@ -1,4 +1,4 @@
-#include "learners/device_support.hpp"
+#include "learners/device/device_support.hpp"
 
 #include <doctest/doctest.h>
 
@@ -8,7 +8,7 @@
 
 using namespace myriad;
 
-TEST_SUITE_BEGIN("learners/device_support");
+TEST_SUITE_BEGIN("learners/device/device_support");
 
 TEST_CASE("device_index: learners go around the GPUs, and a number is that GPU") {
   for (uint32_t shard = 0; shard < 6; ++shard) CHECK(device_index("cuda", shard, 4) == static_cast<int>(shard % 4));

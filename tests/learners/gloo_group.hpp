@@ -6,8 +6,8 @@
 #include <utility>
 #include <vector>
 
-#include "learners/gloo_collective.hpp"
-#include "learners/shared_collective.hpp"
+#include "learners/group/gloo_collective.hpp"
+#include "learners/group/shared_collective.hpp"
 #include "tests/learners/thread_group.hpp"
 
 namespace myriad {

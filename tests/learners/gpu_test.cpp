@@ -5,7 +5,7 @@
 
 #include <cstdio>
 
-#include "learners/device_group.hpp"
+#include "learners/group/device_group.hpp"
 #include "tests/learners/device_examples.hpp"
 #include "tests/learners/thread_group.hpp"
 

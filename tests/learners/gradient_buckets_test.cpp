@@ -1,4 +1,4 @@
-#include "learners/gradient_buckets.hpp"
+#include "learners/group/gradient_buckets.hpp"
 
 #include <doctest/doctest.h>
 
@@ -6,7 +6,7 @@
 
 using namespace myriad;
 
-TEST_SUITE_BEGIN("learners/gradient_buckets");
+TEST_SUITE_BEGIN("learners/group/gradient_buckets");
 
 namespace {
 

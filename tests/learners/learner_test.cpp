@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "learners/device_support.hpp"
+#include "learners/device/device_support.hpp"
 #include "rl/check.hpp"
 #include "tests/learners/learner_examples.hpp"
 

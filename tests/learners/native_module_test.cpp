@@ -1,14 +1,14 @@
-#include "learners/native_module.hpp"
+#include "learners/native/native_module.hpp"
 
 #include <ATen/ATen.h>
 #include <doctest/doctest.h>
 
-#include "learners/torch_module.hpp"
+#include "learners/module/torch_module.hpp"
 #include "rl/check.hpp"
 
 using namespace myriad;
 
-TEST_SUITE_BEGIN("learners/native_module");
+TEST_SUITE_BEGIN("learners/native/native_module");
 
 namespace {
 

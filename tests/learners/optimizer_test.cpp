@@ -1,4 +1,4 @@
-#include "learners/optimizer.hpp"
+#include "learners/native/optimizer.hpp"
 
 #include <doctest/doctest.h>
 #include <torch/optim/adam.h>
@@ -9,7 +9,7 @@
 
 using namespace myriad;
 
-TEST_SUITE_BEGIN("learners/optimizer");
+TEST_SUITE_BEGIN("learners/native/optimizer");
 
 namespace {
 /// Linear heads alone: pi.weight [0, 2), pi.bias [2, 4), vf.weight [4], vf.bias [5].

@@ -1,16 +1,16 @@
-#include "learners/recorded_work.hpp"
+#include "learners/device/recorded_work.hpp"
 
 #include <ATen/ATen.h>
 #include <doctest/doctest.h>
 
 #include <vector>
 
-#include "learners/collective.hpp"
+#include "learners/group/collective.hpp"
 #include "rl/check.hpp"
 
 using namespace myriad;
 
-TEST_SUITE_BEGIN("learners/recorded_work");
+TEST_SUITE_BEGIN("learners/device/recorded_work");
 
 namespace {
 

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "learners/parts.hpp"
+#include "learners/group/parts.hpp"
 #include "rl/check.hpp"
 #include "tests/learners/group_examples.hpp"
 

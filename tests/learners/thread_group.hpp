@@ -12,7 +12,7 @@
 #include <thread>
 #include <vector>
 
-#include "learners/collective.hpp"
+#include "learners/group/collective.hpp"
 
 namespace myriad {
 

@@ -1,0 +1,337 @@
+#include "learners/native/native_module.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+
+#include "learners/native/worker_threads.hpp"
+#include "rl/check.hpp"
+#include "rl/overloaded.hpp"
+
+namespace myriad {
+namespace {
+
+constexpr size_t kSamples = kPanel;
+constexpr size_t kChunk = 4 * kSamples;      // what one lane takes at a time
+constexpr size_t kLanes = 8;                 // fixed, because the lanes decide the order of summation
+constexpr size_t kWorthSharing = 4'000'000;  // multiply-adds: some 40 us, several times what waking a thread costs
+
+NativeActivation native(Activation f) { return static_cast<NativeActivation>(f); }
+static_assert(static_cast<int>(NativeActivation::elu) == static_cast<int>(Activation::elu));
+
+}  // namespace
+
+/// One layer, with its place among the parameters and in a chunk's activations.
+struct NativeModule::Step {
+  enum class Kind { linear, activate, layer_norm } kind;
+  NativeActivation activation = NativeActivation::linear;
+  int inputs = 0, outputs = 0;
+  size_t weight = 0, bias = 0;         // floats from the start of the parameters
+  size_t input_at = 0, output_at = 0;  // floats a sample into the network's activations; 0 = the observation
+};
+
+struct NativeModule::Network {
+  std::vector<Step> steps;
+  size_t width = 0;  // floats a sample keeps
+  size_t features_at = 0;
+  int features = 0, widest = 1;
+  AlignedVector activations;  // [panel][layer][feature, sample in panel]
+};
+
+const NativeKernels& native_kernels() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  static const NativeKernels& best = __builtin_cpu_supports("x86-64-v4")   ? native_kernels_v4()
+                                     : __builtin_cpu_supports("x86-64-v3") ? native_kernels_v3()
+                                                                           : native_kernels_v2();
+  return best;
+#else
+  return native_kernels_v2();
+#endif
+}
+
+NativeModule::NativeModule(const ModuleSpec& spec, int threads, const NativeKernels& kernels)
+    : spec_(spec),
+      threads_(std::max(1, threads)),
+      k_(kernels),
+      num_parameters_(spec.num_parameters()),
+      num_inference_(spec.num_inference_parameters()),
+      inputs_size_(inputs_size(spec.distribution)) {
+  size_t offset = 0;
+  const auto head = [&](const Linear& l) {
+    const Head h{offset, offset + static_cast<size_t>(l.inputs) * static_cast<size_t>(l.outputs), l.inputs, l.outputs};
+    offset = h.bias + static_cast<size_t>(l.outputs);
+    return h;
+  };
+  add_network(spec.encoder, offset);
+  policy_ = head(spec.action_head);
+  if (const auto* gaussian = std::get_if<DiagGaussian>(&spec.distribution)) {
+    gaussian_ = gaussian->n;
+    free_log_std_ = gaussian->free_log_std;
+    log_std_at_ = offset;
+    if (free_log_std_) offset += static_cast<size_t>(gaussian_);
+  }
+  if (!spec.shares_encoder) add_network(spec.value_encoder, offset);
+  value_ = head(spec.value_head);
+  check(offset == num_parameters_, "the native module has {} parameters, its spec {}", offset, num_parameters_);
+  check(
+      policy_.inputs == networks_.front().features && value_.inputs == networks_.back().features && value_.outputs == 1,
+      "a head does not fit its encoder");
+  scratch_.resize(static_cast<size_t>(threads_));
+  for (Scratch& s : scratch_)
+    for (const Network& network : networks_) {
+      s.a.resize(std::max(s.a.size(), kSamples * static_cast<size_t>(network.widest)));
+      s.b.resize(s.a.size());
+      s.value.resize(kSamples);
+      s.head.resize(kSamples * static_cast<size_t>(inputs_size_));
+      s.activations.resize(std::max(s.activations.size(), kSamples * network.width));
+    }
+  if (threads_ > 1) workers_ = std::make_unique<WorkerThreads>(threads_ - 1);
+}
+
+NativeModule::~NativeModule() = default;
+
+void NativeModule::add_network(const std::vector<Layer>& layers, size_t& offset) {
+  Network network;
+  int size = spec_.obs_size;
+  const auto place = [&](int outputs) {
+    return std::exchange(network.width, network.width + static_cast<size_t>(outputs));
+  };
+  size_t at = place(size);  // the observation
+  for (const Layer& layer : layers) {
+    const bool after_activation = !network.steps.empty() && network.steps.back().kind == Step::Kind::activate;
+    Step step = std::visit(
+        Overloaded{[&](const Linear& l) {
+                     check(l.inputs == size, "a layer takes {} features and gets {}", l.inputs, size);
+                     const size_t bias = offset + static_cast<size_t>(l.inputs) * static_cast<size_t>(l.outputs);
+                     return Step{Step::Kind::linear, {}, l.inputs, l.outputs, offset, bias, at, place(l.outputs)};
+                   },
+                   [&](const Activate& l) {
+                     // Where backward needs the output only, the output takes the input's place.
+                     const bool in_place =
+                         !after_activation && l.activation != Activation::silu && l.activation != Activation::gelu;
+                     return Step{Step::Kind::activate,         native(l.activation), l.size, l.size, 0, 0, at,
+                                 in_place ? at : place(l.size)};
+                   },
+                   [&](const LayerNorm& l) {
+                     return Step{
+                         Step::Kind::layer_norm, {}, l.size, l.size, offset, offset + static_cast<size_t>(l.size), at,
+                         place(l.size)};
+                   }},
+        layer);
+    check(step.inputs == size, "a layer takes {} features and gets {}", step.inputs, size);
+    if (step.kind != Step::Kind::activate) offset = step.bias + static_cast<size_t>(step.outputs);
+    at = step.output_at;
+    size = step.outputs;
+    network.widest = std::max(network.widest, size);
+    network.steps.push_back(step);
+  }
+  network.features = size;
+  network.features_at = at;
+  networks_.push_back(std::move(network));
+}
+
+size_t NativeModule::lanes() const { return std::min(kLanes, (call_.n + kChunk - 1) / kChunk); }
+
+float* NativeModule::lane_gradient(size_t lane) {
+  return lane == 0 ? call_.gradient : lane_gradients_[lane - 1].data();
+}
+
+void NativeModule::run(size_t tasks, size_t multiplications, Task task) {
+  if (threads_ == 1 || tasks == 1 || multiplications < kWorthSharing) {
+    for (size_t i = 0; i < tasks; ++i) (this->*task)(i, 0);
+    return;
+  }
+  std::atomic<size_t> next{0};
+  workers_->run([&](size_t thread) {
+    for (size_t i = next++; i < tasks; i = next++) (this->*task)(i, thread);
+  });
+}
+
+void NativeModule::forward(const float* parameters, const float* obs, size_t n, float* action_dist_inputs,
+                           float* values) {
+  call_ = {.parameters = parameters, .obs = obs, .n = n, .action_dist_inputs = action_dist_inputs, .values = values};
+  const size_t samples = (n + kSamples - 1) / kSamples * kSamples;
+  for (Network& network : networks_)
+    if (network.activations.size() < samples * network.width) network.activations.resize(samples * network.width);
+  if (gaussian_ != 0 && !free_log_std_) raw_.resize(n * static_cast<size_t>(gaussian_));
+  run(networks_.size() * lanes(), n * num_parameters_, &NativeModule::forward_task);
+}
+
+/// The parameters of networks [first, first + networks) and their heads.
+Range NativeModule::range_of(size_t first, size_t networks) const {
+  return {first == 0 ? 0 : num_inference_, first + networks == networks_.size() ? num_parameters_ : num_inference_};
+}
+
+void NativeModule::backward(const float* parameters, const float* d_action_dist_inputs, const float* d_values,
+                            float* gradient, const std::function<void(Range)>& finished) {
+  check(call_.n != 0, "backward() without a forward()");
+  call_.parameters = parameters;
+  call_.d_action_dist_inputs = d_action_dist_inputs;
+  call_.d_values = d_values;
+  call_.gradient = gradient;
+  const size_t count = lanes();
+  while (lane_gradients_.size() + 1 < count) lane_gradients_.emplace_back(num_parameters_);
+  const size_t step = finished ? 1 : networks_.size();
+  for (size_t first = networks_.size(); first > 0;) {
+    first -= step;
+    call_.first = first;
+    call_.networks = step;
+    const Range range = range_of(first, step);
+    run(step * count, 2 * call_.n * range.count(), &NativeModule::backward_task);
+    for (size_t lane = 1; lane < count; ++lane)
+      k_.add(lane_gradient(lane) + range.begin, gradient + range.begin, range.count());
+    if (finished) finished(range);
+  }
+}
+
+void NativeModule::values(const float* parameters, const float* obs, size_t n, float* values) {
+  const Call kept = std::exchange(call_, {.parameters = parameters, .obs = obs, .n = n, .values = values});
+  run(lanes(), n * num_parameters_ / networks_.size(), &NativeModule::values_task);
+  call_ = kept;
+}
+
+template <class Visit>
+void NativeModule::each_panel(size_t lane, Visit visit) const {
+  for (size_t chunk = lane * kChunk; chunk < call_.n; chunk += lanes() * kChunk)
+    for (size_t start = chunk; start < std::min(chunk + kChunk, call_.n); start += kSamples)
+      visit(start, std::min(kSamples, call_.n - start));
+}
+
+const float* NativeModule::features_of(const Network& network, size_t start, size_t count, float* activations) const {
+  k_.pack(call_.obs + start * static_cast<size_t>(spec_.obs_size), static_cast<int>(count), spec_.obs_size,
+          spec_.obs_size, activations);
+  const float* x = activations;
+  const int n = static_cast<int>(count);
+  for (const Step& s : network.steps) {
+    float* y = activations + s.output_at * kSamples;
+    switch (s.kind) {
+      case Step::Kind::linear:
+        k_.linear(call_.parameters + s.weight, call_.parameters + s.bias, x, n, s.inputs, s.outputs, y);
+        break;
+      case Step::Kind::activate:
+        k_.activate(s.activation, x, y, kSamples * static_cast<size_t>(s.outputs));
+        break;
+      case Step::Kind::layer_norm:
+        k_.layer_norm(call_.parameters + s.weight, call_.parameters + s.bias, x, n, s.outputs, y);
+        break;
+    }
+    x = y;
+  }
+  return x;
+}
+
+void NativeModule::policy_head(const float* features, size_t start, size_t count, AlignedVector& head) {
+  const size_t width = static_cast<size_t>(inputs_size_), g = static_cast<size_t>(gaussian_),
+               outputs = static_cast<size_t>(policy_.outputs);
+  const float* log_std = call_.parameters + log_std_at_;
+  const float clip = spec_.log_std_clip;
+  k_.linear(call_.parameters + policy_.weight, call_.parameters + policy_.bias, features, static_cast<int>(count),
+            policy_.inputs, policy_.outputs, head.data());
+  for (size_t i = 0; i < count; ++i) {
+    float* out = call_.action_dist_inputs + (start + i) * width;
+    for (size_t j = 0; j < outputs; ++j) out[j] = head[j * kSamples + i];
+    if (free_log_std_) std::copy_n(log_std, g, out + g);
+    for (size_t j = width - g; j < width; ++j) {
+      if (!free_log_std_) raw_[(start + i) * g + j - g] = out[j];
+      out[j] = std::clamp(out[j], -clip, clip);
+    }
+  }
+}
+
+/// d(head output) [head outputs, 64]; adds a free log std's gradient.
+void NativeModule::policy_head_gradient(size_t start, size_t count, AlignedVector& head, float* gradient) const {
+  const size_t width = static_cast<size_t>(inputs_size_), g = static_cast<size_t>(gaussian_);
+  const float* d = call_.d_action_dist_inputs + start * width;
+  k_.pack(d, static_cast<int>(count), policy_.outputs, inputs_size_, head.data());
+  const auto inside = [&](float log_std) { return std::abs(log_std) <= spec_.log_std_clip; };  // else the clip stops it
+  for (size_t i = 0; i < count && gaussian_ != 0; ++i)
+    for (size_t j = 0; j < g; ++j) {
+      if (!free_log_std_) {
+        if (!inside(raw_[(start + i) * g + j])) head[(g + j) * kSamples + i] = 0.0f;
+      } else if (inside(call_.parameters[log_std_at_ + j])) {
+        gradient[log_std_at_ + j] += d[i * width + g + j];
+      }
+    }
+}
+
+void NativeModule::value_head(const float* features, size_t start, size_t count, Scratch& scratch) const {
+  k_.linear(call_.parameters + value_.weight, call_.parameters + value_.bias, features, static_cast<int>(count),
+            value_.inputs, 1, scratch.value.data());
+  std::copy_n(scratch.value.data(), count, call_.values + start);
+}
+
+void NativeModule::trunk_backward(const Network& network, const float* activations, int n, float* gradient,
+                                  Scratch& scratch) const {
+  float* d = scratch.a.data();  // gradient of the features, replaced layer by layer
+  float* spare = scratch.b.data();
+  for (auto s = network.steps.rbegin(); s != network.steps.rend(); ++s) {
+    const float* x = activations + s->input_at * kSamples;
+    const float* y = activations + s->output_at * kSamples;
+    switch (s->kind) {
+      case Step::Kind::linear:
+        k_.linear_backward(call_.parameters + s->weight, x, d, n, s->inputs, s->outputs, gradient + s->weight,
+                           gradient + s->bias, s->input_at == 0 ? nullptr : spare);
+        std::swap(d, spare);
+        break;
+      case Step::Kind::activate:
+        k_.activate_backward(s->activation, x, y, d, kSamples * static_cast<size_t>(s->outputs));
+        break;
+      case Step::Kind::layer_norm:
+        k_.layer_norm_backward(call_.parameters + s->weight, x, n, s->outputs, gradient + s->weight, gradient + s->bias,
+                               d);
+        break;
+    }
+    if (s->input_at == 0) return;  // no parameters before it
+  }
+}
+
+void NativeModule::forward_task(size_t task, size_t thread) {
+  const size_t index = task % networks_.size();
+  Network& network = networks_[index];
+  each_panel(task / networks_.size(), [&](size_t start, size_t count) {
+    const float* features = features_of(network, start, count, network.activations.data() + start * network.width);
+    if (index == 0) policy_head(features, start, count, scratch_[thread].head);
+    if (index + 1 == networks_.size()) value_head(features, start, count, scratch_[thread]);
+  });
+}
+
+void NativeModule::values_task(size_t task, size_t thread) {
+  Scratch& scratch = scratch_[thread];
+  each_panel(task, [&](size_t start, size_t count) {
+    value_head(features_of(networks_.back(), start, count, scratch.activations.data()), start, count, scratch);
+  });
+}
+
+void NativeModule::backward_task(size_t task, size_t thread) {
+  const size_t index = call_.first + task % call_.networks, lane = task / call_.networks;
+  const bool policy = index == 0, value = index + 1 == networks_.size();
+  const Network& network = networks_[index];
+  Scratch& scratch = scratch_[thread];
+  float* gradient = lane_gradient(lane);
+  if (lane != 0) {
+    const Range range = range_of(index, 1);
+    std::fill(gradient + range.begin, gradient + range.end, 0.0f);
+  }
+  each_panel(lane, [&](size_t start, size_t count) {
+    const float* activations = network.activations.data() + start * network.width;
+    const float* features = activations + network.features_at * kSamples;
+    float* d_features = network.features_at == 0 ? nullptr : scratch.a.data();
+    const int n = static_cast<int>(count);
+    if (policy) {
+      policy_head_gradient(start, count, scratch.head, gradient);
+      k_.linear_backward(call_.parameters + policy_.weight, features, scratch.head.data(), n, policy_.inputs,
+                         policy_.outputs, gradient + policy_.weight, gradient + policy_.bias, d_features);
+    }
+    if (value) {
+      float* d_value_features = policy && d_features ? scratch.b.data() : d_features;
+      k_.pack(call_.d_values + start, static_cast<int>(count), 1, 1, scratch.value.data());
+      k_.linear_backward(call_.parameters + value_.weight, features, scratch.value.data(), n, value_.inputs, 1,
+                         gradient + value_.weight, gradient + value_.bias, d_value_features);
+      if (policy && d_features) k_.add(d_value_features, d_features, kSamples * static_cast<size_t>(network.features));
+    }
+    if (d_features) trunk_backward(network, activations, n, gradient, scratch);
+  });
+}
+
+}  // namespace myriad
