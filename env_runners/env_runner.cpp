@@ -138,7 +138,7 @@ class EnvRunner {
                                  static_cast<uint64_t>(waited.count())));
   }
 
-  /// For tests of what is lost: every fragment that exists, as the learner notes every one it uses (apps/learner_main).
+  /// For tests of what is lost: every fragment that exists, as the learner notes every one it uses (apps/learner/main).
   void note_in_ledger() const {
     if (ledger_ < 0) return;
     const std::array<uint64_t, 3> record{uint64_t{incarnation_} << 32 | slot_, produced_ - 1,

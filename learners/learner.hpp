@@ -31,7 +31,7 @@
 // On a GPU all between batch and parameters is DeviceLearner's; filter, schedules and books stay here, and so does the
 // redundancy: in the host's memory.
 //
-// No socket, file or clock: apps/learner_main.cpp feeds it batches and publishes weights(). Constructed and called by
+// No socket, file or clock: apps/learner/main.cpp feeds it batches and publishes weights(). Constructed and called by
 // one thread.
 #pragma once
 

@@ -1,4 +1,4 @@
-#include "apps/learner_files.hpp"
+#include "apps/learner/learner_files.hpp"
 
 #include <doctest/doctest.h>
 
@@ -10,7 +10,7 @@
 
 using namespace myriad;
 
-TEST_SUITE_BEGIN("apps/learner_files");
+TEST_SUITE_BEGIN("apps/learner/learner_files");
 
 namespace {
 

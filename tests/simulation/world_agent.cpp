@@ -1,4 +1,4 @@
-// The host agent's shell in the simulated world (apps/host_agent_main.cpp), and its runners
+// The host agent's shell in the simulated world (apps/agent/main.cpp), and its runners
 // (env_runners/env_runner.cpp).
 #include <csignal>
 #include <cstring>

@@ -20,7 +20,7 @@
 #include <thread>
 
 #include "apps/child.hpp"
-#include "apps/learner_files.hpp"
+#include "apps/learner/learner_files.hpp"
 #include "env_runners/rollout_worker.hpp"
 #include "learners/batch_assembler.hpp"
 #include "learners/device/device_support.hpp"

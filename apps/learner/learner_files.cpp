@@ -1,4 +1,4 @@
-#include "apps/learner_files.hpp"
+#include "apps/learner/learner_files.hpp"
 
 #include <algorithm>
 #include <cstdio>
