@@ -33,14 +33,10 @@ class Appo final : public Algorithm {
  public:
   explicit Appo(const Config& config)
       : config_(own_settings(config)),
-        model_(config.rl_module),
         gamma_(config.training.gamma),
         batch_size_(static_cast<double>(config.training.train_batch_size)),
         kl_(config_.use_kl_loss, config_.kl_coeff, config_.kl_target) {}
 
-  ModuleSpec module_spec(const Space& observation_space, const Space& action_space) const override {
-    return make_mlp_spec(observation_space, action_space, model_);
-  }
   UpdatePlan plan() const override {
     const int64_t n = config_.circular_buffer_num_batches, k = config_.circular_buffer_iterations_per_batch;
     return {.time_major = true,
@@ -49,7 +45,6 @@ class Appo final : public Algorithm {
             .target = TargetNetwork{config_.target_network_update_freq * static_cast<double>(n * k) * batch_size_,
                                     config_.tau}};
   }
-  std::vector<std::string> fragment_columns() const override { return {"logp", "action_dist_inputs"}; }
   std::vector<std::string> loss_columns() const override {
     return {"obs", "actions", "logp", "rewards", "terminateds", "truncateds"};
   }
@@ -74,7 +69,6 @@ class Appo final : public Algorithm {
 
  private:
   AppoConfig config_;
-  ModelConfig model_;
   double gamma_, batch_size_, entropy_coeff_ = 0.0;
   KlCoefficient kl_;
 };

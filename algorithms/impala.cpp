@@ -24,15 +24,11 @@ constexpr std::array<std::string_view, 6> kMetrics{
 
 class Impala final : public Algorithm {
  public:
-  explicit Impala(const Config& config) : model_(config.rl_module), gamma_(config.training.gamma) {
+  explicit Impala(const Config& config) : gamma_(config.training.gamma) {
     if (const auto* own = dynamic_cast<const ImpalaConfig*>(config.algorithm_config.get())) config_ = *own;
   }
 
-  ModuleSpec module_spec(const Space& observation_space, const Space& action_space) const override {
-    return make_mlp_spec(observation_space, action_space, model_);
-  }
   UpdatePlan plan() const override { return {.time_major = true, .loss_is_sum = true}; }
-  std::vector<std::string> fragment_columns() const override { return {"logp", "action_dist_inputs"}; }
   std::vector<std::string> loss_columns() const override {
     return {"obs", "actions", "logp", "action_dist_inputs", "rewards", "terminateds", "truncateds"};
   }
@@ -95,7 +91,6 @@ class Impala final : public Algorithm {
 
  private:
   ImpalaConfig config_;
-  ModelConfig model_;
   double gamma_, entropy_coeff_ = 0.0;
 };
 

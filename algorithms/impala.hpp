@@ -23,4 +23,7 @@ struct ImpalaConfig : AlgorithmConfig {
   std::unique_ptr<AlgorithmConfig> clone() const override { return std::make_unique<ImpalaConfig>(*this); }
 };
 
+/// RLlib's, but for min_time_s_per_iteration: its 10 s are too coarse for a run of a minute.
+void impala_defaults(Config& config);
+
 }  // namespace myriad

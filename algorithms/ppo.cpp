@@ -32,18 +32,12 @@ class Ppo final : public Algorithm {
  public:
   explicit Ppo(const Config& config)
       : config_(own_settings(config)),
-        model_(config.rl_module),
         gamma_(config.training.gamma),
         kl_(config_.use_kl_loss, config_.kl_coeff, config_.kl_target) {
     check(config_.vf_clip_param >= 0 && config_.clip_param >= 0,
           "clip_param {} and vf_clip_param {} must not be negative", config_.clip_param, config_.vf_clip_param);
   }
 
-  ModuleSpec module_spec(const Space& observation_space, const Space& action_space) const override {
-    return make_mlp_spec(observation_space, action_space, model_);
-  }
-
-  std::vector<std::string> fragment_columns() const override { return {"logp", "action_dist_inputs"}; }
   std::vector<std::string> loss_columns() const override {
     return {"obs", "actions", "logp", "action_dist_inputs", "advantages", "value_targets"};
   }
@@ -94,7 +88,6 @@ class Ppo final : public Algorithm {
 
  private:
   PpoConfig config_;
-  ModelConfig model_;
   double gamma_, entropy_coeff_ = 0.0;
   KlCoefficient kl_;
 };

@@ -175,7 +175,7 @@ struct Ours {
 
   Ours(const Config& config, Executor executor, int threads)
       : algorithm(make_algorithm(config)),
-        spec(algorithm->module_spec(kObsSpace, kActionSpace)),
+        spec(policy_and_value(kObsSpace, kActionSpace, config)),
         module(spec, initial_parameters(spec, 1), executor, threads),
         optimizer(spec, 1e-8, 0.5) {}
 

@@ -95,7 +95,7 @@ void bench(const std::string& id, std::vector<int> hiddens, int n) {
     return uint64_t{64} * static_cast<uint64_t>(n);
   });
 
-  const auto layout = std::make_shared<const FragmentLayout>(RolloutWorker::layout_for(config, env, spec));
+  const auto layout = std::make_shared<const FragmentLayout>(fragment_layout(config, env, spec));
   Fragment fragment(layout);
   const auto worker_ns = [&](bool random_actions) {
     config.env_runners.random_actions = random_actions;

@@ -11,8 +11,7 @@
 
 #include "env_runners/rollout_worker.hpp"
 #include "rl/check.hpp"
-#include "rl/connector.hpp"
-#include "rl/curriculum.hpp"
+#include "rl/run_layout.hpp"
 #include "rl/simulator/channel.hpp"
 #include "rl/simulator/clients.hpp"
 #include "rl/wire/messages.hpp"
@@ -179,15 +178,19 @@ class EnvRunner {
 
 RunnerSetup RunnerSetup::load(uint64_t run, uint64_t epoch, std::string_view config_toml) {
   Config config = load_config(config_toml, "config");
-  EnvSpec env = environment_spec(config);
-  ModuleSpec spec = make_mlp_spec(env.observation_space, env.action_space, config.rl_module);
-  auto layout = std::make_shared<const FragmentLayout>(RolloutWorker::layout_for(config, env, spec));
-  SharedWeightsLayout weights{.num_values = spec.num_inference_parameters()};
-  if (config.environment.observation_filter != "NoFilter")
-    weights.num_filter = MeanStdFilter(spec.obs_size, config.environment.observation_clip).state().size();
-  weights.num_curriculum = Curriculum::size_for(Curriculum::options_of(config.curriculum).size());
+  RunLayout layout = RunLayout::of(config);
+  const SharedWeightsLayout weights{.num_values = layout.module.num_inference_parameters(),
+                                    .num_filter = layout.num_filter,
+                                    .num_curriculum = layout.num_curriculum};
   std::string text = to_toml(config);
-  return {run, epoch, std::move(config), std::move(text), std::move(env), std::move(spec), std::move(layout), weights};
+  return {run,
+          epoch,
+          std::move(config),
+          std::move(text),
+          std::move(layout.env),
+          std::move(layout.module),
+          std::move(layout.fragment),
+          weights};
 }
 
 int run_env_runner(const RunnerSetup& setup, uint32_t slot, uint32_t incarnation, int socket, const std::byte* weights,

@@ -36,39 +36,7 @@ const Tensor& tensor_of(const TensorMap& tensors, const std::string& name) {
   return found->second;
 }
 
-/// Throws Error unless `space` is what FrameStack makes of `frames` frames.
-void check_stack(const Space& space, int64_t frames) {
-  if (frames == 1) return;
-  const Box* box = space.get_if<Box>();
-  const Tuple* tuple = space.get_if<Tuple>();
-  const size_t got = box && !box->shape.empty() ? static_cast<size_t>(box->shape[0]) : tuple ? tuple->spaces.size() : 0;
-  check(got == static_cast<size_t>(frames), "observations {} are no stacks of {} frames", space.to_string(), frames);
-}
-
 }  // namespace
-
-FragmentLayout RolloutWorker::layout_for(const Config& config, const EnvSpec& env, const ModuleSpec& module) {
-  const EnvSpec spec = configured_spec(env, config.environment.env_config);
-  check(spec.action_space.is_leaf(), "the action space {} has no single row of elements",
-        spec.action_space.to_string());
-  const Leaf& action = spec.action_space.leaves()[0];
-  const auto frames = static_cast<int>(config.environment.frame_stack);
-  check_stack(spec.observation_space, frames);
-  FragmentLayout layout(static_cast<int>(config.fragment_length()),
-                        static_cast<int>(config.env_runners.num_envs_per_env_runner), frames);
-  if (frames == 1)
-    layout.add("obs", Rows::step_and_bootstrap, DType::f32, {module.obs_size});
-  else
-    layout.add("frames", Rows::frame, DType::f32, {module.obs_size / frames});
-  layout.add("actions", Rows::step, action.dtype, action.shape)
-      .add("rewards", Rows::step, DType::f32, {})
-      .add("terminateds", Rows::step, DType::u8, {})
-      .add("truncateds", Rows::step, DType::u8, {})
-      .add("logp", Rows::step, DType::f32, {})
-      .add("action_dist_inputs", Rows::step, DType::f32, {inputs_size(module.distribution)})
-      .add("final_obs", Rows::final_step, DType::f32, {module.obs_size});
-  return layout;
-}
 
 RolloutWorker::RolloutWorker(const Config& config, const EnvSpec& env, const ModuleSpec& module,
                              uint64_t first_env_index, uint32_t incarnation)
@@ -92,7 +60,7 @@ RolloutWorker::RolloutWorker(const Config& config, const EnvSpec& env, const Mod
   check(module.obs_size == flat_size, "the module takes {} features, {} has {}", module.obs_size, envs_.spec().id,
         flat_size);
   if (frame_stack_ > 1) env_stacks_.resize(features_.size());
-  if (config.environment.observation_filter == "MeanStdFilter") {
+  if (config.environment.filters_observations()) {
     filter_.emplace(module.obs_size, config.environment.observation_clip);
     filtered_.resize(features_.size());
   }
@@ -132,24 +100,35 @@ void RolloutWorker::begin(Fragment& fragment, const WeightsView& weights) {
     started_ = true;
   }
   const auto start = [&](const char* name) { return fragment.row(layout.column(name), 0); };
+  const size_t inputs = static_cast<size_t>(dist_.num_inputs());
+  // What the algorithm does not want has one row of its own, written anew at each step.
+  const auto wanted = [&](const char* name, std::vector<float>& otherwise, size_t size) {
+    if (layout.find(name) != nullptr) return std::pair(reinterpret_cast<float*>(start(name)), size);
+    otherwise.resize(size);
+    return std::pair(otherwise.data(), size_t{0});
+  };
+  const auto [logp, logp_stride] = wanted(kLogp, logp_, num_envs_);
+  const auto [drawn_from, inputs_stride] = wanted(kActionDistInputs, inputs_, num_envs_ * inputs);
   const auto floats = [&](const char* name) { return reinterpret_cast<float*>(start(name)); };
   const auto flags = [&](const char* name) { return reinterpret_cast<uint8_t*>(start(name)); };
   target_ = {.fragment = &fragment,
              .obs = frame_stack_ == 1 ? floats("obs") : features_.data(),
              .frames = frame_stack_ == 1 ? nullptr : floats("frames"),
              .rewards = floats("rewards"),
-             .logp = floats("logp"),
-             .inputs = floats("action_dist_inputs"),
+             .logp = logp,
+             .inputs = drawn_from,
              .final_obs = floats("final_obs"),
              .actions = start("actions"),
              .terminateds = flags("terminateds"),
-             .truncateds = flags("truncateds")};
+             .truncateds = flags("truncateds"),
+             .logp_stride = logp_stride,
+             .inputs_stride = inputs_stride};
   if (frame_stack_ == 1)
     std::copy(features_.begin(), features_.end(), target_.obs);
   else
     write_first_stacks();
   const size_t samples = static_cast<size_t>(layout.steps()) * num_envs_;
-  if (mode_ == Mode::uniform) std::fill_n(target_.inputs, samples * static_cast<size_t>(dist_.num_inputs()), 0.0f);
+  if (mode_ == Mode::uniform) std::fill_n(drawn_from, inputs_stride > 0 ? samples * inputs : num_envs_ * inputs, 0.0f);
   fragment.weights_version = weights.version;
   fragment.final_rows = 0;
   fragment.episodes.clear();
@@ -194,8 +173,8 @@ void RolloutWorker::step_once() {
   else
     take_frames(next_final);
   to.actions += n * row_bytes;
-  to.rewards += n, to.logp += n, to.terminateds += n, to.truncateds += n;
-  to.inputs += n * static_cast<size_t>(dist_.num_inputs());
+  to.rewards += n, to.terminateds += n, to.truncateds += n;
+  to.logp += to.logp_stride, to.inputs += to.inputs_stride;
   ++to.t;
   env_steps_ += n;
 }
@@ -238,7 +217,7 @@ void RolloutWorker::take_own(size_t b, const OwnAction& own) {
   if (!own.dist_inputs.empty() && std::isfinite(dist_.logp(own.dist_inputs.data(), own.action.data())))
     std::ranges::copy(own.dist_inputs, drawn_from);
   const float logp = dist_.logp(drawn_from, own.action.data());
-  if (!std::isfinite(logp)) return;  // the policy here never does that: it stays what it was told
+  if (!std::isfinite(logp)) return;  // impossible under this policy: keep the action we sent
   std::ranges::copy(own.action, target_.actions + b * dist_.row_bytes());
   target_.logp[b] = logp;
 }

@@ -18,20 +18,16 @@
 
 #include "env_runners/action_dist.hpp"
 #include "env_runners/eigen_policy.hpp"
-#include "env_runners/evaluator.hpp"
 #include "env_runners/vector_env.hpp"
-#include "rl/config.hpp"
 #include "rl/connector.hpp"
 #include "rl/fragment.hpp"
+#include "rl/run_layout.hpp"
 #include "rl/weights.hpp"
 
 namespace myriad {
 
 class RolloutWorker {
  public:
-  /// The columns of a run's fragments: T = config.fragment_length(), B = num_envs_per_env_runner.
-  static FragmentLayout layout_for(const Config& config, const EnvSpec& env, const ModuleSpec& module);
-
   /// `first_env_index` is slot * B; `incarnation`: a restarted runner draws other numbers than the process it replaces.
   /// `env` may be the registered spec or the configured one.
   RolloutWorker(const Config& config, const EnvSpec& env, const ModuleSpec& module, uint64_t first_env_index,
@@ -60,6 +56,7 @@ class RolloutWorker {
     float *obs, *frames, *rewards, *logp, *inputs, *final_obs;  // either in the fragment: obs, or frames
     std::byte* actions;
     uint8_t *terminateds, *truncateds;
+    size_t logp_stride, inputs_stride;  // floats to the next step's; 0 where the fragment has no such column
     int t = 0;
   };
   void step_once();
@@ -84,9 +81,10 @@ class RolloutWorker {
   ActionConnector connector_;
   std::vector<RandomStream> action_streams_;              // [B]
   std::vector<std::pair<size_t, const OwnAction*>> own_;  ///< of one step
-  std::vector<float> features_;    // [B, obs_size]  S_t where the next fragment starts; of stacks of frames: S_t
-  std::vector<float> env_stacks_;  // [B, obs_size]  where observations are stacks: the environments' own
-  std::vector<float> filtered_;    // [B, obs_size]
+  std::vector<float> features_;       // [B, obs_size]  S_t where the next fragment starts; of stacks of frames: S_t
+  std::vector<float> env_stacks_;     // [B, obs_size]  where observations are stacks: the environments' own
+  std::vector<float> filtered_;       // [B, obs_size]
+  std::vector<float> logp_, inputs_;  // [B], [B, k]  where fragments have no such column
   std::vector<std::byte> rows_, final_rows_;  // [B, row_bytes]  where rows are not features
   std::vector<std::byte> env_actions_;        // [B, action row_bytes]
   bool started_ = false;

@@ -5,7 +5,8 @@
 //
 // or, with a time-major plan(), without add_targets.
 //
-// The learner owns module, optimizer, filter and loop; an algorithm owns its coefficients and nothing else. One thread.
+// Its network, the columns it wants of the runners and its settings are AlgorithmInfo's (rl/algorithm_info.hpp). The
+// learner owns module, optimizer, filter and loop; an algorithm owns its coefficients and nothing else. One thread.
 #pragma once
 
 #include <map>
@@ -74,12 +75,6 @@ struct DeviceLoss {
 class Algorithm {
  public:
   virtual ~Algorithm() = default;
-
-  /// The network, with whatever heads the loss needs.
-  virtual ModuleSpec module_spec(const Space& observation_space, const Space& action_space) const = 0;
-
-  /// Columns the runners must send beside obs, actions, rewards, terminateds and truncateds.
-  virtual std::vector<std::string> fragment_columns() const = 0;
 
   /// Columns a minibatch of loss() holds.
   virtual std::vector<std::string> loss_columns() const = 0;

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "learners/module/action_distribution.hpp"
+#include "rl/algorithm_info.hpp"
 #include "rl/check.hpp"
 
 namespace myriad {
@@ -75,15 +76,14 @@ Learner::Learner(const Config& config, const Space& observation_space, const Spa
   check(static_cast<size_t>(shard_) < kShards.size(), "unknown learners.shard '{}'", config.learners.shard);
   // Before anything of torch runs: it counts its devices once.
   if (support == nullptr && config.learners.device != "cpu") support = open_device(config.learners.device, 0);
-  const ModuleSpec spec = algorithm_->module_spec(observation_space, action_space);
+  const ModuleSpec spec = find_algorithm(config.algorithm).module(observation_space, action_space, config);
   const Executor executor = executor_of(config.learners);
   const int threads = threads_of(config.learners);
   set_torch_threads(executor == Executor::native || spec.num_parameters() < kSmallModule ? 1 : threads);
   module_ = std::make_unique<TorchModule>(spec, initial_parameters(spec, seed_), executor, threads);
   parts_ = Parts(spec.num_parameters(), config.learners.redundancy);
   optimizer_ = std::make_unique<Optimizer>(spec, training_.adam_epsilon, training_.grad_clip);
-  if (config.environment.observation_filter == "MeanStdFilter")
-    filter_.emplace(spec.obs_size, config.environment.observation_clip);
+  if (config.environment.filters_observations()) filter_.emplace(spec.obs_size, config.environment.observation_clip);
   empty_buffer();
   if (plan_.target) {
     target_ = at::empty({static_cast<int64_t>(spec.num_parameters())}, at::kFloat);

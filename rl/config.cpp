@@ -7,28 +7,13 @@
 #include <map>
 #include <utility>
 
+#include "rl/algorithm_info.hpp"
 #include "rl/check.hpp"
 #include "rl/toml_headers.hpp"
 
 namespace myriad {
 
-// Weak here: runners and the tests of rl/ and sims/ link this file without any algorithm.
-[[gnu::weak]] const std::vector<AlgorithmInfo>& algorithm_infos();
-
 namespace {
-
-const std::vector<AlgorithmInfo>& linked_algorithms() {
-  const std::vector<AlgorithmInfo>& (*infos)() = &algorithm_infos;
-  check(infos != nullptr, "this program was linked without algorithms and cannot read a config");
-  return infos();
-}
-
-const AlgorithmInfo& algorithm_named(const std::string& name) {
-  const std::vector<AlgorithmInfo>& infos = linked_algorithms();
-  const auto found = std::ranges::find(infos, name, &AlgorithmInfo::name);
-  check(found != infos.end(), "no algorithm {} is linked", name);  // a file's wrong name is refused by its choices
-  return *found;
-}
 
 /// A string setting with known values.
 SettingInfo choice(std::string_view key, std::string_view meaning, std::vector<std::string> choices) {
@@ -41,7 +26,8 @@ SettingInfo choice(std::string_view key, std::string_view meaning, std::vector<s
 
 void top_settings(Config& config, SettingVisitor& v) {
   std::vector<std::string> names;
-  for (const AlgorithmInfo& info : linked_algorithms()) names.push_back(info.name);
+  for (const AlgorithmInfo& info : algorithm_infos()) names.push_back(info.name);
+  check(!names.empty(), "this program was linked without algorithms and cannot read a config");
   v.visit(choice("algorithm", "the learning algorithm", names), config.algorithm);
   v.visit({"seed", "", "same seed, same config: the same batches", 0}, config.seed);
 }
@@ -559,7 +545,7 @@ class Combinations {
       fail(Exit::usage, "impossible", "{}: training.minibatch_size {} is more than train_batch_size {}; at most {}",
            place({"training.minibatch_size", "training.train_batch_size"}), training.minibatch_size,
            training.train_batch_size, training.train_batch_size);
-    const std::vector<std::string>& modes = algorithm_named(config_.algorithm).sampling;
+    const std::vector<std::string>& modes = find_algorithm(config_.algorithm).sampling;
     if (std::find(modes.begin(), modes.end(), training.sampling) == modes.end())
       fail(Exit::usage, "impossible", "{}: training.sampling is '{}'; {} samples {}", place({"training.sampling"}),
            training.sampling, config_.algorithm, fmt::join(modes, " or "));
@@ -863,7 +849,7 @@ Config load_config(std::string_view text, std::string_view name, const std::vect
     Reader reader(source, source.table, "", places);
     top_settings(config, reader);
   }
-  const AlgorithmInfo& info = algorithm_named(config.algorithm);
+  const AlgorithmInfo& info = find_algorithm(config.algorithm);
   config.algorithm_config = info.make_config();
   config.training.sampling = info.sampling.front();
   if (info.set_defaults) info.set_defaults(config);

@@ -79,6 +79,7 @@ struct EnvironmentConfig {
   bool reward_sign = false;
   std::string observation_filter = "NoFilter";
   double observation_clip = 10.0;
+  bool filters_observations() const { return observation_filter == "MeanStdFilter"; }
   void settings(SettingVisitor& v);
 };
 
@@ -198,20 +199,6 @@ class AlgorithmConfig {
   virtual void settings(SettingVisitor& v) = 0;
   virtual std::unique_ptr<AlgorithmConfig> clone() const = 0;
 };
-
-struct Config;
-
-/// What the driver knows of an algorithm without linking torch.
-struct AlgorithmInfo {
-  std::string name;     ///< "PPO"
-  std::string summary;  ///< one line with the paper
-  std::function<std::unique_ptr<AlgorithmConfig>()> make_config;
-  std::function<void(Config&)> set_defaults;  ///< the algorithm's defaults of shared settings
-  bool on_policy = true;
-  std::vector<std::string> sampling{"sync"};  ///< the modes it can be used in
-};
-const std::vector<AlgorithmInfo>& algorithm_infos();           ///< sorted by name; defined in algorithms/infos.cpp
-const AlgorithmInfo& find_algorithm(const std::string& name);  ///< throws Error("unknown-algorithm")
 
 struct Config {
   std::string algorithm = "PPO";

@@ -13,6 +13,7 @@
 #include "apps/driver/row_json.hpp"
 #include "apps/driver/run_directory.hpp"
 #include "apps/driver/train.hpp"
+#include "rl/algorithm_info.hpp"
 #include "rl/check.hpp"
 #include "rl/wrappers.hpp"
 
@@ -133,8 +134,9 @@ int print_envs(bool as_json) {
 
 int print_algorithms(bool as_json) {
   for (const AlgorithmInfo& info : algorithm_infos())
-    fmt::print("{}\n", as_json ? json::serialize(json::object{
-                                     {"name", info.name}, {"summary", info.summary}, {"on_policy", info.on_policy}})
+    fmt::print("{}\n", as_json ? json::serialize(json::object{{"name", info.name},
+                                                              {"summary", info.summary},
+                                                              {"sampling", json::value_from(info.sampling)}})
                                : fmt::format("{:<8} {}", info.name, info.summary));
   return 0;
 }

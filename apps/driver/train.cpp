@@ -20,6 +20,7 @@
 #include "apps/driver/row_json.hpp"
 #include "apps/driver/run_directory.hpp"
 #include "rl/curriculum.hpp"
+#include "rl/run_layout.hpp"
 #include "rl/simulator/clients.hpp"
 #include "rl/system.hpp"
 #include "rl/wire/transport.hpp"
@@ -499,7 +500,7 @@ void check_agents(const Config& config, const EnvSpec& env) {
 
 EnvSpec check_environment(const Config& config) {
   EnvSpec env = environment_spec(config);
-  (void)make_mlp_spec(env.observation_space, env.action_space, config.rl_module);
+  (void)module_of(config, env);
   if (const auto* box = env.action_space.get_if<Box>(); box != nullptr && box->dtype != DType::f32)
     fail(Exit::usage, "unsupported-space", "the actions of {} are {}; a policy's are float32: declare them so",
          config.environment.env, env.action_space.to_string());

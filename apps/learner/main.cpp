@@ -21,7 +21,6 @@
 
 #include "apps/child.hpp"
 #include "apps/learner/learner_files.hpp"
-#include "env_runners/rollout_worker.hpp"
 #include "learners/batch_assembler.hpp"
 #include "learners/device/device_support.hpp"
 #include "learners/device/nccl_group.hpp"
@@ -29,6 +28,7 @@
 #include "learners/group/rendezvous.hpp"
 #include "learners/group/shared_collective.hpp"
 #include "rl/curriculum.hpp"
+#include "rl/run_layout.hpp"
 #include "rl/wrappers.hpp"
 #include "roles/group_member.hpp"
 #include "roles/learner_core.hpp"
@@ -187,7 +187,7 @@ class LearnerShell {
         curriculum_(config_.curriculum, env_),
         data_(context, welcome.data_endpoint),
         learner_(config_, env_.observation_space, env_.action_space, device_of(config_, hello_.shard)),
-        layout_(std::make_shared<const FragmentLayout>(RolloutWorker::layout_for(config_, env_, learner_.spec()))),
+        layout_(std::make_shared<const FragmentLayout>(fragment_layout(config_, env_, learner_.spec()))),
         member_(member_options()),
         ledger_(run_, hello_.shard) {}
 

@@ -1,24 +1,54 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
+
 #include "algorithms/appo.hpp"
 #include "algorithms/ppo.hpp"
 #include "learners/algorithm.hpp"
 #include "rl/check.hpp"
+#include "rl/run_layout.hpp"
 
 using namespace myriad;
 
 TEST_SUITE_BEGIN("algorithms/infos");
 
-TEST_CASE("algorithm_infos: every algorithm the driver knows is registered with the learner") {
+TEST_CASE("algorithm_infos: every algorithm the driver knows is registered with the learner, and trains what it gets") {
+  CHECK(algorithm_infos().size() >= 3);
+  CHECK(std::ranges::is_sorted(algorithm_infos(), {}, &AlgorithmInfo::name));
   for (const AlgorithmInfo& info : algorithm_infos()) {
     CAPTURE(info.name);
-    Config config;
-    config.algorithm = info.name;
-    config.algorithm_config = info.make_config();
-    const auto algorithm = make_algorithm(config);
-    CHECK((info.sampling.front() == "sync") == info.on_policy);
-    CHECK(algorithm->module_spec(Space::box(-1, 1, {3}), Space::discrete(2)).obs_size == 3);
+    Config config = load_config(fmt::format("algorithm = '{}'", info.name), "test");
+    CHECK(config.training.sampling == info.sampling.front());
+    const EnvSpec env{.id = "a",
+                      .observation_space = Space::box(-1, 1, {3}),
+                      .action_space = Space::discrete(2),
+                      .source = "",
+                      .make = nullptr};
+    const ModuleSpec module = module_of(config, env);
+    CHECK(module.obs_size == 3);
+    // Its loss reads what fragments carry, what the learner gives and what it makes of these.
+    const FragmentLayout layout = fragment_layout(config, env, module);
+    for (const std::string& column : info.columns) CHECK(layout.find(column) != nullptr);
+    CHECK((layout.find(kActionDistInputs) != nullptr) == std::ranges::count(info.columns, kActionDistInputs));
+    for (const std::string& column : make_algorithm(config)->loss_columns()) {
+      const bool made = column == "advantages" || column == "value_targets" || column == "obs";
+      CHECK((made || layout.find(column) != nullptr));
+    }
   }
+}
+
+TEST_CASE("RegisterAlgorithmInfo: two algorithms of one name are refused") {
+  AlgorithmInfo again = find_algorithm("PPO");
+  CHECK_THROWS_WITH_AS(RegisterAlgorithmInfo(std::move(again)), "two algorithms are called PPO", Error);
+}
+
+TEST_CASE("RegisterAlgorithmInfo: a column that runners do not make is refused with those they make") {
+  AlgorithmInfo wants = find_algorithm("PPO");
+  wants.name = "Wants";
+  wants.columns = {kLogp, "state_in"};
+  CHECK_THROWS_WITH_AS(
+      RegisterAlgorithmInfo(std::move(wants)),
+      "Wants wants the column state_in, which runners do not make; they make logp and action_dist_inputs", Error);
 }
 
 TEST_CASE("algorithm settings: each name of the config sets the field of that name") {
@@ -80,7 +110,7 @@ TEST_CASE("algorithm settings: each name of the config sets the field of that na
 }
 
 TEST_CASE("find_algorithm: an unknown name is an error that names the nearest") {
-  CHECK(find_algorithm("PPO").on_policy);
+  CHECK(find_algorithm("PPO").name == "PPO");
   CHECK_THROWS_AS(find_algorithm("PP0"), Error);
   Config config;
   config.algorithm = "PP0";

@@ -43,7 +43,7 @@ namespace {
 struct Rig {
   Rig(const Config& config, const EnvSpec& env, uint64_t first_env_index = 0, uint32_t incarnation = 0)
       : spec(make_mlp_spec(env.observation_space, env.action_space, config.rl_module)),
-        layout(std::make_shared<const FragmentLayout>(RolloutWorker::layout_for(config, env, spec))),
+        layout(std::make_shared<const FragmentLayout>(fragment_layout(config, env, spec))),
         fragment(layout),
         weights{.version = 3, .layout_hash = spec.hash(), .values = initial_parameters(spec, 1), .filter = {}},
         worker(config, env, spec, first_env_index, incarnation) {
@@ -74,6 +74,12 @@ constexpr const char* kStepColumns[]{"obs",        "actions", "rewards",        
 bool same(std::span<const std::byte> a, std::span<const std::byte> b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size()) == 0;
 }
+
+/// It wants nothing of the runners but what all fragments have.
+const RegisterAlgorithmInfo bare{{.name = "Bare",
+                                  .summary = "a toy",
+                                  .make_config = [] { return find_algorithm("PPO").make_config(); },
+                                  .module = policy_and_value}};
 
 /// An environment stepped by hand, from the draws that a worker's has.
 class ByHand {
@@ -496,6 +502,29 @@ TEST_SUITE("env_runners/rollout_worker") {
     }
   }
 
+  TEST_CASE("RolloutWorker: columns that the algorithm does not want are left out, and change nothing of the others") {
+    for (const bool uniform : {false, true}) {
+      CAPTURE(uniform);
+      Config config = load_config("", "test", {"env_runners.num_envs_per_env_runner=2"});
+      config.env_runners.random_actions = uniform;
+      const EnvSpec& env = EnvRegistry::instance().find("CartPole-v1");
+      Rig ppo(config, env);
+      config.algorithm = "Bare";
+      Rig bare_rig(config, env);
+      CHECK(bare_rig.layout->find("logp") == nullptr);
+      CHECK(bare_rig.layout->find("action_dist_inputs") == nullptr);
+      CHECK(bare_rig.layout->hash() != ppo.layout->hash());
+      for (int fragments = 0; fragments < 2; ++fragments) {
+        ppo.sample();
+        bare_rig.sample();
+        for (const char* name : {"obs", "actions", "rewards", "terminateds", "truncateds"}) {
+          CAPTURE(name);
+          CHECK(same(std::as_bytes(ppo.column<std::byte>(name)), std::as_bytes(bare_rig.column<std::byte>(name))));
+        }
+      }
+    }
+  }
+
   TEST_CASE("RolloutWorker: a frame stack goes over the cut between fragments, and final_obs has its own") {
     Config config = config_for(counter(), 1, 4);
     config.environment.frame_stack = 2;
@@ -525,8 +554,8 @@ TEST_SUITE("env_runners/rollout_worker") {
     CHECK(counts(stacks, 4) == Pair{1, 2});
     REQUIRE(rig.fragment.final_rows == 1);
     CHECK(counts(rig.column<float>("final_obs"), 0) == Pair{5, 6});
-    CHECK(rig.column<float>("final_obs")[1] == stacks[1]);                         // the mark of its own episode
-    CHECK_THROWS_AS(RolloutWorker::layout_for(config, rooms(), rig.spec), Error);  // not in a FrameStack
+    CHECK(rig.column<float>("final_obs")[1] == stacks[1]);               // the mark of its own episode
+    CHECK_THROWS_AS(fragment_layout(config, rooms(), rig.spec), Error);  // not in a FrameStack
   }
 
   TEST_CASE("RolloutWorker: the stacks of its frames are those of environments stepped by hand, and of its policy") {

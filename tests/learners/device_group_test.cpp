@@ -122,7 +122,7 @@ TEST_CASE("DeviceGroup: shards on devices compute what shards on CPUs do, and al
     }
     CHECK(same(there[0], there[1]));
     check_metrics(got[0], want[0], 5e-3);
-    const ModuleSpec spec = make_algorithm(config)->module_spec(kObs, actions);
+    const ModuleSpec spec = policy_and_value(kObs, actions, config);
     const auto x = flat_parameters(spec, here[0].module, "test"), y = flat_parameters(spec, there[0].module, "test");
     for (size_t i = 0; i < x.size(); ++i) CHECK(std::abs(x[i] - y[i]) <= 2e-4f);
   }
@@ -224,7 +224,7 @@ TEST_CASE("DeviceGroup: layers that come one by one are multiplied in bfloat16, 
   }
   config.learners.autocast = "none";
   config.learners.shard = "none";
-  const ModuleSpec spec = make_algorithm(config)->module_spec(kObs, actions);
+  const ModuleSpec spec = policy_and_value(kObs, actions, config);
   const std::vector<float> want = flat_parameters(spec, states["none"][0].module, "test");
   for (const char* kind : {"gradients", "parameters"}) {
     const std::vector<float> got = flat_parameters(spec, states[kind][1].module, "test");

@@ -292,7 +292,7 @@ TEST_CASE("GPU: what lies in parts moves over NCCL amid recorded passes as it do
         CHECK(first->moved > 0);
         first->abort();
       }
-      CHECK(parts[0].size() < make_algorithm(on_gpu(name))->module_spec(kObs, actions).num_parameters());
+      CHECK(parts[0].size() < policy_and_value(kObs, actions, on_gpu(name)).num_parameters());
       const float most = std::abs(*std::ranges::max_element(parts[0], {}, [](float x) { return std::abs(x); }));
       CHECK(most > 0);
       for (size_t i = 0; i < parts[0].size(); ++i) CHECK(std::abs(parts[0][i] - parts[1][i]) <= 1e-4f * most);

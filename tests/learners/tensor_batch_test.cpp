@@ -148,7 +148,7 @@ TEST_CASE("make_tensor_batch: of frames, the very observations that a runner's p
         .version = 1, .layout_hash = spec.hash(), .values = initial_parameters(spec, 1), .filter = {}};
     EigenPolicy policy(spec);
     policy.load(weights.values);
-    Fragment fragment(std::make_shared<const FragmentLayout>(RolloutWorker::layout_for(config, env, spec)));
+    Fragment fragment(std::make_shared<const FragmentLayout>(fragment_layout(config, env, spec)));
     for (int i = 0; i < 20; ++i) {
       worker.sample(fragment, weights);
       const TensorBatch batch = make_tensor_batch(fragment, spec, env.action_space, nullptr);

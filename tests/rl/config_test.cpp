@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "rl/algorithm_info.hpp"
 #include "rl/check.hpp"
 
 namespace myriad {
@@ -46,22 +47,24 @@ bool starts_with(const std::string& text, std::string_view start) {
   return holds;
 }
 
-}  // namespace
+std::unique_ptr<AlgorithmConfig> make_toy() { return std::make_unique<ToyConfig>(); }
 
-const std::vector<AlgorithmInfo>& algorithm_infos() {
-  static const auto make = [] { return std::make_unique<ToyConfig>(); };
-  static const std::vector<AlgorithmInfo> infos = {{"PPO", "a toy", make, {}, true, {"sync", "lag1"}},
-                                                   {"Replay",
-                                                    "a toy that keeps its data",
-                                                    make,
-                                                    [](Config& config) {
-                                                      config.training.grad_clip = 40.0;
-                                                      config.rl_module.fcnet_activation = "relu";
-                                                    },
-                                                    false,
-                                                    {"sync"}}};
-  return infos;
-}
+const RegisterAlgorithmInfo ppo{{.name = "PPO",
+                                 .summary = "a toy",
+                                 .make_config = make_toy,
+                                 .sampling = {"sync", "lag1"},
+                                 .module = policy_and_value}};
+const RegisterAlgorithmInfo replay{{.name = "Replay",
+                                    .summary = "a toy that keeps its data",
+                                    .make_config = make_toy,
+                                    .set_defaults =
+                                        [](Config& config) {
+                                          config.training.grad_clip = 40.0;
+                                          config.rl_module.fcnet_activation = "relu";
+                                        },
+                                    .module = policy_and_value}};
+
+}  // namespace
 
 TEST_SUITE("rl/config") {
   TEST_CASE("load_config: an empty file gives the defaults") {

@@ -1,0 +1,63 @@
+#include "rl/run_layout.hpp"
+
+#include "rl/check.hpp"
+#include "rl/connector.hpp"
+#include "rl/curriculum.hpp"
+#include "rl/wrappers.hpp"
+
+namespace myriad {
+namespace {
+
+/// Throws Error unless `space` is what FrameStack makes of `frames` frames.
+void check_stack(const Space& space, int64_t frames) {
+  if (frames == 1) return;
+  const Box* box = space.get_if<Box>();
+  const Tuple* tuple = space.get_if<Tuple>();
+  const size_t got = box && !box->shape.empty() ? static_cast<size_t>(box->shape[0]) : tuple ? tuple->spaces.size() : 0;
+  check(got == static_cast<size_t>(frames), "observations {} are no stacks of {} frames", space.to_string(), frames);
+}
+
+}  // namespace
+
+ModuleSpec module_of(const Config& config, const EnvSpec& env) {
+  return find_algorithm(config.algorithm).module(env.observation_space, env.action_space, config);
+}
+
+FragmentLayout fragment_layout(const Config& config, const EnvSpec& env, const ModuleSpec& module) {
+  const EnvSpec spec = configured_spec(env, config.environment.env_config);
+  check(spec.action_space.is_leaf(), "the action space {} has no single row of elements",
+        spec.action_space.to_string());
+  const Leaf& action = spec.action_space.leaves()[0];
+  const auto frames = static_cast<int>(config.environment.frame_stack);
+  check_stack(spec.observation_space, frames);
+  FragmentLayout layout(static_cast<int>(config.fragment_length()),
+                        static_cast<int>(config.env_runners.num_envs_per_env_runner), frames);
+  if (frames == 1)
+    layout.add("obs", Rows::step_and_bootstrap, DType::f32, {module.obs_size});
+  else
+    layout.add("frames", Rows::frame, DType::f32, {module.obs_size / frames});
+  layout.add("actions", Rows::step, action.dtype, action.shape)
+      .add("rewards", Rows::step, DType::f32, {})
+      .add("terminateds", Rows::step, DType::u8, {})
+      .add("truncateds", Rows::step, DType::u8, {});
+  for (const std::string& name : find_algorithm(config.algorithm).columns)
+    if (name == kLogp)
+      layout.add(name, Rows::step, DType::f32, {});
+    else
+      layout.add(name, Rows::step, DType::f32, {inputs_size(module.distribution)});
+  layout.add("final_obs", Rows::final_step, DType::f32, {module.obs_size});
+  return layout;
+}
+
+RunLayout RunLayout::of(const Config& config) {
+  EnvSpec env = environment_spec(config);
+  ModuleSpec module = module_of(config, env);
+  auto fragment = std::make_shared<const FragmentLayout>(fragment_layout(config, env, module));
+  RunLayout layout{std::move(env), std::move(module), std::move(fragment)};
+  if (config.environment.filters_observations())
+    layout.num_filter = MeanStdFilter(layout.module.obs_size, config.environment.observation_clip).state().size();
+  layout.num_curriculum = Curriculum::size_for(Curriculum::options_of(config.curriculum).size());
+  return layout;
+}
+
+}  // namespace myriad

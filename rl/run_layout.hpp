@@ -1,0 +1,30 @@
+// RunLayout: what a run's rows, networks and weights look like, from its config alone. The driver, runners, learners
+// and evaluations of a run get theirs here, so that they agree.
+#pragma once
+
+#include <memory>
+
+#include "rl/algorithm_info.hpp"
+#include "rl/environment.hpp"
+#include "rl/fragment.hpp"
+
+namespace myriad {
+
+struct RunLayout {
+  EnvSpec env;  ///< as configured
+  ModuleSpec module;
+  std::shared_ptr<const FragmentLayout> fragment;
+  size_t num_filter = 0, num_curriculum = 0;  ///< doubles that are published with the weights
+
+  /// Opens plugins where the environment is one. Throws Error for an environment, space or combination that cannot be.
+  static RunLayout of(const Config& config);
+};
+
+/// The network that `config.algorithm` trains in `env`.
+ModuleSpec module_of(const Config& config, const EnvSpec& env);
+
+/// The columns of a run's fragments: T = config.fragment_length(), B = num_envs_per_env_runner, and what the algorithm
+/// wants beside observations, actions, rewards and flags. `env` may be the registered spec or the configured one.
+FragmentLayout fragment_layout(const Config& config, const EnvSpec& env, const ModuleSpec& module);
+
+}  // namespace myriad
