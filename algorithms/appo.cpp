@@ -29,7 +29,7 @@ AppoConfig own_settings(const Config& config) {
   return own ? *own : AppoConfig();
 }
 
-class Appo final : public Algorithm {
+class Appo final : public Algorithm, public SampleLosses {
  public:
   explicit Appo(const Config& config)
       : config_(own_settings(config)),
@@ -57,12 +57,12 @@ class Appo final : public Algorithm {
     metrics["curr_entropy_coeff"] = entropy_coeff_;
   }
 
-  Loss loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override;
+  HostLoss sample_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override;
 
-  std::map<std::string, double> device_coefficients() const override {
+  std::map<std::string, double> coefficients() const override {
     return {{"entropy_coeff", entropy_coeff_}, {"kl_coeff", kl_.value()}};
   }
-  DeviceLoss device_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override;
+  Loss loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override;
 
   std::map<std::string, double> state() const override { return kl_.state(); }
   void set_state(const std::map<std::string, double>& state) override { kl_.set_state(state); }
@@ -73,7 +73,7 @@ class Appo final : public Algorithm {
   KlCoefficient kl_;
 };
 
-Loss Appo::loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const {
+HostLoss Appo::sample_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const {
   SampleLoss loss(spec, output, minibatch.at(kTargetInputs), minibatch.at("actions"));
   const size_t n = loss.samples();
   const auto behaviour_logp = span_of<float>(minibatch.at("logp"));
@@ -101,12 +101,12 @@ Loss Appo::loss(const ModuleSpec& spec, const ModuleOutput& output, const Column
   for (size_t m = 0; m < sums.size(); ++m) means[m] = static_cast<float>(sums[m] / static_cast<double>(n));
   means[4] = static_cast<float>(targets.ratio_mean);
   means[5] = static_cast<float>(targets.ratio_clipped);
-  Loss result = loss.finish(means[0] + vf * means[1] - entropy * means[2] + kl * means[3], means);
+  HostLoss result = loss.finish(means[0] + vf * means[1] - entropy * means[2] + kl * means[3], means);
   result.fit = targets.fit;
   return result;
 }
 
-DeviceLoss Appo::device_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const {
+Loss Appo::loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const {
   const at::Tensor &behaviour_logp = minibatch.at("logp"), &target_logp = minibatch.at(kTargetLogp);  // [T, N]
   const int64_t samples = behaviour_logp.numel();
   const at::Tensor inputs = output.action_dist_inputs.narrow(0, 0, samples);

@@ -22,7 +22,7 @@ namespace {
 constexpr std::array<std::string_view, 6> kMetrics{
     "policy_loss", "vf_loss", "entropy", "mean_kl_loss", "importance_ratio_mean", "importance_ratio_clipped"};
 
-class Impala final : public Algorithm {
+class Impala final : public Algorithm, public SampleLosses {
  public:
   explicit Impala(const Config& config) : gamma_(config.training.gamma) {
     if (const auto* own = dynamic_cast<const ImpalaConfig*>(config.algorithm_config.get())) config_ = *own;
@@ -38,7 +38,7 @@ class Impala final : public Algorithm {
   void begin_update(double env_steps) override { entropy_coeff_ = config_.entropy_coeff.at(env_steps); }
   void end_update(Metrics& metrics) override { metrics["curr_entropy_coeff"] = entropy_coeff_; }
 
-  Loss loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override {
+  HostLoss sample_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override {
     SampleLoss loss(spec, output, minibatch.at("action_dist_inputs"), minibatch.at("actions"));
     const size_t n = loss.samples();
     const auto behaviour_logp = span_of<float>(minibatch.at("logp"));
@@ -60,13 +60,13 @@ class Impala final : public Algorithm {
     means[4] = static_cast<float>(targets.ratio_mean);
     means[5] = static_cast<float>(targets.ratio_clipped);
     const double total = sums[0] + config_.vf_loss_coeff * sums[1] - entropy_coeff_ * sums[2];
-    Loss result = loss.finish(static_cast<float>(total), means);
+    HostLoss result = loss.finish(static_cast<float>(total), means);
     result.fit = targets.fit;
     return result;
   }
 
-  std::map<std::string, double> device_coefficients() const override { return {{"entropy_coeff", entropy_coeff_}}; }
-  DeviceLoss device_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override {
+  std::map<std::string, double> coefficients() const override { return {{"entropy_coeff", entropy_coeff_}}; }
+  Loss loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override {
     const at::Tensor& behaviour_logp = minibatch.at("logp");  // [T, N]
     const int64_t samples = behaviour_logp.numel();
     const at::Tensor inputs = output.action_dist_inputs.narrow(0, 0, samples);

@@ -28,7 +28,7 @@ PpoConfig own_settings(const Config& config) {
   return own ? *own : PpoConfig();
 }
 
-class Ppo final : public Algorithm {
+class Ppo final : public Algorithm, public SampleLosses {
  public:
   explicit Ppo(const Config& config)
       : config_(own_settings(config)),
@@ -46,7 +46,7 @@ class Ppo final : public Algorithm {
 
   std::span<const std::string_view> loss_metrics() const override { return kMetrics; }
 
-  void add_targets(TensorBatch& batch, Metrics& metrics, const SumOverGroup& sum) const override {
+  void sample_targets(TensorBatch& batch, Metrics& metrics, const SumOverGroup& sum) const override {
     const at::Tensor advantages = at::empty({batch.steps, batch.environments}, at::kFloat);
     const at::Tensor targets = at::empty_like(advantages);
     if (batch.environments > 0)
@@ -65,13 +65,13 @@ class Ppo final : public Algorithm {
     batch.columns["value_targets"] = targets;
   }
 
-  Loss loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override;
+  HostLoss sample_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override;
 
-  std::map<std::string, double> device_coefficients() const override {
+  std::map<std::string, double> coefficients() const override {
     return {{"entropy_coeff", entropy_coeff_}, {"kl_coeff", kl_.value()}};
   }
-  TargetColumns device_targets(const TensorBatch& batch, const DeviceSum& sum) const override;
-  DeviceLoss device_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override;
+  TargetColumns targets(const TensorBatch& batch, const DeviceSum& sum) const override;
+  Loss loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override;
   bool may_stop_epochs() const override { return config_.target_kl_stop > 0; }
 
   bool stops_epochs(const Metrics& epoch) const override {
@@ -92,7 +92,7 @@ class Ppo final : public Algorithm {
   KlCoefficient kl_;
 };
 
-Loss Ppo::loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const {
+HostLoss Ppo::sample_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const {
   SampleLoss loss(spec, output, minibatch.at("action_dist_inputs"), minibatch.at("actions"));
   const auto column = [&](const char* name) { return span_of<float>(minibatch.at(name)); };
   const auto old_logp = column("logp"), advantages = column("advantages"), targets = column("value_targets");
@@ -119,22 +119,16 @@ Loss Ppo::loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns
   return loss.finish(mean[0] + vf * mean[1] - entropy * mean[3] + kl * mean[4], mean);
 }
 
-TargetColumns Ppo::device_targets(const TensorBatch& batch, const DeviceSum& sum) const {
-  DeviceTargets gae{at::zeros({0}, batch.values.options()), at::zeros({0}, batch.values.options())};  // of nothing
-  if (batch.environments > 0)
-    gae = device_gae(device_trajectories(batch.columns, at::cat({batch.values.flatten(), batch.final_values})), gamma_,
-                     config_.lambda_);
-  const at::Tensor v = batch.values.flatten().narrow(0, 0, gae.values.numel()), targets = gae.values.flatten();
-  const DeviceMoments moments = device_moments(at::stack({gae.advantages.flatten(), targets, targets - v}), sum);
-  const at::Tensor variance = moments.m2 / moments.count;
+TargetColumns Ppo::targets(const TensorBatch& batch, const DeviceSum& sum) const {
+  GaeOfBatch gae(batch, gamma_, config_.lambda_, sum);
   if (config_.normalize_advantages)
-    gae.advantages = (gae.advantages - moments.mean[0]) / variance[0].sqrt().clamp_min(1e-4);
-  return {.columns = {{"advantages", gae.advantages}, {"value_targets", gae.values}},
-          .metrics = device_explained_variance(moments.m2[1], moments.m2[2]).view({1}),
+    gae.advantages = (gae.advantages - gae.mean_advantage) / gae.variance.sqrt().clamp_min(1e-4);
+  return {.columns = {{"advantages", gae.advantages}, {"value_targets", gae.targets}},
+          .metrics = gae.explained_variance.view({1}),
           .names = kTargetMetrics};
 }
 
-DeviceLoss Ppo::device_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const {
+Loss Ppo::loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const {
   const at::Tensor &inputs = output.action_dist_inputs, &advantages = minibatch.at("advantages");
   const at::Tensor ratio = (log_prob(spec.distribution, inputs, minibatch.at("actions")) - minibatch.at("logp")).exp();
   const at::Tensor clipped = ratio.clamp(1.0 - config_.clip_param, 1.0 + config_.clip_param);

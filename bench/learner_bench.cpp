@@ -25,6 +25,7 @@
 #include "bench/arithmetic_limit.hpp"
 #include "bench/example_batch.hpp"
 #include "learners/learner.hpp"
+#include "rl/algorithm_info.hpp"
 
 using namespace myriad;
 
@@ -184,7 +185,9 @@ struct Ours {
   }
   void ppo(const Columns& minibatch) {
     module.zero_gradients();
-    algorithm->loss(spec, module.forward(minibatch.at("obs")), minibatch).total.backward();
+    dynamic_cast<const SampleLosses&>(*algorithm)
+        .sample_loss(spec, module.forward(minibatch.at("obs")), minibatch)
+        .total.backward();
     step();
   }
   void pass(const torch::Tensor& obs, const std::vector<torch::Tensor>& derivatives) {

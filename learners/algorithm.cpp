@@ -12,14 +12,6 @@ std::map<std::string, MakeAlgorithm>& registry() {
 
 }  // namespace
 
-TargetColumns Algorithm::device_targets(const TensorBatch& /*batch*/, const DeviceSum& /*sum*/) const {
-  fail(Exit::usage, "impossible", "this algorithm has no targets for a device; learners.device = \"cpu\" trains it");
-}
-DeviceLoss Algorithm::device_loss(const ModuleSpec& /*spec*/, const ModuleOutput& /*output*/,
-                                  const Columns& /*minibatch*/) const {
-  fail(Exit::usage, "impossible", "this algorithm has no loss for a device; learners.device = \"cpu\" trains it");
-}
-
 RegisterAlgorithm::RegisterAlgorithm(std::string name, MakeAlgorithm make) {
   const bool fresh = registry().emplace(name, make).second;
   check(fresh, "two algorithms are called {}", name);

@@ -1,9 +1,10 @@
 // Algorithm: what a learner asks of PPO, IMPALA, ...; one file each in algorithms/, registered by name.
 //
-//   begin_update(env steps) -> add_targets(batch) -> for each minibatch: loss(module output, columns) ->
+//   begin_update(env steps) -> targets(batch) -> for each minibatch: loss(module output, columns) ->
 //   end_update(metrics)
 //
-// or, with a time-major plan(), without add_targets.
+// or, with a time-major plan(), without targets. Both are in torch's operators and train on any device. An algorithm
+// may have its loss by hand as well, for small networks on a CPU: SampleLosses.
 //
 // Its network, the columns it wants of the runners and its settings are AlgorithmInfo's (rl/algorithm_info.hpp). The
 // learner owns module, optimizer, filter and loop; an algorithm owns its coefficients and nothing else. One thread.
@@ -38,7 +39,7 @@ constexpr const char* kTargetLogp = "target_logp";
 
 /// What an update does with a batch; fixed for a run.
 struct UpdatePlan {
-  /// false: values and add_targets() once, then minibatches of single rows, columns [n, ...].
+  /// false: values and targets() once, then minibatches of single rows, columns [n, ...].
   /// true: minibatches are whole sequences of some environments and loss() makes its own targets from the one forward
   /// pass: columns [T, N, ...], but "obs" and the module's outputs have rows [(T+1) * N + F, ...]: T steps, the
   /// bootstrap row, final_obs. Whoever wants "rewards", "terminateds", "truncateds" names them in loss_columns().
@@ -49,34 +50,27 @@ struct UpdatePlan {
   std::optional<TargetNetwork> target = std::nullopt;  ///< time-major only
 };
 
-struct Loss {
-  at::Tensor total;                            // []   what is differentiated
-  at::Tensor metrics;                          // [m]  float32 means over the minibatch, of loss_metrics()
-  std::optional<ValueFit> fit = std::nullopt;  ///< time-major: of the minibatch's values, for vf_explained_var
-};
-
 /// Sums a tensor over the shards of a group, in place; empty: this shard is alone. All shards call it equally often.
 using DeviceSum = std::function<void(const at::Tensor&)>;
 
-/// What device_targets() adds to a batch.
+/// What targets() adds to a batch.
 struct TargetColumns {
   Columns columns;                          // [T, N, ...]
   at::Tensor metrics;                       // [m]
   std::span<const std::string_view> names;  ///< of the metrics; static
 };
 
-/// Loss on a device.
-struct DeviceLoss {
-  at::Tensor total;    // []
-  at::Tensor metrics;  // [m]  means over the minibatch, of loss_metrics()
-  at::Tensor fit;      // [5]  time-major: ValueFit::numbers() of the minibatch's values
+struct Loss {
+  at::Tensor total;     // []   what is differentiated
+  at::Tensor metrics;   // [m]  float32 means over the minibatch, of loss_metrics()
+  at::Tensor fit = {};  // [5]  time-major: ValueFit::numbers() of the minibatch's values, for vf_explained_var
 };
 
 class Algorithm {
  public:
   virtual ~Algorithm() = default;
 
-  /// Columns a minibatch of loss() holds.
+  /// Columns a minibatch of loss() holds: of the fragments, and of targets().
   virtual std::vector<std::string> loss_columns() const = 0;
 
   virtual UpdatePlan plan() const { return {}; }
@@ -84,27 +78,20 @@ class Algorithm {
   /// The names of Loss::metrics, in order.
   virtual std::span<const std::string_view> loss_metrics() const = 0;
 
-  /// Adds columns of targets to `batch`, whose values are filled; what it learns by the way goes into `metrics`. The
-  /// batch may be a share of the group's, or nothing of it (no environments): statistics of the whole are made with
-  /// `sum`.
-  virtual void add_targets(TensorBatch& /*batch*/, Metrics& /*metrics*/, const SumOverGroup& /*sum*/) const {}
-
-  /// The loss of one minibatch, whose shapes are plan()'s.
-  virtual Loss loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const = 0;
-
-  // On a device. What these launch is recorded in a CUDA graph once and replayed: torch's operators only, nothing that
+  // What these two launch on a GPU is recorded in a CUDA graph once and replayed: torch's operators only, nothing that
   // waits for the device or depends on a number of the host that changes.
 
-  /// The coefficients that change; device_loss() finds each in its minibatch as a tensor [] by this name.
-  virtual std::map<std::string, double> device_coefficients() const { return {}; }
+  /// Columns of targets for a batch whose values are filled. It may be a share of the group's, or nothing of it (no
+  /// environments): statistics of the whole are made with `sum`. The batch has kFinalIndex, and final_obs rows that no
+  /// index names.
+  virtual TargetColumns targets(const TensorBatch& /*batch*/, const DeviceSum& /*sum*/) const { return {}; }
 
-  /// As add_targets(), whose metrics come as one tensor. The batch has kFinalIndex, and final_obs rows that no index
-  /// names. Throws Error("impossible") where it is not there.
-  virtual TargetColumns device_targets(const TensorBatch& batch, const DeviceSum& sum) const;
+  /// The loss of one minibatch, whose shapes are plan()'s; time-major ones have kFinalIndex, and more final rows than
+  /// it names.
+  virtual Loss loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const = 0;
 
-  /// As loss(); time-major minibatches have kFinalIndex, and more final rows than it names. Throws
-  /// Error("impossible") where it is not there.
-  virtual DeviceLoss device_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const;
+  /// The coefficients that change; loss() finds each in its minibatch as a tensor [] by this name.
+  virtual std::map<std::string, double> coefficients() const { return {}; }
 
   /// Whether stops_epochs() ever says true: then a device is waited for after each epoch.
   virtual bool may_stop_epochs() const { return false; }
@@ -121,6 +108,28 @@ class Algorithm {
   /// Coefficients that change, for a resume.
   virtual std::map<std::string, double> state() const { return {}; }
   virtual void set_state(const std::map<std::string, double>& /*state*/) {}
+};
+
+/// Loss of SampleLosses.
+struct HostLoss {
+  at::Tensor total;                            // []
+  at::Tensor metrics;                          // [m]
+  std::optional<ValueFit> fit = std::nullopt;  ///< time-major
+};
+
+/// An accelerator that an Algorithm may have beside its loss: targets and loss sample by sample, with derivatives by
+/// hand (algorithms/ops/sample_loss.hpp), for small networks on a CPU, where most of an update in torch's operators is
+/// their dispatch. The learner uses it there (`executor` auto and native); tests/algorithms/device_loss_test.cpp holds
+/// it to targets() and loss().
+class SampleLosses {
+ public:
+  virtual ~SampleLosses() = default;
+
+  /// As targets(): adds the columns to `batch`; metrics of the whole batch go into `metrics`.
+  virtual void sample_targets(TensorBatch& /*batch*/, Metrics& /*metrics*/, const SumOverGroup& /*sum*/) const {}
+
+  /// As loss(), with the coefficients as they are now.
+  virtual HostLoss sample_loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const = 0;
 };
 
 using MakeAlgorithm = std::unique_ptr<Algorithm> (*)(const Config& config);

@@ -69,6 +69,7 @@ Learner::Learner(const Config& config, const Space& observation_space, const Spa
       seed_(static_cast<uint64_t>(config.seed)),
       action_space_(action_space),
       algorithm_(make_algorithm(config)),
+      sampled_(dynamic_cast<const SampleLosses*>(algorithm_.get())),
       plan_(algorithm_->plan()),
       random_(seed_, StreamPurpose::minibatch, 0),
       shard_(static_cast<Shard>(std::ranges::find(kShards, config.learners.shard) - kShards.begin())),
@@ -78,6 +79,10 @@ Learner::Learner(const Config& config, const Space& observation_space, const Spa
   if (support == nullptr && config.learners.device != "cpu") support = open_device(config.learners.device, 0);
   const ModuleSpec spec = find_algorithm(config.algorithm).module(observation_space, action_space, config);
   const Executor executor = executor_of(config.learners);
+  if (executor == Executor::native && sampled_ == nullptr && config.learners.executor == "native")
+    fail(Exit::usage, "impossible",
+         "{} has no loss by hand, which executor 'native' wants; 'auto' and 'torch' train it", config.algorithm);
+  if (support == nullptr && sampled_ == nullptr) support = make_cpu_support();
   const int threads = threads_of(config.learners);
   set_torch_threads(executor == Executor::native || spec.num_parameters() < kSmallModule ? 1 : threads);
   module_ = std::make_unique<TorchModule>(spec, initial_parameters(spec, seed_), executor, threads);
@@ -187,7 +192,7 @@ Metrics Learner::train_here(Fragment* fragment, const at::Tensor& observed, Shar
   }
   Metrics of_batch;
   fill_values(batch);
-  algorithm_->add_targets(batch, of_batch, sum_over_group());
+  sampled_->sample_targets(batch, of_batch, sum_over_group());
   if (fragment) share.columns = flat_columns(batch);
   train_pass(share, lr, result);
   return of_batch;
@@ -246,7 +251,7 @@ Columns Learner::flat_columns(const TensorBatch& batch) const {
   Columns columns;
   for (const std::string& name : algorithm_->loss_columns()) {
     const auto found = batch.columns.find(name);
-    check(found != batch.columns.end(), "the loss wants the column {}, which neither runners nor add_targets gave",
+    check(found != batch.columns.end(), "the loss wants the column {}, which neither runners nor its targets gave",
           name);
     columns[name] = found->second.flatten(0, 1);
   }
@@ -338,7 +343,7 @@ bool Learner::train_minibatch(const ColumnsOf& columns_of, Piece piece, int64_t 
 
 /// Adds `count` of a minibatch's `total` units to its gradient and sums.
 void Learner::backward(const Columns& columns, int64_t count, int64_t total, Sums& sums) {
-  const Loss loss = algorithm_->loss(spec(), module_->forward(columns.at("obs")), columns);
+  const HostLoss loss = sampled_->sample_loss(spec(), module_->forward(columns.at("obs")), columns);
   const double share = static_cast<double>(count) / static_cast<double>(total);
   const double scale = plan_.loss_is_sum ? 1.0 : share;
   if (scale == 1.0)

@@ -28,8 +28,8 @@
 // the collective a copy of its largest operand. The redundancy is the left neighbour's part of the last version; while
 // an update ends, that of the next one is there, too.
 //
-// On a GPU all between batch and parameters is DeviceLearner's; filter, schedules and books stay here, and so does the
-// redundancy: in the host's memory.
+// On a GPU, and for an algorithm whose loss is in torch's operators alone, all between batch and parameters is
+// DeviceLearner's; filter, schedules and books stay here, and so does the redundancy: in the host's memory.
 //
 // No socket, file or clock: apps/learner/main.cpp feeds it batches and publishes weights(). Constructed and called by
 // one thread.
@@ -209,10 +209,12 @@ class Learner {
   uint64_t seed_;
   Space action_space_;
   std::unique_ptr<Algorithm> algorithm_;
+  const SampleLosses* sampled_;  ///< the algorithm's accelerator; null where it has none
   UpdatePlan plan_;
   std::unique_ptr<TorchModule> module_;
   std::unique_ptr<Optimizer> optimizer_;
-  /// Null on a CPU; with it module_ and target_ hold what was set last, and optimizer_ and buffer_ nothing.
+  /// On a GPU, and wherever the algorithm has no accelerator; with it module_ and target_ hold what was set last, and
+  /// optimizer_ and buffer_ nothing. Else null.
   std::unique_ptr<DeviceLearner> device_;
   std::optional<MeanStdFilter> filter_;
   std::optional<CircularBuffer> buffer_;

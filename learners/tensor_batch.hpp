@@ -30,7 +30,7 @@ struct TensorBatch {
   at::Tensor final_obs;      // [F, obs_size]       filtered
   at::Tensor values;         // [T+1, N]            V(obs), by the learner's own module before the update
   at::Tensor final_values;   // [F]                 V(final_obs)
-  Columns columns;  // [T, N, ...]         "obs" (its first T rows), "actions", "rewards", ..., what add_targets adds
+  Columns columns;  // [T, N, ...]         "obs" (its first T rows), "actions", "rewards", ..., what targets adds
 };
 
 /// What a shard trains on in one pass: its own columns, and how much each shard of the group has.

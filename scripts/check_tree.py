@@ -1,7 +1,7 @@
 """Checks every tracked file for what must not be in the tree, and prints `path:line: what`; exits 1 when there is one.
 
 Paths of somebody's machine, host names of package registries (which registry serves a machine is that machine's own
-setting) and marks of unfinished work.
+setting) and marks of unfinished work. And in docs/, under a heading that ends with a file's `path`, code that is not that file.
 """
 import os
 import pathlib
@@ -43,6 +43,24 @@ def machine_hosts() -> list[str]:
     return sorted(host for host in hosts if "." in host)
 
 
+def quoted_otherwise(lines: list[str]) -> list[tuple[int, str]]:
+    """Code blocks of a page that say they are a file of the tree and are not."""
+    found, quoted, block = [], "", None
+    for number, line in enumerate(lines, 1):
+        if line.startswith("#") and block is None:
+            heading = re.fullmatch(r"#.*: `([\w./-]+)`", line)
+            quoted = heading[1] if heading else ""
+        elif line.startswith("```") and block is None:
+            block = []
+        elif line.startswith("```"):
+            if quoted and (not (ROOT / quoted).is_file() or "\n".join(block) != (ROOT / quoted).read_text().rstrip("\n")):
+                found.append((number, f"the code above is not that of {quoted}"))
+            quoted, block = "", None
+        elif block is not None:
+            block.append(line)
+    return found
+
+
 def main() -> int:
     rules = dict(FORBIDDEN)
     hosts = machine_hosts()
@@ -54,7 +72,12 @@ def main() -> int:
         content = (ROOT / path).read_bytes()
         if b"\0" in content:
             continue
-        for number, line in enumerate(content.decode(errors="replace").splitlines(), 1):
+        lines = content.decode(errors="replace").splitlines()
+        if path.startswith("docs/"):
+            for number, what in quoted_otherwise(lines):
+                problems += 1
+                print(f"{path}:{number}: {what}")
+        for number, line in enumerate(lines, 1):
             for what, pattern in rules.items():
                 if pattern.search(line):
                     problems += 1

@@ -84,4 +84,18 @@ at::Tensor device_fit(const at::Tensor& targets, const at::Tensor& values) {
   return at::stack({m.count, m.mean[0], m.m2[0], m.mean[1], m.m2[1]});
 }
 
+GaeOfBatch::GaeOfBatch(const TensorBatch& batch, double gamma, double lambda, const DeviceSum& sum) {
+  DeviceTargets gae{at::zeros({0}, batch.values.options()), at::zeros({0}, batch.values.options())};  // of nothing
+  if (batch.environments > 0)
+    gae = device_gae(device_trajectories(batch.columns, at::cat({batch.values.flatten(), batch.final_values})), gamma,
+                     lambda);
+  const at::Tensor v = batch.values.flatten().narrow(0, 0, gae.values.numel()), flat = gae.values.flatten();
+  const DeviceMoments moments = device_moments(at::stack({gae.advantages.flatten(), flat, flat - v}), sum);
+  advantages = gae.advantages;
+  targets = gae.values;
+  mean_advantage = moments.mean[0];
+  variance = moments.m2[0] / moments.count;
+  explained_variance = device_explained_variance(moments.m2[1], moments.m2[2]);
+}
+
 }  // namespace myriad

@@ -47,7 +47,15 @@ DeviceMoments device_moments(const at::Tensor& rows, const DeviceSum& sum);  // 
 /// 1 - residuals / targets, sums of squared deviations both, at least -1; 0 where the targets do not vary.
 at::Tensor device_explained_variance(const at::Tensor& targets, const at::Tensor& residuals);  // [] each
 
-/// ValueFit::numbers() of one minibatch, as DeviceLoss::fit has them.
+/// GAE over a batch whose values are filled, perhaps over no environments, and what is true of the whole group's.
+struct GaeOfBatch {
+  GaeOfBatch(const TensorBatch& batch, double gamma, double lambda, const DeviceSum& sum);
+  at::Tensor advantages, targets;       // [T, N]
+  at::Tensor mean_advantage, variance;  // []  of the advantages
+  at::Tensor explained_variance;        // []  of the targets by the values
+};
+
+/// ValueFit::numbers() of one minibatch, as Loss::fit has them.
 at::Tensor device_fit(const at::Tensor& targets, const at::Tensor& values);  // [n] each -> [5]
 
 }  // namespace myriad

@@ -64,7 +64,7 @@ SampleLoss::SampleLoss(const ModuleSpec& spec, const ModuleOutput& output, const
   std::ranges::fill(d_values_room_.subspan(samples_), 0.0f);
 }
 
-Loss SampleLoss::finish(float total, std::span<const float> metrics) const {
+HostLoss SampleLoss::finish(float total, std::span<const float> metrics) const {
   const at::Tensor means = at::empty({static_cast<int64_t>(metrics.size())}, at::kFloat);
   std::ranges::copy(metrics, room_of(means).begin());
   return {.total = GivenDerivatives::apply(output_.action_dist_inputs, output_.values, total, &d_inputs_, &d_values_),

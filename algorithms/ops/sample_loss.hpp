@@ -49,7 +49,7 @@ class SampleLoss {
     d_values_room_[i] = d_value;
   }
 
-  Loss finish(float total, std::span<const float> metrics) const;
+  HostLoss finish(float total, std::span<const float> metrics) const;
 
  private:
   const ModuleOutput& output_;

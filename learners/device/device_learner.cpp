@@ -37,7 +37,7 @@ DeviceLearner::DeviceLearner(const Config& config, const Algorithm& algorithm, c
   const at::TensorOptions options = at::TensorOptions(at::kFloat).device(support_->device());
   support_->run([&] {
     optimizer_ = std::make_unique<DeviceOptimizer>(size, training_.adam_epsilon, training_.grad_clip, options.device());
-    const auto coefficients = algorithm_.device_coefficients();
+    const auto coefficients = algorithm_.coefficients();
     numbers_ = at::zeros({1 + static_cast<int64_t>(coefficients.size()) + 2 * spec_.obs_size}, options);
     int64_t at = 0;
     lr_ = numbers_[at++];
@@ -75,7 +75,7 @@ DeviceLearner::Result DeviceLearner::update(Fragment* fragment, Pass& pass) {
 /// What changes from update to update and is not a column.
 void DeviceLearner::set_numbers(const Pass& pass) {
   std::vector<float> numbers{static_cast<float>(pass.lr)};
-  for (const auto& [name, value] : algorithm_.device_coefficients()) numbers.push_back(static_cast<float>(value));
+  for (const auto& [name, value] : algorithm_.coefficients()) numbers.push_back(static_cast<float>(value));
   if (pass.filter != nullptr && pass.filter->active()) {
     numbers.insert(numbers.end(), pass.filter->shift().begin(), pass.filter->shift().end());
     numbers.insert(numbers.end(), pass.filter->scale().begin(), pass.filter->scale().end());
@@ -102,9 +102,10 @@ void DeviceLearner::compute_targets(bool mine) {
     batch.values = at::zeros({0}, flat_.options());
     if (parted_) parted_->idle_infer(flat_);
   }
-  const TargetColumns targets = algorithm_.device_targets(batch, [this](const at::Tensor& x) { sum_over_group(x); });
+  const TargetColumns targets = algorithm_.targets(batch, [this](const at::Tensor& x) { sum_over_group(x); });
   if (mine)
     for (const auto& [name, column] : targets.columns) batch_.set_column(name, column);
+  if (targets.names.empty()) return;
   if (!target_metrics_.defined()) target_metrics_ = at::zeros_like(targets.metrics);
   target_metrics_.copy_(targets.metrics);
   target_names_ = targets.names;
@@ -231,7 +232,7 @@ void DeviceLearner::compute_gradient(const at::Tensor& units, Piece piece) {
 void DeviceLearner::add_gradient(const at::Tensor& units, int64_t part, double share) {
   Columns minibatch = batch_.minibatch(units);
   for (const auto& [name, value] : coefficients_) minibatch[name] = value;
-  const DeviceLoss loss = algorithm_.device_loss(spec_, forward(minibatch.at("obs")), minibatch);
+  const Loss loss = algorithm_.loss(spec_, forward(minibatch.at("obs")), minibatch);
   const at::Tensor total = loss.total * (plan_.loss_is_sum ? 1.0 : share);
   std::vector<at::Tensor> parts;
   if (parted_)

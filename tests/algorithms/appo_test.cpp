@@ -50,7 +50,7 @@ TEST_CASE("APPO: the surrogate of one step in three environments by hand") {
                         {"rewards", at::tensor({4.0f, -4.0f, 4.0f}).view({1, 3})},
                         {"terminateds", at::ones({1, 3}, at::kByte)},
                         {"truncateds", at::zeros({1, 3}, at::kByte)}};
-  const Loss loss = algorithm->loss(spec, {at::zeros({6, 2}), at::zeros({6})}, columns);
+  const HostLoss loss = sampled(*algorithm).sample_loss(spec, {at::zeros({6, 2}), at::zeros({6})}, columns);
   // Advantages 2, -4, 1: min(4, 2.8) + min(-8, -5.6) + min(1.25, 1.25).
   CHECK(metric(*algorithm, loss, "policy_loss") == doctest::Approx(-(2.8 - 8 + 1.25) / 3));
   CHECK(metric(*algorithm, loss, "vf_loss") == doctest::Approx(0.5 * (4 + 16 + 1) / 3));
@@ -73,7 +73,7 @@ TEST_CASE("APPO: the derivatives equal those of the formula in torch's operators
     const at::Tensor target = e.flat("action_dist_inputs") + 0.2 * at::randn_like(e.flat("action_dist_inputs"));
     add_target(e, target);
     at::Tensor x = e.inputs.clone().set_requires_grad(true), v = e.values.clone().set_requires_grad(true);
-    const Loss loss = algorithm->loss(e.spec, {x, v}, e.columns);
+    const HostLoss loss = sampled(*algorithm).sample_loss(e.spec, {x, v}, e.columns);
     loss.total.backward();
     at::Tensor y = e.inputs.clone().set_requires_grad(true), w = e.values.clone().set_requires_grad(true);
     const at::Tensor now = y.narrow(0, 0, kSamples), mu = e.flat("logp"), old = e.flat(kTargetLogp);
@@ -98,7 +98,7 @@ TEST_CASE("APPO: where policy, target and behaviour agree its gradient is IMPALA
   const auto gradients = [&](Algorithm& algorithm) {
     algorithm.begin_update(0);
     at::Tensor x = e.inputs.clone().set_requires_grad(true), v = e.values.clone().set_requires_grad(true);
-    algorithm.loss(e.spec, {x, v}, e.columns).total.backward();
+    sampled(algorithm).sample_loss(e.spec, {x, v}, e.columns).total.backward();
     return at::cat({x.grad().flatten(), v.grad()});
   };
   const at::Tensor a = gradients(*appo(AppoConfig())),
@@ -128,12 +128,12 @@ TEST_CASE("APPO: the entropy coefficient follows its schedule over env steps") {
   add_target(e, e.flat("action_dist_inputs"));
   const auto loss_at = [&](double env_steps) {
     algorithm->begin_update(env_steps);
-    return algorithm->loss(e.spec, {e.inputs, e.values}, e.columns);
+    return sampled(*algorithm).sample_loss(e.spec, {e.inputs, e.values}, e.columns);
   };
-  const Loss there = loss_at(100), here = loss_at(25);
+  const HostLoss there = loss_at(100), here = loss_at(25);
   CHECK(here.total.item<double>() - there.total.item<double>() ==
         doctest::Approx(-0.75 * metric(*algorithm, here, "entropy")).epsilon(1e-4));
-  CHECK(algorithm->device_coefficients().at("entropy_coeff") == doctest::Approx(0.75));
+  CHECK(algorithm->coefficients().at("entropy_coeff") == doctest::Approx(0.75));
   Metrics metrics;
   algorithm->end_update(metrics);
   CHECK(metrics.at("curr_entropy_coeff") == doctest::Approx(0.75));

@@ -43,7 +43,7 @@ void check_close(const at::Tensor& got, std::span<const float> want, float toler
 }
 
 void add_coefficients(const Algorithm& algorithm, Columns& minibatch) {
-  for (const auto& [name, value] : algorithm.device_coefficients()) minibatch[name] = at::full({}, value, at::kFloat);
+  for (const auto& [name, value] : algorithm.coefficients()) minibatch[name] = at::full({}, value, at::kFloat);
 }
 
 /// Totals, metrics and gradients of both losses.
@@ -51,11 +51,11 @@ void check_same_loss(const Algorithm& algorithm, const ModuleSpec& spec, const M
                      const Columns& device) {
   at::Tensor x = output.action_dist_inputs.clone().set_requires_grad(true),
              v = output.values.clone().set_requires_grad(true);
-  const Loss want = algorithm.loss(spec, {x, v}, cpu);
+  const HostLoss want = sampled(algorithm).sample_loss(spec, {x, v}, cpu);
   want.total.backward();
   at::Tensor y = output.action_dist_inputs.clone().set_requires_grad(true),
              w = output.values.clone().set_requires_grad(true);
-  const DeviceLoss got = algorithm.device_loss(spec, {y, w}, device);
+  const Loss got = algorithm.loss(spec, {y, w}, device);
   got.total.backward();
   CHECK(got.total.item<double>() == doctest::Approx(want.total.item<double>()).epsilon(1e-4));
   REQUIRE(got.metrics.sizes() == want.metrics.sizes());
@@ -177,7 +177,7 @@ TEST_CASE("device_explained_variance: ValueFit's, without waiting") {
   CHECK(of(0, 1) == 0.0);
 }
 
-TEST_CASE("PPO: device_loss is loss, with its gradient") {
+TEST_CASE("PPO: loss is sample_loss, with its gradient") {
   auto own = std::make_unique<PpoConfig>();
   own->entropy_coeff = 0.05;
   own->vf_clip_param = 1.0;
@@ -205,7 +205,7 @@ TEST_CASE("PPO: device_loss is loss, with its gradient") {
   }
 }
 
-TEST_CASE("PPO: device_targets are add_targets'") {
+TEST_CASE("PPO: targets are sample_targets'") {
   const auto algorithm = algorithm_of("PPO", std::make_unique<PpoConfig>());
   for (uint64_t seed = 1; seed <= 3; ++seed) {
     const SequenceExample e(Space::discrete(3), seed);
@@ -219,8 +219,8 @@ TEST_CASE("PPO: device_targets are add_targets'") {
     device.columns[kFinalIndex] = final_index(e.columns.at("terminateds"), e.columns.at("truncateds"));
     device.final_values = at::cat({batch.final_values, at::full({3}, NAN)});
     Metrics metrics;
-    algorithm->add_targets(batch, metrics, {});
-    const TargetColumns got = algorithm->device_targets(device, {});
+    sampled(*algorithm).sample_targets(batch, metrics, {});
+    const TargetColumns got = algorithm->targets(device, {});
     for (const char* name : {"advantages", "value_targets"}) {
       CAPTURE(name);
       CHECK(at::allclose(got.columns.at(name), batch.columns.at(name), 1e-4, 1e-5));
@@ -230,7 +230,7 @@ TEST_CASE("PPO: device_targets are add_targets'") {
   }
 }
 
-TEST_CASE("IMPALA and APPO: device_loss is loss, with its gradient") {
+TEST_CASE("IMPALA and APPO: loss is sample_loss, with its gradient") {
   for (const char* name : {"IMPALA", "APPO"})
     for (const Space& space : {Space::discrete(3), Space::box(-1, 1, {2})})
       for (uint64_t seed = 1; seed <= 3; ++seed) {

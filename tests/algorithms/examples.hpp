@@ -16,6 +16,9 @@
 
 namespace myriad {
 
+/// The accelerated form of an algorithm that has one.
+inline const SampleLosses& sampled(const Algorithm& algorithm) { return dynamic_cast<const SampleLosses&>(algorithm); }
+
 struct TrajectoriesExample {
   size_t steps, environments;
   std::vector<float> rewards, values, final_values;
@@ -95,7 +98,7 @@ struct SequenceExample {
   }
 };
 
-inline double metric(const Algorithm& algorithm, const Loss& loss, std::string_view name) {
+inline double metric(const Algorithm& algorithm, const HostLoss& loss, std::string_view name) {
   const auto names = algorithm.loss_metrics();
   const auto found = std::find(names.begin(), names.end(), name);
   return found == names.end() ? NAN : loss.metrics[found - names.begin()].item<double>();

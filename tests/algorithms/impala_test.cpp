@@ -40,7 +40,7 @@ TEST_CASE("IMPALA: the loss of one step in two environments by hand") {
                         {"rewards", at::tensor({3.0f, 3.0f}).view({1, 2})},
                         {"terminateds", at::tensor({0, 0}, at::kByte).view({1, 2})},
                         {"truncateds", at::tensor({0, 1}, at::kByte).view({1, 2})}};
-  const Loss loss = algorithm->loss(spec, {inputs, values}, columns);
+  const HostLoss loss = sampled(*algorithm).sample_loss(spec, {inputs, values}, columns);
   const double a = 3 + 0.9 * 10 - 1, b = 0.5 * (3 + 0.9 * 30 - 2);  // cut: the bootstrap row; limit: final_obs
   const double policy = -std::log(0.75) * a - std::log(0.25) * b, vf = 0.5 * (a * a + b * b);
   const double h = -0.25 * std::log(0.25) - 0.75 * std::log(0.75);
@@ -67,7 +67,7 @@ TEST_CASE("IMPALA: the derivatives equal those of the formula in torch's operato
   for (const Space& space : {Space::discrete(3), Space::box(-1, 1, {2})}) {
     const SequenceExample e(space, 7);
     at::Tensor x = e.inputs.clone().set_requires_grad(true), v = e.values.clone().set_requires_grad(true);
-    const Loss loss = algorithm->loss(e.spec, {x, v}, e.columns);
+    const HostLoss loss = sampled(*algorithm).sample_loss(e.spec, {x, v}, e.columns);
     loss.total.backward();
     at::Tensor y = e.inputs.clone().set_requires_grad(true), w = e.values.clone().set_requires_grad(true);
     const at::Tensor now = y.narrow(0, 0, kSamples), logp = log_prob(e.spec.distribution, now, e.flat("actions"));
@@ -91,7 +91,7 @@ TEST_CASE("IMPALA: on-policy its gradient is that of the policy gradient with GA
   algorithm->begin_update(0);
   const SequenceExample e(Space::discrete(3), 8, 0.0f);
   at::Tensor x = e.inputs.clone().set_requires_grad(true), y = e.inputs.clone().set_requires_grad(true);
-  algorithm->loss(e.spec, {x, e.values}, e.columns).total.backward();
+  sampled(*algorithm).sample_loss(e.spec, {x, e.values}, e.columns).total.backward();
   const at::Tensor advantages = at::empty({kSamples}), targets = at::empty({kSamples});
   compute_gae(e.trajectories.view(), kGamma, 1.0, {advantages.mutable_data_ptr<float>(), size_t{kSamples}},
               {targets.mutable_data_ptr<float>(), size_t{kSamples}});
@@ -106,12 +106,12 @@ TEST_CASE("IMPALA: the entropy coefficient follows its schedule over env steps")
   const SequenceExample e(Space::discrete(3), 12);
   const auto loss_at = [&](double env_steps) {
     algorithm->begin_update(env_steps);
-    return algorithm->loss(e.spec, {e.inputs, e.values}, e.columns);
+    return sampled(*algorithm).sample_loss(e.spec, {e.inputs, e.values}, e.columns);
   };
-  const Loss there = loss_at(100), here = loss_at(25);
+  const HostLoss there = loss_at(100), here = loss_at(25);
   CHECK(here.total.item<double>() - there.total.item<double>() ==
         doctest::Approx(-0.75 * kSamples * metric(*algorithm, here, "entropy")).epsilon(1e-4));
-  CHECK(algorithm->device_coefficients().at("entropy_coeff") == doctest::Approx(0.75));
+  CHECK(algorithm->coefficients().at("entropy_coeff") == doctest::Approx(0.75));
   Metrics metrics;
   algorithm->end_update(metrics);
   CHECK(metrics.at("curr_entropy_coeff") == doctest::Approx(0.75));

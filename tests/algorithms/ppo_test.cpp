@@ -32,19 +32,19 @@ ModuleSpec two_actions() {
 at::Tensor column(std::vector<float> values) { return at::tensor(values); }
 
 /// New policy: 1/4, 3/4 everywhere; behaviour: uniform. Action 1: ratio 1.5, action 0: ratio 0.5.
-Loss loss_of_four(const Algorithm& algorithm) {
+HostLoss loss_of_four(const Algorithm& algorithm) {
   const at::Tensor inputs = column({0, std::log(3.0f)}).repeat({4, 1}).contiguous();
   const Columns minibatch{{"actions", at::tensor(std::vector<int>{1, 1, 0, 0}, at::kInt).view({4, 1})},
                           {"logp", at::full({4}, std::log(0.5f))},
                           {"action_dist_inputs", at::zeros({4, 2})},
                           {"advantages", column({1, -1, 1, -1})},
                           {"value_targets", column({1, 2, 3, 10})}};
-  return algorithm.loss(two_actions(), {inputs, column({0, 0, 2, 5})}, minibatch);
+  return sampled(algorithm).sample_loss(two_actions(), {inputs, column({0, 0, 2, 5})}, minibatch);
 }
 const double kEntropy = -0.25 * std::log(0.25) - 0.75 * std::log(0.75);
 const double kKl = 0.5 * std::log(0.5 / 0.25) + 0.5 * std::log(0.5 / 0.75);  // behaviour || new
 
-/// add_targets(), and device_targets() with a final row that no index names.
+/// sample_targets(), and targets() with a final row that no index names.
 std::vector<Columns> targets_of(const Algorithm& algorithm, const TrajectoriesExample& e,
                                 std::vector<Metrics>& metrics) {
   const auto t = static_cast<int64_t>(e.steps), n = static_cast<int64_t>(e.environments);
@@ -60,8 +60,8 @@ std::vector<Columns> targets_of(const Algorithm& algorithm, const TrajectoriesEx
   device.columns[kFinalIndex] = final_index(batch.columns.at("terminateds"), batch.columns.at("truncateds"));
   device.final_values = at::cat({batch.final_values, column({NAN})});
   metrics.resize(2);
-  algorithm.add_targets(batch, metrics[0], {});
-  const TargetColumns there = algorithm.device_targets(device, {});
+  sampled(algorithm).sample_targets(batch, metrics[0], {});
+  const TargetColumns there = algorithm.targets(device, {});
   for (size_t i = 0; i < there.names.size(); ++i)
     metrics[1][std::string(there.names[i])] = there.metrics[static_cast<int64_t>(i)].item<double>();
   return {batch.columns, there.columns};
@@ -84,7 +84,7 @@ TEST_CASE("PPO: the loss of four samples by hand") {
   own.vf_clip_param = 4.0;
   const auto algorithm = ppo(own);
   algorithm->begin_update(0);
-  const Loss loss = loss_of_four(*algorithm);
+  const HostLoss loss = loss_of_four(*algorithm);
   // min(1.5, 1.2) + min(-1.5, -1.2) + min(0.5, 0.8) + min(-0.5, -0.8) = 1.2 - 1.5 + 0.5 - 0.8 = -0.6.
   CHECK(metric(*algorithm, loss, "policy_loss") == doctest::Approx(0.15));
   CHECK(metric(*algorithm, loss, "vf_loss") == doctest::Approx((1 + 4 + 1 + 4) / 4.0));  // 25 is clamped to 4
@@ -146,12 +146,13 @@ TEST_CASE("PPO: the derivatives equal those of the formula in torch's operators"
     const at::Tensor start = behaviour + at::randn({64, k}) * 0.3;
     const at::Tensor logp = log_prob(spec.distribution, behaviour, actions), value = at::randn({64});
     at::Tensor x = start.clone().set_requires_grad(true), v = value.clone().set_requires_grad(true);
-    const Loss loss = algorithm->loss(spec, {x, v},
-                                      {{"actions", actions},
-                                       {"logp", logp},
-                                       {"action_dist_inputs", behaviour},
-                                       {"advantages", advantages},
-                                       {"value_targets", targets}});
+    const HostLoss loss = sampled(*algorithm)
+                              .sample_loss(spec, {x, v},
+                                           {{"actions", actions},
+                                            {"logp", logp},
+                                            {"action_dist_inputs", behaviour},
+                                            {"advantages", advantages},
+                                            {"value_targets", targets}});
     loss.total.backward();
     at::Tensor y = start.clone().set_requires_grad(true), w = value.clone().set_requires_grad(true);
     const at::Tensor ratio = (log_prob(spec.distribution, y, actions) - logp).exp();
@@ -185,11 +186,11 @@ TEST_CASE("PPO: kl_coeff grows by half above twice the target and halves below h
   const double before = total(*algorithm);
   algorithm->set_state({{"kl_coeff", 0.7}});
   CHECK(algorithm->state().at("kl_coeff") == 0.7);
-  CHECK(algorithm->device_coefficients().at("kl_coeff") == 0.7);
+  CHECK(algorithm->coefficients().at("kl_coeff") == 0.7);
   CHECK(total(*algorithm) - before == doctest::Approx((0.7 - 0.15) * kKl));
   own.use_kl_loss = false;
   CHECK(total(*ppo(own)) - before == doctest::Approx(-0.15 * kKl));
-  CHECK(ppo(own)->device_coefficients().at("kl_coeff") == 0.0);
+  CHECK(ppo(own)->coefficients().at("kl_coeff") == 0.0);
 }
 
 TEST_CASE("PPO: epochs end above target_kl_stop, and never where it is 0") {
@@ -213,7 +214,7 @@ TEST_CASE("PPO: the entropy coefficient follows its schedule over env steps") {
   };
   CHECK(total(25) - total(100) == doctest::Approx(-0.75 * kEntropy));
   algorithm->begin_update(25);
-  CHECK(algorithm->device_coefficients().at("entropy_coeff") == doctest::Approx(0.75));
+  CHECK(algorithm->coefficients().at("entropy_coeff") == doctest::Approx(0.75));
   Metrics metrics;
   algorithm->end_update(metrics);
   CHECK(metrics.at("curr_entropy_coeff") == doctest::Approx(0.75));

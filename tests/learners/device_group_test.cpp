@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 
+#include "rl/algorithm_info.hpp"
 #include "tests/learners/device_examples.hpp"
 #include "tests/learners/thread_group.hpp"
 

@@ -6,6 +6,7 @@
 #include <cstdio>
 
 #include "learners/group/device_group.hpp"
+#include "rl/algorithm_info.hpp"
 #include "tests/learners/device_examples.hpp"
 #include "tests/learners/thread_group.hpp"
 

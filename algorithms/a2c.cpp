@@ -1,0 +1,60 @@
+// A2C: Mnih et al. 2016, "Asynchronous Methods for Deep Reinforcement Learning", in its synchronous form.
+//
+//   L = mean( -log pi(a|s) A + c_vf (V - target)^2 - c_H H ),  A = GAE(gamma, lambda)
+#include "algorithms/a2c.hpp"
+
+#include <ATen/ATen.h>
+
+#include <array>
+
+#include "algorithms/ops/device_targets.hpp"
+#include "learners/module/action_distribution.hpp"
+#include "rl/check.hpp"
+
+namespace myriad {
+namespace {
+
+constexpr std::array<std::string_view, 3> kMetrics{"policy_loss", "vf_loss", "entropy"};
+constexpr std::array<std::string_view, 1> kTargetMetrics{"vf_explained_var"};
+
+class A2c final : public Algorithm {
+ public:
+  explicit A2c(const Config& config) : gamma_(config.training.gamma) {
+    const auto* own = dynamic_cast<const A2cConfig*>(config.algorithm_config.get());
+    check(own != nullptr, "A2C was made with another algorithm's settings");
+    config_ = *own;
+  }
+
+  std::vector<std::string> loss_columns() const override { return {"obs", "actions", "advantages", "value_targets"}; }
+  std::span<const std::string_view> loss_metrics() const override { return kMetrics; }
+  std::map<std::string, double> coefficients() const override { return {{"entropy_coeff", entropy_coeff_}}; }
+
+  void begin_update(double env_steps) override { entropy_coeff_ = config_.entropy_coeff.at(env_steps); }
+  void end_update(Metrics& metrics) override { metrics["curr_entropy_coeff"] = entropy_coeff_; }
+
+  TargetColumns targets(const TensorBatch& batch, const DeviceSum& sum) const override {
+    const GaeOfBatch gae(batch, gamma_, config_.lambda_, sum);
+    return {.columns = {{"advantages", gae.advantages}, {"value_targets", gae.targets}},
+            .metrics = gae.explained_variance.view({1}),
+            .names = kTargetMetrics};
+  }
+
+  Loss loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override {
+    const at::Tensor logp = log_prob(spec.distribution, output.action_dist_inputs, minibatch.at("actions"));  // [n]
+    const at::Tensor policy_loss = -(logp * minibatch.at("advantages")).mean(),
+                     vf_loss = (output.values - minibatch.at("value_targets")).square().mean(),
+                     mean_entropy = entropy(spec.distribution, output.action_dist_inputs).mean();
+    return {.total = policy_loss + config_.vf_loss_coeff * vf_loss - minibatch.at("entropy_coeff") * mean_entropy,
+            .metrics = at::stack({policy_loss, vf_loss, mean_entropy}).detach()};
+  }
+
+ private:
+  A2cConfig config_;
+  double gamma_, entropy_coeff_ = 0.0;
+};
+
+const RegisterAlgorithm registered{
+    "A2C", [](const Config& config) -> std::unique_ptr<Algorithm> { return std::make_unique<A2c>(config); }};
+
+}  // namespace
+}  // namespace myriad
