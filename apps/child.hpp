@@ -1,4 +1,4 @@
-// ChildProcess: what a learner and an env runner share: arguments, the control link to the driver, the last word.
+// What a learner and a host agent share: their arguments, the control link to the driver, the error they end with.
 #pragma once
 
 #include <functional>

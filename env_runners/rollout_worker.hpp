@@ -5,8 +5,8 @@
 // observations are stacks of frames the fragment gets each frame once, and the policy sees stacks that the worker makes
 // of them as the learner will. A fragment can be filled in pieces, so that the caller may send heartbeats between them:
 //
-//   worker.begin(fragment, weights); while (!worker.step_some(8)) heartbeat();      // or worker.sample(fragment,
-//   weights)
+//   worker.begin(fragment, weights);
+//   while (!worker.step_some(8)) heartbeat();      // or at once: worker.sample(fragment, weights)
 #pragma once
 
 #include <cstdint>

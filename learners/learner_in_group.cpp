@@ -33,7 +33,7 @@ std::optional<std::vector<uint32_t>> minority_of(std::span<const uint64_t> hashe
   return std::vector<uint32_t>();
 }
 
-/// Who has no group speaks to itself.
+/// The collective of a learner without a group: every operation is a no-op.
 struct Nobody final : Collective {
   uint32_t rank() const override { return 0; }
   uint32_t size() const override { return 1; }

@@ -58,14 +58,14 @@ class ConstRow {
   std::span<const std::byte> bytes_;
 };
 
-/// R_{t+1} and whether S_{t+1} is terminal. Time limits are not terminations: VectorEnv adds those it knows; a
-/// simulator that ends an episode for another reason than S_{t+1} says `truncated` itself.
 /// What an environment did in place of the action it was told: a client that acts itself.
 struct OwnAction {
   std::span<const std::byte> action;  ///< a row of the action space, as the policy draws it: before the ActionConnector
   std::span<const float> dist_inputs;  ///< what it was drawn from; empty: not known
 };
 
+/// R_{t+1} and whether S_{t+1} is terminal. Time limits are not terminations: VectorEnv adds those it knows; a
+/// simulator that ends an episode for another reason than S_{t+1} says `truncated` itself.
 struct StepResult {
   double reward = 0.0;
   bool terminated = false;

@@ -1,6 +1,7 @@
 // Weights: a version of a module's parameters and of the connectors' statistics, as it travels and rests.
 //
-// Published by learner shard 0 after each update; read by runners at fragment boundaries. The file form is safetensors:
+// Published by each learner shard to its agents, when a round begins (sync, lag1) or every broadcast_interval updates
+// (async); read by runners at fragment boundaries. The file form is safetensors:
 // 8 bytes of header length, a JSON header, the tensors; no code, readable by anybody.
 #pragma once
 

@@ -380,7 +380,7 @@ void Fleet::down(uint32_t agent, Outputs& outputs) {
   if (std::exchange(places_[agent].up, false)) announce(agent, outputs);
 }
 
-/// Its agent is gone, whatever it may still say.
+/// Frees the place. Later messages from its agent are ignored.
 void Fleet::vacate(uint32_t agent, Outputs& outputs) {
   down(agent, outputs);
   Place& place = places_[agent];

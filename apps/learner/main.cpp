@@ -499,7 +499,7 @@ class LearnerShell {
     }
   }
 
-  /// The core of an epoch that is over hears of nothing.
+  /// Drops results that belong to an earlier epoch.
   void tell_core(uint64_t epoch, const LearnerCore::Input& input) {
     if (core_ && part_.epoch == epoch) step(input);
   }
