@@ -43,27 +43,29 @@ RolloutWorker::RolloutWorker(const Config& config, const EnvSpec& env, const Mod
     : num_envs_(static_cast<size_t>(config.env_runners.num_envs_per_env_runner)),
       obs_size_(static_cast<size_t>(module.obs_size)),
       frame_stack_(static_cast<size_t>(config.environment.frame_stack)),
-      frame_size_(obs_size_ / frame_stack_),
       mode_(config.env_runners.random_actions ? Mode::uniform
             : config.env_runners.explore      ? Mode::sample
                                               : Mode::mode),
       envs_(env, env_options(config, env, first_env_index, incarnation)),
       flatten_(envs_.spec().observation_space),
-      flat_(flatten_.is_identity()),
+      bytes_(observation_dtype(config, envs_.spec().observation_space) == DType::u8),
+      flat_(bytes_ || flatten_.is_identity()),
+      obs_bytes_(obs_size_ * (bytes_ ? 1 : sizeof(float))),
+      frame_bytes_(obs_bytes_ / frame_stack_),
       policy_(module),
       dist_(module.distribution, envs_.spec().action_space),
       uniform_(envs_.spec().action_space, config.environment.normalize_actions),
       connector_(envs_.spec().action_space, config.environment.normalize_actions, config.environment.clip_actions),
-      features_(num_envs_ * obs_size_),
+      observed_(num_envs_ * obs_bytes_),
       env_actions_(num_envs_ * dist_.row_bytes()) {
   const int flat_size = envs_.spec().observation_space.flat_size();
   check(module.obs_size == flat_size, "the module takes {} features, {} has {}", module.obs_size, envs_.spec().id,
         flat_size);
-  if (frame_stack_ > 1) env_stacks_.resize(features_.size());
+  if (frame_stack_ > 1) env_stacks_.resize(observed_.size());
   if (config.environment.filters_observations()) {
     filter_.emplace(module.obs_size, config.environment.observation_clip);
-    filtered_.resize(features_.size());
   }
+  if (filter_ || bytes_) features_.resize(num_envs_ * obs_size_);
   if (!flat_) {
     rows_.resize(num_envs_ * envs_.row_bytes());
     final_rows_.resize(rows_.size());
@@ -74,9 +76,10 @@ RolloutWorker::RolloutWorker(const Config& config, const EnvSpec& env, const Mod
         .set_position(first_draw(incarnation));
 }
 
-void RolloutWorker::to_features(const std::byte* rows, size_t n, float* features) const {
+void RolloutWorker::to_features(const std::byte* rows, size_t n, std::byte* features) const {
   const size_t row_bytes = envs_.row_bytes();
-  for (size_t i = 0; i < n; ++i) flatten_({rows + i * row_bytes, row_bytes}, {features + i * obs_size_, obs_size_});
+  auto* const to = reinterpret_cast<float*>(features);
+  for (size_t i = 0; i < n; ++i) flatten_({rows + i * row_bytes, row_bytes}, {to + i * obs_size_, obs_size_});
 }
 
 void RolloutWorker::sample(Fragment& fragment, const WeightsView& weights) {
@@ -95,8 +98,8 @@ void RolloutWorker::begin(Fragment& fragment, const WeightsView& weights) {
   if (filter_) filter_->set_state(weights.filter);
   envs_.set_curriculum(weights.curriculum);
   if (!started_) {
-    envs_.reset(flat_ ? reinterpret_cast<std::byte*>(features_.data()) : rows_.data());
-    if (!flat_) to_features(rows_.data(), num_envs_, features_.data());
+    envs_.reset(flat_ ? observed_.data() : rows_.data());
+    if (!flat_) to_features(rows_.data(), num_envs_, observed_.data());
     started_ = true;
   }
   const auto start = [&](const char* name) { return fragment.row(layout.column(name), 0); };
@@ -112,19 +115,19 @@ void RolloutWorker::begin(Fragment& fragment, const WeightsView& weights) {
   const auto floats = [&](const char* name) { return reinterpret_cast<float*>(start(name)); };
   const auto flags = [&](const char* name) { return reinterpret_cast<uint8_t*>(start(name)); };
   target_ = {.fragment = &fragment,
-             .obs = frame_stack_ == 1 ? floats("obs") : features_.data(),
-             .frames = frame_stack_ == 1 ? nullptr : floats("frames"),
+             .obs = frame_stack_ == 1 ? start("obs") : observed_.data(),
+             .frames = frame_stack_ == 1 ? nullptr : start("frames"),
+             .final_obs = start("final_obs"),
+             .actions = start("actions"),
              .rewards = floats("rewards"),
              .logp = logp,
              .inputs = drawn_from,
-             .final_obs = floats("final_obs"),
-             .actions = start("actions"),
              .terminateds = flags("terminateds"),
              .truncateds = flags("truncateds"),
              .logp_stride = logp_stride,
              .inputs_stride = inputs_stride};
   if (frame_stack_ == 1)
-    std::copy(features_.begin(), features_.end(), target_.obs);
+    std::copy(observed_.begin(), observed_.end(), target_.obs);
   else
     write_first_stacks();
   const size_t samples = static_cast<size_t>(layout.steps()) * num_envs_;
@@ -140,7 +143,7 @@ bool RolloutWorker::step_some(int steps) {
   const int end = std::min(target_.fragment->layout().steps(), target_.t + steps);
   while (target_.t < end) step_once();
   if (end < target_.fragment->layout().steps()) return false;
-  if (frame_stack_ == 1) std::copy_n(target_.obs, features_.size(), features_.begin());  // the next fragment's row 0
+  if (frame_stack_ == 1) std::copy_n(target_.obs, observed_.size(), observed_.begin());  // the next fragment's row 0
   target_.fragment = nullptr;
   return true;
 }
@@ -152,16 +155,15 @@ void RolloutWorker::step_once() {
   for (size_t b = 0; b < n; ++b)
     connector_({to.actions + b * row_bytes, row_bytes}, {env_actions_.data() + b * row_bytes, row_bytes});
 
-  float* const next_obs = frame_stack_ == 1 ? to.obs + n * obs_size_ : env_stacks_.data();
-  float* const next_final = to.final_obs + to.fragment->final_rows * obs_size_;
-  const size_t final_rows = envs_.step(
-      env_actions_.data(), {.obs = flat_ ? reinterpret_cast<std::byte*>(next_obs) : rows_.data(),
-                            .rewards = to.rewards,
-                            .terminateds = to.terminateds,
-                            .truncateds = to.truncateds,
-                            .final_obs = flat_ ? reinterpret_cast<std::byte*>(next_final) : final_rows_.data(),
-                            .episodes = &to.fragment->episodes,
-                            .own = &own_});
+  std::byte* const next_obs = frame_stack_ == 1 ? to.obs + n * obs_bytes_ : env_stacks_.data();
+  std::byte* const next_final = to.final_obs + to.fragment->final_rows * obs_bytes_;
+  const size_t final_rows = envs_.step(env_actions_.data(), {.obs = flat_ ? next_obs : rows_.data(),
+                                                             .rewards = to.rewards,
+                                                             .terminateds = to.terminateds,
+                                                             .truncateds = to.truncateds,
+                                                             .final_obs = flat_ ? next_final : final_rows_.data(),
+                                                             .episodes = &to.fragment->episodes,
+                                                             .own = &own_});
   for (const auto& [b, own] : std::exchange(own_, {})) take_own(b, *own);
   if (!flat_) {
     to_features(rows_.data(), n, next_obs);
@@ -182,28 +184,28 @@ void RolloutWorker::step_once() {
 /// Rows 0 to k-1 of the fragment's frames.
 void RolloutWorker::write_first_stacks() {
   for (size_t i = 0; i < frame_stack_; ++i)
-    for (size_t b = 0; b < num_envs_; ++b, target_.frames += frame_size_)
-      std::copy_n(features_.data() + b * obs_size_ + i * frame_size_, frame_size_, target_.frames);
+    for (size_t b = 0; b < num_envs_; ++b, target_.frames += frame_bytes_)
+      std::copy_n(observed_.data() + b * obs_bytes_ + i * frame_bytes_, frame_bytes_, target_.frames);
 }
 
 /// Of the environments' stacks only the newest frames count, also in the step's rows of `final_obs`; the older ones are
 /// those of before. An environment that goes on from a state may round its observation otherwise than before it, and
 /// the learner has one frame for both.
-void RolloutWorker::take_frames(float* final_obs) {
+void RolloutWorker::take_frames(std::byte* final_obs) {
   Target& to = target_;
-  const size_t older = obs_size_ - frame_size_;
+  const size_t older = obs_bytes_ - frame_bytes_;
   for (size_t b = 0; b < num_envs_; ++b) {
-    float* const stack = features_.data() + b * obs_size_;
-    const float* const env_stack = env_stacks_.data() + b * obs_size_;
-    std::copy(stack + frame_size_, stack + obs_size_, stack);
+    std::byte* const stack = observed_.data() + b * obs_bytes_;
+    const std::byte* const env_stack = env_stacks_.data() + b * obs_bytes_;
+    std::copy(stack + frame_bytes_, stack + obs_bytes_, stack);
     if (to.truncateds[b] && !to.terminateds[b]) {
       std::copy_n(stack, older, final_obs);
-      final_obs += obs_size_;
+      final_obs += obs_bytes_;
     }
-    std::copy_n(env_stack + older, frame_size_, stack + older);
+    std::copy_n(env_stack + older, frame_bytes_, stack + older);
     if (to.truncateds[b] || to.terminateds[b])  // an S_0
-      for (size_t i = 0; i < older; i += frame_size_) std::copy_n(stack + older, frame_size_, stack + i);
-    to.frames = std::copy_n(stack + older, frame_size_, to.frames);
+      for (size_t i = 0; i < older; i += frame_bytes_) std::copy_n(stack + older, frame_bytes_, stack + i);
+    to.frames = std::copy_n(stack + older, frame_bytes_, to.frames);
   }
 }
 
@@ -222,17 +224,21 @@ void RolloutWorker::take_own(size_t b, const OwnAction& own) {
   target_.logp[b] = logp;
 }
 
-void RolloutWorker::choose_actions(const float* obs, std::byte* actions, float* logp, float* inputs) {
+void RolloutWorker::choose_actions(const std::byte* obs, std::byte* actions, float* logp, float* inputs) {
   if (mode_ == Mode::uniform) {
     for (size_t b = 0; b < num_envs_; ++b)
       logp[b] = uniform_(action_streams_[b], {actions + b * dist_.row_bytes(), dist_.row_bytes()});
     return;
   }
-  if (filter_) {
-    filter_->apply({obs, features_.size()}, filtered_);
-    obs = filtered_.data();
+  const auto* features = reinterpret_cast<const float*>(obs);
+  if (bytes_) {
+    std::copy_n(reinterpret_cast<const uint8_t*>(obs), features_.size(), features_.begin());
+    features = features_.data();
+  } else if (filter_) {
+    filter_->apply({features, features_.size()}, features_);
+    features = features_.data();
   }
-  policy_.forward(obs, num_envs_, inputs);
+  policy_.forward(features, num_envs_, inputs);
   if (mode_ == Mode::sample)
     dist_.sample(inputs, action_streams_, actions, logp);
   else
@@ -252,7 +258,12 @@ std::vector<std::byte> RolloutWorker::state() const {
   std::vector<int64_t> positions;
   for (const RandomStream& stream : action_streams_) positions.push_back(static_cast<int64_t>(stream.position()));
   tensors["action/random_position"] = Tensor::of(std::span<const int64_t>(positions), {num_envs_});
-  tensors["obs"] = Tensor::of(std::span<const float>(features_), {num_envs_, obs_size_});
+  std::vector<float> obs(num_envs_ * obs_size_);
+  if (bytes_)
+    std::copy_n(reinterpret_cast<const uint8_t*>(observed_.data()), obs.size(), obs.begin());
+  else
+    std::memcpy(obs.data(), observed_.data(), observed_.size());
+  tensors["obs"] = Tensor::of(std::span<const float>(obs), {num_envs_, obs_size_});
   return encode_safetensors(tensors, {{"content", "rollout_worker"}, {"env", envs_.spec().id}});
 }
 
@@ -262,18 +273,23 @@ std::string RolloutWorker::set_state(std::span<const std::byte> bytes) {
   if (tensors.empty()) return "";
   const std::vector<int64_t> positions = tensor_of(tensors, "action/random_position").i64();
   const std::vector<float> obs = tensor_of(tensors, "obs").f32();
-  if (positions.size() != num_envs_ || obs.size() != features_.size())
+  if (positions.size() != num_envs_ || obs.size() != num_envs_ * obs_size_)
     fail(Exit::usage, "foreign-checkpoint",
          "the runner's state has {} environments of {} features in all, want {} of {}", positions.size(), obs.size(),
-         num_envs_, features_.size());
-  const std::vector<int> restarted =
-      envs_.set_state(tensors, flat_ ? reinterpret_cast<std::byte*>(features_.data()) : rows_.data());
-  if (!flat_) to_features(rows_.data(), num_envs_, features_.data());
+         num_envs_, num_envs_ * obs_size_);
+  const std::vector<int> restarted = envs_.set_state(tensors, flat_ ? observed_.data() : rows_.data());
+  if (!flat_) to_features(rows_.data(), num_envs_, observed_.data());
   for (size_t b = 0; b < num_envs_; ++b) {
     action_streams_[b].set_position(static_cast<uint64_t>(positions[b]));
     // The observation as it was, should the simulator's own be of another rounding; not of an episode that began anew.
-    if (std::find(restarted.begin(), restarted.end(), static_cast<int>(b)) == restarted.end())
-      std::copy_n(obs.data() + b * obs_size_, obs_size_, features_.data() + b * obs_size_);
+    if (std::find(restarted.begin(), restarted.end(), static_cast<int>(b)) != restarted.end()) continue;
+    const float* const was = obs.data() + b * obs_size_;
+    std::byte* const now = observed_.data() + b * obs_bytes_;
+    if (bytes_)
+      std::transform(was, was + obs_size_, reinterpret_cast<uint8_t*>(now),
+                     [](float x) { return static_cast<uint8_t>(std::clamp(x, 0.0f, 255.0f)); });
+    else
+      std::memcpy(now, was, obs_bytes_);
   }
   started_ = true;
   if (restarted.empty()) return "";

@@ -53,27 +53,29 @@ class RolloutWorker {
  private:
   struct Target {  // where step t of the fragment being filled goes
     Fragment* fragment = nullptr;
-    float *obs, *frames, *rewards, *logp, *inputs, *final_obs;  // either in the fragment: obs, or frames
-    std::byte* actions;
+    std::byte *obs, *frames, *final_obs, *actions;  // either in the fragment: obs, or frames
+    float *rewards, *logp, *inputs;
     uint8_t *terminateds, *truncateds;
     size_t logp_stride, inputs_stride;  // floats to the next step's; 0 where the fragment has no such column
     int t = 0;
   };
   void step_once();
   void write_first_stacks();
-  void take_frames(float* final_obs);
+  void take_frames(std::byte* final_obs);
   void take_own(size_t b, const OwnAction& own);
-  void choose_actions(const float* obs, std::byte* actions, float* logp, float* inputs);  // [B, ...] each
-  void to_features(const std::byte* rows, size_t n, float* features) const;
+  void choose_actions(const std::byte* obs, std::byte* actions, float* logp, float* inputs);  // [B, ...] each
+  void to_features(const std::byte* rows, size_t n, std::byte* features) const;
 
   enum class Mode { sample, mode, uniform };
 
   size_t num_envs_, obs_size_;
-  size_t frame_stack_, frame_size_;  ///< frames of an observation, features of a frame
+  size_t frame_stack_;  ///< frames of an observation
   Mode mode_;
   VectorEnv envs_;
   ObservationFlattener flatten_;
-  bool flat_;  ///< an env row is its features
+  bool bytes_;  ///< fragments carry observations as the env's uint8
+  bool flat_;   ///< an env row is what they carry
+  size_t obs_bytes_, frame_bytes_;
   std::optional<MeanStdFilter> filter_;
   EigenPolicy policy_;
   ActionDist dist_;
@@ -81,10 +83,10 @@ class RolloutWorker {
   ActionConnector connector_;
   std::vector<RandomStream> action_streams_;              // [B]
   std::vector<std::pair<size_t, const OwnAction*>> own_;  ///< of one step
-  std::vector<float> features_;       // [B, obs_size]  S_t where the next fragment starts; of stacks of frames: S_t
-  std::vector<float> env_stacks_;     // [B, obs_size]  where observations are stacks: the environments' own
-  std::vector<float> filtered_;       // [B, obs_size]
-  std::vector<float> logp_, inputs_;  // [B], [B, k]  where fragments have no such column
+  std::vector<std::byte> observed_;    // [B, obs_bytes]  S_t where the next fragment starts; of stacks of frames: S_t
+  std::vector<std::byte> env_stacks_;  // [B, obs_bytes]  where observations are stacks: the environments' own
+  std::vector<float> features_;        // [B, obs_size]  of uint8, or filtered
+  std::vector<float> logp_, inputs_;   // [B], [B, k]  where fragments have no such column
   std::vector<std::byte> rows_, final_rows_;  // [B, row_bytes]  where rows are not features
   std::vector<std::byte> env_actions_;        // [B, action row_bytes]
   bool started_ = false;

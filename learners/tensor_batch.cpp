@@ -98,8 +98,8 @@ void check_batch(Fragment& fragment, const ModuleSpec& spec, const Space& action
   const Column* frames = layout.find("frames");
   const Column& obs = frames ? *frames : layout.column("obs");
   const size_t obs_size = count_of(obs) * (frames ? static_cast<size_t>(layout.frame_stack()) : 1);
-  check(obs.dtype == DType::f32 && obs_size == static_cast<size_t>(spec.obs_size),
-        "the fragment's obs are {} {}, the module wants {} f32", obs_size, name_of(obs.dtype), spec.obs_size);
+  check((obs.dtype == DType::f32 || obs.dtype == DType::u8) && obs_size == static_cast<size_t>(spec.obs_size),
+        "the fragment's obs are {} {}, the module wants {} f32 or u8", obs_size, name_of(obs.dtype), spec.obs_size);
   check(layout.find("final_obs") != nullptr || fragment.final_rows == 0,
         "the fragment has final rows and no final_obs");
   const Column& actions = layout.column("actions");

@@ -23,6 +23,12 @@ ModuleSpec module_of(const Config& config, const EnvSpec& env) {
   return find_algorithm(config.algorithm).module(env.observation_space, env.action_space, config);
 }
 
+DType observation_dtype(const Config& config, const Space& observation_space) {
+  const Box* box = observation_space.get_if<Box>();
+  return box != nullptr && box->dtype == DType::u8 && !config.environment.filters_observations() ? DType::u8
+                                                                                                 : DType::f32;
+}
+
 FragmentLayout fragment_layout(const Config& config, const EnvSpec& env, const ModuleSpec& module) {
   const EnvSpec spec = configured_spec(env, config.environment.env_config);
   check(spec.action_space.is_leaf(), "the action space {} has no single row of elements",
@@ -32,10 +38,11 @@ FragmentLayout fragment_layout(const Config& config, const EnvSpec& env, const M
   check_stack(spec.observation_space, frames);
   FragmentLayout layout(static_cast<int>(config.fragment_length()),
                         static_cast<int>(config.env_runners.num_envs_per_env_runner), frames);
+  const DType observation = observation_dtype(config, spec.observation_space);
   if (frames == 1)
-    layout.add("obs", Rows::step_and_bootstrap, DType::f32, {module.obs_size});
+    layout.add("obs", Rows::step_and_bootstrap, observation, {module.obs_size});
   else
-    layout.add("frames", Rows::frame, DType::f32, {module.obs_size / frames});
+    layout.add("frames", Rows::frame, observation, {module.obs_size / frames});
   layout.add("actions", Rows::step, action.dtype, action.shape)
       .add("rewards", Rows::step, DType::f32, {})
       .add("terminateds", Rows::step, DType::u8, {})
@@ -45,7 +52,7 @@ FragmentLayout fragment_layout(const Config& config, const EnvSpec& env, const M
       layout.add(name, Rows::step, DType::f32, {});
     else
       layout.add(name, Rows::step, DType::f32, {inputs_size(module.distribution)});
-  layout.add("final_obs", Rows::final_step, DType::f32, {module.obs_size});
+  layout.add("final_obs", Rows::final_step, observation, {module.obs_size});
   return layout;
 }
 

@@ -23,6 +23,10 @@ struct RunLayout {
 /// The network that `config.algorithm` trains in `env`.
 ModuleSpec module_of(const Config& config, const EnvSpec& env);
 
+/// How fragments carry observations: u8 where the space is one Box of uint8 and nothing filters them, a quarter of the
+/// bytes; else f32 features.
+DType observation_dtype(const Config& config, const Space& observation_space);
+
 /// The columns of a run's fragments: T = config.fragment_length(), B = num_envs_per_env_runner, and what the algorithm
 /// wants beside observations, actions, rewards and flags. `env` may be the registered spec or the configured one.
 FragmentLayout fragment_layout(const Config& config, const EnvSpec& env, const ModuleSpec& module);

@@ -6,9 +6,9 @@
 //                                            a new core begins                         formed   --> LearnerStatus
 //
 // The driver grants epochs and says with which version of the weights one begins; what is of an older one is over. An
-// update is a transaction of all shards (Standing in learners/learner.hpp): whoever is prepared when the group breaks does not know
-// whether the others are, and the driver, which hears all of them, says whether it counts. A state machine: one thread,
-// time comes in; the shell has sockets, torch and the update thread.
+// update is a transaction of all shards (Standing in learners/learner.hpp): whoever is prepared when the group breaks
+// does not know whether the others are, and the driver, which hears all of them, says whether it counts. A state
+// machine: one thread, time comes in; the shell has sockets, torch and the update thread.
 #pragma once
 
 #include <optional>

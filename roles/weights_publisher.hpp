@@ -1,9 +1,9 @@
 // WeightsPublisher: keeps the newest weights and sees to it that every peer gets them, late joiners and lossy links
 // included.
 //
-// A peer says what it has in each Join; a peer that is behind is sent the newest version, and the next one when it has that. A
-// version never goes back, and a published version is never changed (it is shared and immutable). A state machine: one
-// thread, no clock, no socket.
+// A peer says what it has in each Join; a peer that is behind is sent the newest version, and the next one when it has
+// that. A version never goes back, and a published version is never changed (it is shared and immutable). A state
+// machine: one thread, no clock, no socket.
 #pragma once
 
 #include <chrono>

@@ -70,7 +70,7 @@ void DeviceBatch::prepare(const FragmentLayout& layout) {
   stack_ = layout.frame_stack();
   if (const Column* frames = layout.find("frames")) {
     frames_ = view_of(slab_, layout, *frames, {steps + stack_, environments}).flatten(2);
-    batch_.obs = at::zeros({steps + 1, environments, obs_size}, options.dtype(at::kFloat));
+    batch_.obs = at::zeros({steps + 1, environments, obs_size}, options.dtype(frames_.scalar_type()));
   } else {
     batch_.obs = view_of(slab_, layout, layout.column("obs"), {steps + 1, environments}).flatten(2);
   }

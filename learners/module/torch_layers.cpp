@@ -60,6 +60,7 @@ std::vector<TorchLayer> layers_of(const ModuleSpec& spec) {
 
 ModuleOutput run_layers(const ModuleSpec& spec, const std::vector<TorchLayer>& with_parameters, const at::Tensor& obs,
                         const std::function<at::Tensor(const TorchLayer&, const at::Tensor& x)>& call) {
+  if (!obs.is_floating_point()) return run_layers(spec, with_parameters, obs.to(at::kFloat), call);  // uint8
   auto next = with_parameters.begin();
   const auto trunk = [&](const std::vector<Layer>& layers, at::Tensor x) {
     for (const Layer& layer : layers)

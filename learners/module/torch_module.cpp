@@ -18,6 +18,9 @@ std::span<float> span_of(const at::Tensor& tensor) {
 
 int64_t signed_of(size_t n) { return static_cast<int64_t>(n); }
 
+/// Observations may be uint8.
+at::Tensor floats_of(const at::Tensor& obs) { return obs.to(at::kFloat).contiguous(); }
+
 }  // namespace
 
 /// The whole module as one operation. Its parameters are no inputs of the graph: backward adds their gradient in place.
@@ -151,7 +154,7 @@ ModuleOutput TorchModule::forward(const at::Tensor& obs) {
   check(obs.dim() == 2 && obs.size(1) == spec_.obs_size, "obs has {} features, want {}", obs.size(-1), spec_.obs_size);
   if (parted_) return parted_->forward(obs);
   if (!native_) return run_layers(spec_, layers_, views_, obs);
-  auto outputs = NativeFunction::apply(anchor_, obs.contiguous(), this);
+  auto outputs = NativeFunction::apply(anchor_, floats_of(obs), this);
   return {outputs[0], outputs[1]};
 }
 
@@ -159,7 +162,7 @@ at::Tensor TorchModule::values(const at::Tensor& obs) {
   const at::NoGradGuard no_grad;
   if (parted_) return parted_->infer(flat_, obs).values;
   if (!native_) return run_layers(spec_, layers_, views_, obs).values;
-  const at::Tensor rows = obs.contiguous();
+  const at::Tensor rows = floats_of(obs);
   at::Tensor values = at::empty({rows.size(0)}, rows.options());
   native_->values(parameters().data(), rows.const_data_ptr<float>(), static_cast<size_t>(rows.size(0)),
                   values.mutable_data_ptr<float>());
@@ -171,7 +174,7 @@ ModuleOutput TorchModule::infer(const at::Tensor& parameters, const at::Tensor& 
   check(parameters.numel() == flat_.numel(), "{} parameters for a module of {}", parameters.numel(), flat_.numel());
   if (parted_) return parted_->infer(parameters, obs);
   if (!native_) return run_layers(spec_, layers_, parameter_views(spec_, parameters), obs);
-  const at::Tensor rows = obs.contiguous();
+  const at::Tensor rows = floats_of(obs);
   const int64_t n = rows.size(0);
   ModuleOutput out{at::empty({n, inputs_size(spec_.distribution)}, rows.options()), at::empty({n}, rows.options())};
   native_->forward(parameters.const_data_ptr<float>(), rows.const_data_ptr<float>(), static_cast<size_t>(n),

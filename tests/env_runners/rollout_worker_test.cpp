@@ -260,14 +260,42 @@ TEST_SUITE("env_runners/rollout_worker") {
     CHECK(b.column<float>("obs")[0] == 0.0f);
   }
 
-  TEST_CASE("RolloutWorker: uint8 observations become features, actions respect Discrete::start") {
+  TEST_CASE("RolloutWorker: fragments carry uint8 observations as they are, actions respect Discrete::start") {
     Rig rig(config_for(pixels(), 2, 6), pixels());
     rig.sample();
-    const auto obs = rig.column<float>("obs");  // [7, 2, 4]
-    for (size_t t = 0; t < 7; ++t) CHECK(obs[t * 8] == static_cast<float>(t % 4));
+    CHECK(rig.layout->column("obs").row_bytes == 4);
+    CHECK(rig.layout->column("final_obs").dtype == DType::u8);
+    const auto obs = rig.column<uint8_t>("obs");  // [7, 2, 4]
+    for (size_t t = 0; t < 7; ++t) CHECK(obs[t * 8] == t % 4);
+    // What the policy saw of S_2: 2, 2, 2, 2.
+    EigenPolicy policy(rig.spec);
+    policy.load(rig.weights.values);
+    const std::vector<float> seen(4, 2.0f);
+    std::vector<float> inputs(3);
+    policy.forward(seen.data(), 1, inputs.data());
+    const auto said = rig.column<float>("action_dist_inputs").subspan(2 * 2 * 3, 3);
+    CHECK(inputs == std::vector<float>(said.begin(), said.end()));
     for (const int32_t action : rig.column<int32_t>("actions")) CHECK((action >= 5 && action < 8));
     CHECK(rig.column<uint8_t>("terminateds")[3 * 2] == 1);
     CHECK(rig.fragment.final_rows == 0);
+  }
+
+  TEST_CASE("RolloutWorker: uint8 observations that are filtered travel as features; a state is the same either way") {
+    Config config = config_for(pixels(), 2, 5);
+    Rig bytes(config, pixels());
+    bytes.sample();
+    Rig again(config, pixels());
+    CHECK(again.worker.set_state(bytes.worker.state()) == bytes.worker.set_state(bytes.worker.state()));
+    bytes.sample();
+    again.sample();
+    for (const char* name : kStepColumns)
+      CHECK(same(std::as_bytes(bytes.column<std::byte>(name)), std::as_bytes(again.column<std::byte>(name))));
+    config.environment.observation_filter = "MeanStdFilter";
+    Rig filtered(config, pixels());
+    CHECK(filtered.layout->column("obs").dtype == DType::f32);
+    filtered.weights.filter = MeanStdFilter(4).state();
+    filtered.sample();
+    for (size_t t = 0; t < 6; ++t) CHECK(filtered.column<float>("obs")[t * 8] == static_cast<float>(t % 4));
   }
 
   TEST_CASE(

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <cstring>
 
 #include "learners/device/device_support.hpp"
 #include "rl/check.hpp"
@@ -83,6 +84,44 @@ TEST_CASE("Learner: from frames it learns what it learns from whole stacks, to t
       CHECK(b.weights().filter.empty() != filters);
     }
   }
+}
+
+TEST_CASE("Learner: of uint8 observations it learns what it learns of the same numbers as floats, to the bit") {
+  const Space actions = Space::discrete(3);
+  for (const char* algorithm : {"PPO", "IMPALA", "APPO"})
+    for (const std::string way : {"native", "torch", "device"}) {
+      CAPTURE(algorithm);
+      CAPTURE(way);
+      Config config = algorithm == std::string("PPO") ? config_of() : async_config(algorithm);
+      config.environment.observation_filter = "NoFilter";
+      config.learners.executor = way == "native" ? "native" : "torch";
+      const auto support = [&] { return way == "device" ? make_cpu_support() : nullptr; };
+      Learner of_floats(config, kObs, actions, support()), of_bytes(config, kObs, actions, support());
+      for (uint64_t seed = 1; seed <= 3; ++seed) {
+        Fragment floats = batch_of(actions, seed, 2);
+        auto layout = std::make_shared<FragmentLayout>(kSteps, kEnvironments);
+        for (const Column& c : floats.layout().columns())
+          layout->add(c.name, c.rows, c.name.ends_with("obs") ? DType::u8 : c.dtype, c.shape);
+        Fragment bytes(layout);
+        bytes.final_rows = floats.final_rows;
+        for (const Column& c : layout->columns()) {
+          const Column& from = floats.layout().column(c.name);
+          if (c.dtype == from.dtype) {
+            std::memcpy(bytes.row(c, 0), floats.row(from, 0), layout->rows(c) * c.row_bytes);
+            continue;
+          }
+          const std::span<float> numbers = floats.values<float>(from);
+          for (size_t i = 0; i < numbers.size(); ++i) {
+            numbers[i] = std::round(std::clamp(40.0f * numbers[i], 0.0f, 255.0f));
+            bytes.values<uint8_t>(c)[i] = static_cast<uint8_t>(numbers[i]);
+          }
+        }
+        of_floats.update(&floats);
+        of_bytes.update(&bytes);
+      }
+      CHECK(flat_parameters(of_floats.spec(), of_floats.state().module, "floats") ==
+            flat_parameters(of_bytes.spec(), of_bytes.state().module, "bytes"));
+    }
 }
 
 TEST_CASE("Learner: native and torch executors train alike") {
