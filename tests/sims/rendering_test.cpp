@@ -114,6 +114,11 @@ TEST_SUITE("sims/rendering") {
       check_frames(id);
   }
 
+  TEST_CASE("MinAtar: frames have the size asked for, differ between states and change nothing") {
+    for (const char* game : {"Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders"})
+      check_frames(fmt::format("MinAtar/{}-v1", game));
+  }
+
   TEST_CASE("MuJoCo: frames have the size asked for, differ between states and change nothing") {
     if (skipped()) return;
     for (const char* id : {"HalfCheetah-v5", "Pusher-v5"}) check_frames(id);  // with a camera "track" and without
