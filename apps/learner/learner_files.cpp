@@ -98,6 +98,11 @@ struct PendingPart {
   /// `rows` of the column, checked.
   const std::byte* column(const Column& column, size_t rows) const {
     const Tensor& values = tensor("columns/" + column.name);
+    if (values.shape.size() != 2 || values.shape[1] != column.row_bytes)
+      fail(Exit::usage, "foreign-checkpoint",
+           "{}: column {} has rows of {} bytes, this run's of {}: it was saved by another version of Myriad "
+           "or of another environment",
+           path, column.name, values.shape.size() == 2 ? values.shape[1] : 0, column.row_bytes);
     if (values.bytes.size() < rows * column.row_bytes)
       fail(Exit::usage, "foreign-checkpoint", "{}: column {} has {} bytes, this run's batch wants {} rows of {}", path,
            column.name, values.bytes.size(), rows, column.row_bytes);

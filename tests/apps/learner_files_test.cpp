@@ -113,6 +113,29 @@ TEST_CASE("Checkpoint: what four shards saved is read by 1, 2 and 8, equal to th
   }
 }
 
+TEST_CASE("Checkpoint: a batch that waited is refused where this run's rows have other sizes") {
+  Directory directory;
+  const auto files = make_system_files("/");
+  const auto layout_with = [](DType obs) {
+    auto layout = std::make_shared<FragmentLayout>(1, 1);
+    layout->add("obs", Rows::step_and_bootstrap, obs, {3})
+        .add("terminateds", Rows::step, DType::u8, {})
+        .add("truncateds", Rows::step, DType::u8, {});
+    return layout;
+  };
+  BatchAssembler saved(layout_with(DType::f32), 1);
+  saved.add(0, SharedBytes::of(std::vector<std::byte>(layout_with(DType::f32)->used_bytes(0))), 0);
+  const Learner learner(config_with("none"), kObs, kActions);
+  LearnerCore::WriteCheckpoint request{};
+  request.directory = directory.path();
+  request.with_batch = true;
+  save_learner(*files, request, learner, 0, saved);
+  BatchAssembler floats(layout_with(DType::f32), 1), bytes(layout_with(DType::u8), 1);
+  CHECK(load_pending_batch(*files, directory.path(), 0, 1, floats).has_value());
+  CHECK_THROWS_WITH_AS(load_pending_batch(*files, directory.path(), 0, 1, bytes),
+                       doctest::Contains("column obs has rows of 12 bytes, this run's of 3"), Error);
+}
+
 TEST_CASE("Checkpoint: the single optimizer file of before is still read; a missing part is an error") {
   Directory directory;
   Learners shards = make_learners(2, [] { return config_with("optimizer"); });
