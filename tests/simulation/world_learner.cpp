@@ -565,7 +565,8 @@ void World::prepared(Process& process) {
   note(fmt::format("learner {} has prepared {}", node.shard, node.version + 1));
   node.standing = Standing::prepared;
   node.prepared_hash = mix(node.hash, node.batch_hash);
-  group_.prepared[node.part.order.rank] = true;
+  if (node.part.epoch != group_.epoch) return;  // it was asleep: the barrier is another group's now
+  group_.prepared.at(node.part.order.rank) = true;
   if (std::ranges::find(group_.prepared, false) != group_.prepared.end() && !bugged(Bug::committed_alone)) return;
   for (const uint32_t id : group_.processes)
     if (const LearnerNode& other = *processes_[id].learner;
