@@ -1,10 +1,13 @@
 // EigenPolicy: a module's inference part, obs -> action_dist_inputs, from the flat weights as they arrived.
 //
-// Owned by one RolloutWorker or Evaluator, used by one thread; nothing is allocated or copied per forward. Samples are
-// processed in panels of 16 (8 or 4 where fewer are left): sample j is SIMD lane j of every instruction and a sum runs
-// over the inputs in order, so a sample's result is the same bits whoever shares its call.
+// Owned by one RolloutWorker or Evaluator, used by one thread; nothing is allocated per forward. Samples are processed
+// in panels of 16 (8 or 4 where fewer are left): sample j is SIMD lane j of every instruction and a sum runs over
+// the inputs in order, so a sample's result is the same bits whoever shares its call.
 //
 //   obs [n, in] --transpose--> panel [in][16] --Linear: y[o][:] = b[o] + sum_i W[o][i] x[i][:]--> ... --> [n, out]
+//
+// An encoder that begins with a picture's layers takes its samples one by one through these, where the lanes are
+// channels, and they enter the panel behind them. Convolutions have their weights transposed by load().
 #pragma once
 
 #include <cstddef>
@@ -26,8 +29,8 @@ class EigenPolicy {
   int obs_size() const { return spec_.obs_size; }
   int num_outputs() const { return outputs_; }  ///< inputs_size(distribution)
 
-  /// Uses `values` (the inference part or more) in place: they must stay until the next load. Throws Error when too
-  /// short.
+  /// Uses `values` (the inference part or more) in place: they must stay until the next load, and a change of a
+  /// convolution's wants one. Throws Error when too short.
   void load(std::span<const float> values);
 
   /// obs [n, obs_size] (already filtered) -> action_dist_inputs [n, num_outputs]; DiagGaussian: [mean, clipped log
@@ -35,6 +38,19 @@ class EigenPolicy {
   void forward(const float* obs, size_t n, float* action_dist_inputs);
 
  private:
+  /// Rows on their way through the layers: x[feature][lanes], one lane outside of panels.
+  struct Pass {
+    float *x, *y, *saved;
+    int lanes;
+    const float *weights, *packed;
+  };
+
+  size_t count_row_layers() const;
+  int pitch() const;
+  void run(const Layer& layer, Pass& pass);
+  void run_linear(const Linear& l, Pass& pass);
+  const float* padded(const float* x, int height, int width, int channels, int padding, float border);
+  void run_rows(const float* obs, int samples);
   void forward_panel(const float* obs, int samples, int lanes, float* out);
   void write_outputs(const float* head, const float* log_std, int samples, int lanes, float* out) const;
 
@@ -42,9 +58,15 @@ class EigenPolicy {
   const PolicyKernels& kernels_;
   size_t num_weights_;
   int outputs_;
+  std::vector<Layer> layers_;  ///< the encoder's and the head
+  size_t row_layers_ = 0;      ///< the leading ones that a sample goes through alone
+  size_t row_weights_ = 0;     ///< floats of their parameters
+  bool from_rows_ = false;     ///< the layer behind them is linear
+  int features_ = 0;           ///< that it takes
   std::span<const float> weights_;
-  std::vector<float> scratch_;  // two panels, 64-byte aligned within
-  float* panels_[2];
+  std::vector<float> scratch_;  ///< what the pointers point into, 64-byte aligned
+  float *panels_[2], *panel_saved_;
+  float *rows_[2], *row_saved_, *padded_, *packed_, *gathered_;
 };
 
 }  // namespace myriad

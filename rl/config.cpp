@@ -44,6 +44,19 @@ void model_settings(ModelConfig& model, SettingVisitor& v) {
   v.visit({"free_log_std", "", "Box actions: log std is a parameter, not an output"}, model.free_log_std);
   v.visit({"log_std_init", "", "initial value of a free log std", -20, 20}, model.log_std_init);
   v.visit({"log_std_clip_param", "", "log std is clipped to +/- this", 0, 100}, model.log_std_clip_param);
+  std::vector<std::string> encoders = encoder_names();
+  encoders.insert(encoders.begin(), "auto");
+  v.visit(choice("encoder", "auto: convolutions for pictures up to 16 x 16 and from 36 x 36, mlp for everything else",
+                 encoders),
+          model.encoder);
+  v.visit({"conv_filters", "", "[[filters, kernel, stride], ...], then fcnet_hiddens; in place of encoder", 0, 65536},
+          model.conv_filters);
+  v.visit(choice("conv_activation", "after each of conv_filters", activations), model.conv_activation);
+  v.visit(choice("channels", "axis of a picture's channels; auto: the smallest one, where that is first or last",
+                 {"auto", "first", "last"}),
+          model.channels);
+  v.visit({"scale_uint8", "", "bytes of a picture are taken by 1 / 255; false with a filter of observations"},
+          model.scale_uint8);
 }
 
 /// Calls f(group, list) for each group in the file's order; `list(visitor)` hands its settings to the visitor.
@@ -144,6 +157,11 @@ class Printer : public SettingVisitor {
   }
   void visit(const SettingInfo& info, std::vector<int>& value) override {
     sink_(info, "list of integers", fmt::format("[{}]", fmt::join(value, ", ")));
+  }
+  void visit(const SettingInfo& info, std::vector<std::vector<int>>& value) override {
+    std::vector<std::string> lists;
+    for (const std::vector<int>& list : value) lists.push_back(fmt::format("[{}]", fmt::join(list, ", ")));
+    sink_(info, "list of lists of integers", fmt::format("[{}]", fmt::join(lists, ", ")));
   }
   void visit(const SettingInfo& info, Schedule& value) override {
     sink_(info, "number or [[env steps, value], ...]", spell(value));
@@ -247,18 +265,15 @@ class Reader : public SettingVisitor {
     value = text;
   }
   void visit(const SettingInfo& info, std::vector<int>& value) override {
+    if (const toml::node* node = find(info)) value = integers(*node, info);
+  }
+  void visit(const SettingInfo& info, std::vector<std::vector<int>>& value) override {
     const toml::node* node = find(info);
     if (node == nullptr) return;
-    if (!node->is_array()) wrong_type(*node, info, "a list of integers");
-    std::vector<int> items;
-    for (const toml::node& item : *node->as_array()) {
-      if (!item.is_integer()) wrong_type(item, info, "integers in the list");
-      const int64_t n = item.as_integer()->get();
-      in_range(item, info, static_cast<double>(n));
-      if (!std::in_range<int>(n)) out_of_range(item, info, "a 32-bit integer");
-      items.push_back(static_cast<int>(n));
-    }
-    value = std::move(items);
+    if (!node->is_array()) wrong_type(*node, info, "a list of lists of integers");
+    std::vector<std::vector<int>> lists;
+    for (const toml::node& item : *node->as_array()) lists.push_back(integers(item, info));
+    value = std::move(lists);
   }
   void visit(const SettingInfo& info, Schedule& value) override {
     if (const toml::node* node = find(info)) value = schedule(*node, info);
@@ -318,6 +333,19 @@ class Reader : public SettingVisitor {
     info.low = std::numeric_limits<double>::lowest();
     info.high = std::numeric_limits<double>::max();
     return info;
+  }
+
+  std::vector<int> integers(const toml::node& node, const SettingInfo& info) {
+    if (!node.is_array()) wrong_type(node, info, "a list of integers");
+    std::vector<int> items;
+    for (const toml::node& item : *node.as_array()) {
+      if (!item.is_integer()) wrong_type(item, info, "integers in the list");
+      const int64_t n = item.as_integer()->get();
+      in_range(item, info, static_cast<double>(n));
+      if (!std::in_range<int>(n)) out_of_range(item, info, "a 32-bit integer");
+      items.push_back(static_cast<int>(n));
+    }
+    return items;
   }
 
   Schedule schedule(const toml::node& node, const SettingInfo& info) {

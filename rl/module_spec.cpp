@@ -14,32 +14,49 @@ namespace {
 
 constexpr std::array<std::string_view, 6> kActivations{"linear", "tanh", "relu", "silu", "gelu", "elu"};
 
-/// Calls `linear(name, layer)`, `norm(name, layer)` and `log_std(n)` for what has parameters, in buffer order.
-template <class OnLinear, class OnNorm, class OnLogStd>
-void visit_parameters(const ModuleSpec& spec, OnLinear linear, OnNorm norm, OnLogStd log_std) {
-  const auto layers = [&](const std::vector<Layer>& list, std::string_view part) {
-    for (size_t i = 0; i < list.size(); ++i) {
-      const std::string name = fmt::format("{}.{}", part, i);
-      std::visit(Overloaded{[&](const Linear& l) { linear(name, l); }, [](const Activate&) {},
-                            [&](const LayerNorm& l) { norm(name, l); }},
-                 list[i]);
-    }
-  };
-  layers(spec.encoder, "encoder");
-  linear(std::string("pi"), spec.action_head);
-  if (const auto* gaussian = std::get_if<DiagGaussian>(&spec.distribution); gaussian && gaussian->free_log_std)
-    log_std(gaussian->n);
-  layers(spec.value_encoder, "vf_encoder");
-  linear(std::string("vf"), spec.value_head);
+constexpr std::array<std::string_view, 4> kPresets{"mlp", "nature_cnn", "impala_resnet", "minatar_cnn"};
+
+template <class F>
+decltype(auto) with_layer(const Layer& layer, F&& f) {
+  return std::visit(std::forward<F>(f), layer);
+}
+
+std::vector<LayerTensor> tensors_of(const Layer& layer) {
+  return with_layer(layer, [](const auto& l) { return l.tensors(); });
+}
+
+size_t count_of(const std::vector<int>& shape) {
+  return std::accumulate(shape.begin(), shape.end(), size_t{1},
+                         [](size_t a, int b) { return a * static_cast<size_t>(b); });
+}
+
+std::string window_text(int kernel, int stride, int padding) {
+  return fmt::format("{}x{}{}{}", kernel, kernel, stride == 1 ? "" : fmt::format("/{}", stride),
+                     padding == 0 ? "" : fmt::format(" pad {}", padding));
 }
 
 std::string layers_text(const std::vector<Layer>& layers) {
   std::string text;
+  const auto arrow = [&] { return text.empty() || text.ends_with("(") ? "" : " -> "; };
+  const auto space = [&] { return text.ends_with("(") ? "" : " "; };
   for (const Layer& layer : layers)
-    std::visit(Overloaded{[&](const Linear& l) { text += fmt::format("{}{}", text.empty() ? "" : " -> ", l.outputs); },
-                          [&](const Activate& l) { text += fmt::format(" {}", name_of(l.activation)); },
-                          [&](const LayerNorm&) { text += " layernorm"; }},
-               layer);
+    text += with_layer(
+        layer, Overloaded{[&](const Linear& l) { return fmt::format("{}{}", arrow(), l.outputs); },
+                          [&](const Activate& l) { return fmt::format("{}{}", space(), name_of(l.activation)); },
+                          [&](const LayerNorm&) { return fmt::format("{}layernorm", space()); },
+                          [&](const Scale& l) { return fmt::format("{}x {:.4g}", arrow(), l.factor); },
+                          [&](const ChannelsLast& l) {
+                            return fmt::format("{}{}x{}x{}", arrow(), l.height, l.width, l.channels * l.depth);
+                          },
+                          [&](const Conv2d& l) {
+                            return fmt::format("{}conv {} {}", arrow(), l.outputs,
+                                               window_text(l.kernel, l.stride, l.padding));
+                          },
+                          [&](const MaxPool2d& l) {
+                            return fmt::format("{}maxpool {}", arrow(), window_text(l.kernel, l.stride, l.padding));
+                          },
+                          [&](const ResidualBegin&) { return fmt::format("{}+(", arrow()); },
+                          [&](const ResidualEnd&) { return std::string(")"); }});
   return text;
 }
 
@@ -58,10 +75,19 @@ std::string structure(const ModuleSpec& spec) {
   const auto layers = [](const std::vector<Layer>& list) {
     std::string text;
     for (const Layer& layer : list)
-      std::visit(Overloaded{[&](const Linear& l) { text += fmt::format("linear {}x{};", l.outputs, l.inputs); },
-                            [&](const Activate& l) { text += fmt::format("{} {};", name_of(l.activation), l.size); },
-                            [&](const LayerNorm& l) { text += fmt::format("layernorm {};", l.size); }},
-                 layer);
+      text += with_layer(
+          layer, Overloaded{[](const Linear& l) { return fmt::format("linear {}x{};", l.outputs, l.inputs); },
+                            [](const Activate& l) { return fmt::format("{} {};", name_of(l.activation), l.size); },
+                            []<class L>(const L& l) {
+                              std::string all(L::kKind);
+                              L::fields(
+                                  l, Overloaded{[&](std::string_view, int value) { all += fmt::format(" {}", value); },
+                                                [&](std::string_view name, float value) {
+                                                  if (name != "gain") all += fmt::format(" {}", value);
+                                                },
+                                                [](std::string_view, Initializer) {}});
+                              return all + ';';
+                            }});
     return text;
   };
   return fmt::format("obs {}|{}|pi {}x{}|{}|{}|{}|vf {}x{}|clip {}", spec.obs_size, layers(spec.encoder),
@@ -70,49 +96,331 @@ std::string structure(const ModuleSpec& spec) {
                      spec.value_head.inputs, spec.log_std_clip);
 }
 
+/// A weight as a matrix: `inputs` and `outputs` are what one output sees and one input reaches.
+struct Matrix {
+  int rows, columns;
+  double inputs, outputs;
+};
+
 /// Rows (or columns, where there are fewer) of a normal matrix made orthonormal: Saxe et al. 2014, "Exact solutions to
 /// the nonlinear dynamics of learning in deep linear neural networks".
-void fill_orthogonal(const Linear& layer, RandomStream& random, float* out) {
-  const auto [rows, length] = std::minmax({layer.outputs, layer.inputs});
+void fill_orthogonal(const Matrix& m, float gain, RandomStream& random, float* out) {
+  const auto [rows, length] = std::minmax({m.rows, m.columns});
   Eigen::MatrixXd basis(length, rows);
   for (double& x : basis.reshaped()) x = random.normal();
   const Eigen::HouseholderQR<Eigen::MatrixXd> qr(basis);
   basis = qr.householderQ() * Eigen::MatrixXd::Identity(length, rows);
   basis *= qr.matrixQR().diagonal().array().sign().matrix().asDiagonal();  // as Gram-Schmidt's, whose R is positive
-  if (layer.inputs < layer.outputs) basis.transposeInPlace();
-  for (const double x : basis.reshaped()) *out++ = layer.gain * static_cast<float>(x);
+  if (m.columns < m.rows) basis.transposeInPlace();
+  for (const double x : basis.reshaped()) *out++ = gain * static_cast<float>(x);
 }
 
-void fill_uniform(const Linear& layer, double bound, RandomStream& random, float* out) {
-  const size_t count = static_cast<size_t>(layer.inputs) * static_cast<size_t>(layer.outputs);
-  for (size_t i = 0; i < count; ++i) out[i] = layer.gain * static_cast<float>(random.uniform(-bound, bound));
+void fill_uniform(const Matrix& m, float gain, double bound, RandomStream& random, float* out) {
+  const size_t count = static_cast<size_t>(m.rows) * static_cast<size_t>(m.columns);
+  for (size_t i = 0; i < count; ++i) out[i] = gain * static_cast<float>(random.uniform(-bound, bound));
 }
 
-void fill_weight(const Linear& layer, RandomStream& random, float* out) {
-  switch (layer.initializer) {
+void fill_weight(const Matrix& m, Initializer initializer, float gain, RandomStream& random, float* out) {
+  switch (initializer) {
     case Initializer::orthogonal:
-      return fill_orthogonal(layer, random, out);
+      return fill_orthogonal(m, gain, random, out);
     // Glorot and Bengio 2010.
     case Initializer::xavier_uniform:
-      return fill_uniform(layer, std::sqrt(6.0 / (layer.inputs + layer.outputs)), random, out);
+      return fill_uniform(m, gain, std::sqrt(6.0 / (m.inputs + m.outputs)), random, out);
     // He et al. 2015 with the slope sqrt(5) of torch's Linear: U(-1/sqrt(in), 1/sqrt(in)).
     case Initializer::kaiming_uniform:
-      return fill_uniform(layer, 1.0 / std::sqrt(layer.inputs), random, out);
+      return fill_uniform(m, gain, 1.0 / std::sqrt(m.inputs), random, out);
   }
 }
 
-std::vector<Layer> mlp(int inputs, const ModelConfig& config, Activation activation) {
-  // Gain sqrt(2) before tanh and ReLU alike: Huang et al. 2022, "The 37 Implementation Details of PPO", detail 2.
-  const float gain = std::numbers::sqrt2_v<float>;
-  std::vector<Layer> layers;
+/// What a layer's parameters begin with, where that is not 0.
+void fill(const Layer& layer, RandomStream& random, float* out) {
+  with_layer(layer, Overloaded{[&](const Linear& l) {
+                                 const Matrix m{l.outputs, l.inputs, double(l.inputs), double(l.outputs)};
+                                 fill_weight(m, l.initializer, l.gain, random, out);
+                               },
+                               [&](const Conv2d& l) {
+                                 const double window = double(l.kernel) * l.kernel;
+                                 const Matrix m{l.outputs, l.patch_size(), l.inputs * window, l.outputs * window};
+                                 fill_weight(m, l.initializer, l.gain, random, out);
+                               },
+                               [&](const LayerNorm& l) { std::fill_n(out, l.size, 1.0f); }, [](const auto&) {}});
+}
+
+// ---- checks ----
+
+template <class... Args>
+[[noreturn]] void bad_module(fmt::format_string<Args...> format, Args&&... args) {
+  fail(Exit::usage, "bad-module", format, std::forward<Args>(args)...);
+}
+
+constexpr int kLargest = 1 << 24, kLargestSide = 1 << 15;  // of a row, and of a picture's side: products fit 64 bits
+constexpr int64_t kLargestRow = 1 << 26, kMostWeights = (int64_t{1} << 31) - 1;
+
+/// Its sizes alone.
+void check_layer(const std::string& name, const Layer& layer) {
+  with_layer(layer, [&]<class L>(const L& l) {
+    constexpr bool picture = requires { l.height; };
+    L::fields(l, Overloaded{[&](std::string_view field, int value) {
+                              const int low = field == "padding" ? 0 : 1, high = picture ? kLargestSide : kLargest;
+                              if (value < low || value > high)
+                                bad_module("{} ({}) has {} {}, want {} to {}", name, L::kKind, field, value, low, high);
+                            },
+                            [&](std::string_view field, float value) {
+                              if (!std::isfinite(value))
+                                bad_module("{} ({}) has {} {}, want a finite number", name, L::kKind, field, value);
+                            },
+                            [](std::string_view, auto) {}});
+    int64_t row = l.input_size();
+    if constexpr (requires { l.kernel; }) {
+      const int64_t side = std::min(l.height, l.width) + 2 * l.padding;
+      if (l.kernel > side) bad_module("{} ({}) has kernel {}, want at most {}", name, L::kKind, l.kernel, side);
+      if (2 * l.padding > l.kernel)
+        bad_module("{} ({}) has padding {}, want at most half of kernel {}", name, L::kKind, l.padding, l.kernel);
+      row = row / l.height / l.width * (l.height + 2 * l.padding) * (l.width + 2 * l.padding);
+    }
+    row = std::max(row, l.output_size());
+    if (row > kLargestRow)
+      bad_module("{} ({}) has rows of {} floats, want at most {}", name, L::kKind, row, kLargestRow);
+    for (const LayerTensor& tensor : l.tensors())
+      if (count_of(tensor.second) > kMostWeights)
+        bad_module("{} ({}) has a {} of {} floats, want at most {}", name, L::kKind, tensor.first,
+                   count_of(tensor.second), kMostWeights);
+  });
+}
+
+/// That the layers fit each other; the size of what comes out.
+int check_chain(const std::string& part, const std::vector<Layer>& layers, int size) {
+  std::vector<int> open;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const Layer& layer = layers[i];
+    const std::string name = fmt::format("{}.{}", part, i);
+    check_layer(name, layer);
+    if (inputs_of(layer) != size)
+      bad_module("{} ({}) takes {} floats and gets {}", name, kind_of(layer), inputs_of(layer), size);
+    size = outputs_of(layer);
+    if (std::holds_alternative<ResidualBegin>(layer)) open.push_back(size);
+    if (std::holds_alternative<ResidualEnd>(layer)) {
+      if (open.empty()) bad_module("{} (residual_end) ends no residual block", name);
+      if (open.back() != size) bad_module("{} (residual_end) adds {} floats to {}", name, open.back(), size);
+      open.pop_back();
+    }
+  }
+  if (!open.empty()) bad_module("{} has {} residual blocks without an end", part, open.size());
+  return size;
+}
+
+void check_head(const std::string& name, const Linear& head, int inputs, int outputs) {
+  check_layer(name, head);
+  if (head.inputs != inputs || head.outputs != outputs)
+    bad_module("{} is {} -> {}, want {} -> {}", name, head.inputs, head.outputs, inputs, outputs);
+}
+
+/// Floats the action head gives.
+int head_outputs(const ActionDistribution& distribution) {
+  const auto* gaussian = std::get_if<DiagGaussian>(&distribution);
+  return gaussian && gaussian->free_log_std ? gaussian->n : inputs_size(distribution);
+}
+
+// ---- the presets ----
+
+// Gain sqrt(2) before tanh and ReLU alike: Huang et al. 2022, "The 37 Implementation Details of PPO", detail 2.
+constexpr float kGain = std::numbers::sqrt2_v<float>;
+
+void add_activation(std::vector<Layer>& layers, Activation activation, int size) {
+  if (activation != Activation::linear) layers.push_back(Activate{activation, size});
+}
+
+/// The hidden layers of fcnet_hiddens.
+void add_hiddens(std::vector<Layer>& layers, int inputs, const ModelConfig& config) {
+  const Activation activation = activation_from(config.fcnet_activation);
   for (const int hidden : config.fcnet_hiddens) {
     if (hidden < 1) fail(Exit::usage, "out-of-range", "fcnet_hiddens has a layer of {} units, want at least 1", hidden);
-    layers.push_back(Linear{inputs, hidden, Initializer::orthogonal, gain});
+    layers.push_back(Linear{inputs, hidden, Initializer::orthogonal, kGain});
     if (config.fcnet_use_layernorm) layers.push_back(LayerNorm{hidden});
-    if (activation != Activation::linear) layers.push_back(Activate{activation, hidden});
+    add_activation(layers, activation, hidden);
     inputs = hidden;
   }
+}
+
+std::vector<Layer> mlp(const Space& observation_space, const ModelConfig& config) {
+  std::vector<Layer> layers;
+  add_hiddens(layers, observation_space.flat_size(), config);
   return layers;
+}
+
+/// Layers on a picture, one after the other.
+class PictureLayers {
+ public:
+  PictureLayers(const Picture& picture, const Space& space, bool scale_uint8)
+      : height_(picture.height), width_(picture.width), channels_(picture.frames * picture.channels) {
+    const Box& box = *space.get_if<Box>();
+    const bool bytes = box.dtype == DType::u8 && std::ranges::any_of(box.high, [](double high) { return high > 1; });
+    if (bytes && scale_uint8) layers_.push_back(Scale{size(), 1.0f / 255.0f});
+    if (picture.channels_first && channels_ > 1)
+      layers_.push_back(ChannelsLast{channels_, height_, width_, 1});
+    else if (!picture.channels_first && picture.frames > 1)
+      layers_.push_back(ChannelsLast{picture.frames, height_, width_, picture.channels});
+  }
+
+  int size() const { return height_ * width_ * channels_; }
+  std::vector<Layer> take() { return std::move(layers_); }
+
+  void conv(int filters, int kernel, int stride, int padding = 0) {
+    fits("a convolution", kernel, padding);
+    const Conv2d layer{height_, width_, channels_, filters, kernel, stride, padding, Initializer::orthogonal, kGain};
+    check_layer(fmt::format("encoder.{}", layers_.size()), layer);
+    layers_.push_back(layer);
+    become(layer.output_height(), layer.output_width(), filters);
+  }
+  void max_pool(int kernel, int stride, int padding) {
+    fits("a pooling", kernel, padding);
+    const MaxPool2d layer{height_, width_, channels_, kernel, stride, padding};
+    layers_.push_back(layer);
+    become(layer.output_height(), layer.output_width(), channels_);
+  }
+  void activate(Activation activation) { add_activation(layers_, activation, size()); }
+  void relu() { activate(Activation::relu); }
+  void residual_begin() { layers_.push_back(ResidualBegin{size()}); }
+  void residual_end() { layers_.push_back(ResidualEnd{size()}); }
+  void linear(int outputs) {
+    layers_.push_back(Linear{size(), outputs, Initializer::orthogonal, kGain});
+    become(1, 1, outputs);
+  }
+  void hiddens(const ModelConfig& config) { add_hiddens(layers_, size(), config); }
+
+ private:
+  void become(int height, int width, int channels) { height_ = height, width_ = width, channels_ = channels; }
+  void fits(std::string_view what, int kernel, int padding) const {
+    if (kernel > std::min(height_, width_) + 2 * padding)
+      fail(Exit::usage, "impossible",
+           "{} of {}x{} does not fit into {}x{} pixels; take another rl_module.encoder or conv_filters", what, kernel,
+           kernel, height_, width_);
+  }
+
+  std::vector<Layer> layers_;
+  int height_, width_, channels_;
+};
+
+/// Mnih et al. 2015, "Human-level control through deep reinforcement learning".
+void nature_cnn(PictureLayers& layers) {
+  for (const auto& [filters, kernel, stride] : {std::array{32, 8, 4}, {64, 4, 2}, {64, 3, 1}}) {
+    layers.conv(filters, kernel, stride);
+    layers.relu();
+  }
+  layers.linear(512);
+  layers.relu();
+}
+
+/// Young and Tian 2019, "MinAtar: An Atari-Inspired Testbed".
+void minatar_cnn(PictureLayers& layers) {
+  layers.conv(16, 3, 1);
+  layers.relu();
+  layers.linear(128);
+  layers.relu();
+}
+
+/// Espeholt et al. 2018, "IMPALA: Scalable Distributed Deep-RL", figure 3, the deep one without its LSTM.
+void impala_resnet(PictureLayers& layers) {
+  for (const int filters : {16, 32, 32}) {
+    layers.conv(filters, 3, 1, 1);
+    layers.max_pool(3, 2, 1);
+    for (int block = 0; block < 2; ++block) {
+      layers.residual_begin();
+      for (int i = 0; i < 2; ++i) {
+        layers.relu();
+        layers.conv(filters, 3, 1, 1);
+      }
+      layers.residual_end();
+    }
+  }
+  layers.relu();
+  layers.linear(256);
+  layers.relu();
+}
+
+void conv_filters(PictureLayers& layers, const ModelConfig& config) {
+  const Activation activation = activation_from(config.conv_activation);
+  for (const std::vector<int>& f : config.conv_filters) {
+    const int padding = f.size() == 4 ? f[3] : 0;
+    if (f.size() < 3 || f.size() > 4 || f[0] < 1 || f[1] < 1 || f[2] < 1 || padding < 0 || 2 * padding > f[1])
+      fail(Exit::usage, "out-of-range",
+           "rl_module.conv_filters has [{}], want [filters, kernel, stride] or [filters, kernel, stride, padding], "
+           "padding at most half of kernel",
+           fmt::join(f, ", "));
+    layers.conv(f[0], f[1], f[2], padding);
+    layers.activate(activation);
+  }
+  layers.hiddens(config);
+}
+
+constexpr int kSmallestSide = 8, kMostChannels = 16;       // of what auto takes for a picture
+constexpr int kLargestMinAtar = 16, kSmallestNature = 36;  // sides: the last convolution of nature_cnn needs 36
+
+/// A Box [frames,] a, b, c.
+bool has_picture_rank(const Box& box) { return box.shape.size() == 3 || box.shape.size() == 4; }
+
+Picture picture(const Box& box, bool channels_first) {
+  const auto last = box.shape.end();
+  const int frames = box.shape.size() == 4 ? box.shape.front() : 1;
+  return channels_first ? Picture{frames, last[-2], last[-1], last[-3], true}
+                        : Picture{frames, last[-3], last[-2], last[-1], false};
+}
+
+/// What auto stands for.
+std::string_view encoder_for(const Space& space, const ModelConfig& config) {
+  const auto* box = space.get_if<Box>();
+  if (box == nullptr || !has_picture_rank(*box) || box->dtype == DType::i32 || box->dtype == DType::i64) return "mlp";
+  const auto looks_like_one = [](const Picture& p) {
+    return std::min(p.height, p.width) >= kSmallestSide && p.channels <= kMostChannels;
+  };
+  const bool first = looks_like_one(picture(*box, true)), last = looks_like_one(picture(*box, false));
+  if (!(config.channels == "auto" ? first || last : config.channels == "first" ? first : last)) return "mlp";
+  const Picture p = picture_of(space, config.channels);
+  if (!looks_like_one(p)) return "mlp";
+  if (std::max(p.height, p.width) <= kLargestMinAtar) return "minatar_cnn";
+  return std::min(p.height, p.width) >= kSmallestNature ? "nature_cnn" : "mlp";
+}
+
+std::vector<Layer> encoder_of(const Space& space, const ModelConfig& config) {
+  std::string_view encoder = config.encoder;
+  if (encoder != "auto" && std::ranges::find(kPresets, encoder) == kPresets.end()) {
+    std::vector<std::string> known = encoder_names();
+    known.emplace_back("auto");
+    fail(Exit::usage, "out-of-range", "unknown rl_module.encoder '{}'{}", encoder, suggestion(encoder, known));
+  }
+  if (config.conv_filters.empty()) {
+    if (encoder == "auto") encoder = encoder_for(space, config);
+    if (encoder == "mlp") return mlp(space, config);
+  }
+  PictureLayers layers(picture_of(space, config.channels), space, config.scale_uint8);
+  if (!config.conv_filters.empty())
+    conv_filters(layers, config);
+  else if (encoder == "nature_cnn")
+    nature_cnn(layers);
+  else if (encoder == "minatar_cnn")
+    minatar_cnn(layers);
+  else
+    impala_resnet(layers);
+  return layers.take();
+}
+
+ModuleSpec with_heads(std::vector<Layer> encoder, const Space& observation_space, const Space& action_space,
+                      const ModelConfig& config) {
+  ModuleSpec spec;
+  spec.obs_size = observation_space.flat_size();
+  spec.distribution = distribution_for(action_space, config.free_log_std);
+  spec.encoder = std::move(encoder);
+  spec.shares_encoder = config.vf_share_layers;
+  if (!spec.shares_encoder) spec.value_encoder = spec.encoder;
+  const int features = spec.encoder.empty() ? spec.obs_size : outputs_of(spec.encoder.back());
+  // A small gain makes the first policy near uniform (Andrychowicz et al. 2021, "What Matters in On-Policy RL").
+  spec.action_head = {features, head_outputs(spec.distribution), Initializer::orthogonal, 0.01f};
+  spec.value_head = {features, 1, Initializer::orthogonal, 1.0f};
+  spec.log_std_init = static_cast<float>(config.log_std_init);
+  spec.log_std_clip = static_cast<float>(config.log_std_clip_param);
+  check_module(spec);
+  return spec;
 }
 
 }  // namespace
@@ -124,6 +432,21 @@ Activation activation_from(std::string_view name) {
     if (kActivations[i] == name) return static_cast<Activation>(i);
   const std::vector<std::string> known(kActivations.begin(), kActivations.end());
   fail(Exit::usage, "unknown-activation", "unknown activation '{}'{}", name, suggestion(name, known));
+}
+
+std::string_view kind_of(const Layer& layer) {
+  return with_layer(layer, [](const auto& l) { return std::remove_cvref_t<decltype(l)>::kKind; });
+}
+int inputs_of(const Layer& layer) {
+  return with_layer(layer, [](const auto& l) { return static_cast<int>(l.input_size()); });
+}
+int outputs_of(const Layer& layer) {
+  return with_layer(layer, [](const auto& l) { return static_cast<int>(l.output_size()); });
+}
+size_t num_parameters_of(const Layer& layer) {
+  size_t count = 0;
+  for (const LayerTensor& tensor : tensors_of(layer)) count += count_of(tensor.second);
+  return count;
 }
 
 int inputs_size(const ActionDistribution& distribution) {
@@ -150,20 +473,14 @@ std::vector<Parameter> ModuleSpec::parameters() const {
   std::vector<Parameter> list;
   size_t offset = 0;
   const auto add = [&](std::string name, std::vector<int> shape) {
-    const size_t count = std::accumulate(shape.begin(), shape.end(), size_t{1},
-                                         [](size_t a, int b) { return a * static_cast<size_t>(b); });
+    const size_t count = count_of(shape);
     list.push_back({std::move(name), std::move(shape), offset, count});
     offset += count;
   };
-  visit_parameters(
+  for_each_layer(
       *this,
-      [&](const std::string& name, const Linear& l) {
-        add(name + ".weight", {l.outputs, l.inputs});
-        add(name + ".bias", {l.outputs});
-      },
-      [&](const std::string& name, const LayerNorm& l) {
-        add(name + ".gain", {l.size});
-        add(name + ".bias", {l.size});
+      [&](const std::string& name, const Layer& layer) {
+        for (const auto& [tensor, shape] : tensors_of(layer)) add(fmt::format("{}.{}", name, tensor), shape);
       },
       [&](int n) { add("log_std", {n}); });
   return list;
@@ -190,41 +507,75 @@ std::string ModuleSpec::to_string() const {
                      shares_encoder || value.empty() ? "" : " -> ");
 }
 
+void check_module(const ModuleSpec& spec) {
+  if (spec.obs_size < 1 || spec.obs_size > kLargestRow)
+    bad_module("obs_size is {}, want 1 to {}", spec.obs_size, kLargestRow);
+  const auto positive = [](int n) {
+    if (n < 1 || n > kLargest) bad_module("the distribution has a size of {}, want 1 to {}", n, kLargest);
+  };
+  std::visit(Overloaded{[&](const MultiCategorical& d) {
+                          if (d.nvec.empty() || d.nvec.size() > kLargest / 1024)
+                            bad_module("the distribution has {} choices, want 1 to {}", d.nvec.size(), kLargest / 1024);
+                          int64_t sum = 0;
+                          for (const int n : d.nvec) positive(n), sum += n;
+                          positive(static_cast<int>(std::min<int64_t>(sum, kLargest + 1)));
+                        },
+                        [&](const auto& d) { positive(d.n); }},
+             spec.distribution);
+  if (!std::isfinite(spec.log_std_init) || !(spec.log_std_clip >= 0) || !std::isfinite(spec.log_std_clip))
+    bad_module("log_std_init is {} and log_std_clip {}, want finite ones, the second not negative", spec.log_std_init,
+               spec.log_std_clip);
+  const int features = check_chain("encoder", spec.encoder, spec.obs_size);
+  check_head("action_head", spec.action_head, features, head_outputs(spec.distribution));
+  if (spec.shares_encoder && !spec.value_encoder.empty())
+    bad_module("the value shares the encoder and has {} layers of its own", spec.value_encoder.size());
+  const int value_features = check_chain("value_encoder", spec.value_encoder, spec.obs_size);
+  check_head("value_head", spec.value_head, spec.shares_encoder ? features : value_features, 1);
+}
+
+std::vector<std::string> encoder_names() { return {kPresets.begin(), kPresets.end()}; }
+
+Picture picture_of(const Space& observation_space, const std::string& channels) {
+  const auto* box = observation_space.get_if<Box>();
+  if (box == nullptr || !has_picture_rank(*box))
+    fail(Exit::usage, "impossible",
+         "convolutions want a Box of height, width and channels, got {}; rl_module.encoder \"mlp\" takes any",
+         observation_space.to_string());
+  if (channels != "auto") return picture(*box, channels == "first");
+  const int a = box->shape.end()[-3], b = box->shape.end()[-2], c = box->shape.end()[-1];
+  const bool first = a < std::min(b, c), last = c < std::min(a, b);
+  if (!first && !last)
+    fail(Exit::usage, "impossible", "{}: which axis has the channels? rl_module.channels \"first\" or \"last\" says it",
+         observation_space.to_string());
+  return picture(*box, first);
+}
+
+ModuleSpec make_module_spec(const Space& observation_space, const Space& action_space, const ModelConfig& config) {
+  return with_heads(encoder_of(observation_space, config), observation_space, action_space, config);
+}
+
 ModuleSpec make_mlp_spec(const Space& observation_space, const Space& action_space, const ModelConfig& config) {
-  const Activation activation = activation_from(config.fcnet_activation);
-  ModuleSpec spec;
-  spec.obs_size = observation_space.flat_size();
-  spec.distribution = distribution_for(action_space, config.free_log_std);
-  spec.encoder = mlp(spec.obs_size, config, activation);
-  spec.shares_encoder = config.vf_share_layers;
-  if (!spec.shares_encoder) spec.value_encoder = spec.encoder;
-  const int features = config.fcnet_hiddens.empty() ? spec.obs_size : config.fcnet_hiddens.back();
-  const auto* gaussian = std::get_if<DiagGaussian>(&spec.distribution);
-  const int outputs = gaussian && gaussian->free_log_std ? gaussian->n : inputs_size(spec.distribution);
-  // A small gain makes the first policy near uniform (Andrychowicz et al. 2021, "What Matters in On-Policy RL").
-  spec.action_head = {features, outputs, Initializer::orthogonal, 0.01f};
-  spec.value_head = {features, 1, Initializer::orthogonal, 1.0f};
-  spec.log_std_init = static_cast<float>(config.log_std_init);
-  spec.log_std_clip = static_cast<float>(config.log_std_clip_param);
-  return spec;
+  return with_heads(mlp(observation_space, config), observation_space, action_space, config);
 }
 
 std::vector<float> initial_parameters(const ModuleSpec& spec, uint64_t seed) {
   std::vector<float> values(spec.num_parameters(), 0.0f);  // biases begin at 0
-  const std::vector<Parameter> list = spec.parameters();
-  size_t index = 0;  // of the parameter: also names its random stream
-  visit_parameters(
+  size_t offset = 0, index = 0;                            // of the tensor: also names its random stream
+  for_each_layer(
       spec,
-      [&](const std::string&, const Linear& l) {
+      [&](const std::string&, const Layer& layer) {
+        const size_t tensors = tensors_of(layer).size();
+        if (tensors == 0) return;
         RandomStream random(seed, StreamPurpose::initial_weights, index);
-        fill_weight(l, random, &values[list[index].offset]);
-        index += 2;
+        fill(layer, random, &values[offset]);
+        offset += num_parameters_of(layer);
+        index += tensors;
       },
-      [&](const std::string&, const LayerNorm& l) {
-        std::fill_n(&values[list[index].offset], l.size, 1.0f);
-        index += 2;
-      },
-      [&](int n) { std::fill_n(&values[list[index++].offset], n, spec.log_std_init); });
+      [&](int n) {
+        std::fill_n(&values[offset], n, spec.log_std_init);
+        offset += static_cast<size_t>(n);
+        ++index;
+      });
   return values;
 }
 

@@ -6,11 +6,16 @@
 // Parameters lie in one flat float32 buffer, inference part first: for each layer in order its weight [out, in]
 // (row-major, as torch) and bias [out]; LayerNorm gain and bias [n]; a free log std [n] after the action head.
 // The hash of the structure travels with the weights. A new layer kind is a new alternative of Layer: the build breaks
-// exactly where an executor has to learn it.
+// exactly where an executor has to learn it. What every kind says of itself (its name, its fields, its sizes, its
+// tensors) is in its struct, and the hash, the JSON and the checks follow from that.
+//
+// Pictures are rows too: [height, width, channels], row-major, channels last.
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -24,33 +29,181 @@ Activation activation_from(std::string_view name);  ///< throws Error naming the
 
 enum class Initializer : uint8_t { orthogonal, xavier_uniform, kaiming_uniform };
 
+/// A tensor of a layer: its name within the layer, and its shape.
+using LayerTensor = std::pair<std::string_view, std::vector<int>>;
+
 /// y = W x + b.
 struct Linear {
   int inputs, outputs;
   Initializer initializer = Initializer::orthogonal;
   float gain = 1.0f;
+
+  static constexpr std::string_view kKind = "linear";
+  template <class Self, class F>
+  static void fields(Self& self, F f) {
+    f("inputs", self.inputs), f("outputs", self.outputs), f("initializer", self.initializer), f("gain", self.gain);
+  }
+  int64_t input_size() const { return inputs; }
+  int64_t output_size() const { return outputs; }
+  std::vector<LayerTensor> tensors() const { return {{"weight", {outputs, inputs}}, {"bias", {outputs}}}; }
+  bool operator==(const Linear&) const = default;
 };
+
 struct Activate {
   Activation activation;
   int size;
+
+  static constexpr std::string_view kKind = "activate";
+  template <class Self, class F>
+  static void fields(Self& self, F f) {
+    f("activation", self.activation), f("size", self.size);
+  }
+  int64_t input_size() const { return size; }
+  int64_t output_size() const { return size; }
+  std::vector<LayerTensor> tensors() const { return {}; }
+  bool operator==(const Activate&) const = default;
 };
+
 /// (x - mean) / sqrt(var + 1e-5) * gain + bias over the features (Ba et al. 2016).
 struct LayerNorm {
   int size;
+
+  static constexpr std::string_view kKind = "layernorm";
+  template <class Self, class F>
+  static void fields(Self& self, F f) {
+    f("size", self.size);
+  }
+  int64_t input_size() const { return size; }
+  int64_t output_size() const { return size; }
+  std::vector<LayerTensor> tensors() const { return {{"gain", {size}}, {"bias", {size}}}; }
+  bool operator==(const LayerNorm&) const = default;
 };
 
-using Layer = std::variant<Linear, Activate, LayerNorm>;
+/// y = factor x: bytes of a picture by 1 / 255.
+struct Scale {
+  int size;
+  float factor;
+
+  static constexpr std::string_view kKind = "scale";
+  template <class Self, class F>
+  static void fields(Self& self, F f) {
+    f("size", self.size), f("factor", self.factor);
+  }
+  int64_t input_size() const { return size; }
+  int64_t output_size() const { return size; }
+  std::vector<LayerTensor> tensors() const { return {}; }
+  bool operator==(const Scale&) const = default;
+};
+
+/// [channels, height, width, depth] -> [height, width, channels * depth]: planes (depth 1), or stacked pictures that
+/// have their own channels last.
+struct ChannelsLast {
+  int channels, height, width, depth = 1;
+
+  static constexpr std::string_view kKind = "channels_last";
+  template <class Self, class F>
+  static void fields(Self& self, F f) {
+    f("channels", self.channels), f("height", self.height), f("width", self.width), f("depth", self.depth);
+  }
+  int64_t input_size() const { return int64_t{channels} * height * width * depth; }
+  int64_t output_size() const { return input_size(); }
+  std::vector<LayerTensor> tensors() const { return {}; }
+  bool operator==(const ChannelsLast&) const = default;
+};
+
+/// [height, width, inputs] -> [output_height, output_width, outputs], each output pixel from kernel x kernel input
+/// pixels, `stride` apart; the border is `padding` zeros wide. The weight [outputs, kernel, kernel, inputs] is, in
+/// memory, torch's [outputs, inputs, kernel, kernel] with channels last.
+struct Conv2d {
+  int height, width, inputs, outputs, kernel, stride = 1, padding = 0;
+  Initializer initializer = Initializer::orthogonal;
+  float gain = 1.0f;
+
+  static constexpr std::string_view kKind = "conv2d";
+  template <class Self, class F>
+  static void fields(Self& self, F f) {
+    f("height", self.height), f("width", self.width), f("inputs", self.inputs), f("outputs", self.outputs);
+    f("kernel", self.kernel), f("stride", self.stride), f("padding", self.padding);
+    f("initializer", self.initializer), f("gain", self.gain);
+  }
+  int output_height() const { return (height + 2 * padding - kernel) / stride + 1; }
+  int output_width() const { return (width + 2 * padding - kernel) / stride + 1; }
+  int patch_size() const { return kernel * kernel * inputs; }
+  int64_t input_size() const { return int64_t{height} * width * inputs; }
+  int64_t output_size() const { return int64_t{output_height()} * output_width() * outputs; }
+  std::vector<LayerTensor> tensors() const {
+    return {{"weight", {outputs, kernel, kernel, inputs}}, {"bias", {outputs}}};
+  }
+  bool operator==(const Conv2d&) const = default;
+};
+
+/// The largest of kernel x kernel pixels, `stride` apart, channel by channel; the border, `padding` wide, is never it.
+struct MaxPool2d {
+  int height, width, channels, kernel, stride, padding = 0;
+
+  static constexpr std::string_view kKind = "max_pool2d";
+  template <class Self, class F>
+  static void fields(Self& self, F f) {
+    f("height", self.height), f("width", self.width), f("channels", self.channels);
+    f("kernel", self.kernel), f("stride", self.stride), f("padding", self.padding);
+  }
+  int output_height() const { return (height + 2 * padding - kernel) / stride + 1; }
+  int output_width() const { return (width + 2 * padding - kernel) / stride + 1; }
+  int64_t input_size() const { return int64_t{height} * width * channels; }
+  int64_t output_size() const { return int64_t{output_height()} * output_width() * channels; }
+  std::vector<LayerTensor> tensors() const { return {}; }
+  bool operator==(const MaxPool2d&) const = default;
+};
+
+/// x -> x + f(x), where f is the layers between the two (He et al. 2016). Blocks may be nested.
+struct ResidualBegin {
+  int size;
+
+  static constexpr std::string_view kKind = "residual_begin";
+  template <class Self, class F>
+  static void fields(Self& self, F f) {
+    f("size", self.size);
+  }
+  int64_t input_size() const { return size; }
+  int64_t output_size() const { return size; }
+  std::vector<LayerTensor> tensors() const { return {}; }
+  bool operator==(const ResidualBegin&) const = default;
+};
+struct ResidualEnd {
+  int size;
+
+  static constexpr std::string_view kKind = "residual_end";
+  template <class Self, class F>
+  static void fields(Self& self, F f) {
+    f("size", self.size);
+  }
+  int64_t input_size() const { return size; }
+  int64_t output_size() const { return size; }
+  std::vector<LayerTensor> tensors() const { return {}; }
+  bool operator==(const ResidualEnd&) const = default;
+};
+
+using Layer =
+    std::variant<Linear, Activate, LayerNorm, Scale, ChannelsLast, Conv2d, MaxPool2d, ResidualBegin, ResidualEnd>;
+
+std::string_view kind_of(const Layer& layer);
+int inputs_of(const Layer& layer);             ///< floats of a row it takes
+int outputs_of(const Layer& layer);            ///< and gives
+size_t num_parameters_of(const Layer& layer);  ///< floats
 
 /// How action_dist_inputs become an action.
 struct Categorical {
   int n;
+  bool operator==(const Categorical&) const = default;
 };  ///< logits [n]
 struct MultiCategorical {
   std::vector<int> nvec;
+  bool operator==(const MultiCategorical&) const = default;
 };  ///< logits side by side [sum nvec]
 struct DiagGaussian {
   int n;
   bool free_log_std;
+  bool operator==(const DiagGaussian&) const = default;
 };  ///< mean [n], log std [n] (a parameter when free)
 using ActionDistribution = std::variant<Categorical, MultiCategorical, DiagGaussian>;
 int inputs_size(const ActionDistribution& distribution);  ///< length of action_dist_inputs
@@ -64,15 +217,20 @@ struct Parameter {
   size_t count;
 };
 
-/// The settings of the default MLP, named as RLlib's DefaultModelConfig.
+/// The settings of the default modules, named as RLlib's DefaultModelConfig where that has them.
 struct ModelConfig {
   std::vector<int> fcnet_hiddens{256, 256};
   std::string fcnet_activation = "tanh";
   bool fcnet_use_layernorm = false;
   bool vf_share_layers = false;
   bool free_log_std = true;
-  double log_std_init = 0.0;       ///< initial value of a free log std
-  double log_std_clip_param = 20;  ///< log std is clipped to +/- this
+  double log_std_init = 0.0;                   ///< initial value of a free log std
+  double log_std_clip_param = 20;              ///< log std is clipped to +/- this
+  std::string encoder = "auto";                ///< auto, or one of encoder_names()
+  std::vector<std::vector<int>> conv_filters;  ///< {filters, kernel, stride[, padding]}, ...: in place of `encoder`
+  std::string conv_activation = "relu";        ///< after each of conv_filters
+  std::string channels = "auto";               ///< auto | first | last: where a picture has them
+  bool scale_uint8 = true;                     ///< bytes of a picture by 1 / 255
 };
 
 struct ModuleSpec {
@@ -90,14 +248,50 @@ struct ModuleSpec {
   size_t num_parameters() const;              ///< floats, all
   size_t num_inference_parameters() const;    ///< floats of the leading inference part
   uint64_t hash() const;                      ///< of the structure: sizes, kinds, order
+  bool operator==(const ModuleSpec&) const = default;
   std::string to_string() const;  ///< "4 -> 64 tanh -> 64 tanh -> categorical 2; value 64 tanh -> 64 tanh -> 1"
 };
 
-/// The default module: MLP encoder(s) after flattening. Throws Error for an action space no distribution covers.
+/// Throws Error("bad-module") for a spec whose sizes cannot be, or do not fit each other.
+void check_module(const ModuleSpec& spec);
+
+/// A picture among observation spaces: a Box [frames,] height, width, channels, or [frames,] channels, height, width.
+/// Which, says the smallest of the three, or `channels` of ModelConfig.
+struct Picture {
+  int frames, height, width, channels;
+  bool channels_first;
+  bool operator==(const Picture&) const = default;
+};
+/// Throws Error("impossible") for a space that is none, or could be both ways.
+Picture picture_of(const Space& observation_space, const std::string& channels);
+
+std::vector<std::string> encoder_names();  ///< what ModelConfig::encoder may be, beside auto
+
+/// The module of a config. encoder = auto is an MLP after flattening for what is no picture (sides of 8 or more, 16
+/// channels at most, of bytes or floats); else minatar_cnn up to 16 x 16, nature_cnn from 36 x 36, an MLP between.
+/// Throws Error for an action space no distribution covers, and for a picture too small for its filters.
+ModuleSpec make_module_spec(const Space& observation_space, const Space& action_space, const ModelConfig& config);
+
+/// MLP encoder(s) after flattening, whatever the space and `encoder`.
 ModuleSpec make_mlp_spec(const Space& observation_space, const Space& action_space, const ModelConfig& config);
 
 /// Fresh parameters [num_parameters], the same for the same seed on any machine and executor (Saxe et al. 2014 for
 /// orthogonal).
 std::vector<float> initial_parameters(const ModuleSpec& spec, uint64_t seed);
+
+/// The one way through all layers of a spec: calls visit(name, layer) for each, with or without parameters, in buffer
+/// order ("encoder.0", ..., "pi", "vf_encoder.0", ..., "vf"), and log_std(n) where a free log std lies.
+template <class Visit, class OnLogStd>
+void for_each_layer(const ModuleSpec& spec, Visit visit, OnLogStd log_std) {
+  const auto part = [&](const std::vector<Layer>& layers, const std::string& name) {
+    for (size_t i = 0; i < layers.size(); ++i) visit(name + "." + std::to_string(i), layers[i]);
+  };
+  part(spec.encoder, "encoder");
+  visit(std::string("pi"), Layer(spec.action_head));
+  if (const auto* gaussian = std::get_if<DiagGaussian>(&spec.distribution); gaussian && gaussian->free_log_std)
+    log_std(gaussian->n);
+  part(spec.value_encoder, "vf_encoder");
+  visit(std::string("vf"), Layer(spec.value_head));
+}
 
 }  // namespace myriad

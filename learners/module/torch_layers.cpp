@@ -25,36 +25,57 @@ at::Tensor activate(Activation activation, const at::Tensor& x) {
   return x;
 }
 
+/// Rows [n, height * width * channels] as pictures [n, channels, height, width] whose memory has the channels last, and
+/// back: views, both.
+at::Tensor pictures(const at::Tensor& rows, int height, int width, int channels) {
+  return rows.reshape({rows.size(0), height, width, channels}).permute({0, 3, 1, 2});
+}
+at::Tensor rows(const at::Tensor& pictures) { return pictures.permute({0, 2, 3, 1}).flatten(1); }
+
+/// What a layer computes; residual blocks are run_layers'.
+at::Tensor apply(const Layer& layer, const at::Tensor& x, at::ArrayRef<at::Tensor> t) {
+  return std::visit(
+      Overloaded{[&](const Linear&) { return at::linear(x, t[0], t[1]); },
+                 [&](const Activate& l) { return activate(l.activation, x); },
+                 [&](const LayerNorm& l) { return at::layer_norm(x, {l.size}, t[0], t[1], 1e-5); },
+                 [&](const Scale& l) { return x * l.factor; },
+                 [&](const ChannelsLast& l) {
+                   return x.reshape({x.size(0), l.channels, l.height * l.width, l.depth}).transpose(1, 2).flatten(1);
+                 },
+                 [&](const Conv2d& l) {
+                   return rows(at::conv2d(pictures(x, l.height, l.width, l.inputs), t[0].permute({0, 3, 1, 2}), t[1],
+                                          l.stride, l.padding));
+                 },
+                 [&](const MaxPool2d& l) {
+                   return rows(
+                       at::max_pool2d(pictures(x, l.height, l.width, l.channels), l.kernel, l.stride, l.padding));
+                 },
+                 [&](const ResidualBegin&) { return x; }, [&](const ResidualEnd&) { return x; }},
+      layer);
+}
+
 }  // namespace
 
 std::vector<TorchLayer> layers_of(const ModuleSpec& spec) {
-  const std::vector<Parameter> list = spec.parameters();
   std::vector<TorchLayer> layers;
-  const auto add = [&](size_t count, auto function) {
-    const size_t first = layers.empty() ? 0 : layers.back().first + layers.back().count;
-    const Parameter& last = list.at(first + count - 1);
-    layers.push_back({first, count, {list[first].offset, last.offset + last.count}, std::move(function)});
+  size_t tensors = 0, offset = 0;
+  const auto add = [&](size_t count, size_t floats, auto function) {
+    if (count > 0) layers.push_back({tensors, count, {offset, offset + floats}, std::move(function)});
+    tensors += count;
+    offset += floats;
   };
   using Tensors = at::ArrayRef<at::Tensor>;
-  const auto linear = [&] { add(2, [](const at::Tensor& x, Tensors t) { return at::linear(x, t[0], t[1]); }); };
-  const auto trunk = [&](const std::vector<Layer>& part) {
-    for (const Layer& layer : part)
-      std::visit(Overloaded{[&](const Linear&) { linear(); }, [](const Activate&) {},
-                            [&](const LayerNorm& l) {
-                              add(2, [size = l.size](const at::Tensor& x, Tensors t) {
-                                return at::layer_norm(x, {size}, t[0], t[1], 1e-5);
-                              });
-                            }},
-                 layer);
-  };
-  trunk(spec.encoder);
-  linear();
-  if (const auto* gaussian = std::get_if<DiagGaussian>(&spec.distribution); gaussian && gaussian->free_log_std)
-    add(1, [clip = spec.log_std_clip](const at::Tensor& mean, Tensors t) {
-      return at::cat({mean, t[0].expand_as(mean).clamp(-clip, clip)}, 1);
-    });
-  if (!spec.shares_encoder) trunk(spec.value_encoder);
-  linear();
+  for_each_layer(
+      spec,
+      [&](const std::string&, const Layer& layer) {
+        const size_t count = std::visit([](const auto& l) { return l.tensors().size(); }, layer);
+        add(count, num_parameters_of(layer), [layer](const at::Tensor& x, Tensors t) { return apply(layer, x, t); });
+      },
+      [&](int n) {
+        add(1, static_cast<size_t>(n), [clip = spec.log_std_clip](const at::Tensor& mean, Tensors t) {
+          return at::cat({mean, t[0].expand_as(mean).clamp(-clip, clip)}, 1);
+        });
+      });
   return layers;
 }
 
@@ -63,10 +84,15 @@ ModuleOutput run_layers(const ModuleSpec& spec, const std::vector<TorchLayer>& w
   if (!obs.is_floating_point()) return run_layers(spec, with_parameters, obs.to(at::kFloat), call);  // uint8
   auto next = with_parameters.begin();
   const auto trunk = [&](const std::vector<Layer>& layers, at::Tensor x) {
-    for (const Layer& layer : layers)
-      x = std::visit(Overloaded{[&](const Activate& l) { return activate(l.activation, x); },
-                                [&](const auto&) { return call(*next++, x); }},
-                     layer);
+    std::vector<at::Tensor> open;  // residual blocks
+    for (const Layer& layer : layers) {
+      x = num_parameters_of(layer) > 0 ? call(*next++, x) : apply(layer, x, {});
+      if (std::holds_alternative<ResidualBegin>(layer)) open.push_back(x);
+      if (std::holds_alternative<ResidualEnd>(layer)) {
+        x = x + open.back();
+        open.pop_back();
+      }
+    }
     return x;
   };
   const at::Tensor features = trunk(spec.encoder, obs);

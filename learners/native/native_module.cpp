@@ -50,6 +50,15 @@ const NativeKernels& native_kernels() {
 #endif
 }
 
+std::string_view NativeModule::obstacle(const ModuleSpec& spec) {
+  for (const std::vector<Layer>* part : {&spec.encoder, &spec.value_encoder})
+    for (const Layer& layer : *part)
+      if (!std::holds_alternative<Linear>(layer) && !std::holds_alternative<Activate>(layer) &&
+          !std::holds_alternative<LayerNorm>(layer))
+        return kind_of(layer);
+  return "";
+}
+
 NativeModule::NativeModule(const ModuleSpec& spec, int threads, const NativeKernels& kernels)
     : spec_(spec),
       threads_(std::max(1, threads)),
@@ -57,6 +66,9 @@ NativeModule::NativeModule(const ModuleSpec& spec, int threads, const NativeKern
       num_parameters_(spec.num_parameters()),
       num_inference_(spec.num_inference_parameters()),
       inputs_size_(inputs_size(spec.distribution)) {
+  if (!supports(spec))
+    fail(Exit::usage, "impossible",
+         "learners.executor 'native' cannot train a layer of kind {}; 'torch' and 'auto' can", obstacle(spec));
   size_t offset = 0;
   const auto head = [&](const Linear& l) {
     const Head h{offset, offset + static_cast<size_t>(l.inputs) * static_cast<size_t>(l.outputs), l.inputs, l.outputs};
@@ -117,6 +129,9 @@ void NativeModule::add_network(const std::vector<Layer>& layers, size_t& offset)
                      return Step{
                          Step::Kind::layer_norm, {}, l.size, l.size, offset, offset + static_cast<size_t>(l.size), at,
                          place(l.size)};
+                   },
+                   [](const auto& l) -> Step {
+                     fail(Exit::internal, "internal", "the native module has no {}", std::decay_t<decltype(l)>::kKind);
                    }},
         layer);
     check(step.inputs == size, "a layer takes {} features and gets {}", step.inputs, size);

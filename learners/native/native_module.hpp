@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <string_view>
 #include <vector>
 
 #include "learners/aligned_vector.hpp"
@@ -27,7 +28,11 @@ class WorkerThreads;
 
 class NativeModule {
  public:
-  /// `threads` >= 1 take part in a call large enough to share.
+  /// The kind of the first layer it cannot train; "" where it can train all. Convolutions are the torch executor's.
+  static std::string_view obstacle(const ModuleSpec& spec);
+  static bool supports(const ModuleSpec& spec) { return obstacle(spec).empty(); }
+
+  /// `threads` >= 1 take part in a call large enough to share. Throws Error("impossible") for what it does not support.
   NativeModule(const ModuleSpec& spec, int threads, const NativeKernels& kernels = native_kernels());
   ~NativeModule();
 

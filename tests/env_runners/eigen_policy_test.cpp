@@ -8,6 +8,7 @@
 
 #include "env_runners/policy_kernels.hpp"
 #include "rl/check.hpp"
+#include "rl/module_json.hpp"
 #include "rl/overloaded.hpp"
 #include "rl/random.hpp"
 
@@ -33,6 +34,16 @@ double naive(Activation f, double x) {
   return 0;
 }
 
+/// x [height, width, channels], which has no pixel outside.
+struct NaivePicture {
+  const std::vector<double>& x;
+  int height, width, channels;
+  bool has(int row, int column) const { return row >= 0 && row < height && column >= 0 && column < width; }
+  double at(int row, int column, int channel) const {
+    return x[static_cast<size_t>((row * width + column) * channels + channel)];
+  }
+};
+
 /// The module's inference part for one sample in double precision, as its formulas read.
 std::vector<double> naive_forward(const ModuleSpec& spec, const std::vector<float>& weights, const float* obs) {
   std::vector<double> x(obs, obs + spec.obs_size);
@@ -48,8 +59,64 @@ std::vector<double> naive_forward(const ModuleSpec& spec, const std::vector<floa
     w = bias + l.outputs;
     x = y;
   };
+  const auto value = [](float f) { return static_cast<double>(f); };
+  std::vector<std::vector<double>> open;
   for (const Layer& layer : spec.encoder)
     std::visit(Overloaded{linear,
+                          [&](const Scale& l) {
+                            for (double& v : x) v *= value(l.factor);
+                          },
+                          [&](const ChannelsLast& l) {
+                            const std::vector<double> planes = x;
+                            size_t to = 0;
+                            for (int pixel = 0; pixel < l.height * l.width; ++pixel)
+                              for (int c = 0; c < l.channels; ++c)
+                                for (int d = 0; d < l.depth; ++d)
+                                  x[to++] = planes[static_cast<size_t>((c * l.height * l.width + pixel) * l.depth + d)];
+                          },
+                          [&](const Conv2d& l) {
+                            const std::vector<double> before = x;
+                            const NaivePicture from{before, l.height, l.width, l.inputs};
+                            const float* bias = w + l.outputs * l.patch_size();
+                            x.clear();
+                            for (int row = 0; row < l.output_height(); ++row)
+                              for (int column = 0; column < l.output_width(); ++column)
+                                for (int o = 0; o < l.outputs; ++o) {
+                                  double sum = value(bias[o]);
+                                  const float* weight = w + o * l.patch_size();
+                                  for (int i = 0; i < l.kernel; ++i)
+                                    for (int j = 0; j < l.kernel; ++j)
+                                      for (int c = 0; c < l.inputs; ++c, ++weight)
+                                        if (const int r = row * l.stride - l.padding + i,
+                                            k = column * l.stride - l.padding + j;
+                                            from.has(r, k))
+                                          sum += value(*weight) * from.at(r, k, c);
+                                  x.push_back(sum);
+                                }
+                            w = bias + l.outputs;
+                          },
+                          [&](const MaxPool2d& l) {
+                            const std::vector<double> before = x;
+                            const NaivePicture from{before, l.height, l.width, l.channels};
+                            x.clear();
+                            for (int row = 0; row < l.output_height(); ++row)
+                              for (int column = 0; column < l.output_width(); ++column)
+                                for (int c = 0; c < l.channels; ++c) {
+                                  double most = -INFINITY;
+                                  for (int i = 0; i < l.kernel; ++i)
+                                    for (int j = 0; j < l.kernel; ++j)
+                                      if (const int r = row * l.stride - l.padding + i,
+                                          k = column * l.stride - l.padding + j;
+                                          from.has(r, k))
+                                        most = std::max(most, from.at(r, k, c));
+                                  x.push_back(most);
+                                }
+                          },
+                          [&](const ResidualBegin&) { open.push_back(x); },
+                          [&](const ResidualEnd&) {
+                            for (size_t i = 0; i < x.size(); ++i) x[i] += open.back()[i];
+                            open.pop_back();
+                          },
                           [&](const Activate& l) {
                             for (double& v : x) v = naive(l.activation, v);
                           },
@@ -97,6 +164,60 @@ ModuleSpec mlp(int inputs, const Space& actions, std::vector<int> hiddens, const
   return make_mlp_spec(Space::box(-INFINITY, INFINITY, {inputs}), actions, config);
 }
 
+/// A module with this encoder, two logits and `shared` value.
+ModuleSpec with_encoder(int obs_size, std::vector<Layer> encoder) {
+  ModuleSpec spec;
+  spec.obs_size = obs_size;
+  spec.encoder = std::move(encoder);
+  const int features = spec.encoder.empty() ? obs_size : outputs_of(spec.encoder.back());
+  spec.action_head = {features, 2};
+  spec.value_head = {features, 1};
+  spec.shares_encoder = true;
+  spec.distribution = Categorical{2};
+  return spec;
+}
+
+/// What the encoder gives for `obs`: the head passes its features 0 and 1 through.
+std::vector<float> features(const ModuleSpec& spec, std::vector<float> weights, const std::vector<float>& obs) {
+  ModuleSpec two = spec;
+  const int size = spec.action_head.inputs;
+  two.action_head.outputs = size;
+  two.distribution = Categorical{size};
+  for (int o = 0; o < size; ++o)
+    for (int i = 0; i < size; ++i) weights.push_back(o == i ? 1.0f : 0.0f);
+  weights.resize(weights.size() + static_cast<size_t>(size), 0.0f);  // biases
+  EigenPolicy policy(two);
+  policy.load(weights);
+  std::vector<float> out(static_cast<size_t>(size));
+  policy.forward(obs.data(), 1, out.data());
+  return out;
+}
+
+ModuleSpec picture_spec(const std::vector<int>& shape, const char* encoder) {
+  ModelConfig config;
+  config.encoder = encoder;
+  config.vf_share_layers = true;
+  return make_module_spec(Space::box(0, 255, shape, DType::u8), Space::discrete(6), config);
+}
+
+/// Stacks in which each picture layer meets the others, odd sizes, and features inside a picture's residual block.
+std::vector<ModuleSpec> picture_specs() {
+  const auto relu = [](int size) { return Activate{Activation::relu, size}; };
+  return {
+      with_encoder(60, {Conv2d{5, 4, 3, 7, 3, 1, 1}, relu(140), Conv2d{5, 4, 7, 33, 2, 2}, MaxPool2d{2, 2, 33, 2, 1}}),
+      with_encoder(726, {ChannelsLast{6, 11, 11}, Scale{726, 0.25f}, Conv2d{11, 11, 6, 24, 5, 3, 2}, relu(384)}),
+      with_encoder(54, {ChannelsLast{3, 3, 3, 2}, ResidualBegin{54}, Conv2d{3, 3, 6, 6, 3, 1, 1}, LayerNorm{54},
+                        ResidualBegin{54}, Linear{54, 54}, ResidualEnd{54}, ResidualEnd{54}, relu(54), Linear{54, 9},
+                        ResidualBegin{9}, Activate{Activation::tanh, 9}, Linear{9, 9}, ResidualEnd{9}, LayerNorm{9}}),
+      with_encoder(90, {Linear{90, 75}, MaxPool2d{5, 5, 3, 3, 2, 1}, Activate{Activation::tanh, 27}, Scale{27, 3.0f}}),
+      with_encoder(17 * 19, {Conv2d{17, 19, 1, 16, 3}, Conv2d{15, 17, 16, 32, 3, 2}, MaxPool2d{7, 8, 32, 3, 2, 1}}),
+      with_encoder(3, {ResidualBegin{3}, Linear{3, 3}, ResidualEnd{3}, Scale{3, -2.0f}}),
+      picture_spec({10, 10, 4}, "minatar_cnn"),
+      picture_spec({36, 37, 3}, "nature_cnn"),
+      picture_spec({3, 21, 20}, "impala_resnet"),
+  };
+}
+
 }  // namespace
 
 TEST_SUITE("env_runners/eigen_policy") {
@@ -108,12 +229,15 @@ TEST_SUITE("env_runners/eigen_policy") {
     specs.push_back(mlp(17, box, {64, 64}, "tanh", false, false));
     specs.push_back(mlp(1, Space::discrete(4), {}, "tanh"));
     specs.push_back(mlp(3, Space(MultiDiscrete{{2, 3, 4}}), {33}, "relu"));
+    for (const ModuleSpec& spec : picture_specs()) specs.push_back(spec);
     for (const PolicyKernels* kernels : supported_kernels())
       for (const ModuleSpec& spec : specs) {
         const std::string subject = std::string(kernels->isa) + ": " + spec.to_string();
         CAPTURE(subject);
         EigenPolicy policy(spec, kernels);
-        std::vector<float> weights = normals(spec.num_parameters(), 4, 0.4f);
+        std::vector<float> weights = initial_parameters(spec, 4);
+        const std::vector<float> noise = normals(weights.size(), 4, spec.obs_size < 18 ? 0.4f : 0.02f);
+        for (size_t i = 0; i < weights.size(); ++i) weights[i] += noise[i];
         policy.load(weights);
         const size_t n = 37;
         const std::vector<float> obs = normals(n * static_cast<size_t>(spec.obs_size), 5, 2.0f);
@@ -130,6 +254,106 @@ TEST_SUITE("env_runners/eigen_policy") {
         }
         CHECK(worst <= 1e-5);
       }
+  }
+
+  TEST_CASE("EigenPolicy: a convolution by hand") {
+    // x = 1 2 3    w = 1 0    w x at its four places: 1 + 2*5 = 11, 2 + 2*6 = 14, 4 + 2*8 = 20, 5 + 2*9 = 23; + 0.5
+    //     4 5 6        0 2
+    //     7 8 9
+    const std::vector<float> x{1, 2, 3, 4, 5, 6, 7, 8, 9};
+    CHECK(features(with_encoder(9, {Conv2d{3, 3, 1, 1, 2}}), {1, 0, 0, 2, 0.5}, x) ==
+          std::vector<float>{11.5, 14.5, 20.5, 23.5});
+    // Padding 1, stride 2: the corners of the picture in zeros, 2*1, 0 + 0, 0 + 0 ... : places (-1,-1): 2*x[0][0] = 2,
+    // (-1,1): 2*x[0][2] = 6, (1,-1): 2*x[2][0] = 14, (1,1): x[1][1] + 2*x[2][2] = 23.
+    CHECK(features(with_encoder(9, {Conv2d{3, 3, 1, 1, 2, 2, 1}}), {1, 0, 0, 2, 0}, x) ==
+          std::vector<float>{2, 6, 14, 23});
+    // Two channels in, two out, 1 x 2 pixels: pixel (3, 4) -> 3 - 4 + 1 = 0 and 10*3 + 4 = 34, (5, 7) -> -1 and 57.
+    CHECK(features(with_encoder(4, {Conv2d{1, 2, 2, 2, 1}}), {1, -1, 10, 1, 1, 0}, {3, 4, 5, 7}) ==
+          std::vector<float>{0, 34, -1, 57});
+  }
+
+  TEST_CASE("EigenPolicy: pooling, residual blocks, planes and factors by hand") {
+    // The largest of each 2 x 2 of {1 2; 3 -4} with a border that is never it: -1 alone in its corner stays -1.
+    const std::vector<float> x{-1, 2, -3, -4};
+    CHECK(features(with_encoder(4, {MaxPool2d{2, 2, 1, 2, 2, 1}}), {}, x) == x);
+    CHECK(features(with_encoder(4, {MaxPool2d{2, 2, 1, 2, 1}}), {}, x) == std::vector<float>{2});
+    // Channels apart: pixels (1, -5), (2, -6).
+    CHECK(features(with_encoder(4, {MaxPool2d{2, 1, 2, 1, 1}}), {}, {1, -5, 2, -6}) ==
+          std::vector<float>{1, -5, 2, -6});
+    CHECK(features(with_encoder(8, {MaxPool2d{2, 2, 2, 2, 2}}), {}, {1, -5, 2, -6, 0, -7, 0, -4}) ==
+          std::vector<float>{2, -4});
+    // x + (2 x + 1) within x + 10 (...): x = 1: inner 1 + 3 = 4, outer 1 + 40 = 41; x = -2: -2 - 3 = -5, -2 - 50 = -52.
+    CHECK(features(with_encoder(2, {ResidualBegin{2}, ResidualBegin{2}, Linear{2, 2}, ResidualEnd{2}, Scale{2, 10},
+                                    ResidualEnd{2}}),
+                   {2, 0, 0, 2, 1, 1}, {1, -2}) == std::vector<float>{41, -52});
+    // Planes 1 2 and 3 4 -> pixels (1, 3), (2, 4); with a depth of 2 pixels are pairs.
+    CHECK(features(with_encoder(4, {ChannelsLast{2, 1, 2}}), {}, {1, 2, 3, 4}) == std::vector<float>{1, 3, 2, 4});
+    CHECK(features(with_encoder(8, {ChannelsLast{2, 1, 2, 2}}), {}, {1, 2, 3, 4, 5, 6, 7, 8}) ==
+          std::vector<float>{1, 2, 5, 6, 3, 4, 7, 8});
+  }
+
+  TEST_CASE("EigenPolicy: what myriad_client computes") {
+    // ByHand.test_every_kind_of_layer_of_a_module_json (tests/simulators/python_sdk_test.py) has the same.
+    const ModuleSpec spec = module_from_json(R"({"obs_size":50,"encoder":[
+        {"kind":"channels_last","channels":2,"height":5,"width":5,"depth":1},{"kind":"scale","size":50,"factor":0.5},
+        {"kind":"conv2d","height":5,"width":5,"inputs":2,"outputs":3,"kernel":3,"stride":2,"padding":1,
+         "initializer":"orthogonal","gain":1.0},
+        {"kind":"activate","activation":"tanh","size":27},{"kind":"residual_begin","size":27},
+        {"kind":"conv2d","height":3,"width":3,"inputs":3,"outputs":3,"kernel":3,"stride":1,"padding":1,
+         "initializer":"orthogonal","gain":1.0},
+        {"kind":"layernorm","size":27},{"kind":"residual_end","size":27},
+        {"kind":"max_pool2d","height":3,"width":3,"channels":3,"kernel":2,"stride":1,"padding":1},
+        {"kind":"linear","inputs":48,"outputs":4,"initializer":"orthogonal","gain":1.0}],
+        "action_head":{"kind":"linear","inputs":4,"outputs":2,"initializer":"orthogonal","gain":1.0},
+        "distribution":{"kind":"categorical","n":2},"log_std_init":0,"log_std_clip":20,"shares_encoder":true,
+        "value_encoder":[],"value_head":{"kind":"linear","inputs":4,"outputs":1,"initializer":"orthogonal","gain":1.0}})");
+    std::vector<float> weights(spec.num_inference_parameters()), obs(50), out(2);
+    for (size_t i = 0; i < weights.size(); ++i)
+      weights[i] = static_cast<float>(std::sin(static_cast<double>(i + 1)) / 2);
+    for (size_t i = 0; i < obs.size(); ++i) obs[i] = static_cast<float>(std::cos(static_cast<double>(i)));
+    EigenPolicy policy(spec);
+    policy.load(weights);
+    policy.forward(obs.data(), 1, out.data());
+    CHECK(std::abs(out[0] + 0.750344f) <= 1e-5f);
+    CHECK(std::abs(out[1] + 0.566048f) <= 1e-5f);
+  }
+
+  TEST_CASE("EigenPolicy: a picture's result is the same bits in any batch") {
+    for (const PolicyKernels* kernels : supported_kernels())
+      for (const ModuleSpec& spec : picture_specs()) {
+        CAPTURE(spec.to_string());
+        EigenPolicy policy(spec, kernels);
+        const auto size = static_cast<size_t>(spec.obs_size), outputs = static_cast<size_t>(policy.num_outputs());
+        const std::vector<float> weights = initial_parameters(spec, 6), obs = normals(21 * size, 7);
+        policy.load(weights);
+        std::vector<float> all(21 * outputs), part(21 * outputs);
+        policy.forward(obs.data(), 21, all.data());
+        for (const size_t batch : {size_t{1}, size_t{3}, size_t{8}, size_t{21}}) {
+          for (size_t i = 0; i < 21; i += batch)
+            policy.forward(obs.data() + i * size, std::min(batch, 21 - i), part.data() + i * outputs);
+          CAPTURE(batch);
+          CHECK(std::memcmp(all.data(), part.data(), all.size() * sizeof(float)) == 0);
+        }
+      }
+  }
+
+  TEST_CASE("EigenPolicy: new weights of a convolution count from the next load on") {
+    const ModuleSpec spec = with_encoder(2, {Conv2d{1, 2, 1, 1, 1}});
+    std::vector<float> weights{1, 0, 1, 0, 0, 1, 0, 0}, out(2);  // x -> x, the head the identity
+    const std::vector<float> obs{3, 4};
+    EigenPolicy policy(spec);
+    policy.load(weights);
+    policy.forward(obs.data(), 1, out.data());
+    CHECK(out == obs);
+    weights[0] = 2;
+    policy.load(weights);
+    policy.forward(obs.data(), 1, out.data());
+    CHECK(out == std::vector<float>{6, 8});
+  }
+
+  TEST_CASE("EigenPolicy: a module whose layers do not fit is refused") {
+    CHECK_THROWS_AS(EigenPolicy(with_encoder(4, {Linear{4, 3}, Conv2d{2, 2, 1, 1, 1}})), Error);
+    CHECK_THROWS_AS(EigenPolicy(with_encoder(4, {ResidualBegin{4}})), Error);
   }
 
   TEST_CASE("EigenPolicy: activations agree with double precision over their whole range") {

@@ -10,6 +10,7 @@
 #include <map>
 
 #include "rl/config.hpp"
+#include "rl/module_json.hpp"
 #include "rl/simulator/messages.hpp"
 #include "rl/wire/messages.hpp"
 #include "rl/wire/packed.hpp"
@@ -224,6 +225,22 @@ void state_seeds() {
   save("weights", "filter-of-2", weights);
 }
 
+/// Every kind of layer and distribution.
+void module_seeds() {
+  const auto save_spec = [](const char* name, const ModuleSpec& spec) {
+    const std::string text = to_json(spec);
+    const auto bytes = std::as_bytes(std::span(text));
+    save("module_json", name, Bytes(bytes.begin(), bytes.end()));
+  };
+  ModelConfig config{.fcnet_hiddens = {3}, .fcnet_use_layernorm = true};
+  save_spec("mlp", make_module_spec(Space::box(-1, 1, {2}), Space::box(-1, 1, {2}), config));
+  config.encoder = "impala_resnet";
+  config.vf_share_layers = true;
+  save_spec("impala", make_module_spec(Space::box(0, 255, {2, 9, 8}, DType::u8), Space(MultiDiscrete{{2, 3}}), config));
+  config.encoder = "minatar_cnn";
+  save_spec("minatar", make_module_spec(Space::box(0, 1, {2, 4, 5, 3}), Space::discrete(2), config));
+}
+
 /// A disk that remembers the manifest.
 struct Memory : Files {
   std::map<std::string, Bytes> files;
@@ -322,6 +339,7 @@ int main(int count, char** arguments) {
   message_seeds();
   fragment_seeds();
   state_seeds();
+  module_seeds();
   manifest_seeds();
   config_seeds();
   task_seeds();

@@ -27,7 +27,7 @@ LIBRARIES = "-lfmt -lboost_json -lflatbuffers -ldl -lpthread"
 
 # What the targets are linked with: an archive, from which each takes what it names.
 LIBRARY_SOURCES = """
-    rl/check rl/config rl/connector rl/environment rl/fragment rl/hash rl/module_spec rl/plugin rl/plugin_environment rl/sandbox rl/simulator/messages rl/space
+    rl/check rl/config rl/connector rl/environment rl/fragment rl/hash rl/module_json rl/module_spec rl/plugin rl/plugin_environment rl/sandbox rl/simulator/messages rl/space
     rl/system rl/system_call_filter rl/toml rl/weights rl/wrappers sims/classic/canvas
     rl/wire/messages rl/wire/packed rl/wire/parcel learners/batch_assembler roles/checkpoint env_runners/vector_env
 """.split()
@@ -51,6 +51,7 @@ TARGETS = {
     "weights": Target(1024),
     "runner_state": Target(2048, (CART_POLE,)),
     "simulator": Target(2048),
+    "module_json": Target(8192),
     "task": Target(4096, ("sims/mujoco/expression", "sims/mujoco/task_file")),
 }
 SEEDS = Target(0, (ALGORITHMS, CART_POLE))

@@ -113,6 +113,24 @@ episode_return_mean = 475
     CHECK(config.stop.episode_return_mean == 475.0);
   }
 
+  TEST_CASE("load_config: filters of convolutions are read, and printed as they are read") {
+    Config config =
+        load_config("[rl_module]\nconv_filters = [[32, 8, 4], [64, 4, 2, 1]]\nencoder = \"mlp\"\n", "c.toml");
+    CHECK(config.rl_module.conv_filters == std::vector<std::vector<int>>{{32, 8, 4}, {64, 4, 2, 1}});
+    CHECK(config.rl_module.encoder == "mlp");
+    CHECK(config.rl_module.conv_activation == "relu");
+    CHECK(config.rl_module.channels == "auto");
+    const std::string text = to_toml(config);
+    CHECK(text.find("conv_filters = [[32, 8, 4], [64, 4, 2, 1]]\n") != std::string::npos);
+    CHECK(load_config(text, "again.toml").rl_module.conv_filters == config.rl_module.conv_filters);
+    CHECK(load_config("", "c.toml", {"rl_module.conv_filters=[[1,2,3]]"}).rl_module.conv_filters ==
+          std::vector<std::vector<int>>{{1, 2, 3}});
+    CHECK(complaint("[rl_module]\nconv_filters = [32, 8, 4]\n").ends_with("is 32 (integer), want a list of integers"));
+    CHECK(complaint("[rl_module]\nconv_filters = 3\n").ends_with("is 3 (integer), want a list of lists of integers"));
+    CHECK(complaint("[rl_module]\nconv_filters = [[1, 2, -3]]\n").ends_with("is -3 (integer), want 0 to 65536"));
+    CHECK(complaint("[rl_module]\nencoder = \"natur_cnn\"\n").ends_with("did you mean nature_cnn?"));
+  }
+
   TEST_CASE("load_config: curricula are read, and printed as they are read") {
     Config config = load_config(R"(
 [curriculum]

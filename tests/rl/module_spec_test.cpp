@@ -6,6 +6,7 @@
 #include <set>
 
 #include "rl/check.hpp"
+#include "tests/error_of.hpp"
 
 using namespace myriad;
 
@@ -18,6 +19,26 @@ ModelConfig model(std::vector<int> hiddens) {
   return config;
 }
 const Space kFour = Space::box(-1, 1, {4});
+
+Space bytes(std::vector<int> shape) { return Space::box(0, 255, std::move(shape), DType::u8); }
+
+/// What the module of a picture is, with a shared encoder.
+ModuleSpec picture(const Space& space, ModelConfig config = {}) {
+  config.vf_share_layers = true;
+  return make_module_spec(space, Space::discrete(2), config);
+}
+ModelConfig with_encoder(const char* name) {
+  ModelConfig config;
+  config.encoder = name;
+  return config;
+}
+/// The preset that auto takes: by the first convolution.
+std::string chosen(const Space& space, ModelConfig config = {}) {
+  config.fcnet_hiddens = {3};
+  for (const Layer& layer : picture(space, config).encoder)
+    if (const auto* conv = std::get_if<Conv2d>(&layer)) return conv->kernel == 8 ? "nature_cnn" : "minatar_cnn";
+  return "mlp";
+}
 }  // namespace
 
 TEST_CASE("ModuleSpec: CartPole's parameters lie where the header says, inference part first") {
@@ -126,6 +147,251 @@ TEST_CASE("initial_parameters: layers of one shape begin differently, those of p
     if (p.shape.size() == 1) CHECK(own == std::vector<float>(p.count));  // biases
   }
   CHECK(weights.size() == 4);
+}
+
+TEST_CASE("ModuleSpec: an MLP's hash is what it always was") {
+  // Weights and checkpoints of older versions carry these.
+  ModelConfig config;
+  CHECK(make_mlp_spec(kFour, Space::discrete(2), config).hash() == 0x313109ef19b302a0);
+  CHECK(make_module_spec(kFour, Space::discrete(2), config).hash() == 0x313109ef19b302a0);
+  config.fcnet_hiddens = {8, 5};
+  config.fcnet_activation = "silu";
+  config.fcnet_use_layernorm = config.vf_share_layers = true;
+  CHECK(make_mlp_spec(kFour, Space::box(-1, 1, {2}), config).hash() == 0xb5718df2dc3d0442);
+  config.free_log_std = config.vf_share_layers = false;
+  config.log_std_clip_param = 2.5;
+  CHECK(make_mlp_spec(Space::box(-1, 1, {3}), Space::box(-1, 1, {2}), config).hash() == 0xcd026ed4a5fbc9a3);
+  CHECK(make_mlp_spec(bytes({2, 3}), Space(MultiDiscrete{{2, 3}}), model({})).hash() == 0xa2913851c074b1eb);
+}
+
+TEST_CASE("ModuleSpec: nature_cnn, minatar_cnn and impala_resnet are those of their papers") {
+  const ModuleSpec nature = picture(bytes({84, 84, 4}), with_encoder("nature_cnn"));
+  CHECK(
+      nature.to_string() ==
+      "28224 -> x 0.003922 -> conv 32 8x8/4 relu -> conv 64 4x4/2 relu -> conv 64 3x3 relu -> 512 relu -> categorical "
+      "2; value shares the encoder -> 1");
+  // 8*8*4*32 + 32, 4*4*32*64 + 64, 3*3*64*64 + 64, 7*7*64*512 + 512, 512*2 + 2, 512 + 1
+  CHECK(nature.num_parameters() == 8224 + 32832 + 36928 + 1606144 + 1026 + 513);
+  CHECK(nature.parameters()[0].name == "encoder.1.weight");
+  CHECK(nature.parameters()[0].shape == std::vector<int>{32, 8, 8, 4});
+
+  const ModuleSpec minatar = picture(Space::box(0, 1, {10, 10, 4}, DType::u8), with_encoder("minatar_cnn"));
+  CHECK(minatar.to_string() == "400 -> conv 16 3x3 relu -> 128 relu -> categorical 2; value shares the encoder -> 1");
+  CHECK(minatar.num_parameters() == 592 + 131200 + 258 + 129);  // 3*3*4*16 + 16, 8*8*16*128 + 128, ...
+
+  const ModuleSpec impala = picture(bytes({84, 84, 4}), with_encoder("impala_resnet"));
+  std::string text = "28224 -> x 0.003922";
+  for (const int filters : {16, 32, 32}) {
+    const std::string conv = fmt::format("conv {} 3x3 pad 1", filters);
+    const std::string block = fmt::format(" -> +(relu -> {} relu -> {})", conv, conv);
+    text += fmt::format(" -> {} -> maxpool 3x3/2 pad 1{}{}", conv, block, block);
+  }
+  CHECK(impala.to_string() == text + " relu -> 256 relu -> categorical 2; value shares the encoder -> 1");
+  // 84 -> 42 -> 21 -> 11; conv 4 -> 16: 592, 16 -> 16: 2320, 16 -> 32: 4640, 32 -> 32: 9248; 11*11*32*256 + 256
+  CHECK(impala.num_parameters() == 592 + 4 * 2320 + 4640 + 4 * 9248 + 9248 + 4 * 9248 + 991488 + 514 + 257);
+}
+
+TEST_CASE("ModuleSpec: conv_filters go before encoder, and fcnet_hiddens behind them") {
+  ModelConfig config = with_encoder("mlp");
+  config.conv_filters = {{6, 3, 1}, {5, 4, 2, 1}};
+  config.conv_activation = "elu";
+  config.fcnet_hiddens = {7};
+  CHECK(picture(Space::box(0, 1, {9, 8, 2}), config).to_string() ==
+        "144 -> conv 6 3x3 elu -> conv 5 4x4/2 pad 1 elu -> 7 tanh -> categorical 2; value shares the encoder -> 1");
+  config.vf_share_layers = false;
+  const ModuleSpec apart = make_module_spec(Space::box(0, 1, {9, 8, 2}), Space::discrete(2), config);
+  CHECK(apart.value_encoder == apart.encoder);
+  for (const std::vector<int>& wrong : std::vector<std::vector<int>>{
+           {6, 3}, {6, 3, 1, 1, 1}, {0, 3, 1}, {6, 0, 1}, {6, 3, 0}, {6, 3, 1, -1}, {6, 3, 1, 2}}) {
+    config.conv_filters = {wrong};
+    CHECK(error_of([&] { picture(Space::box(0, 1, {9, 8, 2}), config); }).starts_with("error[out-of-range]"));
+  }
+  config.conv_filters = {{6, 3, 4}, {6, 3, 1}};  // 9 x 8 -> 2 x 2
+  CHECK(error_of([&] {
+          picture(Space::box(0, 1, {9, 8, 2}), config);
+        }) ==
+        "error[impossible] a convolution of 3x3 does not fit into 2x2 pixels; take another rl_module.encoder or "
+        "conv_filters");
+  config.conv_filters = {{65536, 1, 1}};  // 65,536 * 210 * 160 floats
+  CHECK(error_of([&] { picture(Space::box(0, 1, {210, 160, 3}), config); }).starts_with("error[bad-module]"));
+}
+
+TEST_CASE("ModuleSpec: auto takes a picture's size, and an MLP for everything else") {
+  CHECK(chosen(bytes({10, 10, 4})) == "minatar_cnn");
+  CHECK(chosen(bytes({16, 16, 3})) == "minatar_cnn");
+  CHECK(chosen(bytes({8, 9, 4})) == "minatar_cnn");
+  CHECK(chosen(bytes({17, 16, 3})) == "mlp");
+  CHECK(chosen(bytes({35, 84, 3})) == "mlp");
+  CHECK(chosen(bytes({36, 84, 3})) == "nature_cnn");
+  CHECK(chosen(Space::box(0, 1, {3, 84, 84})) == "nature_cnn");
+  CHECK(chosen(bytes({4, 84, 84, 3})) == "nature_cnn");  // four stacked pictures
+  CHECK(chosen(bytes({7, 9, 3})) == "mlp");
+  CHECK(chosen(bytes({84, 84, 16})) == "nature_cnn");
+  CHECK(chosen(bytes({84, 84, 17})) == "mlp");
+  CHECK(chosen(bytes({84, 84})) == "mlp");
+  CHECK(chosen(Space::box(0, 9, {84, 84, 3}, DType::i32)) == "mlp");
+  CHECK(chosen(Space::discrete(300)) == "mlp");
+  CHECK(chosen(Space(Tuple{{bytes({84, 84, 3})}})) == "mlp");
+  CHECK(chosen(bytes({5, 5, 5})) == "mlp");
+  CHECK(error_of([] {
+          chosen(bytes({10, 10, 10}));
+        }) ==
+        "error[impossible] Box(0, 255, (10, 10, 10), uint8): which axis has the channels? rl_module.channels \"first\" "
+        "or "
+        "\"last\" says it");
+  ModelConfig last;
+  last.channels = "last";
+  CHECK(chosen(bytes({10, 10, 10}), last) == "minatar_cnn");
+  CHECK(chosen(bytes({4, 84, 84}), last) == "mlp");  // 84 channels
+}
+
+TEST_CASE("ModuleSpec: channels are the smallest axis, first or last, and stacked pictures' are joined") {
+  CHECK(picture_of(bytes({5, 6, 4}), "auto") == Picture{1, 5, 6, 4, false});
+  CHECK(picture_of(bytes({4, 5, 6}), "auto") == Picture{1, 5, 6, 4, true});
+  CHECK(picture_of(bytes({4, 5, 6}), "last") == Picture{1, 4, 5, 6, false});
+  CHECK(picture_of(bytes({5, 6, 4}), "first") == Picture{1, 6, 4, 5, true});
+  CHECK(picture_of(bytes({2, 4, 5, 6}), "auto") == Picture{2, 5, 6, 4, true});
+  CHECK_THROWS_AS(picture_of(bytes({5, 4, 6}), "auto"), Error);
+  CHECK_THROWS_AS(picture_of(bytes({4, 4, 6}), "auto"), Error);
+  CHECK_THROWS_AS(picture_of(kFour, "auto"), Error);
+  const auto first_two = [](const ModuleSpec& spec) { return std::pair(spec.encoder[0], spec.encoder[1]); };
+  const ModelConfig config = with_encoder("minatar_cnn");
+  using Layers = std::pair<Layer, Layer>;
+  CHECK(first_two(picture(bytes({3, 10, 11}), config)) == Layers{Scale{330, 1.0f / 255.0f}, ChannelsLast{3, 10, 11}});
+  CHECK(first_two(picture(bytes({2, 10, 11, 3}), config)) ==
+        Layers{Scale{660, 1.0f / 255.0f}, ChannelsLast{2, 10, 11, 3}});
+  CHECK(first_two(picture(bytes({2, 3, 10, 11}), config)) ==
+        Layers{Scale{660, 1.0f / 255.0f}, ChannelsLast{6, 10, 11}});
+  CHECK(std::get<Conv2d>(first_two(picture(bytes({10, 11, 3}), config)).second).inputs == 3);
+  CHECK(std::get<Conv2d>(first_two(picture(bytes({1, 10, 11}), config)).second).inputs == 1);
+}
+
+TEST_CASE("ModuleSpec: bytes are scaled, what is 0 or 1 and floats are not") {
+  const auto scaled = [](const Space& space, bool scale = true) {
+    ModelConfig config = with_encoder("minatar_cnn");
+    config.scale_uint8 = scale;
+    return std::holds_alternative<Scale>(picture(space, config).encoder[0]);
+  };
+  CHECK(scaled(bytes({10, 10, 3})));
+  CHECK(!scaled(bytes({10, 10, 3}), false));
+  CHECK(!scaled(Space::box(0, 1, {10, 10, 3}, DType::u8)));
+  CHECK(!scaled(Space::box(0, 255, {10, 10, 3})));
+}
+
+TEST_CASE("ModuleSpec: a preset refuses what is no picture, and an unknown one is named") {
+  CHECK(error_of([] { picture(kFour, with_encoder("nature_cnn")); }) ==
+        "error[impossible] convolutions want a Box of height, width and channels, got Box(-1.0, 1.0, (4,), float32); "
+        "rl_module.encoder \"mlp\" takes any");
+  CHECK(error_of([] {
+          picture(bytes({35, 35, 3}), with_encoder("nature_cnn"));
+        }) ==
+        "error[impossible] a convolution of 3x3 does not fit into 2x2 pixels; take another rl_module.encoder or "
+        "conv_filters");
+  CHECK(picture(bytes({36, 36, 3}), with_encoder("nature_cnn")).action_head.inputs == 512);
+  CHECK(error_of([] { picture(kFour, with_encoder("natur_cnn")); }) ==
+        "error[out-of-range] unknown rl_module.encoder 'natur_cnn'; did you mean nature_cnn?");
+}
+
+TEST_CASE("ModuleSpec: the hash follows every number of a picture's layers") {
+  ModuleSpec spec = picture(bytes({2, 12, 12}), with_encoder("impala_resnet"));
+  std::set<uint64_t> hashes{spec.hash()};
+  const auto changed = [&](auto change) {
+    ModuleSpec other = spec;
+    change(other);
+    CHECK(hashes.insert(other.hash()).second);
+  };
+  const auto layer = []<class L>(ModuleSpec& s, L) -> L& {
+    for (Layer& l : s.encoder)
+      if (std::holds_alternative<L>(l)) return std::get<L>(l);
+    throw 0;
+  };
+  changed([&](ModuleSpec& s) { layer(s, Scale{}).factor *= 2; });
+  changed([&](ModuleSpec& s) { layer(s, ChannelsLast{}).depth = 2; });
+  changed([&](ModuleSpec& s) { layer(s, Conv2d{}).stride = 2; });
+  changed([&](ModuleSpec& s) { layer(s, Conv2d{}).padding = 0; });
+  changed([&](ModuleSpec& s) { layer(s, Conv2d{}).kernel = 5; });
+  changed([&](ModuleSpec& s) { layer(s, MaxPool2d{}).padding = 0; });
+  changed([&](ModuleSpec& s) { layer(s, MaxPool2d{}).stride = 1; });
+  changed([&](ModuleSpec& s) { layer(s, ResidualBegin{}).size = 7; });
+  changed(
+      [&](ModuleSpec& s) { std::erase_if(s.encoder, [](const Layer& l) { return kind_of(l) == "residual_end"; }); });
+  ModuleSpec other = spec;
+  layer(other, Conv2d{}).gain = 3;
+  layer(other, Conv2d{}).initializer = Initializer::xavier_uniform;
+  CHECK(other.hash() == spec.hash());
+}
+
+TEST_CASE("initial_parameters: a convolution is an orthonormal matrix of its patches times sqrt 2") {
+  const ModuleSpec spec = picture(Space::box(0, 1, {8, 8, 3}), with_encoder("minatar_cnn"));
+  const auto values = initial_parameters(spec, 7);
+  for (int i = 0; i < 16; ++i)  // [16, 3*3*3]
+    for (int j = 0; j <= i; ++j) {
+      double dot = 0;
+      for (int k = 0; k < 27; ++k)
+        dot += double{values[static_cast<size_t>(i * 27 + k)]} * double{values[static_cast<size_t>(j * 27 + k)]};
+      CHECK(dot == doctest::Approx(i == j ? 2.0 : 0.0).epsilon(1e-5));
+    }
+  for (size_t i = 16 * 27; i < 16 * 27 + 16; ++i) CHECK(values[i] == 0.0f);
+  // Xavier by what one output sees and one input reaches: sqrt(6 / (9 * 3 + 9 * 16)); Kaiming 1 / sqrt(27).
+  for (const auto& [initializer, bound] : {std::pair{Initializer::xavier_uniform, std::sqrt(6.0 / 171)},
+                                           {Initializer::kaiming_uniform, 1 / std::sqrt(27.0)}}) {
+    ModuleSpec other = spec;
+    std::get<Conv2d>(other.encoder[0]).initializer = initializer;
+    std::get<Conv2d>(other.encoder[0]).gain = 1.0f;
+    const auto uniform = initial_parameters(other, 7);
+    double largest = 0;
+    for (size_t i = 0; i < 16 * 27; ++i) largest = std::max(largest, std::abs(double{uniform[i]}));
+    CHECK(largest <= bound);
+    CHECK(largest > 0.95 * bound);  // of 432 numbers
+  }
+}
+
+TEST_CASE("check_module: sizes that cannot be, or do not fit, are named") {
+  const ModuleSpec good = picture(bytes({2, 12, 12}), with_encoder("impala_resnet"));
+  check_module(good);
+  const auto complaint = [&](auto change) {
+    ModuleSpec spec = good;
+    change(spec);
+    return error_of([&] { check_module(spec); });
+  };
+  const auto at = [](size_t i, auto layer) { return [i, layer](ModuleSpec& s) { s.encoder.at(i) = layer; }; };
+  REQUIRE(std::get<Conv2d>(good.encoder[2]) ==
+          Conv2d{12, 12, 2, 16, 3, 1, 1, Initializer::orthogonal, std::sqrt(2.0f)});
+  CHECK(complaint(at(0, Scale{288, NAN})) ==
+        "error[bad-module] encoder.0 (scale) has factor nan, want a finite number");
+  CHECK(complaint(at(1, ChannelsLast{2, 12, 11})) ==
+        "error[bad-module] encoder.1 (channels_last) takes 264 floats and gets 288");
+  CHECK(complaint(at(2, Conv2d{12, 12, 2, 16, 15, 1, 1})) ==
+        "error[bad-module] encoder.2 (conv2d) has kernel 15, want at most 14");
+  CHECK(complaint(at(2, Conv2d{12, 12, 2, 16, 3, 1, 2})) ==
+        "error[bad-module] encoder.2 (conv2d) has padding 2, want at most half of kernel 3");
+  CHECK(complaint(at(2, Conv2d{12, 12, 2, 16, 3, 0, 1})) ==
+        "error[bad-module] encoder.2 (conv2d) has stride 0, want 1 to 32768");
+  CHECK(complaint(at(2, Conv2d{12, 12, 2, 16, 3, 1, -1})) ==
+        "error[bad-module] encoder.2 (conv2d) has padding -1, want 0 to 32768");
+  CHECK(complaint(at(2, Conv2d{12, 12, 2, 32768, 3, 1, 1})).find("takes") != std::string::npos);  // what follows
+  CHECK(complaint(at(2, Conv2d{32768, 32768, 2, 16, 3, 1, 1})).find("has rows of") != std::string::npos);
+  CHECK(complaint(at(2, Conv2d{32768, 1, 32768, 32768, 1, 1, 0})).find("has rows of") != std::string::npos);
+  CHECK(complaint(at(2, MaxPool2d{12, 12, 2, 13, 1})) ==
+        "error[bad-module] encoder.2 (max_pool2d) has kernel 13, want at most 12");
+  CHECK(complaint([](ModuleSpec& s) { s.encoder.push_back(ResidualEnd{256}); }) ==
+        "error[bad-module] encoder.47 (residual_end) ends no residual block");
+  CHECK(complaint([](ModuleSpec& s) { s.encoder.push_back(ResidualBegin{256}); }) ==
+        "error[bad-module] encoder has 1 residual blocks without an end");
+  CHECK(complaint([](ModuleSpec& s) {
+          s.encoder.insert(s.encoder.end(), {ResidualBegin{256}, Linear{256, 5}, ResidualEnd{5}});
+        }) == "error[bad-module] encoder.49 (residual_end) adds 256 floats to 5");
+  CHECK(complaint([](ModuleSpec& s) { s.action_head.inputs = 5; }) ==
+        "error[bad-module] action_head is 5 -> 2, want 256 -> 2");
+  CHECK(complaint([](ModuleSpec& s) { s.value_head.outputs = 2; }) ==
+        "error[bad-module] value_head is 256 -> 2, want 256 -> 1");
+  CHECK(complaint([](ModuleSpec& s) {
+          s.value_encoder = {Linear{288, 3}};
+        }) == "error[bad-module] the value shares the encoder and has 1 layers of its own");
+  CHECK(complaint([](ModuleSpec& s) { s.distribution = MultiCategorical{}; }).find("0 choices") != std::string::npos);
+  CHECK(complaint([](ModuleSpec& s) { s.distribution = Categorical{0}; }).find("size of 0") != std::string::npos);
+  CHECK(complaint([](ModuleSpec& s) { s.log_std_clip = -1; }).find("log_std_clip -1") != std::string::npos);
+  CHECK(complaint([](ModuleSpec& s) { s.obs_size = 0; }).find("obs_size is 0") != std::string::npos);
 }
 
 TEST_SUITE_END();

@@ -382,6 +382,90 @@ class ByHand(unittest.TestCase):
         share = np.mean([drawn.act([0], explore=True) == 6 for _ in range(4000)])
         self.assertLess(abs(share - 0.75), 4 * np.sqrt(0.75 * 0.25 / 4000))
 
+    # Every kind of layer; "EigenPolicy: what myriad_client computes" (tests/env_runners/eigen_policy_test.cpp) has the same
+    # module, parameters sin(1) / 2, sin(2) / 2, ..., the same observation and outputs.
+    MODULE = """{"obs_size":50,"encoder":[{"kind":"channels_last","channels":2,"height":5,"width":5,"depth":1},
+        {"kind":"scale","size":50,"factor":0.5},
+        {"kind":"conv2d","height":5,"width":5,"inputs":2,"outputs":3,"kernel":3,"stride":2,"padding":1,"initializer":"orthogonal","gain":1.0},
+        {"kind":"activate","activation":"tanh","size":27},{"kind":"residual_begin","size":27},
+        {"kind":"conv2d","height":3,"width":3,"inputs":3,"outputs":3,"kernel":3,"stride":1,"padding":1,"initializer":"orthogonal","gain":1.0},
+        {"kind":"layernorm","size":27},{"kind":"residual_end","size":27},
+        {"kind":"max_pool2d","height":3,"width":3,"channels":3,"kernel":2,"stride":1,"padding":1},
+        {"kind":"linear","inputs":48,"outputs":4,"initializer":"orthogonal","gain":1.0}],
+        "action_head":{"kind":"linear","inputs":4,"outputs":2,"initializer":"orthogonal","gain":1.0},
+        "distribution":{"kind":"categorical","n":2},"log_std_init":0,"log_std_clip":20,"shares_encoder":true,"value_encoder":[],
+        "value_head":{"kind":"linear","inputs":4,"outputs":1,"initializer":"orthogonal","gain":1.0}}"""
+    OUTPUTS = (-0.750344, -0.566048)
+
+    def policy_of(self, spec: dict, observation, action) -> Policy:
+        count, tensors = itertools.count(1), {}
+        for name, layer in [(f"encoder.{i}", layer) for i, layer in enumerate(spec["encoder"])] + [("pi", spec["action_head"])]:
+            if layer["kind"] in ("conv2d", "linear"):
+                window = [layer["kernel"]] * 2 if layer["kind"] == "conv2d" else []
+                shapes = {"weight": (layer["outputs"], *window, layer["inputs"]), "bias": (layer["outputs"],)}
+            else:
+                shapes = {"gain": (layer["size"],), "bias": (layer["size"],)} if layer["kind"] == "layernorm" else {}
+            for tensor, shape in shapes.items():
+                values = [math.sin(next(count)) / 2 for _ in range(math.prod(shape))]
+                tensors[f"{name}.{tensor}"] = np.array(values, np.float32).reshape(shape)
+        policy = Policy.__new__(Policy)
+        environment = {"observation_filter": "NoFilter", "normalize_actions": True, "clip_actions": True}
+        policy._put_together({"environment": environment}, observation, action, tensors, {}, spec)
+        return policy
+
+    def test_every_kind_of_layer_of_a_module_json(self):
+        observation = np.array([math.cos(i) for i in range(50)], np.float32).reshape(2, 5, 5)
+        policy = self.policy_of(json.loads(self.MODULE), Box(-9, 9, (2, 5, 5)), Discrete(2))
+        for _ in range(2):
+            np.testing.assert_allclose(policy.action_dist_inputs(observation), self.OUTPUTS, atol=1e-5)
+
+    def test_stacked_pictures_and_pooling_by_hand(self):
+        head = {"kind": "linear", "inputs": 4, "outputs": 4, "initializer": "orthogonal", "gain": 1.0}
+
+        def features_of(layers: list, observation) -> list:
+            spec = {"obs_size": observation.size, "encoder": layers, "action_head": head, "log_std_clip": 20, "distribution": {"kind": "categorical", "n": 4}}
+            policy = self.policy_of(spec, Box(-9, 9, observation.shape), Discrete(4))
+            policy._layers = policy._layers[:-1]  # without the head
+            return policy.action_dist_inputs(observation).tolist()
+
+        # Two pictures of 1 x 2 pixels and a pair of channels: (1, 2), (3, 4) before (5, 6), (7, 8).
+        stacked = np.arange(1, 9, dtype=np.float32).reshape(2, 1, 2, 2)
+        self.assertEqual([1, 2, 5, 6, 3, 4, 7, 8], features_of([{"kind": "channels_last", "channels": 2, "height": 1, "width": 2, "depth": 2}], stacked))
+        pool = {"kind": "max_pool2d", "height": 2, "width": 2, "channels": 1, "kernel": 2, "stride": 2, "padding": 1}
+        self.assertEqual([-1, 2, -3, -4], features_of([pool], np.array([[[-1], [2]], [[-3], [-4]]], np.float32)))
+        # x + 2 x, of which again twice: x + 2 (3 x) = 7 x.
+        block = [{"kind": kind, "size": 4} for kind in ("residual_begin", "residual_end")]
+        twice = {"kind": "scale", "size": 4, "factor": 2.0}
+        nested = [block[0], block[0], twice, block[1], twice, block[1]]
+        self.assertEqual([7, 14, 21, 28], features_of(nested, np.arange(1, 5, dtype=np.float32)))
+
+    def test_the_deviation_of_a_module_json(self):
+        # 2 * 3 + 1 = 7 for the mean; a log deviation of -30 that is a parameter, or an output: both clipped to -20.
+        f32 = lambda *values: np.array(values, np.float32)
+        for free, tensors in ((True, {"pi.weight": f32([2]), "pi.bias": f32(1), "log_std": f32(-30)}),
+                              (False, {"pi.weight": f32([2], [-10]), "pi.bias": f32(1, 0)})):
+            policy = Policy.__new__(Policy)
+            spec = {"obs_size": 1, "encoder": [], "action_head": {"kind": "linear", "inputs": 1, "outputs": len(tensors["pi.bias"])}, "log_std_clip": 20,
+                    "distribution": {"kind": "diag_gaussian", "n": 1, "free_log_std": free}}
+            environment = {"observation_filter": "NoFilter", "normalize_actions": False, "clip_actions": False}
+            policy._put_together({"environment": environment}, Box(-9, 9, (1,)), Box(-9, 9, (1,)), tensors, {}, spec)
+            self.assertEqual([7, -20], policy.action_dist_inputs([3]).tolist())
+
+    def test_modules_that_do_not_fit_are_refused(self):
+        picture = Box(-9, 9, (2, 5, 5))
+        for change, observation, action, said in (
+                (lambda spec: None, Box(-9, 9, (2, 5, 4)), Discrete(2), "takes 50 features, the observations have 40"),
+                (lambda spec: None, picture, Discrete(3), "has 2 outputs, the actions want 3"),
+                (lambda spec: spec["encoder"][1].update(kind="shear"), picture, Discrete(2), "encoder.1 is a layer of kind 'shear'"),
+                (lambda spec: spec["encoder"][1].pop("kind"), picture, Discrete(2), "module.json is not as this version wants it: KeyError"),
+        ):
+            with self.subTest(said), self.assertRaisesRegex(ValueError, said):
+                spec = json.loads(self.MODULE)
+                change(spec)
+                Policy.__new__(Policy)._put_together({"environment": {}}, observation, action, {}, {}, spec)
+        with self.assertRaisesRegex(ValueError, r"encoder.2.weight not, want \(3, 3, 3, 2\)"):
+            Policy.__new__(Policy)._put_together({"environment": {}}, picture, Discrete(2), {}, {}, json.loads(self.MODULE))
+
     # --- a client, and a run that is played here ---
 
     @contextlib.contextmanager

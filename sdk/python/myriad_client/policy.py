@@ -19,6 +19,7 @@ from myriad_client import spaces
 
 MODULE = "learner_group/modules/default_policy.safetensors"
 CONNECTORS = "learner_group/connectors.safetensors"
+SPEC = "learner_group/module.json"  # checkpoints of older versions, all of MLPs, have none
 ELEMENTS = {"F32": "<f4", "F64": "<f8", "U8": "u1", "I32": "<i4", "I64": "<i8"}
 ERF = np.vectorize(math.erf, otypes=[np.float64])
 ACTIVATIONS = {
@@ -141,22 +142,46 @@ class Policy:
         said = json.loads(read("spaces.json"))
         tensors = read_safetensors(read(MODULE), str(checkpoint / MODULE))
         connectors = read_safetensors(read(CONNECTORS), str(checkpoint / CONNECTORS))
-        self._put_together(config, space_of(said["observation"]), space_of(said["action"]), tensors, connectors)
+        spec = json.loads(read(SPEC)) if SPEC in listed else None
+        self._put_together(config, space_of(said["observation"]), space_of(said["action"]), tensors, connectors, spec)
         self.checkpoint = checkpoint
 
-    def _put_together(self, config: dict, observation, action, module: dict[str, np.ndarray], connectors: dict[str, np.ndarray]) -> None:
+    def _put_together(self, config: dict, observation, action, module: dict[str, np.ndarray], connectors: dict[str, np.ndarray],
+                      spec: dict | None = None) -> None:
         self.observation, self.action = observation, action
-        self._set_module(config["rl_module"], module)
+        if spec is None:
+            self._set_mlp(config["rl_module"], module)
+        else:
+            try:
+                self._set_module(spec, module)
+            except (KeyError, TypeError) as error:
+                raise ValueError(f"{SPEC} is not as this version wants it: {error!r}") from None
         self._set_connectors(config["environment"], connectors)
 
-    def _set_module(self, config: dict, tensors: dict[str, np.ndarray]) -> None:
+    def _set_module(self, spec: dict, tensors: dict[str, np.ndarray]) -> None:
+        """The encoder and the head of actions of a module.json (rl/module_json.cpp)."""
+        take, size = taking(tensors), sum(part.size for part in features(self.observation, sample_of(self.observation)))
+        if spec["obs_size"] != size:
+            raise ValueError(f"the module takes {spec['obs_size']} features, the observations have {size}")
+        distribution, outputs = spec["distribution"], spec["action_head"]["outputs"]
+        self._log_std, self._log_std_clip = None, np.float32(spec["log_std_clip"])
+        if isinstance(self.action, spaces.Box):
+            n, free = math.prod(self.action.shape), distribution["free_log_std"]
+            wanted = n if free else 2 * n
+            self._log_std = take("log_std", n) if free else None
+        else:
+            self._groups = groups_of(self.action)
+            wanted = sum(self._groups)
+        if outputs != wanted:
+            raise ValueError(f"the module has {outputs} outputs, the actions want {wanted}")
+        open_blocks: list[np.ndarray] = []
+        layers = [(f"encoder.{i}", layer) for i, layer in enumerate(spec["encoder"])] + [("pi", spec["action_head"])]
+        self._layers = [layer_of(name, layer, take, open_blocks) for name, layer in layers]
+
+    def _set_mlp(self, config: dict, tensors: dict[str, np.ndarray]) -> None:
         """The encoder and the head of actions, as make_mlp_spec (rl/module_spec.cpp) makes them."""
         size = sum(part.size for part in features(self.observation, sample_of(self.observation)))
-
-        def take(name: str, *shape: int) -> np.ndarray:
-            if name not in tensors or tensors[name].shape != shape:
-                raise ValueError(f"the module has {name} {tensors[name].shape if name in tensors else 'not'}, want {shape}")
-            return tensors[name]
+        take = taking(tensors)
 
         def linear(name: str, outputs: int):
             nonlocal size
@@ -185,8 +210,7 @@ class Policy:
             linear("pi", n if config["free_log_std"] else 2 * n)
             self._log_std = take("log_std", n) if config["free_log_std"] else None
             return
-        self._groups = ([self.action.n] if isinstance(self.action, spaces.Discrete) else self.action.nvec if isinstance(self.action, spaces.MultiDiscrete)
-                        else [2] * self.action.n)
+        self._groups = groups_of(self.action)
         linear("pi", sum(self._groups))
 
     def _set_connectors(self, config: dict, connectors: dict[str, np.ndarray]) -> None:
@@ -206,6 +230,69 @@ class Policy:
             self._offset = np.where(bounded, (high + low) / 2, 0).astype(np.float32)
             clips = config["clip_actions"]
             self._low, self._high = np.where(clips, low, -math.inf).astype(np.float32), np.where(clips, high, math.inf).astype(np.float32)
+
+
+def taking(tensors: dict[str, np.ndarray]):
+    """A function from a name and a shape to that tensor."""
+    def take(name: str, *shape: int) -> np.ndarray:
+        if name not in tensors or tensors[name].shape != shape:
+            raise ValueError(f"the module has {name} {tensors[name].shape if name in tensors else 'not'}, want {shape}")
+        return tensors[name]
+
+    return take
+
+
+def groups_of(action) -> list[int]:
+    """The number of logits of each choice."""
+    if isinstance(action, spaces.Discrete):
+        return [action.n]
+    return list(action.nvec) if isinstance(action, spaces.MultiDiscrete) else [2] * action.n
+
+
+def layer_of(name: str, layer: dict, take, open_blocks: list[np.ndarray]):
+    """What a layer of module.json does to a flat row; pictures are [height, width, channels], and flat, too."""
+    number = lambda *keys: tuple(layer[key] for key in keys)
+
+    def windows(x: np.ndarray, channels: int, border: float) -> np.ndarray:
+        """[output rows, output columns, channels, kernel rows, kernel columns]"""
+        height, width, kernel, stride, padding = number("height", "width", "kernel", "stride", "padding")
+        sides = (padding, padding)
+        x = np.pad(x.reshape(height, width, channels), (sides, sides, (0, 0)), constant_values=border)
+        return np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), axis=(0, 1))[::stride, ::stride]
+
+    def begin(x: np.ndarray) -> np.ndarray:
+        open_blocks.append(x)
+        return x
+
+    kind = layer["kind"]
+    if kind == "linear":
+        weight, bias = take(f"{name}.weight", *number("outputs", "inputs")), take(f"{name}.bias", layer["outputs"])
+        return lambda x: weight @ x + bias
+    if kind == "activate":
+        return ACTIVATIONS[layer["activation"]]
+    if kind == "layernorm":
+        gain, shift = take(f"{name}.gain", layer["size"]), take(f"{name}.bias", layer["size"])
+        return lambda x: (x - x.mean()) / np.sqrt(x.var() + np.float32(1e-5)) * gain + shift
+    if kind == "scale":
+        return lambda x: x * np.float32(layer["factor"])
+    if kind == "channels_last":
+        return lambda x: x.reshape(number("channels", "height", "width", "depth")).transpose(1, 2, 0, 3).ravel()
+    if kind == "conv2d":
+        filters, bias = take(f"{name}.weight", *number("outputs", "kernel", "kernel", "inputs")), take(f"{name}.bias", layer["outputs"])
+        matrix = filters.transpose(3, 1, 2, 0).reshape(-1, layer["outputs"])  # [inputs, kernel rows, kernel columns] x outputs
+
+        def convolve(x: np.ndarray) -> np.ndarray:
+            patches = windows(x, layer["inputs"], 0)
+            return (patches.reshape(*patches.shape[:2], -1) @ matrix + bias).ravel()
+
+        return convolve
+    if kind == "max_pool2d":
+        return lambda x: windows(x, layer["channels"], -np.inf).max(axis=(3, 4)).ravel()
+    if kind == "residual_begin":
+        return begin
+    if kind == "residual_end":
+        return lambda x: open_blocks.pop() + x
+    raise ValueError(f"{name} is a layer of kind {kind!r}, which this version does not know")
 
 
 def features(space, value) -> list[np.ndarray]:

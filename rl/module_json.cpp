@@ -1,0 +1,250 @@
+#include "rl/module_json.hpp"
+
+#include <boost/json.hpp>
+#include <limits>
+
+#include "rl/check.hpp"
+#include "rl/overloaded.hpp"
+
+namespace myriad {
+namespace {
+
+namespace json = boost::json;
+
+constexpr std::string_view kInitializers[] = {"orthogonal", "xavier_uniform", "kaiming_uniform"};  // as Initializer
+
+struct WriteField {
+  json::object& object;
+  void operator()(std::string_view name, int value) { object[name] = value; }
+  void operator()(std::string_view name, float value) { object[name] = static_cast<double>(value); }
+  void operator()(std::string_view name, bool value) { object[name] = value; }
+  void operator()(std::string_view name, Activation value) { object[name] = name_of(value); }
+  void operator()(std::string_view name, Initializer value) {
+    object[name] = kInitializers[static_cast<size_t>(value)];
+  }
+  void operator()(std::string_view name, const std::vector<int>& value) {
+    object[name] = json::array(value.begin(), value.end());
+  }
+};
+
+template <class... Args>
+[[noreturn]] void bad(fmt::format_string<Args...> format, Args&&... args) {
+  fail(Exit::usage, "bad-module", format, std::forward<Args>(args)...);
+}
+
+/// What a value is, for "got".
+std::string text_of(const json::value& value) {
+  std::string text = json::serialize(value);
+  return text.size() > 40 ? text.substr(0, 40) + "..." : text;
+}
+
+/// Takes an object's fields out, each by its name; what is left at the end is unknown.
+class ReadField {
+ public:
+  ReadField(const json::value& value, std::string where) : where_(std::move(where)) {
+    if (!value.is_object()) bad("{} is {}, want an object", where_, text_of(value));
+    object_ = value.as_object();
+  }
+
+  void operator()(std::string_view name, int& value) { value = integer(take(name), name); }
+  void operator()(std::string_view name, float& value) {
+    const json::value got = take(name);
+    if (!got.is_number()) wrong(name, got, "a number");
+    value = static_cast<float>(got.to_number<double>());
+  }
+  void operator()(std::string_view name, bool& value) {
+    const json::value got = take(name);
+    if (!got.is_bool()) wrong(name, got, "true or false");
+    value = got.get_bool();
+  }
+  void operator()(std::string_view name, Activation& value) {
+    const std::string got = string(name);
+    try {
+      value = activation_from(got);
+    } catch (const Error& error) { bad("{}: {}", where_, error.what()); }
+  }
+  void operator()(std::string_view name, Initializer& value) {
+    const std::string got = string(name);
+    const auto* found = std::ranges::find(kInitializers, got);
+    if (found == std::end(kInitializers)) bad("{} has {} '{}'{}", where_, name, got, one_of(kInitializers, got));
+    value = static_cast<Initializer>(found - std::begin(kInitializers));
+  }
+  void operator()(std::string_view name, std::vector<int>& value) {
+    for (const json::value& item : array(name)) value.push_back(integer(item, name));
+  }
+
+  std::string string(std::string_view name) {
+    const json::value got = take(name);
+    if (!got.is_string()) wrong(name, got, "a string");
+    return std::string(got.get_string());
+  }
+  json::array array(std::string_view name) {
+    const json::value got = take(name);
+    if (!got.is_array()) wrong(name, got, "a list");
+    return got.get_array();
+  }
+  json::value take(std::string_view name) {
+    const auto found = object_.find(name);
+    if (found == object_.end()) bad("{} has no {}", where_, name);
+    json::value value = found->value();
+    object_.erase(found);
+    taken_.emplace_back(name);
+    return value;
+  }
+  void end() const {
+    if (!object_.empty())
+      bad("{} has {}{}", where_, std::string_view(object_.begin()->key()),
+          suggestion(std::string_view(object_.begin()->key()), taken_));
+  }
+
+  static std::string one_of(std::span<const std::string_view> known, std::string_view got) {
+    const std::vector<std::string> names(known.begin(), known.end());
+    return suggestion(got, names);
+  }
+
+ private:
+  int integer(const json::value& value, std::string_view name) const {
+    if (!value.is_int64() || !std::in_range<int>(value.get_int64())) wrong(name, value, "an integer of 32 bits");
+    return static_cast<int>(value.get_int64());
+  }
+  [[noreturn]] void wrong(std::string_view name, const json::value& got, std::string_view want) const {
+    bad("{} has {} {}, want {}", where_, name, text_of(got), want);
+  }
+
+  std::string where_;
+  json::object object_;
+  std::vector<std::string> taken_;
+};
+
+json::value layer_json(const Layer& layer) {
+  return std::visit(
+      []<class L>(const L& l) {
+        json::object object{{"kind", L::kKind}};
+        L::fields(l, WriteField{object});
+        return json::value(std::move(object));
+      },
+      layer);
+}
+
+json::array layers_json(const std::vector<Layer>& layers) {
+  json::array list;
+  for (const Layer& layer : layers) list.push_back(layer_json(layer));
+  return list;
+}
+
+/// The alternative of Layer that is called `kind`.
+template <size_t I = 0>
+Layer layer_of(const std::string& kind, ReadField& read) {
+  if constexpr (I == std::variant_size_v<Layer>) {
+    const auto kinds = []<size_t... J>(std::index_sequence<J...>) {
+      return std::array{std::variant_alternative_t<J, Layer>::kKind...};
+    }
+    (std::make_index_sequence<I>());
+    bad("unknown kind of layer '{}'{}", kind, ReadField::one_of(kinds, kind));
+  } else {
+    using L = std::variant_alternative_t<I, Layer>;
+    if (kind != L::kKind) return layer_of<I + 1>(kind, read);
+    L layer{};
+    L::fields(layer, [&](std::string_view name, auto& value) { read(name, value); });
+    return layer;
+  }
+}
+
+Layer layer_from(const json::value& value, const std::string& where) {
+  ReadField read(value, where);
+  const Layer layer = layer_of(read.string("kind"), read);
+  read.end();
+  return layer;
+}
+
+std::vector<Layer> layers_from(ReadField& read, const std::string& part) {
+  std::vector<Layer> layers;
+  for (const json::value& item : read.array(part))
+    layers.push_back(layer_from(item, fmt::format("{}.{}", part, layers.size())));
+  return layers;
+}
+
+Linear head_from(ReadField& read, const std::string& name) {
+  const Layer layer = layer_from(read.take(name), name);
+  if (!std::holds_alternative<Linear>(layer)) bad("{} is of kind {}, want {}", name, kind_of(layer), Linear::kKind);
+  return std::get<Linear>(layer);
+}
+
+json::object distribution_json(const ActionDistribution& distribution) {
+  json::object object;
+  WriteField write{object};
+  std::visit(Overloaded{[&](const Categorical& d) {
+                          object["kind"] = "categorical";
+                          write("n", d.n);
+                        },
+                        [&](const MultiCategorical& d) {
+                          object["kind"] = "multi_categorical";
+                          write("nvec", d.nvec);
+                        },
+                        [&](const DiagGaussian& d) {
+                          object["kind"] = "diag_gaussian";
+                          write("n", d.n), write("free_log_std", d.free_log_std);
+                        }},
+             distribution);
+  return object;
+}
+
+ActionDistribution distribution_from(const json::value& value) {
+  static constexpr std::string_view kKinds[] = {"categorical", "multi_categorical", "diag_gaussian"};
+  ReadField read(value, "distribution");
+  const std::string kind = read.string("kind");
+  ActionDistribution distribution;
+  if (kind == kKinds[0]) {
+    Categorical d{};
+    read("n", d.n);
+    distribution = d;
+  } else if (kind == kKinds[1]) {
+    MultiCategorical d;
+    read("nvec", d.nvec);
+    distribution = d;
+  } else if (kind == kKinds[2]) {
+    DiagGaussian d{};
+    read("n", d.n), read("free_log_std", d.free_log_std);
+    distribution = d;
+  } else {
+    bad("unknown kind of distribution '{}'{}", kind, ReadField::one_of(kKinds, kind));
+  }
+  read.end();
+  return distribution;
+}
+
+}  // namespace
+
+std::string to_json(const ModuleSpec& spec) {
+  check_module(spec);
+  return json::serialize(json::object{{"obs_size", spec.obs_size},
+                                      {"encoder", layers_json(spec.encoder)},
+                                      {"action_head", layer_json(spec.action_head)},
+                                      {"distribution", distribution_json(spec.distribution)},
+                                      {"log_std_init", static_cast<double>(spec.log_std_init)},
+                                      {"log_std_clip", static_cast<double>(spec.log_std_clip)},
+                                      {"shares_encoder", spec.shares_encoder},
+                                      {"value_encoder", layers_json(spec.value_encoder)},
+                                      {"value_head", layer_json(spec.value_head)}});
+}
+
+ModuleSpec module_from_json(std::string_view text) {
+  boost::system::error_code error;
+  const json::value value = json::parse(json::string_view(text.data(), text.size()), error);
+  if (error) bad("a module is no JSON: {}", error.message());
+  ReadField read(value, "a module");
+  ModuleSpec spec;
+  read("obs_size", spec.obs_size);
+  spec.encoder = layers_from(read, "encoder");
+  spec.action_head = head_from(read, "action_head");
+  spec.distribution = distribution_from(read.take("distribution"));
+  read("log_std_init", spec.log_std_init), read("log_std_clip", spec.log_std_clip);
+  read("shares_encoder", spec.shares_encoder);
+  spec.value_encoder = layers_from(read, "value_encoder");
+  spec.value_head = head_from(read, "value_head");
+  read.end();
+  check_module(spec);
+  return spec;
+}
+
+}  // namespace myriad

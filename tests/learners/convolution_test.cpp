@@ -1,0 +1,212 @@
+// Pictures in both executors, and in the learner.
+#include <ATen/ATen.h>
+#include <doctest/doctest.h>
+
+#include <cmath>
+
+#include "env_runners/eigen_policy.hpp"
+#include "learners/module/torch_module.hpp"
+#include "rl/algorithm_info.hpp"
+#include "rl/check.hpp"
+#include "tests/error_of.hpp"
+#include "tests/learners/group_examples.hpp"
+
+using namespace myriad;
+
+TEST_SUITE_BEGIN("learners/convolution");
+
+namespace {
+
+at::Tensor tensor_of(std::span<const float> values, std::vector<int64_t> shape) {
+  at::Tensor tensor = at::empty(shape, at::kFloat);
+  std::ranges::copy(values, tensor.mutable_data_ptr<float>());
+  return tensor;
+}
+
+std::vector<float> normals(size_t n, uint64_t seed) {
+  RandomStream random(seed, StreamPurpose::simulation, 9);
+  std::vector<float> values(n);
+  for (float& v : values) v = static_cast<float>(random.normal());
+  return values;
+}
+
+/// Two logits and a value of its own encoder, which is the same.
+ModuleSpec with_encoder(int obs_size, const std::vector<Layer>& encoder) {
+  ModuleSpec spec;
+  spec.obs_size = obs_size;
+  spec.encoder = spec.value_encoder = encoder;
+  const int features = outputs_of(encoder.back());
+  spec.action_head = {features, 2};
+  spec.value_head = {features, 1};
+  spec.distribution = Categorical{2};
+  return spec;
+}
+
+ModuleSpec preset(const std::vector<int>& shape, const char* encoder) {
+  ModelConfig config;
+  config.encoder = encoder;
+  config.vf_share_layers = true;
+  return make_module_spec(Space::box(0, 255, shape, DType::u8), Space::box(-1, 1, {3}), config);
+}
+
+/// The module of one convolution on the three features that the examples have.
+const Space kRow = Space::box(-10, 10, {1, 3, 1});
+const RegisterAlgorithmInfo info{
+    {.name = "PPO on pictures",
+     .summary = "",
+     .make_config = []() -> std::unique_ptr<AlgorithmConfig> { return std::make_unique<PpoConfig>(); },
+     .columns = {kLogp, kActionDistInputs},
+     .module = [](const Space&, const Space& actions,
+                  const Config& config) { return make_module_spec(kRow, actions, config.rl_module); }}};
+const RegisterAlgorithm algorithm{"PPO on pictures", [](const Config&) { return make_algorithm(config_of()); }};
+
+Config config_of_pictures(const std::string& executor) {
+  Config config = config_of(executor);
+  config.algorithm = "PPO on pictures";
+  config.rl_module.conv_filters = {{4, 1, 1}};
+  config.rl_module.channels = "last";
+  return config;
+}
+
+}  // namespace
+
+TEST_CASE("Convolution: torch and EigenPolicy agree on every kind of layer and every preset") {
+  const auto relu = [](int size) { return Activate{Activation::relu, size}; };
+  const std::vector<ModuleSpec> specs{
+      with_encoder(60, {Scale{60, 0.5f}}),
+      with_encoder(60, {ChannelsLast{3, 5, 4}}),
+      with_encoder(60, {ChannelsLast{3, 5, 2, 2}}),
+      with_encoder(60, {Conv2d{5, 4, 3, 7, 3, 1, 1}, relu(140), Conv2d{5, 4, 7, 18, 2, 2}}),
+      with_encoder(60, {MaxPool2d{5, 4, 3, 3, 2, 1}}),
+      with_encoder(60, {MaxPool2d{5, 4, 3, 2, 1}, LayerNorm{36}}),
+      with_encoder(60, {ResidualBegin{60}, Conv2d{5, 4, 3, 3, 3, 1, 1}, ResidualBegin{60}, Linear{60, 60},
+                        ResidualEnd{60}, ResidualEnd{60}}),
+      with_encoder(6, {ResidualBegin{6}, Linear{6, 6}, ResidualEnd{6}}),
+      preset({10, 10, 4}, "minatar_cnn"),
+      preset({4, 84, 84}, "nature_cnn"),
+      preset({2, 30, 28, 3}, "impala_resnet"),
+  };
+  for (const ModuleSpec& spec : specs) {
+    CAPTURE(spec.to_string());
+    const std::vector<float> values = initial_parameters(spec, 5);
+    const auto parameters = parameter_views(spec, tensor_of(values, {static_cast<int64_t>(values.size())}));
+    EigenPolicy policy(spec);
+    policy.load(values);
+    for (const int64_t n : {1, 8, 64}) {
+      const std::vector<float> obs = normals(static_cast<size_t>(n * spec.obs_size), 6);
+      const ModuleOutput torch = torch_forward(spec, parameters, tensor_of(obs, {n, spec.obs_size}));
+      at::Tensor eigen = at::empty({n, policy.num_outputs()}, at::kFloat);
+      policy.forward(obs.data(), static_cast<size_t>(n), eigen.mutable_data_ptr<float>());
+      CHECK((torch.action_dist_inputs - eigen).abs().max().item<float>() <= 1e-5f);
+      CHECK(torch.values.sizes() == at::IntArrayRef{n});
+    }
+  }
+}
+
+TEST_CASE("Convolution: torch's by hand") {
+  // As EigenPolicy's: 1 2 3 / 4 5 6 / 7 8 9 and the weight 1 0 / 0 2.
+  const ModuleSpec spec = with_encoder(9, {Conv2d{3, 3, 1, 1, 2}, MaxPool2d{2, 2, 1, 2, 1}});
+  std::vector<float> values(spec.num_parameters(), 0.0f);
+  const auto put = [&](const std::string& name, std::vector<float> numbers) {
+    for (const Parameter& p : spec.parameters())
+      if (p.name == name) std::ranges::copy(numbers, values.begin() + static_cast<std::ptrdiff_t>(p.offset));
+  };
+  put("encoder.0.weight", {1, 0, 0, 2}), put("encoder.0.bias", {0.5});
+  put("pi.weight", {1, 2}), put("vf_encoder.0.bias", {3}), put("vf.weight", {10});
+  const auto parameters = parameter_views(spec, tensor_of(values, {static_cast<int64_t>(values.size())}));
+  const ModuleOutput out = torch_forward(spec, parameters, at::arange(1, 10, at::kFloat).view({1, 9}));
+  CHECK(out.action_dist_inputs[0][0].item<float>() == 23.5f);  // the largest of 11.5, 14.5, 20.5, 23.5
+  CHECK(out.action_dist_inputs[0][1].item<float>() == 47.0f);
+  CHECK(out.values[0].item<float>() == 30.0f);
+}
+
+TEST_CASE("Convolution: torch's gradient is that of finite differences") {
+  const ModuleSpec spec =
+      with_encoder(50, {ChannelsLast{2, 5, 5}, Scale{50, 0.5f}, Conv2d{5, 5, 2, 3, 3, 2, 1},
+                        Activate{Activation::tanh, 27}, ResidualBegin{27}, Conv2d{3, 3, 3, 3, 3, 1, 1},
+                        Activate{Activation::tanh, 27}, ResidualEnd{27}, MaxPool2d{3, 3, 3, 2, 1}, Linear{12, 4}});
+  const std::vector<float> values = initial_parameters(spec, 2);
+  const at::Tensor obs = tensor_of(normals(3 * 50, 1), {3, 50}), weight = tensor_of(normals(3 * 2, 2), {3, 2});
+  const auto loss = [&](const ModuleOutput& out) {
+    return (out.action_dist_inputs * weight).to(at::kDouble).sum() + out.values.to(at::kDouble).square().sum();
+  };
+  TorchModule module(spec, values, Executor::torch, 1);
+  loss(module.forward(obs)).backward();
+  // The layers in double precision, of which the outputs are rounded to float: 1e-7 / 2^-11 is below 1e-4.
+  const at::Tensor flat = tensor_of(values, {static_cast<int64_t>(values.size())}).to(at::kDouble);
+  const auto parameters = parameter_views(spec, flat);
+  const auto loss_with = [&](double& parameter, double value) {
+    const double before = std::exchange(parameter, value);
+    const double result = loss(torch_forward(spec, parameters, obs.to(at::kDouble))).item<double>();
+    parameter = before;
+    return result;
+  };
+  constexpr double kStep = 0x1p-12;
+  double worst = 0, largest = 0;
+  for (size_t i = 0; i < values.size(); ++i) {
+    double& parameter = flat.mutable_data_ptr<double>()[i];
+    const double difference =
+        (loss_with(parameter, parameter + kStep) - loss_with(parameter, parameter - kStep)) / (2 * kStep);
+    worst = std::max(worst, std::abs(difference - double{module.gradients()[i]}));
+    largest = std::max(largest, std::abs(difference));
+  }
+  CHECK(largest > 0.5);
+  CHECK(worst <= 2e-3);
+}
+
+TEST_CASE("Convolution: the native executor refuses it and names the layer") {
+  const ModuleSpec spec = preset({10, 10, 4}, "minatar_cnn");
+  CHECK(NativeModule::obstacle(spec) == "scale");
+  CHECK(!NativeModule::supports(spec));
+  CHECK(NativeModule::supports(with_encoder(3, {Linear{3, 3}, Activate{Activation::elu, 3}, LayerNorm{3}})));
+  ModuleSpec value = with_encoder(4, {Linear{4, 4}});
+  value.value_encoder = {ResidualBegin{4}, Linear{4, 4}, ResidualEnd{4}};
+  CHECK(NativeModule::obstacle(value) == "residual_begin");
+  CHECK(error_of([&] { NativeModule(spec, 1); }) ==
+        "error[impossible] learners.executor 'native' cannot train a layer of kind scale; 'torch' and 'auto' can");
+  CHECK(error_of([&] {
+          Learner(config_of_pictures("native"), kObs, Space::discrete(2));
+        }).ends_with("cannot train a layer of kind conv2d; 'torch' and 'auto' can"));
+}
+
+TEST_CASE("Convolution: a learner trains it by itself with torch, and its policy is the runner's") {
+  const Space actions = Space::discrete(2);
+  Learner chosen(config_of_pictures("auto"), kObs, actions), torch(config_of_pictures("torch"), kObs, actions);
+  REQUIRE(chosen.spec().to_string().starts_with("3 -> conv 4 1x1 relu -> 16 tanh"));
+  const std::vector<float> before = chosen.weights().values;
+  Fragment batch = batch_of(actions);
+  CHECK(chosen.update(&batch).metrics.at("num_grad_updates") == 16);
+  torch.update(&batch);
+  const std::vector<float> after = chosen.weights().values;
+  CHECK(after == torch.weights().values);
+  for (size_t i = 0; i < 8; ++i) CHECK(after[i] != before[i]);  // the convolution's weight and bias
+}
+
+TEST_CASE("Convolution: whole and in parts over learners, on a CPU and on a device, alike") {
+  std::vector<std::vector<float>> weights;
+  for (const bool on_device : {false, true})
+    for (const char* kind : {"none", "gradients", "parameters"}) {
+      const auto config = [&] {
+        Config c = config_of_pictures("torch");
+        c.training.num_epochs = 1;
+        c.training.minibatch_size = 0;
+        c.learners.shard = kind;
+        return c;
+      };
+      Learners shards = make_learners(2, config, on_device);
+      join_all(shards, members_of(2, nullptr));
+      update_all(shards, 1, {5, 3});
+      std::array<Weights, 2> published;
+      in_threads(2, [&](uint32_t r) { published[r] = shards[r]->weights(); });
+      CHECK(published[0].values == published[1].values);
+      weights.push_back(published[0].values);
+      CAPTURE(kind);
+      CAPTURE(on_device);
+      float worst = 0;
+      for (size_t i = 0; i < weights[0].size(); ++i)
+        worst = std::max(worst, std::abs(weights[0][i] - weights.back()[i]));
+      CHECK(worst <= 2e-6f);
+    }
+}
+
+TEST_SUITE_END();
