@@ -15,7 +15,9 @@ std::vector<AlgorithmInfo>& registry() {
 }  // namespace
 
 ModuleSpec policy_and_value(const Space& observation_space, const Space& action_space, const Config& config) {
-  return make_mlp_spec(observation_space, action_space, config.rl_module);
+  ModelConfig model = config.rl_module;
+  if (config.environment.filters_observations()) model.scale_uint8 = false;  // the filter scales
+  return make_module_spec(observation_space, action_space, model);
 }
 
 RegisterAlgorithmInfo::RegisterAlgorithmInfo(AlgorithmInfo info) {

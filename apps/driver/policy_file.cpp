@@ -14,6 +14,7 @@
 #include "apps/child.hpp"
 #include "apps/driver/run_directory.hpp"
 #include "rl/check.hpp"
+#include "rl/module_json.hpp"
 #include "rl/run_layout.hpp"
 #include "rl/sandbox.hpp"
 #include "rl/shared_memory.hpp"
@@ -37,7 +38,8 @@ SavedPolicy load_policy(const std::string& given) {
   if (!violation.empty()) fail(Exit::usage, "corrupt-checkpoint", "{}: {}", directory, violation);
   Config config = load_config(read_file(directory + "/config.toml"), directory + "/config.toml");
   EnvSpec env = environment_spec(config);
-  ModuleSpec module = module_of(config, env);
+  const std::string structure = directory + "/learner_group/module.json";  // checkpoints of before have none
+  ModuleSpec module = fs::exists(structure) ? module_from_json(read_file(structure)) : module_of(config, env);
   const std::string module_file = directory + "/learner_group/modules/default_policy.safetensors";
   Weights weights;
   weights.layout_hash = module.hash();

@@ -6,6 +6,7 @@
 #include <functional>
 
 #include "rl/check.hpp"
+#include "rl/module_json.hpp"
 
 namespace myriad {
 namespace {
@@ -180,6 +181,8 @@ void write_replicated(const Write& write, const LearnerCore::WriteCheckpoint& re
   counters["training_iteration"] = scalar(request.training_iteration);
   counters["num_env_steps_sampled_lifetime"] = scalar(request.num_env_steps_sampled_lifetime);
   write(kModule, encode_safetensors(state.module, {{"module", learner.spec().to_string()}}));
+  const std::string structure = to_json(learner.spec());
+  write("learner_group/module.json", std::as_bytes(std::span(structure)));
   write(kConnectors, encode_safetensors(state.connectors));
   write(kState, encode_safetensors(counters));
 }

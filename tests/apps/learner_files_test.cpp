@@ -83,7 +83,8 @@ TEST_CASE("Checkpoint: what four shards saved is read by 1, 2 and 8, equal to th
     CHECK(names.count("learner_group/state.safetensors") == 1);
     CHECK(names.count("learner_group/optimizer-0003-of-0004.safetensors") == (parts ? 1 : 0));
     CHECK(names.count("learner_group/optimizer-0000-of-0001.safetensors") == (parts ? 0 : 1));
-    CHECK(names.size() == (parts ? 7 : 4));
+    CHECK(names.count("learner_group/module.json") == 1);
+    CHECK(names.size() == (parts ? 8 : 5));
 
     const LearnerState state = loaded(shard, directory);
     const std::vector<LearnerState> saved = states_of(four);

@@ -613,8 +613,8 @@ class Checkpoints(Case):
         newest = self.checkpoints(run)[-1]
         kinds = sorted(str(p.relative_to(newest)) for p in newest.rglob("*") if p.is_file())
         self.assertEqual(["MANIFEST.json", "config.toml", "driver.json", "env_runners/slot-0000.safetensors", "env_runners/slot-0001.safetensors",
-                          "learner_group/connectors.safetensors", "learner_group/modules/default_policy.safetensors",
-                          "learner_group/optimizer-0000-of-0001.safetensors", "learner_group/state.safetensors", "spaces.json"], kinds)
+                          "learner_group/connectors.safetensors", "learner_group/module.json",
+                          "learner_group/modules/default_policy.safetensors", "learner_group/optimizer-0000-of-0001.safetensors", "learner_group/state.safetensors", "spaces.json"], kinds)
         for name in kinds:
             with self.subTest(name):
                 copy = self.root / "copy"
