@@ -12,6 +12,7 @@
 #include <array>
 #include <cerrno>
 #include <condition_variable>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -615,6 +616,7 @@ int main(int argc, char** argv) {
   // Freed batches go back to the heap, not to the kernel: page faults would cost more than the update's arithmetic.
   ::mallopt(M_TRIM_THRESHOLD, 512 << 20);
   ::mallopt(M_MMAP_THRESHOLD, 512 << 20);
+  ::signal(SIGPIPE, SIG_IGN);  // Gloo writes to peers that may have died: an error to it, no end of this process
   try {
     return myriad::run(myriad::ChildArguments(argc, argv));
   } catch (const myriad::Error& error) {

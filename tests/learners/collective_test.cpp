@@ -286,6 +286,7 @@ enum class Fate { killed, stopped };
 /// One shard's process; exits 0 when it saw what it should: its last peer meets its fate in the middle of an operation.
 [[noreturn]] void shard_process(const std::filesystem::path& directory, uint32_t rank, uint32_t size, Fate fate,
                                 MakeCollective make) {
+  ::signal(SIGPIPE, SIG_IGN);  // as a learner does
   FileRendezvous rendezvous(directory);
   const auto group = make(rendezvous.map(), rank, size, no_deadline);
   std::vector<float> ranks(100'000, static_cast<float>(rank));

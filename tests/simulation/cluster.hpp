@@ -414,8 +414,9 @@ class World {
   State current_;                           // after the newest update
   std::vector<std::deque<Time>> agent_spawns_;
   bool deterministic_ = true;
-  uint64_t iteration_ = 0;  // of the learners
-  uint64_t reported_ = 0;   // by the driver
+  uint64_t iteration_ = 0;       // of the learners
+  uint64_t reported_ = 0;        // by the driver
+  uint64_t updates_before_ = 0;  // the faults ended
   std::optional<uint64_t> committed_;
   Time last_update_ = -std::chrono::seconds(1), next_check_{};
   bool episodes_lost_ = false, learners_lost_ = false, interrupted_ = false, usage_error_ = false, restarting_ = false,

@@ -262,6 +262,9 @@ void World::check_progress(bool last) {
   next_check_ = now_ + milliseconds(10);
   const bool ending = driver_->finishing() || interrupted_;
   std::string open;
+  // async: a runner that waits is served after all that have waited longer, and updates set the pace.
+  const bool all_had_a_turn = (result_.updates - updates_before_) * plan_.fragments >= plan_.slots;
+  bool waits_its_turn = false;
   std::set<uint32_t> held = given_up_;
   for (const uint32_t id : agents_) {
     const Process& process = processes_[id];
@@ -279,8 +282,10 @@ void World::check_progress(bool last) {
       const bool hangs = runner != nullptr && runner->hung && agent.core->sampling().contains(slot);  // or nobody asks
       if (runner == nullptr || !runner->alive || hangs || !runner->runner->up)
         open = fmt::format("slot {} does not run", slot);
-      else if (!plan_.by_slot() && !runner->runner->produced_lately)
+      else if (!plan_.by_slot() && !runner->runner->produced_lately) {
+        waits_its_turn = !all_had_a_turn;
         open = fmt::format("runner {} produces nothing", slot);
+      }
     }
   }
   if (held.size() < plan_.agents && (!plan_.outsiders || plan_.replaced) && open.empty())
@@ -288,6 +293,10 @@ void World::check_progress(bool last) {
   if (last_update_ <= plan_.faults_end && open.empty())
     open = fmt::format("the last update was at {:.2f} s", to_seconds(last_update_));
   if (!ending && open.empty()) {
+    done_ = true;
+    return;
+  }
+  if (last && waits_its_turn && !ending) {
     done_ = true;
     return;
   }
@@ -438,6 +447,7 @@ void World::handle(const Event& event) {
       if (!stands && process->agent->core) agent_wake(*process);
       break;
     case Kind::faults_end:
+      updates_before_ = result_.updates;
       break;
     case Kind::interrupt:
       if (driver_ == nullptr || finished_) return;
