@@ -21,18 +21,26 @@ std::vector<std::byte> with_sum(std::vector<std::byte> envelope) {
 void repair_payloads(std::vector<std::byte>& envelope, const std::vector<SharedBytes>& payloads) {
   std::vector<uint64_t> words((envelope.size() + 7) / 8);
   if (!envelope.empty()) std::memcpy(words.data(), envelope.data(), envelope.size());
-  auto* data = reinterpret_cast<uint8_t*>(words.data());
+  const auto* data = reinterpret_cast<const uint8_t*>(words.data());
   flatbuffers::Verifier verifier(data, envelope.size(), 8, 1000);
   if (envelope.size() < 12 || !wire::VerifyEnvelopeBuffer(verifier)) return;
+  // A payload's table may lie over its own vtable: every place is read before the first is written.
+  struct Write {
+    ptrdiff_t at;
+    uint64_t value;
+    size_t size;
+  };
+  std::vector<Write> writes;
   const wire::Envelope* root = wire::GetEnvelope(data);
   const auto repair = [&](const auto* body) {
     if (body == nullptr || body->payloads() == nullptr) return;
     for (size_t i = 0; i < std::min<size_t>(body->payloads()->size(), payloads.size()); ++i) {
       const auto* table =
           reinterpret_cast<const flatbuffers::Table*>(body->payloads()->Get(static_cast<flatbuffers::uoffset_t>(i)));
-      auto* writable = const_cast<flatbuffers::Table*>(table);
-      writable->SetField<uint64_t>(wire::Payload::VT_BYTES, payloads[i].view.size(), 0);
-      writable->SetField<uint32_t>(wire::Payload::VT_CRC32C, crc32c(payloads[i].view), 0);
+      if (const uint8_t* bytes = table->GetAddressOf(wire::Payload::VT_BYTES))
+        writes.push_back({bytes - data, payloads[i].view.size(), sizeof(uint64_t)});
+      if (const uint8_t* sum = table->GetAddressOf(wire::Payload::VT_CRC32C))
+        writes.push_back({sum - data, crc32c(payloads[i].view), sizeof(uint32_t)});
     }
   };
   repair(root->body_as_FragmentHeader());
@@ -41,7 +49,7 @@ void repair_payloads(std::vector<std::byte>& envelope, const std::vector<SharedB
   repair(root->body_as_RunnerWelcome());
   repair(root->body_as_AgentWelcome());
   repair(root->body_as_Parcel());
-  std::memcpy(envelope.data(), data, envelope.size());
+  for (const Write& write : writes) std::memcpy(envelope.data() + write.at, &write.value, write.size);
 }
 
 /// What the receivers do with a message that decode() gave them.
