@@ -18,6 +18,11 @@
 
 namespace myriad {
 
+// What the learners write of the policy; apps/learner/learner_files.hpp has all of theirs.
+inline constexpr const char* kModuleFile = "learner_group/modules/default_policy.safetensors";
+inline constexpr const char* kModuleSpecFile = "learner_group/module.json";  ///< older checkpoints have none
+inline constexpr const char* kConnectorsFile = "learner_group/connectors.safetensors";
+
 struct CheckpointFile {
   std::string name;  ///< relative to the checkpoint's directory
   uint64_t bytes = 0;

@@ -15,7 +15,6 @@
 #include "apps/driver/run_directory.hpp"
 #include "rl/check.hpp"
 #include "rl/module_json.hpp"
-#include "rl/run_layout.hpp"
 #include "rl/sandbox.hpp"
 #include "rl/shared_memory.hpp"
 #include "rl/wrappers.hpp"
@@ -38,15 +37,15 @@ SavedPolicy load_policy(const std::string& given) {
   if (!violation.empty()) fail(Exit::usage, "corrupt-checkpoint", "{}: {}", directory, violation);
   Config config = load_config(read_file(directory + "/config.toml"), directory + "/config.toml");
   EnvSpec env = environment_spec(config);
-  const std::string structure = directory + "/learner_group/module.json";  // checkpoints of before have none
-  ModuleSpec module = fs::exists(structure) ? module_from_json(read_file(structure)) : module_of(config, env);
-  const std::string module_file = directory + "/learner_group/modules/default_policy.safetensors";
+  const std::string spec_file = directory + "/" + kModuleSpecFile, module_file = directory + "/" + kModuleFile,
+                    connectors_file = directory + "/" + kConnectorsFile;
+  ModuleSpec module = fs::exists(spec_file) ? module_from_json(read_file(spec_file))
+                                            : make_mlp_spec(env.observation_space, env.action_space, config.rl_module);
   Weights weights;
   weights.layout_hash = module.hash();
   weights.values = flat_parameters(module, decode_safetensors(files->read(module_file), module_file), module_file);
   weights.values.resize(module.num_inference_parameters());
-  const std::string connector_file = directory + "/learner_group/connectors.safetensors";
-  const TensorMap connectors = decode_safetensors(files->read(connector_file), connector_file);
+  const TensorMap connectors = decode_safetensors(files->read(connectors_file), connectors_file);
   if (const auto filter = connectors.find("mean_std_filter"); filter != connectors.end())
     weights.filter = filter->second.f64();
   return {std::move(config), std::move(env), std::move(module), std::make_shared<const Weights>(std::move(weights))};

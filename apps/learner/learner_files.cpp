@@ -11,9 +11,7 @@
 namespace myriad {
 namespace {
 
-constexpr const char* kModule = "learner_group/modules/default_policy.safetensors";
 constexpr const char* kOptimizer = "learner_group/optimizer.safetensors";  // of before there were parts
-constexpr const char* kConnectors = "learner_group/connectors.safetensors";
 constexpr const char* kState = "learner_group/state.safetensors";
 constexpr std::string_view kPending = "pending_batch";
 
@@ -180,10 +178,10 @@ void write_replicated(const Write& write, const LearnerCore::WriteCheckpoint& re
   TensorMap counters = state.scalars;
   counters["training_iteration"] = scalar(request.training_iteration);
   counters["num_env_steps_sampled_lifetime"] = scalar(request.num_env_steps_sampled_lifetime);
-  write(kModule, encode_safetensors(state.module, {{"module", learner.spec().to_string()}}));
+  write(kModuleFile, encode_safetensors(state.module, {{"module", learner.spec().to_string()}}));
   const std::string structure = to_json(learner.spec());
-  write("learner_group/module.json", std::as_bytes(std::span(structure)));
-  write(kConnectors, encode_safetensors(state.connectors));
+  write(kModuleSpecFile, std::as_bytes(std::span(structure)));
+  write(kConnectorsFile, encode_safetensors(state.connectors));
   write(kState, encode_safetensors(counters));
 }
 
@@ -211,9 +209,9 @@ std::vector<CheckpointFile> save_learner(Files& files, const LearnerCore::WriteC
 
 LearnerCounters load_learner(Files& files, const std::string& directory, Learner& learner) {
   LearnerState state;
-  state.module = read_tensors(files, directory, kModule);
+  state.module = read_tensors(files, directory, kModuleFile);
   state.optimizer = read_optimizer(files, directory);
-  state.connectors = read_tensors(files, directory, kConnectors);
+  state.connectors = read_tensors(files, directory, kConnectorsFile);
   state.scalars = read_tensors(files, directory, kState);
   const auto take = [&](const char* name) {
     const auto node = state.scalars.extract(name);

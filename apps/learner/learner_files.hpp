@@ -2,6 +2,7 @@
 // runner.
 //
 //   learner_group/modules/default_policy.safetensors   learner_group/optimizer-0000-of-0001.safetensors ...
+//   learner_group/module.json                          the network of these, rl/module_json.hpp
 //   learner_group/connectors.safetensors               learner_group/state.safetensors
 //   env_runners/slot-0000.safetensors ...
 //   learner_group/pending_batch-000000.safetensors ...         lag1: the batch that was sampled and is not trained on
