@@ -19,13 +19,18 @@ constexpr size_t kSmallModule = 200'000;  // parameters; below, torch's threads 
 
 bool by_layer(const LearnersConfig& config) { return config.shard == "gradients" || config.shard == "parameters"; }
 
-Executor executor_of(const LearnersConfig& config, const ModuleSpec& spec) {
+/// `sampled`: the algorithm has SampleLosses.
+Executor executor_of(const Config& run, const ModuleSpec& spec, bool sampled) {
+  const LearnersConfig& config = run.learners;
   if (config.device != "cpu") return Executor::torch;
   if (config.executor == "native" && by_layer(config))
     fail(Exit::usage, "impossible", "learners.shard '{}' goes layer by layer; executor 'native' cannot, 'torch' can",
          config.shard);
+  if (config.executor == "native" && !sampled)
+    fail(Exit::usage, "impossible",
+         "{} has no loss by hand, which executor 'native' wants; 'auto' and 'torch' train it", run.algorithm);
   if (config.executor == "auto")
-    return by_layer(config) || !NativeModule::supports(spec) ? Executor::torch : Executor::native;
+    return by_layer(config) || !sampled || !NativeModule::supports(spec) ? Executor::torch : Executor::native;
   if (config.executor == "native") return Executor::native;
   if (config.executor == "torch") return Executor::torch;
   const std::vector<std::string> known{"auto", "native", "torch"};
@@ -79,10 +84,7 @@ Learner::Learner(const Config& config, const Space& observation_space, const Spa
   // Before anything of torch runs: it counts its devices once.
   if (support == nullptr && config.learners.device != "cpu") support = open_device(config.learners.device, 0);
   const ModuleSpec spec = find_algorithm(config.algorithm).module(observation_space, action_space, config);
-  const Executor executor = executor_of(config.learners, spec);
-  if (executor == Executor::native && sampled_ == nullptr && config.learners.executor == "native")
-    fail(Exit::usage, "impossible",
-         "{} has no loss by hand, which executor 'native' wants; 'auto' and 'torch' train it", config.algorithm);
+  const Executor executor = executor_of(config, spec, sampled_ != nullptr);
   if (support == nullptr && sampled_ == nullptr) support = make_cpu_support();
   const int threads = threads_of(config.learners);
   set_torch_threads(executor == Executor::native || spec.num_parameters() < kSmallModule ? 1 : threads);

@@ -1,6 +1,7 @@
 #include "algorithms/a2c.hpp"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -62,6 +63,14 @@ TEST_CASE("A2C: an algorithm without an accelerator is refused by executor nativ
   }
   CHECK_THROWS_WITH_AS(Learner(a2c({"learners.executor=native"}), Space::box(-1, 1, {2}), Space::discrete(2)),
                        "A2C has no loss by hand, which executor 'native' wants; 'auto' and 'torch' train it", Error);
+}
+
+TEST_CASE("A2C: torch, which trains it, has the learner's threads where the module is large") {
+  for (const auto& [hiddens, threads] : {std::pair("[64, 64]", 1), std::pair("[512, 512]", 3)}) {
+    const Learner learner(a2c({fmt::format("rl_module.fcnet_hiddens={}", hiddens), "learners.num_threads=3"}),
+                          Space::box(-1, 1, {2}), Space::discrete(2));
+    CHECK(at::get_num_threads() == threads);
+  }
 }
 
 TEST_SUITE_END();
