@@ -9,7 +9,6 @@
 
 #include "algorithms/ops/device_targets.hpp"
 #include "learners/module/action_distribution.hpp"
-#include "rl/check.hpp"
 
 namespace myriad {
 namespace {
@@ -19,11 +18,7 @@ constexpr std::array<std::string_view, 1> kTargetMetrics{"vf_explained_var"};
 
 class A2c final : public Algorithm {
  public:
-  explicit A2c(const Config& config) : gamma_(config.training.gamma) {
-    const auto* own = dynamic_cast<const A2cConfig*>(config.algorithm_config.get());
-    check(own != nullptr, "A2C was made with another algorithm's settings");
-    config_ = *own;
-  }
+  explicit A2c(const Config& config) : config_(own_settings<A2cConfig>(config)), gamma_(config.training.gamma) {}
 
   std::vector<std::string> loss_columns() const override { return {"obs", "actions", "advantages", "value_targets"}; }
   std::span<const std::string_view> loss_metrics() const override { return kMetrics; }
@@ -53,8 +48,7 @@ class A2c final : public Algorithm {
   double gamma_, entropy_coeff_ = 0.0;
 };
 
-const RegisterAlgorithm registered{
-    "A2C", [](const Config& config) -> std::unique_ptr<Algorithm> { return std::make_unique<A2c>(config); }};
+const RegisterAlgorithm registered{"A2C", make_as<A2c>};
 
 }  // namespace
 }  // namespace myriad

@@ -10,17 +10,16 @@ void A2cConfig::settings(SettingVisitor& v) {
   v.visit({"entropy_coeff", "", "coefficient of the entropy bonus, a schedule over env steps", 0.0}, entropy_coeff);
 }
 
-const RegisterAlgorithmInfo a2c_info{
-    {.name = "A2C",
-     .summary = "Advantage actor-critic, one pass over each batch (Mnih et al. 2016)",
-     .make_config = []() -> std::unique_ptr<AlgorithmConfig> { return std::make_unique<A2cConfig>(); },
-     .set_defaults =
-         [](Config& config) {
-           config.training.num_epochs = 1;
-           config.training.minibatch_size = 0;  // the whole batch
-           config.training.grad_clip = 0.5;
-         },
-     .sampling = {"sync", "lag1"},
-     .module = policy_and_value}};
+const RegisterAlgorithmInfo a2c_info{{.name = "A2C",
+                                      .summary = "Advantage actor-critic, one pass over each batch (Mnih et al. 2016)",
+                                      .make_config = make_settings<A2cConfig>,
+                                      .set_defaults =
+                                          [](Config& config) {
+                                            config.training.num_epochs = 1;
+                                            config.training.minibatch_size = 0;  // the whole batch
+                                            config.training.grad_clip = 0.5;
+                                          },
+                                      .sampling = {"sync", "lag1"},
+                                      .module = policy_and_value}};
 
 }  // namespace myriad

@@ -24,15 +24,10 @@ namespace {
 constexpr std::array<std::string_view, 6> kMetrics{
     "policy_loss", "vf_loss", "entropy", "mean_kl_loss", "importance_ratio_mean", "importance_ratio_clipped"};
 
-AppoConfig own_settings(const Config& config) {
-  const auto* own = dynamic_cast<const AppoConfig*>(config.algorithm_config.get());
-  return own ? *own : AppoConfig();
-}
-
 class Appo final : public Algorithm, public SampleLosses {
  public:
   explicit Appo(const Config& config)
-      : config_(own_settings(config)),
+      : config_(own_settings<AppoConfig>(config)),
         gamma_(config.training.gamma),
         batch_size_(static_cast<double>(config.training.train_batch_size)),
         kl_(config_.use_kl_loss, config_.kl_coeff, config_.kl_target) {}
@@ -132,8 +127,7 @@ Loss Appo::loss(const ModuleSpec& spec, const ModuleOutput& output, const Column
           .fit = device_fit(targets.values.flatten(), values.detach())};
 }
 
-const RegisterAlgorithm registered{
-    "APPO", [](const Config& config) -> std::unique_ptr<Algorithm> { return std::make_unique<Appo>(config); }};
+const RegisterAlgorithm registered{"APPO", make_as<Appo>};
 
 }  // namespace
 }  // namespace myriad

@@ -25,7 +25,7 @@ void AppoConfig::settings(SettingVisitor& v) {
 const RegisterAlgorithmInfo appo_info{
     {.name = "APPO",
      .summary = "Asynchronous PPO: V-trace, target network, circular buffer (IMPACT, Luo et al. 2020)",
-     .make_config = []() -> std::unique_ptr<AlgorithmConfig> { return std::make_unique<AppoConfig>(); },
+     .make_config = make_settings<AppoConfig>,
      .set_defaults = impala_defaults,
      .sampling = {"async", "lag1", "sync"},
      .columns = {kLogp},

@@ -24,9 +24,7 @@ constexpr std::array<std::string_view, 6> kMetrics{
 
 class Impala final : public Algorithm, public SampleLosses {
  public:
-  explicit Impala(const Config& config) : gamma_(config.training.gamma) {
-    if (const auto* own = dynamic_cast<const ImpalaConfig*>(config.algorithm_config.get())) config_ = *own;
-  }
+  explicit Impala(const Config& config) : config_(own_settings<ImpalaConfig>(config)), gamma_(config.training.gamma) {}
 
   UpdatePlan plan() const override { return {.time_major = true, .loss_is_sum = true}; }
   std::vector<std::string> loss_columns() const override {
@@ -94,8 +92,7 @@ class Impala final : public Algorithm, public SampleLosses {
   double gamma_, entropy_coeff_ = 0.0;
 };
 
-const RegisterAlgorithm registered{
-    "IMPALA", [](const Config& config) -> std::unique_ptr<Algorithm> { return std::make_unique<Impala>(config); }};
+const RegisterAlgorithm registered{"IMPALA", make_as<Impala>};
 
 }  // namespace
 }  // namespace myriad

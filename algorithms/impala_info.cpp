@@ -31,7 +31,7 @@ void impala_defaults(Config& config) {
 const RegisterAlgorithmInfo impala_info{
     {.name = "IMPALA",
      .summary = "Importance weighted actor-learner with V-trace (Espeholt et al. 2018)",
-     .make_config = []() -> std::unique_ptr<AlgorithmConfig> { return std::make_unique<ImpalaConfig>(); },
+     .make_config = make_settings<ImpalaConfig>,
      .set_defaults = impala_defaults,
      .sampling = {"async", "lag1", "sync"},
      .columns = {kLogp, kActionDistInputs},

@@ -23,15 +23,10 @@ constexpr std::array<std::string_view, 5> kMetrics{"policy_loss", "vf_loss", "vf
                                                    "mean_kl_loss"};
 constexpr std::array<std::string_view, 1> kTargetMetrics{"vf_explained_var"};
 
-PpoConfig own_settings(const Config& config) {
-  const auto* own = dynamic_cast<const PpoConfig*>(config.algorithm_config.get());
-  return own ? *own : PpoConfig();
-}
-
 class Ppo final : public Algorithm, public SampleLosses {
  public:
   explicit Ppo(const Config& config)
-      : config_(own_settings(config)),
+      : config_(own_settings<PpoConfig>(config)),
         gamma_(config.training.gamma),
         kl_(config_.use_kl_loss, config_.kl_coeff, config_.kl_target) {
     check(config_.vf_clip_param >= 0 && config_.clip_param >= 0,
@@ -143,8 +138,7 @@ Loss Ppo::loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns
           .fit = {}};
 }
 
-const RegisterAlgorithm registered{
-    "PPO", [](const Config& config) -> std::unique_ptr<Algorithm> { return std::make_unique<Ppo>(config); }};
+const RegisterAlgorithm registered{"PPO", make_as<Ppo>};
 
 }  // namespace
 }  // namespace myriad

@@ -18,12 +18,13 @@ void PpoConfig::settings(SettingVisitor& v) {
           target_kl_stop);
 }
 
+/// RLlib's defaults of shared settings are those of the structs.
 const RegisterAlgorithmInfo ppo_info{
     {.name = "PPO",
      .summary = "Proximal Policy Optimization with an adaptive KL penalty (Schulman et al. 2017)",
-     .make_config = []() -> std::unique_ptr<AlgorithmConfig> { return std::make_unique<PpoConfig>(); },
+     .make_config = make_settings<PpoConfig>,
      .sampling = {"sync", "lag1"},
      .columns = {kLogp, kActionDistInputs},
-     .module = policy_and_value}};  // RLlib's PPO defaults are those of the structs
+     .module = policy_and_value}};
 
 }  // namespace myriad

@@ -57,7 +57,7 @@ class Planes {
   Planes(const ModuleSpec& spec, const std::vector<at::Tensor>& tensors) : spec_(spec) {
     size_t next = 0;
     for (const Layer& layer : spec.encoder) {
-      const size_t count = std::visit([](const auto& l) { return l.tensors().size(); }, layer);
+      const size_t count = tensors_of(layer).size();
       for (size_t i = 0; i < count; ++i) weights_.push_back(tensors[next++]);
       if (std::holds_alternative<Conv2d>(layer))
         weights_[next - 2] = weights_[next - 2].permute({0, 3, 1, 2}).contiguous();

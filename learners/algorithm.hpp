@@ -21,6 +21,7 @@
 #include "learners/module/torch_module.hpp"
 #include "learners/moments.hpp"
 #include "learners/tensor_batch.hpp"
+#include "rl/check.hpp"
 #include "rl/config.hpp"
 
 namespace myriad {
@@ -134,10 +135,23 @@ class SampleLosses {
 
 using MakeAlgorithm = std::unique_ptr<Algorithm> (*)(const Config& config);
 
-/// `static const RegisterAlgorithm ppo{"PPO", [](const Config& c) ... };` in the algorithm's own file.
+/// `const RegisterAlgorithm registered{"PPO", make_as<Ppo>};` in the algorithm's own file.
 struct RegisterAlgorithm {
   RegisterAlgorithm(std::string name, MakeAlgorithm make);
 };
+
+template <class A>
+std::unique_ptr<Algorithm> make_as(const Config& config) {
+  return std::make_unique<A>(config);
+}
+
+/// The algorithm's own settings in `config`. Throws Error where they are of another one.
+template <class Settings>
+const Settings& own_settings(const Config& config) {
+  const auto* own = dynamic_cast<const Settings*>(config.algorithm_config.get());
+  check(own != nullptr, "{} was made with another algorithm's settings", config.algorithm);
+  return *own;
+}
 
 /// config.algorithm by its registered name. Throws Error("unknown-algorithm").
 std::unique_ptr<Algorithm> make_algorithm(const Config& config);

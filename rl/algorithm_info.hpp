@@ -28,6 +28,12 @@ struct AlgorithmInfo {
 inline constexpr const char* kLogp = "logp";                            ///< log mu(A_t | S_t)
 inline constexpr const char* kActionDistInputs = "action_dist_inputs";  ///< of mu at S_t
 
+/// For AlgorithmInfo::make_config.
+template <class Settings>
+std::unique_ptr<AlgorithmConfig> make_settings() {
+  return std::make_unique<Settings>();
+}
+
 /// The network of [rl_module]: a policy and a value function.
 ModuleSpec policy_and_value(const Space& observation_space, const Space& action_space, const Config& config);
 

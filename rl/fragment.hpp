@@ -5,10 +5,10 @@
 //   actions            [T, B, ...]    A_t
 //   rewards            [T, B]         R_{t+1}
 //   terminateds        [T, B]         S_{t+1} is terminal
-//   truncateds         [T, B]         S_{t+1} ended its episode without being terminal: by the time limit, or cut by
-//   the simulator logp               [T, B]         log mu(A_t | S_t) of the behaviour policy action_dist_inputs [T, B,
-//   n]      of mu at S_t; it and logp only where the algorithm asks for them final_obs          [F, ...]       S_{t+1}
-//   where truncated and not terminated, in time-major order of (t, b)
+//   truncateds         [T, B]         S_{t+1} ended its episode otherwise: the time limit, or cut by the simulator
+//   logp               [T, B]         log mu(A_t | S_t) of the behaviour policy, where the algorithm asks for it
+//   action_dist_inputs [T, B, n]      of mu at S_t, where the algorithm asks for them
+//   final_obs          [F, ...]       S_{t+1} where truncated and not terminated, in time-major order of (t, b)
 //
 // obs[t+1] is already the next episode's S_0 where an episode ended, so that
 // V_next[t] = (1 - terminated) * (truncated ? V(final_obs) : V(obs[t+1])) holds at terminations, time limits and cuts.

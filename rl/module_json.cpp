@@ -116,101 +116,62 @@ class ReadField {
   std::vector<std::string> taken_;
 };
 
-json::value layer_json(const Layer& layer) {
+/// A Layer or an ActionDistribution.
+template <class Variant>
+json::value to_value(const Variant& variant) {
   return std::visit(
-      []<class L>(const L& l) {
-        json::object object{{"kind", L::kKind}};
-        L::fields(l, WriteField{object});
+      []<class T>(const T& alternative) {
+        json::object object{{"kind", T::kKind}};
+        T::fields(alternative, WriteField{object});
         return json::value(std::move(object));
       },
-      layer);
+      variant);
 }
 
 json::array layers_json(const std::vector<Layer>& layers) {
   json::array list;
-  for (const Layer& layer : layers) list.push_back(layer_json(layer));
+  for (const Layer& layer : layers) list.push_back(to_value(layer));
   return list;
 }
 
-/// The alternative of Layer that is called `kind`.
-template <size_t I = 0>
-Layer layer_of(const std::string& kind, ReadField& read) {
-  if constexpr (I == std::variant_size_v<Layer>) {
+/// The alternative that is called `kind`.
+template <class Variant, size_t I = 0>
+Variant alternative(std::string_view what, const std::string& kind, ReadField& read) {
+  if constexpr (I == std::variant_size_v<Variant>) {
     const auto kinds = []<size_t... J>(std::index_sequence<J...>) {
-      return std::array{std::variant_alternative_t<J, Layer>::kKind...};
+      return std::array{std::variant_alternative_t<J, Variant>::kKind...};
     }
     (std::make_index_sequence<I>());
-    bad("unknown kind of layer '{}'{}", kind, ReadField::one_of(kinds, kind));
+    bad("unknown kind of {} '{}'{}", what, kind, ReadField::one_of(kinds, kind));
   } else {
-    using L = std::variant_alternative_t<I, Layer>;
-    if (kind != L::kKind) return layer_of<I + 1>(kind, read);
-    L layer{};
-    L::fields(layer, [&](std::string_view name, auto& value) { read(name, value); });
-    return layer;
+    using T = std::variant_alternative_t<I, Variant>;
+    if (kind != T::kKind) return alternative<Variant, I + 1>(what, kind, read);
+    T value{};
+    T::fields(value, [&](std::string_view name, auto& field) { read(name, field); });
+    return value;
   }
 }
 
-Layer layer_from(const json::value& value, const std::string& where) {
+/// `what`: a layer, a distribution; `where`: which of them.
+template <class Variant>
+Variant from_value(const json::value& value, std::string_view what, const std::string& where) {
   ReadField read(value, where);
-  const Layer layer = layer_of(read.string("kind"), read);
+  Variant variant = alternative<Variant>(what, read.string("kind"), read);
   read.end();
-  return layer;
+  return variant;
 }
 
 std::vector<Layer> layers_from(ReadField& read, const std::string& part) {
   std::vector<Layer> layers;
   for (const json::value& item : read.array(part))
-    layers.push_back(layer_from(item, fmt::format("{}.{}", part, layers.size())));
+    layers.push_back(from_value<Layer>(item, "layer", fmt::format("{}.{}", part, layers.size())));
   return layers;
 }
 
 Linear head_from(ReadField& read, const std::string& name) {
-  const Layer layer = layer_from(read.take(name), name);
+  const Layer layer = from_value<Layer>(read.take(name), "layer", name);
   if (!std::holds_alternative<Linear>(layer)) bad("{} is of kind {}, want {}", name, kind_of(layer), Linear::kKind);
   return std::get<Linear>(layer);
-}
-
-json::object distribution_json(const ActionDistribution& distribution) {
-  json::object object;
-  WriteField write{object};
-  std::visit(Overloaded{[&](const Categorical& d) {
-                          object["kind"] = "categorical";
-                          write("n", d.n);
-                        },
-                        [&](const MultiCategorical& d) {
-                          object["kind"] = "multi_categorical";
-                          write("nvec", d.nvec);
-                        },
-                        [&](const DiagGaussian& d) {
-                          object["kind"] = "diag_gaussian";
-                          write("n", d.n), write("free_log_std", d.free_log_std);
-                        }},
-             distribution);
-  return object;
-}
-
-ActionDistribution distribution_from(const json::value& value) {
-  static constexpr std::string_view kKinds[] = {"categorical", "multi_categorical", "diag_gaussian"};
-  ReadField read(value, "distribution");
-  const std::string kind = read.string("kind");
-  ActionDistribution distribution;
-  if (kind == kKinds[0]) {
-    Categorical d{};
-    read("n", d.n);
-    distribution = d;
-  } else if (kind == kKinds[1]) {
-    MultiCategorical d;
-    read("nvec", d.nvec);
-    distribution = d;
-  } else if (kind == kKinds[2]) {
-    DiagGaussian d{};
-    read("n", d.n), read("free_log_std", d.free_log_std);
-    distribution = d;
-  } else {
-    bad("unknown kind of distribution '{}'{}", kind, ReadField::one_of(kKinds, kind));
-  }
-  read.end();
-  return distribution;
 }
 
 }  // namespace
@@ -219,13 +180,13 @@ std::string to_json(const ModuleSpec& spec) {
   check_module(spec);
   return json::serialize(json::object{{"obs_size", spec.obs_size},
                                       {"encoder", layers_json(spec.encoder)},
-                                      {"action_head", layer_json(spec.action_head)},
-                                      {"distribution", distribution_json(spec.distribution)},
+                                      {"action_head", to_value(Layer(spec.action_head))},
+                                      {"distribution", to_value(spec.distribution)},
                                       {"log_std_init", static_cast<double>(spec.log_std_init)},
                                       {"log_std_clip", static_cast<double>(spec.log_std_clip)},
                                       {"shares_encoder", spec.shares_encoder},
                                       {"value_encoder", layers_json(spec.value_encoder)},
-                                      {"value_head", layer_json(spec.value_head)}});
+                                      {"value_head", to_value(Layer(spec.value_head))}});
 }
 
 ModuleSpec module_from_json(std::string_view text) {
@@ -237,7 +198,7 @@ ModuleSpec module_from_json(std::string_view text) {
   read("obs_size", spec.obs_size);
   spec.encoder = layers_from(read, "encoder");
   spec.action_head = head_from(read, "action_head");
-  spec.distribution = distribution_from(read.take("distribution"));
+  spec.distribution = from_value<ActionDistribution>(read.take("distribution"), "distribution", "distribution");
   read("log_std_init", spec.log_std_init), read("log_std_clip", spec.log_std_clip);
   read("shares_encoder", spec.shares_encoder);
   spec.value_encoder = layers_from(read, "value_encoder");

@@ -16,13 +16,30 @@ constexpr std::array<std::string_view, 6> kActivations{"linear", "tanh", "relu",
 
 constexpr std::array<std::string_view, 4> kPresets{"mlp", "nature_cnn", "impala_resnet", "minatar_cnn"};
 
-template <class F>
-decltype(auto) with_layer(const Layer& layer, F&& f) {
-  return std::visit(std::forward<F>(f), layer);
+template <class L>
+int64_t input_size(const L& l) {
+  if constexpr (requires { l.input_size(); })
+    return l.input_size();
+  else
+    return l.size;
 }
-
-std::vector<LayerTensor> tensors_of(const Layer& layer) {
-  return with_layer(layer, [](const auto& l) { return l.tensors(); });
+template <class L>
+int64_t output_size(const L& l) {
+  if constexpr (requires { l.output_size(); })
+    return l.output_size();
+  else
+    return l.size;
+}
+template <class L>
+constexpr bool kHasTensors = requires(const L& l) {
+  l.tensors();
+};
+template <class L>
+std::vector<LayerTensor> tensors(const L& l) {
+  if constexpr (kHasTensors<L>)
+    return l.tensors();
+  else
+    return {};
 }
 
 size_t count_of(const std::vector<int>& shape) {
@@ -40,23 +57,23 @@ std::string layers_text(const std::vector<Layer>& layers) {
   const auto arrow = [&] { return text.empty() || text.ends_with("(") ? "" : " -> "; };
   const auto space = [&] { return text.ends_with("(") ? "" : " "; };
   for (const Layer& layer : layers)
-    text += with_layer(
-        layer, Overloaded{[&](const Linear& l) { return fmt::format("{}{}", arrow(), l.outputs); },
-                          [&](const Activate& l) { return fmt::format("{}{}", space(), name_of(l.activation)); },
-                          [&](const LayerNorm&) { return fmt::format("{}layernorm", space()); },
-                          [&](const Scale& l) { return fmt::format("{}x {:.4g}", arrow(), l.factor); },
-                          [&](const ChannelsLast& l) {
-                            return fmt::format("{}{}x{}x{}", arrow(), l.height, l.width, l.channels * l.depth);
-                          },
-                          [&](const Conv2d& l) {
-                            return fmt::format("{}conv {} {}", arrow(), l.outputs,
-                                               window_text(l.kernel, l.stride, l.padding));
-                          },
-                          [&](const MaxPool2d& l) {
-                            return fmt::format("{}maxpool {}", arrow(), window_text(l.kernel, l.stride, l.padding));
-                          },
-                          [&](const ResidualBegin&) { return fmt::format("{}+(", arrow()); },
-                          [&](const ResidualEnd&) { return std::string(")"); }});
+    text += std::visit(
+        Overloaded{[&](const Linear& l) { return fmt::format("{}{}", arrow(), l.outputs); },
+                   [&](const Activate& l) { return fmt::format("{}{}", space(), name_of(l.activation)); },
+                   [&](const LayerNorm&) { return fmt::format("{}layernorm", space()); },
+                   [&](const Scale& l) { return fmt::format("{}x {:.4g}", arrow(), l.factor); },
+                   [&](const ChannelsLast& l) {
+                     return fmt::format("{}{}x{}x{}", arrow(), l.height, l.width, l.channels * l.depth);
+                   },
+                   [&](const Conv2d& l) {
+                     return fmt::format("{}conv {} {}", arrow(), l.outputs, window_text(l.kernel, l.stride, l.padding));
+                   },
+                   [&](const MaxPool2d& l) {
+                     return fmt::format("{}maxpool {}", arrow(), window_text(l.kernel, l.stride, l.padding));
+                   },
+                   [&](const ResidualBegin&) { return fmt::format("{}+(", arrow()); },
+                   [&](const ResidualEnd&) { return std::string(")"); }},
+        layer);
   return text;
 }
 
@@ -75,19 +92,19 @@ std::string structure(const ModuleSpec& spec) {
   const auto layers = [](const std::vector<Layer>& list) {
     std::string text;
     for (const Layer& layer : list)
-      text += with_layer(
-          layer, Overloaded{[](const Linear& l) { return fmt::format("linear {}x{};", l.outputs, l.inputs); },
-                            [](const Activate& l) { return fmt::format("{} {};", name_of(l.activation), l.size); },
-                            []<class L>(const L& l) {
-                              std::string all(L::kKind);
-                              L::fields(
-                                  l, Overloaded{[&](std::string_view, int value) { all += fmt::format(" {}", value); },
-                                                [&](std::string_view name, float value) {
-                                                  if (name != "gain") all += fmt::format(" {}", value);
-                                                },
-                                                [](std::string_view, Initializer) {}});
-                              return all + ';';
-                            }});
+      text += std::visit(
+          Overloaded{[](const Linear& l) { return fmt::format("linear {}x{};", l.outputs, l.inputs); },
+                     [](const Activate& l) { return fmt::format("{} {};", name_of(l.activation), l.size); },
+                     []<class L>(const L& l) {
+                       std::string all(L::kKind);
+                       L::fields(l, Overloaded{[&](std::string_view, int value) { all += fmt::format(" {}", value); },
+                                               [&](std::string_view name, float value) {
+                                                 if (name != "gain") all += fmt::format(" {}", value);
+                                               },
+                                               [](std::string_view, Initializer) {}});
+                       return all + ';';
+                     }},
+          layer);
     return text;
   };
   return fmt::format("obs {}|{}|pi {}x{}|{}|{}|{}|vf {}x{}|clip {}", spec.obs_size, layers(spec.encoder),
@@ -135,16 +152,17 @@ void fill_weight(const Matrix& m, Initializer initializer, float gain, RandomStr
 
 /// What a layer's parameters begin with, where that is not 0.
 void fill(const Layer& layer, RandomStream& random, float* out) {
-  with_layer(layer, Overloaded{[&](const Linear& l) {
-                                 const Matrix m{l.outputs, l.inputs, double(l.inputs), double(l.outputs)};
-                                 fill_weight(m, l.initializer, l.gain, random, out);
-                               },
-                               [&](const Conv2d& l) {
-                                 const double window = double(l.kernel) * l.kernel;
-                                 const Matrix m{l.outputs, l.patch_size(), l.inputs * window, l.outputs * window};
-                                 fill_weight(m, l.initializer, l.gain, random, out);
-                               },
-                               [&](const LayerNorm& l) { std::fill_n(out, l.size, 1.0f); }, [](const auto&) {}});
+  std::visit(Overloaded{[&](const Linear& l) {
+                          const Matrix m{l.outputs, l.inputs, double(l.inputs), double(l.outputs)};
+                          fill_weight(m, l.initializer, l.gain, random, out);
+                        },
+                        [&](const Conv2d& l) {
+                          const double window = double(l.kernel) * l.kernel;
+                          const Matrix m{l.outputs, l.patch_size(), l.inputs * window, l.outputs * window};
+                          fill_weight(m, l.initializer, l.gain, random, out);
+                        },
+                        [&](const LayerNorm& l) { std::fill_n(out, l.size, 1.0f); }, [](const auto&) {}},
+             layer);
 }
 
 // ---- checks ----
@@ -159,34 +177,37 @@ constexpr int64_t kLargestRow = 1 << 26, kMostWeights = (int64_t{1} << 31) - 1;
 
 /// Its sizes alone.
 void check_layer(const std::string& name, const Layer& layer) {
-  with_layer(layer, [&]<class L>(const L& l) {
-    constexpr bool picture = requires { l.height; };
-    L::fields(l, Overloaded{[&](std::string_view field, int value) {
-                              const int low = field == "padding" ? 0 : 1, high = picture ? kLargestSide : kLargest;
-                              if (value < low || value > high)
-                                bad_module("{} ({}) has {} {}, want {} to {}", name, L::kKind, field, value, low, high);
-                            },
-                            [&](std::string_view field, float value) {
-                              if (!std::isfinite(value))
-                                bad_module("{} ({}) has {} {}, want a finite number", name, L::kKind, field, value);
-                            },
-                            [](std::string_view, auto) {}});
-    int64_t row = l.input_size();
-    if constexpr (requires { l.kernel; }) {
-      const int64_t side = std::min(l.height, l.width) + 2 * l.padding;
-      if (l.kernel > side) bad_module("{} ({}) has kernel {}, want at most {}", name, L::kKind, l.kernel, side);
-      if (2 * l.padding > l.kernel)
-        bad_module("{} ({}) has padding {}, want at most half of kernel {}", name, L::kKind, l.padding, l.kernel);
-      row = row / l.height / l.width * (l.height + 2 * l.padding) * (l.width + 2 * l.padding);
-    }
-    row = std::max(row, l.output_size());
-    if (row > kLargestRow)
-      bad_module("{} ({}) has rows of {} floats, want at most {}", name, L::kKind, row, kLargestRow);
-    for (const LayerTensor& tensor : l.tensors())
-      if (count_of(tensor.second) > kMostWeights)
-        bad_module("{} ({}) has a {} of {} floats, want at most {}", name, L::kKind, tensor.first,
-                   count_of(tensor.second), kMostWeights);
-  });
+  std::visit(
+      [&]<class L>(const L& l) {
+        constexpr bool picture = requires { l.height; };
+        L::fields(l, Overloaded{[&](std::string_view field, int value) {
+                                  const int low = field == "padding" ? 0 : 1, high = picture ? kLargestSide : kLargest;
+                                  if (value < low || value > high)
+                                    bad_module("{} ({}) has {} {}, want {} to {}", name, L::kKind, field, value, low,
+                                               high);
+                                },
+                                [&](std::string_view field, float value) {
+                                  if (!std::isfinite(value))
+                                    bad_module("{} ({}) has {} {}, want a finite number", name, L::kKind, field, value);
+                                },
+                                [](std::string_view, auto) {}});
+        int64_t row = input_size(l);
+        if constexpr (requires { l.kernel; }) {
+          const int64_t side = std::min(l.height, l.width) + 2 * l.padding;
+          if (l.kernel > side) bad_module("{} ({}) has kernel {}, want at most {}", name, L::kKind, l.kernel, side);
+          if (2 * l.padding > l.kernel)
+            bad_module("{} ({}) has padding {}, want at most half of kernel {}", name, L::kKind, l.padding, l.kernel);
+          row = row / l.height / l.width * (l.height + 2 * l.padding) * (l.width + 2 * l.padding);
+        }
+        row = std::max(row, output_size(l));
+        if (row > kLargestRow)
+          bad_module("{} ({}) has rows of {} floats, want at most {}", name, L::kKind, row, kLargestRow);
+        for (const LayerTensor& tensor : tensors(l))
+          if (count_of(tensor.second) > kMostWeights)
+            bad_module("{} ({}) has a {} of {} floats, want at most {}", name, L::kKind, tensor.first,
+                       count_of(tensor.second), kMostWeights);
+      },
+      layer);
 }
 
 /// That the layers fit each other; the size of what comes out.
@@ -435,13 +456,19 @@ Activation activation_from(std::string_view name) {
 }
 
 std::string_view kind_of(const Layer& layer) {
-  return with_layer(layer, [](const auto& l) { return std::remove_cvref_t<decltype(l)>::kKind; });
+  return std::visit([](const auto& l) { return std::remove_cvref_t<decltype(l)>::kKind; }, layer);
 }
 int inputs_of(const Layer& layer) {
-  return with_layer(layer, [](const auto& l) { return static_cast<int>(l.input_size()); });
+  return std::visit([](const auto& l) { return static_cast<int>(input_size(l)); }, layer);
 }
 int outputs_of(const Layer& layer) {
-  return with_layer(layer, [](const auto& l) { return static_cast<int>(l.output_size()); });
+  return std::visit([](const auto& l) { return static_cast<int>(output_size(l)); }, layer);
+}
+std::vector<LayerTensor> tensors_of(const Layer& layer) {
+  return std::visit([](const auto& l) { return tensors(l); }, layer);
+}
+bool has_parameters(const Layer& layer) {
+  return std::visit([]<class L>(const L&) { return kHasTensors<L>; }, layer);
 }
 size_t num_parameters_of(const Layer& layer) {
   size_t count = 0;

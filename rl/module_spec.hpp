@@ -32,6 +32,13 @@ enum class Initializer : uint8_t { orthogonal, xavier_uniform, kaiming_uniform }
 /// A tensor of a layer: its name within the layer, and its shape.
 using LayerTensor = std::pair<std::string_view, std::vector<int>>;
 
+/// Places of a window on a picture's side: `stride` apart, the border is `padding` wide.
+constexpr int num_windows(int side, int kernel, int stride, int padding) {
+  return (side + 2 * padding - kernel) / stride + 1;
+}
+
+// A layer that says no other sizes takes and gives rows of `size`; one without tensors() has no parameters.
+
 /// y = W x + b.
 struct Linear {
   int inputs, outputs;
@@ -58,9 +65,6 @@ struct Activate {
   static void fields(Self& self, F f) {
     f("activation", self.activation), f("size", self.size);
   }
-  int64_t input_size() const { return size; }
-  int64_t output_size() const { return size; }
-  std::vector<LayerTensor> tensors() const { return {}; }
   bool operator==(const Activate&) const = default;
 };
 
@@ -73,8 +77,6 @@ struct LayerNorm {
   static void fields(Self& self, F f) {
     f("size", self.size);
   }
-  int64_t input_size() const { return size; }
-  int64_t output_size() const { return size; }
   std::vector<LayerTensor> tensors() const { return {{"gain", {size}}, {"bias", {size}}}; }
   bool operator==(const LayerNorm&) const = default;
 };
@@ -89,9 +91,6 @@ struct Scale {
   static void fields(Self& self, F f) {
     f("size", self.size), f("factor", self.factor);
   }
-  int64_t input_size() const { return size; }
-  int64_t output_size() const { return size; }
-  std::vector<LayerTensor> tensors() const { return {}; }
   bool operator==(const Scale&) const = default;
 };
 
@@ -107,7 +106,6 @@ struct ChannelsLast {
   }
   int64_t input_size() const { return int64_t{channels} * height * width * depth; }
   int64_t output_size() const { return input_size(); }
-  std::vector<LayerTensor> tensors() const { return {}; }
   bool operator==(const ChannelsLast&) const = default;
 };
 
@@ -126,8 +124,8 @@ struct Conv2d {
     f("kernel", self.kernel), f("stride", self.stride), f("padding", self.padding);
     f("initializer", self.initializer), f("gain", self.gain);
   }
-  int output_height() const { return (height + 2 * padding - kernel) / stride + 1; }
-  int output_width() const { return (width + 2 * padding - kernel) / stride + 1; }
+  int output_height() const { return num_windows(height, kernel, stride, padding); }
+  int output_width() const { return num_windows(width, kernel, stride, padding); }
   int patch_size() const { return kernel * kernel * inputs; }
   int64_t input_size() const { return int64_t{height} * width * inputs; }
   int64_t output_size() const { return int64_t{output_height()} * output_width() * outputs; }
@@ -147,11 +145,10 @@ struct MaxPool2d {
     f("height", self.height), f("width", self.width), f("channels", self.channels);
     f("kernel", self.kernel), f("stride", self.stride), f("padding", self.padding);
   }
-  int output_height() const { return (height + 2 * padding - kernel) / stride + 1; }
-  int output_width() const { return (width + 2 * padding - kernel) / stride + 1; }
+  int output_height() const { return num_windows(height, kernel, stride, padding); }
+  int output_width() const { return num_windows(width, kernel, stride, padding); }
   int64_t input_size() const { return int64_t{height} * width * channels; }
   int64_t output_size() const { return int64_t{output_height()} * output_width() * channels; }
-  std::vector<LayerTensor> tensors() const { return {}; }
   bool operator==(const MaxPool2d&) const = default;
 };
 
@@ -164,9 +161,6 @@ struct ResidualBegin {
   static void fields(Self& self, F f) {
     f("size", self.size);
   }
-  int64_t input_size() const { return size; }
-  int64_t output_size() const { return size; }
-  std::vector<LayerTensor> tensors() const { return {}; }
   bool operator==(const ResidualBegin&) const = default;
 };
 struct ResidualEnd {
@@ -177,9 +171,6 @@ struct ResidualEnd {
   static void fields(Self& self, F f) {
     f("size", self.size);
   }
-  int64_t input_size() const { return size; }
-  int64_t output_size() const { return size; }
-  std::vector<LayerTensor> tensors() const { return {}; }
   bool operator==(const ResidualEnd&) const = default;
 };
 
@@ -187,22 +178,42 @@ using Layer =
     std::variant<Linear, Activate, LayerNorm, Scale, ChannelsLast, Conv2d, MaxPool2d, ResidualBegin, ResidualEnd>;
 
 std::string_view kind_of(const Layer& layer);
-int inputs_of(const Layer& layer);             ///< floats of a row it takes
-int outputs_of(const Layer& layer);            ///< and gives
+int inputs_of(const Layer& layer);   ///< floats of a row it takes
+int outputs_of(const Layer& layer);  ///< and gives
+std::vector<LayerTensor> tensors_of(const Layer& layer);
 size_t num_parameters_of(const Layer& layer);  ///< floats
+bool has_parameters(const Layer& layer);
 
 /// How action_dist_inputs become an action.
 struct Categorical {
   int n;
+
+  static constexpr std::string_view kKind = "categorical";
+  template <class Self, class F>
+  static void fields(Self& self, F f) {
+    f("n", self.n);
+  }
   bool operator==(const Categorical&) const = default;
 };  ///< logits [n]
 struct MultiCategorical {
   std::vector<int> nvec;
+
+  static constexpr std::string_view kKind = "multi_categorical";
+  template <class Self, class F>
+  static void fields(Self& self, F f) {
+    f("nvec", self.nvec);
+  }
   bool operator==(const MultiCategorical&) const = default;
 };  ///< logits side by side [sum nvec]
 struct DiagGaussian {
   int n;
   bool free_log_std;
+
+  static constexpr std::string_view kKind = "diag_gaussian";
+  template <class Self, class F>
+  static void fields(Self& self, F f) {
+    f("n", self.n), f("free_log_std", self.free_log_std);
+  }
   bool operator==(const DiagGaussian&) const = default;
 };  ///< mean [n], log std [n] (a parameter when free)
 using ActionDistribution = std::variant<Categorical, MultiCategorical, DiagGaussian>;

@@ -68,8 +68,8 @@ std::vector<TorchLayer> layers_of(const ModuleSpec& spec) {
   for_each_layer(
       spec,
       [&](const std::string&, const Layer& layer) {
-        const size_t count = std::visit([](const auto& l) { return l.tensors().size(); }, layer);
-        add(count, num_parameters_of(layer), [layer](const at::Tensor& x, Tensors t) { return apply(layer, x, t); });
+        add(tensors_of(layer).size(), num_parameters_of(layer),
+            [layer](const at::Tensor& x, Tensors t) { return apply(layer, x, t); });
       },
       [&](int n) {
         add(1, static_cast<size_t>(n), [clip = spec.log_std_clip](const at::Tensor& mean, Tensors t) {
@@ -86,7 +86,7 @@ ModuleOutput run_layers(const ModuleSpec& spec, const std::vector<TorchLayer>& w
   const auto trunk = [&](const std::vector<Layer>& layers, at::Tensor x) {
     std::vector<at::Tensor> open;  // residual blocks
     for (const Layer& layer : layers) {
-      x = num_parameters_of(layer) > 0 ? call(*next++, x) : apply(layer, x, {});
+      x = has_parameters(layer) ? call(*next++, x) : apply(layer, x, {});
       if (std::holds_alternative<ResidualBegin>(layer)) open.push_back(x);
       if (std::holds_alternative<ResidualEnd>(layer)) {
         x = x + open.back();

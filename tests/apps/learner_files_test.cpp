@@ -7,6 +7,7 @@
 
 #include "rl/check.hpp"
 #include "tests/learners/group_examples.hpp"
+#include "tests/temporary_folder.hpp"
 
 using namespace myriad;
 
@@ -23,18 +24,12 @@ Config config_with(const std::string& shard) {
 
 class Directory {
  public:
-  Directory() {
-    std::string name = (std::filesystem::temp_directory_path() / "myriad-learner-files-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    path_ = name;
-    std::filesystem::create_directories(path_ / "learner_group/modules");
-  }
-  ~Directory() { std::filesystem::remove_all(path_); }
-  std::string path() const { return path_.string(); }
-  std::filesystem::path group() const { return path_ / "learner_group"; }
+  Directory() { std::filesystem::create_directories(group() / "modules"); }
+  std::string path() const { return folder_.path.string(); }
+  std::filesystem::path group() const { return folder_.path / "learner_group"; }
 
  private:
-  std::filesystem::path path_;
+  TemporaryFolder folder_;
 };
 
 /// Saves what `shards` have; returns the files' names.

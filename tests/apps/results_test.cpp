@@ -12,26 +12,13 @@
 #include "apps/driver/run_directory.hpp"
 #include "rl/check.hpp"
 #include "rl/hash.hpp"
+#include "tests/temporary_folder.hpp"
 
 namespace myriad {
 namespace fs = std::filesystem;
 namespace {
 
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
-
-/// A folder of the test's own, gone with it.
-struct Folder {
-  fs::path path;
-  Folder() {
-    std::string name = (fs::temp_directory_path() / "myriad-results-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    path = name;
-  }
-  ~Folder() {
-    std::error_code ignored;
-    fs::remove_all(path, ignored);
-  }
-};
 
 Report report(double iteration, double mean) {
   return {{"training_iteration", iteration},
@@ -145,7 +132,7 @@ TEST_SUITE("apps/results") {
   }
 
   TEST_CASE("ResultsWriter: one line a report in results.jsonl and progress.csv, readable at once") {
-    const Folder folder;
+    const TemporaryFolder folder;
     ResultsWriter writer(folder.path, 1000.0);
     writer.write(report(1, kNan), 4000, 1001.0);
     CHECK(read_file(folder.path / "results.jsonl") == to_json_line(report(1, kNan)) + "\n");
@@ -161,7 +148,7 @@ TEST_SUITE("apps/results") {
   }
 
   TEST_CASE("ResultsWriter: the columns of progress.csv are fixed at the first report, also over a restart") {
-    const Folder folder;
+    const TemporaryFolder folder;
     { ResultsWriter(folder.path, 1000.0).write({{"training_iteration", 1.0}, {"a", 1.0}, {"b", 2.0}}, 1, 1001.0); }
     ResultsWriter writer(folder.path, 2000.0, 1);
     writer.write({{"late", 9.0}, {"b", 4.0}, {"training_iteration", 2.0}}, 2, 2001.0);
@@ -170,7 +157,7 @@ TEST_SUITE("apps/results") {
   }
 
   TEST_CASE("ResultsWriter: events are lines of time, kind and text") {
-    const Folder folder;
+    const TemporaryFolder folder;
     ResultsWriter writer(folder.path, 1000.0);
     writer.event(1000.5, "start", "2 runners");
     writer.event(1001.25, "restart", "runner 3: \"SIGSEGV\"\nin libdrone.so \xff");
@@ -182,7 +169,7 @@ TEST_SUITE("apps/results") {
   }
 
   TEST_CASE("EventFile: TensorBoard's framing and messages, byte by byte") {
-    const Folder folder;
+    const TemporaryFolder folder;
     EventFile file(folder.path / "tb", 1700000000.5);
     file.write(report(1, kNan), 4000, 1700000001.5);
     file.write(report(2, 212.5), int64_t{1} << 40, 1700000002.5);
@@ -208,7 +195,7 @@ TEST_SUITE("apps/results") {
   }
 
   TEST_CASE("EventFile: a resumed run starts a file that hides what came after its checkpoint") {
-    const Folder folder;
+    const TemporaryFolder folder;
     const EventFile before(folder.path, 1000.0), after(folder.path, 1000.0, 8000);
     CHECK(before.path() != after.path());
     const std::string bytes = read_file(after.path());
@@ -219,7 +206,7 @@ TEST_SUITE("apps/results") {
   }
 
   TEST_CASE("truncate_results: cuts back to the checkpoint, and the run goes on as if the rest had not been") {
-    const Folder cut, straight;
+    const TemporaryFolder cut, straight;
     {
       ResultsWriter writer(cut.path, 1000.0);
       for (int i = 1; i <= 5; ++i) writer.write(report(i, 10.0 * i), 4000 * i, 1000.0 + i);
@@ -239,7 +226,7 @@ TEST_SUITE("apps/results") {
   }
 
   TEST_CASE("truncate_results: a torn last line goes; an earlier one that cannot be read is an error") {
-    const Folder folder;
+    const TemporaryFolder folder;
     {
       ResultsWriter writer(folder.path, 1000.0);
       for (int i = 1; i <= 2; ++i) writer.write(report(i, i), i, 1000.0);
@@ -265,7 +252,7 @@ TEST_SUITE("apps/results") {
   }
 
   TEST_CASE("ResultsWriter: a torn last line is cut off before the next report is appended") {
-    const Folder folder;
+    const TemporaryFolder folder;
     { ResultsWriter(folder.path, 1000.0).write({{"training_iteration", 1.0}}, 1, 1000.0); }
     append_text(folder.path / "results.jsonl", "{\"train");
     append_text(folder.path / "progress.csv", "2");
@@ -280,7 +267,7 @@ TEST_SUITE("apps/results") {
     full.append("one\n");
     full.append("two\n");
     CHECK(full.behind());
-    const Folder folder;
+    const TemporaryFolder folder;
     AppendFile roomy(folder.path / "lines");
     roomy.append("one\n");
     roomy.append("two\n");

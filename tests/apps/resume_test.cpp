@@ -9,6 +9,7 @@
 #include "rl/check.hpp"
 #include "roles/checkpoint.hpp"
 #include "tests/simulation/driver_harness.hpp"
+#include "tests/temporary_folder.hpp"
 
 namespace myriad {
 namespace fs = std::filesystem;
@@ -16,20 +17,10 @@ namespace {
 
 using driver_harness::Run;
 
-/// A run's folder, gone with it.
-struct RunFolder {
-  fs::path path;
+/// A run's.
+struct RunFolder : TemporaryFolder {
   std::unique_ptr<Files> files = make_system_files("");
-  RunFolder() {
-    std::string name = (fs::temp_directory_path() / "myriad-resume-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    path = name;
-    fs::create_directory(path / "checkpoints");
-  }
-  ~RunFolder() {
-    std::error_code ignored;
-    fs::remove_all(path, ignored);
-  }
+  RunFolder() { fs::create_directory(path / "checkpoints"); }
   fs::path checkpoint(uint64_t iteration) const { return path / "checkpoints" / fmt::format("{:09}", iteration); }
   /// As the driver and the learner make it.
   void save(uint64_t iteration, const std::string& driver = "{}") {

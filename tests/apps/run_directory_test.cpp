@@ -9,24 +9,11 @@
 #include <set>
 
 #include "rl/check.hpp"
+#include "tests/temporary_folder.hpp"
 
 namespace myriad {
 namespace fs = std::filesystem;
 namespace {
-
-/// A folder of the test's own, gone with it.
-struct Folder {
-  fs::path path;
-  Folder() {
-    std::string name = (fs::temp_directory_path() / "myriad-runs-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    path = name;
-  }
-  ~Folder() {
-    std::error_code ignored;
-    fs::remove_all(path, ignored);
-  }
-};
 
 /// The error a call throws: its code and exit status; "" when it throws none.
 template <class F>
@@ -53,7 +40,7 @@ TEST_SUITE("apps/run_directory") {
   }
 
   TEST_CASE("create_numbered: the next number, whatever else lies there") {
-    const Folder folder;
+    const TemporaryFolder folder;
     const fs::path out = folder.path / "deep" / "runs";
     {
       const RunDirectory first = RunDirectory::create_numbered(out);
@@ -69,7 +56,7 @@ TEST_SUITE("apps/run_directory") {
   }
 
   TEST_CASE("create_exact: exactly this folder, but never over a run") {
-    const Folder folder;
+    const TemporaryFolder folder;
     const fs::path path = folder.path / "my-run";
     {
       RunDirectory run = RunDirectory::create_exact(path / "");
@@ -84,7 +71,7 @@ TEST_SUITE("apps/run_directory") {
   }
 
   TEST_CASE("RunDirectory: a folder in use is refused naming the process, and free again afterwards") {
-    const Folder folder;
+    const TemporaryFolder folder;
     const fs::path path = folder.path / "run";
     {
       RunDirectory run = RunDirectory::create_exact(path);
@@ -102,7 +89,7 @@ TEST_SUITE("apps/run_directory") {
   }
 
   TEST_CASE("RunDirectory: the lock goes with a process that dies") {
-    const Folder folder;
+    const TemporaryFolder folder;
     const fs::path path = folder.path / "run";
     int ready[2];
     REQUIRE(::pipe(ready) == 0);
@@ -126,7 +113,7 @@ TEST_SUITE("apps/run_directory") {
   }
 
   TEST_CASE("run.json: the record goes round, in plain JSON") {
-    const Folder folder;
+    const TemporaryFolder folder;
     RunDirectory run = RunDirectory::create_exact(folder.path / "run");
     run.record.start_time_s = 1700000000.25;
     run.save();
@@ -154,7 +141,7 @@ TEST_SUITE("apps/run_directory") {
   }
 
   TEST_CASE("open: a folder without a run, and a record that cannot be read, are refused") {
-    const Folder folder;
+    const TemporaryFolder folder;
     CHECK(thrown([&] { RunDirectory::open(folder.path); }) == "no-run 2");
     std::ofstream(folder.path / "run.json") << "{\"id\": ";
     CHECK(thrown([&] { RunDirectory::open(folder.path); }) == "corrupt-file 4");
@@ -164,7 +151,7 @@ TEST_SUITE("apps/run_directory") {
   }
 
   TEST_CASE("write_setup: command, configs and system beside the record") {
-    const Folder folder;
+    const TemporaryFolder folder;
     const RunDirectory run = RunDirectory::create_numbered(folder.path);
     run.write_setup({"myriad", "train", "cartpole-ppo", "training.lr=[[0, 1e-3]]", "it's"}, "seed = 1\n",
                     "seed = 1\n#all\n", "0.1.0");
@@ -179,7 +166,7 @@ TEST_SUITE("apps/run_directory") {
   }
 
   TEST_CASE("write_atomically: replaces a file whole, leaves no other behind") {
-    const Folder folder;
+    const TemporaryFolder folder;
     const fs::path file = folder.path / "file";
     write_atomically(file, "first, and longer");
     write_atomically(file, "second");

@@ -3,22 +3,20 @@
 
 #include <doctest/doctest.h>
 #include <fcntl.h>
-#include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
-#include <filesystem>
 
 #include "rl/check.hpp"
 #include "rl/descriptors.hpp"
 #include "rl/simulator/address.hpp"
+#include "tests/temporary_folder.hpp"
 
 namespace myriad {
 namespace {
 
-namespace fs = std::filesystem;
 using simulator::DoorMessage, simulator::HelloT;
 
 constexpr const char* kToken = "a token of letters";
@@ -26,19 +24,14 @@ constexpr const char* kToken = "a token of letters";
 /// A door of a folder of its own, its runners' ends, and what it said.
 struct Rig {
   explicit Rig(const std::string& token = kToken) {
-    std::string name = (fs::temp_directory_path() / "md-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    folder = name;
     door.emplace(simulator::ClientsFile{.observation = Space::box(-1.0, 1.0, {2}),
                                         .action = Space::discrete(2),
-                                        .bind = folder / "s",
+                                        .bind = folder.path / "s",
                                         .token = token},
                  0, [this](const std::string& text) { said.push_back(text); });
   }
   ~Rig() {
     for (auto& [slot, fd] : runners) ::close(fd);
-    door.reset();
-    fs::remove_all(folder);
   }
   /// A runner that says it has no client.
   void add(uint32_t slot) {
@@ -62,7 +55,7 @@ struct Rig {
     REQUIRE(::send(runners.at(slot), &message, sizeof message, 0) == sizeof message);
   }
 
-  fs::path folder;
+  TemporaryFolder folder;
   std::vector<std::string> said;
   std::optional<ClientDoor> door;
   std::map<uint32_t, int> runners;

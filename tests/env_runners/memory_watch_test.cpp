@@ -10,6 +10,7 @@
 #include <map>
 
 #include "rl/check.hpp"
+#include "tests/temporary_folder.hpp"
 
 using namespace myriad;
 namespace fs = std::filesystem;
@@ -29,12 +30,6 @@ struct Rig {
 
 /// A root with its own /proc and /sys/fs/cgroup.
 struct FakeRoot {
-  FakeRoot() {
-    std::string name = (fs::temp_directory_path() / "myriad-memory-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    root = name;
-  }
-  ~FakeRoot() { fs::remove_all(root); }
   void put(const std::string& path, const std::string& text) const {
     fs::create_directories((root / path).parent_path());
     std::ofstream(root / path) << text;
@@ -43,7 +38,8 @@ struct FakeRoot {
     put("proc/meminfo", "MemTotal:          10000 kB\nMemFree:  5 kB\nMemAvailable:     4000 kB\n");
   }
   HostMemory read() const { return read_host_memory(root.string()); }
-  fs::path root;
+  TemporaryFolder folder;
+  const fs::path& root = folder.path;
 };
 
 }  // namespace

@@ -15,6 +15,7 @@
 #include <sstream>
 
 #include "rl/check.hpp"
+#include "tests/temporary_folder.hpp"
 
 using namespace myriad;
 namespace fs = std::filesystem;
@@ -24,13 +25,7 @@ namespace {
 /// A directory laid out like a cgroup mount. The kernel would fill a new group with its control files; here the test
 /// does so beforehand, and takes them away before the group can be removed.
 struct FakeCgroups {
-  FakeCgroups() {
-    std::string name = (fs::temp_directory_path() / "myriad-cgroup-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    root = name;
-    put("self", "0::/\n");
-  }
-  ~FakeCgroups() { fs::remove_all(root); }
+  FakeCgroups() { put("self", "0::/\n"); }
   void put(const std::string& path, const std::string& text = "") const {
     fs::create_directories((root / path).parent_path());
     std::ofstream(root / path) << text;
@@ -54,7 +49,8 @@ struct FakeCgroups {
             .cgroup_root = root.string(),
             .proc_self_cgroup = (root / "self").string()};
   }
-  fs::path root;
+  TemporaryFolder folder;
+  const fs::path& root = folder.path;
 };
 
 constexpr uint64_t kMiB = 1 << 20;

@@ -16,6 +16,7 @@
 #include "rl/random.hpp"
 #include "rl/shared_memory.hpp"
 #include "tests/learners/gloo_group.hpp"
+#include "tests/temporary_folder.hpp"
 
 using namespace myriad;
 using namespace std::chrono_literals;
@@ -309,8 +310,8 @@ enum class Fate { killed, stopped };
 void check_processes(MakeCollective make) {
   for (const Fate fate : {Fate::killed, Fate::stopped}) {
     CAPTURE(static_cast<int>(fate));
-    std::string name = (std::filesystem::temp_directory_path() / "myriad-rendezvous-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
+    const TemporaryFolder folder;
+    const std::string name = folder.path.string();
     std::vector<pid_t> processes;
     for (uint32_t r = 0; r < 4; ++r) {
       const pid_t child = ::fork();
@@ -330,7 +331,6 @@ void check_processes(MakeCollective make) {
     ::kill(processes[3], SIGKILL);
     int status = 0;
     ::waitpid(processes[3], &status, 0);
-    std::filesystem::remove_all(name);
   }
 }
 

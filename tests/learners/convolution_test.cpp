@@ -51,13 +51,13 @@ ModuleSpec preset(const std::vector<int>& shape, const char* encoder) {
 
 /// The module of one convolution on the three features that the examples have.
 const Space kRow = Space::box(-10, 10, {1, 3, 1});
-const RegisterAlgorithmInfo info{
-    {.name = "PPO on pictures",
-     .summary = "",
-     .make_config = []() -> std::unique_ptr<AlgorithmConfig> { return std::make_unique<PpoConfig>(); },
-     .columns = {kLogp, kActionDistInputs},
-     .module = [](const Space&, const Space& actions,
-                  const Config& config) { return make_module_spec(kRow, actions, config.rl_module); }}};
+const RegisterAlgorithmInfo info{{.name = "PPO on pictures",
+                                  .summary = "",
+                                  .make_config = make_settings<PpoConfig>,
+                                  .columns = {kLogp, kActionDistInputs},
+                                  .module = [](const Space&, const Space& actions, const Config& config) {
+                                    return make_module_spec(kRow, actions, config.rl_module);
+                                  }}};
 const RegisterAlgorithm algorithm{"PPO on pictures", [](const Config&) { return make_algorithm(config_of()); }};
 
 Config config_of_pictures(const std::string& executor) {

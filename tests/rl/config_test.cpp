@@ -47,16 +47,14 @@ bool starts_with(const std::string& text, std::string_view start) {
   return holds;
 }
 
-std::unique_ptr<AlgorithmConfig> make_toy() { return std::make_unique<ToyConfig>(); }
-
 const RegisterAlgorithmInfo ppo{{.name = "PPO",
                                  .summary = "a toy",
-                                 .make_config = make_toy,
+                                 .make_config = make_settings<ToyConfig>,
                                  .sampling = {"sync", "lag1"},
                                  .module = policy_and_value}};
 const RegisterAlgorithmInfo replay{{.name = "Replay",
                                     .summary = "a toy that keeps its data",
-                                    .make_config = make_toy,
+                                    .make_config = make_settings<ToyConfig>,
                                     .set_defaults =
                                         [](Config& config) {
                                           config.training.grad_clip = 40.0;

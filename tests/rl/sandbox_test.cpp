@@ -25,6 +25,8 @@
 #include <sstream>
 
 #include "rl/check.hpp"
+#include "tests/rl/in_child.hpp"
+#include "tests/temporary_folder.hpp"
 
 using namespace myriad;
 namespace fs = std::filesystem;
@@ -33,41 +35,19 @@ namespace {
 
 constexpr Sandbox::Kernel kNewest{.landlock_abi = 6, .seccomp = true};
 
-struct Folder {
+struct Folder : TemporaryFolder {
   Folder() {
-    std::string name = (fs::temp_directory_path() / "myriad-sandbox-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    path = name;
     std::ofstream(path / "asset") << "wheel";
     fs::create_directory(path / "open");
   }
-  ~Folder() { fs::remove_all(path); }
-  fs::path path;
 };
 
 /// What `attempts` says in a child that has entered the sandbox.
 std::string inside(const Sandbox& sandbox, const std::function<std::string()>& attempts) {
-  int ends[2];
-  REQUIRE(::pipe(ends) == 0);
-  const pid_t child = ::fork();
-  REQUIRE(child >= 0);
-  if (child == 0) {
-    std::string said;
-    try {
-      sandbox.enter();
-      said = attempts();
-    } catch (const std::exception& error) { said = error.what(); }
-    (void)!::write(ends[1], said.data(), said.size());
-    ::_exit(0);
-  }
-  ::close(ends[1]);
-  std::string said;
-  for (char c; ::read(ends[0], &c, 1) == 1;) said += c;
-  ::close(ends[0]);
-  int status = 0;
-  ::waitpid(child, &status, 0);
-  CHECK(status == 0);
-  return said;
+  return said_in_child([&] {
+    sandbox.enter();
+    return attempts();
+  });
 }
 
 /// "open EACCES, ": a call, and how it ended.

@@ -10,7 +10,6 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
@@ -20,6 +19,8 @@
 #include <map>
 #include <set>
 #include <string>
+
+#include "tests/rl/in_child.hpp"
 
 namespace myriad {
 namespace {
@@ -275,38 +276,24 @@ TEST_SUITE("rl/system_call_filter") {
   TEST_CASE("SystemCallFilter: the kernel refuses each call of the list, with the filter alone") {
     // Arguments of all ones, with which none of them would do anything.
     const auto program = kNarrow.program();
-    int ends[2];
-    REQUIRE(::pipe(ends) == 0);
-    const pid_t child = ::fork();
-    REQUIRE(child >= 0);
-    if (child == 0) {
+    const std::string said = said_in_child([&program] {
       const sock_fprog rules{static_cast<unsigned short>(program.size()), const_cast<sock_filter*>(program.data())};
-      std::string said;
+      std::string wrong;
       const auto tried = [&](const std::string& name, long result, int want) {
-        if (result != -1 || errno != want) said += name + " ";
+        if (result != -1 || errno != want) wrong += name + " ";
       };
       if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
-          ::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &rules) != 0) {
-        said = "SKIPPED";
-      } else {
-        for (const auto* calls : {&refused_calls(), &attribute_calls()})
-          for (const auto& [name, call] : *calls) tried(name, ::syscall(call, -1L, -1L, -1L, -1L, -1L, -1L), EPERM);
-        tried("clone3", ::syscall(SYS_clone3, nullptr, 0), ENOSYS);
-        int pair[2];
-        for (const int family : {AF_INET, AF_INET6, AF_NETLINK, AF_VSOCK})
-          tried("socketpair", ::socketpair(family, SOCK_STREAM, 0, pair), EPERM);
-        if (::socketpair(AF_UNIX, SOCK_STREAM, 0, pair) != 0) said += "pair";
-      }
-      (void)!::write(ends[1], said.data(), said.size());
-      ::_exit(0);
-    }
-    ::close(ends[1]);
-    std::string said;
-    for (char c; ::read(ends[0], &c, 1) == 1;) said += c;
-    ::close(ends[0]);
-    int status = 0;
-    ::waitpid(child, &status, 0);
-    CHECK(status == 0);
+          ::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &rules) != 0)
+        return std::string("SKIPPED");
+      for (const auto* calls : {&refused_calls(), &attribute_calls()})
+        for (const auto& [name, call] : *calls) tried(name, ::syscall(call, -1L, -1L, -1L, -1L, -1L, -1L), EPERM);
+      tried("clone3", ::syscall(SYS_clone3, nullptr, 0), ENOSYS);
+      int pair[2];
+      for (const int family : {AF_INET, AF_INET6, AF_NETLINK, AF_VSOCK})
+        tried("socketpair", ::socketpair(family, SOCK_STREAM, 0, pair), EPERM);
+      if (::socketpair(AF_UNIX, SOCK_STREAM, 0, pair) != 0) wrong += "pair";
+      return wrong;
+    });
     if (said == "SKIPPED") {
       std::printf("SKIPPED: no seccomp here\n");
       return;

@@ -2,21 +2,18 @@
 #pragma once
 
 #include <doctest/doctest.h>
-#include <stdlib.h>
 
 #include <cstring>
-#include <filesystem>
 #include <string>
 
 #include "rl/wire/transport.hpp"
+#include "tests/temporary_folder.hpp"
 
 namespace myriad {
 
-/// A directory of its own (0700), removed at the end.
 struct PrivateDirectory {
-  std::string path = (std::filesystem::temp_directory_path() / "myriad-wire-XXXXXX").string();
-  PrivateDirectory() { REQUIRE(::mkdtemp(path.data()) != nullptr); }
-  ~PrivateDirectory() { std::filesystem::remove_all(path); }
+  TemporaryFolder folder;
+  std::string path = folder.path.string();
   std::string endpoint(const std::string& name = "a") const { return "ipc://" + path + "/" + name; }
 };
 

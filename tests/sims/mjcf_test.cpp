@@ -1,8 +1,6 @@
 // Tasks of MJCF models from TOML files: against the built-in environments, and what such a file may and may not say.
 #include <doctest/doctest.h>
 
-#include <stdlib.h>
-
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
@@ -11,6 +9,7 @@
 #include "rl/check.hpp"
 #include "rl/environment.hpp"
 #include "tests/error_of.hpp"
+#include "tests/temporary_folder.hpp"
 
 namespace myriad {
 namespace {
@@ -57,14 +56,7 @@ still = "-abs(qvel:hinge)"
 /// A folder with model.xml, for task files.
 class Folder {
  public:
-  Folder() {
-    std::string path = fs::temp_directory_path() / "myriad-mjcf-XXXXXX";
-    check(::mkdtemp(path.data()) != nullptr, "no folder for this test");
-    path_ = path;
-    std::ofstream(path_ / "model.xml") << kModel;
-  }
-  ~Folder() { fs::remove_all(path_); }
-  Folder(const Folder&) = delete;
+  Folder() { std::ofstream(path_ / "model.xml") << kModel; }
 
   /// The environment id of a new task file.
   std::string task(const std::string& text) {
@@ -83,7 +75,8 @@ class Folder {
   }
 
  private:
-  fs::path path_;
+  TemporaryFolder folder_;
+  const fs::path& path_ = folder_.path;
   int files_ = 0;
 };
 

@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "roles/checkpoint.hpp"
+#include "tests/temporary_folder.hpp"
 
 namespace myriad {
 namespace {
@@ -51,8 +52,8 @@ bool save(Files& files, uint64_t iteration) {
 
 TEST_SUITE("roles/checkpoint") {
   TEST_CASE("a save killed at every file operation leaves the old checkpoint or the new one") {
-    std::string root = (std::filesystem::temp_directory_path() / "myriad-kill-XXXXXX").string();
-    REQUIRE(::mkdtemp(root.data()) != nullptr);
+    const TemporaryFolder folder;
+    const std::string root = folder.path.string();
     int killed = 0;
     for (int fatal = 0;; ++fatal) {
       std::filesystem::remove_all(root + "/checkpoints");
@@ -80,7 +81,6 @@ TEST_SUITE("roles/checkpoint") {
       ++killed;
     }
     CHECK(killed >= 20);
-    std::filesystem::remove_all(root);
   }
 }
 

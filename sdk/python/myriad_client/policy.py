@@ -150,68 +150,33 @@ class Policy:
                       spec: dict | None = None) -> None:
         self.observation, self.action = observation, action
         if spec is None:
-            self._set_mlp(config["rl_module"], module)
-        else:
-            try:
-                self._set_module(spec, module)
-            except (KeyError, TypeError) as error:
-                raise ValueError(f"{SPEC} is not as this version wants it: {error!r}") from None
+            spec = mlp_of(config["rl_module"], observation, action)
+        try:
+            self._set_module(spec, module)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{SPEC} is not as this version wants it: {error!r}") from None
         self._set_connectors(config["environment"], connectors)
 
     def _set_module(self, spec: dict, tensors: dict[str, np.ndarray]) -> None:
         """The encoder and the head of actions of a module.json (rl/module_json.cpp)."""
-        take, size = taking(tensors), sum(part.size for part in features(self.observation, sample_of(self.observation)))
+        size, free = size_of(self.observation), isinstance(self.action, spaces.Box) and spec["distribution"]["free_log_std"]
         if spec["obs_size"] != size:
             raise ValueError(f"the module takes {spec['obs_size']} features, the observations have {size}")
-        distribution, outputs = spec["distribution"], spec["action_head"]["outputs"]
-        self._log_std, self._log_std_clip = None, np.float32(spec["log_std_clip"])
-        if isinstance(self.action, spaces.Box):
-            n, free = math.prod(self.action.shape), distribution["free_log_std"]
-            wanted = n if free else 2 * n
-            self._log_std = take("log_std", n) if free else None
-        else:
-            self._groups = groups_of(self.action)
-            wanted = sum(self._groups)
+        outputs, wanted = spec["action_head"]["outputs"], outputs_of(self.action, free)
         if outputs != wanted:
             raise ValueError(f"the module has {outputs} outputs, the actions want {wanted}")
+
+        def take(name: str, *shape: int) -> np.ndarray:
+            if name not in tensors or tensors[name].shape != shape:
+                raise ValueError(f"the module has {name} {tensors[name].shape if name in tensors else 'not'}, want {shape}")
+            return tensors[name]
+
         open_blocks: list[np.ndarray] = []
         layers = [(f"encoder.{i}", layer) for i, layer in enumerate(spec["encoder"])] + [("pi", spec["action_head"])]
         self._layers = [layer_of(name, layer, take, open_blocks) for name, layer in layers]
-
-    def _set_mlp(self, config: dict, tensors: dict[str, np.ndarray]) -> None:
-        """The encoder and the head of actions, as make_mlp_spec (rl/module_spec.cpp) makes them."""
-        size = sum(part.size for part in features(self.observation, sample_of(self.observation)))
-        take = taking(tensors)
-
-        def linear(name: str, outputs: int):
-            nonlocal size
-            weight, bias = take(f"{name}.weight", outputs, size), take(f"{name}.bias", outputs)
-            size = outputs
-            self._layers.append(lambda x: weight @ x + bias)
-
-        def norm(name: str):
-            gain, bias = take(f"{name}.gain", size), take(f"{name}.bias", size)
-            self._layers.append(lambda x: (x - x.mean()) / np.sqrt(x.var() + np.float32(1e-5)) * gain + bias)
-
-        self._layers, index = [], 0
-        activation = config["fcnet_activation"]
-        for hidden in config["fcnet_hiddens"]:
-            linear(f"encoder.{index}", hidden)
-            index += 1
-            if config["fcnet_use_layernorm"]:
-                norm(f"encoder.{index}")
-                index += 1
-            if activation != "linear":
-                self._layers.append(ACTIVATIONS[activation])
-                index += 1
-        self._log_std, self._log_std_clip = None, np.float32(config["log_std_clip_param"])
-        if isinstance(self.action, spaces.Box):
-            n = math.prod(self.action.shape)
-            linear("pi", n if config["free_log_std"] else 2 * n)
-            self._log_std = take("log_std", n) if config["free_log_std"] else None
-            return
-        self._groups = groups_of(self.action)
-        linear("pi", sum(self._groups))
+        self._log_std, self._log_std_clip = take("log_std", outputs) if free else None, np.float32(spec["log_std_clip"])
+        if not isinstance(self.action, spaces.Box):
+            self._groups = groups_of(self.action)
 
     def _set_connectors(self, config: dict, connectors: dict[str, np.ndarray]) -> None:
         """The filter of observations and the range of actions, as rl/connector.cpp."""
@@ -232,14 +197,31 @@ class Policy:
             self._low, self._high = np.where(clips, low, -math.inf).astype(np.float32), np.where(clips, high, math.inf).astype(np.float32)
 
 
-def taking(tensors: dict[str, np.ndarray]):
-    """A function from a name and a shape to that tensor."""
-    def take(name: str, *shape: int) -> np.ndarray:
-        if name not in tensors or tensors[name].shape != shape:
-            raise ValueError(f"the module has {name} {tensors[name].shape if name in tensors else 'not'}, want {shape}")
-        return tensors[name]
+def mlp_of(config: dict, observation, action) -> dict:
+    """The module.json of the MLP of a config, as make_mlp_spec (rl/module_spec.cpp) makes it."""
+    encoder, size = [], size_of(observation)
+    for hidden in config["fcnet_hiddens"]:
+        encoder.append({"kind": "linear", "inputs": size, "outputs": hidden})
+        size = hidden
+        if config["fcnet_use_layernorm"]:
+            encoder.append({"kind": "layernorm", "size": size})
+        if config["fcnet_activation"] != "linear":
+            encoder.append({"kind": "activate", "activation": config["fcnet_activation"], "size": size})
+    head = {"kind": "linear", "inputs": size, "outputs": outputs_of(action, config["free_log_std"])}
+    return {"obs_size": size_of(observation), "encoder": encoder, "action_head": head, "log_std_clip": config["log_std_clip_param"],
+            "distribution": {"free_log_std": config["free_log_std"]}}
 
-    return take
+
+def size_of(observation) -> int:
+    """The number of features."""
+    return sum(part.size for part in features(observation, sample_of(observation)))
+
+
+def outputs_of(action, free_log_std: bool) -> int:
+    """What the head of actions gives."""
+    if isinstance(action, spaces.Box):
+        return math.prod(action.shape) * (1 if free_log_std else 2)
+    return sum(groups_of(action))
 
 
 def groups_of(action) -> list[int]:
