@@ -87,6 +87,23 @@ PolicyActivation kernel_of(Activation activation) {
   fail(Exit::internal, "internal", "activation {} has no kernel", static_cast<int>(activation));
 }
 
+/// Up to the last layer of a picture, and what is inside its residual block or changes single features behind it.
+size_t count_row_layers(std::span<const Layer> layers) {
+  size_t count = 0;
+  int open = 0;
+  bool inside = false;  // what was begun before the last of them
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const Layer& layer = layers[i];
+    if (std::holds_alternative<ResidualBegin>(layer)) ++open;
+    if (std::holds_alternative<ResidualEnd>(layer)) --open;
+    const bool single = std::holds_alternative<Activate>(layer) || std::holds_alternative<Scale>(layer);
+    if (is_on_picture(layer)) inside = open > 0;
+    if (is_on_picture(layer) || inside || (single && count == i && count > 0)) count = i + 1;
+    if (open == 0) inside = false;
+  }
+  return count;
+}
+
 }  // namespace
 
 const PolicyKernels& policy_kernels() {
@@ -111,58 +128,85 @@ EigenPolicy::EigenPolicy(const ModuleSpec& spec, const PolicyKernels* kernels)
       layers_(spec.encoder) {
   check_module(spec_);
   layers_.emplace_back(spec_.action_head);
-  row_layers_ = count_row_layers();
-  const std::span<const Layer> layers = layers_;
-  const bool has_rows = row_layers_ > 0;
-  from_rows_ = has_rows && std::holds_alternative<Linear>(layers[row_layers_]);
-  for (const Layer& layer : layers.first(row_layers_)) row_weights_ += num_parameters_of(layer);
-  features_ = inputs_of(layers[row_layers_]);
-  const Room alone(layers.first(row_layers_)), together(layers.subspan(row_layers_ + (from_rows_ ? 1 : 0)));
-  const auto first = static_cast<size_t>(from_rows_ ? outputs_of(layers[row_layers_]) : features_);
-  const size_t panel = kPanel * std::max(first, together.row),
-               gathered = has_rows ? static_cast<size_t>(kPanel * pitch()) : 0;
-  const std::pair<float**, size_t> parts[] = {
-      {&panels_[0], panel},     {&panels_[1], panel},     {&panel_saved_, together.saved * kPanel},
-      {&rows_[0], alone.row},   {&rows_[1], alone.row},   {&row_saved_, alone.saved},
-      {&padded_, alone.padded}, {&packed_, alone.packed}, {&gathered_, gathered}};
+  make_parts();
+  size_t panel = 0, panel_saved = 0, row = 0, row_saved = 0, padded = 0, packed = 0, gathered = 0;
+  for (const Part& part : parts_) {
+    const Room alone(part.layers.first(part.row_layers)),
+        together(part.layers.subspan(part.row_layers + (part.from_rows ? 1 : 0)));
+    const int first = part.from_rows ? outputs_of(part.layers[part.row_layers]) : part.features;
+    panel = std::max({panel, static_cast<size_t>(first), together.row});
+    panel_saved = std::max(panel_saved, together.saved);
+    row = std::max(row, alone.row), row_saved = std::max(row_saved, alone.saved);
+    padded = std::max(padded, alone.padded), packed += alone.packed;
+    if (part.row_layers > 0) gathered = std::max(gathered, static_cast<size_t>(kPanel * part.pitch()));
+  }
+  const std::pair<float**, size_t> rooms[] = {{&panels_[0], panel * kPanel},
+                                              {&panels_[1], panel * kPanel},
+                                              {&joined_, parts_.size() > 1 ? panel * kPanel : 0},
+                                              {&panel_saved_, panel_saved * kPanel},
+                                              {&rows_[0], row},
+                                              {&rows_[1], row},
+                                              {&row_saved_, row_saved},
+                                              {&padded_, padded},
+                                              {&packed_, packed},
+                                              {&gathered_, gathered}};
   size_t total = kPanel;
-  for (const auto& [pointer, size] : parts) total += Room::rounded(size);
+  for (const auto& [pointer, size] : rooms) total += Room::rounded(size);
   scratch_.assign(total, 0.0f);
   const auto address = reinterpret_cast<uintptr_t>(scratch_.data());
   float* next = scratch_.data() + (64 - address % 64) % 64 / sizeof(float);
-  for (const auto& [pointer, size] : parts) *pointer = std::exchange(next, next + Room::rounded(size));
+  for (const auto& [pointer, size] : rooms) *pointer = std::exchange(next, next + Room::rounded(size));
 }
 
-/// Floats between the features of two samples behind the picture's layers.
-int EigenPolicy::pitch() const { return static_cast<int>(Room::rounded(static_cast<size_t>(features_))); }
+int EigenPolicy::Part::pitch() const { return static_cast<int>(Room::rounded(static_cast<size_t>(features))); }
 
-/// Up to the last layer of a picture, and what is inside its residual block or changes single features behind it.
-size_t EigenPolicy::count_row_layers() const {
-  size_t count = 0;
-  int open = 0;
-  bool inside = false;  // what was begun before the last of them
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    const Layer& layer = layers_[i];
-    if (std::holds_alternative<ResidualBegin>(layer)) ++open;
-    if (std::holds_alternative<ResidualEnd>(layer)) --open;
-    const bool picture = std::holds_alternative<Conv2d>(layer) || std::holds_alternative<MaxPool2d>(layer) ||
-                         std::holds_alternative<ChannelsLast>(layer);
-    const bool single = std::holds_alternative<Activate>(layer) || std::holds_alternative<Scale>(layer);
-    if (picture) inside = open > 0;
-    if (picture || inside || (single && count == i && count > 0)) count = i + 1;
-    if (open == 0) inside = false;
+/// Each stream up to the next Stream or Concat, then the rest.
+void EigenPolicy::make_parts() {
+  const auto begins = [](const Layer& layer) { return std::holds_alternative<Stream>(layer); };
+  const auto joins = [](const Layer& layer) { return std::holds_alternative<Concat>(layer); };
+  size_t weights = 0, packed = 0;
+  const std::span<const Layer> all = layers_;
+  for (size_t begin = 0; begin < all.size();) {
+    if (begins(all[begin]) || joins(all[begin])) ++begin;
+    size_t end = begin;
+    while (end < all.size() && !begins(all[end]) && !joins(all[end])) ++end;
+    Part part{
+        .layers = all.subspan(begin, end - begin), .weights = weights, .packed = packed, .features = spec_.obs_size};
+    part.joined = begin > 0 && joins(all[begin - 1]);
+    if (part.joined) {
+      part.features = outputs_of(all[begin - 1]);
+    } else if (const auto* select = part.layers.empty() ? nullptr : std::get_if<Select>(&part.layers[0])) {
+      part.offset = select->offset;
+      part.features = select->size;
+      part.layers = part.layers.subspan(1);
+    }
+    part.outputs = part.layers.empty() ? part.features : outputs_of(part.layers.back());
+    part.row_layers = count_row_layers(part.layers);
+    for (const Layer& layer : part.layers.first(part.row_layers)) {
+      part.row_weights += num_parameters_of(layer);
+      part.features = outputs_of(layer);
+    }
+    part.from_rows = part.row_layers > 0 && part.row_layers < part.layers.size() &&
+                     std::holds_alternative<Linear>(part.layers[part.row_layers]);
+    for (const Layer& layer : part.layers) {
+      weights += num_parameters_of(layer);
+      if (const auto* conv = std::get_if<Conv2d>(&layer)) packed += Room::packed_size(*conv);
+    }
+    parts_.push_back(part);
+    begin = end;
   }
-  return count;
 }
 
 void EigenPolicy::load(std::span<const float> values) {
   check(values.size() >= num_weights_, "the policy got {} weights, want {}", values.size(), num_weights_);
   weights_ = values;
-  const float* w = values.data();
-  float* packed = packed_;
-  for (const Layer& layer : std::span(layers_).first(row_layers_)) {
-    if (const auto* conv = std::get_if<Conv2d>(&layer)) packed = pack_weights(*conv, w, packed);
-    w += num_parameters_of(layer);
+  for (const Part& part : parts_) {
+    const float* w = values.data() + part.weights;
+    float* packed = packed_ + part.packed;
+    for (const Layer& layer : part.layers.first(part.row_layers)) {
+      if (const auto* conv = std::get_if<Conv2d>(&layer)) packed = pack_weights(*conv, w, packed);
+      w += num_parameters_of(layer);
+    }
   }
 }
 
@@ -178,18 +222,34 @@ void EigenPolicy::forward(const float* obs, size_t n, float* action_dist_inputs)
 }
 
 void EigenPolicy::forward_panel(const float* obs, int samples, int lanes, float* out) {
-  Pass panel{panels_[0], panels_[1], panel_saved_, lanes, weights_.data() + row_weights_, nullptr};
-  std::span<const Layer> layers = std::span(layers_).subspan(row_layers_);
-  if (row_layers_ > 0) run_rows(obs, samples);
-  if (from_rows_) {
+  Pass panel{panels_[0], panels_[1], panel_saved_, lanes, nullptr, nullptr};
+  float* joined = joined_;
+  for (const Part& part : std::span(parts_).first(parts_.size() - 1)) {
+    run_part(part, obs, samples, panel);
+    joined = std::copy_n(panel.x, part.outputs * lanes, joined);
+  }
+  run_part(parts_.back(), obs, samples, panel);
+  write_outputs(panel.x, panel.weights, samples, lanes, out);
+}
+
+void EigenPolicy::run_part(const Part& part, const float* obs, int samples, Pass& panel) {
+  const int lanes = panel.lanes;
+  panel.weights = weights_.data() + part.weights + part.row_weights;
+  std::span<const Layer> layers = part.layers.subspan(part.row_layers);
+  if (part.row_layers > 0) run_rows(part, obs, samples);
+  if (part.from_rows) {
     const auto& l = std::get<Linear>(layers[0]);
     const float* bias = panel.weights + static_cast<size_t>(l.outputs) * static_cast<size_t>(l.inputs);
     if (samples < lanes) std::fill_n(panel.x, l.outputs * lanes, 0.0f);
-    kernels_.linear_rows(panel.weights, bias, gathered_, l.inputs, pitch(), l.outputs, samples, lanes, panel.x);
+    kernels_.linear_rows(panel.weights, bias, gathered_, l.inputs, part.pitch(), l.outputs, samples, lanes, panel.x);
     panel.weights = bias + l.outputs;
     layers = layers.subspan(1);
+  } else if (part.row_layers > 0) {
+    pack(gathered_, samples, part.features, part.pitch(), lanes, panel.x);
+  } else if (part.joined) {
+    panel.x = joined_;
   } else {
-    pack(row_layers_ > 0 ? gathered_ : obs, samples, features_, row_layers_ > 0 ? pitch() : features_, lanes, panel.x);
+    pack(obs + part.offset, samples, part.features, spec_.obs_size, lanes, panel.x);
   }
   for (const Layer& layer : layers) {  // an MLP's without run()'s table: 20 ns of 1.2 us
     if (const auto* linear = std::get_if<Linear>(&layer)) [[likely]]
@@ -199,16 +259,16 @@ void EigenPolicy::forward_panel(const float* obs, int samples, int lanes, float*
     else
       run(layer, panel);
   }
-  write_outputs(panel.x, panel.weights, samples, lanes, out);
 }
 
 /// Each sample through the picture's layers, side by side into gathered_.
-void EigenPolicy::run_rows(const float* obs, int samples) {
+void EigenPolicy::run_rows(const Part& part, const float* obs, int samples) {
+  const int inputs = inputs_of(part.layers[0]);
   for (int j = 0; j < samples; ++j) {
-    Pass row{rows_[0], rows_[1], row_saved_, 1, weights_.data(), packed_};
-    std::copy_n(obs + j * spec_.obs_size, spec_.obs_size, row.x);
-    for (const Layer& layer : std::span(layers_).first(row_layers_)) run(layer, row);
-    std::copy_n(row.x, features_, gathered_ + j * pitch());
+    Pass row{rows_[0], rows_[1], row_saved_, 1, weights_.data() + part.weights, packed_ + part.packed};
+    std::copy_n(obs + j * spec_.obs_size + part.offset, inputs, row.x);
+    for (const Layer& layer : part.layers.first(part.row_layers)) run(layer, row);
+    std::copy_n(row.x, part.features, gathered_ + j * part.pitch());
   }
 }
 
@@ -255,6 +315,11 @@ void EigenPolicy::run(const Layer& layer, Pass& pass) {
                           kernels_.max_pool(window(l, l.channels, l.channels), x, pass.y);
                           std::swap(pass.x, pass.y);
                         },
+                        [&](const Select& l) {
+                          std::copy_n(pass.x + l.offset * pass.lanes, count(l.size), pass.y);
+                          std::swap(pass.x, pass.y);
+                        },
+                        [](const Stream&) {}, [](const Concat&) {},  // make_parts() took them out
                         [&](const ResidualBegin& l) {
                           std::copy_n(pass.x, count(l.size), pass.saved);
                           pass.saved += Room::rounded(count(l.size));

@@ -6,8 +6,9 @@
 //
 //   obs [n, in] --transpose--> panel [in][16] --Linear: y[o][:] = b[o] + sum_i W[o][i] x[i][:]--> ... --> [n, out]
 //
-// An encoder that begins with a picture's layers takes its samples one by one through these, where the lanes are
-// channels, and they enter the panel behind them. Convolutions have their weights transposed by load().
+// What begins with a picture's layers takes its samples one by one through these, where the lanes are channels, and
+// they enter the panel behind them. Convolutions have their weights transposed by load(). Streams go one after the
+// other, each into its place of the panel that the layers behind them begin with.
 #pragma once
 
 #include <cstddef>
@@ -45,12 +46,27 @@ class EigenPolicy {
     const float *weights, *packed;
   };
 
-  size_t count_row_layers() const;
-  int pitch() const;
+  /// Layers from a row of features, in the observations or of the panel that streams joined, to a panel.
+  struct Part {
+    std::span<const Layer> layers;   ///< without the Stream and the Select that it begins with
+    size_t weights = 0, packed = 0;  ///< where its parameters begin in the buffer, and in packed_
+    int offset = 0;                  ///< of the row in the observations
+    size_t row_layers = 0;           ///< the leading layers that a sample goes through alone
+    size_t row_weights = 0;          ///< floats of their parameters
+    bool from_rows = false;          ///< the layer behind them is linear
+    int features = 0;                ///< that it takes
+    bool joined = false;             ///< the row is what streams joined
+    int outputs = 0;
+
+    int pitch() const;  ///< floats between the features of two samples behind the row layers
+  };
+
+  void make_parts();
   void run(const Layer& layer, Pass& pass);
   void run_linear(const Linear& l, Pass& pass);
   const float* padded(const float* x, int height, int width, int channels, int padding, float border);
-  void run_rows(const float* obs, int samples);
+  void run_rows(const Part& part, const float* obs, int samples);
+  void run_part(const Part& part, const float* obs, int samples, Pass& panel);
   void forward_panel(const float* obs, int samples, int lanes, float* out);
   void write_outputs(const float* head, const float* log_std, int samples, int lanes, float* out) const;
 
@@ -59,13 +75,10 @@ class EigenPolicy {
   size_t num_weights_;
   int outputs_;
   std::vector<Layer> layers_;  ///< the encoder's and the head
-  size_t row_layers_ = 0;      ///< the leading ones that a sample goes through alone
-  size_t row_weights_ = 0;     ///< floats of their parameters
-  bool from_rows_ = false;     ///< the layer behind them is linear
-  int features_ = 0;           ///< that it takes
+  std::vector<Part> parts_;    ///< streams, then what they join in; or all there is
   std::span<const float> weights_;
   std::vector<float> scratch_;  ///< what the pointers point into, 64-byte aligned
-  float *panels_[2], *panel_saved_;
+  float *panels_[2], *joined_, *panel_saved_;
   float *rows_[2], *row_saved_, *padded_, *packed_, *gathered_;
 };
 

@@ -57,6 +57,13 @@ void model_settings(ModelConfig& model, SettingVisitor& v) {
           model.channels);
   v.visit({"scale_uint8", "", "bytes of a picture are taken by 1 / 255; false with a filter of observations"},
           model.scale_uint8);
+  v.visit({"embedding_size", "", "of each integer of Discrete and MultiDiscrete observations; 0: one-hot as it is", 0,
+           65536},
+          model.embedding_size);
+  v.visit({"ignored_parts", "", "parts of Dict and Tuple observations that the module does not see, by path"},
+          model.ignored_parts);
+  v.visit({"critic_only_parts", "", "parts that the value function alone sees (asymmetric actor-critic)"},
+          model.critic_only_parts);
 }
 
 /// Calls f(group, list) for each group in the file's order; `list(visitor)` hands its settings to the visitor.
@@ -162,6 +169,11 @@ class Printer : public SettingVisitor {
     std::vector<std::string> lists;
     for (const std::vector<int>& list : value) lists.push_back(fmt::format("[{}]", fmt::join(list, ", ")));
     sink_(info, "list of lists of integers", fmt::format("[{}]", fmt::join(lists, ", ")));
+  }
+  void visit(const SettingInfo& info, std::vector<std::string>& value) override {
+    std::vector<std::string> quoted;
+    for (const std::string& text : value) quoted.push_back(quote(text));
+    sink_(info, "list of strings", fmt::format("[{}]", fmt::join(quoted, ", ")));
   }
   void visit(const SettingInfo& info, Schedule& value) override {
     sink_(info, "number or [[env steps, value], ...]", spell(value));
@@ -274,6 +286,17 @@ class Reader : public SettingVisitor {
     std::vector<std::vector<int>> lists;
     for (const toml::node& item : *node->as_array()) lists.push_back(integers(item, info));
     value = std::move(lists);
+  }
+  void visit(const SettingInfo& info, std::vector<std::string>& value) override {
+    const toml::node* node = find(info);
+    if (node == nullptr) return;
+    if (!node->is_array()) wrong_type(*node, info, "a list of strings");
+    std::vector<std::string> texts;
+    for (const toml::node& item : *node->as_array()) {
+      if (!item.is_string()) wrong_type(item, info, "strings in the list");
+      texts.push_back(item.as_string()->get());
+    }
+    value = std::move(texts);
   }
   void visit(const SettingInfo& info, Schedule& value) override {
     if (const toml::node* node = find(info)) value = schedule(*node, info);

@@ -56,6 +56,7 @@ class SettingVisitor {
   virtual void visit(const SettingInfo& info, std::string& value) = 0;
   virtual void visit(const SettingInfo& info, std::vector<int>& value) = 0;
   virtual void visit(const SettingInfo& info, std::vector<std::vector<int>>& value) = 0;
+  virtual void visit(const SettingInfo& info, std::vector<std::string>& value) = 0;
   virtual void visit(const SettingInfo& info, Schedule& value) = 0;
   virtual void visit(const SettingInfo& info, std::optional<double>& value) = 0;  ///< absent = off
   virtual void visit(const SettingInfo& info, EnvOptions& value) = 0;

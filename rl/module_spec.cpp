@@ -54,8 +54,9 @@ std::string window_text(int kernel, int stride, int padding) {
 
 std::string layers_text(const std::vector<Layer>& layers) {
   std::string text;
-  const auto arrow = [&] { return text.empty() || text.ends_with("(") ? "" : " -> "; };
-  const auto space = [&] { return text.ends_with("(") ? "" : " "; };
+  const auto begins = [&] { return text.ends_with("(") || text.ends_with("{"); };
+  const auto arrow = [&] { return text.empty() || begins() ? "" : " -> "; };
+  const auto space = [&] { return begins() ? "" : " "; };
   for (const Layer& layer : layers)
     text += std::visit(
         Overloaded{[&](const Linear& l) { return fmt::format("{}{}", arrow(), l.outputs); },
@@ -72,7 +73,10 @@ std::string layers_text(const std::vector<Layer>& layers) {
                      return fmt::format("{}maxpool {}", arrow(), window_text(l.kernel, l.stride, l.padding));
                    },
                    [&](const ResidualBegin&) { return fmt::format("{}+(", arrow()); },
-                   [&](const ResidualEnd&) { return std::string(")"); }},
+                   [&](const ResidualEnd&) { return std::string(")"); },
+                   [&](const Select& l) { return fmt::format("{}[{}:{}]", arrow(), l.offset, l.offset + l.size); },
+                   [&](const Stream&) { return std::string(text.empty() ? "{" : "} {"); },
+                   [&](const Concat&) { return std::string("}"); }},
         layer);
   return text;
 }
@@ -181,7 +185,8 @@ void check_layer(const std::string& name, const Layer& layer) {
       [&]<class L>(const L& l) {
         constexpr bool picture = requires { l.height; };
         L::fields(l, Overloaded{[&](std::string_view field, int value) {
-                                  const int low = field == "padding" ? 0 : 1, high = picture ? kLargestSide : kLargest;
+                                  const int low = field == "padding" || field == "offset" ? 0 : 1,
+                                            high = picture ? kLargestSide : kLargest;
                                   if (value < low || value > high)
                                     bad_module("{} ({}) has {} {}, want {} to {}", name, L::kKind, field, value, low,
                                                high);
@@ -211,14 +216,34 @@ void check_layer(const std::string& name, const Layer& layer) {
 }
 
 /// That the layers fit each other; the size of what comes out.
-int check_chain(const std::string& part, const std::vector<Layer>& layers, int size) {
-  std::vector<int> open;
+int check_chain(const std::string& part, const std::vector<Layer>& layers, const int obs_size) {
+  int size = obs_size;
+  std::vector<int> open;  // residual blocks
+  enum { none, inside, behind } streams = none;
+  int64_t joined = 0;  // floats that the streams before this one gave
   for (size_t i = 0; i < layers.size(); ++i) {
     const Layer& layer = layers[i];
     const std::string name = fmt::format("{}.{}", part, i);
     check_layer(name, layer);
+    const bool begins = std::holds_alternative<Stream>(layer), ends = std::holds_alternative<Concat>(layer);
+    if (begins || ends) {
+      if (!open.empty()) bad_module("{} ({}) lies in a residual block", name, kind_of(layer));
+      if (streams != inside && (ends || i > 0))
+        bad_module("{} ({}) lies behind other layers; an encoder begins with its streams", name, kind_of(layer));
+      if (i > 0) joined += size;
+      if (joined > kLargestRow)
+        bad_module("{} ({}) has rows of {} floats, want at most {}", name, kind_of(layer), joined, kLargestRow);
+      size = begins ? obs_size : static_cast<int>(joined);
+      streams = begins ? inside : behind;
+    }
     if (inputs_of(layer) != size)
       bad_module("{} ({}) takes {} floats and gets {}", name, kind_of(layer), inputs_of(layer), size);
+    if (streams == behind && is_on_picture(layer))
+      bad_module("{} ({}) lies behind streams, where there are no pictures", name, kind_of(layer));
+    if (const auto* select = std::get_if<Select>(&layer);
+        select && int64_t{select->offset} + select->size > select->inputs)
+      bad_module("{} (select) takes [{}, {}) of {} floats", name, select->offset,
+                 int64_t{select->offset} + select->size, select->inputs);
     size = outputs_of(layer);
     if (std::holds_alternative<ResidualBegin>(layer)) open.push_back(size);
     if (std::holds_alternative<ResidualEnd>(layer)) {
@@ -228,6 +253,7 @@ int check_chain(const std::string& part, const std::vector<Layer>& layers, int s
     }
   }
   if (!open.empty()) bad_module("{} has {} residual blocks without an end", part, open.size());
+  if (streams == inside) bad_module("{} has streams without a concat", part);
   return size;
 }
 
@@ -262,12 +288,6 @@ void add_hiddens(std::vector<Layer>& layers, int inputs, const ModelConfig& conf
     add_activation(layers, activation, hidden);
     inputs = hidden;
   }
-}
-
-std::vector<Layer> mlp(const Space& observation_space, const ModelConfig& config) {
-  std::vector<Layer> layers;
-  add_hiddens(layers, observation_space.flat_size(), config);
-  return layers;
 }
 
 /// Layers on a picture, one after the other.
@@ -308,7 +328,6 @@ class PictureLayers {
     layers_.push_back(Linear{size(), outputs, Initializer::orthogonal, kGain});
     become(1, 1, outputs);
   }
-  void hiddens(const ModelConfig& config) { add_hiddens(layers_, size(), config); }
 
  private:
   void become(int height, int width, int channels) { height_ = height, width_ = width, channels_ = channels; }
@@ -372,7 +391,6 @@ void conv_filters(PictureLayers& layers, const ModelConfig& config) {
     layers.conv(f[0], f[1], f[2], padding);
     layers.activate(activation);
   }
-  layers.hiddens(config);
 }
 
 constexpr int kSmallestSide = 8, kMostChannels = 16;       // of what auto takes for a picture
@@ -403,17 +421,8 @@ std::string_view encoder_for(const Space& space, const ModelConfig& config) {
   return std::min(p.height, p.width) >= kSmallestNature ? "nature_cnn" : "mlp";
 }
 
-std::vector<Layer> encoder_of(const Space& space, const ModelConfig& config) {
-  std::string_view encoder = config.encoder;
-  if (encoder != "auto" && std::ranges::find(kPresets, encoder) == kPresets.end()) {
-    std::vector<std::string> known = encoder_names();
-    known.emplace_back("auto");
-    fail(Exit::usage, "out-of-range", "unknown rl_module.encoder '{}'{}", encoder, suggestion(encoder, known));
-  }
-  if (config.conv_filters.empty()) {
-    if (encoder == "auto") encoder = encoder_for(space, config);
-    if (encoder == "mlp") return mlp(space, config);
-  }
+/// The preset that `config` names for a picture, or conv_filters without what follows them.
+std::vector<Layer> picture_layers(const Space& space, std::string_view encoder, const ModelConfig& config) {
   PictureLayers layers(picture_of(space, config.channels), space, config.scale_uint8);
   if (!config.conv_filters.empty())
     conv_filters(layers, config);
@@ -426,22 +435,96 @@ std::vector<Layer> encoder_of(const Space& space, const ModelConfig& config) {
   return layers.take();
 }
 
-ModuleSpec with_heads(std::vector<Layer> encoder, const Space& observation_space, const Space& action_space,
-                      const ModelConfig& config) {
-  ModuleSpec spec;
-  spec.obs_size = observation_space.flat_size();
-  spec.distribution = distribution_for(action_space, config.free_log_std);
-  spec.encoder = std::move(encoder);
-  spec.shares_encoder = config.vf_share_layers;
-  if (!spec.shares_encoder) spec.value_encoder = spec.encoder;
-  const int features = spec.encoder.empty() ? spec.obs_size : outputs_of(spec.encoder.back());
-  // A small gain makes the first policy near uniform (Andrychowicz et al. 2021, "What Matters in On-Policy RL").
-  spec.action_head = {features, head_outputs(spec.distribution), Initializer::orthogonal, 0.01f};
-  spec.value_head = {features, 1, Initializer::orthogonal, 1.0f};
-  spec.log_std_init = static_cast<float>(config.log_std_init);
-  spec.log_std_clip = static_cast<float>(config.log_std_clip_param);
-  check_module(spec);
-  return spec;
+/// A stretch of a row of observations, and what an encoder begins with there; none: it is taken as it is.
+struct PartOfRow {
+  int offset, size;
+  std::vector<Layer> layers;
+  bool picture = false;
+};
+
+/// `path` is `name`, or lies in it: "camera/rgb" in "camera".
+bool lies_in(std::string_view path, std::string_view name) {
+  return path.starts_with(name) && (path.size() == name.size() || path[name.size()] == '/');
+}
+
+/// Throws Error for names that no part of the observations has.
+void check_names(const Space& space, const std::vector<std::string>& names, std::string_view setting) {
+  std::vector<std::string> known;
+  for (const Leaf& leaf : space.leaves())
+    if (!leaf.path.empty()) known.push_back(leaf.path);
+  for (const std::string& name : names)
+    if (std::ranges::none_of(known, [&](const std::string& path) { return lies_in(path, name); }))
+      fail(Exit::usage, "out-of-range", "rl_module.{} has '{}', which is no part of the observations {}{}", setting,
+           name, space.to_string(), suggestion(name, known));
+}
+
+std::string_view known_encoder(const ModelConfig& config) {
+  if (config.encoder == "auto" || std::ranges::find(kPresets, config.encoder) != kPresets.end()) return config.encoder;
+  std::vector<std::string> known = encoder_names();
+  known.emplace_back("auto");
+  fail(Exit::usage, "out-of-range", "unknown rl_module.encoder '{}'{}", config.encoder,
+       suggestion(config.encoder, known));
+}
+
+/// The parts that an encoder sees, in the order of the row; neighbours that are taken as they are, are one.
+std::vector<PartOfRow> parts_of(const Space& space, const ModelConfig& config, const std::vector<std::string>& hidden) {
+  const std::string_view encoder = known_encoder(config);
+  const bool convolves = !config.conv_filters.empty() || (encoder != "auto" && encoder != "mlp");
+  std::vector<PartOfRow> parts;
+  const auto add = [&](int offset, int size, std::vector<Layer> layers, bool picture = false) {
+    if (!parts.empty() && layers.empty() && parts.back().layers.empty() &&
+        parts.back().offset + parts.back().size == offset)
+      parts.back().size += size;
+    else
+      parts.push_back({offset, size, std::move(layers), picture});
+  };
+  const auto embed = [&](int offset, int n) {
+    std::vector<Layer> layers;
+    if (config.embedding_size > 0)
+      layers = {Linear{n, static_cast<int>(config.embedding_size), Initializer::orthogonal, 1.0f}};
+    add(offset, n, std::move(layers));
+  };
+  int offset = 0;
+  for (const Leaf& leaf : space.leaves()) {
+    const int begin = std::exchange(offset, offset + leaf.space->flat_size());
+    if (std::ranges::any_of(hidden, [&](const std::string& name) { return lies_in(leaf.path, name); })) continue;
+    if (const auto* discrete = leaf.space->get_if<Discrete>()) {
+      embed(begin, discrete->n);
+    } else if (const auto* multi = leaf.space->get_if<MultiDiscrete>()) {
+      int at = begin;
+      for (const int n : multi->nvec) embed(std::exchange(at, at + n), n);
+    } else {
+      const auto* box = leaf.space->get_if<Box>();
+      const std::string_view chosen = encoder == "auto" && !convolves ? encoder_for(*leaf.space, config) : encoder;
+      // A space that is one leaf must be a picture where convolutions are asked for: picture_of() says what it is not.
+      const bool picture = convolves ? space.is_leaf() || (box != nullptr && has_picture_rank(*box)) : chosen != "mlp";
+      add(begin, offset - begin, picture ? picture_layers(*leaf.space, chosen, config) : std::vector<Layer>(), picture);
+    }
+  }
+  if (parts.empty())
+    fail(Exit::usage, "impossible", "rl_module leaves nothing of the observations {}: {} are left out",
+         space.to_string(), fmt::join(hidden, ", "));
+  if (convolves && std::ranges::none_of(parts, &PartOfRow::picture))
+    fail(Exit::usage, "impossible", "no part of the observations {} is a picture for rl_module.{}", space.to_string(),
+         config.conv_filters.empty() ? "encoder" : "conv_filters");
+  return parts;
+}
+
+/// What sees all of the observations but `hidden`.
+std::vector<Layer> encoder_of(const Space& space, const ModelConfig& config, const std::vector<std::string>& hidden) {
+  std::vector<PartOfRow> parts = parts_of(space, config, hidden);
+  std::vector<Layer> layers;
+  int outputs = 0;
+  for (PartOfRow& part : parts) {
+    if (parts.size() > 1) layers.push_back(Stream{space.flat_size()});
+    if (part.size < space.flat_size()) layers.push_back(Select{space.flat_size(), part.offset, part.size});
+    outputs += part.layers.empty() ? part.size : outputs_of(part.layers.back());
+    std::ranges::move(part.layers, std::back_inserter(layers));
+  }
+  if (parts.size() > 1) layers.push_back(Concat{outputs});
+  const bool preset_alone = parts.size() == 1 && parts[0].picture && config.conv_filters.empty();
+  if (!preset_alone) add_hiddens(layers, outputs, config);
+  return layers;
 }
 
 }  // namespace
@@ -469,6 +552,10 @@ std::vector<LayerTensor> tensors_of(const Layer& layer) {
 }
 bool has_parameters(const Layer& layer) {
   return std::visit([]<class L>(const L&) { return kHasTensors<L>; }, layer);
+}
+bool is_on_picture(const Layer& layer) {
+  return std::holds_alternative<ChannelsLast>(layer) || std::holds_alternative<Conv2d>(layer) ||
+         std::holds_alternative<MaxPool2d>(layer);
 }
 size_t num_parameters_of(const Layer& layer) {
   size_t count = 0;
@@ -578,11 +665,37 @@ Picture picture_of(const Space& observation_space, const std::string& channels) 
 }
 
 ModuleSpec make_module_spec(const Space& observation_space, const Space& action_space, const ModelConfig& config) {
-  return with_heads(encoder_of(observation_space, config), observation_space, action_space, config);
+  check_names(observation_space, config.ignored_parts, "ignored_parts");
+  check_names(observation_space, config.critic_only_parts, "critic_only_parts");
+  if (config.vf_share_layers && !config.critic_only_parts.empty())
+    fail(Exit::usage, "impossible",
+         "rl_module.critic_only_parts wants an encoder for the value function alone, vf_share_layers = true has none");
+  std::vector<std::string> hidden = config.ignored_parts;
+  ModuleSpec spec;
+  spec.obs_size = observation_space.flat_size();
+  spec.distribution = distribution_for(action_space, config.free_log_std);
+  spec.shares_encoder = config.vf_share_layers;
+  if (!spec.shares_encoder) spec.value_encoder = encoder_of(observation_space, config, hidden);
+  hidden.insert(hidden.end(), config.critic_only_parts.begin(), config.critic_only_parts.end());
+  spec.encoder = encoder_of(observation_space, config, hidden);
+  const auto features_of = [&](const std::vector<Layer>& layers) {
+    return layers.empty() ? spec.obs_size : outputs_of(layers.back());
+  };
+  const int features = features_of(spec.encoder);
+  // A small gain makes the first policy near uniform (Andrychowicz et al. 2021, "What Matters in On-Policy RL").
+  spec.action_head = {features, head_outputs(spec.distribution), Initializer::orthogonal, 0.01f};
+  spec.value_head = {spec.shares_encoder ? features : features_of(spec.value_encoder), 1, Initializer::orthogonal,
+                     1.0f};
+  spec.log_std_init = static_cast<float>(config.log_std_init);
+  spec.log_std_clip = static_cast<float>(config.log_std_clip_param);
+  check_module(spec);
+  return spec;
 }
 
-ModuleSpec make_mlp_spec(const Space& observation_space, const Space& action_space, const ModelConfig& config) {
-  return with_heads(mlp(observation_space, config), observation_space, action_space, config);
+ModuleSpec make_mlp_spec(const Space& observation_space, const Space& action_space, ModelConfig config) {
+  config.encoder = "mlp";
+  config.conv_filters.clear();
+  return make_module_spec(observation_space, action_space, config);
 }
 
 std::vector<float> initial_parameters(const ModuleSpec& spec, uint64_t seed) {

@@ -174,8 +174,45 @@ struct ResidualEnd {
   bool operator==(const ResidualEnd&) const = default;
 };
 
-using Layer =
-    std::variant<Linear, Activate, LayerNorm, Scale, ChannelsLast, Conv2d, MaxPool2d, ResidualBegin, ResidualEnd>;
+/// The part [offset, offset + size) of a row.
+struct Select {
+  int inputs, offset, size;
+
+  static constexpr std::string_view kKind = "select";
+  template <class Self, class F>
+  static void fields(Self& self, F f) {
+    f("inputs", self.inputs), f("offset", self.offset), f("size", self.size);
+  }
+  int64_t input_size() const { return inputs; }
+  int64_t output_size() const { return size; }
+  bool operator==(const Select&) const = default;
+};
+
+/// Streams side by side, at the beginning of an encoder: Stream begins one, which gets the whole row of observations,
+/// and Concat ends the last one; behind it lies what they gave, side by side. The layers behind it know no pictures.
+struct Stream {
+  int size;
+
+  static constexpr std::string_view kKind = "stream";
+  template <class Self, class F>
+  static void fields(Self& self, F f) {
+    f("size", self.size);
+  }
+  bool operator==(const Stream&) const = default;
+};
+struct Concat {
+  int size;
+
+  static constexpr std::string_view kKind = "concat";
+  template <class Self, class F>
+  static void fields(Self& self, F f) {
+    f("size", self.size);
+  }
+  bool operator==(const Concat&) const = default;
+};
+
+using Layer = std::variant<Linear, Activate, LayerNorm, Scale, ChannelsLast, Conv2d, MaxPool2d, ResidualBegin,
+                           ResidualEnd, Select, Stream, Concat>;
 
 std::string_view kind_of(const Layer& layer);
 int inputs_of(const Layer& layer);   ///< floats of a row it takes
@@ -183,6 +220,7 @@ int outputs_of(const Layer& layer);  ///< and gives
 std::vector<LayerTensor> tensors_of(const Layer& layer);
 size_t num_parameters_of(const Layer& layer);  ///< floats
 bool has_parameters(const Layer& layer);
+bool is_on_picture(const Layer& layer);  ///< ChannelsLast, Conv2d or MaxPool2d
 
 /// How action_dist_inputs become an action.
 struct Categorical {
@@ -242,6 +280,9 @@ struct ModelConfig {
   std::string conv_activation = "relu";        ///< after each of conv_filters
   std::string channels = "auto";               ///< auto | first | last: where a picture has them
   bool scale_uint8 = true;                     ///< bytes of a picture by 1 / 255
+  int64_t embedding_size = 0;                  ///< of each integer of Discrete and MultiDiscrete; 0: one-hot as it is
+  std::vector<std::string> ignored_parts;      ///< of a Dict or Tuple, by path: the module does not see them
+  std::vector<std::string> critic_only_parts;  ///< the value function alone sees them
 };
 
 struct ModuleSpec {
@@ -280,11 +321,13 @@ std::vector<std::string> encoder_names();  ///< what ModelConfig::encoder may be
 
 /// The module of a config. encoder = auto is an MLP after flattening for what is no picture (sides of 8 or more, 16
 /// channels at most, of bytes or floats); else minatar_cnn up to 16 x 16, nature_cnn from 36 x 36, an MLP between.
-/// Throws Error for an action space no distribution covers, and for a picture too small for its filters.
+/// Pictures in a Dict or Tuple, and what is embedded, have streams of their own; what these give and everything else
+/// goes side by side into an MLP (as MultiInputPolicy of Stable-Baselines3). Throws Error for an action space no
+/// distribution covers, for a picture too small for its filters, and for names of parts that are not there.
 ModuleSpec make_module_spec(const Space& observation_space, const Space& action_space, const ModelConfig& config);
 
 /// MLP encoder(s) after flattening, whatever the space and `encoder`.
-ModuleSpec make_mlp_spec(const Space& observation_space, const Space& action_space, const ModelConfig& config);
+ModuleSpec make_mlp_spec(const Space& observation_space, const Space& action_space, ModelConfig config);
 
 /// Fresh parameters [num_parameters], the same for the same seed on any machine and executor (Saxe et al. 2014 for
 /// orthogonal).

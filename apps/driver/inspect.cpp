@@ -15,6 +15,7 @@
 #include "apps/driver/train.hpp"
 #include "rl/algorithm_info.hpp"
 #include "rl/check.hpp"
+#include "rl/run_layout.hpp"
 #include "rl/wrappers.hpp"
 
 namespace myriad {
@@ -141,13 +142,20 @@ int print_algorithms(bool as_json) {
   return 0;
 }
 
+/// The network that a config trains, or why that cannot be said here.
+std::string network_of(const Config& config) {
+  try {
+    return module_of(config, environment_spec(config)).to_string();
+  } catch (const Error& error) { return fmt::format("none: {}", error.what()); }
+}
+
 int print_config(const std::string& resolved, const std::vector<std::string>& overrides, bool as_json) {
   Config config = load_config("", "defaults");
   if (!resolved.empty()) {
     const ConfigFile file = read_config(resolved);
     config = load_config(file.text, file.name, overrides);
     if (!as_json) {
-      fmt::print("{}", to_toml(config));
+      fmt::print("# network: {}\n{}", network_of(config), to_toml(config));
       return 0;
     }
   }

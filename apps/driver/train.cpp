@@ -23,6 +23,7 @@
 #include "rl/run_layout.hpp"
 #include "rl/simulator/clients.hpp"
 #include "rl/system.hpp"
+#include "rl/wire/messages.hpp"
 #include "rl/wire/transport.hpp"
 #include "rl/wrappers.hpp"
 #include "roles/driver_core.hpp"
@@ -496,11 +497,33 @@ void check_agents(const Config& config, const EnvSpec& env) {
          env.agents, env.id);
 }
 
+/// A fragment is one payload of a message. Throws Error for one that is too large, with the longest that fits.
+void check_fragment_size(const Config& config, const EnvSpec& env, const ModuleSpec& module) {
+  const auto bytes_of = [&](int64_t length) {
+    Config other = config;
+    other.env_runners.rollout_fragment_length = length;
+    return fragment_layout(other, env, module).capacity_bytes();
+  };
+  const int64_t length = config.fragment_length(), environments = config.env_runners.num_envs_per_env_runner;
+  const size_t bytes = bytes_of(length);
+  if (bytes <= kMaxPayloadBytes) return;
+  const int64_t in_batch = config.training.train_batch_size / environments;
+  int64_t fits = std::min(length, in_batch);
+  while (fits > 0 && (in_batch % fits != 0 || bytes_of(fits) > kMaxPayloadBytes)) --fits;
+  constexpr double kMiB = 1 << 20;
+  fail(Exit::usage, "impossible",
+       "a fragment of {} steps x {} environments of observations {} takes {:.0f} MiB, a message holds {:.0f}; want {}",
+       length, environments, env.observation_space.to_string(), static_cast<double>(bytes) / kMiB,
+       static_cast<double>(kMaxPayloadBytes) / kMiB,
+       fits > 0 ? fmt::format("env_runners.rollout_fragment_length = {}", fits)
+                : "fewer env_runners.num_envs_per_env_runner");
+}
+
 }  // namespace
 
 EnvSpec check_environment(const Config& config) {
   EnvSpec env = environment_spec(config);
-  (void)module_of(config, env);
+  check_fragment_size(config, env, module_of(config, env));
   if (const auto* box = env.action_space.get_if<Box>(); box != nullptr && box->dtype != DType::f32)
     fail(Exit::usage, "unsupported-space", "the actions of {} are {}; a policy's are float32: declare them so",
          config.environment.env, env.action_space.to_string());

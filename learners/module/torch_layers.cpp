@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <utility>
+
 #include "rl/overloaded.hpp"
 
 namespace myriad {
@@ -32,25 +34,26 @@ at::Tensor pictures(const at::Tensor& rows, int height, int width, int channels)
 }
 at::Tensor rows(const at::Tensor& pictures) { return pictures.permute({0, 2, 3, 1}).flatten(1); }
 
-/// What a layer computes; residual blocks are run_layers'.
+/// What a layer computes; residual blocks and streams are run_layers'.
 at::Tensor apply(const Layer& layer, const at::Tensor& x, at::ArrayRef<at::Tensor> t) {
   return std::visit(
-      Overloaded{[&](const Linear&) { return at::linear(x, t[0], t[1]); },
-                 [&](const Activate& l) { return activate(l.activation, x); },
-                 [&](const LayerNorm& l) { return at::layer_norm(x, {l.size}, t[0], t[1], 1e-5); },
-                 [&](const Scale& l) { return x * l.factor; },
-                 [&](const ChannelsLast& l) {
-                   return x.reshape({x.size(0), l.channels, l.height * l.width, l.depth}).transpose(1, 2).flatten(1);
-                 },
-                 [&](const Conv2d& l) {
-                   return rows(at::conv2d(pictures(x, l.height, l.width, l.inputs), t[0].permute({0, 3, 1, 2}), t[1],
-                                          l.stride, l.padding));
-                 },
-                 [&](const MaxPool2d& l) {
-                   return rows(
-                       at::max_pool2d(pictures(x, l.height, l.width, l.channels), l.kernel, l.stride, l.padding));
-                 },
-                 [&](const ResidualBegin&) { return x; }, [&](const ResidualEnd&) { return x; }},
+      Overloaded{
+          [&](const Linear&) { return at::linear(x, t[0], t[1]); },
+          [&](const Activate& l) { return activate(l.activation, x); },
+          [&](const LayerNorm& l) { return at::layer_norm(x, {l.size}, t[0], t[1], 1e-5); },
+          [&](const Scale& l) { return x * l.factor; },
+          [&](const ChannelsLast& l) {
+            return x.reshape({x.size(0), l.channels, l.height * l.width, l.depth}).transpose(1, 2).flatten(1);
+          },
+          [&](const Conv2d& l) {
+            return rows(at::conv2d(pictures(x, l.height, l.width, l.inputs), t[0].permute({0, 3, 1, 2}), t[1], l.stride,
+                                   l.padding));
+          },
+          [&](const MaxPool2d& l) {
+            return rows(at::max_pool2d(pictures(x, l.height, l.width, l.channels), l.kernel, l.stride, l.padding));
+          },
+          [&](const Select& l) { return x.narrow(1, l.offset, l.size); }, [&](const ResidualBegin&) { return x; },
+          [&](const ResidualEnd&) { return x; }, [&](const Stream&) { return x; }, [&](const Concat&) { return x; }},
       layer);
 }
 
@@ -83,9 +86,16 @@ ModuleOutput run_layers(const ModuleSpec& spec, const std::vector<TorchLayer>& w
                         const std::function<at::Tensor(const TorchLayer&, const at::Tensor& x)>& call) {
   if (!obs.is_floating_point()) return run_layers(spec, with_parameters, obs.to(at::kFloat), call);  // uint8
   auto next = with_parameters.begin();
-  const auto trunk = [&](const std::vector<Layer>& layers, at::Tensor x) {
-    std::vector<at::Tensor> open;  // residual blocks
+  const auto trunk = [&](const std::vector<Layer>& layers, const at::Tensor& row) {
+    at::Tensor x = row;
+    std::vector<at::Tensor> open;     // residual blocks
+    std::vector<at::Tensor> streams;  // what those that are over gave
     for (const Layer& layer : layers) {
+      if (std::holds_alternative<Stream>(layer) && &layer != &layers.front()) streams.push_back(std::exchange(x, row));
+      if (std::holds_alternative<Concat>(layer)) {
+        streams.push_back(x);
+        x = at::cat(streams, 1);
+      }
       x = has_parameters(layer) ? call(*next++, x) : apply(layer, x, {});
       if (std::holds_alternative<ResidualBegin>(layer)) open.push_back(x);
       if (std::holds_alternative<ResidualEnd>(layer)) {

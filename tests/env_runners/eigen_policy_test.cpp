@@ -61,75 +61,86 @@ std::vector<double> naive_forward(const ModuleSpec& spec, const std::vector<floa
   };
   const auto value = [](float f) { return static_cast<double>(f); };
   std::vector<std::vector<double>> open;
+  std::vector<double> joined;
+  const auto join = [&] { joined.insert(joined.end(), x.begin(), x.end()); };
   for (const Layer& layer : spec.encoder)
-    std::visit(Overloaded{linear,
-                          [&](const Scale& l) {
-                            for (double& v : x) v *= value(l.factor);
-                          },
-                          [&](const ChannelsLast& l) {
-                            const std::vector<double> planes = x;
-                            size_t to = 0;
-                            for (int pixel = 0; pixel < l.height * l.width; ++pixel)
-                              for (int c = 0; c < l.channels; ++c)
-                                for (int d = 0; d < l.depth; ++d)
-                                  x[to++] = planes[static_cast<size_t>((c * l.height * l.width + pixel) * l.depth + d)];
-                          },
-                          [&](const Conv2d& l) {
-                            const std::vector<double> before = x;
-                            const NaivePicture from{before, l.height, l.width, l.inputs};
-                            const float* bias = w + l.outputs * l.patch_size();
-                            x.clear();
-                            for (int row = 0; row < l.output_height(); ++row)
-                              for (int column = 0; column < l.output_width(); ++column)
-                                for (int o = 0; o < l.outputs; ++o) {
-                                  double sum = value(bias[o]);
-                                  const float* weight = w + o * l.patch_size();
-                                  for (int i = 0; i < l.kernel; ++i)
-                                    for (int j = 0; j < l.kernel; ++j)
-                                      for (int c = 0; c < l.inputs; ++c, ++weight)
-                                        if (const int r = row * l.stride - l.padding + i,
-                                            k = column * l.stride - l.padding + j;
-                                            from.has(r, k))
-                                          sum += value(*weight) * from.at(r, k, c);
-                                  x.push_back(sum);
-                                }
-                            w = bias + l.outputs;
-                          },
-                          [&](const MaxPool2d& l) {
-                            const std::vector<double> before = x;
-                            const NaivePicture from{before, l.height, l.width, l.channels};
-                            x.clear();
-                            for (int row = 0; row < l.output_height(); ++row)
-                              for (int column = 0; column < l.output_width(); ++column)
-                                for (int c = 0; c < l.channels; ++c) {
-                                  double most = -INFINITY;
-                                  for (int i = 0; i < l.kernel; ++i)
-                                    for (int j = 0; j < l.kernel; ++j)
-                                      if (const int r = row * l.stride - l.padding + i,
-                                          k = column * l.stride - l.padding + j;
-                                          from.has(r, k))
-                                        most = std::max(most, from.at(r, k, c));
-                                  x.push_back(most);
-                                }
-                          },
-                          [&](const ResidualBegin&) { open.push_back(x); },
-                          [&](const ResidualEnd&) {
-                            for (size_t i = 0; i < x.size(); ++i) x[i] += open.back()[i];
-                            open.pop_back();
-                          },
-                          [&](const Activate& l) {
-                            for (double& v : x) v = naive(l.activation, v);
-                          },
-                          [&](const LayerNorm& l) {
-                            double mean = 0, var = 0;
-                            for (double v : x) mean += v / l.size;
-                            for (double v : x) var += (v - mean) * (v - mean) / l.size;
-                            for (size_t i = 0; i < x.size(); ++i)
-                              x[i] = (x[i] - mean) / std::sqrt(var + 1e-5) * static_cast<double>(w[i]) +
-                                     static_cast<double>(w[x.size() + i]);
-                            w += 2 * l.size;
-                          }},
-               layer);
+    std::visit(
+        Overloaded{
+            linear,
+            [&](const Select& l) { x = std::vector<double>(x.begin() + l.offset, x.begin() + l.offset + l.size); },
+            [&](const Stream&) {
+              if (&layer != &spec.encoder.front()) join();
+              x.assign(obs, obs + spec.obs_size);
+            },
+            [&](const Concat&) {
+              join();
+              x = joined;
+            },
+            [&](const Scale& l) {
+              for (double& v : x) v *= value(l.factor);
+            },
+            [&](const ChannelsLast& l) {
+              const std::vector<double> planes = x;
+              size_t to = 0;
+              for (int pixel = 0; pixel < l.height * l.width; ++pixel)
+                for (int c = 0; c < l.channels; ++c)
+                  for (int d = 0; d < l.depth; ++d)
+                    x[to++] = planes[static_cast<size_t>((c * l.height * l.width + pixel) * l.depth + d)];
+            },
+            [&](const Conv2d& l) {
+              const std::vector<double> before = x;
+              const NaivePicture from{before, l.height, l.width, l.inputs};
+              const float* bias = w + l.outputs * l.patch_size();
+              x.clear();
+              for (int row = 0; row < l.output_height(); ++row)
+                for (int column = 0; column < l.output_width(); ++column)
+                  for (int o = 0; o < l.outputs; ++o) {
+                    double sum = value(bias[o]);
+                    const float* weight = w + o * l.patch_size();
+                    for (int i = 0; i < l.kernel; ++i)
+                      for (int j = 0; j < l.kernel; ++j)
+                        for (int c = 0; c < l.inputs; ++c, ++weight)
+                          if (const int r = row * l.stride - l.padding + i, k = column * l.stride - l.padding + j;
+                              from.has(r, k))
+                            sum += value(*weight) * from.at(r, k, c);
+                    x.push_back(sum);
+                  }
+              w = bias + l.outputs;
+            },
+            [&](const MaxPool2d& l) {
+              const std::vector<double> before = x;
+              const NaivePicture from{before, l.height, l.width, l.channels};
+              x.clear();
+              for (int row = 0; row < l.output_height(); ++row)
+                for (int column = 0; column < l.output_width(); ++column)
+                  for (int c = 0; c < l.channels; ++c) {
+                    double most = -INFINITY;
+                    for (int i = 0; i < l.kernel; ++i)
+                      for (int j = 0; j < l.kernel; ++j)
+                        if (const int r = row * l.stride - l.padding + i, k = column * l.stride - l.padding + j;
+                            from.has(r, k))
+                          most = std::max(most, from.at(r, k, c));
+                    x.push_back(most);
+                  }
+            },
+            [&](const ResidualBegin&) { open.push_back(x); },
+            [&](const ResidualEnd&) {
+              for (size_t i = 0; i < x.size(); ++i) x[i] += open.back()[i];
+              open.pop_back();
+            },
+            [&](const Activate& l) {
+              for (double& v : x) v = naive(l.activation, v);
+            },
+            [&](const LayerNorm& l) {
+              double mean = 0, var = 0;
+              for (double v : x) mean += v / l.size;
+              for (double v : x) var += (v - mean) * (v - mean) / l.size;
+              for (size_t i = 0; i < x.size(); ++i)
+                x[i] = (x[i] - mean) / std::sqrt(var + 1e-5) * static_cast<double>(w[i]) +
+                       static_cast<double>(w[x.size() + i]);
+              w += 2 * l.size;
+            }},
+        layer);
   linear(spec.action_head);
   if (const auto* gaussian = std::get_if<DiagGaussian>(&spec.distribution)) {
     if (gaussian->free_log_std) x.insert(x.end(), w, w + gaussian->n);
@@ -215,6 +226,12 @@ std::vector<ModuleSpec> picture_specs() {
       picture_spec({10, 10, 4}, "minatar_cnn"),
       picture_spec({36, 37, 3}, "nature_cnn"),
       picture_spec({3, 21, 20}, "impala_resnet"),
+      with_encoder(70, {Select{70, 9, 60}, Conv2d{5, 4, 3, 7, 3, 1, 1}, relu(140), Linear{140, 5}}),
+      with_encoder(70, {Stream{70}, Select{70, 3, 5}, Stream{70}, Select{70, 10, 60}, Conv2d{5, 4, 3, 7, 3, 1, 1},
+                        relu(140), Linear{140, 11}, relu(11), Stream{70}, Linear{70, 3}, LayerNorm{3}, Select{3, 1, 2},
+                        Concat{18}, Linear{18, 6}, ResidualBegin{6}, Linear{6, 6}, ResidualEnd{6}}),
+      with_encoder(21, {Stream{21}, Select{21, 0, 9}, MaxPool2d{3, 3, 1, 2, 1}, Stream{21}, Select{21, 9, 12},
+                        Conv2d{2, 2, 3, 17, 2}, Concat{21}}),
   };
 }
 
@@ -335,6 +352,14 @@ TEST_SUITE("env_runners/eigen_policy") {
           CHECK(std::memcmp(all.data(), part.data(), all.size() * sizeof(float)) == 0);
         }
       }
+  }
+
+  TEST_CASE("EigenPolicy: streams by hand") {
+    // Of (1, 2, 3, 4): (3, 4), twice the first two, and what is behind them.
+    CHECK(features(with_encoder(4, {Select{4, 2, 2}}), {}, {1, 2, 3, 4}) == std::vector<float>{3, 4});
+    CHECK(features(with_encoder(4, {Stream{4}, Select{4, 2, 2}, Stream{4}, Select{4, 0, 2}, Scale{2, 2}, Stream{4},
+                                    Linear{4, 1}, Concat{5}, Scale{5, 10}}),
+                   {1, 10, 100, 1000, 5}, {1, 2, 3, 4}) == std::vector<float>{30, 40, 20, 40, 43260});
   }
 
   TEST_CASE("EigenPolicy: new weights of a convolution count from the next load on") {

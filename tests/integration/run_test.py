@@ -678,6 +678,8 @@ class Refusals(Case):
         self.refuse_config(CARTPOLE.replace("\nlr =", "\nlrr ="), "bad.toml:10:1", "lrr", "did you mean lr?")
         self.refuse_config(CARTPOLE.replace("lr = 1e-3", 'lr = "fast"'), "bad.toml:10:", "lr", "fast", "want a number")
         self.refuse_config(CARTPOLE.replace("train_batch_size = 512", "train_batch_size = 513"), "train_batch_size", "513", "512")
+        self.refuse_config(CARTPOLE.replace("train_batch_size = 512", "train_batch_size = 51200000"),
+                           "a message holds 256; want env_runners.rollout_fragment_length = ")
         self.refuse_config(CARTPOLE.replace("CartPole-v1", "CartPole-v2"), "CartPole-v2", "did you mean CartPole-v1?")
         self.refuse_config(CARTPOLE.replace('"PPO"', '"PPOO"'), "bad.toml:2:", "PPOO", "did you mean PPO?")
         self.refuse_config(CARTPOLE.replace("[training]", "[trainig]"), "trainig", "did you mean training?")
@@ -1255,6 +1257,9 @@ class Verbs(Case):
             self.assertIn(setting["meaning"], text)
         resolved = self.call("config", "--resolved", self.config, "training.lr=0.25").stdout
         self.assertRegex(resolved, r"(?m)^lr = 0.25$")
+        self.assertRegex(resolved, r"\A# network: 4 -> .* -> categorical 2; value .* -> 1\n")
+        unknown = self.call("config", "--resolved", self.config, "environment.env='plugin:nowhere.so'").stdout
+        self.assertRegex(unknown, r"\A# network: none: .*nowhere.so")
         self.assertEqual(resolved, self.call("config", "--resolved", self.file("resolved.toml", resolved)).stdout)
 
     def test_lists(self):

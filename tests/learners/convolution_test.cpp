@@ -49,6 +49,17 @@ ModuleSpec preset(const std::vector<int>& shape, const char* encoder) {
   return make_module_spec(Space::box(0, 255, shape, DType::u8), Space::box(-1, 1, {3}), config);
 }
 
+/// A picture, two numbers that the value alone sees, and an integer that is embedded.
+ModuleSpec in_streams() {
+  ModelConfig config;
+  config.embedding_size = 3;
+  config.critic_only_parts = {"hidden"};
+  const Space observations(Dict{{{"hidden", Space::box(-1, 1, {2})},
+                                 {"eye", Space::box(0, 255, {10, 10, 4}, DType::u8)},
+                                 {"room", Space::discrete(5)}}});
+  return make_module_spec(observations, Space::box(-1, 1, {3}), config);
+}
+
 /// The module of one convolution on the three features that the examples have.
 const Space kRow = Space::box(-10, 10, {1, 3, 1});
 const RegisterAlgorithmInfo info{{.name = "PPO on pictures",
@@ -82,6 +93,11 @@ TEST_CASE("Convolution: torch and EigenPolicy agree on every kind of layer and e
       with_encoder(60, {ResidualBegin{60}, Conv2d{5, 4, 3, 3, 3, 1, 1}, ResidualBegin{60}, Linear{60, 60},
                         ResidualEnd{60}, ResidualEnd{60}}),
       with_encoder(6, {ResidualBegin{6}, Linear{6, 6}, ResidualEnd{6}}),
+      with_encoder(70, {Select{70, 9, 60}, Conv2d{5, 4, 3, 7, 3, 1, 1}, relu(140), Linear{140, 5}}),
+      with_encoder(
+          70, {Stream{70}, Select{70, 3, 5}, Stream{70}, Select{70, 10, 60}, Conv2d{5, 4, 3, 7, 3, 1, 1}, relu(140),
+               Linear{140, 11}, Stream{70}, Linear{70, 3}, LayerNorm{3}, Select{3, 1, 2}, Concat{18}, Linear{18, 6}}),
+      in_streams(),
       preset({10, 10, 4}, "minatar_cnn"),
       preset({4, 84, 84}, "nature_cnn"),
       preset({2, 30, 28, 3}, "impala_resnet"),
@@ -121,37 +137,57 @@ TEST_CASE("Convolution: torch's by hand") {
 }
 
 TEST_CASE("Convolution: torch's gradient is that of finite differences") {
-  const ModuleSpec spec =
+  const std::vector<ModuleSpec> specs{
+      with_encoder(50, {Stream{50}, Select{50, 7, 9}, Conv2d{3, 3, 1, 2, 2}, Activate{Activation::tanh, 8}, Stream{50},
+                        Select{50, 1, 4}, Stream{50}, Linear{50, 2}, Concat{14}, Linear{14, 4}}),
       with_encoder(50, {ChannelsLast{2, 5, 5}, Scale{50, 0.5f}, Conv2d{5, 5, 2, 3, 3, 2, 1},
                         Activate{Activation::tanh, 27}, ResidualBegin{27}, Conv2d{3, 3, 3, 3, 3, 1, 1},
-                        Activate{Activation::tanh, 27}, ResidualEnd{27}, MaxPool2d{3, 3, 3, 2, 1}, Linear{12, 4}});
-  const std::vector<float> values = initial_parameters(spec, 2);
-  const at::Tensor obs = tensor_of(normals(3 * 50, 1), {3, 50}), weight = tensor_of(normals(3 * 2, 2), {3, 2});
-  const auto loss = [&](const ModuleOutput& out) {
-    return (out.action_dist_inputs * weight).to(at::kDouble).sum() + out.values.to(at::kDouble).square().sum();
-  };
-  TorchModule module(spec, values, Executor::torch, 1);
-  loss(module.forward(obs)).backward();
-  // The layers in double precision, of which the outputs are rounded to float: 1e-7 / 2^-11 is below 1e-4.
-  const at::Tensor flat = tensor_of(values, {static_cast<int64_t>(values.size())}).to(at::kDouble);
-  const auto parameters = parameter_views(spec, flat);
-  const auto loss_with = [&](double& parameter, double value) {
-    const double before = std::exchange(parameter, value);
-    const double result = loss(torch_forward(spec, parameters, obs.to(at::kDouble))).item<double>();
-    parameter = before;
-    return result;
-  };
-  constexpr double kStep = 0x1p-12;
-  double worst = 0, largest = 0;
-  for (size_t i = 0; i < values.size(); ++i) {
-    double& parameter = flat.mutable_data_ptr<double>()[i];
-    const double difference =
-        (loss_with(parameter, parameter + kStep) - loss_with(parameter, parameter - kStep)) / (2 * kStep);
-    worst = std::max(worst, std::abs(difference - double{module.gradients()[i]}));
-    largest = std::max(largest, std::abs(difference));
+                        Activate{Activation::tanh, 27}, ResidualEnd{27}, MaxPool2d{3, 3, 3, 2, 1}, Linear{12, 4}})};
+  for (const ModuleSpec& spec : specs) {
+    CAPTURE(spec.to_string());
+    const std::vector<float> values = initial_parameters(spec, 2);
+    const at::Tensor obs = tensor_of(normals(3 * 50, 1), {3, 50}), weight = tensor_of(normals(3 * 2, 2), {3, 2});
+    const auto loss = [&](const ModuleOutput& out) {
+      return (out.action_dist_inputs * weight).to(at::kDouble).sum() + out.values.to(at::kDouble).square().sum();
+    };
+    TorchModule module(spec, values, Executor::torch, 1);
+    loss(module.forward(obs)).backward();
+    // The layers in double precision, of which the outputs are rounded to float: 1e-7 / 2^-11 is below 1e-4.
+    const at::Tensor flat = tensor_of(values, {static_cast<int64_t>(values.size())}).to(at::kDouble);
+    const auto parameters = parameter_views(spec, flat);
+    const auto loss_with = [&](double& parameter, double value) {
+      const double before = std::exchange(parameter, value);
+      const double result = loss(torch_forward(spec, parameters, obs.to(at::kDouble))).item<double>();
+      parameter = before;
+      return result;
+    };
+    constexpr double kStep = 0x1p-12;
+    double worst = 0, largest = 0;
+    for (size_t i = 0; i < values.size(); ++i) {
+      double& parameter = flat.mutable_data_ptr<double>()[i];
+      const double difference =
+          (loss_with(parameter, parameter + kStep) - loss_with(parameter, parameter - kStep)) / (2 * kStep);
+      worst = std::max(worst, std::abs(difference - double{module.gradients()[i]}));
+      largest = std::max(largest, std::abs(difference));
+    }
+    CHECK(largest > 0.5);
+    CHECK(worst <= 2e-3);
   }
-  CHECK(largest > 0.5);
-  CHECK(worst <= 2e-3);
+}
+
+TEST_CASE("Streams: what the value alone sees moves the value and not the policy") {
+  const ModuleSpec spec = in_streams();
+  REQUIRE(spec.obs_size == 407);
+  const std::vector<float> values = initial_parameters(spec, 5);
+  const auto parameters = parameter_views(spec, tensor_of(values, {static_cast<int64_t>(values.size())}));
+  at::Tensor obs = tensor_of(normals(407, 6), {1, 407});
+  const ModuleOutput before = torch_forward(spec, parameters, obs);
+  obs[0][1] += 1.0;  // of "hidden"
+  const ModuleOutput hidden = torch_forward(spec, parameters, obs);
+  CHECK(at::equal(hidden.action_dist_inputs, before.action_dist_inputs));
+  CHECK(!at::equal(hidden.values, before.values));
+  obs[0][2] += 1.0;  // of "eye"
+  CHECK(!at::equal(torch_forward(spec, parameters, obs).action_dist_inputs, before.action_dist_inputs));
 }
 
 TEST_CASE("Convolution: the native executor refuses it and names the layer") {

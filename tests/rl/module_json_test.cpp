@@ -25,7 +25,7 @@ ModuleSpec full() {
                   ResidualEnd{48},
                   Linear{48, 4, Initializer::kaiming_uniform, 0.3f},
                   LayerNorm{4}};
-  spec.value_encoder = {Linear{50, 7}};
+  spec.value_encoder = {Stream{50}, Select{50, 3, 4}, Stream{50}, Linear{50, 3}, Concat{7}};
   spec.action_head = {4, 2, Initializer::orthogonal, 0.01f};
   spec.value_head = {7, 1};
   spec.distribution = DiagGaussian{2, true};
@@ -126,6 +126,15 @@ TEST_CASE("module_json: what is wrong is named, with what was wanted") {
   CHECK(with(R"("encoder":[)", R"("encoder":[5,)") == "error[bad-module] encoder.0 is 5, want an object");
   CHECK(with(R"("kind":"residual_end","size":48)", R"("kind":"residual_end","size":47)") ==
         "error[bad-module] encoder.6 (residual_end) takes 47 floats and gets 48");
+  CHECK(with(R"("offset":3)", R"("offset":47)") ==
+        "error[bad-module] value_encoder.1 (select) takes [47, 51) of 50 floats");
+  CHECK(
+      with(R"("offset":3)", R"("offset":-1)").starts_with("error[bad-module] value_encoder.1 (select) has offset -1"));
+  CHECK(with(R"("kind":"concat","size":7)", R"("kind":"concat","size":6)") ==
+        "error[bad-module] value_encoder.4 (concat) takes 6 floats and gets 7");
+  CHECK(with(R"({"kind":"stream","size":50},)", "") ==
+        "error[bad-module] value_encoder.1 (stream) lies behind other layers; an encoder begins with its streams");
+  CHECK(with(R"(,{"kind":"concat","size":7})", "") == "error[bad-module] value_encoder has streams without a concat");
 }
 
 TEST_SUITE_END();

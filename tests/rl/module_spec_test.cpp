@@ -231,7 +231,7 @@ TEST_CASE("ModuleSpec: auto takes a picture's size, and an MLP for everything el
   CHECK(chosen(bytes({84, 84})) == "mlp");
   CHECK(chosen(Space::box(0, 9, {84, 84, 3}, DType::i32)) == "mlp");
   CHECK(chosen(Space::discrete(300)) == "mlp");
-  CHECK(chosen(Space(Tuple{{bytes({84, 84, 3})}})) == "mlp");
+  CHECK(chosen(Space(Tuple{{bytes({84, 84, 3})}})) == "nature_cnn");
   CHECK(chosen(bytes({5, 5, 5})) == "mlp");
   CHECK(error_of([] {
           chosen(bytes({10, 10, 10}));
@@ -290,6 +290,64 @@ TEST_CASE("ModuleSpec: a preset refuses what is no picture, and an unknown one i
   CHECK(picture(bytes({36, 36, 3}), with_encoder("nature_cnn")).action_head.inputs == 512);
   CHECK(error_of([] { picture(kFour, with_encoder("natur_cnn")); }) ==
         "error[out-of-range] unknown rl_module.encoder 'natur_cnn'; did you mean nature_cnn?");
+}
+
+TEST_CASE("ModuleSpec: parts of an observation have streams where they are pictures or embedded") {
+  const Space space(Dict{{{"arm", Space::box(-1, 1, {3})},
+                          {"eye", bytes({10, 10, 4})},
+                          {"mission", Space(MultiDiscrete{{7, 2}})},
+                          {"room", Space::discrete(5)}}});
+  ModelConfig config;
+  config.fcnet_hiddens = {32};
+  const auto policy = [&](const Space& observations) {
+    const std::string text = picture(observations, config).to_string();
+    return text.substr(0, text.find(" -> categorical"));
+  };
+  const std::string eye = "{[3:403] -> x 0.003922 -> conv 16 3x3 relu -> 128 relu}";
+  CHECK(policy(space) == "417 -> {[0:3]} " + eye + " {[403:417]} -> 32 tanh");
+  CHECK(picture(space, config).encoder[7] == Layer(Concat{3 + 128 + 14}));
+  config.embedding_size = 6;
+  CHECK(policy(space) == "417 -> {[0:3]} " + eye + " {[403:410] -> 6} {[410:412] -> 6} {[412:417] -> 6} -> 32 tanh");
+  CHECK(policy(Space::discrete(5)) == "5 -> 6 -> 32 tanh");
+  config.embedding_size = 0;
+  config.encoder = "mlp";
+  CHECK(policy(space) == "417 -> 32 tanh");
+  config.encoder = "nature_cnn";
+  CHECK(error_of([&] { policy(space); }).ends_with("take another rl_module.encoder or conv_filters"));
+  CHECK(error_of([&] { policy(Space(Tuple{{kFour, kFour}})); }).ends_with("is a picture for rl_module.encoder"));
+  config.encoder = "auto";
+  config.conv_filters = {{2, 3, 3}};
+  CHECK(policy(space) == "417 -> {[0:3]} {[3:403] -> x 0.003922 -> conv 2 3x3/3 relu} {[403:417]} -> 32 tanh");
+}
+
+TEST_CASE("ModuleSpec: parts left out, by name") {
+  const Space camera(Dict{{{"depth", bytes({10, 10, 1})}, {"rgb", bytes({10, 10, 3})}}});
+  const Space space(Dict{{{"arm", Space::box(-1, 1, {3})}, {"camera", camera}, {"state", Space::box(-1, 1, {2})}}});
+  ModelConfig config;
+  config.fcnet_hiddens = {8};
+  const auto spec = [&] { return make_module_spec(space, Space::discrete(2), config); };
+  const auto text = [&] { return spec().to_string(); };
+  config.ignored_parts = {"camera", "state"};
+  CHECK(text() == "405 -> [0:3] -> 8 tanh -> categorical 2; value [0:3] -> 8 tanh -> 1");
+  config.ignored_parts = {"camera"};
+  CHECK(text() == "405 -> {[0:3]} {[403:405]} -> 8 tanh -> categorical 2; value {[0:3]} {[403:405]} -> 8 tanh -> 1");
+  config.critic_only_parts = {"state"};
+  CHECK(text() == "405 -> [0:3] -> 8 tanh -> categorical 2; value {[0:3]} {[403:405]} -> 8 tanh -> 1");
+  CHECK(spec().value_head.inputs == 8);
+  config.ignored_parts = {"arm", "camera/depth", "state"};
+  config.critic_only_parts = {};
+  // The only part is a picture: its preset alone, as without a Dict.
+  CHECK(text().starts_with("405 -> [103:403] -> x 0.003922 -> conv 16 3x3 relu -> 128 relu -> categorical 2;"));
+  config.ignored_parts = {"camera/dept"};
+  CHECK(error_of(text) ==
+        "error[out-of-range] rl_module.ignored_parts has 'camera/dept', which is no part of the observations " +
+            space.to_string() + "; did you mean camera/depth?");
+  config.ignored_parts = {"arm", "camera", "state"};
+  CHECK(error_of(text).starts_with("error[impossible] rl_module leaves nothing of the observations"));
+  config.ignored_parts = {};
+  config.critic_only_parts = {"state"};
+  config.vf_share_layers = true;
+  CHECK(error_of(text).starts_with("error[impossible] rl_module.critic_only_parts wants an encoder"));
 }
 
 TEST_CASE("ModuleSpec: the hash follows every number of a picture's layers") {

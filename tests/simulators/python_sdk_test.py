@@ -439,6 +439,18 @@ class ByHand(unittest.TestCase):
         nested = [block[0], block[0], twice, block[1], twice, block[1]]
         self.assertEqual([7, 14, 21, 28], features_of(nested, np.arange(1, 5, dtype=np.float32)))
 
+    def test_streams_by_hand(self):
+        # As "EigenPolicy: streams by hand", but for the weight: sin(1) / 2, ...
+        kinds = lambda *layers: [dict(layer, kind=kind) for kind, layer in layers]
+        layers = kinds(("stream", {"size": 4}), ("select", {"inputs": 4, "offset": 2, "size": 2}), ("stream", {"size": 4}),
+                       ("select", {"inputs": 4, "offset": 0, "size": 2}), ("scale", {"size": 2, "factor": 2.0}), ("concat", {"size": 4}))
+        spec = {"obs_size": 4, "encoder": layers, "action_head": {"kind": "linear", "inputs": 4, "outputs": 4}, "log_std_clip": 20,
+                "distribution": {"kind": "categorical", "n": 4}}
+        policy = self.policy_of(spec, Box(-9, 9, (4,)), Discrete(4))
+        policy._layers = policy._layers[:-1]  # without the head
+        for _ in range(2):
+            self.assertEqual([3, 4, 2, 4], policy.action_dist_inputs(np.arange(1, 5, dtype=np.float32)).tolist())
+
     def test_the_deviation_of_a_module_json(self):
         # 2 * 3 + 1 = 7 for the mean; a log deviation of -30 that is a parameter, or an output: both clipped to -20.
         f32 = lambda *values: np.array(values, np.float32)

@@ -171,9 +171,10 @@ class Policy:
                 raise ValueError(f"the module has {name} {tensors[name].shape if name in tensors else 'not'}, want {shape}")
             return tensors[name]
 
-        open_blocks: list[np.ndarray] = []
+        open_blocks: list[np.ndarray] = []  # of the row that is on its way: residual blocks
+        streams: list[np.ndarray] = []  # the observation's features, then what the streams that are over gave
         layers = [(f"encoder.{i}", layer) for i, layer in enumerate(spec["encoder"])] + [("pi", spec["action_head"])]
-        self._layers = [layer_of(name, layer, take, open_blocks) for name, layer in layers]
+        self._layers = [layer_of(name, layer, take, open_blocks, streams) for name, layer in layers]
         self._log_std, self._log_std_clip = take("log_std", outputs) if free else None, np.float32(spec["log_std_clip"])
         if not isinstance(self.action, spaces.Box):
             self._groups = groups_of(self.action)
@@ -231,7 +232,7 @@ def groups_of(action) -> list[int]:
     return list(action.nvec) if isinstance(action, spaces.MultiDiscrete) else [2] * action.n
 
 
-def layer_of(name: str, layer: dict, take, open_blocks: list[np.ndarray]):
+def layer_of(name: str, layer: dict, take, open_blocks: list[np.ndarray], streams: list[np.ndarray]):
     """What a layer of module.json does to a flat row; pictures are [height, width, channels], and flat, too."""
     number = lambda *keys: tuple(layer[key] for key in keys)
 
@@ -245,6 +246,15 @@ def layer_of(name: str, layer: dict, take, open_blocks: list[np.ndarray]):
     def begin(x: np.ndarray) -> np.ndarray:
         open_blocks.append(x)
         return x
+
+    def stream(x: np.ndarray) -> np.ndarray:
+        streams.append(x)
+        return streams[0]
+
+    def concat(x: np.ndarray) -> np.ndarray:
+        joined = np.concatenate([*streams[1:], x])
+        streams.clear()
+        return joined
 
     kind = layer["kind"]
     if kind == "linear":
@@ -274,6 +284,12 @@ def layer_of(name: str, layer: dict, take, open_blocks: list[np.ndarray]):
         return begin
     if kind == "residual_end":
         return lambda x: open_blocks.pop() + x
+    if kind == "select":
+        return lambda x: x[layer["offset"]:layer["offset"] + layer["size"]]
+    if kind == "stream":
+        return stream
+    if kind == "concat":
+        return concat
     raise ValueError(f"{name} is a layer of kind {kind!r}, which this version does not know")
 
 
