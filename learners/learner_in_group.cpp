@@ -169,11 +169,15 @@ void Learner::read_sums(std::span<const double> from, Sums& sums) const {
 /// Sums a minibatch's gradient over the group, and with it what was found by the way: in one operation, or, where the
 /// gradient was summed during backward, what is left of it. Returns the whole gradient's sum of squares.
 double Learner::sum_gradient(Sums& sums) {
-  if (alone()) return optimizer_->sum_squares(module_->gradients());
+  const auto sum_squares = [this] {
+    optimizer_->clear_frozen(module_->gradients(), module_->placement().gradients());
+    return optimizer_->sum_squares(module_->gradients());
+  };
+  if (alone()) return sum_squares();
   std::vector<double> numbers(1 + sums.metrics.size() + (plan_.time_major ? kFit * size() : 0), 0.0);
   write_sums(sums, numbers);
   if (module_->placement().gradients_in_parts) {
-    numbers.push_back(optimizer_->sum_squares(module_->gradients()));
+    numbers.push_back(sum_squares());
     group_->all_reduce(std::span<double>(numbers));
     read_sums(numbers, sums);
     return numbers.back();
@@ -181,14 +185,14 @@ double Learner::sum_gradient(Sums& sums) {
   if (module_->finish_sums()) {
     group_->all_reduce(std::span<double>(numbers));
     read_sums(numbers, sums);
-    return optimizer_->sum_squares(module_->gradients());
+    return sum_squares();
   }
   const std::span<float> all = module_->gradients_with_tail(numbers.size()), tail = all.last(numbers.size());
   std::ranges::transform(numbers, tail.begin(), [](double x) { return static_cast<float>(x); });
   group_->all_reduce(all);
   std::ranges::copy(tail, numbers.begin());
   read_sums(numbers, sums);
-  return optimizer_->sum_squares(module_->gradients());
+  return sum_squares();
 }
 
 /// Steps this shard's part; where all have all parameters, they get the other parts.

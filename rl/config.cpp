@@ -62,6 +62,9 @@ void model_settings(ModelConfig& model, SettingVisitor& v) {
           model.embedding_size);
   v.visit({"ignored_parts", "", "parts of Dict and Tuple observations that the module does not see, by path"},
           model.ignored_parts);
+  v.visit({"init_from", "", "a run or checkpoint whose parameters this run begins with"}, model.init_from);
+  v.visit({"init_parts", "", "of them: encoder, pi, ...; empty: all, and the filter of observations"},
+          model.init_parts);
   v.visit({"critic_only_parts", "", "parts that the value function alone sees (asymmetric actor-critic)"},
           model.critic_only_parts);
 }
@@ -785,6 +788,8 @@ void TrainingConfig::settings(SettingVisitor& v) {
   v.visit({"shuffle_batch_per_epoch", "", "new minibatches in every epoch"}, shuffle_batch_per_epoch);
   v.visit({"grad_clip", "", "global norm of the gradient is held to this", 1e-9, 1e9}, grad_clip);
   v.visit({"adam_epsilon", "", "Adam's epsilon", 1e-16, 1}, adam_epsilon);
+  v.visit({"lr_multipliers", "", "of lr for parts of the network: { encoder = 0.1 }; 0 freezes", 0, 1000},
+          lr_multipliers);
   v.visit(choice("sampling", "sync: by rounds; lag1: the next round fills during the update; async: free",
                  {"sync", "lag1", "async"}),
           sampling);

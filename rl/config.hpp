@@ -136,6 +136,7 @@ struct TrainingConfig {
   bool shuffle_batch_per_epoch = true;
   std::optional<double> grad_clip;  ///< global norm
   double adam_epsilon = 1e-8;
+  EnvOptions lr_multipliers;             ///< of lr, by part of the network: lr_multipliers() of rl/module_spec.hpp
   std::string sampling = "sync";         ///< sync | lag1 | async; the algorithm says which it can
   std::optional<double> max_policy_lag;  ///< async: fragments sampled more versions ago are dropped, and counted
   int64_t learner_queue_size = 3;        ///< async: batches that may wait for the learner, as credit

@@ -442,18 +442,13 @@ struct PartOfRow {
   bool picture = false;
 };
 
-/// `path` is `name`, or lies in it: "camera/rgb" in "camera".
-bool lies_in(std::string_view path, std::string_view name) {
-  return path.starts_with(name) && (path.size() == name.size() || path[name.size()] == '/');
-}
-
 /// Throws Error for names that no part of the observations has.
 void check_names(const Space& space, const std::vector<std::string>& names, std::string_view setting) {
   std::vector<std::string> known;
   for (const Leaf& leaf : space.leaves())
     if (!leaf.path.empty()) known.push_back(leaf.path);
   for (const std::string& name : names)
-    if (std::ranges::none_of(known, [&](const std::string& path) { return lies_in(path, name); }))
+    if (std::ranges::none_of(known, [&](const std::string& path) { return lies_in(path, name, '/'); }))
       fail(Exit::usage, "out-of-range", "rl_module.{} has '{}', which is no part of the observations {}{}", setting,
            name, space.to_string(), suggestion(name, known));
 }
@@ -487,7 +482,7 @@ std::vector<PartOfRow> parts_of(const Space& space, const ModelConfig& config, c
   int offset = 0;
   for (const Leaf& leaf : space.leaves()) {
     const int begin = std::exchange(offset, offset + leaf.space->flat_size());
-    if (std::ranges::any_of(hidden, [&](const std::string& name) { return lies_in(leaf.path, name); })) continue;
+    if (std::ranges::any_of(hidden, [&](const std::string& name) { return lies_in(leaf.path, name, '/'); })) continue;
     if (const auto* discrete = leaf.space->get_if<Discrete>()) {
       embed(begin, discrete->n);
     } else if (const auto* multi = leaf.space->get_if<MultiDiscrete>()) {
@@ -530,6 +525,10 @@ std::vector<Layer> encoder_of(const Space& space, const ModelConfig& config, con
 }  // namespace
 
 std::string_view name_of(Activation activation) { return kActivations.at(static_cast<size_t>(activation)); }
+
+bool lies_in(std::string_view path, std::string_view name, char separator) {
+  return path.starts_with(name) && (path.size() == name.size() || path[name.size()] == separator);
+}
 
 Activation activation_from(std::string_view name) {
   for (size_t i = 0; i < kActivations.size(); ++i)
@@ -696,6 +695,32 @@ ModuleSpec make_mlp_spec(const Space& observation_space, const Space& action_spa
   config.encoder = "mlp";
   config.conv_filters.clear();
   return make_module_spec(observation_space, action_space, config);
+}
+
+std::vector<double> lr_multipliers(const ModuleSpec& spec, const std::map<std::string, double>& multipliers) {
+  const std::vector<Parameter> parameters = spec.parameters();
+  std::vector<double> found(parameters.size(), 1.0);
+  std::vector<size_t> longest(parameters.size(), 0);
+  for (const auto& [name, multiplier] : multipliers) {
+    bool any = false;
+    for (size_t i = 0; i < parameters.size(); ++i) {
+      if (!lies_in(parameters[i].name, name)) continue;
+      any = true;
+      if (name.size() < longest[i]) continue;
+      longest[i] = name.size();
+      found[i] = multiplier;
+    }
+    if (any) continue;
+    std::vector<std::string> known;
+    for (const Parameter& p : parameters)
+      for (size_t dot = 0; dot != std::string::npos;) {
+        dot = p.name.find('.', dot + 1);
+        if (std::ranges::find(known, p.name.substr(0, dot)) == known.end()) known.push_back(p.name.substr(0, dot));
+      }
+    fail(Exit::usage, "out-of-range", "training.lr_multipliers has '{}', which is no part of the network{}", name,
+         suggestion(name, known));
+  }
+  return found;
 }
 
 std::vector<float> initial_parameters(const ModuleSpec& spec, uint64_t seed) {

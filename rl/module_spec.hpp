@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -266,6 +267,9 @@ struct Parameter {
   size_t count;
 };
 
+/// Whether a path is `name` or lies in it: "encoder.0.weight" in "encoder"; "camera/rgb" in "camera" with '/'.
+bool lies_in(std::string_view path, std::string_view name, char separator = '.');
+
 /// The settings of the default modules, named as RLlib's DefaultModelConfig where that has them.
 struct ModelConfig {
   std::vector<int> fcnet_hiddens{256, 256};
@@ -283,6 +287,8 @@ struct ModelConfig {
   int64_t embedding_size = 0;                  ///< of each integer of Discrete and MultiDiscrete; 0: one-hot as it is
   std::vector<std::string> ignored_parts;      ///< of a Dict or Tuple, by path: the module does not see them
   std::vector<std::string> critic_only_parts;  ///< the value function alone sees them
+  std::string init_from;                       ///< a checkpoint whose parameters a run begins with; "": none
+  std::vector<std::string> init_parts;         ///< of them, by name: "encoder", "pi"; empty: all
 };
 
 struct ModuleSpec {
@@ -328,6 +334,11 @@ ModuleSpec make_module_spec(const Space& observation_space, const Space& action_
 
 /// MLP encoder(s) after flattening, whatever the space and `encoder`.
 ModuleSpec make_mlp_spec(const Space& observation_space, const Space& action_space, ModelConfig config);
+
+/// What training.lr is multiplied by for each of spec.parameters(); 0: it is frozen. A name of `multipliers` stands for
+/// all tensors that lie in it ("encoder", "encoder.0", "log_std"), the longest name for a tensor counts, and without
+/// any it is 1. Throws Error("out-of-range") for a name of none.
+std::vector<double> lr_multipliers(const ModuleSpec& spec, const std::map<std::string, double>& multipliers);
 
 /// Fresh parameters [num_parameters], the same for the same seed on any machine and executor (Saxe et al. 2014 for
 /// orthogonal).

@@ -523,7 +523,9 @@ void check_fragment_size(const Config& config, const EnvSpec& env, const ModuleS
 
 EnvSpec check_environment(const Config& config) {
   EnvSpec env = environment_spec(config);
-  check_fragment_size(config, env, module_of(config, env));
+  const ModuleSpec module = module_of(config, env);
+  check_fragment_size(config, env, module);
+  (void)lr_multipliers(module, config.training.lr_multipliers);
   if (const auto* box = env.action_space.get_if<Box>(); box != nullptr && box->dtype != DType::f32)
     fail(Exit::usage, "unsupported-space", "the actions of {} are {}; a policy's are float32: declare them so",
          config.environment.env, env.action_space.to_string());
@@ -584,6 +586,7 @@ int train(const TrainOptions& options) {
     const ConfigFile file = read_config(options.config);
     Config config = load_config(file.text, file.name, options.overrides);
     config.environment.env = EnvRegistry::instance().absolute(config.environment.env);
+    if (std::string& from = config.rl_module.init_from; !from.empty()) from = checkpoint_of(*files, fs::absolute(from));
     const EnvSpec env = check_environment(config);
     Links links(config.network);
     RunDirectory directory = options.out.empty() ? RunDirectory::create_numbered(fs::absolute("runs"))

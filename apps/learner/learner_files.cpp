@@ -224,6 +224,38 @@ LearnerCounters load_learner(Files& files, const std::string& directory, Learner
   return counters;
 }
 
+void load_parameters(Files& files, const std::string& directory, const std::vector<std::string>& parts,
+                     Learner& learner) {
+  const TensorMap there = read_tensors(files, directory, kModuleFile);
+  LearnerState state = learner.state();
+  for (const std::string& part : parts) {
+    if (std::ranges::any_of(state.module, [&](const auto& own) { return lies_in(own.first, part); })) continue;
+    std::vector<std::string> known;
+    for (const auto& [name, tensor] : state.module) known.push_back(name.substr(0, name.find('.')));
+    fail(Exit::usage, "out-of-range", "rl_module.init_parts has '{}', which is no part of the network{}", part,
+         suggestion(part, known));
+  }
+  for (auto& [name, tensor] : state.module) {
+    if (!parts.empty() && std::ranges::none_of(parts, [&](const auto& part) { return lies_in(name, part); })) continue;
+    const auto found = there.find(name);
+    if (found == there.end())
+      fail(Exit::usage, "foreign-checkpoint", "{}/{} has no {}, which rl_module.init_from wants of it", directory,
+           kModuleFile, name);
+    if (found->second.shape != tensor.shape || found->second.dtype != tensor.dtype)
+      fail(Exit::usage, "foreign-checkpoint",
+           "{}/{}: {} has shape [{}], this run's [{}]; rl_module.init_parts says what to take", directory, kModuleFile,
+           name, fmt::join(found->second.shape, ", "), fmt::join(tensor.shape, ", "));
+    tensor = found->second;
+  }
+  if (const auto target = state.scalars.find("target_parameters"); target != state.scalars.end())
+    target->second = Tensor::of(flat_parameters(learner.spec(), state.module, kModuleFile), target->second.shape);
+  if (const auto filter = state.connectors.find("mean_std_filter"); parts.empty() && filter != state.connectors.end())
+    if (const TensorMap connectors = read_tensors(files, directory, kConnectorsFile);
+        connectors.contains("mean_std_filter"))
+      filter->second = connectors.at("mean_std_filter");
+  learner.set_state(state);
+}
+
 std::optional<std::vector<wire::Episode>> load_pending_batch(Files& files, const std::string& directory,
                                                              size_t first_place, size_t all_places,
                                                              BatchAssembler& assembler) {

@@ -32,11 +32,12 @@ DeviceLearner::DeviceLearner(const Config& config, const Algorithm& algorithm, c
       work_(*support_, config.learners.cuda_graph),
       batch_(spec_, action_space, algorithm_, *support_, work_),
       steps_(algorithm.loss_metrics(), plan_.time_major),
+      lr_ranges_(lr_ranges(spec, training_.lr_multipliers)),
       placement_{.partition = {spec.num_parameters(), 1}} {
-  const auto size = static_cast<int64_t>(spec.num_parameters());
   const at::TensorOptions options = at::TensorOptions(at::kFloat).device(support_->device());
   support_->run([&] {
-    optimizer_ = std::make_unique<DeviceOptimizer>(size, training_.adam_epsilon, training_.grad_clip, options.device());
+    optimizer_ =
+        std::make_unique<DeviceOptimizer>(lr_ranges_, training_.adam_epsilon, training_.grad_clip, options.device());
     const auto coefficients = algorithm_.coefficients();
     numbers_ = at::zeros({1 + static_cast<int64_t>(coefficients.size()) + 2 * spec_.obs_size}, options);
     int64_t at = 0;
@@ -260,6 +261,7 @@ void DeviceLearner::sum_over_group(const at::Tensor& tensor) const {
 /// What backward has not summed, or begun to.
 void DeviceLearner::sum_gradient() {
   if (parted_) {
+    clear_frozen();
     const at::Tensor own = gradient_.narrow(0, 0, num_gradients_);
     tail().slice(0, -1).copy_(at::dot(own, own));
     return sum_over_group(tail());
@@ -271,8 +273,17 @@ void DeviceLearner::sum_gradient() {
   group_->finish();
 }
 
+/// What is frozen has no part in the gradient's norm.
+void DeviceLearner::clear_frozen() {
+  const Range own = placement_.gradients();
+  for (const auto& [range, multiplier] : lr_ranges_)
+    if (const Range here = own.overlap(range); multiplier == 0 && here.count() > 0)
+      gradient_.narrow(0, static_cast<int64_t>(here.begin - own.begin), static_cast<int64_t>(here.count())).zero_();
+}
+
 /// One step of this shard's part with the group's gradient, and a row of steps_.
 void DeviceLearner::step() {
+  if (!parted_) clear_frozen();
   const Range own = optimizer_->part();
   const auto mine = [&](const at::Tensor& all) {
     const auto begin = static_cast<int64_t>(own.begin), count = static_cast<int64_t>(own.count());

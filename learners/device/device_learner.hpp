@@ -114,6 +114,7 @@ class DeviceLearner {
   void compute_gradient(const at::Tensor& units, Piece piece);
   void add_gradient(const at::Tensor& units, int64_t part, double share);
   void sum_gradient();
+  void clear_frozen();
   void step();
   void gather_parameters();
   void make_target_columns(Columns& kept);
@@ -146,6 +147,7 @@ class DeviceLearner {
   std::optional<CircularBuffer> buffer_;  ///< of batches, filtered
 
   DeviceGroup* group_ = nullptr;
+  std::vector<LrRange> lr_ranges_;
   Placement placement_;
   std::unique_ptr<PartedModule> parted_;  ///< null unless gradients are in parts
   at::Tensor room_;                       ///< of flat_, and what makes its parts equal

@@ -10,10 +10,15 @@
 
 namespace myriad {
 
-DeviceOptimizer::DeviceOptimizer(int64_t num_parameters, double epsilon, std::optional<double> grad_clip,
+DeviceOptimizer::DeviceOptimizer(std::vector<LrRange> lr_ranges, double epsilon, std::optional<double> grad_clip,
                                  c10::Device device)
-    : total_(static_cast<size_t>(num_parameters)), part_{0, total_}, epsilon_(epsilon), grad_clip_(grad_clip) {
+    : lr_ranges_(std::move(lr_ranges)),
+      total_(lr_ranges_.back().range.end),
+      part_{0, total_},
+      epsilon_(epsilon),
+      grad_clip_(grad_clip) {
   const at::TensorOptions options = at::TensorOptions(at::kFloat).device(device);
+  const auto num_parameters = static_cast<int64_t>(total_);
   first_ = at::zeros({num_parameters}, options);
   second_ = at::zeros({num_parameters}, options);
   adam_steps_ = at::zeros({}, options);
@@ -28,8 +33,16 @@ void DeviceOptimizer::step(const at::Tensor& parameters, const at::Tensor& gradi
   std::optional<at::Tensor> scale;
   if (grad_clip_) scale = ((norm + 1e-6) / *grad_clip_).clamp_min(1.0);
   adam_steps_.add_(1);
-  at::_fused_adam_({parameters}, {gradient}, {first_}, {second_}, {}, {adam_steps_}, lr, kBeta1, kBeta2,
-                   /*weight_decay=*/0.0, epsilon_, /*amsgrad=*/false, /*maximize=*/false, scale, not_finite_);
+  for (const auto& [range, multiplier] : lr_ranges_) {
+    const Range here = part_.overlap(range);
+    if (here.count() == 0 || multiplier == 0) continue;
+    const auto of = [&](const at::Tensor& all) {
+      return all.narrow(0, static_cast<int64_t>(here.begin - part_.begin), static_cast<int64_t>(here.count()));
+    };
+    at::_fused_adam_({of(parameters)}, {of(gradient)}, {of(first_)}, {of(second_)}, {}, {adam_steps_},
+                     multiplier == 1 ? lr : lr * multiplier, kBeta1, kBeta2, /*weight_decay=*/0.0, epsilon_,
+                     /*amsgrad=*/false, /*maximize=*/false, scale, not_finite_);
+  }
   adam_steps_.sub_(not_finite_);  // the kernel does nothing where found_inf is 1
 }
 

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "learners/group/partition.hpp"
+#include "learners/native/optimizer.hpp"
 #include "learners/native/optimizer_state.hpp"
 #include "rl/module_spec.hpp"
 #include "rl/weights.hpp"
@@ -21,7 +22,7 @@ namespace myriad {
 
 class DeviceOptimizer {
  public:
-  DeviceOptimizer(int64_t num_parameters, double epsilon, std::optional<double> grad_clip, c10::Device device);
+  DeviceOptimizer(std::vector<LrRange> lr_ranges, double epsilon, std::optional<double> grad_clip, c10::Device device);
 
   /// One step of part() of the parameters with their gradient, which may be scaled in place; `norm` is the whole
   /// gradient's.
@@ -56,6 +57,7 @@ class DeviceOptimizer {
  private:
   static constexpr double kBeta1 = 0.9, kBeta2 = 0.999;
 
+  std::vector<LrRange> lr_ranges_;
   size_t total_;
   Range part_;
   double epsilon_;

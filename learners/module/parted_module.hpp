@@ -24,7 +24,8 @@ struct Placement {
 
   Range own() const { return partition.range(part); }
   size_t num_parameters() const { return parameters_in_parts ? own().count() : partition.total; }
-  size_t num_gradients() const { return gradients_in_parts ? own().count() : partition.total; }
+  Range gradients() const { return gradients_in_parts ? own() : partition.whole(); }
+  size_t num_gradients() const { return gradients().count(); }
 };
 
 /// Values of `range` of a vector that lies as a module's parameters do, of which `home` is what this shard has: a view

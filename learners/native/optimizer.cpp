@@ -7,9 +7,28 @@
 
 namespace myriad {
 
+std::vector<LrRange> lr_ranges(const ModuleSpec& spec, const std::map<std::string, double>& multipliers) {
+  const std::vector<Parameter> parameters = spec.parameters();
+  const std::vector<double> each = lr_multipliers(spec, multipliers);
+  std::vector<LrRange> ranges;
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const size_t begin = parameters[i].offset, end = begin + parameters[i].count;
+    if (!ranges.empty() && ranges.back().multiplier == each[i])
+      ranges.back().range.end = end;
+    else
+      ranges.push_back({{begin, end}, each[i]});
+  }
+  return ranges;
+}
+
 Optimizer::Optimizer(const ModuleSpec& spec, double epsilon, std::optional<double> grad_clip,
-                     const NativeKernels& kernels)
-    : spec_(spec), epsilon_(epsilon), grad_clip_(grad_clip), k_(kernels), part_{0, spec.num_parameters()} {
+                     const std::map<std::string, double>& multipliers, const NativeKernels& kernels)
+    : spec_(spec),
+      epsilon_(epsilon),
+      grad_clip_(grad_clip),
+      k_(kernels),
+      lr_ranges_(lr_ranges(spec, multipliers)),
+      part_{0, spec.num_parameters()} {
   memory_.first.resize(part_.count());
   memory_.second.resize(part_.count());
 }
@@ -39,14 +58,26 @@ Optimizer::Outcome Optimizer::step(std::span<float> parameters, std::span<const 
   const double t = static_cast<double>(m.steps);
   const double clip =
       grad_clip_ ? std::min(1.0, *grad_clip_ / (gradient_norm_ + 1e-6)) : 1.0;  // 1e-6 as torch's clip_grad_norm_
-  const AdamStep adam{.lr = static_cast<float>(lr / (1.0 - std::pow(kBeta1, t))),
-                      .beta1 = static_cast<float>(kBeta1),
-                      .beta2 = static_cast<float>(kBeta2),
-                      .epsilon = static_cast<float>(epsilon_),
-                      .second_scale = static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(kBeta2, t))),
-                      .gradient_scale = static_cast<float>(clip)};
-  k_.adam(adam, gradient.data(), parameters.data(), m.first.data(), m.second.data(), m.first.size());
+  AdamStep adam{.lr = 0.0f,
+                .beta1 = static_cast<float>(kBeta1),
+                .beta2 = static_cast<float>(kBeta2),
+                .epsilon = static_cast<float>(epsilon_),
+                .second_scale = static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(kBeta2, t))),
+                .gradient_scale = static_cast<float>(clip)};
+  for (const auto& [range, multiplier] : lr_ranges_) {
+    const Range here = part_.overlap(range);
+    if (here.count() == 0 || multiplier == 0) continue;
+    const size_t at = here.begin - part_.begin;
+    adam.lr = static_cast<float>(lr * multiplier / (1.0 - std::pow(kBeta1, t)));
+    k_.adam(adam, &gradient[at], &parameters[at], &m.first[at], &m.second[at], here.count());
+  }
   return Outcome::stepped;
+}
+
+void Optimizer::clear_frozen(std::span<float> gradient, Range range) const {
+  for (const auto& [frozen, multiplier] : lr_ranges_)
+    if (const Range here = range.overlap(frozen); multiplier == 0 && here.count() > 0)
+      std::ranges::fill(gradient.subspan(here.begin - range.begin, here.count()), 0.0f);
 }
 
 /// The first tensor of the part's gradient with a value that is not finite.

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -19,11 +20,20 @@
 
 namespace myriad {
 
+/// A stretch of the parameters with a learning rate of its own: `multiplier` times the optimizer's.
+struct LrRange {
+  Range range;
+  double multiplier = 1.0;
+};
+/// All parameters in order, with lr_multipliers(); neighbours of one multiplier are one range.
+std::vector<LrRange> lr_ranges(const ModuleSpec& spec, const std::map<std::string, double>& multipliers);
+
 class Optimizer {
  public:
-  /// `grad_clip`: the largest global norm of a gradient; absent = no clipping.
+  /// `grad_clip`: the largest global norm of a gradient; absent = no clipping. `multipliers`: as lr_ranges(); what is 0
+  /// there does not move.
   Optimizer(const ModuleSpec& spec, double epsilon, std::optional<double> grad_clip,
-            const NativeKernels& kernels = native_kernels());
+            const std::map<std::string, double>& multipliers = {}, const NativeKernels& kernels = native_kernels());
 
   enum class Outcome : uint8_t { stepped, skipped };
 
@@ -35,6 +45,8 @@ class Optimizer {
   /// The same for part() of the parameters and their gradient, where `squares` are of the whole gradient.
   [[nodiscard]] Outcome step(std::span<float> parameters, std::span<const float> gradient, double lr, double squares);
 
+  /// Zeros where `range` of the gradient is frozen: that has no part in its norm.
+  void clear_frozen(std::span<float> gradient, Range range) const;
   double sum_squares(std::span<const float> gradient) const { return k_.sum_squares(gradient.data(), gradient.size()); }
 
   double gradient_norm() const { return gradient_norm_; }  ///< of the last step, before clipping
@@ -74,6 +86,7 @@ class Optimizer {
   double epsilon_;
   std::optional<double> grad_clip_;
   const NativeKernels& k_;
+  std::vector<LrRange> lr_ranges_;
   Range part_;
   Memory memory_;
   double gradient_norm_ = 0.0;

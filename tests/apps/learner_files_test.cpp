@@ -6,6 +6,7 @@
 #include <set>
 
 #include "rl/check.hpp"
+#include "tests/error_of.hpp"
 #include "tests/learners/group_examples.hpp"
 #include "tests/temporary_folder.hpp"
 
@@ -146,6 +147,50 @@ TEST_CASE("Checkpoint: the single optimizer file of before is still read; a miss
   write_checkpoint_file(*files, directory.path(), "learner_group/optimizer.safetensors",
                         encode_safetensors(state.optimizer));
   CHECK(same(loaded("none", directory), state));
+}
+
+TEST_CASE("load_parameters: a new learner begins with parts of another's parameters, or all and its filter") {
+  Directory directory;
+  Learners other = make_learners(1, [] { return config_with("none"); });
+  update_all(other, 1, {2});
+  save(other, directory);
+  const LearnerState there = other[0]->state();
+  const auto files = make_system_files("/");
+  const auto begun = [&](const std::vector<std::string>& parts, const char* shard = "none") {
+    Config config = config_with(shard);
+    config.seed = 5;
+    Learner learner(config, kObs, kActions);
+    const LearnerState before = learner.state();
+    load_parameters(*files, directory.path(), parts, learner);
+    return std::pair(before, learner.state());
+  };
+  const auto bytes = [](const TensorMap& tensors, const std::string& name) { return tensors.at(name).bytes; };
+  for (const char* shard : {"none", "parameters"}) {
+    const auto [before, after] = begun({"encoder", "vf.weight"}, shard);
+    for (const auto& [name, tensor] : after.module) {
+      CAPTURE(name);
+      const bool taken = name.starts_with("encoder.") || name == "vf.weight";
+      CHECK(tensor.bytes == bytes(taken ? there.module : before.module, name));
+    }
+    const std::vector<float> target = after.scalars.at("target_parameters").f32();
+    CHECK(target == flat_parameters(other[0]->spec(), after.module, "it"));
+    CHECK(after.scalars.at("version").i64() == std::vector<int64_t>{0});
+    CHECK(bytes(after.connectors, "mean_std_filter") == bytes(before.connectors, "mean_std_filter"));
+  }
+  const auto [before, after] = begun({});
+  for (const auto& [name, tensor] : after.module) CHECK(tensor.bytes == bytes(there.module, name));
+  CHECK(bytes(after.connectors, "mean_std_filter") == bytes(there.connectors, "mean_std_filter"));
+  CHECK(bytes(after.optimizer, "exp_avg") == bytes(before.optimizer, "exp_avg"));
+
+  CHECK(error_of([&] {
+          begun({"encoder", "pie"});
+        }) == "error[out-of-range] rl_module.init_parts has 'pie', which is no part of the network; did you mean pi?");
+  Config wide = config_with("none");
+  wide.rl_module.fcnet_hiddens = {17};
+  Learner learner(wide, kObs, kActions);
+  const std::string said = error_of([&] { load_parameters(*files, directory.path(), {"encoder"}, learner); });
+  CHECK(said.starts_with("error[foreign-checkpoint]"));
+  CHECK(said.find("encoder.0.bias has shape [16], this run's [17]") != std::string::npos);
 }
 
 TEST_SUITE_END();

@@ -245,4 +245,39 @@ TEST_CASE("Convolution: whole and in parts over learners, on a CPU and on a devi
     }
 }
 
+TEST_CASE("Learner: a frozen part stays to the bit, whole and in parts over learners, on a CPU and on a device") {
+  std::vector<std::vector<float>> weights;
+  for (const bool on_device : {false, true})
+    for (const char* kind : {"none", "optimizer", "gradients", "parameters"}) {
+      const auto config = [&] {
+        Config c = config_of("torch");
+        c.training.num_epochs = 2;
+        c.training.minibatch_size = 0;
+        c.training.grad_clip = 0.5;
+        c.training.lr_multipliers = {{"encoder", 0.0}, {"pi", 0.5}};
+        c.learners.shard = kind;
+        return c;
+      };
+      Learners shards = make_learners(2, config, on_device);
+      const std::vector<float> before = shards[0]->weights().values;
+      join_all(shards, members_of(2, nullptr));
+      update_all(shards, 1, {5, 3});
+      std::array<Weights, 2> published;
+      in_threads(2, [&](uint32_t r) { published[r] = shards[r]->weights(); });
+      CAPTURE(kind);
+      CAPTURE(on_device);
+      for (const Parameter& p : shards[0]->spec().parameters()) {
+        if (p.offset + p.count > before.size()) break;  // the value's
+        const auto part = [&](const std::vector<float>& all) { return std::span(all).subspan(p.offset, p.count); };
+        CAPTURE(p.name);
+        CHECK(std::ranges::equal(part(before), part(published[0].values)) == p.name.starts_with("encoder"));
+      }
+      weights.push_back(published[0].values);
+      float worst = 0;  // clipped by one norm
+      for (size_t i = 0; i < weights[0].size(); ++i)
+        worst = std::max(worst, std::abs(weights[0][i] - weights.back()[i]));
+      CHECK(worst <= 2e-6f);
+    }
+}
+
 TEST_SUITE_END();

@@ -24,13 +24,16 @@ std::span<float> span_of(const at::Tensor& t) { return {t.mutable_data_ptr<float
 
 }  // namespace
 
-TEST_CASE("DeviceOptimizer: a hundred steps as Optimizer takes them, with and without clipping") {
+TEST_CASE("DeviceOptimizer: a hundred steps as Optimizer takes them, with and without clipping and rates by part") {
   at::manual_seed(1);
   const auto size = static_cast<int64_t>(spec().num_parameters());
-  for (const std::optional<double> clip :
-       {std::optional<double>(), std::optional<double>(0.5), std::optional<double>(1e6)}) {
-    Optimizer want(spec(), 1e-8, clip);
-    DeviceOptimizer got(size, 1e-8, clip, c10::kCPU);
+  const std::map<std::string, double> parts{{"encoder", 0.5}, {"encoder.0.bias", 0}, {"pi", 0}, {"vf", 3}};
+  for (const auto& [clip, multipliers] : {std::pair(std::optional<double>(), std::map<std::string, double>()),
+                                          {std::optional<double>(0.5), {}},
+                                          {std::optional<double>(1e6), {}},
+                                          {std::optional<double>(0.5), parts}}) {
+    Optimizer want(spec(), 1e-8, clip, multipliers);
+    DeviceOptimizer got(lr_ranges(spec(), multipliers), 1e-8, clip, c10::kCPU);
     const at::Tensor a = at::randn({size}), b = a.clone();
     for (int i = 0; i < 100; ++i) {
       const at::Tensor gradient = at::randn({size}) * (i % 10 == 0 ? 100 : 1);
@@ -47,7 +50,7 @@ TEST_CASE("DeviceOptimizer: a hundred steps as Optimizer takes them, with and wi
 }
 
 TEST_CASE("DeviceOptimizer: a gradient that is not finite changes nothing and is counted, in a row too") {
-  DeviceOptimizer optimizer(4, 1e-8, 1.0, c10::kCPU);
+  DeviceOptimizer optimizer({{{0, 4}}}, 1e-8, 1.0, c10::kCPU);
   const at::Tensor parameters = at::ones({4});
   const auto step = [&](const at::Tensor& gradient) {
     const at::Tensor norm = at::linalg_vector_norm(gradient);
@@ -74,7 +77,7 @@ TEST_CASE("DeviceOptimizer: a gradient that is not finite changes nothing and is
   optimizer.set_state(optimizer.state());
   CHECK(counters() == std::vector<int64_t>{2, 2, 0, 0});
   const at::Tensor untouched = at::ones({4});
-  DeviceOptimizer fresh(4, 1e-8, 1.0, c10::kCPU);
+  DeviceOptimizer fresh({{{0, 4}}}, 1e-8, 1.0, c10::kCPU);
   fresh.step(untouched, at::full({4}, NAN), at::full({}, 0.1), at::full({}, NAN));
   fresh.step(untouched, at::ones({4}), at::full({}, 0.1), at::full({}, 2.0));
   CHECK(untouched[0].item<float>() == doctest::Approx(0.9));  // Adam's first step is lr long: the skipped one was none
@@ -84,7 +87,7 @@ TEST_CASE("DeviceOptimizer: its state is Optimizer's, and both go on from either
   at::manual_seed(2);
   const auto size = static_cast<int64_t>(spec().num_parameters());
   Optimizer here(spec(), 1e-8, 0.5);
-  DeviceOptimizer there(size, 1e-8, 0.5, c10::kCPU);
+  DeviceOptimizer there(lr_ranges(spec(), {}), 1e-8, 0.5, c10::kCPU);
   const at::Tensor a = at::randn({size}), b = a.clone();
   const at::Tensor lr = at::full({}, 1e-2);
   for (int i = 0; i < 5; ++i) {
@@ -97,7 +100,7 @@ TEST_CASE("DeviceOptimizer: its state is Optimizer's, and both go on from either
   CHECK(here.num_steps() == 5);
   const at::Tensor gradient = at::randn({size});
   CHECK(here.step(span_of(a), span_of(gradient), 1e-2) == Optimizer::Outcome::stepped);
-  DeviceOptimizer again(size, 1e-8, 0.5, c10::kCPU);
+  DeviceOptimizer again(lr_ranges(spec(), {}), 1e-8, 0.5, c10::kCPU);
   again.set_state(there.state());
   again.step(b, gradient, lr, at::linalg_vector_norm(gradient));
   CHECK((a - b).abs().max().item<float>() <= 1e-6f);

@@ -39,6 +39,32 @@ TEST_CASE("Adam: the first steps by hand") {
   CHECK(x[0] == doctest::Approx(0.9 + 0.1 * 0.0263158 / 0.5).epsilon(1e-5));
 }
 
+TEST_CASE("Adam: parts with a learning rate of their own, and frozen ones") {
+  Optimizer adam(tiny(), 1e-8, std::nullopt, {{"pi", 0.1}, {"pi.bias", 0}, {"vf.bias", 2}});
+  std::vector<float> x{1, 2, 3, 4, 5, 6};
+  std::vector<float> g{0.5f, -2, 9, 9, 1, -1};
+  adam.clear_frozen(g, {0, 6});
+  REQUIRE(g == std::vector<float>{0.5f, -2, 0, 0, 1, -1});
+  REQUIRE(adam.step(x, g, 0.1) == Optimizer::Outcome::stepped);
+  CHECK(x[0] == doctest::Approx(0.99));  // each by its rate times sign(g)
+  CHECK(x[1] == doctest::Approx(2.01));
+  CHECK(x[2] == 3.0f);
+  CHECK(x[3] == 4.0f);
+  CHECK(x[4] == doctest::Approx(4.9));
+  CHECK(x[5] == doctest::Approx(6.2));
+  CHECK(adam.gradient_norm() == doctest::Approx(std::sqrt(0.25 + 4 + 2)));
+  // The same of a part: pi.weight[1], pi.bias and vf.weight.
+  std::vector<float> part{9, 9, 9, 9};
+  adam.clear_frozen(part, {1, 5});
+  REQUIRE(part == std::vector<float>{9, 0, 0, 9});
+  adam.set_part({1, 5}, {{}, AlignedVector(4), AlignedVector(4)});
+  std::vector<float> y{2, 3, 4, 5};
+  REQUIRE(adam.step(y, part, 0.1, 162) == Optimizer::Outcome::stepped);
+  CHECK(y[0] == doctest::Approx(1.99));
+  CHECK(y[1] == 3.0f);
+  CHECK(y[3] == doctest::Approx(4.9));
+}
+
 TEST_CASE("Adam: a hundred clipped steps equal torch's") {
   ModelConfig config;
   config.fcnet_hiddens = {16};

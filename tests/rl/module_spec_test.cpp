@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <set>
 
@@ -305,7 +306,7 @@ TEST_CASE("ModuleSpec: parts of an observation have streams where they are pictu
   };
   const std::string eye = "{[3:403] -> x 0.003922 -> conv 16 3x3 relu -> 128 relu}";
   CHECK(policy(space) == "417 -> {[0:3]} " + eye + " {[403:417]} -> 32 tanh");
-  CHECK(picture(space, config).encoder[7] == Layer(Concat{3 + 128 + 14}));
+  CHECK(picture(space, config).encoder[11] == Layer(Concat{3 + 128 + 14}));
   config.embedding_size = 6;
   CHECK(policy(space) == "417 -> {[0:3]} " + eye + " {[403:410] -> 6} {[410:412] -> 6} {[412:417] -> 6} -> 32 tanh");
   CHECK(policy(Space::discrete(5)) == "5 -> 6 -> 32 tanh");
@@ -377,6 +378,30 @@ TEST_CASE("ModuleSpec: the hash follows every number of a picture's layers") {
   layer(other, Conv2d{}).gain = 3;
   layer(other, Conv2d{}).initializer = Initializer::xavier_uniform;
   CHECK(other.hash() == spec.hash());
+}
+
+TEST_CASE("lr_multipliers: the longest name of a tensor counts, and names of none are errors") {
+  const ModuleSpec spec = make_mlp_spec(kFour, Space::box(-1, 1, {2}), model({8, 3}));
+  const auto of = [&](const char* name, const std::map<std::string, double>& multipliers) {
+    const std::vector<Parameter> parameters = spec.parameters();
+    const auto found = std::ranges::find(parameters, name, &Parameter::name);
+    REQUIRE(found != parameters.end());
+    return lr_multipliers(spec, multipliers)[static_cast<size_t>(found - parameters.begin())];
+  };
+  const std::map<std::string, double> some{{"encoder", 0.5}, {"encoder.2", 2}, {"encoder.2.bias", 0}, {"log_std", 3}};
+  CHECK(of("encoder.0.weight", some) == 0.5);
+  CHECK(of("encoder.2.weight", some) == 2);
+  CHECK(of("encoder.2.bias", some) == 0);
+  CHECK(of("log_std", some) == 3);
+  CHECK(of("pi.weight", some) == 1);
+  CHECK(of("vf_encoder.0.weight", some) == 1);
+  CHECK(of("vf.bias", {{"vf", 4}}) == 4);
+  CHECK(error_of([&] {
+          lr_multipliers(spec, {{"encode", 0.5}});
+        }) ==
+        "error[out-of-range] training.lr_multipliers has 'encode', which is no part of the network; did you mean "
+        "encoder?");
+  CHECK(error_of([&] { lr_multipliers(spec, {{"encoder.1", 0.5}}); }).starts_with("error[out-of-range]"));  // the tanh
 }
 
 TEST_CASE("initial_parameters: a convolution is an orthonormal matrix of its patches times sqrt 2") {
