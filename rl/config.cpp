@@ -788,8 +788,7 @@ void TrainingConfig::settings(SettingVisitor& v) {
   v.visit({"shuffle_batch_per_epoch", "", "new minibatches in every epoch"}, shuffle_batch_per_epoch);
   v.visit({"grad_clip", "", "global norm of the gradient is held to this", 1e-9, 1e9}, grad_clip);
   v.visit({"adam_epsilon", "", "Adam's epsilon", 1e-16, 1}, adam_epsilon);
-  v.visit({"lr_multipliers", "", "of lr for parts of the network: { encoder = 0.1 }; 0 freezes", 0, 1000},
-          lr_multipliers);
+  v.visit({"lr_multipliers", "", "of lr for parts of the network: { encoder = 0.1 }; 0 freezes"}, lr_multipliers);
   v.visit(choice("sampling", "sync: by rounds; lag1: the next round fills during the update; async: free",
                  {"sync", "lag1", "async"}),
           sampling);

@@ -702,6 +702,8 @@ std::vector<double> lr_multipliers(const ModuleSpec& spec, const std::map<std::s
   std::vector<double> found(parameters.size(), 1.0);
   std::vector<size_t> longest(parameters.size(), 0);
   for (const auto& [name, multiplier] : multipliers) {
+    if (!(multiplier >= 0))
+      fail(Exit::usage, "out-of-range", "training.lr_multipliers has {} for {}, want 0 or more", multiplier, name);
     bool any = false;
     for (size_t i = 0; i < parameters.size(); ++i) {
       if (!lies_in(parameters[i].name, name)) continue;

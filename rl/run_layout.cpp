@@ -29,14 +29,14 @@ DType observation_dtype(const Config& config, const Space& observation_space) {
                                                                                                  : DType::f32;
 }
 
-FragmentLayout fragment_layout(const Config& config, const EnvSpec& env, const ModuleSpec& module) {
+FragmentLayout fragment_layout(const Config& config, const EnvSpec& env, const ModuleSpec& module, int64_t steps) {
   const EnvSpec spec = configured_spec(env, config.environment.env_config);
   check(spec.action_space.is_leaf(), "the action space {} has no single row of elements",
         spec.action_space.to_string());
   const Leaf& action = spec.action_space.leaves()[0];
   const auto frames = static_cast<int>(config.environment.frame_stack);
   check_stack(spec.observation_space, frames);
-  FragmentLayout layout(static_cast<int>(config.fragment_length()),
+  FragmentLayout layout(static_cast<int>(steps > 0 ? steps : config.fragment_length()),
                         static_cast<int>(config.env_runners.num_envs_per_env_runner), frames);
   const DType observation = observation_dtype(config, spec.observation_space);
   if (frames == 1)

@@ -27,8 +27,9 @@ ModuleSpec module_of(const Config& config, const EnvSpec& env);
 /// bytes; else f32 features.
 DType observation_dtype(const Config& config, const Space& observation_space);
 
-/// The columns of a run's fragments: T = config.fragment_length(), B = num_envs_per_env_runner, and what the algorithm
-/// wants beside observations, actions, rewards and flags. `env` may be the registered spec or the configured one.
-FragmentLayout fragment_layout(const Config& config, const EnvSpec& env, const ModuleSpec& module);
+/// The columns of a run's fragments: T = `steps`, or config.fragment_length() with 0, B = num_envs_per_env_runner, and
+/// what the algorithm wants beside observations, actions, rewards and flags. `env` may be the registered spec or the
+/// configured one.
+FragmentLayout fragment_layout(const Config& config, const EnvSpec& env, const ModuleSpec& module, int64_t steps = 0);
 
 }  // namespace myriad

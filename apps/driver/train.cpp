@@ -499,11 +499,7 @@ void check_agents(const Config& config, const EnvSpec& env) {
 
 /// A fragment is one payload of a message. Throws Error for one that is too large, with the longest that fits.
 void check_fragment_size(const Config& config, const EnvSpec& env, const ModuleSpec& module) {
-  const auto bytes_of = [&](int64_t length) {
-    Config other = config;
-    other.env_runners.rollout_fragment_length = length;
-    return fragment_layout(other, env, module).capacity_bytes();
-  };
+  const auto bytes_of = [&](int64_t length) { return fragment_layout(config, env, module, length).capacity_bytes(); };
   const int64_t length = config.fragment_length(), environments = config.env_runners.num_envs_per_env_runner;
   const size_t bytes = bytes_of(length);
   if (bytes <= kMaxPayloadBytes) return;

@@ -401,6 +401,9 @@ TEST_CASE("lr_multipliers: the longest name of a tensor counts, and names of non
         }) ==
         "error[out-of-range] training.lr_multipliers has 'encode', which is no part of the network; did you mean "
         "encoder?");
+  CHECK(error_of([&] {
+          lr_multipliers(spec, {{"encoder", -0.5}});
+        }) == "error[out-of-range] training.lr_multipliers has -0.5 for encoder, want 0 or more");
   CHECK(error_of([&] { lr_multipliers(spec, {{"encoder.1", 0.5}}); }).starts_with("error[out-of-range]"));  // the tanh
 }
 

@@ -3,6 +3,7 @@
 What follows the question mark are keyword arguments that are no numbers; numbers are options (env_config). The module that
 registers ID is named before a colon, as in gymnasium.make: "my_package:MyEnv-v0".
 """
+import importlib
 import math
 
 import gymnasium
@@ -48,7 +49,10 @@ def numbers_of(spec) -> dict[str, float | int | bool]:
 def main() -> None:
     env_id, fixed, listen = command.arguments("myriad_client.gymnasium", __doc__)
     with command.told():
-        spec = gymnasium.spec(env_id)
+        module, _, name = env_id.rpartition(":")
+        if module:
+            importlib.import_module(module)
+        spec = gymnasium.spec(name)
         numbers = {name: value for name, value in numbers_of(spec).items() if name not in fixed}
         make = lambda options: gymnasium.make(env_id, disable_env_checker=True, **fixed, **command.changed(options, numbers))
         probe = make(wire.options())
