@@ -70,7 +70,8 @@ int run(int argc, char** argv) {
 
   PlayOptions play_options;
   CLI::App* play_verb = app.add_subcommand("play", "step an environment, print or draw every step");
-  play_verb->add_option("env", play_options.env, "an id of `myriad envs`, plugin:PATH or mjcf:PATH.toml")->required();
+  play_verb->add_option("env", play_options.env, "an id of `myriad envs`, plugin:PATH, ale:GAME or mjcf:PATH.toml")
+      ->required();
   play_verb->add_option("--state", play_options.state, "simulator state to start from, a JSON list");
   play_verb->add_option("--actions", play_options.actions,
                         "file with one JSON action a line (default: random actions)");
@@ -87,7 +88,8 @@ int run(int argc, char** argv) {
   CheckEnvOptions check_options;
   CLI::App* check_verb =
       app.add_subcommand("check-env", "does an environment keep its contract? For its author, and CI");
-  check_verb->add_option("env", check_options.env, "an id of `myriad envs`, plugin:PATH or mjcf:PATH.toml")->required();
+  check_verb->add_option("env", check_options.env, "an id of `myriad envs`, plugin:PATH, ale:GAME or mjcf:PATH.toml")
+      ->required();
   check_verb->add_option("--option", check_options.env_options, "key=value of the environment");
   check_verb->add_option("--wrapper", check_options.wrappers, "key=value of [environment], such as frame_stack=4");
   check_verb->add_option("--seed", check_options.seed, "of resets and random actions");

@@ -1,7 +1,9 @@
-// Plugins: environments of shared libraries made with the SDK (sdk/include/myriad/env.h), named "plugin:PATH".
+// Plugins: environments of shared libraries made with the SDK (sdk/include/myriad/env.h).
 //
 // A library's initialisers run when it is opened. So its facts are asked in a child process, and only processes that
 // make its environment open it themselves.
+#include "rl/plugin.hpp"
+
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -15,7 +17,6 @@
 #include <filesystem>
 
 #include "rl/check.hpp"
-#include "rl/environment.hpp"
 #include "rl/plugin_environment.hpp"
 #include "rl/sandbox.hpp"
 
@@ -107,9 +108,9 @@ Space space_of(const json::object& facts, const char* name, const std::string& p
   fail(Exit::environment, "plugin-broken", "{}: its {} space {}", path, name, error.what());
 }
 
-/// What a library says of itself with `options` over its defaults.
-json::object describe(const std::string& path, const EnvOptions& options) {
-  const myriad_plugin plugin = open_plugin(path);
+/// What a plugin says of itself with `options` over its defaults.
+json::object describe(const std::string& name, const EnvOptions& options) {
+  const myriad_plugin plugin = open_plugin(name);
   json::object facts{{"id", plugin.id},
                      {"max_episode_steps", plugin.max_episode_steps},
                      {"reward_threshold", text_of(plugin.reward_threshold)},
@@ -131,7 +132,8 @@ json::object describe(const std::string& path, const EnvOptions& options) {
 }
 
 /// describe() in a child process.
-json::object ask(const std::string& path, const EnvOptions& options) {
+json::object ask(const std::string& name, const EnvOptions& options) {
+  const std::string path = plugin_library(name);
   const Sandbox sandbox(foreign_sandbox());
   int ends[2];
   check(::pipe2(ends, O_CLOEXEC) == 0, "pipe2: {}", std::strerror(errno));
@@ -144,9 +146,9 @@ json::object ask(const std::string& path, const EnvOptions& options) {
     try {
       close_descriptors_but({ends[1], sandbox.fd()});
       sandbox.enter();
-      facts = describe(path, options);
+      facts = describe(name, options);
     } catch (const Error& error) {
-      facts = {{"code", error.code()}, {"error", error.what()}};
+      facts = {{"code", error.code()}, {"error", error.what()}, {"usage", error.exit_status() == Exit::usage}};
     } catch (const std::exception& error) {
       facts = {{"code", "plugin-broken"}, {"error", fmt::format("{}: {}", path, error.what())}};
     } catch (...) { facts = {{"code", "plugin-broken"}, {"error", path + ": it threw what is no std::exception"}}; }
@@ -185,35 +187,37 @@ json::object ask(const std::string& path, const EnvOptions& options) {
                                         : "gave no answer for 30 s");
   const json::object& object = facts.as_object();
   if (const auto* error = object.if_contains("error"))
-    throw Error(Exit::environment, std::string(object.at("code").as_string()), std::string(error->as_string()));
+    throw Error(object.contains("usage") && object.at("usage").as_bool() ? Exit::usage : Exit::environment,
+                std::string(object.at("code").as_string()), std::string(error->as_string()));
   return object;
 }
 
-/// Throws Error("no-plugin" | "plugin-abi" | "plugin-broken").
-EnvSpec plugin_spec(const std::string& path) {
+const RegisterEnv plugins{EnvPrefix{.prefix = "plugin", .names_file = true, .make_spec = plugin_spec}};
+
+}  // namespace
+
+EnvSpec plugin_spec(const std::string& name) {
+  const std::string path = plugin_library(name);
   if (!fs::exists(path)) fail(Exit::usage, "no-plugin", "there is no file {}", path);
-  const json::object facts = ask(path, {});
-  EnvSpec spec{.id = "plugin:" + path,
+  const json::object facts = ask(name, {});
+  EnvSpec spec{.id = "plugin:" + name,
                .observation_space = space_of(facts, "observation", path),
                .action_space = space_of(facts, "action", path),
                .source = fmt::format("{} of {}", std::string_view(facts.at("id").as_string()), path),
                .isolated = true,
-               .make = [path](const EnvOptions& o) { return make_plugin_environment(path, o); }};
+               .make = [name](const EnvOptions& o) { return make_plugin_environment(name, o); }};
   spec.max_episode_steps = facts.at("max_episode_steps").to_number<int>();
   if (const double threshold = number_of(facts.at("reward_threshold")); !std::isnan(threshold))
     spec.reward_threshold = threshold;
   spec.submits = facts.at("submits").as_bool();
   for (const json::value& option : facts.at("options").as_array())
     spec.options[std::string(option.at(0).as_string())] = number_of(option.at(1));
-  spec.configure = [path](EnvSpec& configured) {
-    const json::object other = ask(path, configured.options);
+  spec.configure = [name, path](EnvSpec& configured) {
+    const json::object other = ask(name, configured.options);
     configured.observation_space = space_of(other, "observation", path);
     configured.action_space = space_of(other, "action", path);
   };
   return spec;
 }
 
-const RegisterEnv plugins{EnvPrefix{.prefix = "plugin", .names_file = true, .make_spec = plugin_spec}};
-
-}  // namespace
 }  // namespace myriad

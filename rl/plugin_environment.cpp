@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <filesystem>
 #include <map>
 
 #include "rl/check.hpp"
@@ -16,14 +17,15 @@ constexpr size_t kFirstSize = offsetof(myriad_plugin, render);  // of minor vers
 
 class PluginEnvironment final : public Environment {
  public:
-  PluginEnvironment(const std::string& path, const EnvOptions& options)
-      : plugin_(open_plugin(path)), batch_(batch_of(plugin_)) {
+  PluginEnvironment(const std::string& name, const EnvOptions& options)
+      : plugin_(open_plugin(name)), batch_(batch_of(plugin_)) {
     std::vector<double> values;
     for (size_t i = 0; i < plugin_.num_options; ++i) values.push_back(options.at(plugin_.options[i].name));
     try {
       call_plugin([&](myriad_error* error) { return (env_ = plugin_.create(values.data(), error)) == nullptr; });
     } catch (const std::exception& error) {
-      fail(Exit::environment, "env-exception", "{} of {} cannot be made: {}", plugin_.id, path, error.what());
+      fail(Exit::environment, "env-exception", "{} of {} cannot be made: {}", plugin_.id, plugin_library(name),
+           error.what());
     }
   }
   ~PluginEnvironment() override {
@@ -158,9 +160,34 @@ class PluginEnvironment final : public Environment {
   uint8_t ended_ = 0;
 };
 
+/// The id of "PATH#ID"; empty: the library's first environment.
+std::string_view id_of(std::string_view name) {
+  return name.substr(std::min(plugin_library(std::string(name)).size() + 1, name.size()));
+}
+
+/// Throws Error("unknown-env").
+const myriad_plugin* table_with(void* library, const myriad_plugin* first, const std::string& path,
+                                std::string_view id) {
+  constexpr size_t kMaxEnvironments = 100'000;  // a library that knows no end has this many
+  const auto at = reinterpret_cast<decltype(&myriad_env_plugin_at)>(::dlsym(library, "myriad_env_plugin_at"));
+  std::vector<std::string> known;
+  const myriad_plugin* plugin = first;
+  while (plugin != nullptr && plugin->id != nullptr && known.size() < kMaxEnvironments) {
+    if (plugin->id == id) return plugin;
+    known.emplace_back(plugin->id);
+    plugin = at != nullptr ? at(known.size()) : nullptr;
+  }
+  fail(Exit::usage, "unknown-env", "{} has no environment {}{}", path, id, suggestion(id, known));
+}
+
 }  // namespace
 
-myriad_plugin open_plugin(const std::string& path) {
+std::string plugin_library(const std::string& name) {
+  return std::filesystem::exists(name) ? name : name.substr(0, name.rfind('#'));
+}
+
+myriad_plugin open_plugin(const std::string& name) {
+  const std::string path = plugin_library(name);
   void* library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) fail(Exit::environment, "no-plugin", "{} cannot be loaded: {}", path, ::dlerror());
   const auto entry = reinterpret_cast<decltype(&myriad_env_plugin)>(::dlsym(library, "myriad_env_plugin"));
@@ -173,6 +200,7 @@ myriad_plugin open_plugin(const std::string& path) {
     fail(Exit::environment, "plugin-abi",
          "{} speaks plugin ABI {}, this program ABI {}: build it with this program's SDK", path, plugin->abi,
          MYRIAD_ENV_ABI);
+  if (const std::string_view id = id_of(name); !id.empty()) plugin = table_with(library, plugin, path, id);
   if (plugin->size < kFirstSize || plugin->id == nullptr || !plugin->spaces || !plugin->create || !plugin->destroy ||
       !plugin->reset || !plugin->step || (plugin->num_options > 0 && plugin->options == nullptr))
     fail(Exit::environment, "plugin-broken",
@@ -183,8 +211,8 @@ myriad_plugin open_plugin(const std::string& path) {
   return known;
 }
 
-std::unique_ptr<Environment> make_plugin_environment(const std::string& path, const EnvOptions& options) {
-  return std::make_unique<PluginEnvironment>(path, options);
+std::unique_ptr<Environment> make_plugin_environment(const std::string& name, const EnvOptions& options) {
+  return std::make_unique<PluginEnvironment>(name, options);
 }
 
 }  // namespace myriad

@@ -10,10 +10,14 @@
 
 namespace myriad {
 
-/// The table of a library, which stays open. What an older one has not is 0. Throws Error.
-myriad_plugin open_plugin(const std::string& path);
+/// The library of "PATH" or "PATH#ID".
+std::string plugin_library(const std::string& name);
+
+/// The table of the environment "PATH#ID", or of the first one in the library "PATH", which stays open. What an older
+/// table does not have is 0. Throws Error.
+myriad_plugin open_plugin(const std::string& name);
 
 /// `options` has every option of the plugin. Throws Error("env-exception") with the plugin's own words.
-std::unique_ptr<Environment> make_plugin_environment(const std::string& path, const EnvOptions& options);
+std::unique_ptr<Environment> make_plugin_environment(const std::string& name, const EnvOptions& options);
 
 }  // namespace myriad

@@ -29,6 +29,7 @@ LIBRARY_HOMES = {
     r"mujoco/": ("sims/mujoco/",),
     r"(vpx/|png\.h$)": ("apps/video/", "tests/"),
     r"Box2D/": ("sims/box2d/",),
+    r"ale/": ("sims/ale/",),
     r"zmq(_addon)?\.hpp?$": ("rl/wire/",),
 }
 

@@ -107,6 +107,10 @@ typedef struct {
 
 MYRIAD_EXPORT const myriad_plugin* myriad_env_plugin(void);
 
+/* A library of several environments exports this, too: the table of number `index`, NULL past the last one. Number 0 is
+ * myriad_env_plugin()'s. "plugin:PATH#ID" is the environment with that id. */
+MYRIAD_EXPORT const myriad_plugin* myriad_env_plugin_at(size_t index);
+
 #ifdef __cplusplus
 }
 #endif

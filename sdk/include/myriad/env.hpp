@@ -329,6 +329,14 @@ struct Plugin {
   }
 };
 
+/// The table of number `index` of these environments; nullptr past the last.
+template <class... E>
+const myriad_plugin* plugin_at(size_t index) {
+  using Table = const myriad_plugin* (*)();
+  static constexpr Table tables[] = {Plugin<E>::table...};
+  return index < sizeof...(E) ? tables[index]() : nullptr;
+}
+
 }  // namespace detail
 }  // namespace myriad
 
@@ -336,3 +344,10 @@ struct Plugin {
   extern "C" MYRIAD_EXPORT const myriad_plugin* myriad_env_plugin(void) { \
     return myriad::detail::Plugin<Class>::table();                        \
   }
+
+/// Several in one library: `env = "plugin:./mine.so#ID"` names one of them.
+#define MYRIAD_ENVIRONMENTS(...)                                                     \
+  extern "C" MYRIAD_EXPORT const myriad_plugin* myriad_env_plugin_at(size_t index) { \
+    return myriad::detail::plugin_at<__VA_ARGS__>(index);                            \
+  }                                                                                  \
+  extern "C" MYRIAD_EXPORT const myriad_plugin* myriad_env_plugin(void) { return myriad_env_plugin_at(0); }

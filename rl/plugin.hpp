@@ -1,0 +1,14 @@
+// Environments of shared libraries, named "plugin:PATH" or, where a library has several, "plugin:PATH#ID".
+#pragma once
+
+#include <string>
+
+#include "rl/environment.hpp"
+
+namespace myriad {
+
+/// What the library says of the environment `name`, "PATH" or "PATH#ID". It is asked in a child process, inside the
+/// sandbox. Throws Error("no-plugin" | "plugin-abi" | "plugin-broken" | "unknown-env").
+EnvSpec plugin_spec(const std::string& name);
+
+}  // namespace myriad
