@@ -31,6 +31,30 @@ class BipedalWalker final : public Box2dEnv {
  public:
   BipedalWalker(std::string id, bool hardcore) : Box2dEnv(std::move(id), 0, 4, 0), hardcore_(hardcore) {}
 
+  /// Gymnasium's view: the hull stays a fifth of the width from the left.
+  std::optional<Frame> render(int width, int height) override {
+    constexpr Colour kSky{215, 215, 255}, kGrass{102, 153, 76}, kBlock{230, 230, 230}, kHull{127, 51, 229},
+        kFlag{230, 51, 0};
+    constexpr Colour kLegs[]{{153, 76, 127}, {178, 101, 152}};
+    const double left = static_cast<double>(hull_->GetPosition().x) - kWidth / 5;
+    Canvas canvas(width, height, kWidth, kHeight);
+    const auto filled = [&](std::vector<Point> corners, Colour colour) {
+      for (Point& corner : corners) corner.x -= left;
+      canvas.polygon(corners, colour);
+    };
+    canvas.box(0, kWidth, 0, kHeight, 0, {0, 0}, kSky);
+    filled(terrain_, kGrass);
+    for (const std::vector<Point>& block : blocks_) filled(block, kBlock);
+    const double pole = 3 * kTerrainStep - left, foot = kTerrainHeight, top = kTerrainHeight + 50 / kScale;
+    canvas.line({pole, foot}, {pole, top}, 2 / kScale, kBlack);
+    const Point cloth[]{{pole, top}, {pole, top - 10 / kScale}, {pole + 25 / kScale, top - 5 / kScale}};
+    canvas.polygon(cloth, kFlag);
+    for (const size_t leg : {0, 1})
+      for (const size_t joint : {2 * leg, 2 * leg + 1}) draw(canvas, *joints_[joint]->GetBodyB(), left, kLegs[leg]);
+    draw(canvas, *hull_, left, kHull);
+    return canvas.take();
+  }
+
  private:
   static constexpr double kTerrainStep = 14 / kScale, kTerrainHeight = kHeight / 4;  // m
   static constexpr double kLegDown = -8 / kScale, kLegWidth = 8 / kScale, kLegHeight = 34 / kScale;
@@ -78,6 +102,7 @@ class BipedalWalker final : public Box2dEnv {
     int stretch = kGrass, counter = kTerrainStartpad, stairs = 0, stair_height = 0;
     constexpr int kStairWidth = 4;
     bool fresh = false;
+    blocks_.clear();
     double velocity = 0, y = kTerrainHeight, original_y = 0, ys[kTerrainLength];
     for (int i = 0; i < kTerrainLength; ++i) {
       const double x = i * kTerrainStep;
@@ -120,6 +145,8 @@ class BipedalWalker final : public Box2dEnv {
         fresh = true;
       }
     }
+    terrain_ = {{(kTerrainLength - 1) * kTerrainStep, 0}, {0, 0}};
+    for (int i = 0; i < kTerrainLength; ++i) terrain_.push_back({i * kTerrainStep, ys[i]});
     for (int i = 0; i + 1 < kTerrainLength; ++i)
       add_fixture(make_ground(), edge(vec(i * kTerrainStep, ys[i]), vec((i + 1) * kTerrainStep, ys[i + 1])), kFriction);
   }
@@ -127,6 +154,7 @@ class BipedalWalker final : public Box2dEnv {
   void add_block(double left, double right, double bottom, double top) {
     add_fixture(make_ground(), polygon({vec(left, top), vec(right, top), vec(right, bottom), vec(left, bottom)}),
                 kFriction);
+    blocks_.push_back({{left, top}, {right, top}, {right, bottom}, {left, bottom}});
   }
 
   StepResult advance(std::span<const double> action) override {
@@ -183,6 +211,8 @@ class BipedalWalker final : public Box2dEnv {
   b2Body* hull_ = nullptr;        // the world's, as the joints
   b2RevoluteJoint* joints_[4]{};  // hip, knee, hip, knee
   BodyContact hull_contact_, foot_contacts_[2];
+  std::vector<Point> terrain_;              // its outline
+  std::vector<std::vector<Point>> blocks_;  // the corners of hardcore's stumps, stairs and pits
   std::optional<double> prev_shaping_;
   std::array<float, kFirstRay + kLidarRays> observation_{};
 };

@@ -94,6 +94,19 @@ void Box2dEnv::make_world(double gravity) {
   world_->SetContactListener(this);
 }
 
+void Box2dEnv::draw(Canvas& canvas, const b2Body& body, double left, Colour colour) {
+  for (const b2Fixture* fixture = body.GetFixtureList(); fixture != nullptr; fixture = fixture->GetNext()) {
+    if (fixture->GetType() != b2Shape::e_polygon) continue;
+    const auto& shape = *static_cast<const b2PolygonShape*>(fixture->GetShape());
+    std::vector<Point> corners;
+    for (int i = 0; i < shape.GetVertexCount(); ++i) {
+      const b2Vec2 at = body.GetWorldPoint(shape.GetVertex(i));
+      corners.push_back({static_cast<double>(at.x) - left, at.y});
+    }
+    canvas.polygon(corners, colour);
+  }
+}
+
 b2Body* Box2dEnv::make_ground() {
   const b2BodyDef definition;
   return world_->CreateBody(&definition);

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "rl/environment.hpp"
+#include "sims/classic/canvas.hpp"
 
 namespace myriad {
 
@@ -29,6 +30,7 @@ class Box2dEnv : public Environment, private b2ContactListener {
   std::optional<std::vector<double>> state() const final;
   /// After an Error only reset or set_state may follow.
   void set_state(std::span<const double> state, Row observation) final;
+  double render_fps() const final { return kFps; }
 
  protected:
   static constexpr double kFps = 50, kScale = 30;                         // steps a second, pixels a metre
@@ -61,6 +63,9 @@ class Box2dEnv : public Environment, private b2ContactListener {
 
   /// With motor and limits; the angle counts from where the bodies are, as pybox2d has it.
   b2RevoluteJoint* join(b2RevoluteJointDef definition);
+
+  /// Fills the polygons of a body; x = `left` [m] is the left edge of the picture.
+  static void draw(Canvas& canvas, const b2Body& body, double left, Colour colour);
 
   static b2Vec2 vec(double x, double y) { return {static_cast<float>(x), static_cast<float>(y)}; }
   static b2EdgeShape edge(b2Vec2 from, b2Vec2 to);

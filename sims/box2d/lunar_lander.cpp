@@ -41,6 +41,34 @@ class LunarLander final : public Box2dEnv {
       fail(Exit::usage, "env-option", "gravity is {}, want more than -12 and less than 0", gravity_);
   }
 
+  /// Gymnasium's colours; flames in place of its particles.
+  std::optional<Frame> render(int width, int height) override {
+    constexpr Colour kMoon{255, 255, 255}, kHull{128, 102, 230}, kFlag{204, 204, 0}, kFlame{255, 140, 30};
+    Canvas canvas(width, height, kWidth, kHeight);
+    canvas.box(0, kWidth, 0, kHeight, 0, {0, 0}, kBlack);
+    canvas.polygon(moon_, kMoon);
+    for (const double x : {kWidth / 2 - kWidth / (kChunks - 1), kWidth / 2 + kWidth / (kChunks - 1)}) {
+      canvas.line({x, kHelipadY}, {x, kHelipadY + 50 / kScale}, 2 / kScale, kMoon);
+      const Point cloth[]{
+          {x, kHelipadY + 50 / kScale}, {x, kHelipadY + 40 / kScale}, {x + 25 / kScale, kHelipadY + 45 / kScale}};
+      canvas.polygon(cloth, kFlag);
+    }
+    const auto flame = [&](b2Vec2 a, b2Vec2 b, b2Vec2 tip) {
+      std::vector<Point> corners;
+      for (const b2Vec2 local : {a, b, tip}) {
+        const b2Vec2 at = lander_->GetWorldPoint(local);
+        corners.push_back({at.x, at.y});
+      }
+      canvas.polygon(corners, kFlame);
+    };
+    if (engines_.main > 0)
+      flame(vec(-6 / kScale, -10 / kScale), vec(6 / kScale, -10 / kScale), vec(0, (-10 - 25 * engines_.main) / kScale));
+    if (const double d = -engines_.direction / kScale; engines_.side > 0)  // it is pushed the other way
+      flame(vec(17 * d, 8 / kScale), vec(17 * d, 16 / kScale), vec((17 + 14 * engines_.side) * d, 12 / kScale));
+    for (const b2Body* body : {legs_[0], legs_[1], lander_}) draw(canvas, *body, 0, kHull);
+    return canvas.take();
+  }
+
  private:
   void begin() override {
     make_world(gravity_);
@@ -55,8 +83,8 @@ class LunarLander final : public Box2dEnv {
     const double force_x = uniform(-kInitialRandom, kInitialRandom);
     lander_->ApplyForceToCenter(vec(force_x, uniform(-kInitialRandom, kInitialRandom)), true);
     if (enable_wind_) wind_index_ = integer(-9999, 9999), torque_index_ = integer(-9999, 9999);
-    make_leg(-1, leg_contacts_[0]);
-    make_leg(1, leg_contacts_[1]);
+    legs_[0] = make_leg(-1, leg_contacts_[0]);
+    legs_[1] = make_leg(1, leg_contacts_[1]);
     advance(std::array<double, 2>{});
   }
 
@@ -68,13 +96,15 @@ class LunarLander final : public Box2dEnv {
       x[i] = kWidth / (kChunks - 1) * i;
       y[i] = 0.33 * (height[i > 0 ? i - 1 : kChunks] + height[i] + height[i + 1]);
     }
+    moon_ = {{kWidth, 0}, {0, 0}};
+    for (int i = 0; i < kChunks; ++i) moon_.push_back({x[i], y[i]});
     b2Body* moon = make_ground();
     add_fixture(moon, edge(vec(0, 0), vec(kWidth, 0)), 0.2);
     for (int i = 0; i + 1 < kChunks; ++i) add_fixture(moon, edge(vec(x[i], y[i]), vec(x[i + 1], y[i + 1])), 0.1);
   }
 
   /// `side`: -1 or 1.
-  void make_leg(double side, BodyContact& contact) {
+  b2Body* make_leg(double side, BodyContact& contact) {
     contact = {};
     b2RevoluteJointDef joint;
     joint.bodyA = lander_;
@@ -86,11 +116,12 @@ class LunarLander final : public Box2dEnv {
     joint.lowerAngle = static_cast<float>(side < 0 ? 0.9 - 0.5 : -0.9);
     joint.upperAngle = static_cast<float>(side < 0 ? 0.9 : -0.9 + 0.5);
     join(joint);
+    return joint.bodyB;
   }
 
   StepResult advance(std::span<const double> action) override {
     if (enable_wind_ && !leg_contacts_[0].touches && !leg_contacts_[1].touches) blow();
-    const Engines engines = engines_of(action);
+    const Engines engines = engines_ = engines_of(action);
     fire(engines);
     simulate();
 
@@ -171,8 +202,10 @@ class LunarLander final : public Box2dEnv {
   bool continuous_;
   double gravity_;  // m/s^2
   bool enable_wind_;
-  double wind_power_, turbulence_power_;  // N, N m
-  b2Body* lander_ = nullptr;              // the world's
+  double wind_power_, turbulence_power_;   // N, N m
+  b2Body *lander_ = nullptr, *legs_[2]{};  // the world's
+  std::vector<Point> moon_;                // its outline
+  Engines engines_;                        // of the last step
   BodyContact lander_contact_, leg_contacts_[2];
   int wind_index_ = 0, torque_index_ = 0;
   std::optional<double> prev_shaping_;

@@ -6,6 +6,7 @@
 
 #include "rl/check.hpp"
 #include "rl/environment.hpp"
+#include "sims/classic/canvas.hpp"
 
 namespace myriad {
 namespace {
@@ -24,6 +25,26 @@ struct Hand {
 };
 
 int draw_card(RandomStream& random) { return std::min(static_cast<int>(random.below(13)) + 1, 10); }
+
+/// Two digits as on a pocket calculator, each 0.6 x 1 and the first at `left`, `bottom`.
+void draw_number(Canvas& canvas, int number, double left, double bottom, Colour colour) {
+  // Segments that are lit: top, upper left, upper right, middle, lower left, lower right, bottom.
+  constexpr const char* kSegments[]{"1110111", "0010010", "1011101", "1011011", "0111010",
+                                    "1101011", "1101111", "1010010", "1111111", "1111011"};
+  struct Segment {
+    double left, right, bottom, top;
+  };
+  constexpr double t = 0.14;  // thickness
+  constexpr Segment kBoxes[]{
+      {0, 0.6, 1 - t, 1}, {0, t, 0.5, 1},         {0.6 - t, 0.6, 0.5, 1}, {0, 0.6, 0.5 - t / 2, 0.5 + t / 2},
+      {0, t, 0, 0.5},     {0.6 - t, 0.6, 0, 0.5}, {0, 0.6, 0, t}};
+  for (const int digit : {number / 10 % 10, number % 10}) {
+    for (size_t s = 0; s < std::size(kBoxes); ++s)
+      if (kSegments[digit][s] == '1')
+        canvas.box(kBoxes[s].left, kBoxes[s].right, kBoxes[s].bottom, kBoxes[s].top, 0, {left, bottom}, colour);
+    left += 0.8;
+  }
+}
 
 class Blackjack final : public Environment {
  public:
@@ -70,6 +91,20 @@ class Blackjack final : public Environment {
     showing_ = std::min(static_cast<int>(state[0]), 10), dealer_ = hand(1), player_ = hand(4);
     observe(observation);
   }
+
+  /// Above, the card that the dealer shows, an ace as 1; below, the player's total, with a disc for an ace that
+  /// counts 11.
+  std::optional<Frame> render(int width, int height) override {
+    constexpr Colour kTable{30, 110, 60}, kCard{250, 250, 245}, kGold{240, 190, 60};
+    Canvas canvas(width, height, 4, 4);
+    canvas.box(0, 4, 0, 4, 0, {0, 0}, kTable);
+    canvas.box(1, 3, 2.3, 3.7, 0, {0, 0}, kCard);
+    draw_number(canvas, showing_, 1.3, 2.5, kBlack);
+    draw_number(canvas, player_.total(), 1.3, 0.6, kCard);
+    if (player_.usable_ace()) canvas.circle({3.3, 1.1}, 0.25, kGold);
+    return canvas.take();
+  }
+  double render_fps() const override { return 1; }
 
  private:
   static constexpr int kHit = 1;

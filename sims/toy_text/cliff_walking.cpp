@@ -3,6 +3,7 @@
 // Sutton and Barto 2018, "Reinforcement Learning: An Introduction", Example 6.6; Gymnasium's CliffWalking.
 #include <algorithm>
 
+#include "sims/toy_text/board.hpp"
 #include "sims/toy_text/tabular_env.hpp"
 
 namespace myriad {
@@ -36,6 +37,24 @@ std::shared_ptr<const TransitionTable> make_table(bool is_slippery) {
   return table;
 }
 
+class CliffWalking final : public TabularEnv {
+ public:
+  using TabularEnv::TabularEnv;
+
+  std::optional<Frame> render(int width, int height) override {
+    constexpr Colour kGround{150, 190, 120}, kCliff{60, 50, 45}, kEnds{250, 220, 120};
+    Board board(width, height, kRows, kColumns);
+    for (int state = 0; state < kRows * kColumns; ++state)
+      board.square(state / kColumns, state % kColumns,
+                   state < kStart                      ? kGround
+                   : state == kStart || state == kGoal ? kEnds
+                                                       : kCliff);
+    board.disc(current() / kColumns, current() % kColumns, 0.3, kAgent);
+    return board.take();
+  }
+  double render_fps() const override { return 4; }
+};
+
 EnvSpec cliff_walking(const char* id, bool is_slippery) {
   return {.id = id,
           .observation_space = Space::discrete(kRows * kColumns),
@@ -45,7 +64,7 @@ EnvSpec cliff_walking(const char* id, bool is_slippery) {
           .state_names = {"square"},
           .make = [=](const EnvOptions& options) {
             static const auto firm = make_table(false), slippery = make_table(true);
-            return std::make_unique<TabularEnv>(id, options.at("is_slippery") != 0 ? slippery : firm);
+            return std::make_unique<CliffWalking>(id, options.at("is_slippery") != 0 ? slippery : firm);
           }};
 }
 

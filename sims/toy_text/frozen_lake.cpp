@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "rl/check.hpp"
+#include "sims/toy_text/board.hpp"
 #include "sims/toy_text/tabular_env.hpp"
 
 namespace myriad {
@@ -59,6 +60,30 @@ std::shared_ptr<const TransitionTable> make_table(Map map, const EnvOptions& opt
   return table;
 }
 
+class FrozenLake final : public TabularEnv {
+ public:
+  FrozenLake(std::string id, Map map, const EnvOptions& options)
+      : TabularEnv(std::move(id), make_table(map, options)), map_(map) {}
+
+  std::optional<Frame> render(int width, int height) override {
+    constexpr Colour kIce{205, 228, 245}, kHole{30, 60, 110}, kStart{170, 215, 170}, kGoal{250, 190, 60};
+    const int side = static_cast<int>(map_.size());
+    Board board(width, height, side, side);
+    for (int row = 0; row < side; ++row)
+      for (int column = 0; column < side; ++column) {
+        const char square = map_[static_cast<size_t>(row)][static_cast<size_t>(column)];
+        board.square(row, column, square == 'S' ? kStart : square == 'G' ? kGoal : kIce);
+        if (square == 'H') board.disc(row, column, 0.4, kHole);
+      }
+    board.disc(current() / side, current() % side, 0.25, kAgent);
+    return board.take();
+  }
+  double render_fps() const override { return 4; }
+
+ private:
+  Map map_;
+};
+
 EnvSpec frozen_lake(const char* id, Map map, int max_episode_steps, double reward_threshold) {
   return {.id = id,
           .observation_space = Space::discrete(static_cast<int>(map.size() * map.size())),
@@ -72,7 +97,7 @@ EnvSpec frozen_lake(const char* id, Map map, int max_episode_steps, double rewar
                       {"reward_schedule_hole", 0},
                       {"reward_schedule_frozen", 0}},
           .state_names = {"square"},
-          .make = [=](const EnvOptions& o) { return std::make_unique<TabularEnv>(id, make_table(map, o)); }};
+          .make = [=](const EnvOptions& o) { return std::make_unique<FrozenLake>(id, map, o); }};
 }
 
 const RegisterEnv small{frozen_lake("FrozenLake-v1", kMap4x4, 100, 0.7)};

@@ -7,6 +7,7 @@
 #include <array>
 #include <string_view>
 
+#include "sims/toy_text/board.hpp"
 #include "sims/toy_text/tabular_env.hpp"
 
 namespace myriad {
@@ -138,6 +139,29 @@ class Taxi final : public TabularEnv {
     changes_mind_ = checked(state[1], 2) != 0;
     move_to(square, observation);
   }
+
+  /// The four places in their colours, the destination ringed; the passenger waits at one, or rides.
+  std::optional<Frame> render(int width, int height) override {
+    constexpr Colour kPlaceColours[]{{235, 120, 120}, {130, 200, 130}, {240, 230, 120}, {130, 150, 235}};
+    constexpr Colour kTaxi{250, 190, 30}, kRing{160, 40, 160};
+    const TaxiState state = TaxiState::decode(current());
+    Board board(width, height, kSide, kSide);
+    for (size_t i = 0; i < kPlaces.size(); ++i) {
+      const auto [row, column] = kPlaces[i];
+      board.square(row, column, kPlaceColours[i]);
+      if (static_cast<int>(i) != state.destination) continue;
+      board.disc(row, column, 0.45, kRing);
+      board.disc(row, column, 0.38, kPlaceColours[i]);
+    }
+    for (int row = 0; row < kSide; ++row)
+      for (int column = 0; column <= kSide; ++column)
+        if (!open_at(row, 2 * column)) board.wall(row, column, kBlack);
+    board.disc(state.taxi.row, state.taxi.column, 0.3, kTaxi);
+    const Square passenger = state.passenger == kInTaxi ? state.taxi : kPlaces[static_cast<size_t>(state.passenger)];
+    board.disc(passenger.row, passenger.column, 0.15, kAgent);
+    return board.take();
+  }
+  double render_fps() const override { return 4; }
 
  private:
   bool fickle_passenger_, changes_mind_ = false;

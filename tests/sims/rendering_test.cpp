@@ -119,6 +119,127 @@ TEST_SUITE("sims/rendering") {
       check_frames(fmt::format("MinAtar/{}-v1", game));
   }
 
+  TEST_CASE("Box2D: frames have the size asked for, differ between states and change nothing") {
+    for (const char* id :
+         {"LunarLander-v3", "LunarLanderContinuous-v3", "BipedalWalker-v3", "BipedalWalkerHardcore-v3"})
+      check_frames(id);
+  }
+
+  TEST_CASE(
+      "LunarLander-v3: 30 pixels a metre; the lander at the top, the pad between its flags, a flame while it burns") {
+    Stage stage("LunarLander-v3");
+    const auto frame = [&] { return *stage.env->render(600, 400); };
+    constexpr Rgb kSky{0, 0, 0}, kMoon{255, 255, 255}, kFlame{255, 140, 30};
+    const Frame first = frame();
+    CHECK(pixel(first, 300, 3) == Rgb{128, 102, 230});
+    CHECK(pixel(first, 100, 20) == kSky);
+    CHECK(pixel(first, 300, 310) == kMoon);  // the pad is 99 pixels above the bottom
+    CHECK(pixel(first, 300, 295) == kSky);
+    for (const int x : {240, 360}) {
+      CHECK(pixel(first, x, 270) == kMoon);  // a pole
+      CHECK(pixel(first, x + 5, 255) == Rgb{204, 204, 0});
+    }
+    const auto burning = [&](int32_t action) {
+      const StepResult result =
+          stage.env->step(ConstRow(std::as_bytes(std::span(&action, 1))), stage.random, stage.row());
+      REQUIRE(!result.terminated);
+      const Frame now = frame();
+      int count = 0, left = 0;
+      for (int y = 0; y < 400; ++y)
+        for (int x = 0; x < 600; ++x)
+          if (pixel(now, x, y) == kFlame) ++count, left += x < 300;
+      return std::pair(count, left);
+    };
+    for (int t = 0; t < 15; ++t) CHECK(burning(0).first == 0);
+    CHECK(burning(2).first > 50);
+    CHECK(burning(0).first == 0);
+    const auto [right_flame, right_left] = burning(1);  // pushed to the left: its flame is on the right
+    const auto [left_flame, left_left] = burning(3);
+    CHECK(right_flame > 20);
+    CHECK(left_flame > 20);
+    CHECK(left_left > right_left);
+  }
+
+  TEST_CASE("BipedalWalker-v3: the hull a fifth from the left, the flag at the start, grass below the sky") {
+    // The hull starts 140 pixels from the left of the terrain and 168 above the bottom, so the picture begins at 20.
+    Stage stage("BipedalWalker-v3");
+    const Frame frame = *stage.env->render(600, 400);
+    CHECK(pixel(frame, 120, 232) == Rgb{127, 51, 229});
+    CHECK(pixel(frame, 40, 310) == Rgb{102, 153, 76});
+    CHECK(pixel(frame, 40, 290) == Rgb{215, 215, 255});
+    CHECK(pixel(frame, 500, 20) == Rgb{215, 215, 255});
+    CHECK(pixel(frame, 22, 280) == Rgb{0, 0, 0});
+    CHECK(pixel(frame, 28, 255) == Rgb{230, 51, 0});
+  }
+
+  TEST_CASE("FrozenLake-v1: start, holes, goal and where one stands") {
+    Stage stage("FrozenLake-v1");
+    stage.set({0});
+    const Frame start = *stage.env->render(400, 400);
+    constexpr Rgb kAgent{200, 40, 40}, kIce{205, 228, 245};
+    CHECK(pixel(start, 50, 50) == kAgent);
+    CHECK(pixel(start, 10, 10) == Rgb{170, 215, 170});
+    CHECK(pixel(start, 150, 50) == kIce);
+    CHECK(pixel(start, 150, 150) == Rgb{30, 60, 110});
+    CHECK(pixel(start, 350, 350) == Rgb{250, 190, 60});
+    CHECK(pixel(start, 100, 150) == Rgb{170, 170, 170});  // a line between squares
+    stage.set({14});
+    const Frame later = *stage.env->render(400, 400);
+    CHECK(pixel(later, 250, 350) == kAgent);
+    CHECK(pixel(later, 50, 50) == Rgb{170, 215, 170});
+    CHECK(pixel(*Stage("FrozenLake8x8-v1").env->render(800, 800), 350, 250) == Rgb{30, 60, 110});
+  }
+
+  TEST_CASE("CliffWalking-v1: the cliff between start and goal") {
+    Stage stage("CliffWalking-v1");
+    stage.set({36});
+    const Frame frame = *stage.env->render(1200, 400);
+    CHECK(pixel(frame, 50, 350) == Rgb{200, 40, 40});
+    CHECK(pixel(frame, 10, 350) == Rgb{250, 220, 120});
+    CHECK(pixel(frame, 150, 350) == Rgb{60, 50, 45});
+    CHECK(pixel(frame, 1050, 350) == Rgb{60, 50, 45});
+    CHECK(pixel(frame, 1150, 350) == Rgb{250, 220, 120});
+    CHECK(pixel(frame, 150, 250) == Rgb{150, 190, 120});
+  }
+
+  TEST_CASE("Taxi-v3: places, walls, the passenger at one or in the taxi, the destination ringed") {
+    // ((5 row + column) 5 + passenger) 4 + destination: the taxi at (2, 1), the passenger at R or inside, to G.
+    Stage stage("Taxi-v3");
+    constexpr Rgb kTaxi{250, 190, 30}, kPassenger{200, 40, 40};
+    stage.set({221, 0});
+    const Frame waiting = *stage.env->render(500, 500);
+    CHECK(pixel(waiting, 150, 250) == kTaxi);
+    CHECK(pixel(waiting, 50, 50) == kPassenger);
+    CHECK(pixel(waiting, 10, 50) == Rgb{235, 120, 120});
+    CHECK(pixel(waiting, 450, 8) == Rgb{160, 40, 160});
+    CHECK(pixel(waiting, 450, 50) == Rgb{130, 200, 130});
+    CHECK(pixel(waiting, 200, 50) == Rgb{0, 0, 0});        // a wall
+    CHECK(pixel(waiting, 100, 50) == Rgb{170, 170, 170});  // none
+    stage.set({237, 0});
+    const Frame riding = *stage.env->render(500, 500);
+    CHECK(pixel(riding, 150, 250) == kPassenger);
+    CHECK(pixel(riding, 172, 250) == kTaxi);
+    CHECK(pixel(riding, 50, 50) == Rgb{235, 120, 120});
+  }
+
+  TEST_CASE("Blackjack-v1: the dealer's card and the player's total in digits, a disc for a usable ace") {
+    Stage stage("Blackjack-v1");
+    constexpr Rgb kTable{30, 110, 60}, kCard{250, 250, 245}, kBlack{0, 0, 0};
+    stage.set({7, 17, 2, 0, 8, 2, 1});  // it shows 7; ace and 7: 18
+    const Frame frame = *stage.env->render(400, 400);
+    CHECK(pixel(frame, 5, 5) == kTable);
+    CHECK(pixel(frame, 160, 55) == kBlack);  // the top of a 0, whose middle is free
+    CHECK(pixel(frame, 160, 100) == kCard);
+    CHECK(pixel(frame, 240, 55) == kBlack);  // the top of a 7, which has no left side
+    CHECK(pixel(frame, 215, 75) == kCard);
+    CHECK(pixel(frame, 135, 265) == kTable);  // the left side of a 1 is free, its right one lit
+    CHECK(pixel(frame, 183, 265) == kCard);
+    CHECK(pixel(frame, 240, 290) == kCard);  // the middle of an 8
+    CHECK(pixel(frame, 330, 290) == Rgb{240, 190, 60});
+    stage.set({7, 17, 2, 0, 18, 2, 0});
+    CHECK(pixel(*stage.env->render(400, 400), 330, 290) == kTable);
+  }
+
   TEST_CASE("MuJoCo: frames have the size asked for, differ between states and change nothing") {
     if (skipped()) return;
     for (const char* id : {"HalfCheetah-v5", "Pusher-v5"}) check_frames(id);  // with a camera "track" and without
