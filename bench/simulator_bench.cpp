@@ -1,6 +1,6 @@
 // Steps a second of vectors of environments with random actions, in several processes at once, as env runners step
-// them: `simulator_bench ENV ENVS PROCESSES SECONDS` prints {"steps_per_s", "p50_us", "p99_us"}: of all together, and
-// of one vector's step.
+// them: `simulator_bench ENV ENVS PROCESSES SECONDS [FRAME_STACK]` prints {"steps_per_s", "p50_us", "p99_us"}: of all
+// together, and of one vector's step.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -13,6 +13,8 @@
 
 #include "env_runners/vector_env.hpp"
 #include "rl/check.hpp"
+#include "rl/config.hpp"
+#include "rl/wrappers.hpp"
 
 namespace myriad {
 namespace {
@@ -75,12 +77,14 @@ Result run(const EnvSpec& spec, int num_envs, uint64_t process, double seconds) 
 
 int main(int argc, char** argv) {
   using namespace myriad;  // NOLINT
-  if (argc != 5) {
-    std::fprintf(stderr, "usage: simulator_bench ENV ENVS PROCESSES SECONDS\n");
+  if (argc != 5 && argc != 6) {
+    std::fprintf(stderr, "usage: simulator_bench ENV ENVS PROCESSES SECONDS [FRAME_STACK]\n");
     return 2;
   }
   try {
-    const EnvSpec& spec = EnvRegistry::instance().find(argv[1]);
+    EnvironmentConfig wrappers;
+    wrappers.frame_stack = argc == 6 ? std::atoi(argv[5]) : 1;
+    const EnvSpec spec = wrapped_spec(EnvRegistry::instance().find(argv[1]), wrappers);
     const int envs = std::atoi(argv[2]), processes = std::atoi(argv[3]);
     int ends[2];
     check(::pipe(ends) == 0, "no pipe");

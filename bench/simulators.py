@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Environments' steps a second against peers, in turn in one run: `./myriad bench simulators [bridge | external | envpool] ...`.
+"""Environments' steps a second against peers, in turn in one run: `./myriad bench simulators [bridge | external | envpool | atari] ...`.
 
 bridge    gymnasium:ID against Gymnasium's AsyncVectorEnv, with the same number of simulator processes
 external  a C++ simulator in a process of its own: round trips of 1, 8 and 64 at once
 envpool   Myriad's own environments in two processes against EnvPool with two threads (--python: one that has envpool)
+atari     ale:GAME, four frames stacked, against a bare loop over ALE in as many processes, and against EnvPool; after ./myriad plugin ale
 """
 import argparse
 import json
@@ -51,8 +52,8 @@ print(max(rate(n), rate(n // 2)))
 """
 
 
-def myriad(env: str, envs: int, processes: int) -> dict:
-    return json.loads(subprocess.run([BENCH, env, str(envs), str(processes), str(SECONDS)], check=True, capture_output=True, text=True).stdout)
+def myriad(env: str, envs: int, processes: int, frame_stack: int = 1) -> dict:
+    return json.loads(subprocess.run([BENCH, env, str(envs), str(processes), str(SECONDS), str(frame_stack)], check=True, capture_output=True, text=True).stdout)
 
 
 def peer(python: str, script: str, env: str, n: int) -> float:
@@ -101,13 +102,29 @@ def envpool(arguments) -> None:
         print(f"{env}: EnvPool {best:,.0f} steps/s (best of 64 and 256, sync and async), Myriad {ours:,.0f} ({ours / best:.2f}x)", flush=True)
 
 
+def atari(arguments) -> None:
+    plugin = ROOT / "build/plugins/ale"
+
+    def bare(game: str, processes: int) -> float:
+        rom = "".join(f"_{c.lower()}" if c.isupper() else c for c in game).lstrip("_")
+        running = [subprocess.Popen([plugin / "bare_loop", plugin / f"roms/{rom}.bin", str(SECONDS)], stdout=subprocess.PIPE, text=True) for _ in range(processes)]
+        return sum(float(process.communicate()[0]) for process in running)
+
+    for game in arguments.envs or ["Pong", "Breakout"]:
+        alone, ours = in_turn(lambda: bare(game, 1), lambda: myriad(f"ale:{game}", 8, 1, 4)["steps_per_s"], rounds=5)
+        print(f"{game}, one process: bare ALE {alone:,.0f} steps/s, Myriad {ours:,.0f} ({100 * ours / alone:.0f} %)", flush=True)
+        alone, ours, theirs = in_turn(lambda: bare(game, 2), lambda: myriad(f"ale:{game}", 32, 2, 4)["steps_per_s"],
+                                      lambda: peer(arguments.python, ENVPOOL, f"{game}-v5", 64), rounds=3)
+        print(f"{game}, two: bare ALE {alone:,.0f} steps/s, Myriad {ours:,.0f} ({100 * ours / alone:.0f} %), EnvPool {theirs:,.0f} ({ours / theirs:.2f}x)", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="./myriad bench simulators", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("bridge", "external", "envpool"))
+    parser.add_argument("what", choices=("bridge", "external", "envpool", "atari"))
     parser.add_argument("envs", nargs="*")
     parser.add_argument("--python", default=sys.executable)
     arguments = parser.parse_args()
-    {"bridge": bridge, "external": external, "envpool": envpool}[arguments.what](arguments)
+    {"bridge": bridge, "external": external, "envpool": envpool, "atari": atari}[arguments.what](arguments)
 
 
 if __name__ == "__main__":

@@ -99,21 +99,24 @@ class PictureMaker {
     const auto total = static_cast<uint32_t>(rows_.total * columns_.total);
     const uint64_t reciprocal = (uint64_t{1} << 40) / total + 1;  // exact for sums below 2^24
     uint16_t *sums = sums_.data(), *above = sums_.data() + width_ + 2;
+    bool exact = false;  // the row above came of its sums alone
     for (int i = 0; i < kSide; ++i, std::swap(sums, above)) {
       const Cover::Tap& rows = rows_.taps[static_cast<size_t>(i)];
       uint8_t* out = picture + i * kSide;
       sum_rows(rows, sums);
-      if (i > 0 && std::memcmp(sums, above, width_ * sizeof *sums) == 0) {
+      if (exact && std::memcmp(sums, above, width_ * sizeof *sums) == 0) {
         std::memcpy(out, out - kSide, kSide);
         continue;
       }
+      exact = true;
       for (int j = 0; j < kSide; ++j) {
         const Cover::Tap& columns = columns_.taps[static_cast<size_t>(j)];
         const uint16_t* from = sums + columns.first;
         const uint32_t sum = total / 2 +  // rounds to the nearest
                              columns.parts[0] * from[0] + columns.parts[1] * from[1] + columns.parts[2] * from[2];
         const auto value = static_cast<uint32_t>(sum * reciprocal >> 40);
-        out[j] = value * total != sum ? static_cast<uint8_t>(value) : halfway(rows, columns);
+        out[j] = static_cast<uint8_t>(value);
+        if (value * total == sum) out[j] = halfway(rows, columns), exact = false;
       }
     }
   }

@@ -30,7 +30,7 @@ struct Game {
   const char *name, *rom;
 };
 constexpr Game kGames[] = {
-#include "games.inc"
+#include <games.inc>
 };
 constexpr size_t kNumGames = std::size(kGames), kPicture = size_t{kSide} * kSide;
 
@@ -93,9 +93,10 @@ class Atari {
     if (difficulty > 0) ale_.setDifficulty(one_of(ale_.getAvailableDifficulties(), difficulty, "difficulty"));
     actions_ = whole(options, "full_action_space", 0, 1) != 0 ? ale_.getLegalActionSet() : ale_.getMinimalActionSet();
     switched_on_ = ale_.cloneState();
+    // For colour 255 ALE reads past the end of its palette, where it finds the black that the next one begins with.
     std::array<uint8_t, 256> colours{}, grey{};
-    for (size_t i = 0; i < 256; ++i) colours[i] = static_cast<uint8_t>(std::min<size_t>(i, 254));  // reads one beyond
-    ale_.theOSystem->colourPalette().applyPaletteGrayscale(grey.data(), colours.data(), 256);
+    for (size_t i = 0; i < 255; ++i) colours[i] = static_cast<uint8_t>(i);
+    ale_.theOSystem->colourPalette().applyPaletteGrayscale(grey.data(), colours.data(), 255);
     maker_.emplace(static_cast<int>(screen().height()), static_cast<int>(screen().width()), grey);
     before_.resize(screen().arraySize());
   }

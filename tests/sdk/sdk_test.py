@@ -126,6 +126,29 @@ class Plugin(Case):
         self.call("train", "--resume", run, "stop.training_iteration=6")
         self.assert_same_state(self.checkpoints(self.root / "whole")[-1], self.checkpoints(run)[-1])
 
+    def test_library_of_several_environments(self):
+        text = self.cart(macro=("MYRIAD_ENVIRONMENT(Cart)", """
+struct Short : Cart {
+  using Cart::Cart;
+  static constexpr const char* id = "Short-v0";
+  static constexpr int max_episode_steps = 7;
+};
+MYRIAD_ENVIRONMENTS(Cart, Short)"""))
+        library = self.compile(text, "two")
+        play = lambda name, **more: self.call("play", f"plugin:{library}{name}", "--seed", "3", "--steps", "500", "--json", **more)
+        steps = {name: len(play(name).stdout.splitlines()) for name in ("", "#Cart-v0", "#Short-v0")}
+        self.assertEqual(steps[""], steps["#Cart-v0"])
+        self.assertEqual((8, True), (steps["#Short-v0"], steps[""] > 8))
+        self.assertIn(f"error[unknown-env] {library} has no environment Shirt-v0; did you mean Short-v0?", play("#Shirt-v0", status=2).stderr)
+        config = self.file("two.toml", run_test.CARTPOLE.replace("CartPole-v1", f"plugin:{library}#Short-v0"))
+        self.call("train", config, "--out", self.root / "run", "stop.training_iteration=2")
+        one = self.compile(self.cart(), "one")
+        self.call("play", f"plugin:{one}#Cart-v0", "--steps", "2")
+        self.assertIn("did you mean Cart-v0?", self.call("play", f"plugin:{one}#Cort-v0", status=2).stderr)
+
+    def test_nothing_of_the_arcade_learning_environment_is_installed(self):
+        self.assertEqual([], [path for path in self.prefix.rglob("*") if "ale" in re.split(r"[\W_]", path.stem) or path.suffix == ".bin"])
+
     def test_options_reach_the_plugin_and_unknown_ones_are_errors(self):
         library = self.compile(self.cart())
         play = lambda *more, status=0: self.call("play", f"plugin:{library}", "--seed", "1", "--steps", "3", "--json", *more, status=status)
