@@ -5,7 +5,7 @@
 #include "apps/driver/check_env.hpp"
 #include "apps/driver/inspect.hpp"
 #include "apps/driver/join.hpp"
-#include "apps/driver/new_env.hpp"
+#include "apps/driver/new_project.hpp"
 #include "apps/driver/scale.hpp"
 #include "apps/driver/train.hpp"
 #include "rl/check.hpp"
@@ -139,6 +139,16 @@ int run(int argc, char** argv) {
   new_env_verb->add_option("name", new_name, "its folder, in lower case: my_robot")->required();
   new_env_verb->add_option("--lang", language, "cpp or c")->check(CLI::IsMember({"c", "cpp"}));
   new_env_verb->callback([&] { verb = [&] { return new_env(new_name, language); }; });
+
+  CLI::App* new_algorithm_verb =
+      app.add_subcommand("new-algorithm", "write an algorithm of your own to start from, built out of tree");
+  new_algorithm_verb->add_option("name", new_name, "its folder, in lower case: my_a2c")->required();
+  new_algorithm_verb->callback([&] { verb = [&] { return new_algorithm(new_name); }; });
+
+  CLI::App* new_module_verb =
+      app.add_subcommand("new-module", "write a network of your own to start from, built out of tree");
+  new_module_verb->add_option("name", new_name, "its folder, in lower case: my_net")->required();
+  new_module_verb->callback([&] { verb = [&] { return new_module(new_name); }; });
 
   std::string resolved;
   CLI::App* config_verb = app.add_subcommand("config", "print every setting with default, unit and meaning");

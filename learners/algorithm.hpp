@@ -18,7 +18,7 @@
 #include <string_view>
 #include <vector>
 
-#include "learners/module/torch_module.hpp"
+#include "learners/module/torch_layers.hpp"
 #include "learners/moments.hpp"
 #include "learners/tensor_batch.hpp"
 #include "rl/check.hpp"

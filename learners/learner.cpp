@@ -9,8 +9,8 @@
 #include <thread>
 
 #include "learners/module/action_distribution.hpp"
-#include "rl/algorithm_info.hpp"
 #include "rl/check.hpp"
+#include "rl/run_layout.hpp"
 
 namespace myriad {
 namespace {
@@ -83,7 +83,7 @@ Learner::Learner(const Config& config, const Space& observation_space, const Spa
   check(static_cast<size_t>(shard_) < kShards.size(), "unknown learners.shard '{}'", config.learners.shard);
   // Before anything of torch runs: it counts its devices once.
   if (support == nullptr && config.learners.device != "cpu") support = open_device(config.learners.device, 0);
-  const ModuleSpec spec = find_algorithm(config.algorithm).module(observation_space, action_space, config);
+  const ModuleSpec spec = module_of(config, observation_space, action_space);
   const Executor executor = executor_of(config, spec, sampled_ != nullptr);
   if (support == nullptr && sampled_ == nullptr) support = make_cpu_support();
   const int threads = threads_of(config.learners);

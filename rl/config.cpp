@@ -7,6 +7,7 @@
 #include <map>
 #include <utility>
 
+#include "rl/algorithm_facts.hpp"
 #include "rl/algorithm_info.hpp"
 #include "rl/check.hpp"
 #include "rl/toml_headers.hpp"
@@ -22,13 +23,21 @@ SettingInfo choice(std::string_view key, std::string_view meaning, std::vector<s
   return info;
 }
 
+SettingInfo choice_or_plugin(std::string_view key, std::string_view meaning, std::vector<std::string> choices) {
+  SettingInfo info = choice(key, meaning, std::move(choices));
+  info.or_plugin = true;
+  return info;
+}
+
 // ---- the settings of each group: {key, unit, meaning, low, high} ----
 
 void top_settings(Config& config, SettingVisitor& v) {
   std::vector<std::string> names;
-  for (const AlgorithmInfo& info : algorithm_infos()) names.push_back(info.name);
+  for (const AlgorithmInfo& info : algorithm_infos())
+    if (info.library.empty()) names.push_back(info.name);
   check(!names.empty(), "this program was linked without algorithms and cannot read a config");
-  v.visit(choice("algorithm", "the learning algorithm", names), config.algorithm);
+  v.visit(choice_or_plugin("algorithm", "the learning algorithm; or plugin:PATH, a library of your own", names),
+          config.algorithm);
   v.visit({"seed", "", "same seed, same config: the same batches", 0}, config.seed);
 }
 
@@ -46,9 +55,12 @@ void model_settings(ModelConfig& model, SettingVisitor& v) {
   v.visit({"log_std_clip_param", "", "log std is clipped to +/- this", 0, 100}, model.log_std_clip_param);
   std::vector<std::string> encoders = encoder_names();
   encoders.insert(encoders.begin(), "auto");
-  v.visit(choice("encoder", "auto: convolutions for pictures up to 16 x 16 and from 36 x 36, mlp for everything else",
-                 encoders),
-          model.encoder);
+  v.visit(
+      choice_or_plugin("encoder",
+                       "auto: convolutions for pictures up to 16 x 16 and from 36 x 36, mlp for everything else; or "
+                       "plugin:PATH, a network of your own",
+                       encoders),
+      model.encoder);
   v.visit({"conv_filters", "", "[[filters, kernel, stride], ...], then fcnet_hiddens; in place of encoder", 0, 65536},
           model.conv_filters);
   v.visit(choice("conv_activation", "after each of conv_filters", activations), model.conv_activation);
@@ -89,7 +101,11 @@ void for_each_group(Config& config, F&& f) {
   f("checkpointing", [&](SettingVisitor& v) { config.checkpointing.settings(v); });
   f("fault_tolerance", [&](SettingVisitor& v) { config.fault_tolerance.settings(v); });
   f("stop", [&](SettingVisitor& v) { config.stop.settings(v); });
+  f("plugins", [&](SettingVisitor& v) { config.plugins.settings(v); });
 }
+
+/// [plugins] is the driver's to write.
+bool is_shown(const Config& config, std::string_view group) { return group != "plugins" || !config.plugins.empty(); }
 
 std::string full_name(std::string_view group, std::string_view key) {
   return group.empty() ? std::string(key) : fmt::format("{}.{}", group, key);
@@ -274,7 +290,8 @@ class Reader : public SettingVisitor {
     if (node == nullptr) return;
     if (!node->is_string()) wrong_type(*node, info, "a string");
     const std::string text = node->as_string()->get();
-    if (!info.choices.empty() && std::ranges::find(info.choices, text) == info.choices.end())
+    const bool plugin = info.or_plugin && text.starts_with(kPluginPrefix);
+    if (!info.choices.empty() && !plugin && std::ranges::find(info.choices, text) == info.choices.end())
       fail(Exit::usage, info.key == "algorithm" ? "unknown-algorithm" : "out-of-range", "{}: {} is {}{}",
            source_.place(node->source()), full_name(group_, info.key), quote(text), suggestion(text, info.choices));
     value = text;
@@ -717,6 +734,39 @@ class Combinations {
   std::string_view name_;
 };
 
+std::vector<Source> sources_of(std::string_view text, std::string_view name,
+                               const std::vector<std::string>& overrides) {
+  std::vector<Source> sources;  // moved into, never copied: toml++ drops the places of copied values
+  sources.push_back(parse_file(text, name));
+  for (const std::string& override : overrides) sources.push_back(parse_override(override));
+  return sources;
+}
+
+/// What has to be known before the other settings are.
+void read_algorithm(const std::vector<Source>& sources, Config& config, Places& places) {
+  for (const Source& source : sources) {
+    Reader top(source, source.table, "", places);
+    top_settings(config, top);
+    if (const toml::table* table = source.table["plugins"].as_table()) {
+      Reader plugins(source, *table, "plugins", places);
+      config.plugins.settings(plugins);
+    }
+  }
+}
+
+void read_groups(const std::vector<Source>& sources, Config& config, Places& places) {
+  const KnownKeys known = known_keys(config);
+  for (const Source& source : sources) {
+    refuse_unknown(source, known);
+    for_each_group(config, [&](std::string_view group, const auto& list) {
+      const toml::table* table = group.empty() ? &source.table : source.table[group].as_table();
+      if (table == nullptr) return;
+      Reader reader(source, *table, group, places);
+      list(reader);
+    });
+  }
+}
+
 }  // namespace
 
 double Schedule::at(double env_steps) const {
@@ -882,6 +932,11 @@ void StopConfig::settings(SettingVisitor& v) {
   v.visit({"time_total_s", "s", "0: not a criterion", 0}, time_total_s);
 }
 
+void PluginsConfig::settings(SettingVisitor& v) {
+  v.visit({"algorithm", "", "what the library of `algorithm` says of itself"}, algorithm);
+  v.visit({"module", "", "the network that a library made"}, module);
+}
+
 int64_t Config::fragment_length() const {
   if (env_runners.rollout_fragment_length > 0) return env_runners.rollout_fragment_length;
   return std::max<int64_t>(
@@ -893,39 +948,41 @@ int64_t Config::fragments_per_batch() const {
 }
 
 Config load_config(std::string_view text, std::string_view name, const std::vector<std::string>& overrides) {
-  std::vector<Source> sources;  // moved into, never copied: toml++ drops the places of copied values
-  sources.push_back(parse_file(text, name));
-  for (const std::string& override : overrides) sources.push_back(parse_override(override));
+  const std::vector<Source> sources = sources_of(text, name, overrides);
 
   // The algorithm first: it decides which settings exist and some of their defaults.
   Config config;
   Places places;
-  for (const Source& source : sources) {
-    Reader reader(source, source.table, "", places);
-    top_settings(config, reader);
-  }
+  read_algorithm(sources, config, places);
+  const std::string library = plugin_path(config.algorithm);
+  if (!library.empty() && !config.plugins.algorithm.empty() &&
+      std::ranges::find(algorithm_infos(), library, &AlgorithmInfo::library) == algorithm_infos().end())
+    register_plugin_info(info_of(config.plugins.algorithm, library));
   const AlgorithmInfo& info = find_algorithm(config.algorithm);
   config.algorithm_config = info.make_config();
   config.training.sampling = info.sampling.front();
   if (info.set_defaults) info.set_defaults(config);
-
-  const KnownKeys known = known_keys(config);
-  for (const Source& source : sources) {
-    refuse_unknown(source, known);
-    for_each_group(config, [&](std::string_view group, const auto& list) {
-      const toml::table* table = group.empty() ? &source.table : source.table[group].as_table();
-      if (table == nullptr) return;
-      Reader reader(source, *table, group, places);
-      list(reader);
-    });
-  }
+  read_groups(sources, config, places);
   Combinations(config, places, name).refuse_impossible();
   return config;
+}
+
+std::string algorithm_of(std::string_view text, std::string_view name, const std::vector<std::string>& overrides) {
+  Config config;
+  Places places;
+  read_algorithm(sources_of(text, name, overrides), config, places);
+  return config.algorithm;
+}
+
+void read_settings(std::string_view text, std::string_view name, Config& config) {
+  Places places;
+  read_groups(sources_of(text, name, {}), config, places);
 }
 
 std::string to_toml(Config& config, bool describe) {
   std::string text;
   for_each_group(config, [&](std::string_view group, const auto& list) {
+    if (!is_shown(config, group)) return;
     if (!group.empty()) text += fmt::format("\n[{}]\n", group);
     Printer printer([&](const SettingInfo& info, const std::string& type, const std::string& value) {
       const std::string line = fmt::format("{} = {}", info.key, value);
@@ -945,6 +1002,7 @@ std::string to_toml(Config& config, bool describe) {
 std::vector<SettingRow> setting_rows(Config& config) {
   std::vector<SettingRow> rows;
   for_each_group(config, [&](std::string_view group, const auto& list) {
+    if (!is_shown(config, group)) return;
     Printer printer([&](const SettingInfo& info, std::string type, std::string value) {
       rows.push_back({std::string(group), std::string(info.key), std::move(type), std::move(value),
                       std::string(info.unit), std::string(info.meaning)});

@@ -44,6 +44,7 @@ struct SettingInfo {
   double low = -std::numeric_limits<double>::infinity();  ///< numbers outside [low, high] are refused
   double high = std::numeric_limits<double>::infinity();
   std::vector<std::string> choices = {};  ///< for strings: the known values
+  bool or_plugin = false;                 ///< or "plugin:PATH"
 };
 
 /// Receives each setting of a group: one door for each type a setting may have.
@@ -195,6 +196,15 @@ struct StopConfig {
   void settings(SettingVisitor& v);
 };
 
+/// What the plugins of a run say of themselves: written by the driver into the run's config, so that no process but the
+/// learner opens an algorithm's library, and none a module's. Empty without plugins.
+struct PluginsConfig {
+  std::string algorithm;  ///< rl/algorithm_facts.hpp
+  std::string module;     ///< rl/module_json.hpp
+  bool empty() const { return algorithm.empty() && module.empty(); }
+  void settings(SettingVisitor& v);
+};
+
 /// An algorithm's own part of [training].
 class AlgorithmConfig {
  public:
@@ -220,6 +230,7 @@ struct Config {
   CheckpointingConfig checkpointing;
   FaultToleranceConfig fault_tolerance;
   StopConfig stop;
+  PluginsConfig plugins;
 
   /// T of a fragment: rollout_fragment_length, or what makes the batch with one fragment a runner.
   int64_t fragment_length() const;
@@ -231,6 +242,13 @@ struct Config {
 /// Reads `text` (of file `name`) and `overrides` ("training.lr=1e-3"). Throws Error with code unknown-key, wrong-type,
 /// out-of-range, bad-toml or impossible (combinations), naming file:line:column, got, wanted and the nearest key.
 Config load_config(std::string_view text, std::string_view name, const std::vector<std::string>& overrides = {});
+
+/// The algorithm that these name, before its settings are known. Throws Error as load_config().
+std::string algorithm_of(std::string_view text, std::string_view name, const std::vector<std::string>& overrides = {});
+
+/// Reads the settings of `text` (of file `name`) over those of `config`, whose algorithm is given. Throws Error as
+/// load_config(), but refuses no combination.
+void read_settings(std::string_view text, std::string_view name, Config& config);
 
 /// The whole config as TOML: load_config(to_toml(c)) == c. With `describe`, each setting's meaning and unit as a
 /// comment.

@@ -4,21 +4,13 @@
 // make its environment open it themselves.
 #include "rl/plugin.hpp"
 
-#include <fcntl.h>
-#include <poll.h>
-#include <signal.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <boost/json.hpp>
 #include <cmath>
-#include <cstring>
 #include <filesystem>
 
 #include "rl/check.hpp"
+#include "rl/child_call.hpp"
 #include "rl/plugin_environment.hpp"
-#include "rl/sandbox.hpp"
 
 namespace myriad {
 namespace {
@@ -26,8 +18,6 @@ namespace {
 namespace fs = std::filesystem;
 namespace json = boost::json;
 
-constexpr int kPatienceMs = 30'000;  // to open a library and answer
-constexpr size_t kMaxAnswer = 64 << 20;
 constexpr int64_t kMaxElements = 1 << 26;
 
 // --- facts, through a pipe: numbers as text, since JSON has no infinity ---
@@ -131,67 +121,6 @@ json::object describe(const std::string& name, const EnvOptions& options) {
   return facts;
 }
 
-/// describe() in a child process.
-json::object ask(const std::string& name, const EnvOptions& options) {
-  const std::string path = plugin_library(name);
-  const Sandbox sandbox(foreign_sandbox());
-  int ends[2];
-  check(::pipe2(ends, O_CLOEXEC) == 0, "pipe2: {}", std::strerror(errno));
-  const pid_t parent = ::getpid(), child = ::fork();
-  check(child >= 0, "fork: {}", std::strerror(errno));
-  if (child == 0) {
-    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (::getppid() != parent) ::_exit(1);
-    json::object facts;
-    try {
-      close_descriptors_but({ends[1], sandbox.fd()});
-      sandbox.enter();
-      facts = describe(name, options);
-    } catch (const Error& error) {
-      facts = {{"code", error.code()}, {"error", error.what()}, {"usage", error.exit_status() == Exit::usage}};
-    } catch (const std::exception& error) {
-      facts = {{"code", "plugin-broken"}, {"error", fmt::format("{}: {}", path, error.what())}};
-    } catch (...) { facts = {{"code", "plugin-broken"}, {"error", path + ": it threw what is no std::exception"}}; }
-    const std::string text = json::serialize(facts);
-    for (size_t at = 0; at < text.size();) {
-      const ssize_t wrote = ::write(ends[1], text.data() + at, text.size() - at);
-      if (wrote <= 0) break;
-      at += static_cast<size_t>(wrote);
-    }
-    ::_exit(0);
-  }
-  ::close(ends[1]);
-  std::string text;
-  bool in_time = true;
-  for (std::array<char, 4096> part; text.size() <= kMaxAnswer;) {
-    pollfd wait{ends[0], POLLIN, 0};
-    const int ready = ::poll(&wait, 1, kPatienceMs);
-    if (ready < 0 && errno == EINTR) continue;
-    in_time = ready > 0;
-    const ssize_t got = in_time ? ::read(ends[0], part.data(), part.size()) : 0;
-    if (got <= 0) break;
-    text.append(part.data(), static_cast<size_t>(got));
-  }
-  ::close(ends[0]);
-  ::kill(child, SIGKILL);
-  int status = 0;
-  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {}
-  boost::system::error_code malformed;
-  const json::value facts = json::parse(text, malformed);
-  if (text.size() > kMaxAnswer)
-    fail(Exit::environment, "plugin-broken", "{} says more than {} MiB of its spaces", path, kMaxAnswer >> 20);
-  if (malformed || !facts.is_object())
-    fail(Exit::environment, "plugin-broken", "{} {} while it was loaded", path,
-         in_time && WIFSIGNALED(status) ? fmt::format("ended with {}", ::strsignal(WTERMSIG(status)))
-         : in_time                      ? "gave no answer"
-                                        : "gave no answer for 30 s");
-  const json::object& object = facts.as_object();
-  if (const auto* error = object.if_contains("error"))
-    throw Error(object.contains("usage") && object.at("usage").as_bool() ? Exit::usage : Exit::environment,
-                std::string(object.at("code").as_string()), std::string(error->as_string()));
-  return object;
-}
-
 const RegisterEnv plugins{EnvPrefix{.prefix = "plugin", .names_file = true, .make_spec = plugin_spec}};
 
 }  // namespace
@@ -199,7 +128,10 @@ const RegisterEnv plugins{EnvPrefix{.prefix = "plugin", .names_file = true, .mak
 EnvSpec plugin_spec(const std::string& name) {
   const std::string path = plugin_library(name);
   if (!fs::exists(path)) fail(Exit::usage, "no-plugin", "there is no file {}", path);
-  const json::object facts = ask(name, {});
+  const auto ask = [name, path](const EnvOptions& options) {
+    return call_in_child(path, [&] { return describe(name, options); });
+  };
+  const json::object facts = ask({});
   EnvSpec spec{.id = "plugin:" + name,
                .observation_space = space_of(facts, "observation", path),
                .action_space = space_of(facts, "action", path),
@@ -212,8 +144,8 @@ EnvSpec plugin_spec(const std::string& name) {
   spec.submits = facts.at("submits").as_bool();
   for (const json::value& option : facts.at("options").as_array())
     spec.options[std::string(option.at(0).as_string())] = number_of(option.at(1));
-  spec.configure = [name, path](EnvSpec& configured) {
-    const json::object other = ask(name, configured.options);
+  spec.configure = [path, ask](EnvSpec& configured) {
+    const json::object other = ask(configured.options);
     configured.observation_space = space_of(other, "observation", path);
     configured.action_space = space_of(other, "action", path);
   };

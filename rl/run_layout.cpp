@@ -3,6 +3,8 @@
 #include "rl/check.hpp"
 #include "rl/connector.hpp"
 #include "rl/curriculum.hpp"
+#include "rl/module_json.hpp"
+#include "rl/module_plugin.hpp"
 #include "rl/wrappers.hpp"
 
 namespace myriad {
@@ -20,7 +22,15 @@ void check_stack(const Space& space, int64_t frames) {
 }  // namespace
 
 ModuleSpec module_of(const Config& config, const EnvSpec& env) {
-  return find_algorithm(config.algorithm).module(env.observation_space, env.action_space, config);
+  return module_of(config, env.observation_space, env.action_space);
+}
+
+ModuleSpec module_of(const Config& config, const Space& observation_space, const Space& action_space) {
+  if (config.plugins.module.empty())
+    return find_algorithm(config.algorithm).module(observation_space, action_space, config);
+  ModuleSpec spec = module_from_json(config.plugins.module);
+  check_observations(spec, observation_space);
+  return spec;
 }
 
 DType observation_dtype(const Config& config, const Space& observation_space) {

@@ -20,8 +20,10 @@ struct RunLayout {
   static RunLayout of(const Config& config);
 };
 
-/// The network that `config.algorithm` trains in `env`.
+/// The network that `config.algorithm` trains in `env`: what its plugins said, where they were asked (Config::plugins).
+/// Throws Error("bad-module") for one of other spaces.
 ModuleSpec module_of(const Config& config, const EnvSpec& env);
+ModuleSpec module_of(const Config& config, const Space& observation_space, const Space& action_space);
 
 /// How fragments carry observations: u8 where the space is one Box of uint8 and nothing filters them, a quarter of the
 /// bytes; else f32 features.

@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
-"""Installs what a simulator's author needs: `install_sdk.py PREFIX`. `ninja install` calls it without one."""
+"""Installs what an author of simulators, algorithms and networks needs: `install_sdk.py PREFIX`. `ninja install` calls it without one."""
+import json
 import os
 import pathlib
 import re
 import shutil
 import sys
+
+import plugin_interface
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PC = """prefix=${pcfiledir}/../..
@@ -21,6 +24,30 @@ Requires: myriad-sdk
 Libs: -L${prefix}/lib -lmyriad_client -Wl,-rpath,${prefix}/lib
 """
 
+# Libraries that the programs open: nothing to link.
+ALGORITHM_PC = """prefix=${pcfiledir}/../..
+torch=%s
+Name: myriad-algorithm
+Description: headers for algorithms of Myriad, interface %s
+Version: %s
+Requires: fmt
+Cflags: -I${prefix}/include -I${prefix}/include/myriad -idirafter${torch}/include
+"""
+MODULE_PC = """prefix=${pcfiledir}/../..
+Name: myriad-module
+Description: headers for networks of Myriad, interface %s
+Version: %s
+Cflags: -I${prefix}/include -I${prefix}/include/myriad
+"""
+
+
+def torch_root(build: pathlib.Path) -> str:
+    """The libtorch that the build was configured with, as learners/meson.build finds it."""
+    options = json.loads((build / "meson-info/intro-buildoptions.json").read_text())
+    given = next(option["value"] for option in options if option["name"] == "torch")
+    wheels = sorted((ROOT / ".venv/lib").glob("python3*/site-packages/torch"))
+    return given or str(wheels[0] if wheels else "")
+
 
 def main() -> int:
     prefix = sys.argv[1] if len(sys.argv) == 2 else os.environ.get("MESON_INSTALL_DESTDIR_PREFIX")
@@ -35,10 +62,21 @@ def main() -> int:
         shutil.copy(header, headers)
     abi = re.search(r"#define MYRIAD_ENV_ABI (\d+)", (headers / "env.h").read_text())[1]
     version = re.search(r"version: '([^']*)'", (ROOT / "meson.build").read_text())[1]
+    build = pathlib.Path(os.environ.get("MESON_BUILD_ROOT", ROOT / "build"))
+    interface, generated = plugin_interface.digest(), build / "rl/plugin_interface_generated.h"
+    if f'"{interface}"' not in generated.read_text():
+        print("error[stale-build] the headers are newer than the programs, which would refuse what is built with them: ./myriad install-sdk builds both", file=sys.stderr)
+        return 4
+    for path in plugin_interface.headers():
+        target = headers / plugin_interface.ENTRIES.get(path, path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, target)
+    shutil.copy(generated, headers)
+    (pkgconfig / "myriad-algorithm.pc").write_text(ALGORITHM_PC % (torch_root(build), interface, version))
+    (pkgconfig / "myriad-module.pc").write_text(MODULE_PC % (interface, version))
     (pkgconfig / "myriad-sdk.pc").write_text(PC % (abi, version))
     (pkgconfig / "myriad-client.pc").write_text(CLIENT_PC % version)
-    library = pathlib.Path(os.environ.get("MESON_BUILD_ROOT", ROOT / "build")) / "sdk/libmyriad_client.so"
-    shutil.copy(library, prefix / "lib")
+    shutil.copy(build / "sdk/libmyriad_client.so", prefix / "lib")
     shutil.copytree(ROOT / "sdk/python", prefix / "share/myriad/python", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "sdk/templates", prefix / "share/myriad/templates", dirs_exist_ok=True)
     print(f"installed into {prefix}; for pkg-config: export PKG_CONFIG_PATH={pkgconfig}")

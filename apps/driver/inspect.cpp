@@ -8,6 +8,7 @@
 #include <set>
 
 #include "apps/driver/frames.hpp"
+#include "apps/driver/plugins.hpp"
 #include "apps/driver/policy_file.hpp"
 #include "apps/driver/recorder.hpp"
 #include "apps/driver/row_json.hpp"
@@ -153,7 +154,8 @@ int print_config(const std::string& resolved, const std::vector<std::string>& ov
   Config config = load_config("", "defaults");
   if (!resolved.empty()) {
     const ConfigFile file = read_config(resolved);
-    config = load_config(file.text, file.name, overrides);
+    config = load_user_config(file.text, file.name, overrides);
+    config.plugins = {};  // `train` asks again
     if (!as_json) {
       fmt::print("# network: {}\n{}", network_of(config), to_toml(config));
       return 0;

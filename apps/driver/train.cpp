@@ -12,6 +12,7 @@
 
 #include "apps/driver/children.hpp"
 #include "apps/driver/live_view.hpp"
+#include "apps/driver/plugins.hpp"
 #include "apps/driver/policy_file.hpp"
 #include "apps/driver/recorder.hpp"
 #include "apps/driver/report_rows.hpp"
@@ -580,9 +581,10 @@ int train(const TrainOptions& options) {
   const auto files = make_system_files("/");
   if (options.resume.empty()) {
     const ConfigFile file = read_config(options.config);
-    Config config = load_config(file.text, file.name, options.overrides);
+    Config config = load_user_config(file.text, file.name, options.overrides);
     config.environment.env = EnvRegistry::instance().absolute(config.environment.env);
     if (std::string& from = config.rl_module.init_from; !from.empty()) from = checkpoint_of(*files, fs::absolute(from));
+    ask_for_module(config);
     const EnvSpec env = check_environment(config);
     Links links(config.network);
     RunDirectory directory = options.out.empty() ? RunDirectory::create_numbered(fs::absolute("runs"))
@@ -597,7 +599,9 @@ int train(const TrainOptions& options) {
   const fs::path run_path = run_of(given);
   RunDirectory directory = RunDirectory::open(run_path);
   const std::string checkpoint = checkpoint_of(*files, given);
-  Config config = load_config(read_file(checkpoint + "/config.toml"), checkpoint + "/config.toml", options.overrides);
+  Config config =
+      load_user_config(read_file(checkpoint + "/config.toml"), checkpoint + "/config.toml", options.overrides);
+  ask_for_module(config);
   const EnvSpec env = check_environment(config);
   Links links(config.network);
   SavedRun saved = go_back(*files, directory, checkpoint, config.env_runners.num_env_runners);

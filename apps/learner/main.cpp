@@ -21,7 +21,9 @@
 #include <thread>
 
 #include "apps/child.hpp"
+#include "apps/learner/describe.hpp"
 #include "apps/learner/learner_files.hpp"
+#include "learners/algorithm_calls.hpp"
 #include "learners/batch_assembler.hpp"
 #include "learners/device/device_support.hpp"
 #include "learners/device/nccl_group.hpp"
@@ -183,11 +185,14 @@ class LearnerShell {
         hello_(hello(arguments)),
         run_(arguments.number("--run")),
         checkpoint_(welcome.checkpoint),
-        config_(load_config(welcome.config, "config")),
+        config_(load_config_with_plugin(welcome.config, "config")),
+        algorithm_calls_(find_algorithm(config_.algorithm)),
         env_(environment_spec(config_)),
         curriculum_(config_.curriculum, env_),
         data_(context, welcome.data_endpoint),
-        learner_(config_, env_.observation_space, env_.action_space, device_of(config_, hello_.shard)),
+        learner_(algorithm_calls_([this] {
+          return Learner(config_, env_.observation_space, env_.action_space, device_of(config_, hello_.shard));
+        })),
         layout_(std::make_shared<const FragmentLayout>(fragment_layout(config_, env_, learner_.spec()))),
         member_(member_options()),
         ledger_(run_, hello_.shard) {}
@@ -534,7 +539,7 @@ class LearnerShell {
       const uint64_t version = learner_.version();
       const double collective_before = learner_.collective_seconds();
       try {
-        const UpdateResult result = learner_.update(batch, tally);
+        const UpdateResult result = algorithm_calls_([&] { return learner_.update(batch, tally); });
         for (const auto& [key, value] : result.metrics) updated.metrics["learners/default_policy/" + key] = value;
         if (learner_.version() > version) {
           remember(std::make_shared<const Weights>(learner_.weights()));
@@ -576,6 +581,7 @@ class LearnerShell {
   uint64_t run_;
   std::string checkpoint_;
   Config config_;
+  AlgorithmCalls algorithm_calls_;
   EnvSpec env_;
   Curriculum curriculum_;
   Router data_;
@@ -619,6 +625,7 @@ int main(int argc, char** argv) {
   ::mallopt(M_TRIM_THRESHOLD, 512 << 20);
   ::mallopt(M_MMAP_THRESHOLD, 512 << 20);
   ::signal(SIGPIPE, SIG_IGN);  // Gloo writes to peers that may have died: an error to it, no end of this process
+  if (myriad::is_description(argc, argv)) return myriad::describe(argc, argv);
   try {
     return myriad::run(myriad::ChildArguments(argc, argv));
   } catch (const myriad::Error& error) {

@@ -27,12 +27,12 @@ LIBRARIES = "-lfmt -lboost_json -lflatbuffers -ldl -lpthread"
 
 # What the targets are linked with: an archive, from which each takes what it names.
 LIBRARY_SOURCES = """
-    rl/algorithm_info rl/check rl/config rl/connector rl/curriculum rl/environment rl/fragment rl/hash rl/module_json rl/module_spec rl/plugin rl/plugin_environment rl/run_layout rl/sandbox rl/simulator/messages rl/space
+    rl/algorithm_facts rl/algorithm_info rl/check rl/child_call rl/config rl/connector rl/curriculum rl/environment rl/fragment rl/hash rl/module_json rl/module_plugin rl/module_spec rl/plugin rl/plugin_build rl/plugin_environment rl/run_layout rl/sandbox rl/simulator/messages rl/space
     rl/system rl/system_call_filter rl/toml rl/weights rl/wrappers sims/classic/canvas
     rl/wire/messages rl/wire/packed rl/wire/parcel learners/batch_assembler roles/checkpoint env_runners/vector_env
 """.split()
 # Found by no name: linked as they are.
-ALGORITHMS = ("algorithms/a2c_info", "algorithms/appo_info", "algorithms/impala_info", "algorithms/ppo_info")
+ALGORITHMS = ("algorithms/infos", "algorithms/appo_info", "algorithms/impala_info", "algorithms/ppo_info")
 CART_POLE = "sims/classic/cart_pole"
 
 
@@ -70,11 +70,13 @@ def ninja_file(build: pathlib.Path) -> str:
         f"rule schema\n  command = flatc --cpp --scoped-enums --gen-object-api -o {build}/generated $in",
         f"build generated/schema_generated.h: schema {ROOT}/rl/wire/schema.fbs",
         f"build generated/protocol_generated.h: schema {ROOT}/rl/simulator/protocol.fbs",
+        f"rule interface\n  command = {sys.executable} {ROOT}/scripts/plugin_interface.py $out $out.d fuzz\n  depfile = $out.d\n  deps = gcc",
+        "build generated/plugin_interface_generated.h: interface",
     ]
     programs = {**TARGETS, "make_seeds": SEEDS}
     extra = sorted({source for target in programs.values() for source in target.sources})
     sources = [*LIBRARY_SOURCES, *extra, *(f"tests/fuzz/{name}" for name in programs)]
-    lines += [f"build {source}.o: compile {ROOT}/{source}.cpp || generated/schema_generated.h generated/protocol_generated.h" for source in sources]
+    lines += [f"build {source}.o: compile {ROOT}/{source}.cpp || generated/schema_generated.h generated/protocol_generated.h generated/plugin_interface_generated.h" for source in sources]
     lines.append(f"build library.a: archive {' '.join(f'{source}.o' for source in LIBRARY_SOURCES)}")
     for name, target in programs.items():
         objects = " ".join(f"{source}.o" for source in (f"tests/fuzz/{name}", *target.sources))

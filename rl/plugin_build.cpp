@@ -1,0 +1,40 @@
+#include "rl/plugin_build.hpp"
+
+#include <dlfcn.h>
+
+#include <cstring>
+#include <filesystem>
+
+#include "rl/check.hpp"
+
+namespace myriad {
+namespace {
+
+std::string text_of(const PluginBuild& build) {
+  return fmt::format("Myriad {} (headers {}), {}, {}{}{}", build.version, build.headers, build.compiler, build.library,
+                     build.torch[0] == '\0' ? "" : ", torch ", build.torch);
+}
+
+}  // namespace
+
+void check_build(const std::string& path, const PluginBuild& got, const PluginBuild& want) {
+  const auto same = [](const char* a, const char* b) { return std::strcmp(a, b) == 0; };
+  if (same(got.headers, want.headers) && same(got.library, want.library) && same(got.torch, want.torch)) return;
+  fail(Exit::environment, "plugin-abi",
+       "{} was built with {}; this program with {}: install this program's SDK (myriad install-sdk) and build it again",
+       path, text_of(got), text_of(want));
+}
+
+const void* plugin_table(const std::string& path, const char* entry, const char* docs) {
+  if (!std::filesystem::exists(path)) fail(Exit::usage, "no-plugin", "there is no file {}", path);
+  void* library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr)
+    fail(Exit::environment, "no-plugin", "{} cannot be loaded: {}; see {}", path, ::dlerror(), docs);
+  const auto function = reinterpret_cast<const void* (*)()>(::dlsym(library, entry));
+  if (function == nullptr) fail(Exit::environment, "no-plugin", "{} has no {}(); see {}", path, entry, docs);
+  const void* table = function();
+  if (table == nullptr) fail(Exit::environment, "plugin-broken", "{}() of {} returned a null pointer", entry, path);
+  return table;
+}
+
+}  // namespace myriad
