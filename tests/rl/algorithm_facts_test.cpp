@@ -119,10 +119,12 @@ TEST_SUITE("rl/algorithm_facts") {
     CHECK(error_of([&] { (void)module_of(again, env); }) ==
           "error[internal] the network of /b/never_opened.so was not asked");
 
-    const ModuleSpec spec = make_mlp_spec(env.observation_space, env.action_space, ModelConfig{.fcnet_hiddens = {5}});
+    ModelConfig model;
+    model.fcnet_hiddens = {5};
+    const ModuleSpec spec = make_mlp_spec(env.observation_space, env.action_space, model);
     config.plugins.module = to_json(spec);
     CHECK(module_of(load_config(to_toml(config), "again"), env) == spec);
-    config.plugins.module = to_json(make_mlp_spec(Space::box(-1, 1, {4}), env.action_space, ModelConfig{}));
+    config.plugins.module = to_json(make_mlp_spec(Space::box(-1, 1, {4}), env.action_space, model));
     CHECK(
         error_of([&] { (void)module_of(config, env); }).starts_with("error[bad-module] the network takes 4 features"));
   }

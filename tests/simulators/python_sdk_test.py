@@ -325,8 +325,8 @@ class ByHand(unittest.TestCase):
         self.assertEqual(16, Codec(Dict({"far": Box(0, 9, (1,), "float64"), "flag": Box(0, 9, (1,), "uint8")})).row_bytes)
 
     @staticmethod
-    def policy(observation, action, tensors: dict, filter_state: list | None = None, seed: int = 0, **settings) -> Policy:
-        """The policy of one linear layer, of what a Weights message holds."""
+    def policy(observation, action, tensors: dict, filter_state: list | None = None, seed: int = 0, spec: dict | None = None, **settings) -> Policy:
+        """The policy of one linear layer, or of the spec that a plugin made, of what a Weights message holds."""
         def safetensors(tensors: dict) -> bytes:
             header, data = {}, b""
             for name, tensor in tensors.items():
@@ -341,6 +341,7 @@ class ByHand(unittest.TestCase):
         module = {"fcnet_hiddens": [], "fcnet_activation": "tanh", "fcnet_use_layernorm": False, "free_log_std": True, "log_std_clip_param": 20.0}
         lines = [f"{k} = {json.dumps(settings.get(k, v))}" for k, v in environment.items()] + ["[rl_module]"]
         config = "[environment]\n" + "\n".join(lines + [f"{k} = {json.dumps(settings.get(k, v))}" for k, v in module.items()])
+        config += f"\n[plugins]\nmodule = {json.dumps(json.dumps(spec))}" if spec else ""
         connectors = {} if filter_state is None else {"mean_std_filter": np.array(filter_state, np.float64)}
         as_numpy = lambda tensors: lambda: np.frombuffer(safetensors(tensors), np.uint8)
         weights = types.SimpleNamespace(ParametersAsNumpy=as_numpy(tensors), ConnectorsAsNumpy=as_numpy(connectors),
@@ -370,6 +371,13 @@ class ByHand(unittest.TestCase):
         self.assertAlmostEqual(3 * drawn[0] + 1, action[0], places=5)
         few = self.policy(Box(-9, 9, (2,)), Box(-2, 4, (1,)), tensors, [1, 1, 2, 0, 0], normalize_actions=False, clip_actions=False)
         self.assertEqual([2 * 3 - 2.25 + 0.5], few.act([3, 2.25]).tolist())  # one row is no filter yet
+
+    def test_network_that_a_plugin_made(self):
+        spec = {"obs_size": 2, "encoder": [{"kind": "scale", "size": 2, "factor": 0.5}], "action_head": {"kind": "linear", "inputs": 2, "outputs": 2},
+                "distribution": {"kind": "categorical", "n": 2}, "log_std_clip": 20.0}
+        tensors = {"pi.weight": np.array([[1, 0], [2, 1]], np.float32), "pi.bias": np.zeros(2, np.float32)}
+        self.assertEqual([1.5, 5], self.policy(Box(-9, 9, (2,)), Discrete(2), tensors, spec=spec).action_dist_inputs([3, 4]).tolist())
+        self.assertEqual([3, 10], self.policy(Box(-9, 9, (2,)), Discrete(2), tensors).action_dist_inputs([3, 4]).tolist())
 
     def test_logits_in_groups(self):
         f32 = lambda *values: np.array(values, np.float32)

@@ -57,8 +57,10 @@ class Policy:
 
     def set_weights(self, weights, observation, action) -> None:
         module, connectors = (data.tobytes() for data in (weights.ParametersAsNumpy(), weights.ConnectorsAsNumpy()))
-        self._put_together(tomllib.loads(weights.Config().decode()), observation, action, read_safetensors(module, "the weights' module"),
-                           read_safetensors(connectors, "the weights' connectors"))
+        config = tomllib.loads(weights.Config().decode())
+        spec = config.get("plugins", {}).get("module")  # where a plugin made the network
+        self._put_together(config, observation, action, read_safetensors(module, "the weights' module"),
+                           read_safetensors(connectors, "the weights' connectors"), json.loads(spec) if spec else None)
         self.version = weights.Version()
 
     def refresh(self) -> bool:
