@@ -49,7 +49,8 @@ void write_project(const std::string& name, const std::string& example, const Te
   const bool good =
       !name.empty() && std::islower(static_cast<unsigned char>(name[0])) &&
       std::ranges::all_of(name, [](unsigned char c) { return std::islower(c) || std::isdigit(c) || c == '_'; });
-  if (!good) fail(Exit::usage, "bad-name", "{} cannot be the name here; want lower case, digits and _, as in {}", name, example);
+  if (!good)
+    fail(Exit::usage, "bad-name", "{} cannot be the name here; want lower case, digits and _, as in {}", name, example);
   if (fs::exists(name)) fail(Exit::usage, "exists", "{} is there already", name);
   words.insert({{"@NAME@", name}, {"@CLASS@", class_name(name)}});
   const fs::path from = templates();
