@@ -4,6 +4,7 @@
 #include <array>
 #include <boost/json.hpp>
 #include <cstdlib>
+#include <set>
 #include <utility>
 #include <variant>
 
@@ -21,6 +22,8 @@ using Value =
 constexpr std::array<std::string_view, std::variant_size_v<Value>> kTypes{
     "boolean",  "integer",  "number",  "string",    "integers", "lists of integers",
     "schedule", "optional", "options", "schedules", "ranges",   "list of ranges"};
+
+constexpr std::array<std::string_view, 3> kModes{"sync", "lag1", "async"};
 
 template <size_t I = 0>
 Value value_of_type(size_t type) {
@@ -104,6 +107,16 @@ Setting setting_from(const json::object& object) {
           value_of_type(static_cast<size_t>(type - kTypes.begin()))};
 }
 
+/// Its own settings and those that every algorithm has stand in one group.
+void refuse_twice(const ListedSettings& settings) {
+  Config config;
+  config.algorithm_config = settings.clone();
+  std::set<std::string> names;
+  for (const SettingRow& row : setting_rows(config))
+    if (!names.insert(row.group + "." + row.key).second)
+      throw std::runtime_error(fmt::format("{}.{} is listed twice: call its own another name", row.group, row.key));
+}
+
 AlgorithmInfo info_from(const json::object& facts, const std::string& library) {
   ListedSettings settings;
   for (const json::value& item : facts.at("settings").as_array())
@@ -121,6 +134,14 @@ AlgorithmInfo info_from(const json::object& facts, const std::string& library) {
       },
       .library = library};
   if (info.sampling.empty()) throw std::runtime_error("it says no sampling mode");
+  for (const std::string& mode : info.sampling)
+    if (std::ranges::find(kModes, mode) == kModes.end())
+      throw std::runtime_error(fmt::format("it can be sampled '{}'; want {}", mode, fmt::join(kModes, ", ")));
+  for (const std::string& column : info.columns)
+    if (column != kLogp && column != kActionDistInputs)
+      throw std::runtime_error(
+          fmt::format("it wants the column {}; runners make {} and {}", column, kLogp, kActionDistInputs));
+  refuse_twice(settings);
   return info;
 }
 
@@ -145,7 +166,7 @@ std::string facts_of(const AlgorithmInfo& info) {
 AlgorithmInfo info_of(std::string_view facts, const std::string& library) try {
   return info_from(json::parse(facts).as_object(), library);
 } catch (const Error&) { throw; } catch (const std::exception& error) {
-  fail(Exit::environment, "plugin-broken", "what {} says of itself: {}", library, error.what());
+  fail(Exit::usage, "plugin-broken", "what {} says of itself: {}", library, error.what());
 }
 
 }  // namespace myriad

@@ -288,6 +288,13 @@ void config_seeds() {
   save_text("curriculum",
             "[curriculum]\nschedules = { a = [[0, 1.5], [10, 2]] }\nrandomize = { b = [0, 1] }\n"
             "levels = [{}, { c = 1, d = [1, 2] }]\nadvance_at = 3\n");
+  save_text(
+      "plugin",
+      "algorithm = \"plugin:/a/x.so\"\n[training]\nrate = 0.5\n[plugins]\nalgorithm = '"
+      R"({"name": "A", "summary": "", "sampling": ["sync"], "columns": ["logp"], "defaults": "[training]\nlr = 1.0",)"
+      R"( "settings": [{"key": "rate", "type": "number", "unit": "", "meaning": "", "low": "0", "high": "inf",)"
+      R"( "choices": []}]})"
+      "'\n");
   save_text("dotted", "training.lr = 1e-3\nrl_module.fcnet_hiddens = [64, 64]\ntraining.grad_clip = \"off\"\n");
 }
 

@@ -142,9 +142,11 @@ TEST_SUITE("rl/algorithm_facts") {
       REQUIRE(text.find(from) != std::string::npos);
       return text.replace(text.find(from), from.size(), to);
     };
-    for (const std::string& text :
-         {std::string("{"), std::string("[]"), std::string("{}"), with("\"boolean\"", "\"bit\""),
-          with("\"settings\":[", "\"settings\":[1,"), with("[\"lag1\",\"sync\"]", "[]"), with("\"Every\"", "5")}) {
+    for (const std::string& text : {std::string("{"), std::string("[]"), std::string("{}"),
+                                    with("\"boolean\"", "\"bit\""), with("\"settings\":[", "\"settings\":[1,"),
+                                    with("[\"lag1\",\"sync\"]", "[]"), with("[\"lag1\",", "[\"often\","),
+                                    with("[\"logp\"]", "[\"state_in\"]"), with("\"key\":\"rate\"", "\"key\":\"lr\""),
+                                    with("\"key\":\"rate\"", "\"key\":\"count\""), with("\"Every\"", "5")}) {
       CAPTURE(text);
       CHECK(error_of([&] { (void)info_of(text, "/a/every.so"); }).starts_with("error[plugin-broken]"));
     }
