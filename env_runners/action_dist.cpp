@@ -73,6 +73,13 @@ std::pair<float, float> normal_pair(RandomStream& random) {
   return {radius * std::cos(angle), radius * std::sin(angle)};
 }
 
+/// NaN where a Q-value is not finite, else 0: such values have no best action.
+float unless_finite(const float* q, int n) {
+  float sum = 0.0f;
+  for (int i = 0; i < n; ++i) sum += 0.0f * q[i];
+  return sum;
+}
+
 /// One element's log density; from the stored action, so that the learner's ratio starts at 1.
 float normal_logp(float action, float mean, float log_std) {
   const float z = (action - mean) * std::exp(-log_std);
@@ -96,6 +103,10 @@ ActionDist::ActionDist(const ActionDistribution& distribution, const Space& acti
                    fits(discrete != nullptr && discrete->n == d.n);
                  },
                  [&](const MultiCategorical& d) { fits(leaf.dtype == DType::i32 && d.nvec.size() == leaf.count); },
+                 [&](const EpsilonGreedy& d) {
+                   const auto* discrete = action_space.get_if<Discrete>();
+                   fits(discrete != nullptr && discrete->n == d.n);
+                 },
                  [&](const DiagGaussian& d) {
                    fits((f64_ || leaf.dtype == DType::f32) && static_cast<size_t>(d.n) == leaf.count);
                  }},
@@ -105,6 +116,14 @@ ActionDist::ActionDist(const ActionDistribution& distribution, const Space& acti
   if (const auto* multi = std::get_if<MultiCategorical>(&distribution_))
     largest = *std::max_element(multi->nvec.begin(), multi->nvec.end());
   cumulative_.resize(static_cast<size_t>(largest));
+}
+
+void ActionDist::set_epsilon(double epsilon) {
+  const auto* greedy = std::get_if<EpsilonGreedy>(&distribution_);
+  check(greedy != nullptr && epsilon >= 0 && epsilon <= 1, "an epsilon of {} for {} inputs", epsilon, inputs_);
+  epsilon_ = epsilon;
+  logp_best_ = static_cast<float>(std::log(1.0 - epsilon + epsilon / greedy->n));
+  logp_other_ = static_cast<float>(std::log(epsilon / greedy->n));
 }
 
 void ActionDist::sample(const float* inputs, std::span<RandomStream> streams, std::byte* actions, float* logp) {
@@ -139,8 +158,19 @@ void ActionDist::sample(const float* inputs, std::span<RandomStream> streams, st
       inputs += 2 * d.n;
     }
   };
+  const auto epsilon_greedy = [&](const EpsilonGreedy& d) {
+    for (RandomStream& random : streams) {
+      const int best = argmax(inputs, d.n);
+      const int choice =
+          random.uniform() < epsilon_ ? static_cast<int>(random.below(static_cast<uint64_t>(d.n))) : best;
+      *logp++ = (choice == best ? logp_best_ : logp_other_) + unless_finite(inputs, d.n);
+      store(actions, 0, start_ + choice);
+      actions += row_bytes_;
+      inputs += d.n;
+    }
+  };
   std::visit(Overloaded{[&](const Categorical& d) { categories(d); }, [&](const MultiCategorical& d) { categories(d); },
-                        gaussian},
+                        gaussian, epsilon_greedy},
              distribution_);
 }
 
@@ -157,7 +187,8 @@ void ActionDist::mode(const float* inputs, size_t n, std::byte* actions, float* 
                           [&](const MultiCategorical& d) { categories(d, inputs, actions); },
                           [&](const DiagGaussian& d) {
                             for (int j = 0; j < d.n; ++j) store(actions, static_cast<size_t>(j), f64_, inputs[j]);
-                          }},
+                          },
+                          [&](const EpsilonGreedy& d) { store(actions, 0, start_ + argmax(inputs, d.n)); }},
                distribution_);
     logp[i] = this->logp(inputs, actions);
   }
@@ -178,6 +209,11 @@ float ActionDist::logp(const float* inputs, const std::byte* action) const {
                         [&](const DiagGaussian& d) {
                           for (int j = 0; j < d.n; ++j)
                             sum += normal_logp(load(action, static_cast<size_t>(j), f64_), inputs[j], inputs[d.n + j]);
+                        },
+                        [&](const EpsilonGreedy& d) {
+                          const int choice = load(action, 0) - start_;
+                          check(choice >= 0 && choice < d.n, "action {} lies outside [0, {})", choice, d.n);
+                          sum = (choice == argmax(inputs, d.n) ? logp_best_ : logp_other_) + unless_finite(inputs, d.n);
                         }},
              distribution_);
   return sum;

@@ -5,6 +5,7 @@
 // ActionConnector.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <span>
 #include <vector>
@@ -20,10 +21,15 @@ class ActionDist {
   /// Throws Error when the distribution and the space do not fit.
   ActionDist(const ActionDistribution& distribution, const Space& action_space);
 
+  /// Of an epsilon-greedy policy, in [0, 1]: 0 until it is set.
+  void set_epsilon(double epsilon);
+  bool is_epsilon_greedy() const { return std::holds_alternative<EpsilonGreedy>(distribution_); }
+
   /// Draws an action a stream. inputs [n, num_inputs] -> actions [n, row_bytes], logp [n].
   void sample(const float* inputs, std::span<RandomStream> streams, std::byte* actions, float* logp);
 
-  /// The mode: argmax, or the mean. inputs [n, num_inputs] -> actions [n, row_bytes], logp [n].
+  /// The mode: argmax (of logits, of Q-values), or the mean. inputs [n, num_inputs] -> actions [n, row_bytes], logp
+  /// [n].
   void mode(const float* inputs, size_t n, std::byte* actions, float* logp) const;
 
   /// Log probability (density) of one action.
@@ -36,9 +42,11 @@ class ActionDist {
   ActionDistribution distribution_;
   size_t row_bytes_;
   int inputs_;
-  int start_ = 0;                  ///< Discrete::start
-  bool f64_ = false;               ///< a Box of float64
-  std::vector<float> cumulative_;  // scratch of sample(): the largest group's running sums
+  int start_ = 0;     ///< Discrete::start
+  bool f64_ = false;  ///< a Box of float64
+  double epsilon_ = 0.0;
+  float logp_best_ = 0.0f, logp_other_ = -INFINITY;  ///< of epsilon_
+  std::vector<float> cumulative_;                    // scratch of sample(): the largest group's running sums
 };
 
 /// Actions drawn uniformly from what the policy's actions may be: the space, or with `normalize` [-1, 1] for each

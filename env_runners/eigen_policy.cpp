@@ -362,7 +362,8 @@ void EigenPolicy::write_outputs(const float* head, const float* log_std, int sam
                               float& value = out[j * outputs_ + d.n + o];
                               value = std::clamp(d.free_log_std ? log_std[o] : value, -clip, clip);
                             }
-                        }},
+                        },
+                        [&](const EpsilonGreedy& d) { unpack(d.n); }},
              spec_.distribution);
 }
 

@@ -115,6 +115,8 @@ class EnvRunner {
         module[p.name] = Tensor::of(current_->values.subspan(p.offset, p.count), {p.shape.begin(), p.shape.end()});
     if (!current_->filter.empty())
       connectors["mean_std_filter"] = Tensor::of(current_->filter, {current_->filter.size()});
+    if (std::holds_alternative<EpsilonGreedy>(setup_.spec.distribution))
+      connectors["epsilon"] = Tensor::of(current_->published.last(1), {1});
     weights.parameters = simulator::bytes_of(encode_safetensors(module));
     weights.connectors = simulator::bytes_of(encode_safetensors(connectors));
     weights.config = setup_.config_toml;
@@ -181,7 +183,7 @@ RunnerSetup RunnerSetup::load(uint64_t run, uint64_t epoch, std::string_view con
   RunLayout layout = RunLayout::of(config);
   const SharedWeightsLayout weights{.num_values = layout.module.num_inference_parameters(),
                                     .num_filter = layout.num_filter,
-                                    .num_curriculum = layout.num_curriculum};
+                                    .num_published = layout.num_published};
   std::string text = to_toml(config);
   return {run,
           epoch,

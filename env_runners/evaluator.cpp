@@ -51,6 +51,7 @@ Evaluator::Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec&
   check(module.obs_size == spec_.observation_space.flat_size(), "the module takes {} features, {} has {}",
         module.obs_size, spec_.id, spec_.observation_space.flat_size());
   policy_.load(weights_->values);
+  if (dist_.is_epsilon_greedy() && !weights_->published.empty()) dist_.set_epsilon(weights_->published.back());
   if (config.environment.filters_observations()) {
     filter_.emplace(module.obs_size, config.environment.observation_clip);
     filter_->set_state(weights_->filter);

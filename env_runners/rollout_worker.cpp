@@ -96,7 +96,13 @@ void RolloutWorker::begin(Fragment& fragment, const WeightsView& weights) {
         layout.frame_stack(), frame_stack_);
   policy_.load(weights.values);
   if (filter_) filter_->set_state(weights.filter);
-  envs_.set_curriculum(weights.curriculum);
+  std::span<const double> published = weights.published;
+  if (dist_.is_epsilon_greedy()) {
+    check(!published.empty(), "the weights of an epsilon-greedy policy have no epsilon");
+    dist_.set_epsilon(published.back());
+    published = published.first(published.size() - 1);
+  }
+  envs_.set_curriculum(published);
   if (!started_) {
     envs_.reset(flat_ ? observed_.data() : rows_.data());
     if (!flat_) to_features(rows_.data(), num_envs_, observed_.data());
@@ -219,7 +225,8 @@ void RolloutWorker::take_own(size_t b, const OwnAction& own) {
   if (!own.dist_inputs.empty() && std::isfinite(dist_.logp(own.dist_inputs.data(), own.action.data())))
     std::ranges::copy(own.dist_inputs, drawn_from);
   const float logp = dist_.logp(drawn_from, own.action.data());
-  if (!std::isfinite(logp)) return;  // impossible under this policy: keep the action we sent
+  // Impossible under this policy: keep the action we sent. Q-learning learns of any action.
+  if (!std::isfinite(logp) && !dist_.is_epsilon_greedy()) return;
   std::ranges::copy(own.action, target_.actions + b * dist_.row_bytes());
   target_.logp[b] = logp;
 }

@@ -1,7 +1,7 @@
 // Shared weights: one copy a host. The agent writes versions into buffers of one memfd; every runner maps them
 // read-only and infers on them in place.
 //
-//   memfd, sealed:     [newest][buffer 0: filter, curriculum, values][buffer 1] ...      writable by the agent alone
+//   memfd, sealed:     [newest][buffer 0: filter, published, values][buffer 1] ...       writable by the agent alone
 //   a page a runner:   [pinned buffer][progress]                                      shared by it and the agent alone
 //
 // A runner pins the newest buffer for a fragment (hazard pointers: Michael 2004): it writes the pin, then sees that the
@@ -29,7 +29,7 @@ static_assert(std::atomic<uint64_t>::is_always_lock_free);
 
 struct SharedWeightsLayout {
   static constexpr uint32_t kBuffers = 8;
-  size_t num_values = 0, num_filter = 0, num_curriculum = 0;
+  size_t num_values = 0, num_filter = 0, num_published = 0;
   size_t buffer_bytes() const;
   size_t values_offset() const;
   size_t bytes() const;  ///< of the whole region

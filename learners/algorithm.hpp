@@ -21,8 +21,7 @@
 #include "learners/module/torch_layers.hpp"
 #include "learners/moments.hpp"
 #include "learners/tensor_batch.hpp"
-#include "rl/check.hpp"
-#include "rl/config.hpp"
+#include "rl/algorithm_info.hpp"
 
 namespace myriad {
 
@@ -143,14 +142,6 @@ struct RegisterAlgorithm {
 template <class A>
 std::unique_ptr<Algorithm> make_as(const Config& config) {
   return std::make_unique<A>(config);
-}
-
-/// The algorithm's own settings in `config`. Throws Error where they are of another one.
-template <class Settings>
-const Settings& own_settings(const Config& config) {
-  const auto* own = dynamic_cast<const Settings*>(config.algorithm_config.get());
-  check(own != nullptr, "{} was made with another algorithm's settings", config.algorithm);
-  return *own;
 }
 
 /// config.algorithm by its registered name. Throws Error("unknown-algorithm").

@@ -84,6 +84,7 @@ Learner::Learner(const Config& config, const Space& observation_space, const Spa
   // Before anything of torch runs: it counts its devices once.
   if (support == nullptr && config.learners.device != "cpu") support = open_device(config.learners.device, 0);
   const ModuleSpec spec = module_of(config, observation_space, action_space);
+  if (const AlgorithmInfo& info = find_algorithm(config.algorithm); info.epsilon) epsilon_ = info.epsilon(config);
   const Executor executor = executor_of(config, spec, sampled_ != nullptr);
   if (support == nullptr && sampled_ == nullptr) support = make_cpu_support();
   const int threads = threads_of(config.learners);

@@ -64,7 +64,7 @@ struct UpdateResult {
 struct LearnerState {
   TensorMap module;      ///< parameters by name
   TensorMap optimizer;   ///< this shard's part, with "offset" and "total" where that is not everything
-  TensorMap connectors;  ///< "mean_std_filter", where there is one
+  TensorMap connectors;  ///< "mean_std_filter" and "epsilon", where there are such
   TensorMap scalars;     ///< counters, the algorithm's coefficients, target_parameters
 };
 
@@ -209,7 +209,8 @@ class Learner {
   uint64_t seed_;
   Space action_space_;
   std::unique_ptr<Algorithm> algorithm_;
-  const SampleLosses* sampled_;  ///< the algorithm's accelerator; null where it has none
+  std::optional<Schedule> epsilon_;  ///< of an epsilon-greedy policy
+  const SampleLosses* sampled_;      ///< the algorithm's accelerator; null where it has none
   UpdatePlan plan_;
   std::unique_ptr<TorchModule> module_;
   std::unique_ptr<Optimizer> optimizer_;

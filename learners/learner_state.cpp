@@ -83,6 +83,10 @@ LearnerState Learner::replicated_state() const {
     const std::vector<double> statistics = filter_->state();
     state.connectors["mean_std_filter"] = Tensor::of(std::span<const double>(statistics), {statistics.size()});
   }
+  if (epsilon_) {
+    const double epsilon = epsilon_->at(static_cast<double>(env_steps_));
+    state.connectors["epsilon"] = Tensor::of(std::span(&epsilon, 1), {1});
+  }
   state.scalars["version"] = scalar(static_cast<int64_t>(version_));
   state.scalars["num_env_steps_trained_lifetime"] = scalar(env_steps_);
   state.scalars["num_module_steps_trained_lifetime"] = scalar(module_steps_);

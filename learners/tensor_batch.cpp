@@ -34,6 +34,7 @@ int start_of(const Space& action_space) {
 void check_choices(std::span<const int32_t> choices, const ModuleSpec& spec, int start) {
   std::vector<int> nvec;
   if (const auto* c = std::get_if<Categorical>(&spec.distribution)) nvec = {c->n};
+  if (const auto* q = std::get_if<EpsilonGreedy>(&spec.distribution)) nvec = {q->n};
   if (const auto* m = std::get_if<MultiCategorical>(&spec.distribution)) nvec = m->nvec;
   for (size_t i = 0; i < choices.size(); ++i) {
     const int n = nvec[i % nvec.size()], choice = choices[i] - start;

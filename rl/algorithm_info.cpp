@@ -14,6 +14,12 @@ std::vector<AlgorithmInfo>& registry() {
   return infos;
 }
 
+ModelConfig model_of(const Config& config) {
+  ModelConfig model = config.rl_module;
+  if (config.environment.filters_observations()) model.scale_uint8 = false;  // the filter scales
+  return model;
+}
+
 void add(AlgorithmInfo info) {
   for (const std::string& column : info.columns)
     check(column == kLogp || column == kActionDistInputs,
@@ -35,10 +41,20 @@ std::string plugin_path(std::string_view algorithm) {
 }
 
 ModuleSpec policy_and_value(const Space& observation_space, const Space& action_space, const Config& config) {
-  ModelConfig model = config.rl_module;
-  if (config.environment.filters_observations()) model.scale_uint8 = false;  // the filter scales
+  const ModelConfig model = model_of(config);
   return model.encoder.starts_with(kPluginPrefix) ? plugin_module(model.encoder, observation_space, action_space, model)
                                                   : make_module_spec(observation_space, action_space, model);
+}
+
+ModuleSpec q_network(const Space& observation_space, const Space& action_space, const Config& config) {
+  const auto* discrete = action_space.get_if<Discrete>();
+  if (discrete == nullptr)
+    fail(Exit::usage, "unsupported-space", "{} wants a Discrete action space, got {}", config.algorithm,
+         action_space.to_string());
+  if (config.rl_module.vf_share_layers)
+    fail(Exit::usage, "impossible", "rl_module.vf_share_layers is true: {} has no value network; want false",
+         config.algorithm);
+  return make_q_spec(observation_space, discrete->n, model_of(config));
 }
 
 RegisterAlgorithmInfo::RegisterAlgorithmInfo(AlgorithmInfo info) {

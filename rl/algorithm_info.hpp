@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "rl/check.hpp"
 #include "rl/config.hpp"
 #include "rl/module_spec.hpp"
 
@@ -25,7 +26,8 @@ struct AlgorithmInfo {
   std::vector<std::string> sampling{"sync"};    ///< the modes it can be used in, its default first
   std::vector<std::string> columns{};           ///< of fragments, beside obs, actions, rewards and flags: kLogp, ...
   std::function<ModuleSpec(const Space& observation_space, const Space& action_space, const Config&)> module;
-  std::string library{};  ///< of a plugin: its absolute path
+  std::function<const Schedule&(const Config&)> epsilon{};  ///< of a Q-network's policy; published with the weights
+  std::string library{};                                    ///< of a plugin: its absolute path
 
   /// What config.algorithm is for this one: the name, or "plugin:" and the path.
   std::string id() const;
@@ -48,6 +50,17 @@ std::unique_ptr<AlgorithmConfig> make_settings() {
 
 /// The network of [rl_module]: a policy and a value function. A plugin that [rl_module] names is asked.
 ModuleSpec policy_and_value(const Space& observation_space, const Space& action_space, const Config& config);
+
+/// The Q-network of [rl_module]. Throws Error("unsupported-space") unless actions are Discrete.
+ModuleSpec q_network(const Space& observation_space, const Space& action_space, const Config& config);
+
+/// The algorithm's own settings in `config`. Throws Error where they are of another one.
+template <class Settings>
+const Settings& own_settings(const Config& config) {
+  const auto* own = dynamic_cast<const Settings*>(config.algorithm_config.get());
+  check(own != nullptr, "{} was made with another algorithm's settings", config.algorithm);
+  return *own;
+}
 
 /// `const RegisterAlgorithmInfo registered{{.name = "PPO", ...}};` at namespace scope.
 struct RegisterAlgorithmInfo {

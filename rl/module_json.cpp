@@ -178,15 +178,18 @@ Linear head_from(ReadField& read, const std::string& name) {
 
 std::string to_json(const ModuleSpec& spec) {
   check_module(spec);
-  return json::serialize(json::object{{"obs_size", spec.obs_size},
-                                      {"encoder", layers_json(spec.encoder)},
-                                      {"action_head", to_value(Layer(spec.action_head))},
-                                      {"distribution", to_value(spec.distribution)},
-                                      {"log_std_init", static_cast<double>(spec.log_std_init)},
-                                      {"log_std_clip", static_cast<double>(spec.log_std_clip)},
-                                      {"shares_encoder", spec.shares_encoder},
-                                      {"value_encoder", layers_json(spec.value_encoder)},
-                                      {"value_head", to_value(Layer(spec.value_head))}});
+  json::object module{{"obs_size", spec.obs_size},
+                      {"encoder", layers_json(spec.encoder)},
+                      {"action_head", to_value(Layer(spec.action_head))},
+                      {"distribution", to_value(spec.distribution)},
+                      {"log_std_init", static_cast<double>(spec.log_std_init)},
+                      {"log_std_clip", static_cast<double>(spec.log_std_clip)}};
+  if (spec.has_value_head()) {
+    module["shares_encoder"] = spec.shares_encoder;
+    module["value_encoder"] = layers_json(spec.value_encoder);
+    module["value_head"] = to_value(Layer(spec.value_head));
+  }
+  return json::serialize(module);
 }
 
 ModuleSpec module_from_json(std::string_view text) {
@@ -200,9 +203,11 @@ ModuleSpec module_from_json(std::string_view text) {
   spec.action_head = head_from(read, "action_head");
   spec.distribution = from_value<ActionDistribution>(read.take("distribution"), "distribution", "distribution");
   read("log_std_init", spec.log_std_init), read("log_std_clip", spec.log_std_clip);
-  read("shares_encoder", spec.shares_encoder);
-  spec.value_encoder = layers_from(read, "value_encoder");
-  spec.value_head = head_from(read, "value_head");
+  if (spec.has_value_head()) {
+    read("shares_encoder", spec.shares_encoder);
+    spec.value_encoder = layers_from(read, "value_encoder");
+    spec.value_head = head_from(read, "value_head");
+  }
   read.end();
   check_module(spec);
   return spec;

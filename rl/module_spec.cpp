@@ -87,7 +87,8 @@ std::string distribution_text(const ActionDistribution& distribution) {
                  [](const MultiCategorical& d) { return fmt::format("categorical {}", fmt::join(d.nvec, "+")); },
                  [](const DiagGaussian& d) {
                    return fmt::format("gaussian {}{}", d.n, d.free_log_std ? "" : " with state-dependent std");
-                 }},
+                 },
+                 [](const EpsilonGreedy& d) { return fmt::format("epsilon-greedy {}", d.n); }},
       distribution);
 }
 
@@ -293,11 +294,14 @@ void add_hiddens(std::vector<Layer>& layers, int inputs, const ModelConfig& conf
 /// Layers on a picture, one after the other.
 class PictureLayers {
  public:
-  PictureLayers(const Picture& picture, const Space& space, bool scale_uint8)
-      : height_(picture.height), width_(picture.width), channels_(picture.frames * picture.channels) {
+  PictureLayers(const Picture& picture, const Space& space, const ModelConfig& config)
+      : layernorm_(config.fcnet_use_layernorm),
+        height_(picture.height),
+        width_(picture.width),
+        channels_(picture.frames * picture.channels) {
     const Box& box = *space.get_if<Box>();
     const bool bytes = box.dtype == DType::u8 && std::ranges::any_of(box.high, [](double high) { return high > 1; });
-    if (bytes && scale_uint8) layers_.push_back(Scale{size(), 1.0f / 255.0f});
+    if (bytes && config.scale_uint8) layers_.push_back(Scale{size(), 1.0f / 255.0f});
     if (picture.channels_first && channels_ > 1)
       layers_.push_back(ChannelsLast{channels_, height_, width_, 1});
     else if (!picture.channels_first && picture.frames > 1)
@@ -320,7 +324,10 @@ class PictureLayers {
     layers_.push_back(layer);
     become(layer.output_height(), layer.output_width(), channels_);
   }
-  void activate(Activation activation) { add_activation(layers_, activation, size()); }
+  void activate(Activation activation) {
+    if (layernorm_) layers_.push_back(LayerNorm{size()});
+    add_activation(layers_, activation, size());
+  }
   void relu() { activate(Activation::relu); }
   void residual_begin() { layers_.push_back(ResidualBegin{size()}); }
   void residual_end() { layers_.push_back(ResidualEnd{size()}); }
@@ -339,6 +346,7 @@ class PictureLayers {
   }
 
   std::vector<Layer> layers_;
+  bool layernorm_;
   int height_, width_, channels_;
 };
 
@@ -423,7 +431,7 @@ std::string_view encoder_for(const Space& space, const ModelConfig& config) {
 
 /// The preset that `config` names for a picture, or conv_filters without what follows them.
 std::vector<Layer> picture_layers(const Space& space, std::string_view encoder, const ModelConfig& config) {
-  PictureLayers layers(picture_of(space, config.channels), space, config.scale_uint8);
+  PictureLayers layers(picture_of(space, config.channels), space, config);
   if (!config.conv_filters.empty())
     conv_filters(layers, config);
   else if (encoder == "nature_cnn")
@@ -522,6 +530,11 @@ std::vector<Layer> encoder_of(const Space& space, const ModelConfig& config, con
   return layers;
 }
 
+/// Of an encoder of `spec`.
+int features_of(const std::vector<Layer>& encoder, const ModuleSpec& spec) {
+  return encoder.empty() ? spec.obs_size : outputs_of(encoder.back());
+}
+
 }  // namespace
 
 std::string_view name_of(Activation activation) { return kActivations.at(static_cast<size_t>(activation)); }
@@ -566,7 +579,7 @@ int inputs_size(const ActionDistribution& distribution) {
   return std::visit(
       Overloaded{[](const Categorical& d) { return d.n; },
                  [](const MultiCategorical& d) { return std::accumulate(d.nvec.begin(), d.nvec.end(), 0); },
-                 [](const DiagGaussian& d) { return 2 * d.n; }},
+                 [](const DiagGaussian& d) { return 2 * d.n; }, [](const EpsilonGreedy& d) { return d.n; }},
       distribution);
 }
 
@@ -615,6 +628,9 @@ uint64_t ModuleSpec::hash() const { return fnv1a(structure(*this)); }
 
 std::string ModuleSpec::to_string() const {
   const std::string trunk = layers_text(encoder), value = layers_text(value_encoder);
+  if (!has_value_head())
+    return fmt::format("{} -> {}{}{}; value: the greatest", obs_size, trunk, trunk.empty() ? "" : " -> ",
+                       distribution_text(distribution));
   return fmt::format("{} -> {}{}{}; value {}{}1", obs_size, trunk, trunk.empty() ? "" : " -> ",
                      distribution_text(distribution), shares_encoder ? "shares the encoder -> " : value,
                      shares_encoder || value.empty() ? "" : " -> ");
@@ -640,6 +656,11 @@ void check_module(const ModuleSpec& spec) {
                spec.log_std_clip);
   const int features = check_chain("encoder", spec.encoder, spec.obs_size);
   check_head("action_head", spec.action_head, features, head_outputs(spec.distribution));
+  if (!spec.has_value_head()) {
+    if (spec.shares_encoder || !spec.value_encoder.empty() || spec.value_head != Linear{0, 0})
+      bad_module("a Q-network has its value from its Q-values, and no value_encoder or value_head");
+    return;
+  }
   if (spec.shares_encoder && !spec.value_encoder.empty())
     bad_module("the value shares the encoder and has {} layers of its own", spec.value_encoder.size());
   const int value_features = check_chain("value_encoder", spec.value_encoder, spec.obs_size);
@@ -677,16 +698,27 @@ ModuleSpec make_module_spec(const Space& observation_space, const Space& action_
   if (!spec.shares_encoder) spec.value_encoder = encoder_of(observation_space, config, hidden);
   hidden.insert(hidden.end(), config.critic_only_parts.begin(), config.critic_only_parts.end());
   spec.encoder = encoder_of(observation_space, config, hidden);
-  const auto features_of = [&](const std::vector<Layer>& layers) {
-    return layers.empty() ? spec.obs_size : outputs_of(layers.back());
-  };
-  const int features = features_of(spec.encoder);
+  const int features = features_of(spec.encoder, spec);
   // A small gain makes the first policy near uniform (Andrychowicz et al. 2021, "What Matters in On-Policy RL").
   spec.action_head = {features, head_outputs(spec.distribution), Initializer::orthogonal, 0.01f};
-  spec.value_head = {spec.shares_encoder ? features : features_of(spec.value_encoder), 1, Initializer::orthogonal,
+  spec.value_head = {spec.shares_encoder ? features : features_of(spec.value_encoder, spec), 1, Initializer::orthogonal,
                      1.0f};
   spec.log_std_init = static_cast<float>(config.log_std_init);
   spec.log_std_clip = static_cast<float>(config.log_std_clip_param);
+  check_module(spec);
+  return spec;
+}
+
+ModuleSpec make_q_spec(const Space& observation_space, int num_actions, const ModelConfig& config) {
+  check_names(observation_space, config.ignored_parts, "ignored_parts");
+  if (!config.critic_only_parts.empty())
+    fail(Exit::usage, "impossible",
+         "rl_module.critic_only_parts wants a value function beside the policy, a Q-network has none");
+  ModuleSpec spec;
+  spec.obs_size = observation_space.flat_size();
+  spec.distribution = EpsilonGreedy{num_actions};
+  spec.encoder = encoder_of(observation_space, config, config.ignored_parts);
+  spec.action_head = {features_of(spec.encoder, spec), num_actions, Initializer::orthogonal, 1.0f};
   check_module(spec);
   return spec;
 }

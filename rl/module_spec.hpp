@@ -3,6 +3,8 @@
 //   obs -> encoder -> action head -> action_dist_inputs     (inference part: what runners receive)
 //     \--> [value encoder] -> value head -> value           (learner only; shares the encoder with vf_share_layers)
 //
+// A Q-network has the first line alone: its action_dist_inputs are Q-values, and its value is the greatest of them.
+//
 // Parameters lie in one flat float32 buffer, inference part first: for each layer in order its weight [out, in]
 // (row-major, as torch) and bias [out]; LayerNorm gain and bias [n]; a free log std [n] after the action head.
 // The hash of the structure travels with the weights. A new layer kind is a new alternative of Layer: the build breaks
@@ -255,7 +257,17 @@ struct DiagGaussian {
   }
   bool operator==(const DiagGaussian&) const = default;
 };  ///< mean [n], log std [n] (a parameter when free)
-using ActionDistribution = std::variant<Categorical, MultiCategorical, DiagGaussian>;
+struct EpsilonGreedy {
+  int n;
+
+  static constexpr std::string_view kKind = "epsilon_greedy";
+  template <class Self, class F>
+  static void fields(Self& self, F f) {
+    f("n", self.n);
+  }
+  bool operator==(const EpsilonGreedy&) const = default;
+};  ///< Q-values [n]: the best action, or with probability epsilon (Weights::published) any; also has the value
+using ActionDistribution = std::variant<Categorical, MultiCategorical, DiagGaussian, EpsilonGreedy>;
 int inputs_size(const ActionDistribution& distribution);  ///< length of action_dist_inputs
 ActionDistribution distribution_for(const Space& action_space, bool free_log_std);
 
@@ -302,6 +314,8 @@ struct ModuleSpec {
   float log_std_init = 0.0f;
   float log_std_clip = 20.0f;
 
+  /// false of a Q-network: it has neither value_encoder nor value_head, and V(s) = max_a Q(s, a).
+  bool has_value_head() const { return !std::holds_alternative<EpsilonGreedy>(distribution); }
   std::vector<Parameter> parameters() const;  ///< in buffer order
   size_t num_parameters() const;              ///< floats, all
   size_t num_inference_parameters() const;    ///< floats of the leading inference part
@@ -332,6 +346,9 @@ std::vector<std::string> encoder_names();  ///< what ModelConfig::encoder may be
 /// distribution covers, for a picture too small for its filters, and for names of parts that are not there.
 ModuleSpec make_module_spec(const Space& observation_space, const Space& action_space, const ModelConfig& config);
 
+/// The encoder of make_module_spec() and one head of Q-values, one for each of `num_actions`, for EpsilonGreedy.
+ModuleSpec make_q_spec(const Space& observation_space, int num_actions, const ModelConfig& config);
+
 /// MLP encoder(s) after flattening, whatever the space and `encoder`.
 ModuleSpec make_mlp_spec(const Space& observation_space, const Space& action_space, ModelConfig config);
 
@@ -355,6 +372,7 @@ void for_each_layer(const ModuleSpec& spec, Visit visit, OnLogStd log_std) {
   visit(std::string("pi"), Layer(spec.action_head));
   if (const auto* gaussian = std::get_if<DiagGaussian>(&spec.distribution); gaussian && gaussian->free_log_std)
     log_std(gaussian->n);
+  if (!spec.has_value_head()) return;
   part(spec.value_encoder, "vf_encoder");
   visit(std::string("vf"), Layer(spec.value_head));
 }

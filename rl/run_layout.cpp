@@ -73,7 +73,10 @@ RunLayout RunLayout::of(const Config& config) {
   RunLayout layout{std::move(env), std::move(module), std::move(fragment)};
   if (config.environment.filters_observations())
     layout.num_filter = MeanStdFilter(layout.module.obs_size, config.environment.observation_clip).state().size();
-  layout.num_curriculum = Curriculum::size_for(Curriculum::options_of(config.curriculum).size());
+  const bool has_epsilon = find_algorithm(config.algorithm).epsilon != nullptr;
+  check(has_epsilon == std::holds_alternative<EpsilonGreedy>(layout.module.distribution),
+        "{}: an epsilon is for epsilon-greedy policies, and they want one", config.algorithm);
+  layout.num_published = Curriculum::size_for(Curriculum::options_of(config.curriculum).size()) + (has_epsilon ? 1 : 0);
   return layout;
 }
 

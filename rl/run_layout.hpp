@@ -14,7 +14,7 @@ struct RunLayout {
   EnvSpec env;  ///< as configured
   ModuleSpec module;
   std::shared_ptr<const FragmentLayout> fragment;
-  size_t num_filter = 0, num_curriculum = 0;  ///< doubles that are published with the weights
+  size_t num_filter = 0, num_published = 0;  ///< doubles of Weights::filter and Weights::published
 
   /// Opens plugins where the environment is one. Throws Error for an environment, space or combination that cannot be.
   static RunLayout of(const Config& config);

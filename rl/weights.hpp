@@ -17,24 +17,25 @@
 namespace myriad {
 
 struct Weights {
-  uint64_t version = 0;                 ///< number of updates published so far; 0 = initial
-  uint64_t layout_hash = 0;             ///< ModuleSpec::hash()
-  std::vector<float> values;            ///< the inference part (or all), in ModuleSpec's order
-  std::vector<double> filter;           ///< MeanStdFilter::state(), empty without one
-  std::vector<double> curriculum = {};  ///< Curriculum::at(), for who samples with them; empty without one
+  uint64_t version = 0;        ///< number of updates published so far; 0 = initial
+  uint64_t layout_hash = 0;    ///< ModuleSpec::hash()
+  std::vector<float> values;   ///< the inference part (or all), in ModuleSpec's order
+  std::vector<double> filter;  ///< MeanStdFilter::state(), empty without one
+  /// How to sample with them: Curriculum::at(), then the epsilon of an epsilon-greedy policy; empty without both.
+  std::vector<double> published = {};
 };
 using WeightsPtr = std::shared_ptr<const Weights>;
 
 /// Weights wherever they lie: in a Weights, or in memory shared by a host's runners.
 struct WeightsView {
   WeightsView(const Weights& weights)  // NOLINT: a Weights is a view of itself
-      : version(weights.version), values(weights.values), filter(weights.filter), curriculum(weights.curriculum) {}
-  WeightsView(uint64_t v, std::span<const float> p, std::span<const double> f, std::span<const double> c = {})
-      : version(v), values(p), filter(f), curriculum(c) {}
+      : version(weights.version), values(weights.values), filter(weights.filter), published(weights.published) {}
+  WeightsView(uint64_t v, std::span<const float> p, std::span<const double> f, std::span<const double> n = {})
+      : version(v), values(p), filter(f), published(n) {}
   uint64_t version;
   std::span<const float> values;
   std::span<const double> filter;
-  std::span<const double> curriculum;
+  std::span<const double> published;
 };
 
 /// Named tensors of a safetensors file.

@@ -107,7 +107,7 @@ void HostAgent::from_learner(const Message& message, Time now, std::vector<Outpu
     const bool fits = weights && weights->layout_hash == options_.spec_hash &&
                       weights->values.size() == options_.num_inference_parameters &&
                       weights->filter.size() == options_.filter_size &&
-                      weights->curriculum.size() == options_.curriculum_size;
+                      weights->published.size() == options_.published_size;
     if (!fits) {
       ++malformed_;
     } else if (weights_ == nullptr || weights->version > weights_->version) {

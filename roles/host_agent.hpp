@@ -32,7 +32,7 @@ class HostAgent {
     uint32_t agent = 0, incarnation = 0;  ///< of the agent
     uint32_t first_slot = 0;              ///< its slots are first_slot .. first_slot + slots.num_slots - 1
     uint64_t spec_hash = 0, fragment_hash = 0;
-    size_t num_inference_parameters = 0, filter_size = 0, curriculum_size = 0;
+    size_t num_inference_parameters = 0, filter_size = 0, published_size = 0;
     size_t fragment_bytes = 1;  ///< FragmentLayout::capacity_bytes(): what a fragment costs of the credit
     bool by_slot = true;        ///< sync, lag1; else async
     SlotSupervisor::Options slots;

@@ -29,7 +29,7 @@ LearnerCore::LearnerCore(Options options)
       batch_(options_.fragments_per_batch),
       state_(options_.state),
       until_(state_.training_iteration),
-      knows_level_(!options_.curriculum),
+      knows_level_(!options_.published),
       next_(options_.num_slots) {
   free_all_places();
 }
@@ -646,13 +646,13 @@ void LearnerCore::begin_round(Time now, std::vector<Output>& outputs) {
   take_held(now, outputs);
 }
 
-/// Publishes `weights` with the curriculum of so many env steps.
+/// Publishes `weights` with the numbers of so many env steps.
 void LearnerCore::send_out(const WeightsPtr& weights, uint64_t env_steps, Time now, std::vector<Output>& outputs) {
   WeightsPtr complete = weights;
-  if (options_.curriculum) {
-    auto with_curriculum = std::make_shared<Weights>(*weights);
-    with_curriculum->curriculum = options_.curriculum(env_steps, level_);
-    complete = std::move(with_curriculum);
+  if (options_.published) {
+    auto with_published = std::make_shared<Weights>(*weights);
+    with_published->published = options_.published(env_steps, level_);
+    complete = std::move(with_published);
   }
   std::vector<WeightsPublisher::Send> sends;
   publisher_.step(WeightsPublisher::Publish{std::move(complete), now}, sends);

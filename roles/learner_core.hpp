@@ -76,7 +76,7 @@ class LearnerCore {
     bool resumes_with_batch = false;  ///< lag1: the checkpoint held a batch that was sampled, not yet trained on
     std::vector<wire::Episode> batch_episodes;  ///< of that batch
     /// What goes with weights that are published at so many env steps and a level; null: nothing.
-    std::function<std::vector<double>(uint64_t env_steps, uint32_t level)> curriculum;
+    std::function<std::vector<double>(uint64_t env_steps, uint32_t level)> published;
     uint64_t env_steps_per_update = 0;  ///< of the group, lag1
     /// "" when the columns keep their contract, else the first fact; see fragment_violation.
     std::function<std::string(const wire::FragmentHeaderT&, std::span<const std::byte>)> violation;

@@ -26,10 +26,13 @@ double explained_variance(std::span<const float> targets, std::span<const float>
   return value_fit(targets, predictions).explained_variance();
 }
 
-ValueFit value_fit(std::span<const float> targets, std::span<const float> values) {
-  const auto [target, residual] = moments_of<2>(targets.size(), [&](size_t i) {
-    return std::array{double{targets[i]}, double{targets[i]} - double{values[i]}};
-  });
+ValueFit value_fit(std::span<const float> targets, std::span<const float> values, const SumOverGroup& sum) {
+  const auto [target, residual] = moments_of<2>(
+      targets.size(),
+      [&](size_t i) {
+        return std::array{double{targets[i]}, double{targets[i]} - double{values[i]}};
+      },
+      sum);
   return {target, residual};
 }
 

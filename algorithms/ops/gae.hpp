@@ -17,7 +17,7 @@ void compute_gae(const Trajectories& trajectories, double gamma, double lambda,
 
 /// 1 - Var(targets - predictions) / Var(targets), at least -1; 0 where the targets do not vary.
 double explained_variance(std::span<const float> targets, std::span<const float> predictions);
-ValueFit value_fit(std::span<const float> targets, std::span<const float> values);
+ValueFit value_fit(std::span<const float> targets, std::span<const float> values, const SumOverGroup& sum = {});
 
 /// (x - mean) / max(std, 1e-4) in place, with the population's std: of `moments`, or of the values themselves.
 void standardise(std::span<float> values, const Moments& moments);

@@ -44,6 +44,14 @@ Trajectories trajectories_of(const Columns& columns, std::span<const float> valu
           .final_values = final_values};
 }
 
+HostLoss given_loss(const ModuleOutput& output, float total, const at::Tensor& d_inputs, const at::Tensor& d_values,
+                    std::span<const float> metrics) {
+  const at::Tensor means = at::empty({static_cast<int64_t>(metrics.size())}, at::kFloat);
+  std::ranges::copy(metrics, room_of(means).begin());
+  return {.total = GivenDerivatives::apply(output.action_dist_inputs, output.values, total, &d_inputs, &d_values),
+          .metrics = means};
+}
+
 SampleLoss::SampleLoss(const ModuleSpec& spec, const ModuleOutput& output, const at::Tensor& reference,
                        const at::Tensor& actions)
     : output_(output) {
@@ -65,10 +73,7 @@ SampleLoss::SampleLoss(const ModuleSpec& spec, const ModuleOutput& output, const
 }
 
 HostLoss SampleLoss::finish(float total, std::span<const float> metrics) const {
-  const at::Tensor means = at::empty({static_cast<int64_t>(metrics.size())}, at::kFloat);
-  std::ranges::copy(metrics, room_of(means).begin());
-  return {.total = GivenDerivatives::apply(output_.action_dist_inputs, output_.values, total, &d_inputs_, &d_values_),
-          .metrics = means};
+  return given_loss(output_, total, d_inputs_, d_values_, metrics);
 }
 
 VtraceTargets vtrace_targets(const Columns& minibatch, std::span<const float> values, std::span<const float> ratios,

@@ -28,6 +28,11 @@ inline std::span<float> room_of(const at::Tensor& tensor) {
 Trajectories trajectories_of(const Columns& columns, std::span<const float> values,
                              std::span<const float> final_values);
 
+/// A loss with given derivatives by the module's outputs, and its loss_metrics().
+HostLoss given_loss(const ModuleOutput& output, float total, const at::Tensor& d_inputs,  // [n, k]
+                    const at::Tensor& d_values,                                           // [n]
+                    std::span<const float> metrics);
+
 class SampleLoss {
  public:
   /// The samples are the module's first n rows. `reference` are the n action_dist_inputs that KL is measured from;

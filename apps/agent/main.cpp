@@ -150,7 +150,7 @@ class AgentShell {
     options.fragment_hash = ready_.fragment_hash;
     options.num_inference_parameters = ready_.weights.num_values;
     options.filter_size = ready_.weights.num_filter;
-    options.curriculum_size = ready_.weights.num_curriculum;
+    options.published_size = ready_.weights.num_published;
     options.fragment_bytes = ready_.fragment_bytes;
     options.by_slot = !config_.async();
     options.slots.num_slots = welcome_.num_slots;

@@ -48,6 +48,8 @@ SavedPolicy load_policy(const std::string& given) {
   const TensorMap connectors = decode_safetensors(files->read(connectors_file), connectors_file);
   if (const auto filter = connectors.find("mean_std_filter"); filter != connectors.end())
     weights.filter = filter->second.f64();
+  if (const auto epsilon = connectors.find("epsilon"); epsilon != connectors.end())
+    weights.published = epsilon->second.f64();  // its episodes have the options of env_config
   return {std::move(config), std::move(env), std::move(module), std::make_shared<const Weights>(std::move(weights))};
 }
 

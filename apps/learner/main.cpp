@@ -452,8 +452,12 @@ class LearnerShell {
     options.started = part.order.version == start_version_;
     options.again = part.epoch > 1;
     options.previous = previous_;
-    if (curriculum_.size() > 0)
-      options.curriculum = [this](uint64_t env_steps, uint32_t level) { return curriculum_.at(env_steps, level); };
+    if (const auto epsilon = find_algorithm(config_.algorithm).epsilon; curriculum_.size() > 0 || epsilon != nullptr)
+      options.published = [this, epsilon](uint64_t env_steps, uint32_t level) {
+        std::vector<double> numbers = curriculum_.at(env_steps, level);
+        if (epsilon != nullptr) numbers.push_back(epsilon(config_).at(static_cast<double>(env_steps)));
+        return numbers;
+      };
     options.env_steps_per_update = static_cast<uint64_t>(training.train_batch_size);
     options.steps = static_cast<uint32_t>(layout_->steps());
     options.environments = static_cast<uint32_t>(layout_->environments());

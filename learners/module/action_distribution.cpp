@@ -88,6 +88,12 @@ void gaussian_terms(int n, const float* inputs, const float* behaviour, const fl
   }
 }
 
+/// Q-values say which action is the best one, and no probabilities: those are epsilon's.
+[[noreturn]] void no_probabilities() {
+  fail(Exit::internal, "internal",
+       "a loss of log probabilities, entropy or KL got an epsilon-greedy policy's Q-values");
+}
+
 struct TermsFunction : torch::autograd::Function<TermsFunction> {
   using Context = torch::autograd::AutogradContext;
   using List = torch::autograd::variable_list;
@@ -130,7 +136,8 @@ at::Tensor log_prob(const ActionDistribution& distribution, const at::Tensor& in
                                  const at::Tensor log_std = inputs.narrow(1, d.n, d.n);
                                  const at::Tensor z = (actions - inputs.narrow(1, 0, d.n)) * (-log_std).exp();
                                  return -(0.5 * z * z + log_std + kHalfLog2Pi).sum(1);
-                               }},
+                               },
+                               [](const EpsilonGreedy&) -> at::Tensor { no_probabilities(); }},
                     distribution);
 }
 
@@ -142,7 +149,8 @@ at::Tensor entropy(const ActionDistribution& distribution, const at::Tensor& inp
                      return categorical_entropy(inputs.narrow(1, start, n));
                    });
                  },
-                 [&](const DiagGaussian& d) { return inputs.narrow(1, d.n, d.n).sum(1) + d.n * (0.5 + kHalfLog2Pi); }},
+                 [&](const DiagGaussian& d) { return inputs.narrow(1, d.n, d.n).sum(1) + d.n * (0.5 + kHalfLog2Pi); },
+                 [](const EpsilonGreedy&) -> at::Tensor { no_probabilities(); }},
       distribution);
 }
 
@@ -158,7 +166,8 @@ at::Tensor kl_divergence(const ActionDistribution& distribution, const at::Tenso
                    const at::Tensor log_p = p.narrow(1, d.n, d.n), log_q = q.narrow(1, d.n, d.n);
                    const at::Tensor apart = p.narrow(1, 0, d.n) - q.narrow(1, 0, d.n);
                    return (log_q - log_p + 0.5 * ((2 * log_p).exp() + apart * apart) * (-2 * log_q).exp() - 0.5).sum(1);
-                 }},
+                 },
+                 [](const EpsilonGreedy&) -> at::Tensor { no_probabilities(); }},
       distribution);
 }
 
@@ -207,7 +216,8 @@ DistributionJacobian distribution_jacobian(const ActionDistribution& distributio
                           each([&](int64_t i, int64_t at, SampleTerms& t) {
                             gaussian_terms(g.n, x + at, mu + at, reals + i * width, t, d[0] + at, d[1] + at, d[2] + at);
                           });
-                        }},
+                        },
+                        [](const EpsilonGreedy&) { no_probabilities(); }},
              distribution);
   return result;
 }

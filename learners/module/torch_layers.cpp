@@ -115,6 +115,7 @@ ModuleOutput run_layers(const ModuleSpec& spec, const std::vector<TorchLayer>& w
             : at::cat({inputs.narrow(1, 0, gaussian->n), inputs.narrow(1, gaussian->n, gaussian->n).clamp(-clip, clip)},
                       1);
   }
+  if (!spec.has_value_head()) return {inputs, std::get<0>(inputs.max(1))};
   const at::Tensor value_features = spec.shares_encoder ? features : trunk(spec.value_encoder, obs);
   return {inputs, call(*next++, value_features).squeeze(1).to(at::kFloat)};
 }

@@ -65,7 +65,8 @@ NativeModule::NativeModule(const ModuleSpec& spec, int threads, const NativeKern
       k_(kernels),
       num_parameters_(spec.num_parameters()),
       num_inference_(spec.num_inference_parameters()),
-      inputs_size_(inputs_size(spec.distribution)) {
+      inputs_size_(inputs_size(spec.distribution)),
+      has_value_head_(spec.has_value_head()) {
   if (!supports(spec))
     fail(Exit::usage, "impossible",
          "learners.executor 'native' cannot train a layer of kind {}; 'torch' and 'auto' can", obstacle(spec));
@@ -83,12 +84,14 @@ NativeModule::NativeModule(const ModuleSpec& spec, int threads, const NativeKern
     log_std_at_ = offset;
     if (free_log_std_) offset += static_cast<size_t>(gaussian_);
   }
-  if (!spec.shares_encoder) add_network(spec.value_encoder, offset);
-  value_ = head(spec.value_head);
+  if (has_value_head_) {
+    if (!spec.shares_encoder) add_network(spec.value_encoder, offset);
+    value_ = head(spec.value_head);
+  }
   check(offset == num_parameters_, "the native module has {} parameters, its spec {}", offset, num_parameters_);
-  check(
-      policy_.inputs == networks_.front().features && value_.inputs == networks_.back().features && value_.outputs == 1,
-      "a head does not fit its encoder");
+  check(policy_.inputs == networks_.front().features &&
+            (!has_value_head_ || (value_.inputs == networks_.back().features && value_.outputs == 1)),
+        "a head does not fit its encoder");
   scratch_.resize(static_cast<size_t>(threads_));
   for (Scratch& s : scratch_)
     for (const Network& network : networks_) {
@@ -170,6 +173,7 @@ void NativeModule::forward(const float* parameters, const float* obs, size_t n, 
   for (Network& network : networks_)
     if (network.activations.size() < samples * network.width) network.activations.resize(samples * network.width);
   if (gaussian_ != 0 && !free_log_std_) raw_.resize(n * static_cast<size_t>(gaussian_));
+  if (!has_value_head_) best_.resize(n);
   run(networks_.size() * lanes(), n * num_parameters_, &NativeModule::forward_task);
 }
 
@@ -246,6 +250,10 @@ void NativeModule::policy_head(const float* features, size_t start, size_t count
   for (size_t i = 0; i < count; ++i) {
     float* out = call_.action_dist_inputs + (start + i) * width;
     for (size_t j = 0; j < outputs; ++j) out[j] = head[j * kSamples + i];
+    if (!has_value_head_) {
+      best_[start + i] = best_of(head, policy_.outputs, i);
+      call_.values[start + i] = out[best_[start + i]];
+    }
     if (free_log_std_) std::copy_n(log_std, g, out + g);
     for (size_t j = width - g; j < width; ++j) {
       if (!free_log_std_) raw_[(start + i) * g + j - g] = out[j];
@@ -259,6 +267,8 @@ void NativeModule::policy_head_gradient(size_t start, size_t count, AlignedVecto
   const size_t width = static_cast<size_t>(inputs_size_), g = static_cast<size_t>(gaussian_);
   const float* d = call_.d_action_dist_inputs + start * width;
   k_.pack(d, static_cast<int>(count), policy_.outputs, inputs_size_, head.data());
+  for (size_t i = 0; i < count && !has_value_head_; ++i)
+    head[static_cast<size_t>(best_[start + i]) * kSamples + i] += call_.d_values[start + i];
   const auto inside = [&](float log_std) { return std::abs(log_std) <= spec_.log_std_clip; };  // else the clip stops it
   for (size_t i = 0; i < count && gaussian_ != 0; ++i)
     for (size_t j = 0; j < g; ++j) {
@@ -274,6 +284,23 @@ void NativeModule::value_head(const float* features, size_t start, size_t count,
   k_.linear(call_.parameters + value_.weight, call_.parameters + value_.bias, features, static_cast<int>(count),
             value_.inputs, 1, scratch.value.data());
   std::copy_n(scratch.value.data(), count, call_.values + start);
+}
+
+/// Of a Q-network: V(s) = max_a Q(s, a).
+void NativeModule::greedy_values(const float* features, size_t start, size_t count, AlignedVector& head) const {
+  k_.linear(call_.parameters + policy_.weight, call_.parameters + policy_.bias, features, static_cast<int>(count),
+            policy_.inputs, policy_.outputs, head.data());
+  for (size_t i = 0; i < count; ++i)
+    call_.values[start + i] = head[static_cast<size_t>(best_of(head, policy_.outputs, i)) * kSamples + i];
+}
+
+/// The greatest of a sample's outputs, of head [outputs, 64].
+int NativeModule::best_of(const AlignedVector& head, int outputs, size_t sample) {
+  int best = 0;
+  const auto value = [&](int j) { return head[static_cast<size_t>(j) * kSamples + sample]; };
+  for (int j = 1; j < outputs; ++j)
+    if (value(j) > value(best)) best = j;
+  return best;
 }
 
 void NativeModule::trunk_backward(const Network& network, const float* activations, int n, float* gradient,
@@ -307,20 +334,24 @@ void NativeModule::forward_task(size_t task, size_t thread) {
   each_panel(task / networks_.size(), [&](size_t start, size_t count) {
     const float* features = features_of(network, start, count, network.activations.data() + start * network.width);
     if (index == 0) policy_head(features, start, count, scratch_[thread].head);
-    if (index + 1 == networks_.size()) value_head(features, start, count, scratch_[thread]);
+    if (has_value_head_ && index + 1 == networks_.size()) value_head(features, start, count, scratch_[thread]);
   });
 }
 
 void NativeModule::values_task(size_t task, size_t thread) {
   Scratch& scratch = scratch_[thread];
   each_panel(task, [&](size_t start, size_t count) {
-    value_head(features_of(networks_.back(), start, count, scratch.activations.data()), start, count, scratch);
+    const float* features = features_of(networks_.back(), start, count, scratch.activations.data());
+    if (has_value_head_)
+      value_head(features, start, count, scratch);
+    else
+      greedy_values(features, start, count, scratch.head);
   });
 }
 
 void NativeModule::backward_task(size_t task, size_t thread) {
   const size_t index = call_.first + task % call_.networks, lane = task / call_.networks;
-  const bool policy = index == 0, value = index + 1 == networks_.size();
+  const bool policy = index == 0, value = has_value_head_ && index + 1 == networks_.size();
   const Network& network = networks_[index];
   Scratch& scratch = scratch_[thread];
   float* gradient = lane_gradient(lane);

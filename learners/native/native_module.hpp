@@ -92,6 +92,8 @@ class NativeModule {
   void policy_head(const float* features, size_t start, size_t count, AlignedVector& head);
   void policy_head_gradient(size_t start, size_t count, AlignedVector& head, float* gradient) const;
   void value_head(const float* features, size_t start, size_t count, Scratch& scratch) const;
+  void greedy_values(const float* features, size_t start, size_t count, AlignedVector& head) const;
+  static int best_of(const AlignedVector& head, int outputs, size_t sample);
   void trunk_backward(const Network& network, const float* activations, int n, float* gradient, Scratch& scratch) const;
 
   ModuleSpec spec_;
@@ -99,9 +101,10 @@ class NativeModule {
   const NativeKernels& k_;
   size_t num_parameters_, num_inference_, log_std_at_ = 0;
   int inputs_size_, gaussian_ = 0;  ///< action elements of a DiagGaussian, else 0
-  bool free_log_std_ = false;
+  bool free_log_std_ = false, has_value_head_;
   std::vector<Network> networks_;  ///< the policy's; the value's unless they share
   Head policy_, value_;
+  std::vector<int> best_;         ///< [n] greedy actions, where there is no value head
   AlignedVector raw_;             ///< [n, gaussian] log std before it is clipped, where it depends on the state
   std::vector<Scratch> scratch_;  ///< one a thread
   std::vector<AlignedVector> lane_gradients_;  ///< of lanes 1, 2, ...

@@ -164,7 +164,7 @@ Message weights_message(const WeightsPtr& weights) {
   wire::WeightsHeaderT header;
   header.version = weights->version;
   header.spec_hash = weights->layout_hash;
-  header.curriculum = weights->curriculum;
+  header.published = weights->published;
   return make_message(std::move(header), {SharedBytes{weights, std::as_bytes(std::span(weights->values))},
                                           SharedBytes{weights, std::as_bytes(std::span(weights->filter))}});
 }
@@ -175,7 +175,7 @@ std::optional<Weights> weights_from(const Message& message) {
   const auto values = message.payloads[0].view, filter = message.payloads[1].view;
   if (values.size() % sizeof(float) != 0 || filter.size() % sizeof(double) != 0) return std::nullopt;
   Weights weights{header->version, header->spec_hash, std::vector<float>(values.size() / sizeof(float)),
-                  std::vector<double>(filter.size() / sizeof(double)), header->curriculum};
+                  std::vector<double>(filter.size() / sizeof(double)), header->published};
   if (!values.empty()) std::memcpy(weights.values.data(), values.data(), values.size());
   if (!filter.empty()) std::memcpy(weights.filter.data(), filter.data(), filter.size());
   return weights;

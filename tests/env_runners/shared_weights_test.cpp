@@ -16,7 +16,7 @@ namespace {
 Weights filled(uint64_t version, const SharedWeightsLayout& layout) {
   return {version, 1, std::vector<float>(layout.num_values, static_cast<float>(version)),
           std::vector<double>(layout.num_filter, static_cast<double>(version)),
-          std::vector<double>(layout.num_curriculum, -static_cast<double>(version))};
+          std::vector<double>(layout.num_published, -static_cast<double>(version))};
 }
 
 /// The steps of acquire(), one by one.
@@ -26,7 +26,7 @@ struct Steps : SharedWeightsReader {
 
 TEST_SUITE("env_runners/shared_weights") {
   TEST_CASE("SharedWeights: a reader sees the newest version in place, with its filter and curriculum") {
-    const SharedWeightsLayout layout{.num_values = 5, .num_filter = 3, .num_curriculum = 7};
+    const SharedWeightsLayout layout{.num_values = 5, .num_filter = 3, .num_published = 7};
     SharedMemory region = SharedMemory::create("test", layout.bytes(), true);
     SharedWeightsWriter writer(layout, region.data());
     RunnerPage page;
@@ -41,10 +41,10 @@ TEST_SUITE("env_runners/shared_weights") {
     CHECK(view->values.size() == 5);
     CHECK(view->values[4] == 9.0f);
     CHECK(view->filter[2] == 9.0);
-    CHECK(view->curriculum.size() == 7);
-    CHECK(view->curriculum[6] == -9.0);
+    CHECK(view->published.size() == 7);
+    CHECK(view->published[6] == -9.0);
     Weights without = filled(10, layout);
-    without.curriculum.clear();
+    without.published.clear();
     CHECK_THROWS_AS(writer.publish(without, nobody), Error);
     CHECK(reinterpret_cast<const std::byte*>(view->values.data()) > region.data());
   }

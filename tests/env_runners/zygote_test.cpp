@@ -276,7 +276,7 @@ TEST_SUITE("env_runners/zygote") {
     CHECK(setup.layout->frame_stack() == 2);
     CHECK(setup.spec.obs_size == 4);                      // two frames of two
     CHECK(setup.weights_layout.num_filter == 1 + 2 * 4);  // count, means, squares
-    CHECK(setup.weights_layout.num_curriculum == 3);      // level, low, high
+    CHECK(setup.weights_layout.num_published == 3);       // level, low, high
     CHECK(setup.weights_layout.num_values == setup.spec.num_inference_parameters());
     const auto env = make_environment(setup.env, setup.config.environment.env_config);
     RandomStream random(1, StreamPurpose::environment, 0);

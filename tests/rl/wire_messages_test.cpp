@@ -337,7 +337,7 @@ TEST_SUITE("rl/wire/messages") {
     CHECK(back->version == 7);
     CHECK(back->values == weights->values);
     CHECK(back->filter == weights->filter);
-    CHECK(back->curriculum == weights->curriculum);
+    CHECK(back->published == weights->published);
     CHECK(!weights_from(stamped(wire::WeightsHeaderT{}, {bytes(3), bytes(8)})).has_value());
     CHECK(!weights_from(stamped(wire::WeightsHeaderT{}, {bytes(4), bytes(4)})).has_value());  // half a double
     CHECK(!weights_from(stamped(wire::WeightsHeaderT{}, {bytes(4)})).has_value());

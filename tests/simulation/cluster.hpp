@@ -20,7 +20,7 @@ namespace myriad::simulation {
 inline constexpr uint32_t kDriver = UINT32_MAX, kNobody = UINT32_MAX - 1, kOperator = UINT32_MAX - 2;
 inline constexpr int kSteps = 3, kEnvironments = 2;
 inline constexpr uint64_t kSpecHash = 0x5bec, kRun = 77, kFragmentBytes = 64;
-inline constexpr size_t kValues = 4, kFilter = 2, kCurriculum = 2;
+inline constexpr size_t kValues = 4, kFilter = 2, kPublished = 2;
 inline constexpr const char* kRoot = "checkpoints";
 inline constexpr Time kLiveness = std::chrono::seconds(30);
 

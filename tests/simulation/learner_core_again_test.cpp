@@ -107,7 +107,7 @@ TEST_SUITE("roles/learner_core") {
     LearnerCore::Options options = again_options(SamplingMode::lag1);
     options.previous = weights(0);
     options.env_steps_per_update = 6;
-    options.curriculum = [](uint64_t env_steps, uint32_t level) {
+    options.published = [](uint64_t env_steps, uint32_t level) {
       return std::vector<double>{static_cast<double>(level), static_cast<double>(env_steps)};
     };
     Harness h(options, /*version=*/1);
@@ -120,7 +120,7 @@ TEST_SUITE("roles/learner_core") {
     const Outputs outputs = h.go(2);
     REQUIRE(sent<wire::WeightsHeaderT>(outputs) != nullptr);
     CHECK(sent<wire::WeightsHeaderT>(outputs)->version == 0);
-    CHECK(sent<wire::WeightsHeaderT>(outputs)->curriculum == std::vector<double>{0, 0});
+    CHECK(sent<wire::WeightsHeaderT>(outputs)->published == std::vector<double>{0, 0});
   }
 
   TEST_CASE("LearnerCore: sync, fragments that come before the round begins are kept for it") {

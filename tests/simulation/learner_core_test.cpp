@@ -225,7 +225,7 @@ TEST_SUITE("roles/learner_core") {
 
   TEST_CASE("LearnerCore: weights carry the curriculum of their env steps and of the level that came with go") {
     LearnerCore::Options options = options_of(SamplingMode::sync);
-    options.curriculum = [](uint64_t env_steps, uint32_t level) {
+    options.published = [](uint64_t env_steps, uint32_t level) {
       return std::vector<double>{static_cast<double>(level), static_cast<double>(env_steps)};
     };
     Sync h(options);
@@ -234,14 +234,14 @@ TEST_SUITE("roles/learner_core") {
     h.level = 3;
     const Outputs first = h.go(1);
     REQUIRE(sent<wire::WeightsHeaderT>(first) != nullptr);
-    CHECK(sent<wire::WeightsHeaderT>(first)->curriculum == std::vector<double>{3, 0});
+    CHECK(sent<wire::WeightsHeaderT>(first)->published == std::vector<double>{3, 0});
     h.both(0, 0);
     h.updated(1);
     h.level = 4;
     const Outputs second = h.go(2);
     REQUIRE(sent<wire::WeightsHeaderT>(second) != nullptr);
     CHECK(sent<wire::WeightsHeaderT>(second)->version == 1);
-    CHECK(sent<wire::WeightsHeaderT>(second)->curriculum == std::vector<double>{4, 6});
+    CHECK(sent<wire::WeightsHeaderT>(second)->published == std::vector<double>{4, 6});
   }
 
   TEST_CASE_FIXTURE(Sync, "LearnerCore: episodes are reported in the order of places, not of arrival") {

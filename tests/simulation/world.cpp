@@ -26,7 +26,7 @@ World::World(const Schedule& schedule)
       dice_(mix(schedule.seed, 2)),
       network_(mix(schedule.seed, 3)),
       connections_(mix(schedule.seed, 4)),
-      weights_layout_{.num_values = kValues, .num_filter = kFilter, .num_curriculum = kCurriculum} {
+      weights_layout_{.num_values = kValues, .num_filter = kFilter, .num_published = kPublished} {
   layout_ = std::make_shared<FragmentLayout>(kSteps, kEnvironments);
   layout_->add("truth", Rows::environment, DType::i64, {4});
   fragment_ = std::make_shared<Fragment>(layout_);

@@ -154,7 +154,7 @@ void World::agent_loaded(Process& process) {
   options.fragment_hash = layout_->hash();
   options.num_inference_parameters = kValues;
   options.filter_size = kFilter;
-  options.curriculum_size = kCurriculum;
+  options.published_size = kPublished;
   options.fragment_bytes = kFragmentBytes;
   options.by_slot = plan_.by_slot();
   options.slots.num_slots = welcome.num_slots;
@@ -521,7 +521,7 @@ void World::finish_sample(Process& process) {
   rule(std::equal(want.values.begin(), want.values.end(), runner.weights->values.begin()) &&
            std::equal(want.filter.begin(), want.filter.end(), runner.weights->filter.begin()),
        "I4", "runner {}: weights {} are not the published ones", runner.slot, runner.version);
-  const std::span<const double> curriculum = runner.weights->curriculum;  // see begin_core
+  const std::span<const double> curriculum = runner.weights->published;  // see begin_core
   const uint64_t since = runner.version - plan_.start_version,
                  each = uint64_t{plan_.fragments} * kSteps * kEnvironments;
   rule(curriculum[0] == 0 &&

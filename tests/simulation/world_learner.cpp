@@ -289,7 +289,7 @@ void World::begin_core(Process& process, const GroupPart& part) {
   }
   if (node.version > node.start_version)
     options.previous = std::make_shared<const Weights>(weights_of(node.version - 1, node.previous_hash));
-  options.curriculum = [](uint64_t env_steps, uint32_t level) {
+  options.published = [](uint64_t env_steps, uint32_t level) {
     return std::vector<double>{static_cast<double>(level), static_cast<double>(env_steps)};
   };
   options.env_steps_per_update = uint64_t{plan_.fragments} * kSteps * kEnvironments;
@@ -595,7 +595,7 @@ void World::committed(Process& process) {
         Message early = weights_message(updated.weights);
         const uint64_t since = node.version - plan_.start_version;
         const uint64_t each = uint64_t{plan_.fragments} * kSteps * kEnvironments;
-        early.body.AsWeightsHeader()->curriculum = {0, static_cast<double>(plan_.start_steps + since * each)};
+        early.body.AsWeightsHeader()->published = {0, static_cast<double>(plan_.start_steps + since * each)};
         early.run = run_of(process);
         early.epoch = node.part.epoch;
         send(process.id, id, early);

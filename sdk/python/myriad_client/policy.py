@@ -86,7 +86,7 @@ class Policy:
         return False  # those that were seen are gone: the next call finds what came after them
 
     def act(self, observation, *, explore: bool = False):
-        """What to do: the likeliest action, or with `explore` one drawn from the policy's distribution."""
+        """What to do: the likeliest action (of Q-values: the best), or with `explore` one drawn as the policy draws it."""
         return self.draw(observation, explore=explore)[0]
 
     def draw(self, observation, *, explore: bool = True):
@@ -112,7 +112,7 @@ class Policy:
         return ((flat - self._offset) / self._scale).astype(self.action.dtype).reshape(self.action.shape)
 
     def action_dist_inputs(self, observation) -> np.ndarray:
-        """The parameters of the distribution of actions: logits, or means and then log standard deviations."""
+        """The parameters of the distribution of actions: logits, Q-values, or means and then log standard deviations."""
         x = np.concatenate([part.ravel() for part in features(self.observation, observation)])
         if self._filter is not None:
             shift, scale, clip = self._filter
@@ -127,6 +127,8 @@ class Policy:
     # --- how ---
 
     def _draw(self, logits: np.ndarray) -> int:
+        if self._epsilon is not None:  # they are Q-values
+            return int(self.random.integers(logits.size) if self.random.random() < self._epsilon else logits.argmax())
         cumulative = np.exp((logits - logits.max()).astype(np.float64)).cumsum()
         drawn = np.searchsorted(cumulative, self.random.random() * cumulative[-1], side="right")
         return min(int(drawn), logits.size - 1)  # rounding may reach the end
@@ -182,7 +184,8 @@ class Policy:
             self._groups = groups_of(self.action)
 
     def _set_connectors(self, config: dict, connectors: dict[str, np.ndarray]) -> None:
-        """The filter of observations and the range of actions, as rl/connector.cpp."""
+        """The filter of observations and the range of actions, as rl/connector.cpp; the epsilon of a Q-network's policy."""
+        self._epsilon = float(connectors["epsilon"][0]) if "epsilon" in connectors else None
         self._filter = None
         if config["observation_filter"] == "MeanStdFilter":
             count, (mean, m2) = connectors["mean_std_filter"][0], np.split(connectors["mean_std_filter"][1:], 2)
