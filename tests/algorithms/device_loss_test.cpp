@@ -3,6 +3,7 @@
 #include "algorithms/ops/device_targets.hpp"
 #include "algorithms/ops/gae.hpp"
 #include "algorithms/ppo.hpp"
+#include "algorithms/pqn.hpp"
 #include "tests/algorithms/examples.hpp"
 
 using namespace myriad;
@@ -69,6 +70,7 @@ void check_same_loss(const Algorithm& algorithm, const ModuleSpec& spec, const M
     for (size_t i = 0; i < numbers.size(); ++i)
       CHECK(got.fit[static_cast<int64_t>(i)].item<double>() == doctest::Approx(numbers[i]).epsilon(1e-4));
   }
+  if (!w.grad().defined()) w.mutable_grad() = at::zeros_like(w);  // a loss without the values
   const float scale = x.grad().abs().max().item<float>() + v.grad().abs().max().item<float>();
   CHECK((x.grad() - y.grad()).abs().max().item<float>() <= 1e-5f * scale);
   CHECK((v.grad() - w.grad()).abs().max().item<float>() <= 1e-5f * scale);
@@ -205,29 +207,43 @@ TEST_CASE("PPO: loss is sample_loss, with its gradient") {
   }
 }
 
-TEST_CASE("PPO: targets are sample_targets'") {
-  const auto algorithm = algorithm_of("PPO", std::make_unique<PpoConfig>());
-  for (uint64_t seed = 1; seed <= 3; ++seed) {
-    const SequenceExample e(Space::discrete(3), seed);
-    TensorBatch batch;
-    batch.steps = e.kSteps;
-    batch.environments = e.kEnvironments;
-    batch.columns = e.columns;
-    batch.values = at::tensor(e.trajectories.values).view({e.kSteps + 1, e.kEnvironments});
-    batch.final_values = at::tensor(e.trajectories.final_values);
-    TensorBatch device = batch;
-    device.columns[kFinalIndex] = final_index(e.columns.at("terminateds"), e.columns.at("truncateds"));
-    device.final_values = at::cat({batch.final_values, at::full({3}, NAN)});
-    Metrics metrics;
-    sampled(*algorithm).sample_targets(batch, metrics, {});
-    const TargetColumns got = algorithm->targets(device, {});
-    for (const char* name : {"advantages", "value_targets"}) {
-      CAPTURE(name);
-      CHECK(at::allclose(got.columns.at(name), batch.columns.at(name), 1e-4, 1e-5));
-    }
-    REQUIRE(got.names.size() == 1);
-    CHECK(got.metrics[0].item<double>() == doctest::Approx(metrics.at(std::string(got.names[0]))).epsilon(1e-4));
+TEST_CASE("PQN: loss is sample_loss, with its gradient") {
+  const auto algorithm = algorithm_of("PQN", std::make_unique<PqnConfig>());
+  at::manual_seed(3);
+  for (const int actions : {1, 4}) {
+    const ModuleSpec spec = make_q_spec(Space::box(-1, 1, {2}), actions, ModelConfig());
+    const Columns minibatch{{"actions", at::randint(actions, {64, 1}, at::kInt)}, {"value_targets", at::randn({64})}};
+    check_same_loss(*algorithm, spec, {at::randn({64, actions}), at::randn({64})}, minibatch, minibatch);
   }
+}
+
+TEST_CASE("PPO and PQN: targets are sample_targets'") {
+  for (const char* name : {"PPO", "PQN"})
+    for (uint64_t seed = 1; seed <= 3; ++seed) {
+      CAPTURE(name);
+      const auto algorithm = std::string_view(name) == "PPO" ? algorithm_of(name, std::make_unique<PpoConfig>())
+                                                             : algorithm_of(name, std::make_unique<PqnConfig>());
+      const SequenceExample e(Space::discrete(3), seed);
+      TensorBatch batch;
+      batch.steps = e.kSteps;
+      batch.environments = e.kEnvironments;
+      batch.columns = e.columns;
+      batch.values = at::tensor(e.trajectories.values).view({e.kSteps + 1, e.kEnvironments});
+      batch.final_values = at::tensor(e.trajectories.final_values);
+      TensorBatch device = batch;
+      device.columns[kFinalIndex] = final_index(e.columns.at("terminateds"), e.columns.at("truncateds"));
+      device.final_values = at::cat({batch.final_values, at::full({3}, NAN)});
+      Metrics metrics;
+      sampled(*algorithm).sample_targets(batch, metrics, {});
+      const TargetColumns got = algorithm->targets(device, {});
+      CHECK(got.columns.size() == (std::string_view(name) == "PPO" ? 2 : 1));
+      for (const auto& [column, values] : got.columns) {
+        CAPTURE(column);
+        CHECK(at::allclose(values, batch.columns.at(column), 1e-4, 1e-5));
+      }
+      REQUIRE(got.names.size() == 1);
+      CHECK(got.metrics[0].item<double>() == doctest::Approx(metrics.at(std::string(got.names[0]))).epsilon(1e-4));
+    }
 }
 
 TEST_CASE("IMPALA and APPO: loss is sample_loss, with its gradient") {

@@ -105,7 +105,8 @@ inline double metric(const Algorithm& algorithm, const HostLoss& loss, std::stri
 }
 
 /// A problem of two steps, played by what the learner's policy was `lag` updates ago: the first action must say whether
-/// obs is positive, which only the second step rewards. Returns the mean reward of the last ten batches, at most 1.
+/// obs is positive, which only the second step rewards. A policy of Q-values draws one action in ten at random. Returns
+/// the mean reward of the last ten batches, at most 1.
 inline double reward_after(Learner& learner, int updates, int lag) {
   constexpr int kSteps = 8, kEnvironments = 32;
   constexpr size_t kCount = size_t{kSteps} * kEnvironments;
@@ -136,7 +137,9 @@ inline double reward_after(Learner& learner, int updates, int lag) {
     const at::Tensor logits =
         policy.forward(at::tensor(std::vector<float>(obs.begin(), obs.begin() + 2 * kCount)).view({-1, 2}))
             .action_dist_inputs.detach();
-    const at::Tensor log_p = at::log_softmax(logits, 1);
+    const bool greedy = std::holds_alternative<EpsilonGreedy>(learner.spec().distribution);
+    const at::Tensor log_p =
+        greedy ? (0.05 + 0.9 * logits.ge(logits.flip(1)).to(at::kFloat)).log() : at::log_softmax(logits, 1);
     for (size_t i = 0; i < kCount; ++i) {
       const auto row = static_cast<int64_t>(i);
       const int action = std::log(random.uniform()) < log_p[row][1].item<double>() ? 1 : 0;

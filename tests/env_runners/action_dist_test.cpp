@@ -72,6 +72,51 @@ TEST_SUITE("env_runners/action_dist") {
     }
   }
 
+  TEST_CASE("EpsilonGreedy: the best action, or with probability epsilon any, at its true probability") {
+    ActionDist dist(EpsilonGreedy{4}, Space::discrete(4, 10));
+    CHECK(dist.is_epsilon_greedy());
+    const std::vector<float> q{-3.0f, 2.0f, 2.0f, -50.0f};  // of equals the first is the best
+    std::vector<RandomStream> stream = streams(1);
+    std::vector<int32_t> action(1);
+    float logp = 0;
+    dist.sample(q.data(), stream, bytes(action), &logp);  // epsilon is 0 until it is set
+    CHECK(action[0] == 11);
+    CHECK(logp == 0.0f);
+    for (const double epsilon : {0.4, 1.0}) {
+      dist.set_epsilon(epsilon);
+      const double best = 1 - epsilon + epsilon / 4, other = epsilon / 4;
+      std::vector<int> counts(4);
+      for (int i = 0; i < 40000; ++i) {
+        dist.sample(q.data(), stream, bytes(action), &logp);
+        REQUIRE(action[0] >= 10);
+        REQUIRE(action[0] <= 13);
+        ++counts[static_cast<size_t>(action[0] - 10)];
+        CHECK(logp == doctest::Approx(std::log(action[0] == 11 ? best : other)).epsilon(1e-6));
+        CHECK(logp == dist.logp(q.data(), bytes(action)));
+      }
+      CHECK(chi_square(counts, {other, best, other, other}) < 16.3);  // 99.9 % quantile for 3 degrees of freedom
+      dist.mode(q.data(), 1, bytes(action), &logp);
+      CHECK(action[0] == 11);
+      CHECK(logp == doctest::Approx(std::log(best)));
+    }
+    dist.set_epsilon(0.0);
+    action[0] = 10;
+    CHECK(dist.logp(q.data(), bytes(action)) == -INFINITY);
+    action[0] = 9;
+    CHECK_THROWS_AS((void)dist.logp(q.data(), bytes(action)), Error);
+    for (const float odd : {NAN, INFINITY, -INFINITY}) {
+      const std::vector<float> broken{0.0f, 1.0f, odd, 2.0f};
+      dist.sample(broken.data(), stream, bytes(action), &logp);
+      CHECK(std::isnan(logp));
+    }
+    for (const double epsilon : {-0.1, 1.1, std::nan("")}) CHECK_THROWS_AS(dist.set_epsilon(epsilon), Error);
+    ActionDist logits(Categorical{4}, Space::discrete(4));
+    CHECK(!logits.is_epsilon_greedy());
+    CHECK_THROWS_AS(logits.set_epsilon(0.1), Error);
+    CHECK_THROWS_AS(ActionDist(EpsilonGreedy{3}, Space::discrete(4)), Error);
+    CHECK_THROWS_AS(ActionDist(EpsilonGreedy{2}, Space::box(-1, 1, {2})), Error);
+  }
+
   TEST_CASE("MultiCategorical: elements are independent and their logp adds up") {
     ActionDist dist(MultiCategorical{{2, 3}}, Space(MultiDiscrete{{2, 3}}));
     const std::vector<float> logits{0.0f, std::log(3.0f), std::log(5.0f), std::log(3.0f), std::log(2.0f)};

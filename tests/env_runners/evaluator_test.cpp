@@ -70,6 +70,23 @@ TEST_SUITE("env_runners/evaluator") {
     CHECK(result.length_mean() == 3.0);
   }
 
+  TEST_CASE("evaluate: a Q-network's policy is greedy, and explores by the epsilon of its weights") {
+    Config config = config_for(counter(), 2, 8);
+    config.environment.env_config = {{"length", 100}};
+    const ModuleSpec spec = make_q_spec(counter().observation_space, 2, config.rl_module);
+    Weights weights = initial_weights(spec);
+    weights.values[spec.num_parameters() - 1] = 50.0f;  // the bias of action 1: it is always the best
+    const double steps = 100 * 101 / 2;                 // what all rewards are but for the actions
+    const auto ones = [&](bool explore) {
+      return evaluate(config, counter(), spec, weights, 1, 5, explore).return_mean() - steps;
+    };
+    CHECK(ones(true) == 100);
+    weights.published = {1.0};
+    CHECK(ones(false) == 100);
+    CHECK(ones(true) > 30);
+    CHECK(ones(true) < 70);
+  }
+
   TEST_CASE("evaluate: an episode's result depends on its number and the seed alone") {
     Config config = config_for(rooms(), 2, 8);
     const ModuleSpec spec = make_mlp_spec(rooms().observation_space, rooms().action_space, config.rl_module);

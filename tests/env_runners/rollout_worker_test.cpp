@@ -42,7 +42,9 @@ namespace {
 /// A worker with its fragment and weights.
 struct Rig {
   Rig(const Config& config, const EnvSpec& env, uint64_t first_env_index = 0, uint32_t incarnation = 0)
-      : spec(make_mlp_spec(env.observation_space, env.action_space, config.rl_module)),
+      : spec(config.algorithm == "PQN"
+                 ? make_q_spec(env.observation_space, env.action_space.get_if<Discrete>()->n, config.rl_module)
+                 : make_mlp_spec(env.observation_space, env.action_space, config.rl_module)),
         layout(std::make_shared<const FragmentLayout>(fragment_layout(config, env, spec))),
         fragment(layout),
         weights{.version = 3, .layout_hash = spec.hash(), .values = initial_parameters(spec, 1), .filter = {}},
@@ -198,6 +200,64 @@ TEST_SUITE("env_runners/rollout_worker") {
               for (size_t b = 0; b < each; ++b) CHECK(same(part.cell(name, t, b), whole.cell(name, t, w * each + b)));
         }
       }
+    }
+  }
+
+  TEST_CASE("RolloutWorker: a fragment's epsilon is that of its weights, behind the curriculum's numbers") {
+    Config config = config_for(counter(), 2, 50);
+    config.algorithm = "PQN";
+    config.curriculum.randomize = {{"length", {5, 5}}};
+    Rig rig(config, counter());
+    CHECK_THROWS_WITH_AS(rig.sample(), "the weights of an epsilon-greedy policy have no epsilon", Error);
+    rig.weights.published = {0, 5, 5};
+    CHECK_THROWS_AS(rig.sample(), Error);
+    EigenPolicy policy(rig.spec);
+    policy.load(rig.weights.values);
+    const auto exploring = [&](Rig& sampled) {
+      sampled.sample();
+      int count = 0;
+      for (size_t i = 0; i < 100; ++i) {
+        std::array<float, 2> q{};
+        policy.forward(sampled.column<float>("obs").data() + 2 * i, 1, q.data());
+        count += sampled.column<int32_t>("actions")[i] != (q[1] > q[0] ? 1 : 0);
+      }
+      return count;
+    };
+    rig.weights.published = {0, 5, 5, 0.0};
+    CHECK(exploring(rig) == 0);
+    CHECK(rig.fragment.episodes.at(0).length == 5);
+    rig.weights.published.back() = 1.0;
+    const int count = exploring(rig);
+    CHECK(count > 30);  // half of 100
+    CHECK(count < 70);
+    config.env_runners.explore = false;
+    Rig greedy(config, counter());
+    greedy.weights.published = {0, 5, 5, 1.0};
+    CHECK(exploring(greedy) == 0);
+  }
+
+  TEST_CASE(
+      "RolloutWorker: epsilon's draws are the environment's own, in any number of workers and after a restored state") {
+    Config config = config_for(counter(), 4, 20);
+    config.algorithm = "PQN";
+    Rig whole(config, counter());
+    config.env_runners.num_envs_per_env_runner = 2;
+    std::array parts{Rig(config, counter(), 0), Rig(config, counter(), 2)};
+    Rig restored(config, counter(), 2);
+    for (const double epsilon : {0.5, 0.25, 0.75}) {
+      whole.weights.published = restored.weights.published = {epsilon};
+      if (epsilon < 0.5) CHECK(restored.worker.set_state(parts[1].worker.state()) == "");
+      whole.sample();
+      for (size_t w = 0; w < 2; ++w) {
+        parts[w].weights.published = {epsilon};
+        parts[w].sample();
+        for (size_t t = 0; t < 20; ++t)
+          for (size_t b = 0; b < 2; ++b)
+            CHECK(same(parts[w].cell("actions", t, b), whole.cell("actions", t, 2 * w + b)));
+      }
+      if (epsilon == 0.5) continue;
+      restored.sample();
+      CHECK(same_fragment(restored, parts[1]));
     }
   }
 
@@ -370,6 +430,14 @@ TEST_SUITE("env_runners/rollout_worker") {
       if (t % 3 != 1) CHECK(inputs[2 * t + 1] == inputs[1]);  // the policy's own: the observation is always the same
       CHECK(logp[t] == doctest::Approx(-std::log1p(std::exp(inputs[2 * t] - inputs[2 * t + 1]))));
     }
+    // Q-learning learns of any action, also where epsilon is 0.
+    Config config = config_for(counter(), 1, 6);
+    config.algorithm = "PQN";
+    Rig q(config, spec);
+    q.weights.published = {0.0};
+    q.weights.values[q.spec.num_parameters() - 1] = -100.0f;  // the bias of action 1
+    q.sample();
+    for (size_t t = 0; t < 6; ++t) CHECK(q.column<int32_t>("actions")[t] == 1);
   }
 
   TEST_CASE("RolloutWorker: explore = false takes the mode, random_actions ignores the policy") {
@@ -519,14 +587,20 @@ TEST_SUITE("env_runners/rollout_worker") {
   }
 
   TEST_CASE("RolloutWorker: a policy that is not finite is an error, not an action") {
-    Rig rig(config_for(counter(), 2, 4), counter());
-    rig.weights.values[0] = std::nanf("");
-    try {
-      rig.sample();
-      FAIL("nothing was thrown");
-    } catch (const Error& error) {
-      CHECK(error.code() == "nan");
-      CHECK(std::string(error.what()).find("weights version 3") != std::string::npos);
+    for (const char* algorithm : {"PPO", "PQN"}) {
+      CAPTURE(algorithm);
+      Config config = config_for(counter(), 2, 4);
+      config.algorithm = algorithm;
+      Rig rig(config, counter());
+      rig.weights.values[0] = std::nanf("");
+      if (config.algorithm == "PQN") rig.weights.published = {0.5};
+      try {
+        rig.sample();
+        FAIL("nothing was thrown");
+      } catch (const Error& error) {
+        CHECK(error.code() == "nan");
+        CHECK(std::string(error.what()).find("weights version 3") != std::string::npos);
+      }
     }
   }
 

@@ -292,6 +292,13 @@ TEST_SUITE("env_runners/zygote") {
     result = env->step(ConstRow(std::as_bytes(std::span(&action, 1))), random, row);
     CHECK(result.reward == 5 + 6);
     CHECK(result.terminated);
+    std::string text = setup.config_toml;
+    const auto published = [&] { return RunnerSetup::load(kRun, 1, text).weights_layout.num_published; };
+    CHECK(published() == 3);
+    text = "algorithm = \"PQN\"\n[environment]\nenv = \"ToyCounter-v0\"\n";
+    CHECK(published() == 1);  // epsilon
+    text += "[curriculum]\nrandomize = { length = [5, 5] }\n";
+    CHECK(published() == 4);
   }
 
   TEST_CASE("Zygote: its runners are in the sandbox, with the network only where their environment needs it") {

@@ -67,6 +67,8 @@ randomize = { ctrl_cost_weight = [0, 0.01] }
 levels = [{}, { forward_reward_weight = 1.1 }, { forward_reward_weight = [1.1, 1.5] }, { healthy_reward = 0.9 }]
 advance_at = 10.0
 """
+# Epsilon falls all the time, and decides what is sampled.
+PQN = CARTPOLE.replace('"PPO"', '"PQN"').replace("lambda_ = 0.8", "lambda_ = 0.65\nepsilon = [[0, 1.0], [8192, 0.05]]")
 # Without the time an iteration lasts, so that few updates are many reports.
 IMPALA = """
 algorithm = "IMPALA"
@@ -460,6 +462,11 @@ class Training(Case):
         self.assertEqual(levels[-1], len(told))
         self.assertIn("level 1 of 0 to 3", told[0])
 
+    def test_resume_is_bit_exact_while_epsilon_falls(self):
+        self.resumes_bit_exactly(self.file("pqn.toml", PQN))
+        for i, r in enumerate(json_lines(self.root / "b/results.jsonl")):
+            self.assertAlmostEqual(1 - 0.95 * i * 512 / 8192, r["learners"]["default_policy"]["curr_epsilon"])
+
     def test_resume_of_an_older_checkpoint_replaces_what_came_after_it(self):
         run = self.root / "run"
         self.train(run, "stop.training_iteration=6", "checkpointing.checkpoint_frequency=2")
@@ -688,6 +695,7 @@ class Refusals(Case):
         self.refuse_config(CARTPOLE.replace("lr = 1e-3", 'lr = 1e-3\nsampling = "async"'), "PPO samples sync or lag1")
         self.refuse_config(CARTPOLE + "[curriculum]\nrandomize = { gravity = [1, 2] }\n", "error[unknown-env-option]", "CartPole-v1 has no option gravity")
         self.refuse_config(CURRICULUM.replace("ctrl_cost_weight = [0", "exclude_current_positions_from_observation = [0"), "error[impossible]", "space")
+        self.refuse_config(PQN.replace("CartPole-v1", "Pendulum-v1"), "error[unsupported-space]", "PQN wants a Discrete action space, got Box(")
         self.refuse_config(CARTPOLE + "[", f"bad.toml:{1 + CARTPOLE.count(chr(10))}:")
         self.refuse_config("\0\xff", "bad.toml:1:")
 
@@ -754,6 +762,9 @@ class Determinism(Case):
     def test_any_split_gives_the_same_module_with_wrappers(self):
         self.same_by_every_split(["1-1", "4-2", "8-1"], 6, self.file("wrapped.toml", WRAPPED))
 
+    def test_any_split_gives_the_same_module_with_a_falling_epsilon(self):
+        self.same_by_every_split(["1-1", "4-2", "8-1"], 8, self.file("pqn.toml", PQN))
+
     def test_any_split_gives_the_same_module_with_a_curriculum(self):
         self.same_by_every_split(["1-1", "4-2", "8-1"], 8, self.file("curriculum.toml", CURRICULUM))
         for mode in ("sync", "lag1"):
@@ -764,6 +775,9 @@ class Determinism(Case):
 
     def test_lag1_resumes_bit_exactly_amid_a_curriculum(self):
         self.lag1_resumes(self.file("curriculum.toml", CURRICULUM))
+
+    def test_lag1_resumes_bit_exactly_while_epsilon_falls(self):
+        self.lag1_resumes(self.file("pqn.toml", PQN))
 
     def lag1_resumes(self, config: pathlib.Path):
         lag1 = ["training.sampling='lag1'", "env_runners.num_env_runners=4", "env_runners.num_envs_per_env_runner=4"]

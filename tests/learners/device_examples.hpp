@@ -16,11 +16,21 @@
 namespace myriad {
 
 /// Updates of each kind: minibatches of rows, whole batches of sequences, sequences of some environments, a buffer of
-/// batches with a target network.
-inline constexpr std::array kDeviceCases{"PPO", "IMPALA", "IMPALA, minibatches", "APPO"};
+/// batches with a target network, Q-values.
+inline constexpr std::array kDeviceCases{"PPO", "IMPALA", "IMPALA, minibatches", "APPO", "PQN"};
+
+inline std::vector<Space> action_spaces_of(std::string_view name) {
+  if (name == "PQN") return {Space::discrete(3, 5)};
+  return {Space::discrete(3, 5), Space::box(-1, 1, {1})};
+}
+/// Two of the losses in an update's metrics.
+inline std::array<const char*, 2> losses_of(std::string_view name) {
+  return name == "PQN" ? std::array{"qf_loss", "qf_mean"} : std::array{"vf_loss", "entropy"};
+}
 
 inline Config device_config(std::string_view name) {
   Config config = name == "PPO"    ? config_of("torch")
+                  : name == "PQN"  ? pqn_config("torch")
                   : name == "APPO" ? async_config("APPO", "torch", 3)
                                    : async_config("IMPALA", "torch");
   if (name == "IMPALA, minibatches") config.training.minibatch_size = 3 * kSteps;

@@ -123,7 +123,7 @@ TEST_CASE("DeviceGroup: shards on devices compute what shards on CPUs do, and al
     }
     CHECK(same(there[0], there[1]));
     check_metrics(got[0], want[0], 5e-3);
-    const ModuleSpec spec = policy_and_value(kObs, actions, config);
+    const ModuleSpec spec = find_algorithm(config.algorithm).module(kObs, actions, config);
     const auto x = flat_parameters(spec, here[0].module, "test"), y = flat_parameters(spec, there[0].module, "test");
     for (size_t i = 0; i < x.size(); ++i) CHECK(std::abs(x[i] - y[i]) <= 2e-4f);
   }

@@ -34,7 +34,7 @@ Config on_gpu(const char* name) {
 TEST_CASE("GPU: trains as the CPU does, batch after batch") {
   if (skipped()) return;
   for (const char* name : kDeviceCases)
-    for (const Space& actions : {Space::discrete(3, 5), Space::box(-1, 1, {1})}) {
+    for (const Space& actions : action_spaces_of(name)) {
       CAPTURE(name);
       CAPTURE(actions.to_string());
       const Config config = on_gpu(name), cpu = device_config(name);
@@ -74,7 +74,7 @@ TEST_CASE("GPU: bfloat16 trains nearly as float32 does") {
   if (skipped()) return;
   for (const char* name : kDeviceCases) {
     CAPTURE(name);
-    const Space actions = Space::box(-1, 1, {1});
+    const Space actions = action_spaces_of(name).back();
     Config config = on_gpu(name);
     Learner exact(config, kObs, actions);
     config.learners.autocast = "bfloat16";

@@ -18,10 +18,10 @@ namespace myriad {
 
 inline const Space kActions = Space::discrete(2);
 
-/// One gradient step an update for PPO and IMPALA, two for APPO; nothing shuffled.
+/// One gradient step an update for PPO, PQN and IMPALA, two for APPO; nothing shuffled.
 inline Config plain_config(const std::string& algorithm) {
-  if (algorithm != "PPO") return async_config(algorithm.c_str());
-  Config config = config_of();
+  if (algorithm != "PPO" && algorithm != "PQN") return async_config(algorithm.c_str());
+  Config config = algorithm == "PPO" ? config_of() : pqn_config();
   config.training.num_epochs = 1;
   config.training.minibatch_size = 0;
   config.training.shuffle_batch_per_epoch = false;
@@ -30,7 +30,9 @@ inline Config plain_config(const std::string& algorithm) {
 
 /// Everything that needs a snapshot: minibatches, shuffling, filter, adaptive KL, and with APPO buffer and target.
 inline Config full_config(const std::string& algorithm) {
-  Config config = algorithm == "PPO" ? config_of() : async_config(algorithm.c_str(), "native", 2);
+  Config config = algorithm == "PPO"   ? config_of()
+                  : algorithm == "PQN" ? pqn_config()
+                                       : async_config(algorithm.c_str(), "native", 2);
   config.training.minibatch_size = 3 * kSteps;
   config.training.num_epochs = 2;
   config.training.shuffle_batch_per_epoch = true;

@@ -13,7 +13,7 @@ TEST_SUITE_BEGIN("learners/group");
 TEST_CASE("Group: shards on slices of a batch train as one learner on the whole") {
   for (const MakeCollective make :
        {MakeCollective{nullptr}, MakeCollective{make_local_gloo}, MakeCollective{make_shared_collective}})
-    for (const char* algorithm : {"PPO", "IMPALA", "APPO"})
+    for (const char* algorithm : {"PPO", "IMPALA", "APPO", "PQN"})
       for (const uint32_t size : {1u, 2u, 3u, 4u})
         for (const bool empty : {false, true}) {
           CAPTURE(make != nullptr);
@@ -46,7 +46,7 @@ TEST_CASE("Group: shards on slices of a batch train as one learner on the whole"
 }
 
 TEST_CASE("Group: with shuffled minibatches all shards have the same bits, and a run repeats") {
-  for (const char* algorithm : {"PPO", "IMPALA", "APPO"})
+  for (const char* algorithm : {"PPO", "IMPALA", "APPO", "PQN"})
     for (const uint32_t size : {2u, 3u}) {
       CAPTURE(algorithm);
       const auto run = [&] {
@@ -64,7 +64,7 @@ TEST_CASE("Group: with shuffled minibatches all shards have the same bits, and a
 }
 
 TEST_CASE("Group: a gradient summed in stretches while backward works is the gradient, bit for bit") {
-  for (const char* algorithm : {"PPO", "IMPALA"})
+  for (const char* algorithm : {"PPO", "IMPALA", "PQN"})
     for (const char* executor : {"torch", "native"})
       for (const int parts : {1, 3}) {
         CAPTURE(algorithm);

@@ -8,6 +8,7 @@
 
 #include "algorithms/appo.hpp"
 #include "algorithms/ppo.hpp"
+#include "algorithms/pqn.hpp"
 #include "learners/learner.hpp"
 
 namespace myriad {
@@ -29,6 +30,15 @@ inline Config config_of(const std::string& executor = "native") {
   config.training.minibatch_size = 32;
   config.training.lr = 1e-3;
   config.seed = 3;
+  return config;
+}
+
+/// PQN, with LayerNorm.
+inline Config pqn_config(const std::string& executor = "native") {
+  Config config = config_of(executor);
+  config.algorithm = "PQN";
+  config.algorithm_config = std::make_unique<PqnConfig>();
+  config.rl_module.fcnet_use_layernorm = true;
   return config;
 }
 

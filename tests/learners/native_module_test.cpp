@@ -103,6 +103,20 @@ TEST_CASE("NativeModule: equals torch for every head, shared and separate, with 
         }
 }
 
+TEST_CASE("NativeModule: equals torch for Q-networks, whose value is the greatest Q-value") {
+  for (const int actions : {1, 2, 5})
+    for (const std::vector<int>& hiddens : {std::vector<int>{}, {16}, {16, 8, 12}}) {
+      ModelConfig config;
+      config.fcnet_hiddens = hiddens;
+      config.fcnet_use_layernorm = true;
+      const ModuleSpec spec = make_q_spec(Space::box(-1, 1, {kObs}), actions, config);
+      for (const int64_t n : {19, 300}) compare(spec, n);
+      const Result native = run(spec, Executor::native, 19);
+      CHECK(at::equal(native.values, native.inputs.amax(1)));
+      CHECK(at::equal(native.all_values, native.values));
+    }
+}
+
 TEST_CASE("NativeModule: equals torch for odd stacks of layers") {
   ModelConfig config;
   config.fcnet_hiddens = {8};

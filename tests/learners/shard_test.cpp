@@ -82,7 +82,7 @@ TEST_CASE("Partition: parts cover everything once, at multiples of 64 bytes") {
 }
 
 TEST_CASE("Shard: what lies where changes no update") {
-  for (const char* algorithm : {"PPO", "IMPALA", "APPO"})
+  for (const char* algorithm : {"PPO", "IMPALA", "APPO", "PQN"})
     for (const uint32_t size : {1u, 2u, 3u, 4u}) {
       CAPTURE(algorithm);
       CAPTURE(size);

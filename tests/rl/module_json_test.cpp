@@ -57,6 +57,7 @@ TEST_CASE("module_json: back and forth it is the same spec, to the bit") {
     specs.push_back(make_module_spec(Space::box(0, 255, {3, 20, 21}, DType::u8), actions, config));
     config.encoder = "auto";
   }
+  specs.push_back(make_q_spec(Space::box(-1, 1, {4}), 3, ModelConfig()));
   for (const ModuleSpec& spec : specs) {
     const ModuleSpec again = module_from_json(to_json(spec));
     CHECK(again == spec);
@@ -81,6 +82,18 @@ TEST_CASE("module_json: the keys are those of the header") {
       R"("initializer":"orthogonal","gain":5E-1},"distribution":{"kind":"categorical","n":2},"log_std_init":0E0,)"
       R"("log_std_clip":2E1,"shares_encoder":true,"value_encoder":[],"value_head":{"kind":"linear","inputs":32,)"
       R"("outputs":1,"initializer":"orthogonal","gain":1E0}})");
+}
+
+TEST_CASE("module_json: a Q-network has no value of its own") {
+  ModelConfig config;
+  config.fcnet_hiddens = {};
+  const std::string json = to_json(make_q_spec(Space::box(-1, 1, {4}), 3, config));
+  CHECK(
+      json ==
+      R"({"obs_size":4,"encoder":[],"action_head":{"kind":"linear","inputs":4,"outputs":3,"initializer":"orthogonal",)"
+      R"("gain":1E0},"distribution":{"kind":"epsilon_greedy","n":3},"log_std_init":0E0,"log_std_clip":2E1})");
+  CHECK(complaint(replaced(json, "2E1", R"(2E1,"value_encoder":[])"))
+            .starts_with("error[bad-module] a module has value_encoder"));
 }
 
 TEST_CASE("module_json: what is wrong is named, with what was wanted") {

@@ -110,6 +110,41 @@ TEST_CASE("ModuleSpec: the hash follows the structure and not the beginning") {
   CHECK(std::set{before, clipped, normed, hash()}.size() == 4);
 }
 
+TEST_CASE("ModuleSpec: a Q-network is one encoder and one head, whose greatest output is the value") {
+  ModelConfig config = model({8, 3});
+  config.fcnet_use_layernorm = true;
+  const ModuleSpec spec = make_q_spec(kFour, 2, config);
+  CHECK(!spec.has_value_head());
+  CHECK(make_mlp_spec(kFour, Space::discrete(2), config).has_value_head());
+  CHECK(inputs_size(spec.distribution) == 2);
+  std::vector<std::string> names;
+  for (const Parameter& p : spec.parameters()) names.push_back(p.name);
+  CHECK(names == std::vector<std::string>{"encoder.0.weight", "encoder.0.bias", "encoder.1.gain", "encoder.1.bias",
+                                          "encoder.3.weight", "encoder.3.bias", "encoder.4.gain", "encoder.4.bias",
+                                          "pi.weight", "pi.bias"});
+  CHECK(spec.num_parameters() == 40 + 16 + 27 + 6 + 8);
+  CHECK(spec.num_inference_parameters() == spec.num_parameters());
+  CHECK(spec.to_string() == "4 -> 8 layernorm tanh -> 3 layernorm tanh -> epsilon-greedy 2; value: the greatest");
+  CHECK(make_q_spec(kFour, 3, config).hash() != spec.hash());
+  CHECK(make_mlp_spec(kFour, Space::discrete(2), config).hash() != spec.hash());
+  ModuleSpec wrong = spec;
+  wrong.value_head = {3, 1};
+  CHECK_THROWS_WITH_AS(check_module(wrong),
+                       "a Q-network has its value from its Q-values, and no value_encoder or value_head", Error);
+}
+
+TEST_CASE("ModuleSpec: fcnet_use_layernorm is before each activation, also of a picture's layers") {
+  ModelConfig config = with_encoder("minatar_cnn");
+  config.fcnet_use_layernorm = true;
+  const Space space = Space::box(0, 1, {10, 10, 4}, DType::u8);
+  CHECK(make_q_spec(space, 3, config).to_string() ==
+        "400 -> conv 16 3x3 layernorm relu -> 128 layernorm relu -> epsilon-greedy 3; value: the greatest");
+  config.conv_filters = {{2, 3, 1}};
+  config.fcnet_hiddens = {7};
+  CHECK(make_q_spec(space, 3, config).to_string() ==
+        "400 -> conv 2 3x3 layernorm relu -> 7 layernorm tanh -> epsilon-greedy 3; value: the greatest");
+}
+
 TEST_CASE("ModuleSpec: each action space has its distribution") {
   CHECK(inputs_size(distribution_for(Space::discrete(3), true)) == 3);
   CHECK(inputs_size(distribution_for(Space(MultiDiscrete{{2, 3}}), true)) == 5);

@@ -243,6 +243,16 @@ class Policies(Package):
             p = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
             self.assertLess(abs(np.sum(actions - p)) / np.sqrt(np.sum(p * (1 - p))), 4)
 
+    def test_q_values(self):
+        run = self.run_of(GYMNASIUM.replace("ID", "CartPole-v1"), "algorithm='PQN'", "training.epsilon=[[0, 1.0], [2400, 0.5]]",
+                          "stop.training_iteration=5", name="q")
+        policy = self.assert_acts_as_evaluate(run)
+        # After 1,200 of the 2,400 steps epsilon is 0.75: of two actions the worse one is drawn three times in eight, by both sides.
+        lines = self.recorded(run, "--explore", "--episodes", 20)
+        worse = [int(policy.action_dist_inputs(observation).argmin()) for observation, _ in lines]
+        for actions in ([action for _, action in lines], [policy.act(observation, explore=True) for observation, _ in lines]):
+            self.assertLess(abs(np.mean(np.equal(actions, worse)) - 0.375), 4 * np.sqrt(0.375 * 0.625 / len(lines)))
+
     def test_pendulum_with_a_filter(self):
         run = self.run_of(GYMNASIUM.replace("ID", "Pendulum-v1"), "stop.training_iteration=20", "environment.observation_filter='MeanStdFilter'", "environment.clip_actions=false")
         policy = Policy(run, seed=1)
