@@ -28,11 +28,11 @@ class ActionDist {
   /// Draws an action a stream. inputs [n, num_inputs] -> actions [n, row_bytes], logp [n].
   void sample(const float* inputs, std::span<RandomStream> streams, std::byte* actions, float* logp);
 
-  /// The mode: argmax (of logits, of Q-values), or the mean. inputs [n, num_inputs] -> actions [n, row_bytes], logp
-  /// [n].
+  /// The likeliest choice; the greatest of Q-values; of a Gaussian the mean, squashed where it is; of a Beta the mode.
+  /// inputs [n, num_inputs] -> actions [n, row_bytes], logp [n].
   void mode(const float* inputs, size_t n, std::byte* actions, float* logp) const;
 
-  /// Log probability (density) of one action.
+  /// Log probability (density) of one action; -inf for a masked one.
   float logp(const float* inputs, const std::byte* action) const;
 
   int num_inputs() const { return inputs_; }
@@ -45,17 +45,21 @@ class ActionDist {
   int start_ = 0;     ///< Discrete::start
   bool f64_ = false;  ///< a Box of float64
   double epsilon_ = 0.0;
-  float logp_best_ = 0.0f, logp_other_ = -INFINITY;  ///< of epsilon_
-  std::vector<float> cumulative_;                    // scratch of sample(): the largest group's running sums
+  std::vector<float> cumulative_;  // scratch of sample(): the largest group's running sums
 };
+
+/// Inversion: the first of n choices whose running sum of probabilities, `cumulative` [n], exceeds u times the whole,
+/// u in [0, 1). None whose logit is kMaskedLogit, whatever u.
+int draw_choice(const float* logits, const float* cumulative, int n, double u);
 
 /// Actions drawn uniformly from what the policy's actions may be: the space, or with `normalize` [-1, 1] for each
 /// bounded element of a Box (the ActionConnector stretches it). Unbounded elements as Space::sample draws them.
 class UniformActions {
  public:
   UniformActions(const Space& action_space, bool normalize);
-  /// Writes one action and returns its log probability (density).
-  float operator()(RandomStream& random, std::span<std::byte> action) const;
+  /// Writes one action and returns its log probability (density). `mask`: of the choices that are allowed, those of
+  /// each element side by side; null: all are.
+  float operator()(RandomStream& random, std::span<std::byte> action, const float* mask = nullptr) const;
 
  private:
   Space space_;
@@ -66,6 +70,8 @@ class UniformActions {
   };
   std::vector<Unbounded> unbounded_;  ///< Box elements without one or both bounds
   DType dtype_ = DType::i32;
+  std::vector<int> choices_;  ///< of each element of Discrete and MultiDiscrete
+  int start_ = 0;
 };
 
 }  // namespace myriad

@@ -230,6 +230,7 @@ void EigenPolicy::forward_panel(const float* obs, int samples, int lanes, float*
   }
   run_part(parts_.back(), obs, samples, panel);
   write_outputs(panel.x, panel.weights, samples, lanes, out);
+  if (spec_.mask_offset >= 0) mask_outputs(obs, samples, out);
 }
 
 void EigenPolicy::run_part(const Part& part, const float* obs, int samples, Pass& panel) {
@@ -331,6 +332,15 @@ void EigenPolicy::run(const Layer& layer, Pass& pass) {
              layer);
 }
 
+/// The logits of actions that obs [samples, obs_size] forbids.
+void EigenPolicy::mask_outputs(const float* obs, int samples, float* out) const {
+  for (int j = 0; j < samples; ++j) {
+    const float* mask = obs + j * spec_.obs_size + spec_.mask_offset;
+    for (int o = 0; o < outputs_; ++o)
+      if (mask[o] == 0.0f) out[j * outputs_ + o] = kMaskedLogit;
+  }
+}
+
 /// x [height, width, channels] with a border around it; x itself where there is none.
 const float* EigenPolicy::padded(const float* x, int height, int width, int channels, int padding, float border) {
   if (padding == 0) return x;
@@ -354,6 +364,7 @@ void EigenPolicy::write_outputs(const float* head, const float* log_std, int sam
       for (int o = 0; o < size; ++o) out[j * outputs_ + o] = head[o * lanes + j];
   };
   std::visit(Overloaded{[&](const Categorical& d) { unpack(d.n); }, [&](const MultiCategorical&) { unpack(outputs_); },
+                        [&](const Beta&) { unpack(outputs_); },
                         [&](const DiagGaussian& d) {
                           unpack(d.free_log_std ? d.n : 2 * d.n);
                           const float clip = spec_.log_std_clip;

@@ -68,6 +68,7 @@ class EigenPolicy {
   void run_rows(const Part& part, const float* obs, int samples);
   void run_part(const Part& part, const float* obs, int samples, Pass& panel);
   void forward_panel(const float* obs, int samples, int lanes, float* out);
+  void mask_outputs(const float* obs, int samples, float* out) const;
   void write_outputs(const float* head, const float* log_std, int samples, int lanes, float* out) const;
 
   ModuleSpec spec_;

@@ -11,6 +11,7 @@
 
 #include "env_runners/rollout_worker.hpp"
 #include "rl/check.hpp"
+#include "rl/module_json.hpp"
 #include "rl/run_layout.hpp"
 #include "rl/simulator/channel.hpp"
 #include "rl/simulator/clients.hpp"
@@ -120,6 +121,7 @@ class EnvRunner {
     weights.parameters = simulator::bytes_of(encode_safetensors(module));
     weights.connectors = simulator::bytes_of(encode_safetensors(connectors));
     weights.config = setup_.config_toml;
+    weights.module = to_json(setup_.spec);
     return weights;
   }
 

@@ -40,6 +40,7 @@ Evaluator::Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec&
       time_limit_(config.environment.max_episode_steps > 0 ? config.environment.max_episode_steps
                                                            : env.max_episode_steps),
       observation_check_(spec_.observation_space),
+      mask_(ActionMask::of(spec_.observation_space, spec_.action_space)),
       flatten_(spec_.observation_space),
       policy_(module),
       dist_(module.distribution, spec_.action_space),
@@ -52,10 +53,8 @@ Evaluator::Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec&
         module.obs_size, spec_.id, spec_.observation_space.flat_size());
   policy_.load(weights_->values);
   if (dist_.is_epsilon_greedy() && !weights_->published.empty()) dist_.set_epsilon(weights_->published.back());
-  if (config.environment.filters_observations()) {
-    filter_.emplace(module.obs_size, config.environment.observation_clip);
-    filter_->set_state(weights_->filter);
-  }
+  filter_ = observation_filter(config, module);
+  if (filter_) filter_->set_state(weights_->filter);
   result_.episodes.resize(static_cast<size_t>(options.episodes));
   const size_t agents = static_cast<size_t>(spec_.agents);
   if (result_.episodes.size() % agents != 0)
@@ -80,6 +79,7 @@ void Evaluator::start(size_t i) {
   action_streams_[i] = RandomStream(options_.seed, StreamPurpose::evaluation, slots_[i].episode | kActions);
   guarded(i, [&] { slots_[i].env->reset(slots_[i].random, Row(row_)); });
   read_observation(i);
+  check_mask(i);
   if (options_.observer != nullptr) options_.observer->began(slots_[i].episode, *slots_[i].env, ConstRow(row_));
 }
 
@@ -99,6 +99,14 @@ void Evaluator::read_observation(size_t i) {
     fail_episode(i, observation_error_code(fact), fact);
   }
   flatten_(row_, {features_.data() + i * obs_size_, obs_size_});
+}
+
+/// Of row_, at which an action will be taken.
+void Evaluator::check_mask(size_t i) const {
+  if (mask_ && !mask_->allows_any(row_)) [[unlikely]]
+    fail_episode(i, "no-action",
+                 "obs.action_mask allows no action, want at least one in a state that does not end its "
+                 "episode");
 }
 
 void Evaluator::fail_episode(size_t i, std::string_view code, std::string_view fact) const {
@@ -140,7 +148,10 @@ void Evaluator::step_once() {
     if (options_.observer != nullptr)
       options_.observer->stepped(slot.episode, *slot.env,
                                  {episode.length, ConstRow(env_action(i)), ConstRow(row_), result});
-    if (result.terminated || result.truncated) finish(i);
+    if (result.terminated || result.truncated)
+      finish(i);
+    else
+      check_mask(i);
   }
 }
 

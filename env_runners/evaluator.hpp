@@ -12,9 +12,11 @@
 #include "env_runners/action_dist.hpp"
 #include "env_runners/eigen_policy.hpp"
 #include "env_runners/vector_env.hpp"
+#include "rl/action_mask.hpp"
 #include "rl/config.hpp"
 #include "rl/connector.hpp"
 #include "rl/environment.hpp"
+#include "rl/run_layout.hpp"
 #include "rl/weights.hpp"
 
 namespace myriad {
@@ -75,6 +77,7 @@ class Evaluator {
   void step_once();
   void finish(size_t slot);
   void read_observation(size_t slot);
+  void check_mask(size_t slot) const;
   template <class F>
   void guarded(size_t slot, F&& f) const;
   [[noreturn]] void fail_episode(size_t slot, std::string_view code, std::string_view fact) const;
@@ -84,6 +87,7 @@ class Evaluator {
   Options options_;
   int64_t time_limit_;  // env steps; 0 = none
   RowCheck observation_check_;
+  std::optional<ActionMask> mask_;
   ObservationFlattener flatten_;
   std::optional<MeanStdFilter> filter_;
   EigenPolicy policy_;

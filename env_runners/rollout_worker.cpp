@@ -52,6 +52,8 @@ RolloutWorker::RolloutWorker(const Config& config, const EnvSpec& env, const Mod
       flat_(bytes_ || flatten_.is_identity()),
       obs_bytes_(obs_size_ * (bytes_ ? 1 : sizeof(float))),
       frame_bytes_(obs_bytes_ / frame_stack_),
+      mask_offset_(module.mask_offset),
+      filter_(observation_filter(config, module)),
       policy_(module),
       dist_(module.distribution, envs_.spec().action_space),
       uniform_(envs_.spec().action_space, config.environment.normalize_actions),
@@ -62,9 +64,6 @@ RolloutWorker::RolloutWorker(const Config& config, const EnvSpec& env, const Mod
   check(module.obs_size == flat_size, "the module takes {} features, {} has {}", module.obs_size, envs_.spec().id,
         flat_size);
   if (frame_stack_ > 1) env_stacks_.resize(observed_.size());
-  if (config.environment.filters_observations()) {
-    filter_.emplace(module.obs_size, config.environment.observation_clip);
-  }
   if (filter_ || bytes_) features_.resize(num_envs_ * obs_size_);
   if (!flat_) {
     rows_.resize(num_envs_ * envs_.row_bytes());
@@ -222,7 +221,10 @@ void RolloutWorker::take_own(size_t b, const OwnAction& own) {
   check(own.action.size() == dist_.row_bytes() && (own.dist_inputs.empty() || own.dist_inputs.size() == inputs),
         "an action of {} bytes drawn from {} numbers", own.action.size(), own.dist_inputs.size());
   float* const drawn_from = target_.inputs + b * inputs;
-  if (!own.dist_inputs.empty() && std::isfinite(dist_.logp(own.dist_inputs.data(), own.action.data())))
+  const auto masked = [](float input) { return input <= kMaskedLogit; };
+  if (!own.dist_inputs.empty() && std::isfinite(dist_.logp(own.dist_inputs.data(), own.action.data())) &&
+      std::equal(drawn_from, drawn_from + inputs, own.dist_inputs.begin(),
+                 [&](float here, float there) { return masked(here) == masked(there); }))
     std::ranges::copy(own.dist_inputs, drawn_from);
   const float logp = dist_.logp(drawn_from, own.action.data());
   // Impossible under this policy: keep the action we sent. Q-learning learns of any action.
@@ -232,16 +234,18 @@ void RolloutWorker::take_own(size_t b, const OwnAction& own) {
 }
 
 void RolloutWorker::choose_actions(const std::byte* obs, std::byte* actions, float* logp, float* inputs) {
-  if (mode_ == Mode::uniform) {
-    for (size_t b = 0; b < num_envs_; ++b)
-      logp[b] = uniform_(action_streams_[b], {actions + b * dist_.row_bytes(), dist_.row_bytes()});
-    return;
-  }
   const auto* features = reinterpret_cast<const float*>(obs);
   if (bytes_) {
     std::copy_n(reinterpret_cast<const uint8_t*>(obs), features_.size(), features_.begin());
     features = features_.data();
-  } else if (filter_) {
+  }
+  if (mode_ == Mode::uniform) {
+    for (size_t b = 0; b < num_envs_; ++b)
+      logp[b] = uniform_(action_streams_[b], {actions + b * dist_.row_bytes(), dist_.row_bytes()},
+                         mask_offset_ < 0 ? nullptr : features + b * obs_size_ + mask_offset_);
+    return;
+  }
+  if (filter_) {
     filter_->apply({features, features_.size()}, features_);
     features = features_.data();
   }

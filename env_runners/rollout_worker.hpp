@@ -76,6 +76,7 @@ class RolloutWorker {
   bool bytes_;  ///< fragments carry observations as the env's uint8
   bool flat_;   ///< an env row is what they carry
   size_t obs_bytes_, frame_bytes_;
+  int mask_offset_;  ///< of the action mask in features; -1: none
   std::optional<MeanStdFilter> filter_;
   EigenPolicy policy_;
   ActionDist dist_;

@@ -134,6 +134,7 @@ VectorEnv::VectorEnv(const EnvSpec& spec, const Options& options)
       options_(options),
       all_options_(spec_.options),
       observation_check_(spec_.observation_space),
+      mask_(ActionMask::of(spec_.observation_space, spec_.action_space)),
       to_learner_(options.rewards, static_cast<size_t>(options.num_envs)),
       action_bytes_(spec_.action_space.row_bytes()),
       time_limit_(static_cast<uint32_t>(options.max_episode_steps)) {
@@ -162,6 +163,20 @@ void VectorEnv::fail_observation(size_t b, Row observation) const {
   const std::string fact = spec_.observation_space.violation(observation.bytes(), "obs");
   const std::string_view code = observation_error_code(fact);
   fail_step(b, code, code == "nan" ? fact : fact + "; widen the space or clip");
+}
+
+/// Throws Error for an S_t that is outside its space, or at which no action is possible.
+void VectorEnv::check_start(size_t b, Row observation) const {
+  if (!observation_check_.holds(observation.bytes().data())) [[unlikely]]
+    fail_observation(b, observation);
+  check_mask(b, observation);
+}
+
+void VectorEnv::check_mask(size_t b, Row observation) const {
+  if (mask_ && !mask_->allows_any(observation.bytes())) [[unlikely]]
+    fail_step(b, "no-action",
+              "obs.action_mask allows no action, want at least one in a state that does not end its "
+              "episode");
 }
 
 /// Calls f(b) for every environment; what a simulator throws gets its place and reason.
@@ -207,7 +222,7 @@ void VectorEnv::start_episode(Slot& slot, Row observation) {
 void VectorEnv::reset(std::byte* obs) {
   for_each_env([&](size_t b, Slot& slot) {
     start_episode(slot, row(obs, b));
-    if (!observation_check_.holds(row(obs, b).bytes().data())) fail_observation(b, row(obs, b));
+    check_start(b, row(obs, b));
   });
 }
 
@@ -232,14 +247,13 @@ size_t VectorEnv::step(const std::byte* actions, const Destination& to) {
     to.rewards[b] = reward;
     to.terminateds[b] = result.terminated;
     to.truncateds[b] = truncated;  // as Gymnasium's TimeLimit, beside a termination too
-    if (!result.terminated && !truncated) return;
+    if (!result.terminated && !truncated) return check_mask(b, observation);
     if (!result.abandoned)
       to.episodes->push_back(
           {slot.episode_return, slot.episode_length, static_cast<uint32_t>(options_.first_env_index + b), slot.level});
     if (!result.terminated) std::memcpy(to.final_obs + final_rows++ * row_bytes(), bytes, row_bytes());
     start_episode(slot, observation);
-    if (!observation_check_.holds(bytes)) [[unlikely]]
-      fail_observation(b, observation);
+    check_start(b, observation);
   });
   return final_rows;
 }
@@ -320,7 +334,7 @@ std::vector<int> VectorEnv::set_state(const TensorMap& state, std::byte* obs) {
       slot.episode_return = returns[b];
       slot.episode_length = static_cast<uint32_t>(episode_lengths[b]);
     }
-    if (!observation_check_.holds(row(obs, b).bytes().data())) fail_observation(b, row(obs, b));
+    check_start(b, row(obs, b));
   });
   return restarted;
 }

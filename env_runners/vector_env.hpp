@@ -9,9 +9,11 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "rl/action_mask.hpp"
 #include "rl/connector.hpp"
 #include "rl/environment.hpp"
 #include "rl/fragment.hpp"
@@ -83,7 +85,8 @@ class VectorEnv {
   void reset(std::byte* obs);
 
   /// Steps every environment with its row of `actions` [B, action row_bytes]; returns the rows of final_obs written.
-  /// Throws Error (exit 3; env-exception, nan, obs-bounds) naming environment, global index, seed, step and fact.
+  /// Throws Error (exit 3; env-exception, nan, obs-bounds, no-action) naming environment, global index, seed, step and
+  /// fact.
   size_t step(const std::byte* actions, const Destination& to);
 
   /// Everything but the observations: simulators, random positions, running episodes, reward statistics.
@@ -107,6 +110,8 @@ class VectorEnv {
   void apply_options(Slot& slot);
   [[noreturn]] void fail_step(size_t b, std::string_view code, std::string_view fact) const;
   [[noreturn]] void fail_observation(size_t b, Row observation) const;
+  void check_start(size_t b, Row observation) const;
+  void check_mask(size_t b, Row observation) const;
   template <class F>
   void for_each_env(F&& f);
 
@@ -114,6 +119,7 @@ class VectorEnv {
   Options options_;
   EnvOptions all_options_;  // of the environment that got new ones last
   RowCheck observation_check_;
+  std::optional<ActionMask> mask_;
   RewardConnector to_learner_;
   std::vector<double> curriculum_;  // of set_curriculum(); empty before the first
   size_t action_bytes_;

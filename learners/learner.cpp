@@ -92,7 +92,7 @@ Learner::Learner(const Config& config, const Space& observation_space, const Spa
   module_ = std::make_unique<TorchModule>(spec, initial_parameters(spec, seed_), executor, threads);
   parts_ = Parts(spec.num_parameters(), config.learners.redundancy);
   optimizer_ = std::make_unique<Optimizer>(spec, training_.adam_epsilon, training_.grad_clip, training_.lr_multipliers);
-  if (config.environment.filters_observations()) filter_.emplace(spec.obs_size, config.environment.observation_clip);
+  filter_ = observation_filter(config, spec);
   empty_buffer();
   if (plan_.target) {
     target_ = at::empty({static_cast<int64_t>(spec.num_parameters())}, at::kFloat);

@@ -104,13 +104,14 @@ void check_batch(Fragment& fragment, const ModuleSpec& spec, const Space& action
   check(layout.find("final_obs") != nullptr || fragment.final_rows == 0,
         "the fragment has final rows and no final_obs");
   const Column& actions = layout.column("actions");
-  const auto* gaussian = std::get_if<DiagGaussian>(&spec.distribution);
+  const bool reals = has_real_actions(spec.distribution);
   const auto* multi = std::get_if<MultiCategorical>(&spec.distribution);
-  const size_t elements = gaussian ? static_cast<size_t>(gaussian->n) : multi ? multi->nvec.size() : 1;
-  check(actions.dtype == (gaussian ? DType::f32 : DType::i32) && count_of(actions) == elements,
+  const auto inputs = static_cast<size_t>(inputs_size(spec.distribution));
+  const size_t elements = reals ? inputs / 2 : multi ? multi->nvec.size() : 1;
+  check(actions.dtype == (reals ? DType::f32 : DType::i32) && count_of(actions) == elements,
         "the fragment's actions are {} {}, the module wants {} {}", count_of(actions), name_of(actions.dtype), elements,
-        gaussian ? "f32" : "i32");
-  if (!gaussian) check_choices(fragment.values<int32_t>(actions), spec, start_of(action_space));
+        reals ? "f32" : "i32");
+  if (!reals) check_choices(fragment.values<int32_t>(actions), spec, start_of(action_space));
 }
 
 TensorBatch make_tensor_batch(Fragment& fragment, const ModuleSpec& spec, const Space& action_space,

@@ -47,14 +47,13 @@ ModuleSpec policy_and_value(const Space& observation_space, const Space& action_
 }
 
 ModuleSpec q_network(const Space& observation_space, const Space& action_space, const Config& config) {
-  const auto* discrete = action_space.get_if<Discrete>();
-  if (discrete == nullptr)
+  if (action_space.get_if<Discrete>() == nullptr)
     fail(Exit::usage, "unsupported-space", "{} wants a Discrete action space, got {}", config.algorithm,
          action_space.to_string());
   if (config.rl_module.vf_share_layers)
     fail(Exit::usage, "impossible", "rl_module.vf_share_layers is true: {} has no value network; want false",
          config.algorithm);
-  return make_q_spec(observation_space, discrete->n, model_of(config));
+  return make_q_spec(observation_space, action_space, model_of(config));
 }
 
 RegisterAlgorithmInfo::RegisterAlgorithmInfo(AlgorithmInfo info) {

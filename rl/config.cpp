@@ -50,6 +50,10 @@ void model_settings(ModelConfig& model, SettingVisitor& v) {
   v.visit(choice("fcnet_activation", "after each hidden layer", activations), model.fcnet_activation);
   v.visit({"fcnet_use_layernorm", "", "LayerNorm before each activation"}, model.fcnet_use_layernorm);
   v.visit({"vf_share_layers", "", "policy and value share the encoder"}, model.vf_share_layers);
+  v.visit(choice("action_distribution",
+                 "of Box actions; auto: diag_gaussian; squashed_gaussian and beta stay within the bounds",
+                 action_distribution_names()),
+          model.action_distribution);
   v.visit({"free_log_std", "", "Box actions: log std is a parameter, not an output"}, model.free_log_std);
   v.visit({"log_std_init", "", "initial value of a free log std", -20, 20}, model.log_std_init);
   v.visit({"log_std_clip_param", "", "log std is clipped to +/- this", 0, 100}, model.log_std_clip_param);
@@ -644,6 +648,13 @@ class Combinations {
       fail(Exit::usage, "impossible",
            "{}: environment.reward_sign leaves nothing of reward_filter and reward_clip; take one or the others",
            place({"environment.reward_sign", "environment.reward_clip", "environment.reward_filter"}));
+    const std::string& distribution = config_.rl_module.action_distribution;
+    if (!environment.normalize_actions && (distribution == "squashed_gaussian" || distribution == "beta"))
+      fail(Exit::usage, "impossible",
+           "{}: environment.normalize_actions is false, but actions of a {} are within [-1, 1] and want to be "
+           "stretched to "
+           "their bounds",
+           place({"environment.normalize_actions", "rl_module.action_distribution"}), distribution);
     refuse_curriculum();
     const FaultToleranceConfig& faults = config_.fault_tolerance;
     if (faults.restart_backoff_max_s < faults.restart_backoff_s)

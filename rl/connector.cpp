@@ -87,14 +87,18 @@ void ObservationFlattener::operator()(std::span<const std::byte> row, std::span<
 
 // ---- MeanStdFilter ----
 
-MeanStdFilter::MeanStdFilter(int size, double clip)
+MeanStdFilter::MeanStdFilter(int size, double clip, int plain_offset, int plain_size)
     : clip_(clip),
+      plain_begin_(static_cast<size_t>(plain_offset)),
+      plain_end_(static_cast<size_t>(plain_offset + plain_size)),
       mean_(static_cast<size_t>(size)),
       m2_(static_cast<size_t>(size)),
       shift_(static_cast<size_t>(size)),
       scale_(static_cast<size_t>(size), 1.0f) {
   check(size >= 1, "a filter has {} features, want at least 1", size);
   check(clip > 0, "a filter clips at {}, want more than 0", clip);
+  check(plain_offset >= 0 && plain_size >= 0 && plain_offset + plain_size <= size,
+        "a filter of {} features leaves {} from {} on alone", size, plain_size, plain_offset);
 }
 
 void MeanStdFilter::update(std::span<const float> rows) {
@@ -164,6 +168,8 @@ void MeanStdFilter::refresh() {
     shift_[j] = static_cast<float>(mean_[j]);
     scale_[j] = static_cast<float>(1.0 / std::max(std, kMinimumStd));
   }
+  std::fill(shift_.begin() + plain_begin_, shift_.begin() + plain_end_, 0.0f);
+  std::fill(scale_.begin() + plain_begin_, scale_.begin() + plain_end_, 1.0f);
 }
 
 // ---- ActionConnector ----

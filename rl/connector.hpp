@@ -32,7 +32,8 @@ class ObservationFlattener {
 /// Running mean and variance of features (Chan et al. 1979): exact to merge, in any grouping to rounding.
 class MeanStdFilter {
  public:
-  explicit MeanStdFilter(int size, double clip = 10.0);
+  /// `plain_size` features from `plain_offset` on are clipped alone, neither shifted nor scaled: an action mask.
+  explicit MeanStdFilter(int size, double clip = 10.0, int plain_offset = 0, int plain_size = 0);
   int size() const { return static_cast<int>(mean_.size()); }
   double count() const { return count_; }
 
@@ -54,6 +55,7 @@ class MeanStdFilter {
  private:
   void refresh();
   double clip_, count_ = 0;
+  size_t plain_begin_, plain_end_;
   std::vector<double> mean_, m2_;
   std::vector<float> shift_, scale_;  ///< what apply uses, kept beside the statistics
 };

@@ -73,6 +73,7 @@ class ReadField {
     for (const json::value& item : array(name)) value.push_back(integer(item, name));
   }
 
+  bool has(std::string_view name) const { return object_.contains(name); }
   std::string string(std::string_view name) {
     const json::value got = take(name);
     if (!got.is_string()) wrong(name, got, "a string");
@@ -189,6 +190,7 @@ std::string to_json(const ModuleSpec& spec) {
     module["value_encoder"] = layers_json(spec.value_encoder);
     module["value_head"] = to_value(Layer(spec.value_head));
   }
+  if (spec.mask_offset >= 0) module["mask_offset"] = spec.mask_offset;
   return json::serialize(module);
 }
 
@@ -208,6 +210,7 @@ ModuleSpec module_from_json(std::string_view text) {
     spec.value_encoder = layers_from(read, "value_encoder");
     spec.value_head = head_from(read, "value_head");
   }
+  if (read.has("mask_offset")) read("mask_offset", spec.mask_offset);
   read.end();
   check_module(spec);
   return spec;

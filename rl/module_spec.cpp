@@ -5,6 +5,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "rl/action_mask.hpp"
 #include "rl/check.hpp"
 #include "rl/hash.hpp"
 #include "rl/overloaded.hpp"
@@ -81,13 +82,17 @@ std::string layers_text(const std::vector<Layer>& layers) {
   return text;
 }
 
+std::string gaussian_text(std::string_view name, const DiagGaussian& d) {
+  return fmt::format("{} {}{}", name, d.n, d.free_log_std ? "" : " with state-dependent std");
+}
+
 std::string distribution_text(const ActionDistribution& distribution) {
   return std::visit(
       Overloaded{[](const Categorical& d) { return fmt::format("categorical {}", d.n); },
                  [](const MultiCategorical& d) { return fmt::format("categorical {}", fmt::join(d.nvec, "+")); },
-                 [](const DiagGaussian& d) {
-                   return fmt::format("gaussian {}{}", d.n, d.free_log_std ? "" : " with state-dependent std");
-                 },
+                 [](const DiagGaussian& d) { return gaussian_text("gaussian", d); },
+                 [](const SquashedGaussian& d) { return gaussian_text("squashed gaussian", d); },
+                 [](const Beta& d) { return fmt::format("beta {}", d.n); },
                  [](const EpsilonGreedy& d) { return fmt::format("epsilon-greedy {}", d.n); }},
       distribution);
 }
@@ -112,10 +117,11 @@ std::string structure(const ModuleSpec& spec) {
           layer);
     return text;
   };
-  return fmt::format("obs {}|{}|pi {}x{}|{}|{}|{}|vf {}x{}|clip {}", spec.obs_size, layers(spec.encoder),
+  return fmt::format("obs {}|{}|pi {}x{}|{}|{}|{}|vf {}x{}|clip {}{}", spec.obs_size, layers(spec.encoder),
                      spec.action_head.outputs, spec.action_head.inputs, distribution_text(spec.distribution),
                      spec.shares_encoder ? "shared" : "separate", layers(spec.value_encoder), spec.value_head.outputs,
-                     spec.value_head.inputs, spec.log_std_clip);
+                     spec.value_head.inputs, spec.log_std_clip,
+                     spec.mask_offset < 0 ? "" : fmt::format("|mask {}", spec.mask_offset));
 }
 
 /// A weight as a matrix: `inputs` and `outputs` are what one output sees and one input reaches.
@@ -197,6 +203,10 @@ void check_layer(const std::string& name, const Layer& layer) {
                                     bad_module("{} ({}) has {} {}, want a finite number", name, L::kKind, field, value);
                                 },
                                 [](std::string_view, auto) {}});
+        if constexpr (std::is_same_v<L, Select>)
+          if (int64_t{l.offset} + l.size > l.inputs)
+            bad_module("{} ({}) takes features [{}, {}) of {}", name, L::kKind, l.offset, int64_t{l.offset} + l.size,
+                       l.inputs);
         int64_t row = input_size(l);
         if constexpr (requires { l.kernel; }) {
           const int64_t side = std::min(l.height, l.width) + 2 * l.padding;
@@ -241,10 +251,6 @@ int check_chain(const std::string& part, const std::vector<Layer>& layers, const
       bad_module("{} ({}) takes {} floats and gets {}", name, kind_of(layer), inputs_of(layer), size);
     if (streams == behind && is_on_picture(layer))
       bad_module("{} ({}) lies behind streams, where there are no pictures", name, kind_of(layer));
-    if (const auto* select = std::get_if<Select>(&layer);
-        select && int64_t{select->offset} + select->size > select->inputs)
-      bad_module("{} (select) takes [{}, {}) of {} floats", name, select->offset,
-                 int64_t{select->offset} + select->size, select->inputs);
     size = outputs_of(layer);
     if (std::holds_alternative<ResidualBegin>(layer)) open.push_back(size);
     if (std::holds_alternative<ResidualEnd>(layer)) {
@@ -266,7 +272,7 @@ void check_head(const std::string& name, const Linear& head, int inputs, int out
 
 /// Floats the action head gives.
 int head_outputs(const ActionDistribution& distribution) {
-  const auto* gaussian = std::get_if<DiagGaussian>(&distribution);
+  const DiagGaussian* gaussian = gaussian_of(distribution);
   return gaussian && gaussian->free_log_std ? gaussian->n : inputs_size(distribution);
 }
 
@@ -530,6 +536,21 @@ std::vector<Layer> encoder_of(const Space& space, const ModelConfig& config, con
   return layers;
 }
 
+/// What an observation and an action space say: sizes, and where the action mask is. Returns the parts that no encoder
+/// sees: what `config` leaves out, and the mask where there is more than that.
+std::vector<std::string> begin_spec(const Space& observation_space, const Space& action_space,
+                                    const ModelConfig& config, ModuleSpec& spec) {
+  check_names(observation_space, config.ignored_parts, "ignored_parts");
+  check_names(observation_space, config.critic_only_parts, "critic_only_parts");
+  std::vector<std::string> hidden = config.ignored_parts;
+  spec.obs_size = observation_space.flat_size();
+  if (const std::optional<ActionMask> mask = ActionMask::of(observation_space, action_space)) {
+    spec.mask_offset = mask->offset();
+    if (mask->rest()) hidden.emplace_back(ActionMask::kKey);
+  }
+  return hidden;
+}
+
 /// Of an encoder of `spec`.
 int features_of(const std::vector<Layer>& encoder, const ModuleSpec& spec) {
   return encoder.empty() ? spec.obs_size : outputs_of(encoder.back());
@@ -579,19 +600,43 @@ int inputs_size(const ActionDistribution& distribution) {
   return std::visit(
       Overloaded{[](const Categorical& d) { return d.n; },
                  [](const MultiCategorical& d) { return std::accumulate(d.nvec.begin(), d.nvec.end(), 0); },
-                 [](const DiagGaussian& d) { return 2 * d.n; }, [](const EpsilonGreedy& d) { return d.n; }},
+                 [](const DiagGaussian& d) { return 2 * d.n; }, [](const Beta& d) { return 2 * d.n; },
+                 [](const EpsilonGreedy& d) { return d.n; }},
       distribution);
 }
 
-ActionDistribution distribution_for(const Space& action_space, bool free_log_std) {
+const DiagGaussian* gaussian_of(const ActionDistribution& distribution) {
+  if (const auto* squashed = std::get_if<SquashedGaussian>(&distribution)) return squashed;
+  return std::get_if<DiagGaussian>(&distribution);
+}
+
+std::vector<std::string> action_distribution_names() { return {"auto", "diag_gaussian", "squashed_gaussian", "beta"}; }
+
+ActionDistribution distribution_for(const Space& action_space, bool free_log_std, std::string_view name) {
+  const auto* reals = action_space.get_if<Box>();
+  const bool is_real = reals != nullptr && (reals->dtype == DType::f32 || reals->dtype == DType::f64);
+  if (name != "auto" && !is_real)
+    fail(Exit::usage, "impossible",
+         "rl_module.action_distribution is {}, which is for a Box of floats, not for {}; want auto", name,
+         action_space.to_string());
+  if (name == "squashed_gaussian" || name == "beta") {
+    for (size_t i = 0; i < action_space.leaves()[0].count; ++i)
+      if (!std::isfinite(bound_at(reals->low, i)) || !std::isfinite(bound_at(reals->high, i)))
+        fail(Exit::usage, "impossible",
+             "rl_module.action_distribution is {}, but {} has no bounds at element {}; want "
+             "diag_gaussian",
+             name, action_space.to_string(), i);
+    if (name == "beta") return Beta{action_space.flat_size()};
+    return SquashedGaussian{{action_space.flat_size(), free_log_std}};
+  }
   if (const auto* discrete = action_space.get_if<Discrete>()) return Categorical{discrete->n};
   if (const auto* multi = action_space.get_if<MultiDiscrete>()) return MultiCategorical{multi->nvec};
   if (const auto* binary = action_space.get_if<MultiBinary>())
     return MultiCategorical{std::vector<int>(static_cast<size_t>(binary->n), 2)};
-  if (const auto* box = action_space.get_if<Box>(); box && (box->dtype == DType::f32 || box->dtype == DType::f64))
-    return DiagGaussian{action_space.flat_size(), free_log_std};
+  if (is_real) return DiagGaussian{action_space.flat_size(), free_log_std};
   fail(Exit::usage, "unsupported-space",
-       "no action distribution covers {}; known: Discrete, MultiDiscrete, MultiBinary and Box of floats",
+       "no action distribution covers {}; known: Discrete, MultiDiscrete, MultiBinary, Box of floats, and Box of whole "
+       "numbers within bounds",
        action_space.to_string());
 }
 
@@ -628,11 +673,10 @@ uint64_t ModuleSpec::hash() const { return fnv1a(structure(*this)); }
 
 std::string ModuleSpec::to_string() const {
   const std::string trunk = layers_text(encoder), value = layers_text(value_encoder);
-  if (!has_value_head())
-    return fmt::format("{} -> {}{}{}; value: the greatest", obs_size, trunk, trunk.empty() ? "" : " -> ",
-                       distribution_text(distribution));
-  return fmt::format("{} -> {}{}{}; value {}{}1", obs_size, trunk, trunk.empty() ? "" : " -> ",
-                     distribution_text(distribution), shares_encoder ? "shares the encoder -> " : value,
+  const std::string policy = fmt::format("{} -> {}{}{}{}", obs_size, trunk, trunk.empty() ? "" : " -> ",
+                                         mask_offset < 0 ? "" : "masked ", distribution_text(distribution));
+  if (!has_value_head()) return policy + "; value: the greatest";
+  return fmt::format("{}; value {}{}1", policy, shares_encoder ? "shares the encoder -> " : value,
                      shares_encoder || value.empty() ? "" : " -> ");
 }
 
@@ -654,6 +698,12 @@ void check_module(const ModuleSpec& spec) {
   if (!std::isfinite(spec.log_std_init) || !(spec.log_std_clip >= 0) || !std::isfinite(spec.log_std_clip))
     bad_module("log_std_init is {} and log_std_clip {}, want finite ones, the second not negative", spec.log_std_init,
                spec.log_std_clip);
+  if (spec.mask_offset != -1) {
+    const int last = spec.obs_size - inputs_size(spec.distribution);
+    if (has_real_actions(spec.distribution)) bad_module("a distribution of real numbers has no action mask");
+    if (spec.mask_offset < 0 || spec.mask_offset > last)
+      bad_module("mask_offset is {}, want -1, or 0 to {}", spec.mask_offset, last);
+  }
   const int features = check_chain("encoder", spec.encoder, spec.obs_size);
   check_head("action_head", spec.action_head, features, head_outputs(spec.distribution));
   if (!spec.has_value_head()) {
@@ -685,15 +735,12 @@ Picture picture_of(const Space& observation_space, const std::string& channels) 
 }
 
 ModuleSpec make_module_spec(const Space& observation_space, const Space& action_space, const ModelConfig& config) {
-  check_names(observation_space, config.ignored_parts, "ignored_parts");
-  check_names(observation_space, config.critic_only_parts, "critic_only_parts");
   if (config.vf_share_layers && !config.critic_only_parts.empty())
     fail(Exit::usage, "impossible",
          "rl_module.critic_only_parts wants an encoder for the value function alone, vf_share_layers = true has none");
-  std::vector<std::string> hidden = config.ignored_parts;
   ModuleSpec spec;
-  spec.obs_size = observation_space.flat_size();
-  spec.distribution = distribution_for(action_space, config.free_log_std);
+  std::vector<std::string> hidden = begin_spec(observation_space, action_space, config, spec);
+  spec.distribution = distribution_for(action_space, config.free_log_std, config.action_distribution);
   spec.shares_encoder = config.vf_share_layers;
   if (!spec.shares_encoder) spec.value_encoder = encoder_of(observation_space, config, hidden);
   hidden.insert(hidden.end(), config.critic_only_parts.begin(), config.critic_only_parts.end());
@@ -709,16 +756,18 @@ ModuleSpec make_module_spec(const Space& observation_space, const Space& action_
   return spec;
 }
 
-ModuleSpec make_q_spec(const Space& observation_space, int num_actions, const ModelConfig& config) {
-  check_names(observation_space, config.ignored_parts, "ignored_parts");
+ModuleSpec make_q_spec(const Space& observation_space, const Space& action_space, const ModelConfig& config) {
+  const auto* discrete = action_space.get_if<Discrete>();
+  check(discrete != nullptr, "a Q-network has a Q-value for each action, {} are not Discrete",
+        action_space.to_string());
   if (!config.critic_only_parts.empty())
     fail(Exit::usage, "impossible",
          "rl_module.critic_only_parts wants a value function beside the policy, a Q-network has none");
   ModuleSpec spec;
-  spec.obs_size = observation_space.flat_size();
-  spec.distribution = EpsilonGreedy{num_actions};
-  spec.encoder = encoder_of(observation_space, config, config.ignored_parts);
-  spec.action_head = {features_of(spec.encoder, spec), num_actions, Initializer::orthogonal, 1.0f};
+  const std::vector<std::string> hidden = begin_spec(observation_space, action_space, config, spec);
+  spec.distribution = EpsilonGreedy{discrete->n};
+  spec.encoder = encoder_of(observation_space, config, hidden);
+  spec.action_head = {features_of(spec.encoder, spec), discrete->n, Initializer::orthogonal, 1.0f};
   check_module(spec);
   return spec;
 }

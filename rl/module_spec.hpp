@@ -97,6 +97,20 @@ struct Scale {
   bool operator==(const Scale&) const = default;
 };
 
+/// Part of a row: features [offset, offset + size) of `inputs`.
+struct Select {
+  int inputs, offset, size;
+
+  static constexpr std::string_view kKind = "select";
+  template <class Self, class F>
+  static void fields(Self& self, F f) {
+    f("inputs", self.inputs), f("offset", self.offset), f("size", self.size);
+  }
+  int64_t input_size() const { return inputs; }
+  int64_t output_size() const { return size; }
+  bool operator==(const Select&) const = default;
+};
+
 /// [channels, height, width, depth] -> [height, width, channels * depth]: planes (depth 1), or stacked pictures that
 /// have their own channels last.
 struct ChannelsLast {
@@ -257,6 +271,24 @@ struct DiagGaussian {
   }
   bool operator==(const DiagGaussian&) const = default;
 };  ///< mean [n], log std [n] (a parameter when free)
+/// a = tanh(u) of a DiagGaussian's u, in (-1, 1): Haarnoja et al. 2018, "Soft Actor-Critic", appendix C.
+struct SquashedGaussian : DiagGaussian {
+  static constexpr std::string_view kKind = "squashed_gaussian";
+  bool operator==(const SquashedGaussian&) const = default;
+};
+/// (a + 1) / 2 of a Beta distribution with alpha = 1 + softplus(x), beta = 1 + softplus(y), so that it has one peak and
+/// none at the bounds: Chou et al. 2017, "Improving Stochastic Policy Gradients in Continuous Control with Deep
+/// Reinforcement Learning using the Beta Distribution".
+struct Beta {
+  int n;
+
+  static constexpr std::string_view kKind = "beta";
+  template <class Self, class F>
+  static void fields(Self& self, F f) {
+    f("n", self.n);
+  }
+  bool operator==(const Beta&) const = default;
+};  ///< x [n], y [n]
 struct EpsilonGreedy {
   int n;
 
@@ -267,9 +299,24 @@ struct EpsilonGreedy {
   }
   bool operator==(const EpsilonGreedy&) const = default;
 };  ///< Q-values [n]: the best action, or with probability epsilon (Weights::published) any; also has the value
-using ActionDistribution = std::variant<Categorical, MultiCategorical, DiagGaussian, EpsilonGreedy>;
+using ActionDistribution =
+    std::variant<Categorical, MultiCategorical, DiagGaussian, SquashedGaussian, Beta, EpsilonGreedy>;
 int inputs_size(const ActionDistribution& distribution);  ///< length of action_dist_inputs
-ActionDistribution distribution_for(const Space& action_space, bool free_log_std);
+
+/// The Gaussian of a DiagGaussian or SquashedGaussian, whose inputs are alike; null for others.
+const DiagGaussian* gaussian_of(const ActionDistribution& distribution);
+inline bool has_real_actions(const ActionDistribution& distribution) {
+  return gaussian_of(distribution) != nullptr || std::holds_alternative<Beta>(distribution);
+}
+
+/// The bound of a stored action of a SquashedGaussian: atanh of more would be too coarse in float32.
+constexpr float kSquashedBound = 1.0f - 1e-6f;
+/// The least and, from 1, the most of a stored (a + 1) / 2 of a Beta.
+constexpr float kBetaBound = 1e-6f;
+
+std::vector<std::string> action_distribution_names();  ///< what ModelConfig::action_distribution may be
+/// `name` as ModelConfig::action_distribution. Throws Error for an action space that it does not cover.
+ActionDistribution distribution_for(const Space& action_space, bool free_log_std, std::string_view name = "auto");
 
 /// One tensor of the flat buffer.
 struct Parameter {
@@ -288,6 +335,7 @@ struct ModelConfig {
   std::string fcnet_activation = "tanh";
   bool fcnet_use_layernorm = false;
   bool vf_share_layers = false;
+  std::string action_distribution = "auto";  ///< auto, or one for Box actions of action_distribution_names()
   bool free_log_std = true;
   double log_std_init = 0.0;                   ///< initial value of a free log std
   double log_std_clip_param = 20;              ///< log std is clipped to +/- this
@@ -303,8 +351,14 @@ struct ModelConfig {
   std::vector<std::string> init_parts;         ///< of them, by name: "encoder", "pi"; empty: all
 };
 
+/// What a forward pass gives in place of the logit of a masked action. exp(x - m) is 0 for it, exactly, and products
+/// of it with 0 and sums over a row are finite: so probability, entropy, KL and their derivatives are those of the
+/// allowed actions alone (Huang and Ontanon 2022, "A Closer Look at Invalid Action Masking in Policy Gradient
+/// Algorithms").
+constexpr float kMaskedLogit = -1e30f;
+
 struct ModuleSpec {
-  int obs_size = 0;  ///< flat float32 features the encoder sees
+  int obs_size = 0;  ///< flat float32 features of an observation
   std::vector<Layer> encoder;
   Linear action_head{0, 0};
   std::vector<Layer> value_encoder;  ///< empty: the value head reads the encoder
@@ -313,7 +367,11 @@ struct ModuleSpec {
   ActionDistribution distribution{Categorical{0}};
   float log_std_init = 0.0f;
   float log_std_clip = 20.0f;
+  /// Where the action mask begins in an observation: the logit of an action whose feature is 0 becomes kMaskedLogit.
+  /// -1: none. Of Categorical and MultiCategorical.
+  int mask_offset = -1;
 
+  int mask_size() const { return mask_offset < 0 ? 0 : inputs_size(distribution); }  ///< features
   /// false of a Q-network: it has neither value_encoder nor value_head, and V(s) = max_a Q(s, a).
   bool has_value_head() const { return !std::holds_alternative<EpsilonGreedy>(distribution); }
   std::vector<Parameter> parameters() const;  ///< in buffer order
@@ -339,17 +397,18 @@ Picture picture_of(const Space& observation_space, const std::string& channels);
 
 std::vector<std::string> encoder_names();  ///< what ModelConfig::encoder may be, beside auto
 
-/// The module of a config. encoder = auto is an MLP after flattening for what is no picture (sides of 8 or more, 16
+/// The module of a config. Encoders do not see an action mask (rl/action_mask.hpp) that is beside the observation.
+/// encoder = auto is an MLP after flattening for what is no picture (sides of 8 or more, 16
 /// channels at most, of bytes or floats); else minatar_cnn up to 16 x 16, nature_cnn from 36 x 36, an MLP between.
 /// Pictures in a Dict or Tuple, and what is embedded, have streams of their own; what these give and everything else
 /// goes side by side into an MLP (as MultiInputPolicy of Stable-Baselines3). Throws Error for an action space no
 /// distribution covers, for a picture too small for its filters, and for names of parts that are not there.
 ModuleSpec make_module_spec(const Space& observation_space, const Space& action_space, const ModelConfig& config);
 
-/// The encoder of make_module_spec() and one head of Q-values, one for each of `num_actions`, for EpsilonGreedy.
-ModuleSpec make_q_spec(const Space& observation_space, int num_actions, const ModelConfig& config);
+/// The encoder of make_module_spec() and one head of Q-values, one for each of the Discrete actions, for EpsilonGreedy.
+ModuleSpec make_q_spec(const Space& observation_space, const Space& action_space, const ModelConfig& config);
 
-/// MLP encoder(s) after flattening, whatever the space and `encoder`.
+/// make_module_spec() with MLP encoder(s) after flattening, whatever the space and `encoder`.
 ModuleSpec make_mlp_spec(const Space& observation_space, const Space& action_space, ModelConfig config);
 
 /// What training.lr is multiplied by for each of spec.parameters(); 0: it is frozen. A name of `multipliers` stands for
@@ -370,7 +429,7 @@ void for_each_layer(const ModuleSpec& spec, Visit visit, OnLogStd log_std) {
   };
   part(spec.encoder, "encoder");
   visit(std::string("pi"), Layer(spec.action_head));
-  if (const auto* gaussian = std::get_if<DiagGaussian>(&spec.distribution); gaussian && gaussian->free_log_std)
+  if (const DiagGaussian* gaussian = gaussian_of(spec.distribution); gaussian && gaussian->free_log_std)
     log_std(gaussian->n);
   if (!spec.has_value_head()) return;
   part(spec.value_encoder, "vf_encoder");

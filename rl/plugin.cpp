@@ -8,6 +8,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include "rl/action_mask.hpp"
 #include "rl/check.hpp"
 #include "rl/child_call.hpp"
 #include "rl/plugin_environment.hpp"
@@ -98,13 +99,20 @@ Space space_of(const json::object& facts, const char* name, const std::string& p
   fail(Exit::environment, "plugin-broken", "{}: its {} space {}", path, name, error.what());
 }
 
+/// The observations, and the action masks where it has them, with these actions.
+Space observation_of(const json::object& facts, const Space& action, const std::string& path) {
+  const Space observation = space_of(facts, "observation", path);
+  return facts.at("masks_actions").as_bool() ? with_action_mask(observation, action) : observation;
+}
+
 /// What a plugin says of itself with `options` over its defaults.
 json::object describe(const std::string& name, const EnvOptions& options) {
   const myriad_plugin plugin = open_plugin(name);
   json::object facts{{"id", plugin.id},
                      {"max_episode_steps", plugin.max_episode_steps},
                      {"reward_threshold", text_of(plugin.reward_threshold)},
-                     {"submits", plugin.step_batch != nullptr}};
+                     {"submits", plugin.step_batch != nullptr},
+                     {"masks_actions", plugin.masks_actions != 0}};
   json::array all;
   std::vector<double> values;
   for (size_t i = 0; i < plugin.num_options; ++i) {
@@ -132,9 +140,10 @@ EnvSpec plugin_spec(const std::string& name) {
     return call_in_child(path, [&] { return describe(name, options); });
   };
   const json::object facts = ask({});
+  const Space action = space_of(facts, "action", path);
   EnvSpec spec{.id = "plugin:" + name,
-               .observation_space = space_of(facts, "observation", path),
-               .action_space = space_of(facts, "action", path),
+               .observation_space = observation_of(facts, action, path),
+               .action_space = action,
                .source = fmt::format("{} of {}", std::string_view(facts.at("id").as_string()), path),
                .isolated = true,
                .make = [name](const EnvOptions& o) { return make_plugin_environment(name, o); }};
@@ -146,8 +155,8 @@ EnvSpec plugin_spec(const std::string& name) {
     spec.options[std::string(option.at(0).as_string())] = number_of(option.at(1));
   spec.configure = [path, ask](EnvSpec& configured) {
     const json::object other = ask(configured.options);
-    configured.observation_space = space_of(other, "observation", path);
     configured.action_space = space_of(other, "action", path);
+    configured.observation_space = observation_of(other, configured.action_space, path);
   };
   return spec;
 }

@@ -1,7 +1,8 @@
 #include "rl/run_layout.hpp"
 
+#include <algorithm>
+
 #include "rl/check.hpp"
-#include "rl/connector.hpp"
 #include "rl/curriculum.hpp"
 #include "rl/module_json.hpp"
 #include "rl/module_plugin.hpp"
@@ -34,9 +35,17 @@ ModuleSpec module_of(const Config& config, const Space& observation_space, const
 }
 
 DType observation_dtype(const Config& config, const Space& observation_space) {
-  const Box* box = observation_space.get_if<Box>();
-  return box != nullptr && box->dtype == DType::u8 && !config.environment.filters_observations() ? DType::u8
-                                                                                                 : DType::f32;
+  const bool bytes = std::ranges::all_of(observation_space.leaves(), [](const Leaf& leaf) {
+    const Box* box = leaf.space->get_if<Box>();
+    return box != nullptr && box->dtype == DType::u8;
+  });
+  return bytes && !config.environment.filters_observations() ? DType::u8 : DType::f32;
+}
+
+std::optional<MeanStdFilter> observation_filter(const Config& config, const ModuleSpec& module) {
+  if (!config.environment.filters_observations()) return std::nullopt;
+  return MeanStdFilter(module.obs_size, config.environment.observation_clip, std::max(module.mask_offset, 0),
+                       module.mask_size());
 }
 
 FragmentLayout fragment_layout(const Config& config, const EnvSpec& env, const ModuleSpec& module, int64_t steps) {
@@ -71,8 +80,7 @@ RunLayout RunLayout::of(const Config& config) {
   ModuleSpec module = module_of(config, env);
   auto fragment = std::make_shared<const FragmentLayout>(fragment_layout(config, env, module));
   RunLayout layout{std::move(env), std::move(module), std::move(fragment)};
-  if (config.environment.filters_observations())
-    layout.num_filter = MeanStdFilter(layout.module.obs_size, config.environment.observation_clip).state().size();
+  if (const auto filter = observation_filter(config, layout.module)) layout.num_filter = filter->state().size();
   const bool has_epsilon = find_algorithm(config.algorithm).epsilon != nullptr;
   check(has_epsilon == std::holds_alternative<EpsilonGreedy>(layout.module.distribution),
         "{}: an epsilon is for epsilon-greedy policies, and they want one", config.algorithm);

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
 #include "rl/algorithm_info.hpp"
+#include "rl/connector.hpp"
 #include "rl/environment.hpp"
 #include "rl/fragment.hpp"
 
@@ -25,9 +27,12 @@ struct RunLayout {
 ModuleSpec module_of(const Config& config, const EnvSpec& env);
 ModuleSpec module_of(const Config& config, const Space& observation_space, const Space& action_space);
 
-/// How fragments carry observations: u8 where the space is one Box of uint8 and nothing filters them, a quarter of the
-/// bytes; else f32 features.
+/// How fragments carry observations: u8 where the space has nothing but Boxes of uint8, whose bytes are the features,
+/// and nothing filters them: a quarter of the bytes; else f32 features.
 DType observation_dtype(const Config& config, const Space& observation_space);
+
+/// The filter of observations, where the config has one, before it has seen any. An action mask passes it unchanged.
+std::optional<MeanStdFilter> observation_filter(const Config& config, const ModuleSpec& module);
 
 /// The columns of a run's fragments: T = `steps`, or config.fragment_length() with 0, B = num_envs_per_env_runner, and
 /// what the algorithm wants beside observations, actions, rewards and flags. `env` may be the registered spec or the

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "rl/action_mask.hpp"
 #include "rl/check.hpp"
 #include "rl/sandbox.hpp"
 
@@ -224,9 +225,71 @@ class FrameStack final : public Wrapper {
   std::vector<Copied> leaves_;
 };
 
+/// Chooses for each element of a Box of whole numbers one of those between its bounds: MultiDiscrete, from low on.
+class IntegerActions final : public Wrapper {
+ public:
+  IntegerActions(std::unique_ptr<Environment> env, const Space& action_space)
+      : Wrapper(std::move(env), 0), box_(*action_space.get_if<Box>()), row_(action_space.row_bytes()) {}
+
+  /// Nothing for what is no such Box, or has an element without a bound. Throws Error for one of too many choices.
+  static std::optional<Space> space(const Space& action_space, const std::string& id) {
+    const Box* box = action_space.get_if<Box>();
+    if (box == nullptr || box->dtype == DType::f32 || box->dtype == DType::f64) return std::nullopt;
+    MultiDiscrete choices;
+    for (size_t i = 0; i < action_space.leaves()[0].count; ++i) {
+      const double n = bound_at(box->high, i) - bound_at(box->low, i) + 1;
+      if (!std::isfinite(n)) return std::nullopt;
+      if (n > kMostChoices)
+        fail(Exit::usage, "unsupported-space", "the actions of {} are {}: {} choices for element {}, want at most {}",
+             id, action_space.to_string(), n, i, kMostChoices);
+      choices.nvec.push_back(static_cast<int>(n));
+    }
+    return choices;
+  }
+
+  void reset(RandomStream& random, Row observation) override { env_->reset(random, observation); }
+  void submit(ConstRow action, RandomStream& random) override { env_->submit(numbers(action), random); }
+  StepResult step(ConstRow action, RandomStream& random, Row observation) override {
+    return env_->step(numbers(action), random, observation);
+  }
+
+ private:
+  static constexpr int kMostChoices = 1 << 16;
+
+  template <class T>
+  void write(std::span<const int32_t> choices) {
+    for (size_t i = 0; i < choices.size(); ++i) {
+      const T number = static_cast<T>(bound_at(box_.low, i) + choices[i]);
+      std::memcpy(&row_[i * sizeof number], &number, sizeof number);
+    }
+  }
+  ConstRow numbers(ConstRow action) {
+    if (box_.dtype == DType::u8)
+      write<uint8_t>(action.i32());
+    else if (box_.dtype == DType::i32)
+      write<int32_t>(action.i32());
+    else
+      write<int64_t>(action.i32());
+    return ConstRow(row_);
+  }
+  void save(std::vector<double>&) const override {}
+  void load(std::span<const double>) override {}
+
+  Box box_;
+  std::vector<std::byte> row_;
+};
+
 void name_states(EnvSpec& spec, std::string_view name, size_t count) {
   for (size_t i = 0; i < count && !spec.state_names.empty(); ++i)
     spec.state_names.push_back(fmt::format("{}[{}]", name, i));
+}
+
+EnvSpec choosing(EnvSpec spec, const Space& choices) {
+  spec.make = [make = spec.make, box = spec.action_space](const EnvOptions& options) {
+    return std::make_unique<IntegerActions>(make(options), box);
+  };
+  spec.action_space = choices;
+  return spec;
 }
 
 EnvSpec sticky(EnvSpec spec, double probability) {
@@ -257,6 +320,20 @@ EnvSpec stacking(EnvSpec spec, int64_t k) {
   return spec;
 }
 
+/// An action mask holds for one step, and for the action that the agent takes there.
+void refuse_mask(const EnvSpec& spec, const EnvironmentConfig& config) {
+  if (!ActionMask::of(spec.observation_space, spec.action_space)) return;
+  const auto refuse = [&](std::string_view setting, auto value, std::string_view why, int want) {
+    fail(Exit::usage, "impossible", "environment.{} is {}, but {} has an action_mask, and {}; want {}", setting, value,
+         spec.id, why, want);
+  };
+  if (config.sticky_actions > 0)
+    refuse("sticky_actions", config.sticky_actions, "the action before may be masked now", 0);
+  if (config.frame_skip > 1)
+    refuse("frame_skip", config.frame_skip, "an action may be masked before it is repeated", 1);
+  if (config.frame_stack > 1) refuse("frame_stack", config.frame_stack, "the masks would be stacked, too", 1);
+}
+
 }  // namespace
 
 EnvSpec wrapped_spec(const EnvSpec& spec, const EnvironmentConfig& config) {
@@ -264,6 +341,8 @@ EnvSpec wrapped_spec(const EnvSpec& spec, const EnvironmentConfig& config) {
   if (spec.agents > 1 && config.frame_skip > 1)
     fail(Exit::usage, "impossible", "environment.frame_skip is {}, but {} agents of {} take each step together; want 1",
          config.frame_skip, spec.agents, spec.id);
+  if (const auto choices = IntegerActions::space(spec.action_space, spec.id)) wrapped = choosing(wrapped, *choices);
+  refuse_mask(wrapped, config);
   if (config.sticky_actions > 0) wrapped = sticky(std::move(wrapped), config.sticky_actions);
   if (config.frame_skip > 1) wrapped = skipping(std::move(wrapped), config.frame_skip, config.max_episode_steps);
   if (config.frame_stack > 1) wrapped = stacking(std::move(wrapped), config.frame_stack);

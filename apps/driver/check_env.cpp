@@ -15,6 +15,7 @@
 
 #include "apps/driver/inspect.hpp"
 #include "env_runners/vector_env.hpp"
+#include "rl/action_mask.hpp"
 #include "rl/check.hpp"
 #include "rl/system.hpp"
 
@@ -41,6 +42,7 @@ class Player {
       : spec_(spec),
         progress_(progress),
         env_(make_environment(spec, spec.options)),
+        mask_(ActionMask::of(spec.observation_space, spec.action_space)),
         random(seed, StreamPurpose::environment, 0),
         actions(seed, StreamPurpose::action, 0),
         observation_words_(spec.observation_space.row_bytes() / 8 + 1),
@@ -63,7 +65,10 @@ class Player {
   /// The two halves of step(), between which others begin theirs; false: it was a reset.
   bool begin_step() {
     if (ended()) return reset(), false;
-    spec_.action_space.sample(actions, action());
+    if (mask_)
+      mask_->sample(actions, observation(), action());
+    else
+      spec_.action_space.sample(actions, action());
     submit();
     return true;
   }
@@ -85,13 +90,19 @@ class Player {
   void submit() {
     if (spec_.submits) env_->submit(ConstRow(action()), random);
   }
-  std::string outside() { return spec_.observation_space.violation(observation(), "observation"); }
+  std::string outside() {
+    const std::string fact = spec_.observation_space.violation(observation(), "observation");
+    return fact.empty() && mask_ && !ended() && !mask_->allows_any(observation())
+               ? "observation.action_mask allows no action"
+               : fact;
+  }
   Environment& env() { return *env_; }
 
  private:
   const EnvSpec& spec_;
   Progress& progress_;
   std::unique_ptr<Environment> env_;
+  std::optional<ActionMask> mask_;
 
  public:
   RandomStream random, actions;
@@ -388,11 +399,19 @@ class Checks {
     std::array<uint8_t, kEnvironments> terminateds{}, truncateds{};
     std::vector<EpisodeStats> finished;
     const auto bytes = [](std::vector<double>& words) { return reinterpret_cast<std::byte*>(words.data()); };
+    const auto mask = ActionMask::of(spec_->observation_space, spec_->action_space);
+    const auto sample = [&](std::span<const std::byte> seen, std::span<std::byte> action) {
+      if (mask)
+        mask->sample(p.actions, seen, action);
+      else
+        spec_->action_space.sample(p.actions, action);
+    };
     envs.reset(bytes(obs));
     const double framed = time_of(
         [&] {
           for (int i = 0; i < kEnvironments; ++i)
-            spec_->action_space.sample(p.actions, {bytes(actions) + static_cast<size_t>(i) * action_row, action_row});
+            sample({bytes(obs) + static_cast<size_t>(i) * row, row},
+                   {bytes(actions) + static_cast<size_t>(i) * action_row, action_row});
           finished.clear();
           envs.step(bytes(actions),
                     {bytes(obs), rewards.data(), terminateds.data(), truncateds.data(), bytes(final_obs), &finished});

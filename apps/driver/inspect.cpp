@@ -14,6 +14,7 @@
 #include "apps/driver/row_json.hpp"
 #include "apps/driver/run_directory.hpp"
 #include "apps/driver/train.hpp"
+#include "rl/action_mask.hpp"
 #include "rl/algorithm_info.hpp"
 #include "rl/check.hpp"
 #include "rl/run_layout.hpp"
@@ -212,6 +213,7 @@ int play(const PlayOptions& options) {
                         : options.steps > 0          ? options.steps
                         : spec.max_episode_steps > 0 ? spec.max_episode_steps
                                                      : 1000;
+  const auto mask = ActionMask::of(spec.observation_space, spec.action_space);
   double episode_return = 0;
   const auto print = [&](int64_t t, const json::value& taken, const StepResult* result, bool truncated) {
     json::object line{{"t", t}, {"observation", row_json(spec.observation_space, observation)}};
@@ -242,7 +244,9 @@ int play(const PlayOptions& options) {
   draw();
   print(0, nullptr, nullptr, false);
   for (int64_t t = 1; t <= limit; ++t) {
-    if (actions.empty())
+    if (actions.empty() && mask)
+      mask->sample(action_random, observation, action);
+    else if (actions.empty())
       spec.action_space.sample(action_random, action);
     else
       fill_row(spec.action_space, actions[static_cast<size_t>(t - 1)], action,

@@ -15,7 +15,7 @@ namespace myriad {
 at::Tensor log_prob(const ActionDistribution& distribution, const at::Tensor& inputs,
                     const at::Tensor& actions);  // [n]
 
-/// H(p), differential for a Gaussian.
+/// H(p), differential for real actions. A squashed Gaussian's by a 16-point Gauss-Hermite rule.
 at::Tensor entropy(const ActionDistribution& distribution, const at::Tensor& inputs);  // [n]
 
 /// KL(p || q).

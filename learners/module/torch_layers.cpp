@@ -107,7 +107,7 @@ ModuleOutput run_layers(const ModuleSpec& spec, const std::vector<TorchLayer>& w
   };
   const at::Tensor features = trunk(spec.encoder, obs);
   at::Tensor inputs = call(*next++, features).to(at::kFloat);
-  if (const auto* gaussian = std::get_if<DiagGaussian>(&spec.distribution)) {
+  if (const DiagGaussian* gaussian = gaussian_of(spec.distribution)) {
     const float clip = spec.log_std_clip;
     inputs =
         gaussian->free_log_std
@@ -115,6 +115,8 @@ ModuleOutput run_layers(const ModuleSpec& spec, const std::vector<TorchLayer>& w
             : at::cat({inputs.narrow(1, 0, gaussian->n), inputs.narrow(1, gaussian->n, gaussian->n).clamp(-clip, clip)},
                       1);
   }
+  if (spec.mask_offset >= 0)
+    inputs = inputs.masked_fill(obs.narrow(1, spec.mask_offset, spec.mask_size()).eq(0), kMaskedLogit);
   if (!spec.has_value_head()) return {inputs, std::get<0>(inputs.max(1))};
   const at::Tensor value_features = spec.shares_encoder ? features : trunk(spec.value_encoder, obs);
   return {inputs, call(*next++, value_features).squeeze(1).to(at::kFloat)};

@@ -32,7 +32,8 @@ struct NativeModule::Step {
 
 struct NativeModule::Network {
   std::vector<Step> steps;
-  size_t width = 0;  // floats a sample keeps
+  int obs_offset = 0, obs_size = 0;  // the features of an observation that it sees
+  size_t width = 0;                  // floats a sample keeps
   size_t features_at = 0;
   int features = 0, widest = 1;
   AlignedVector activations;  // [panel][layer][feature, sample in panel]
@@ -52,10 +53,12 @@ const NativeKernels& native_kernels() {
 
 std::string_view NativeModule::obstacle(const ModuleSpec& spec) {
   for (const std::vector<Layer>* part : {&spec.encoder, &spec.value_encoder})
-    for (const Layer& layer : *part)
+    for (const Layer& layer : *part) {
+      const bool first = &layer == part->data();
       if (!std::holds_alternative<Linear>(layer) && !std::holds_alternative<Activate>(layer) &&
-          !std::holds_alternative<LayerNorm>(layer))
+          !std::holds_alternative<LayerNorm>(layer) && !(first && std::holds_alternative<Select>(layer)))
         return kind_of(layer);
+    }
   return "";
 }
 
@@ -78,7 +81,7 @@ NativeModule::NativeModule(const ModuleSpec& spec, int threads, const NativeKern
   };
   add_network(spec.encoder, offset);
   policy_ = head(spec.action_head);
-  if (const auto* gaussian = std::get_if<DiagGaussian>(&spec.distribution)) {
+  if (const DiagGaussian* gaussian = gaussian_of(spec.distribution)) {
     gaussian_ = gaussian->n;
     free_log_std_ = gaussian->free_log_std;
     log_std_at_ = offset;
@@ -108,12 +111,19 @@ NativeModule::~NativeModule() = default;
 
 void NativeModule::add_network(const std::vector<Layer>& layers, size_t& offset) {
   Network network;
-  int size = spec_.obs_size;
+  std::span<const Layer> rest = layers;
+  network.obs_size = spec_.obs_size;
+  if (const auto* select = layers.empty() ? nullptr : std::get_if<Select>(&layers[0])) {
+    network.obs_offset = select->offset;
+    network.obs_size = select->size;
+    rest = rest.subspan(1);
+  }
+  int size = network.obs_size;
   const auto place = [&](int outputs) {
     return std::exchange(network.width, network.width + static_cast<size_t>(outputs));
   };
   size_t at = place(size);  // the observation
-  for (const Layer& layer : layers) {
+  for (const Layer& layer : rest) {
     const bool after_activation = !network.steps.empty() && network.steps.back().kind == Step::Kind::activate;
     Step step = std::visit(
         Overloaded{[&](const Linear& l) {
@@ -218,8 +228,8 @@ void NativeModule::each_panel(size_t lane, Visit visit) const {
 }
 
 const float* NativeModule::features_of(const Network& network, size_t start, size_t count, float* activations) const {
-  k_.pack(call_.obs + start * static_cast<size_t>(spec_.obs_size), static_cast<int>(count), spec_.obs_size,
-          spec_.obs_size, activations);
+  k_.pack(call_.obs + start * static_cast<size_t>(spec_.obs_size) + network.obs_offset, static_cast<int>(count),
+          network.obs_size, spec_.obs_size, activations);
   const float* x = activations;
   const int n = static_cast<int>(count);
   for (const Step& s : network.steps) {
@@ -251,7 +261,7 @@ void NativeModule::policy_head(const float* features, size_t start, size_t count
     float* out = call_.action_dist_inputs + (start + i) * width;
     for (size_t j = 0; j < outputs; ++j) out[j] = head[j * kSamples + i];
     if (!has_value_head_) {
-      best_[start + i] = best_of(head, policy_.outputs, i);
+      best_[start + i] = best_of(head, start, i);
       call_.values[start + i] = out[best_[start + i]];
     }
     if (free_log_std_) std::copy_n(log_std, g, out + g);
@@ -259,7 +269,16 @@ void NativeModule::policy_head(const float* features, size_t start, size_t count
       if (!free_log_std_) raw_[(start + i) * g + j - g] = out[j];
       out[j] = std::clamp(out[j], -clip, clip);
     }
+    if (const float* mask = mask_of(start + i))
+      for (size_t j = 0; j < width; ++j)
+        if (mask[j] == 0.0f) out[j] = kMaskedLogit;
   }
+}
+
+/// The mask of a sample's actions; null where there is none.
+const float* NativeModule::mask_of(size_t sample) const {
+  if (spec_.mask_offset < 0) return nullptr;
+  return call_.obs + sample * static_cast<size_t>(spec_.obs_size) + spec_.mask_offset;
 }
 
 /// d(head output) [head outputs, 64]; adds a free log std's gradient.
@@ -278,6 +297,9 @@ void NativeModule::policy_head_gradient(size_t start, size_t count, AlignedVecto
         gradient[log_std_at_ + j] += d[i * width + g + j];
       }
     }
+  for (size_t i = 0; i < count && spec_.mask_offset >= 0; ++i)
+    for (size_t j = 0; j < width; ++j)
+      if (mask_of(start + i)[j] == 0.0f) head[j * kSamples + i] = 0.0f;
 }
 
 void NativeModule::value_head(const float* features, size_t start, size_t count, Scratch& scratch) const {
@@ -291,16 +313,17 @@ void NativeModule::greedy_values(const float* features, size_t start, size_t cou
   k_.linear(call_.parameters + policy_.weight, call_.parameters + policy_.bias, features, static_cast<int>(count),
             policy_.inputs, policy_.outputs, head.data());
   for (size_t i = 0; i < count; ++i)
-    call_.values[start + i] = head[static_cast<size_t>(best_of(head, policy_.outputs, i)) * kSamples + i];
+    call_.values[start + i] = head[static_cast<size_t>(best_of(head, start, i)) * kSamples + i];
 }
 
-/// The greatest of a sample's outputs, of head [outputs, 64].
-int NativeModule::best_of(const AlignedVector& head, int outputs, size_t sample) {
-  int best = 0;
-  const auto value = [&](int j) { return head[static_cast<size_t>(j) * kSamples + sample]; };
-  for (int j = 1; j < outputs; ++j)
-    if (value(j) > value(best)) best = j;
-  return best;
+/// The greatest of the outputs of sample start + i that its mask allows, of head [outputs, 64].
+int NativeModule::best_of(const AlignedVector& head, size_t start, size_t i) const {
+  const float* mask = mask_of(start + i);
+  const auto value = [&](int j) { return head[static_cast<size_t>(j) * kSamples + i]; };
+  int best = -1;
+  for (int j = 0; j < policy_.outputs; ++j)
+    if ((mask == nullptr || mask[j] != 0.0f) && (best < 0 || value(j) > value(best))) best = j;
+  return std::max(best, 0);
 }
 
 void NativeModule::trunk_backward(const Network& network, const float* activations, int n, float* gradient,

@@ -28,7 +28,8 @@ class WorkerThreads;
 
 class NativeModule {
  public:
-  /// The kind of the first layer it cannot train; "" where it can train all. Convolutions are the torch executor's.
+  /// The kind of the first layer it cannot train; "" where it can train all. Convolutions are the torch executor's; a
+  /// Select can only be an encoder's first layer.
   static std::string_view obstacle(const ModuleSpec& spec);
   static bool supports(const ModuleSpec& spec) { return obstacle(spec).empty(); }
 
@@ -91,16 +92,17 @@ class NativeModule {
   const float* features_of(const Network& network, size_t start, size_t count, float* activations) const;
   void policy_head(const float* features, size_t start, size_t count, AlignedVector& head);
   void policy_head_gradient(size_t start, size_t count, AlignedVector& head, float* gradient) const;
+  const float* mask_of(size_t sample) const;
   void value_head(const float* features, size_t start, size_t count, Scratch& scratch) const;
   void greedy_values(const float* features, size_t start, size_t count, AlignedVector& head) const;
-  static int best_of(const AlignedVector& head, int outputs, size_t sample);
+  int best_of(const AlignedVector& head, size_t start, size_t i) const;
   void trunk_backward(const Network& network, const float* activations, int n, float* gradient, Scratch& scratch) const;
 
   ModuleSpec spec_;
   int threads_;
   const NativeKernels& k_;
   size_t num_parameters_, num_inference_, log_std_at_ = 0;
-  int inputs_size_, gaussian_ = 0;  ///< action elements of a DiagGaussian, else 0
+  int inputs_size_, gaussian_ = 0;  ///< action elements of a Gaussian, squashed or not, else 0
   bool free_log_std_ = false, has_value_head_;
   std::vector<Network> networks_;  ///< the policy's; the value's unless they share
   Head policy_, value_;

@@ -14,6 +14,7 @@
 #include <optional>
 #include <sstream>
 
+#include "rl/action_mask.hpp"
 #include "rl/check.hpp"
 #include "rl/descriptors.hpp"
 #include "rl/module_spec.hpp"
@@ -117,6 +118,7 @@ class ClientEnvironment final : public Environment {
  public:
   explicit ClientEnvironment(ClientsFile file)
       : file_(std::move(file)),
+        mask_(ActionMask::of(file_.observation, file_.action)),
         num_inputs_(static_cast<size_t>(inputs_size(distribution_for(file_.action, false)))),
         discrete_(file_.action.get_if<myriad::Box>() == nullptr) {
     if (door() < 0)
@@ -197,6 +199,7 @@ class ClientEnvironment final : public Environment {
       wrong = file_.action.violation(bytes, "its action");
     else if (!finite(bytes))
       wrong = "its action is not finite";
+    if (wrong.empty() && mask_) wrong = mask_->violation(std::as_bytes(std::span(row_)), bytes);
     const std::vector<float>& inputs = seen.action_dist_inputs;
     if (wrong.empty() && !inputs.empty() &&
         (inputs.size() != num_inputs_ || !std::ranges::all_of(inputs, [](float x) { return std::isfinite(x); })))
@@ -339,6 +342,7 @@ class ClientEnvironment final : public Environment {
   uint32_t t_ = 0;
   bool in_episode_ = false;
 
+  std::optional<ActionMask> mask_;
   size_t num_inputs_;
   bool discrete_, acts_ = false;
   std::optional<uint64_t> sent_version_;
@@ -349,6 +353,7 @@ class ClientEnvironment final : public Environment {
 
 EnvSpec clients_spec(const std::string& path) {
   const ClientsFile file = read_clients_file(path);
+  (void)distribution_for(file.action, false);  // a client gets its actions as they are drawn
   return {.id = "",
           .observation_space = file.observation,
           .action_space = file.action,

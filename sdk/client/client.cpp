@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cmath>
+#include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -16,6 +17,7 @@
 #include <random>
 #include <thread>
 
+#include "rl/action_mask.hpp"
 #include "rl/check.hpp"
 #include "rl/plugin_calls.hpp"
 #include "rl/shared_memory.hpp"
@@ -48,6 +50,11 @@ std::unique_ptr<SpaceT> space_message(const myriad_space& space) {
       out->start = space.start;
   }
   return out;
+}
+
+/// Whether its observations have action masks behind them; a program of an older header has a shorter table.
+bool masks_actions(const myriad_plugin& plugin) {
+  return plugin.size > offsetof(myriad_plugin, masks_actions) && plugin.masks_actions != 0;
 }
 
 /// connect_to() or listen_at(). Throws Error.
@@ -125,6 +132,9 @@ class Host {
     hello.name = hello.source = plugin_.id;
     hello.observation = space_message(observation);
     hello.action = space_message(action);
+    if (masks_actions(plugin_))
+      hello.observation = to_wire(
+          with_action_mask(to_space(hello.observation.get(), "observation"), to_space(hello.action.get(), "action")));
     hello.max_episode_steps = static_cast<uint32_t>(std::max(plugin_.max_episode_steps, 0));
     hello.reward_threshold = plugin_.reward_threshold;
     rows_.observation_bytes = to_space(hello.observation.get(), "observation").row_bytes();

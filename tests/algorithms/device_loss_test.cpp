@@ -211,7 +211,7 @@ TEST_CASE("PQN: loss is sample_loss, with its gradient") {
   const auto algorithm = algorithm_of("PQN", std::make_unique<PqnConfig>());
   at::manual_seed(3);
   for (const int actions : {1, 4}) {
-    const ModuleSpec spec = make_q_spec(Space::box(-1, 1, {2}), actions, ModelConfig());
+    const ModuleSpec spec = make_q_spec(Space::box(-1, 1, {2}), Space::discrete(actions), ModelConfig());
     const Columns minibatch{{"actions", at::randint(actions, {64, 1}, at::kInt)}, {"value_targets", at::randn({64})}};
     check_same_loss(*algorithm, spec, {at::randn({64, actions}), at::randn({64})}, minibatch, minibatch);
   }

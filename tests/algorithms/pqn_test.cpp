@@ -65,7 +65,7 @@ std::vector<double> q_lambda(const TrajectoriesExample& e, double gamma, double 
 
 TEST_CASE("PQN: the loss of two samples by hand") {
   const auto algorithm = make_algorithm(pqn());
-  const ModuleSpec spec = make_q_spec(Space::box(-1, 1, {2}), 3, ModelConfig());
+  const ModuleSpec spec = make_q_spec(Space::box(-1, 1, {2}), Space::discrete(3), ModelConfig());
   const Columns minibatch{{"actions", at::tensor(std::vector<int>{2, 0}, at::kInt).view({2, 1})},
                           {"value_targets", at::tensor({1.0f, 5.0f})}};
   at::Tensor q = at::tensor({7.0f, 8.0f, 4.0f, 3.0f, 9.0f, 6.0f}).view({2, 3}).set_requires_grad(true);

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
@@ -117,6 +118,70 @@ TEST_SUITE("env_runners/action_dist") {
     CHECK_THROWS_AS(ActionDist(EpsilonGreedy{2}, Space::box(-1, 1, {2})), Error);
   }
 
+  TEST_CASE("EpsilonGreedy: a masked action is never the best one, nor any") {
+    ActionDist dist(EpsilonGreedy{4}, Space::discrete(4));
+    dist.set_epsilon(0.6);
+    const std::vector<float> q{kMaskedLogit, -2.0f, kMaskedLogit, -5.0f};
+    std::vector<RandomStream> stream = streams(1);
+    std::vector<int32_t> action(1);
+    std::vector<int> counts(4);
+    float logp = 0;
+    for (int i = 0; i < 20000; ++i) {
+      dist.sample(q.data(), stream, bytes(action), &logp);
+      ++counts[static_cast<size_t>(action[0])];
+      CHECK(logp == doctest::Approx(std::log(action[0] == 1 ? 0.7 : 0.3)).epsilon(1e-6));
+      CHECK(logp == dist.logp(q.data(), bytes(action)));
+    }
+    CHECK(counts[0] + counts[2] == 0);
+    CHECK(chi_square({counts[1], counts[3]}, {0.7, 0.3}) < 10.9);  // 99.9 % for 1 degree of freedom
+    dist.mode(q.data(), 1, bytes(action), &logp);
+    CHECK(action[0] == 1);
+    action[0] = 2;
+    CHECK(dist.logp(q.data(), bytes(action)) == -INFINITY);
+  }
+
+  TEST_CASE("draw_choice: no masked choice, at either end of u and whatever is rounded") {
+    const float m = kMaskedLogit;
+    constexpr double kLast = 1.0 - 0x1p-53;  // the largest u that is drawn
+    for (const std::vector<float>& logits : {std::vector<float>{m, 0.3f, m},
+                                             {m, m, -50.0f},
+                                             {0.3f, m, 0.2f, m},
+                                             {m, 0.1f, m, 700.0f, 0.1f, m},
+                                             {m, -1.0f, -1.1f, -1.2f, -1.3f, m, m}}) {
+      std::vector<float> cumulative;
+      const float top = *std::ranges::max_element(logits);
+      for (const float x : logits)
+        cumulative.push_back((cumulative.empty() ? 0.0f : cumulative.back()) + std::exp(x - top));
+      for (const double u : {0.0, 0x1p-53, 0.25, 0.5, 0.75, kLast, 1.0}) {
+        CAPTURE(u);
+        const int choice = draw_choice(logits.data(), cumulative.data(), static_cast<int>(logits.size()), u);
+        CHECK(logits.at(static_cast<size_t>(choice)) > m);
+      }
+    }
+  }
+
+  TEST_CASE("ActionDist: a masked choice has no probability, and is neither drawn nor the mode") {
+    const float m = kMaskedLogit;
+    ActionDist dist(MultiCategorical{{2, 3}}, Space(MultiDiscrete{{2, 3}}));
+    const std::vector<float> logits{m, -3.0f, std::log(3.0f), m, 0.0f};
+    std::vector<RandomStream> stream = streams(1);
+    std::vector<int> counts(3);
+    std::vector<int32_t> action(2);
+    float logp = 0;
+    for (int i = 0; i < 20000; ++i) {
+      dist.sample(logits.data(), stream, bytes(action), &logp);
+      REQUIRE(action[0] == 1);
+      ++counts[static_cast<size_t>(action[1])];
+      CHECK(logp == doctest::Approx(std::log(action[1] == 0 ? 0.75 : 0.25)).epsilon(1e-6));
+    }
+    CHECK(counts[1] == 0);
+    CHECK(chi_square({counts[0], counts[2]}, {0.75, 0.25}) < 10.9);  // 99.9 % for 1 degree of freedom
+    dist.mode(logits.data(), 1, bytes(action), &logp);
+    CHECK(action == std::vector<int32_t>{1, 0});
+    action = {0, 0};
+    CHECK(dist.logp(logits.data(), bytes(action)) == -INFINITY);
+  }
+
   TEST_CASE("MultiCategorical: elements are independent and their logp adds up") {
     ActionDist dist(MultiCategorical{{2, 3}}, Space(MultiDiscrete{{2, 3}}));
     const std::vector<float> logits{0.0f, std::log(3.0f), std::log(5.0f), std::log(3.0f), std::log(2.0f)};
@@ -183,6 +248,85 @@ TEST_SUITE("env_runners/action_dist") {
     }
   }
 
+  TEST_CASE("SquashedGaussian: atanh of it is the Gaussian's, and its density has the squashing's derivative") {
+    ActionDist dist(SquashedGaussian{{2, true}}, Space::box(-1, 1, {2}));
+    const std::vector<float> inputs{0.4f, -1.0f, std::log(0.5f), std::log(0.8f)};
+    const double mean[]{0.4, -1}, std_dev[]{0.5, 0.8};
+    std::vector<RandomStream> stream = streams(1);
+    std::vector<float> action(2);
+    float logp = 0;
+    double sum[2]{}, squares[2]{};
+    constexpr int kSamples = 50000;
+    for (int i = 0; i < kSamples; ++i) {
+      dist.sample(inputs.data(), stream, bytes(action), &logp);
+      double want = 0;
+      for (size_t j = 0; j < 2; ++j) {
+        const double a = static_cast<double>(action[j]), z = (std::atanh(a) - mean[j]) / std_dev[j];
+        sum[j] += z, squares[j] += z * z;
+        want += -0.5 * z * z - std::log(std_dev[j]) - 0.5 * std::log(2 * std::numbers::pi) - std::log(1 - a * a);
+      }
+      REQUIRE(static_cast<double>(logp) == doctest::Approx(want).epsilon(1e-3));
+      REQUIRE(dist.logp(inputs.data(), bytes(action)) == logp);
+    }
+    for (int j = 0; j < 2; ++j) {
+      CHECK(std::abs(sum[j] / kSamples) < 4 / std::sqrt(kSamples));
+      CHECK(std::abs(squares[j] / kSamples - 1) < 4 * std::sqrt(2.0 / kSamples));
+    }
+    dist.mode(inputs.data(), 1, bytes(action), &logp);
+    CHECK(action[0] == doctest::Approx(std::tanh(0.4)));
+    CHECK(action[1] == doctest::Approx(std::tanh(-1.0)));
+    // Far out the action stays inside, and its density finite.
+    const std::vector<float> far{50.0f, -50.0f, 1.0f, 1.0f};
+    dist.sample(far.data(), stream, bytes(action), &logp);
+    CHECK((action[0] < 1.0f && action[0] > 0.99f && action[1] > -1.0f));
+    CHECK(std::isfinite(logp));
+    action = {1.0f, -1.0f};  // of somebody else
+    CHECK(std::isfinite(dist.logp(inputs.data(), bytes(action))));
+  }
+
+  TEST_CASE("Beta: moments, mode and density, in float32 and float64") {
+    // softplus of these is 2, 1 | 1, 4: alpha 3, 2 and beta 2, 5.
+    const auto shape = [](double s) { return static_cast<float>(std::log(std::exp(s) - 1)); };
+    const std::vector<float> inputs{shape(2), shape(1), shape(1), shape(4)};
+    const double alpha[]{3, 2}, beta[]{2, 5};
+    for (const DType dtype : {DType::f32, DType::f64}) {
+      ActionDist dist(Beta{2}, Space::box(-3, 5, {2}, dtype));
+      std::vector<RandomStream> stream = streams(1);
+      std::vector<float> a32(2);
+      std::vector<double> a64(2);
+      std::byte* row = dtype == DType::f32 ? bytes(a32) : bytes(a64);
+      const auto x = [&](size_t j) { return (1 + (dtype == DType::f32 ? double{a32[j]} : a64[j])) / 2; };
+      float logp = 0;
+      double sum[2]{}, squares[2]{};
+      constexpr int kSamples = 50000;
+      for (int i = 0; i < kSamples; ++i) {
+        dist.sample(inputs.data(), stream, row, &logp);
+        // B(3, 2) = 1/12, B(2, 5) = 1/30; each a is twice as far as its x.
+        const double want =
+            std::log(12 * x(0) * x(0) * (1 - x(0)) / 2) + std::log(30 * x(1) * std::pow(1 - x(1), 4) / 2);
+        REQUIRE(static_cast<double>(logp) == doctest::Approx(want).epsilon(1e-3));
+        REQUIRE(dist.logp(inputs.data(), row) == logp);
+        for (size_t j = 0; j < 2; ++j) sum[j] += x(j), squares[j] += x(j) * x(j);
+      }
+      for (size_t j = 0; j < 2; ++j) {
+        const double both = alpha[j] + beta[j], mean = alpha[j] / both,
+                     variance = alpha[j] * beta[j] / (both * both * (both + 1));
+        CHECK(std::abs(sum[j] / kSamples - mean) < 4 * std::sqrt(variance / kSamples));
+        CHECK(squares[j] / kSamples - mean * mean == doctest::Approx(variance).epsilon(0.04));
+      }
+      dist.mode(inputs.data(), 1, row, &logp);
+      CHECK(x(0) == doctest::Approx(2.0 / 3));
+      CHECK(x(1) == doctest::Approx(1.0 / 5));
+    }
+    ActionDist dist(Beta{1}, Space::box(-1, 1, {1}));
+    const std::vector<float> flat{-200.0f, -200.0f};
+    std::vector<float> action(1);
+    float logp = 0;
+    dist.mode(flat.data(), 1, bytes(action), &logp);
+    CHECK(action[0] == 0.0f);
+    CHECK(logp == doctest::Approx(std::log(0.5)));
+  }
+
   TEST_CASE("ActionDist: what an environment draws does not depend on its neighbours") {
     ActionDist dist(DiagGaussian{2, true}, Space::box(-1, 1, {2}));
     const std::vector<float> inputs{0.1f, 0.2f, 0.0f, 0.0f, 0.1f, 0.2f, 0.0f, 0.0f};
@@ -199,6 +343,23 @@ TEST_SUITE("env_runners/action_dist") {
     CHECK_THROWS_AS(ActionDist(Categorical{2}, Space::discrete(3)), Error);
     CHECK_THROWS_AS(ActionDist(DiagGaussian{2, true}, Space::box(-1, 1, {3})), Error);
     CHECK_THROWS_AS(ActionDist(Categorical{2}, Space::box(-1, 1, {2})), Error);
+  }
+
+  TEST_CASE("UniformActions: with a mask only what it allows, with the probability of that") {
+    RandomStream random(1, StreamPurpose::action, 0);
+    const UniformActions discrete(Space::discrete(4, 10), true), pair(Space(MultiDiscrete{{2, 3}}), true);
+    const std::vector<float> one{0, 0, 1, 0}, few{1, 0, 1, 0, 1};
+    std::vector<int32_t> action(2);
+    std::vector<int> counts(3);
+    CHECK(discrete(random, {bytes(action), 4}, one.data()) == 0.0f);
+    CHECK(action[0] == 12);
+    for (int i = 0; i < 2000; ++i) {
+      CHECK(pair(random, {bytes(action), 8}, few.data()) == doctest::Approx(std::log(0.5)));
+      REQUIRE(action[0] == 0);
+      ++counts[static_cast<size_t>(action[1])];
+    }
+    CHECK(counts[1] == 0);
+    CHECK(chi_square({counts[0], counts[2]}, {0.5, 0.5}) < 10.9);
   }
 
   TEST_CASE("UniformActions: logp is that of the draw, in the policy's range") {

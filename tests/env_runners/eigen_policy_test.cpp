@@ -142,7 +142,9 @@ std::vector<double> naive_forward(const ModuleSpec& spec, const std::vector<floa
             }},
         layer);
   linear(spec.action_head);
-  if (const auto* gaussian = std::get_if<DiagGaussian>(&spec.distribution)) {
+  for (int i = 0; i < spec.mask_size(); ++i)
+    if (obs[spec.mask_offset + i] == 0.0f) x[static_cast<size_t>(i)] = value(kMaskedLogit);
+  if (const DiagGaussian* gaussian = gaussian_of(spec.distribution)) {
     if (gaussian->free_log_std) x.insert(x.end(), w, w + gaussian->n);
     for (size_t i = x.size() / 2; i < x.size(); ++i)
       x[i] = std::clamp(x[i], -static_cast<double>(spec.log_std_clip), static_cast<double>(spec.log_std_clip));
@@ -223,6 +225,9 @@ std::vector<ModuleSpec> picture_specs() {
       with_encoder(90, {Linear{90, 75}, MaxPool2d{5, 5, 3, 3, 2, 1}, Activate{Activation::tanh, 27}, Scale{27, 3.0f}}),
       with_encoder(17 * 19, {Conv2d{17, 19, 1, 16, 3}, Conv2d{15, 17, 16, 32, 3, 2}, MaxPool2d{7, 8, 32, 3, 2, 1}}),
       with_encoder(3, {ResidualBegin{3}, Linear{3, 3}, ResidualEnd{3}, Scale{3, -2.0f}}),
+      with_encoder(11,
+                   {Select{11, 4, 6}, Linear{6, 5}, ResidualBegin{5}, Linear{5, 8}, Select{8, 3, 5}, ResidualEnd{5}}),
+      with_encoder(70, {Select{70, 7, 60}, Conv2d{5, 4, 3, 7, 3, 1, 1}, Select{140, 1, 36}, MaxPool2d{3, 4, 3, 2, 1}}),
       picture_spec({10, 10, 4}, "minatar_cnn"),
       picture_spec({36, 37, 3}, "nature_cnn"),
       picture_spec({3, 21, 20}, "impala_resnet"),
@@ -244,9 +249,20 @@ TEST_SUITE("env_runners/eigen_policy") {
     for (const char* activation : {"linear", "tanh", "relu", "silu", "gelu", "elu"})
       for (const bool norm : {false, true}) specs.push_back(mlp(5, box, {19, 7}, activation, norm));
     specs.push_back(mlp(17, box, {64, 64}, "tanh", false, false));
+    for (const char* distribution : {"squashed_gaussian", "beta"})
+      for (const bool free : {false, true}) {
+        ModelConfig config;
+        config.fcnet_hiddens = {9};
+        config.action_distribution = distribution;
+        config.free_log_std = free;
+        specs.push_back(make_mlp_spec(Space::box(-1, 1, {5}), box, config));
+      }
     specs.push_back(mlp(1, Space::discrete(4), {}, "tanh"));
     specs.push_back(mlp(3, Space(MultiDiscrete{{2, 3, 4}}), {33}, "relu"));
     for (const ModuleSpec& spec : picture_specs()) specs.push_back(spec);
+    ModuleSpec masked = mlp(9, Space(MultiDiscrete{{2, 3}}), {12}, "tanh");
+    masked.mask_offset = 3;
+    specs.push_back(masked);
     for (const PolicyKernels* kernels : supported_kernels())
       for (const ModuleSpec& spec : specs) {
         const std::string subject = std::string(kernels->isa) + ": " + spec.to_string();
@@ -257,7 +273,12 @@ TEST_SUITE("env_runners/eigen_policy") {
         for (size_t i = 0; i < weights.size(); ++i) weights[i] += noise[i];
         policy.load(weights);
         const size_t n = 37;
-        const std::vector<float> obs = normals(n * static_cast<size_t>(spec.obs_size), 5, 2.0f);
+        std::vector<float> obs = normals(n * static_cast<size_t>(spec.obs_size), 5, 2.0f);
+        for (size_t i = 0; i < n && spec.mask_offset >= 0; ++i)
+          for (int j = 0; j < spec.mask_size(); ++j)
+            if (float& mask = obs[i * static_cast<size_t>(spec.obs_size) + static_cast<size_t>(spec.mask_offset + j)];
+                mask < 0.0f)
+              mask = 0.0f;
         std::vector<float> out(n * static_cast<size_t>(policy.num_outputs()));
         policy.forward(obs.data(), n, out.data());
         double worst = 0.0;

@@ -73,7 +73,7 @@ TEST_SUITE("env_runners/evaluator") {
   TEST_CASE("evaluate: a Q-network's policy is greedy, and explores by the epsilon of its weights") {
     Config config = config_for(counter(), 2, 8);
     config.environment.env_config = {{"length", 100}};
-    const ModuleSpec spec = make_q_spec(counter().observation_space, 2, config.rl_module);
+    const ModuleSpec spec = make_q_spec(counter().observation_space, Space::discrete(2), config.rl_module);
     Weights weights = initial_weights(spec);
     weights.values[spec.num_parameters() - 1] = 50.0f;  // the bias of action 1: it is always the best
     const double steps = 100 * 101 / 2;                 // what all rewards are but for the actions
@@ -274,6 +274,23 @@ TEST_SUITE("env_runners/evaluator") {
     CHECK(result.return_mean() == 3.0);
     CHECK(result.return_stddev() == doctest::Approx(std::sqrt(7.0)));
     CHECK(result.length_mean() == 3.0);
+  }
+
+  TEST_CASE("evaluate: no masked action is taken; a mask without an allowed one is an error") {
+    for (const EnvSpec* env : {&masked(), &masked_pair()})
+      for (const bool explore : {false, true}) {
+        Config config = config_for(*env, 2, 8);
+        const ModuleSpec spec = make_mlp_spec(env->observation_space, env->action_space, config.rl_module);
+        const Weights weights = initial_weights(spec);
+        config.environment.env_config = {{"allowed", 2}};
+        CHECK(evaluate(config, *env, spec, weights, 50, 3, explore).length_mean() > 5);
+        config.environment.env_config = {{"stuck", 3}};
+        std::string said;
+        try {
+          (void)evaluate(config, *env, spec, weights, 50, 3, explore);
+        } catch (const Error& error) { said = error.line(); }
+        CHECK(said.starts_with("error[no-action] " + env->id + " evaluation episode "));
+      }
   }
 
   TEST_CASE("evaluate: a failing environment is named with its episode") {

@@ -42,9 +42,8 @@ namespace {
 /// A worker with its fragment and weights.
 struct Rig {
   Rig(const Config& config, const EnvSpec& env, uint64_t first_env_index = 0, uint32_t incarnation = 0)
-      : spec(config.algorithm == "PQN"
-                 ? make_q_spec(env.observation_space, env.action_space.get_if<Discrete>()->n, config.rl_module)
-                 : make_mlp_spec(env.observation_space, env.action_space, config.rl_module)),
+      : spec(config.algorithm == "PQN" ? make_q_spec(env.observation_space, env.action_space, config.rl_module)
+                                       : make_mlp_spec(env.observation_space, env.action_space, config.rl_module)),
         layout(std::make_shared<const FragmentLayout>(fragment_layout(config, env, spec))),
         fragment(layout),
         weights{.version = 3, .layout_hash = spec.hash(), .values = initial_parameters(spec, 1), .filter = {}},
@@ -768,6 +767,58 @@ TEST_SUITE("env_runners/rollout_worker") {
     config.environment.reward_filter = "discounted_return_std";
     Rig filters(config, counter());
     CHECK_THROWS_AS(filters.worker.set_state(plain.worker.state()), Error);
+  }
+
+  TEST_CASE("RolloutWorker: no masked action is taken, sampled, as the mode or at random; its logit is kMaskedLogit") {
+    for (const EnvSpec* env : {&masked(), &masked_pair()})
+      for (const int mode : {0, 1, 2})
+        for (const int allowed : {1, 2}) {
+          CAPTURE(env->id);
+          CAPTURE(mode);
+          CAPTURE(allowed);
+          Config config = config_for(*env, 4, 100);
+          config.environment.env_config = {{"allowed", allowed}};
+          config.environment.observation_filter = "MeanStdFilter";
+          config.env_runners.explore = mode != 1;
+          config.env_runners.random_actions = mode == 2;
+          Rig rig(config, *env);
+          MeanStdFilter filter(rig.spec.obs_size);  // that would make ones and zeros of the masks something else
+          std::vector<float> rows(2 * static_cast<size_t>(rig.spec.obs_size), 1.0f);
+          rows[0] = rows[static_cast<size_t>(rig.spec.obs_size) - 1] = 0.5f;
+          filter.update(rows);
+          rig.weights.filter = filter.state();
+          for (int i = 0; i < 3; ++i) rig.sample();  // the environment throws at a masked action
+          const auto obs = rig.column<float>("obs"), inputs = rig.column<float>("action_dist_inputs"),
+                     logp = rig.column<float>("logp");
+          const auto size = static_cast<size_t>(rig.spec.obs_size), k = inputs.size() / logp.size();
+          for (size_t i = 0; i < logp.size(); ++i) {
+            for (size_t j = 0; j < k && mode != 2; ++j) {
+              const float mask = obs[i * size + static_cast<size_t>(rig.spec.mask_offset) + j];
+              CHECK((mask == 0.0f || mask == 1.0f));
+              CHECK((inputs[i * k + j] == kMaskedLogit) == (mask == 0.0f));
+            }
+            if (allowed == 1) CHECK(logp[i] == 0.0f);
+            if (mode == 2 && allowed == 2)
+              CHECK(logp[i] == doctest::Approx((env == &masked() ? 1 : 2) * std::log(0.5)));
+          }
+          CHECK(fragment_violation(*rig.layout, rig.fragment.used(), rig.fragment.final_rows, env->action_space) == "");
+        }
+  }
+
+  TEST_CASE("RolloutWorker: bytes with a mask of bytes stay bytes, and the mask holds") {
+    for (const int mode : {0, 1, 2}) {
+      Config config = config_for(masked_bytes(), 4, 100);
+      config.environment.env_config = {{"allowed", 2}};
+      config.env_runners.explore = mode != 1;
+      config.env_runners.random_actions = mode == 2;
+      Rig rig(config, masked_bytes());
+      CHECK(rig.layout->column("obs").row_bytes == 8);
+      for (int i = 0; i < 3; ++i) rig.sample();  // the environment throws at a masked action
+      const auto obs = rig.column<uint8_t>("obs");
+      const auto inputs = rig.column<float>("action_dist_inputs");
+      for (size_t i = 0; i < inputs.size() && mode != 2; ++i)
+        CHECK((inputs[i] == kMaskedLogit) == (obs[i / 4 * 8 + 4 + i % 4] == 0));
+    }
   }
 
   TEST_CASE("RolloutWorker: sampling allocates nothing once the first fragment is full") {

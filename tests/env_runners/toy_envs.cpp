@@ -1,8 +1,12 @@
 #include "tests/env_runners/toy_envs.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <stdexcept>
+
+#include "rl/action_mask.hpp"
+#include "rl/check.hpp"
 
 namespace myriad::test {
 namespace {
@@ -130,6 +134,75 @@ class Chancy : public Environment {
   double rounding_, x_ = 0, y_ = 0;
 };
 
+/// `groups`: the choices of each element.
+class Masked : public Environment {
+ public:
+  Masked(std::vector<int> groups, int start, const Space& observation, const EnvOptions& options)
+      : groups_(std::move(groups)),
+        start_(start),
+        observation_(observation),
+        allowed_(static_cast<size_t>(options.at("allowed"))),
+        stuck_(static_cast<int>(options.at("stuck"))) {}
+
+  void reset(RandomStream& random, Row observation) override {
+    count_ = 0;
+    draw(random, observation, false);
+  }
+  StepResult step(ConstRow action, RandomStream& random, Row observation) override {
+    double reward = 0;
+    size_t at = 0;
+    for (size_t i = 0; i < groups_.size(); at += static_cast<size_t>(groups_[i++])) {
+      const size_t choice = at + static_cast<size_t>(action.i32()[i] - start_);
+      if (mask_.at(choice) == 0) throw std::runtime_error(fmt::format("action[{}] is masked", i));
+      reward += static_cast<double>(values_[choice]);
+    }
+    ++count_;
+    const bool over = random.uniform() < 0.1;
+    draw(random, observation, over || count_ == stuck_);
+    return {.reward = reward, .terminated = over};
+  }
+
+ private:
+  void draw(RandomStream& random, Row observation, bool none) {
+    mask_.clear(), values_.clear();
+    for (const int n : groups_) {
+      std::vector<int> mask(static_cast<size_t>(n), 0);
+      std::fill_n(mask.begin(), none ? 0 : std::min(allowed_, mask.size()), 1);
+      shuffle(std::span(mask), random);
+      mask_.insert(mask_.end(), mask.begin(), mask.end());
+      for (int i = 0; i < n; ++i) values_.push_back(static_cast<float>(random.uniform()));
+    }
+    for (const Leaf& leaf : observation_.leaves()) {
+      const Row row = observation.leaf(leaf);
+      if (leaf.path == "observation" && leaf.dtype == DType::u8)
+        std::ranges::transform(values_, row.u8().begin(), [](float x) { return static_cast<uint8_t>(255.0f * x); });
+      else if (leaf.path == "observation")
+        std::ranges::copy(values_, row.f32().begin());
+      else if (leaf.dtype == DType::u8)
+        std::ranges::copy(mask_, row.u8().begin());
+      else
+        std::ranges::copy(mask_, row.i32().begin());
+    }
+  }
+  std::vector<int> groups_;
+  int start_;
+  const Space observation_;
+  size_t allowed_;
+  int stuck_, count_ = 0;
+  std::vector<int> mask_;
+  std::vector<float> values_;
+};
+
+EnvSpec masked_spec(std::string id, const Space& observation, const Space& action, int start) {
+  return {
+      .id = std::move(id),
+      .observation_space = observation,
+      .action_space = action,
+      .source = "a toy",
+      .options = {{"allowed", 1}, {"stuck", 0}},
+      .make = [=](const EnvOptions& o) { return std::make_unique<Masked>(choices_of(action), start, observation, o); }};
+}
+
 EnvSpec counter_spec(std::string id, bool remembers) {
   return {.id = std::move(id),
           .observation_space = Space::box(0.0, INFINITY, {2}),
@@ -191,6 +264,27 @@ const EnvSpec& chancy() {
                   .source = "a toy",
                   .options = {{"rounding", 0}},
                   .make = [](const EnvOptions& o) { return std::make_unique<Chancy>(o.at("rounding")); }});
+  return spec;
+}
+
+const EnvSpec& masked() {
+  static const EnvSpec& spec = registered(
+      masked_spec("ToyMasked-v0",
+                  Dict{{{"action_mask", Space::box(0, 1, {4}, DType::u8)}, {"observation", Space::box(0.0, 1.0, {4})}}},
+                  Space::discrete(4, 10), 10));
+  return spec;
+}
+const EnvSpec& masked_bytes() {
+  static const EnvSpec& spec = registered(masked_spec(
+      "ToyMaskedBytes-v0",
+      Dict{{{"observation", Space::box(0, 255, {4}, DType::u8)}, {"action_mask", Space::box(0, 1, {4}, DType::u8)}}},
+      Space::discrete(4, 10), 10));
+  return spec;
+}
+const EnvSpec& masked_pair() {
+  static const EnvSpec& spec = registered(masked_spec(
+      "ToyMaskedPair-v0", Dict{{{"observation", Space::box(0.0, 1.0, {5})}, {"action_mask", MultiBinary{5}}}},
+      MultiDiscrete{{2, 3}}, 0));
   return spec;
 }
 

@@ -23,6 +23,18 @@ const EnvSpec& rooms();
 /// cut with 0.2. set_state() shows a first feature that is off by options["rounding"].
 const EnvSpec& chancy();
 
+/// Dict{action_mask: Box [4] of uint8, observation: Box [4]}; Discrete(4, start = 10) actions, of which
+/// options["allowed"] (1) are, drawn anew each step. The reward is the observation's element of the action; a masked
+/// action throws. Ends with a chance of 0.1, its last mask all zeros. options["stuck"] > 0: no action is allowed after
+/// so many steps.
+const EnvSpec& masked();
+/// The same with two elements: MultiDiscrete [2, 3], the mask a MultiBinary(5) behind a Box [5]; each element has
+/// "allowed" choices, and the reward is their sum.
+const EnvSpec& masked_pair();
+
+/// masked() with an observation of four bytes, in front of the mask.
+const EnvSpec& masked_bytes();
+
 /// A config for `env` with B environments and fragments of T steps.
 Config config_for(const EnvSpec& env, int environments, int steps, int64_t seed = 7);
 

@@ -298,6 +298,40 @@ TEST_SUITE("env_runners/vector_env") {
     CHECK(std::string(reset.what()).find("at reset: obs[1] = 2 outside") != std::string::npos);
   }
 
+  TEST_CASE("VectorEnv: a mask without an allowed action is an error, but where the episode ends") {
+    for (const EnvSpec* env : {&masked(), &masked_pair()}) {
+      const ActionMask mask = *ActionMask::of(env->observation_space, env->action_space);
+      const size_t row = env->observation_space.row_bytes(), action_row = env->action_space.row_bytes();
+      const auto play = [&](int stuck, int steps) {
+        VectorEnv envs(*env, {.num_envs = 3, .first_env_index = 4, .seed = 9, .env_config = {{"stuck", stuck}}});
+        std::vector<std::byte> obs(3 * row), final_obs(3 * row), actions(3 * action_row);
+        std::vector<float> rewards(3);
+        std::vector<uint8_t> terminateds(3), truncateds(3);
+        std::vector<EpisodeStats> episodes;
+        RandomStream random(1, StreamPurpose::action, 0);
+        envs.reset(obs.data());
+        for (int t = 0; t < steps; ++t) {
+          for (size_t b = 0; b < 3; ++b)
+            mask.sample(random, {&obs[b * row], row}, {&actions[b * action_row], action_row});
+          envs.step(actions.data(), {.obs = obs.data(),
+                                     .rewards = rewards.data(),
+                                     .terminateds = terminateds.data(),
+                                     .truncateds = truncateds.data(),
+                                     .final_obs = final_obs.data(),
+                                     .episodes = &episodes});
+        }
+        return episodes.size();
+      };
+      CHECK(play(0, 200) > 20);  // each ends with a mask of zeros
+      std::string said;
+      try {
+        (void)play(2, 200);
+      } catch (const Error& error) { said = error.line(); }
+      CHECK(said.starts_with("error[no-action] " + env->id + " env "));
+      CHECK(said.find("(seed 9) at step 2 of its episode: obs.action_mask allows no action") != std::string::npos);
+    }
+  }
+
   TEST_CASE("VectorEnv: a restored state continues bit for bit") {
     const VectorEnv::Options options{.num_envs = 3, .first_env_index = 6, .seed = 2, .max_episode_steps = 4};
     Bench a(counter(), options), b(counter(), options);

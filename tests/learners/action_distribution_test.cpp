@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <numbers>
+#include <tuple>
 
 using namespace myriad;
 
@@ -62,13 +63,36 @@ TEST_CASE("DiagGaussian: hand numbers and numeric integrals") {
   CHECK(value(kl_divergence(d, p, q)) == doctest::Approx(kl).epsilon(1e-4));
 }
 
+TEST_CASE("SquashedGaussian and Beta: numeric integrals over the actions") {
+  const auto shape = [](double s) { return static_cast<float>(std::log(std::exp(s) - 1)); };
+  const std::vector<std::tuple<ActionDistribution, at::Tensor, at::Tensor>> cases{
+      {SquashedGaussian{{1, true}}, row({0.3f, std::log(0.4f)}), row({-0.2f, std::log(0.9f)})},
+      {SquashedGaussian{{1, false}}, row({-1.0f, std::log(0.7f)}), row({0.5f, std::log(0.5f)})},
+      {Beta{1}, row({shape(2), shape(1)}), row({shape(0.5), shape(3)})}};
+  for (const auto& [d, p, q] : cases) {
+    const int64_t n = 200000;
+    const double width = 2.0 / static_cast<double>(n);
+    const at::Tensor x = ((at::arange(n, at::kDouble).view({n, 1}) + 0.5) * width - 1.0).to(at::kFloat);
+    const at::Tensor lp = log_prob(d, p.expand({n, 2}), x).to(at::kDouble),
+                     lq = log_prob(d, q.expand({n, 2}), x).to(at::kDouble), density = lp.exp() * width;
+    CHECK(value(density.sum()) == doctest::Approx(1.0).epsilon(1e-3));
+    CHECK(value(entropy(d, p)) == doctest::Approx(value(-(density * lp).sum())).epsilon(2e-3));
+    CHECK(value(kl_divergence(d, p, q)) == doctest::Approx(value((density * (lp - lq)).sum())).epsilon(2e-3));
+    CHECK(std::abs(value(kl_divergence(d, p, p))) < 1e-6);
+  }
+  // Beta(3, 2) at x = 1/2, an action of 0: 12 / 8 of the unit interval, which is half of what the actions have.
+  CHECK(value(log_prob(Beta{1}, row({shape(2), shape(1)}), row({0.0f}))) == doctest::Approx(std::log(0.75)));
+}
+
 TEST_CASE("distribution_terms: values and derivatives equal those of torch's operators") {
   const int64_t n = 50;
   const std::vector<std::pair<ActionDistribution, at::Tensor>> cases{
       {Categorical{5}, at::arange(n, at::kInt).remainder(5).view({n, 1}).contiguous()},
       {MultiCategorical{{2, 3}},
        at::stack({at::arange(n, at::kInt).remainder(2), at::arange(n, at::kInt).remainder(3)}, 1).contiguous()},
-      {DiagGaussian{3, true}, random_tensor(n, 3, 11)}};
+      {DiagGaussian{3, true}, random_tensor(n, 3, 11)},
+      {SquashedGaussian{{3, true}}, at::tanh(random_tensor(n, 3, 11))},
+      {Beta{3}, at::tanh(random_tensor(n, 3, 11))}};
   for (const auto& [distribution, actions] : cases) {
     const int64_t k = inputs_size(distribution);
     const at::Tensor behaviour = random_tensor(n, k, 1);
@@ -96,6 +120,28 @@ TEST_CASE("distribution_terms: values and derivatives equal those of torch's ope
     kl_divergence(distribution, behaviour, alone_plain).sum().backward();
     CHECK((alone.grad() - alone_plain.grad()).abs().max().item<float>() <=
           1e-5f * (1 + alone_plain.grad().abs().max().item<float>()));
+  }
+}
+
+TEST_CASE("distribution_terms: a squashed Gaussian's and a Beta's derivatives equal difference quotients") {
+  for (const ActionDistribution& d : {ActionDistribution(SquashedGaussian{{2, true}}), ActionDistribution(Beta{2})}) {
+    const at::Tensor behaviour = row({0.1f, -0.4f, 0.3f, -0.2f}).clone(), actions = row({0.3f, -0.8f});
+    for (const int term : {0, 1, 2}) {
+      at::Tensor x = row({0.5f, -0.2f, 0.2f, -0.6f}).clone().set_requires_grad(true);
+      const DistributionTerms terms = distribution_terms(d, x, behaviour, actions);
+      (term == 0 ? terms.logp : term == 1 ? terms.entropy : terms.kl).sum().backward();
+      const auto at_point = [&](const at::Tensor& point) {
+        return value(term == 0   ? log_prob(d, point, actions.to(at::kDouble))
+                     : term == 1 ? entropy(d, point)
+                                 : kl_divergence(d, behaviour.to(at::kDouble), point));
+      };
+      for (int64_t j = 0; j < 4; ++j) {
+        at::Tensor up = x.detach().to(at::kDouble), down = up.clone();
+        up[0][j] += 1e-5;
+        down[0][j] -= 1e-5;
+        CHECK(x.grad()[0][j].item<double>() == doctest::Approx((at_point(up) - at_point(down)) / 2e-5).epsilon(1e-3));
+      }
+    }
   }
 }
 

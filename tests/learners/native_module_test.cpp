@@ -100,6 +100,11 @@ TEST_CASE("NativeModule: equals torch for every head, shared and separate, with 
           config.vf_share_layers = shared;
           config.free_log_std = free;
           compare(spec_of(action, config), 19);
+          for (const char* distribution : {"squashed_gaussian", "beta"}) {
+            if (action.get_if<Box>() == nullptr) continue;
+            config.action_distribution = distribution;
+            compare(spec_of(action, config), 19);
+          }
         }
 }
 
@@ -109,7 +114,7 @@ TEST_CASE("NativeModule: equals torch for Q-networks, whose value is the greates
       ModelConfig config;
       config.fcnet_hiddens = hiddens;
       config.fcnet_use_layernorm = true;
-      const ModuleSpec spec = make_q_spec(Space::box(-1, 1, {kObs}), actions, config);
+      const ModuleSpec spec = make_q_spec(Space::box(-1, 1, {kObs}), Space::discrete(actions), config);
       for (const int64_t n : {19, 300}) compare(spec, n);
       const Result native = run(spec, Executor::native, 19);
       CHECK(at::equal(native.values, native.inputs.amax(1)));

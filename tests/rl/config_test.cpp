@@ -322,6 +322,14 @@ length = [0.3, 1.0]
     CHECK(complaint("[learners]\nnum_learners = 2\n").empty());  // two env runners, one agent each
     CHECK(complaint("[learners]\nnum_learners = 3\n[env_runners]\nrollout_fragment_length = 50\n")
               .find("hosts.num_hosts 3 is more than env_runners.num_env_runners 2") != std::string::npos);
+    const std::string raw = "[environment]\nnormalize_actions = false\n[rl_module]\naction_distribution = ";
+    CHECK(complaint(raw + "\"beta\"\n") ==
+          "error[impossible] cartpole.toml:2:21: environment.normalize_actions is false, but actions of a beta are "
+          "within "
+          "[-1, 1] and want to be stretched to their bounds");
+    CHECK(complaint(raw + "\"squashed_gaussian\"\n").starts_with("error[impossible]"));
+    CHECK(complaint(raw + "\"diag_gaussian\"\n").empty());
+    CHECK(complaint(raw + "\"gaussian\"\n").starts_with("error[out-of-range]"));
     CHECK(complaint("[fault_tolerance]\nrestart_backoff_s = 60.0\n").find("restart_backoff_max_s 30 is less") !=
           std::string::npos);
   }

@@ -124,6 +124,22 @@ TEST_SUITE("rl/connector") {
     CHECK(filter.count() == 1);
   }
 
+  TEST_CASE("MeanStdFilter: plain features are clipped alone") {
+    MeanStdFilter filter(4, 2.0, 1, 2);
+    filter.update(std::vector<float>{0, 1, 5, 0, 4, 1, 5, 2});  // mean 2 and 1, deviation 2 sqrt 2 and sqrt 2
+    std::vector<float> row{4, 1, 5, 2};
+    filter.apply(row, row);
+    CHECK(row[0] == doctest::Approx(1 / std::sqrt(2.0)));
+    CHECK(row[1] == 1.0f);
+    CHECK(row[2] == 2.0f);
+    CHECK(row[3] == doctest::Approx(1 / std::sqrt(2.0)));
+    MeanStdFilter again(4, 2.0, 1, 2);
+    again.set_state(filter.state());
+    CHECK(std::ranges::equal(again.shift(), filter.shift()));
+    CHECK(again.scale()[2] == 1.0f);
+    CHECK_THROWS_AS(MeanStdFilter(4, 2.0, 3, 2), Error);
+  }
+
   TEST_CASE("MeanStdFilter: any grouping of the same rows gives the same statistics") {
     constexpr int kSize = 3;
     const std::vector<float> rows = normal_rows(kSize * 1000, 0);

@@ -57,7 +57,16 @@ TEST_CASE("module_json: back and forth it is the same spec, to the bit") {
     specs.push_back(make_module_spec(Space::box(0, 255, {3, 20, 21}, DType::u8), actions, config));
     config.encoder = "auto";
   }
-  specs.push_back(make_q_spec(Space::box(-1, 1, {4}), 3, ModelConfig()));
+  specs.push_back(make_q_spec(Space::box(-1, 1, {4}), Space::discrete(3), ModelConfig()));
+  for (const char* distribution : {"squashed_gaussian", "beta"}) {
+    config.action_distribution = distribution;
+    specs.push_back(make_module_spec(Space::box(-1, 1, {4}), Space::box(-1, 1, {2}), config));
+    CHECK(to_json(specs.back()).find(fmt::format(R"("kind":"{}")", distribution)) != std::string::npos);
+  }
+  config.action_distribution = "auto";
+  specs.push_back(make_module_spec(Dict{{{"action_mask", MultiBinary{3}}, {"view", Space::box(-1, 1, {4})}}},
+                                   Space::discrete(3), config));
+  CHECK(specs.back().mask_offset == 0);
   for (const ModuleSpec& spec : specs) {
     const ModuleSpec again = module_from_json(to_json(spec));
     CHECK(again == spec);
@@ -87,7 +96,7 @@ TEST_CASE("module_json: the keys are those of the header") {
 TEST_CASE("module_json: a Q-network has no value of its own") {
   ModelConfig config;
   config.fcnet_hiddens = {};
-  const std::string json = to_json(make_q_spec(Space::box(-1, 1, {4}), 3, config));
+  const std::string json = to_json(make_q_spec(Space::box(-1, 1, {4}), Space::discrete(3), config));
   CHECK(
       json ==
       R"({"obs_size":4,"encoder":[],"action_head":{"kind":"linear","inputs":4,"outputs":3,"initializer":"orthogonal",)"
@@ -140,7 +149,7 @@ TEST_CASE("module_json: what is wrong is named, with what was wanted") {
   CHECK(with(R"("kind":"residual_end","size":48)", R"("kind":"residual_end","size":47)") ==
         "error[bad-module] encoder.6 (residual_end) takes 47 floats and gets 48");
   CHECK(with(R"("offset":3)", R"("offset":47)") ==
-        "error[bad-module] value_encoder.1 (select) takes [47, 51) of 50 floats");
+        "error[bad-module] value_encoder.1 (select) takes features [47, 51) of 50");
   CHECK(
       with(R"("offset":3)", R"("offset":-1)").starts_with("error[bad-module] value_encoder.1 (select) has offset -1"));
   CHECK(with(R"("kind":"concat","size":7)", R"("kind":"concat","size":6)") ==

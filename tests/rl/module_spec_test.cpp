@@ -113,7 +113,7 @@ TEST_CASE("ModuleSpec: the hash follows the structure and not the beginning") {
 TEST_CASE("ModuleSpec: a Q-network is one encoder and one head, whose greatest output is the value") {
   ModelConfig config = model({8, 3});
   config.fcnet_use_layernorm = true;
-  const ModuleSpec spec = make_q_spec(kFour, 2, config);
+  const ModuleSpec spec = make_q_spec(kFour, Space::discrete(2), config);
   CHECK(!spec.has_value_head());
   CHECK(make_mlp_spec(kFour, Space::discrete(2), config).has_value_head());
   CHECK(inputs_size(spec.distribution) == 2);
@@ -125,7 +125,7 @@ TEST_CASE("ModuleSpec: a Q-network is one encoder and one head, whose greatest o
   CHECK(spec.num_parameters() == 40 + 16 + 27 + 6 + 8);
   CHECK(spec.num_inference_parameters() == spec.num_parameters());
   CHECK(spec.to_string() == "4 -> 8 layernorm tanh -> 3 layernorm tanh -> epsilon-greedy 2; value: the greatest");
-  CHECK(make_q_spec(kFour, 3, config).hash() != spec.hash());
+  CHECK(make_q_spec(kFour, Space::discrete(3), config).hash() != spec.hash());
   CHECK(make_mlp_spec(kFour, Space::discrete(2), config).hash() != spec.hash());
   ModuleSpec wrong = spec;
   wrong.value_head = {3, 1};
@@ -137,11 +137,11 @@ TEST_CASE("ModuleSpec: fcnet_use_layernorm is before each activation, also of a 
   ModelConfig config = with_encoder("minatar_cnn");
   config.fcnet_use_layernorm = true;
   const Space space = Space::box(0, 1, {10, 10, 4}, DType::u8);
-  CHECK(make_q_spec(space, 3, config).to_string() ==
+  CHECK(make_q_spec(space, Space::discrete(3), config).to_string() ==
         "400 -> conv 16 3x3 layernorm relu -> 128 layernorm relu -> epsilon-greedy 3; value: the greatest");
   config.conv_filters = {{2, 3, 1}};
   config.fcnet_hiddens = {7};
-  CHECK(make_q_spec(space, 3, config).to_string() ==
+  CHECK(make_q_spec(space, Space::discrete(3), config).to_string() ==
         "400 -> conv 2 3x3 layernorm relu -> 7 layernorm tanh -> epsilon-greedy 3; value: the greatest");
 }
 
@@ -152,6 +152,36 @@ TEST_CASE("ModuleSpec: each action space has its distribution") {
   CHECK(inputs_size(distribution_for(Space::box(-1, 1, {2, 3}), false)) == 12);
   CHECK_THROWS_AS(distribution_for(Space::box(0, 255, {2}, DType::u8), true), Error);
   CHECK_THROWS_WITH_AS(activation_from("tanhh"), "unknown activation 'tanhh'; did you mean tanh?", Error);
+}
+
+TEST_CASE("ModuleSpec: action_distribution says a Box's; what it does not cover is refused") {
+  const auto spec_of = [&](const Space& action, const char* name, bool free = true) {
+    ModelConfig config = model({8});
+    config.action_distribution = name;
+    config.free_log_std = free;
+    return make_module_spec(kFour, action, config);
+  };
+  const Space box = Space::box(-2, 1, {3});
+  CHECK(spec_of(box, "auto") == spec_of(box, "diag_gaussian"));
+  const ModuleSpec squashed = spec_of(box, "squashed_gaussian"), beta = spec_of(box, "beta");
+  CHECK(squashed.to_string() == "4 -> 8 tanh -> squashed gaussian 3; value 8 tanh -> 1");
+  CHECK(squashed.parameters().size() == spec_of(box, "auto").parameters().size());
+  CHECK(squashed.hash() != spec_of(box, "auto").hash());
+  CHECK(inputs_size(squashed.distribution) == 6);
+  CHECK(squashed.action_head.outputs == 3);
+  CHECK(spec_of(box, "squashed_gaussian", false).action_head.outputs == 6);
+  CHECK(beta.to_string() == "4 -> 8 tanh -> beta 3; value 8 tanh -> 1");
+  CHECK(beta.action_head.outputs == 6);
+  CHECK(error_of([&] { (void)spec_of(Space::discrete(3), "beta"); }) ==
+        "error[impossible] rl_module.action_distribution is beta, which is for a Box of floats, not for Discrete(3); "
+        "want "
+        "auto");
+  CHECK(error_of([&] {
+          (void)spec_of(Box{.low = {-1, -INFINITY}, .high = {1}, .shape = {2}}, "squashed_gaussian");
+        }).ends_with("has no bounds at element 1; want diag_gaussian"));
+  CHECK(error_of([&] {
+          (void)spec_of(Space::box(0, 3, {2}, DType::i64), "auto");
+        }).starts_with("error[unsupported-space]"));
 }
 
 TEST_CASE("initial_parameters: the same for the same seed, orthonormal rows times the gain") {
@@ -225,6 +255,44 @@ TEST_CASE("ModuleSpec: nature_cnn, minatar_cnn and impala_resnet are those of th
   CHECK(impala.to_string() == text + " relu -> 256 relu -> categorical 2; value shares the encoder -> 1");
   // 84 -> 42 -> 21 -> 11; conv 4 -> 16: 592, 16 -> 16: 2320, 16 -> 32: 4640, 32 -> 32: 9248; 11*11*32*256 + 256
   CHECK(impala.num_parameters() == 592 + 4 * 2320 + 4640 + 4 * 9248 + 9248 + 4 * 9248 + 991488 + 514 + 257);
+}
+
+TEST_CASE("ModuleSpec: an action mask is beside what the encoder sees, whatever that is") {
+  const Space mask = MultiBinary{3}, actions = Space::discrete(3), view = Space::box(-1, 1, {4});
+  ModelConfig config;
+  config.fcnet_hiddens = {8};
+  const auto spec_of = [&](const Space& space) { return make_module_spec(space, actions, config); };
+  const ModuleSpec plain = spec_of(view), first = spec_of(Dict{{{"action_mask", mask}, {"view", view}}}),
+                   last = spec_of(Dict{{{"view", view}, {"action_mask", mask}}});
+  CHECK(plain.mask_offset == -1);
+  CHECK(plain.mask_size() == 0);
+  CHECK(first.to_string() == "7 -> [3:7] -> 8 tanh -> masked categorical 3; value [3:7] -> 8 tanh -> 1");
+  CHECK(first.mask_offset == 0);
+  CHECK(first.mask_size() == 3);
+  CHECK(last.to_string() == "7 -> [0:4] -> 8 tanh -> masked categorical 3; value [0:4] -> 8 tanh -> 1");
+  CHECK(last.mask_offset == 4);
+  // The layers after the first are those without a mask, and begin alike.
+  CHECK(std::equal(plain.encoder.begin(), plain.encoder.end(), first.encoder.begin() + 1, first.encoder.end()));
+  CHECK(first.num_parameters() == plain.num_parameters());
+  CHECK(first.hash() != last.hash());
+  ModuleSpec elsewhere = last;
+  elsewhere.mask_offset = 3;
+  CHECK(elsewhere.hash() != last.hash());
+  // A picture beside it is a picture; of several parts all are seen; a mask alone is what there is to see.
+  const Space picture = Space::box(0, 1, {10, 10, 4}, DType::u8);
+  CHECK(spec_of(Dict{{{"action_mask", mask}, {"picture", picture}}})
+            .to_string()
+            .starts_with("403 -> [3:403] -> conv 16 3x3 relu -> 128 relu -> masked categorical 3"));
+  CHECK(spec_of(Dict{{{"a", view}, {"b", Space::discrete(2)}, {"action_mask", mask}}})
+            .to_string()
+            .starts_with("9 -> [0:6] -> 8 tanh"));
+  CHECK(spec_of(Dict{{{"action_mask", mask}}}).to_string().starts_with("3 -> 8 tanh -> masked"));
+  CHECK(spec_of(Dict{{{"a", view}, {"action_mask", mask}, {"b", view}}})
+            .to_string()
+            .starts_with("11 -> {[0:4]} {[7:11]} -> 8 tanh -> masked categorical 3;"));
+  const ModuleSpec q = make_q_spec(Dict{{{"action_mask", mask}, {"view", view}}}, actions, config);
+  CHECK(q.to_string() == "7 -> [3:7] -> 8 tanh -> masked epsilon-greedy 3; value: the greatest");
+  CHECK(q.mask_offset == 0);
 }
 
 TEST_CASE("ModuleSpec: conv_filters go before encoder, and fcnet_hiddens behind them") {
@@ -480,6 +548,14 @@ TEST_CASE("check_module: sizes that cannot be, or do not fit, are named") {
           Conv2d{12, 12, 2, 16, 3, 1, 1, Initializer::orthogonal, std::sqrt(2.0f)});
   CHECK(complaint(at(0, Scale{288, NAN})) ==
         "error[bad-module] encoder.0 (scale) has factor nan, want a finite number");
+  CHECK(complaint(at(1, Select{288, 280, 9})) ==
+        "error[bad-module] encoder.1 (select) takes features [280, 289) of 288");
+  CHECK(complaint(at(1, Select{288, -1, 9})) ==
+        "error[bad-module] encoder.1 (select) has offset -1, want 0 to 16777216");
+  CHECK(complaint([](ModuleSpec& s) { s.mask_offset = 287; }) ==
+        "error[bad-module] mask_offset is 287, want -1, or 0 to 286");
+  CHECK(complaint([](ModuleSpec& s) { s.mask_offset = -2; }) ==
+        "error[bad-module] mask_offset is -2, want -1, or 0 to 286");
   CHECK(complaint(at(1, ChannelsLast{2, 12, 11})) ==
         "error[bad-module] encoder.1 (channels_last) takes 264 floats and gets 288");
   CHECK(complaint(at(2, Conv2d{12, 12, 2, 16, 15, 1, 1})) ==

@@ -3,9 +3,12 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
 #include <vector>
 
 #include "rl/check.hpp"
+#include "tests/error_of.hpp"
 
 namespace myriad {
 namespace {
@@ -349,6 +352,76 @@ TEST_SUITE("rl/wrappers") {
     CHECK(code_of(state) == "env-state");
     state = good, state[4] = -1;
     CHECK(code_of(state) == "env-state");
+  }
+
+  TEST_CASE("Wrappers: a Box of whole numbers is a choice for each element, from its lowest number on") {
+    struct Told : Environment {
+      void reset(RandomStream&, Row) override {}
+      StepResult step(ConstRow action, RandomStream&, Row) override {
+        told.assign(action.bytes().begin(), action.bytes().end());
+        return {};
+      }
+      std::vector<std::byte>& told;
+      explicit Told(std::vector<std::byte>& to) : told(to) {}
+    };
+    std::vector<std::byte> told_bytes;
+    for (const DType dtype : {DType::u8, DType::i32, DType::i64}) {
+      const EnvSpec spec{
+          .id = "TestIntegers-v0",
+          .observation_space = Space::box(0, 1, {2}),
+          .action_space =
+              Box{.low = {3, dtype == DType::u8 ? 0.0 : -5.0}, .high = {4, 2}, .shape = {2}, .dtype = dtype},
+          .source = "this test",
+          .make = [&](const EnvOptions&) { return std::make_unique<Told>(told_bytes); }};
+      EnvironmentConfig config;
+      for (const bool sticky : {false, true}) {
+        config.sticky_actions = sticky ? 0.5 : 0.0;
+        const EnvSpec wrapped = wrapped_spec(spec, config);
+        CHECK(wrapped.action_space.to_string() ==
+              (dtype == DType::u8 ? "MultiDiscrete([2 3])" : "MultiDiscrete([2 8])"));
+        const auto env = make_environment(wrapped, {});
+        std::vector<float> observation(2);
+        const Row row(std::as_writable_bytes(std::span(observation)));
+        RandomStream random(1, StreamPurpose::environment, 0);
+        env->reset(random, row);
+        const std::vector<int32_t> choices{1, 2};
+        env->step(ConstRow(std::as_bytes(std::span(choices))), random, row);
+        const int second = dtype == DType::u8 ? 2 : -3;
+        REQUIRE(told_bytes.size() == 2 * size_of(dtype));
+        if (dtype == DType::u8)
+          CHECK((std::to_integer<int>(told_bytes[0]) == 4 && std::to_integer<int>(told_bytes[1]) == 2));
+        if (dtype == DType::i32) CHECK(std::ranges::equal(ConstRow(told_bytes).i32(), std::vector<int32_t>{4, second}));
+        if (dtype == DType::i64) {
+          int64_t numbers[2];
+          std::memcpy(numbers, told_bytes.data(), sizeof numbers);
+          CHECK((numbers[0] == 4 && numbers[1] == second));
+        }
+      }
+    }
+    EnvSpec wide = steps_spec();
+    wide.action_space = Space::box(0, 1e6, {1}, DType::i32);
+    CHECK(error_of([&] { (void)wrapped_spec(wide, {}); }).find("1000001 choices for element 0, want at most 65536") !=
+          std::string::npos);
+    wide.action_space = Space::box(0, INFINITY, {1}, DType::i32);
+    CHECK(wrapped_spec(wide, {}).action_space.get_if<Box>() != nullptr);
+  }
+
+  TEST_CASE("Wrappers: those that act or show more than one step are refused with an action mask") {
+    EnvSpec spec = steps_spec();
+    spec.action_space = Space::discrete(3);
+    spec.observation_space = Dict{{{"action_mask", MultiBinary{3}}, {"observation", Space::box(0, 1, {2})}}};
+    CHECK(wrapped_spec(spec, {}).observation_space.flat_size() == 5);
+    const auto refusal = [&](auto change) {
+      EnvironmentConfig config;
+      change(config);
+      return error_of([&] { (void)wrapped_spec(spec, config); });
+    };
+    CHECK(refusal([](EnvironmentConfig& c) { c.frame_skip = 2; }) ==
+          "error[impossible] environment.frame_skip is 2, but " + spec.id +
+              " has an action_mask, and an action may be masked before it is repeated; want 1");
+    CHECK(refusal([](EnvironmentConfig& c) { c.sticky_actions = 0.25; }).find("sticky_actions is 0.25") !=
+          std::string::npos);
+    CHECK(refusal([](EnvironmentConfig& c) { c.frame_stack = 4; }).find("frame_stack is 4") != std::string::npos);
   }
 
   TEST_CASE("Wrappers: an option that changes the space changes the stack's") {

@@ -216,6 +216,52 @@ MYRIAD_ENVIRONMENTS(Cart, Short)"""))
             results.append(self.call("evaluate", runs[0], "--episodes", "40", "--explore", "--json").stdout)
         self.assertEqual(*results)
 
+    def offers(self, **replaced: str) -> str:
+        """The environment with action masks of docs/howto-simulator.md."""
+        text = re.search(r"```cpp\n// offers.cpp\n(.*?)```", (ROOT / "docs/howto-simulator.md").read_text(), re.S)[1]
+        for old, new in replaced.values():
+            self.assertIn(old, text)
+            text = text.replace(old, new, 1)
+        return text
+
+    def test_actions_that_are_not_possible_are_not_taken(self):
+        """The environment throws where one is."""
+        library = self.compile(self.offers(), "offers")
+        episode = [json.loads(line) for line in self.call("play", f"plugin:{library}", "--steps", 50, "--json").stdout.splitlines()]
+        self.assertEqual(51, len(episode))
+        for before, after in zip(episode, episode[1:]):
+            self.assertEqual(1, before["observation"]["action_mask"][after["action"]])
+        self.call("check-env", f"plugin:{library}")
+        for settings in (["learners.executor=native"], ["learners.executor=torch", "environment.observation_filter=MeanStdFilter"],
+                         ["algorithm=IMPALA", "training.grad_clip=40"]):
+            with self.subTest(settings):
+                result, run = self.train_plugin(library, *settings, "stop.training_iteration=40", "training.gamma=0", "stop.episode_return_mean=60",
+                                                "training.lr=3e-3", "evaluation.evaluate_at_end=true")
+                self.assertGreater(json_lines(run / "results.jsonl")[-1]["env_runners"]["episode_return_mean"], 55)
+                self.call("evaluate", run, "--episodes", 20), self.call("evaluate", run, "--episodes", 20, "--explore")
+                shutil.rmtree(run)
+
+    def test_masks_of_every_type_lie_behind_the_observation(self):
+        for name, replaced in (
+                ("bytes", {"space": ("box(0, 1, {8})", "box(0, 255, {8}, MYRIAD_U8)"), "reset": ("float* observation) {\n    const auto", "uint8_t* observation) {\n    const auto"),
+                           "step": ("random, float*", "random, uint8_t*")}),
+                ("pair", {"space": ("discrete(8)", "multi_discrete({8, 2})"), "mask": ("// the mask", "observation[16] = 1, observation[17] = 0;")})):
+            with self.subTest(name):
+                library = self.compile(self.offers(**replaced), name)
+                self.call("check-env", f"plugin:{library}")
+                _, run = self.train_plugin(library, "stop.training_iteration=2", "environment.max_episode_steps=20")
+                shutil.rmtree(run)
+
+    def test_masks_that_cannot_be_are_named(self):
+        none = {"none": ("observation[8 + i] = possible[i] ? 1 : 0", "observation[8 + i] = 0")}
+        library = self.compile(self.offers(**none), "none")
+        result, run = self.train_plugin(library, status=3)
+        self.assertRegex(result.stderr, r"error\[no-action\] plugin:\S+none.so env \d+ \(seed \d+\) at reset: obs.action_mask allows no action")
+        self.assertIn("action_mask allows no action", self.call("check-env", f"plugin:{library}", status=3).stdout)
+        shutil.rmtree(run)
+        box = self.compile(self.offers(space=("discrete(8)", "box(0, 1, {8}, MYRIAD_I32)")), "box")
+        self.refused(box, "actions with a mask are Discrete or MultiDiscrete, not Box", status=2)
+
     def test_simulator_ends_an_episode_by_truncation(self):
         library = self.compile(self.cart(ends=("    return {1.0,", "    return {1.0, false, ++steps == 7};\n    return {1.0,"), count=("  double force, s[4]", "  int steps = 0;\n  double force, s[4]")))
         last = json.loads(self.call("play", f"plugin:{library}", "--json").stdout.splitlines()[-1])

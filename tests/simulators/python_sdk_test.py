@@ -130,6 +130,28 @@ serve(lambda options: Recorder(Env()), observation, ACTION)
 """
 
 
+# Offers of which `allowed` can be taken; the reward is what the taken one is worth. It throws where one cannot be taken.
+MASKED = RECORDER + """
+action, groups = ACTION
+observation = Dict(OBSERVATION)
+class Env:
+    def reset(self, seed=None):
+        self.random = np.random.default_rng(seed) if seed is not None else self.random
+        self.t = 0
+        return self.see(), {}
+    def see(self):
+        self.mask = [m for n in groups for m in self.random.permutation([1] * min(ALLOWED, n) + [0] * (n - ALLOWED))]
+        self.offers = self.random.uniform(0, 1, sum(groups))
+        return {"action_mask": self.mask, "observation": self.offers}
+    def step(self, action):
+        choices = [at + int(a) for at, a in zip(np.cumsum([0, *groups[:-1]]), np.atleast_1d(action - START))]
+        assert all(self.mask[c] for c in choices), f"{action} is masked"
+        self.t += 1
+        return self.see(), float(sum(self.offers[c] for c in choices)), False, self.t == 20, {}
+serve(lambda options: Recorder(Env()), observation, action)
+"""
+
+
 class Package(Case):
     def setUp(self) -> None:
         super().setUp()
@@ -167,6 +189,27 @@ class PettingZoo(Package):
         nothing = nothing_of(space)
         self.assertTrue(space.contains({**nothing, "one": np.int64(nothing["one"])}))
         self.assertEqual([[2, 2], [-2], 5], [nothing["far"].tolist(), nothing["less"].tolist(), nothing["one"]])
+
+    def test_an_agent_that_waits_may_do_anything(self):
+        space = box.Dict({"observation": box.Box(2, 3, (2,)), "action_mask": box.Box(0, 1, (3,), np.int8)})
+        self.assertEqual([1, 1, 1], nothing_of(space)["action_mask"].tolist())
+        self.assertTrue(space.contains(nothing_of(space)))
+
+    def test_masked_agents(self):
+        """One of three actions can be taken, another at each step and of each agent."""
+        text = TEAM.replace(" SPACE", " + 1").replace("        self.t, playing", "        assert all(self.mask(a)[action] for a, action in actions.items()), actions\n        self.t, playing")
+        text += "    def mask(self, a):\n        return [int(i == (self.t + self.possible_agents.index(a)) % 3) for i in range(3)]\n"
+        in_info = text.replace("{a: {} for a in", "{a: {'action_mask': self.mask(a)} for a in")
+        seen = text.replace("return Box(-1e6, 1e6, (3,))", "return Dict({'observation': Box(-1e6, 1e6, (3,)), 'action_mask': Box(0, 1, (3,), 'int8')})").replace("import Box", "import Box, Dict")
+        seen = seen.replace("{a: [self.episode, self.t, 1 + self.possible_agents.index(a)]", "{a: {'action_mask': self.mask(a), 'observation': [self.episode, self.t, 1 + self.possible_agents.index(a)]}")
+        for name, module, query in (("seen", seen, ""), ("in_info", in_info, "?mask=info")):
+            with self.subTest(name):
+                self.file(f"{name}.py", module)
+                run = self.root / name
+                self.train(run, "stop.training_iteration=3", config=self.config_of(f"pettingzoo:{name}{query}"))
+                self.call("evaluate", run, "--episodes", 6, "--explore")
+        said = self.refused("pettingzoo:team?mask=info", status=3)
+        self.assertIn("mask=info, but there is no info", said)
 
     def test_training_and_evaluation_play_whole_worlds(self):
         for module, text in (("team", None), ("turns", AEC)):
@@ -268,6 +311,9 @@ class Policies(Package):
         for i, (action, settings) in enumerate((
                 ("Box(-1, [[2], [3]], (2, 1))", ["fcnet_activation='gelu'", "free_log_std=false", "log_std_clip_param=0.01"]),
                 ("Box(-np.inf, np.inf, (1, 2))", ["fcnet_activation='elu'", "fcnet_use_layernorm=true", "fcnet_hiddens=[9]"]),
+                ("Box(-1, [[2], [3]], (2, 1))", ["action_distribution='squashed_gaussian'"]),
+                ("Box(-1, [[2], [3]], (2, 1))", ["action_distribution='squashed_gaussian'", "free_log_std=false"]),
+                ("Box(-3, 2, (2,))", ["action_distribution='beta'"]),
                 ("Discrete(4, 3)", ["fcnet_activation='silu'", "vf_share_layers=true"]),
                 ("MultiDiscrete([3, 2, 4])", ["fcnet_activation='relu'", "fcnet_use_layernorm=true"]),
                 ("MultiBinary(3)", ["fcnet_activation='linear'"]),
@@ -276,6 +322,32 @@ class Policies(Package):
             with self.subTest(action):
                 run = self.run_of(MADE_UP.replace("ACTION", action), "stop.training_iteration=3", *(f"rl_module.{s}" for s in settings), name=f"run{i}")
                 self.assert_acts_as_evaluate(run)
+
+    def test_masked_actions_are_not_taken(self):
+        mask, view = '"action_mask": MultiBinary(SIZE)', '"observation": Box(0, 1, (SIZE,))'
+        for i, (action, start, size, spaces, settings) in enumerate((
+                ("Discrete(5, 3), [5]", 3, 5, f"{mask}, {view}", ["environment.observation_filter='MeanStdFilter'"]),
+                ("MultiDiscrete([2, 4]), [2, 4]", 0, 6, f"{view}, {mask}", ["learners.executor='torch'"]),
+        )):
+            with self.subTest(action):
+                text = MASKED.replace("ACTION", action).replace("OBSERVATION", "{" + spaces.replace("SIZE", str(size)) + "}").replace("START", str(start))
+                run = self.run_of(text.replace("ALLOWED", "2"), "stop.training_iteration=5", *settings, name=f"masked{i}")
+                policy = self.assert_acts_as_evaluate(run)
+                for observation, action in self.recorded(run, "--episodes", 6, "--explore"):
+                    self.assertTrue(policy.allows(observation, action))
+                    self.assertTrue(policy.allows(observation, policy.act(observation, explore=True)))
+                self.call("train", self.root / "config.toml", "--out", self.root / f"random{i}", "env_runners.random_actions=true", "stop.training_iteration=2")
+
+    def test_gymnasiums_mask_in_info(self):
+        run = self.root / "taxi"
+        self.train(run, "stop.training_iteration=3", config=self.config_of("gymnasium:Taxi-v3?mask=info"))
+        policy = Policy(run, seed=1)
+        self.assertEqual(6, policy.observation.spaces["action_mask"].shape[0])
+        # In the taxi's corner at the top left, with the passenger elsewhere: not north, not west, and nobody to pick up or drop.
+        observation = {"action_mask": [1, 0, 1, 0, 0, 0], "observation": 13}
+        self.assertEqual({0, 2}, {policy.act(observation, explore=True) for _ in range(200)})
+        said = self.call("train", self.config_of("gymnasium:CartPole-v1?mask=info"), "--out", self.root / "none", status=3).stderr
+        self.assertIn('mask=info, but there is no info[\\"action_mask\\"]'.replace("\\", ""), said.replace("\\", ""))
 
     def test_newer_checkpoints_are_loaded_and_broken_ones_named(self):
         run = self.run_of(GYMNASIUM.replace("ID", "Pendulum-v1"), "stop.training_iteration=1")
@@ -336,7 +408,7 @@ class ByHand(unittest.TestCase):
 
     @staticmethod
     def policy(observation, action, tensors: dict, filter_state: list | None = None, seed: int = 0, spec: dict | None = None, **settings) -> Policy:
-        """The policy of one linear layer, or of the spec that a plugin made, of what a Weights message holds."""
+        """The policy of one linear layer, or of the given spec, of what a Weights message holds."""
         def safetensors(tensors: dict) -> bytes:
             header, data = {}, b""
             for name, tensor in tensors.items():
@@ -348,14 +420,14 @@ class ByHand(unittest.TestCase):
 
         environment = {"observation_filter": "NoFilter" if filter_state is None else "MeanStdFilter", "observation_clip": 0.5,
                        "normalize_actions": True, "clip_actions": True}
-        module = {"fcnet_hiddens": [], "fcnet_activation": "tanh", "fcnet_use_layernorm": False, "free_log_std": True, "log_std_clip_param": 20.0}
+        module = {"fcnet_hiddens": [], "fcnet_activation": "tanh", "fcnet_use_layernorm": False, "free_log_std": True, "log_std_clip_param": 20.0,
+                  "action_distribution": "auto"}
         lines = [f"{k} = {json.dumps(settings.get(k, v))}" for k, v in environment.items()] + ["[rl_module]"]
         config = "[environment]\n" + "\n".join(lines + [f"{k} = {json.dumps(settings.get(k, v))}" for k, v in module.items()])
-        config += f"\n[plugins]\nmodule = {json.dumps(json.dumps(spec))}" if spec else ""
         connectors = {} if filter_state is None else {"mean_std_filter": np.array(filter_state, np.float64)}
         as_numpy = lambda tensors: lambda: np.frombuffer(safetensors(tensors), np.uint8)
         weights = types.SimpleNamespace(ParametersAsNumpy=as_numpy(tensors), ConnectorsAsNumpy=as_numpy(connectors),
-                                        Config=lambda: config.encode(), Version=lambda: 3)
+                                        Config=lambda: config.encode(), Module=lambda: json.dumps(spec).encode() if spec else None, Version=lambda: 3)
         return Policy.of_weights(weights, observation, action, seed=seed)
 
     def test_a_filter_a_mean_and_a_range(self):
@@ -382,12 +454,30 @@ class ByHand(unittest.TestCase):
         few = self.policy(Box(-9, 9, (2,)), Box(-2, 4, (1,)), tensors, [1, 1, 2, 0, 0], normalize_actions=False, clip_actions=False)
         self.assertEqual([2 * 3 - 2.25 + 0.5], few.act([3, 2.25]).tolist())  # one row is no filter yet
 
-    def test_network_that_a_plugin_made(self):
+    def test_the_network_of_the_message(self):
         spec = {"obs_size": 2, "encoder": [{"kind": "scale", "size": 2, "factor": 0.5}], "action_head": {"kind": "linear", "inputs": 2, "outputs": 2},
                 "distribution": {"kind": "categorical", "n": 2}, "log_std_clip": 20.0}
         tensors = {"pi.weight": np.array([[1, 0], [2, 1]], np.float32), "pi.bias": np.zeros(2, np.float32)}
         self.assertEqual([1.5, 5], self.policy(Box(-9, 9, (2,)), Discrete(2), tensors, spec=spec).action_dist_inputs([3, 4]).tolist())
         self.assertEqual([3, 10], self.policy(Box(-9, 9, (2,)), Discrete(2), tensors).action_dist_inputs([3, 4]).tolist())
+
+    def test_squashed_gaussians_and_betas(self):
+        # A head of 0 x + bias. tanh(0.5) is stretched to [-2, 4]: 3 tanh(0.5) + 1.
+        f32 = lambda *values: np.array(values, np.float32)
+        of = lambda kind, weight, bias, **more: self.policy(Box(-9, 9, (1,)), Box(-2, 4, (1,)), {"pi.weight": weight, "pi.bias": bias} | more, seed=1, action_distribution=kind)
+        squashed = of("squashed_gaussian", f32([0]), f32(0.5), log_std=f32(-1))
+        self.assertAlmostEqual(3 * math.tanh(0.5) + 1, squashed.act([0])[0], places=5)
+        u = np.arctanh([squashed.draw([0])[1][0] for _ in range(4000)])
+        self.assertLess(abs(u.mean() - 0.5) / math.exp(-1) * np.sqrt(u.size), 4)
+        self.assertLess(abs(u.var() / math.exp(-2) - 1) * np.sqrt(u.size / 2), 4)
+        # softplus(x) = 2 and 1 for x = log(e^2 - 1) and log(e - 1): alpha 3, beta 2, of mode 2/3 and mean 3/5; 6 x - 2.
+        beta = of("beta", f32([0], [0]), f32(math.log(math.e ** 2 - 1), math.log(math.e - 1)))
+        self.assertAlmostEqual(6 * 2 / 3 - 2, beta.act([0])[0], places=5)
+        x = (np.array([beta.draw([0])[1][0] for _ in range(4000)]) + 1) / 2
+        self.assertLess(abs(x.mean() - 0.6) / 0.2 * np.sqrt(x.size), 4)  # variance 6 / (25 * 6)
+        self.assertAlmostEqual(0.04, x.var(), delta=0.004)
+        wide = of("beta", f32([0], [0]), f32(-1e3, -1e3))  # alpha and beta 1: no peak
+        self.assertEqual(1, wide.act([0])[0])
 
     def test_logits_in_groups(self):
         f32 = lambda *values: np.array(values, np.float32)
@@ -399,6 +489,33 @@ class ByHand(unittest.TestCase):
         drawn = self.policy(Box(-9, 9, (1,)), Discrete(2, 5), {"pi.weight": f32([0], [0]), "pi.bias": f32(0, np.log(3))})
         share = np.mean([drawn.act([0], explore=True) == 6 for _ in range(4000)])
         self.assertLess(abs(share - 0.75), 4 * np.sqrt(0.75 * 0.25 / 4000))
+
+    def test_masked_logits(self):
+        f32 = lambda *values: np.array(values, np.float32)
+        space = Dict({"action_mask": MultiBinary(3), "observation": Box(-9, 9, (1,))})
+        tensors = {"pi.weight": f32([1], [0], [0]), "pi.bias": f32(0, 3, 2)}
+        one = self.policy(space, Discrete(3, 5), tensors)
+        see = lambda *mask: {"action_mask": mask, "observation": [4]}
+        self.assertEqual([4, 3, 2], one.action_dist_inputs(see(1, 1, 1)).tolist())
+        self.assertEqual([f32(-1e30)[()], 3, f32(-1e30)[()]], one.action_dist_inputs(see(0, 1, 0)).tolist())
+        self.assertEqual([5, 6, 7], [one.act(see(*mask)) for mask in ((1, 1, 1), (0, 1, 1), (0, 0, 1))])
+        self.assertEqual({7}, {one.act(see(0, 0, 1), explore=True) for _ in range(50)})
+        self.assertEqual({6, 7}, {one.act(see(0, 1, 1), explore=True) for _ in range(50)})
+        self.assertEqual([True, False], [one.allows(see(0, 1, 0), action) for action in (6, 7)])
+        with self.assertRaisesRegex(ValueError, "allows no action"):
+            one.act(see(0, 0, 0))
+        one.random = types.SimpleNamespace(random=lambda: 1.0)  # beyond what is ever drawn
+        self.assertEqual(6, one.act(see(0, 1, 0), explore=True))
+        # A filter leaves the mask as it is: of its 0s and 1s, too, it has a mean and a deviation.
+        filtered = self.policy(space, Discrete(3, 5), tensors, [5, 0.5, 0.5, 0.5, 2, 1, 1, 1, 16], observation_clip=9.0)
+        self.assertEqual([1, 3, f32(-1e30)[()]], filtered.action_dist_inputs(see(1, 1, 0)).tolist())
+        pair = Dict({"observation": Box(-9, 9, (1,)), "action_mask": Tuple([MultiBinary(2), MultiBinary(3)])})
+        many = self.policy(pair, MultiDiscrete([2, 3]), {"pi.weight": np.zeros((5, 1), np.float32), "pi.bias": f32(4, 9, 1, 7, 6)})
+        see = lambda *mask: {"action_mask": (mask[:2], mask[2:]), "observation": [4]}
+        self.assertEqual([0, 2], many.act(see(1, 0, 1, 0, 1)).tolist())
+        self.assertEqual([False, True], [many.allows(see(1, 0, 1, 0, 1), action) for action in ([0, 1], [0, 0])])
+        with self.assertRaisesRegex(ValueError, "allows no action"):
+            many.act(see(1, 1, 0, 0, 0))
 
     # Every kind of layer; "EigenPolicy: what myriad_client computes" (tests/env_runners/eigen_policy_test.cpp) has the same
     # module, parameters sin(1) / 2, sin(2) / 2, ..., the same observation and outputs.

@@ -18,7 +18,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "tests/integration"), str(ROOT / "sdk/python")]
 import run_test  # noqa: E402
-from myriad_client import Box, Client, Discrete, EpisodeLost, Refused, wire  # noqa: E402
+from myriad_client import Box, Client, Dict, Discrete, EpisodeLost, MultiBinary, Refused, wire  # noqa: E402
 from run_test import Case, json_lines, landlock_abi  # noqa: E402
 
 # A simulator whose steps can be counted: an observation is [episode, t, the option "scale"], the reward t.
@@ -202,6 +202,8 @@ for attempt in (lambda: open({str(target)!r}, "w"), lambda: __import__("socket")
 class Players(threading.Thread):
     """A client in a thread. Its episodes last 6 steps, with a reward of 1 each; `faults`: called before each step."""
 
+    space = {"observation": Box(-10, 10, (2,)), "action": Discrete(2)}
+
     def __init__(self, address: str, fault=lambda client, episode, t: None, **more):
         super().__init__(daemon=True)
         self.address, self.fault, self.more = address, fault, more
@@ -209,7 +211,7 @@ class Players(threading.Thread):
 
     def run(self) -> None:
         try:
-            with Client(self.address, observation=Box(-10, 10, (2,)), action=Discrete(2), patience_s=2, **self.more) as client:
+            with Client(self.address, **self.space, patience_s=2, **self.more) as client:
                 while not self.stop:
                     try:
                         self.play(client)
@@ -290,6 +292,28 @@ class Clients(Spawning):
         self.assertEqual({6.0}, self.returns(run))
         self.assertEqual(20 * 40, json_lines(run / "results.jsonl")[-1]["num_env_steps_sampled_lifetime"])
         self.assertEqual(2, self.events(run).count("is with runner"))
+
+    def test_a_client_that_acts_itself_takes_no_masked_action(self):
+        """Of three actions one can be taken, another at each step; a step is worth 1."""
+        class Acting(Players):
+            space = {"observation": Dict({"action_mask": MultiBinary(3), "observation": Box(-10, 10, (2,))}), "action": Discrete(3)}
+            see = staticmethod(lambda t: {"action_mask": [t % 3 == i for i in range(3)], "observation": [0, t]})
+
+            def play(self, client):
+                action = client.begin(self.see(0))
+                for t in range(1, 6):
+                    assert action == (t - 1) % 3, f"{action} at {t - 1}"
+                    try:
+                        client.act(self.see(t), 100.0, action=(t + 1) % 3)
+                        raise AssertionError("a masked action was taken")
+                    except ValueError:
+                        pass  # and nothing was said
+                    action = client.act(self.see(t), 1.0, action=t % 3) if t == 3 else client.act(self.see(t), 1.0)
+                client.end(self.see(6), 1.0)
+        self.FILE = "observation = {action_mask = {binary = 3}, observation = {shape = [2], low = -10, high = 10}}\naction = {n = 3}\n"
+        driver, run, door = self.run_of_clients("stop.training_iteration=5")
+        self.play_to_the_end(driver, Acting(door, acts=True), Acting(door, acts=True))
+        self.assertEqual({6.0}, self.returns(run))
 
     def test_a_client_that_acts_itself_is_learned_from(self):
         """A step is worth 1 when its action was 1. What the runner would have done is worth nothing: it is never asked."""

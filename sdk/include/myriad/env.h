@@ -103,6 +103,14 @@ typedef struct {
   int (*step_batch)(size_t count, myriad_env* const* envs, const void* const* actions,
                     const myriad_random* const* randoms, void* const* observations, double* rewards, uint8_t* ended,
                     myriad_error* error);
+
+  /* Minor version 2. */
+
+  /* 1: what reset(), step() and load() write as an observation is longer than its space says: its elements are followed
+   * by as many of the same type as the action has choices (n of discrete; the sum of nvec of multi-discrete), 0 where a
+   * choice is not possible in this state, else 1. Myriad then takes none of those that are not. A state that does not
+   * end its episode allows something. */
+  uint32_t masks_actions;
 } myriad_plugin;
 
 MYRIAD_EXPORT const myriad_plugin* myriad_env_plugin(void);

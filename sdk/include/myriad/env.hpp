@@ -14,8 +14,10 @@
 // bit for bit, `static constexpr size_t num_state`, `void save(double*) const`, `void load(const double*, float*)`.
 // To be seen: `void render(int width, int height, uint8_t* rgb)`, `static constexpr double render_fps`. Where many
 // steps at once are faster: `static void step_batch(myriad::Batch<Mine, float, float>&)`, of actions and observations.
-// Pointers to an observation or action are of its space's type: float, double, uint8_t, int32_t. What a member throws
-// ends the environment with the exception's text.
+// Where not every action is possible in every state: `static constexpr bool masks_actions = true`; an observation is
+// then followed by a 1 for each discrete action (each choice of a multi-discrete one) that is, and a 0 for one that is
+// not. Pointers to an observation or action are of its space's type: float, double, uint8_t, int32_t. What a member
+// throws ends the environment with the exception's text.
 #pragma once
 
 #include <cmath>
@@ -187,6 +189,10 @@ struct FramesPerSecond<E, std::void_t<decltype(E::render_fps)>> {
   static constexpr double value = E::render_fps;
 };
 template <class E, class = void>
+struct MasksActions : std::false_type {};
+template <class E>
+struct MasksActions<E, std::enable_if_t<E::masks_actions>> : std::true_type {};
+template <class E, class = void>
 struct HasBatch : std::false_type {};
 template <class E>
 struct HasBatch<E, std::void_t<decltype(&E::step_batch)>> : std::true_type {};
@@ -323,6 +329,7 @@ struct Plugin {
       if constexpr (HasRender<E>::value) p.render = render;
       p.render_fps = FramesPerSecond<E>::value;
       if constexpr (HasBatch<E>::value) p.step_batch = step_batch;
+      p.masks_actions = MasksActions<E>::value ? 1 : 0;
       return p;
     }();
     return &plugin;

@@ -10,7 +10,7 @@ import numpy as np
 
 from myriad_client import protocol_generated as p
 from myriad_client import spaces, wire
-from myriad_client.policy import Policy
+from myriad_client.policy import Policy, allows
 
 
 class Client:
@@ -51,6 +51,7 @@ class Client:
         """The first observation of an episode; returns what to do."""
         if self._playing:
             raise RuntimeError("the episode before has not ended: say end() first")
+        self._refuse_masked(observation, action)
         self._episode, self._t, self._reward, self._playing = self._episode + 1, 0, 0.0, True
         self._did = None
         return self._ask(observation, action)
@@ -63,6 +64,7 @@ class Client:
 
     def act(self, observation, reward: float = 0.0, action=None):
         """What the last action led to; returns what to do now."""
+        self._refuse_masked(observation, action)
         self._advance(reward)
         return self._ask(observation, action)
 
@@ -84,6 +86,10 @@ class Client:
         self.close()
 
     # --- how ---
+
+    def _refuse_masked(self, observation, action) -> None:
+        if action is not None and not allows(self.observation.space, self.action.space, observation, action):
+            raise ValueError(f"the observation's action_mask forbids the action {action}")
 
     def _advance(self, reward: float) -> None:
         if not self._playing:

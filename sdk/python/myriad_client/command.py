@@ -18,6 +18,11 @@ def arguments(module: str, doc: str) -> tuple[str, dict, str]:
     return env_id, {key: value_of(value) for key, value in urllib.parse.parse_qsl(query, keep_blank_values=True)}, given.listen
 
 
+def takes_mask(fixed: dict) -> bool:
+    """Whether the arguments have mask=info, which is not the environment's."""
+    return fixed.get("mask") == "info" and bool(fixed.pop("mask"))
+
+
 def value_of(text: str):
     try:
         return json.loads(text)  # true, null, 3, [1, 2], {"a": 1}

@@ -2,11 +2,14 @@
 
 What follows the question mark are keyword arguments that are no numbers; numbers are options (env_config). The module that
 registers ID is named before a colon, as in gymnasium.make: "my_package:MyEnv-v0".
+
+Where info["action_mask"] says which actions are possible, `mask=info` puts it into the observations: "gymnasium:Taxi-v3?mask=info".
 """
 import importlib
 import math
 
 import gymnasium
+import numpy as np
 
 from myriad_client import command, spaces, wire
 from myriad_client.simulator import serve
@@ -40,6 +43,39 @@ def action_of(space) -> object:
     return ours
 
 
+def masked_space(observation, action) -> gymnasium.spaces.Dict:
+    """The observations together with the masks of info["action_mask"]."""
+    size = sum(spaces.choices_of(space_of(action)))
+    if size == 0:
+        raise TypeError(f"mask=info is for Discrete and MultiDiscrete actions, not {action}")
+    return gymnasium.spaces.Dict({"action_mask": gymnasium.spaces.Box(0, 1, (size,), np.uint8), "observation": observation})
+
+
+def masked(space: gymnasium.spaces.Dict, observation, info: dict, ended: bool = False) -> dict:
+    """An observation of masked_space(); where the episode has ended there need be no mask."""
+    mask = info.get("action_mask", np.zeros(space["action_mask"].shape) if ended else None)
+    if mask is None:
+        raise KeyError('mask=info, but there is no info["action_mask"]')
+    parts = [np.ravel(part) for part in mask] if isinstance(mask, tuple) else [np.ravel(mask)]  # a tuple: of MultiDiscrete
+    return {"action_mask": np.concatenate(parts), "observation": observation}
+
+
+class InfoMask(gymnasium.Wrapper):
+    """mask=info: the masks in the observations."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.observation_space = masked_space(env.observation_space, env.action_space)
+
+    def reset(self, **arguments):
+        observation, info = self.env.reset(**arguments)
+        return masked(self.observation_space, observation, info), info
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return masked(self.observation_space, observation, info, terminated or truncated), reward, terminated, truncated, info
+
+
 def numbers_of(spec) -> dict[str, float | int | bool]:
     """The keyword arguments that are numbers, with their defaults."""
     entry = gymnasium.envs.registration.load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
@@ -54,7 +90,12 @@ def main() -> None:
             importlib.import_module(module)
         spec = gymnasium.spec(name)
         numbers = {name: value for name, value in numbers_of(spec).items() if name not in fixed}
-        make = lambda options: gymnasium.make(env_id, disable_env_checker=True, **fixed, **command.changed(options, numbers))
+        mask = command.takes_mask(fixed)
+
+        def make(options):
+            env = gymnasium.make(env_id, disable_env_checker=True, **fixed, **command.changed(options, numbers))
+            return InfoMask(env) if mask else env
+
         probe = make(wire.options())
         observation, action = space_of(probe.observation_space), action_of(probe.action_space)
         probe.close()

@@ -2,7 +2,8 @@
 
 MODULE has `parallel_env` or `env`, as pettingzoo.butterfly.pistonball_v6. One policy plays all agents (parameter sharing): each
 agent is an environment of Myriad's, as in SuperSuit's pettingzoo_env_to_vec_env. What follows the question mark are keyword
-arguments that are no numbers; numbers are options (env_config).
+arguments that are no numbers; numbers are options (env_config). `mask=info` makes a part of the observations of each agent's
+info["action_mask"]; an "action_mask" that observations have already is honoured without it.
 
 All agents begin and end an episode together. One that has ended while others play on waits: it sees nothing (zeros, or what of
 the space is nearest), gets no reward, its actions go nowhere, and its end is told with the end of all; its return is right, its
@@ -14,10 +15,11 @@ import importlib
 import numpy as np
 import pettingzoo
 from gymnasium import spaces as box
+from pettingzoo.utils import BaseParallelWrapper
 from pettingzoo.utils.conversions import aec_to_parallel
 
 from myriad_client import command, wire
-from myriad_client.gymnasium import action_of, space_of
+from myriad_client.gymnasium import action_of, masked, masked_space, space_of
 from myriad_client.simulator import serve
 
 
@@ -28,10 +30,34 @@ def nothing_of(space):
     if isinstance(space, box.Discrete):
         return int(np.clip(0, space.start, space.start + space.n - 1))
     if isinstance(space, box.Dict):
-        return {name: nothing_of(part) for name, part in space.items()}
+        return {name: everything_of(part) if name == "action_mask" else nothing_of(part) for name, part in space.items()}
     if isinstance(space, box.Tuple):
         return tuple(nothing_of(part) for part in space)
     return np.zeros(space.shape, space.dtype)  # MultiDiscrete, MultiBinary
+
+
+def everything_of(mask):
+    """An action_mask of an agent that is not there: what it does goes nowhere, and so it may do anything."""
+    if isinstance(mask, box.Tuple):
+        return tuple(everything_of(part) for part in mask)
+    return np.ones(mask.shape, mask.dtype)
+
+
+class InfoMasks(BaseParallelWrapper):
+    """mask=info: the masks in the observations."""
+
+    def observation_space(self, agent):
+        return masked_space(self.env.observation_space(agent), self.env.action_space(agent))
+
+    def reset(self, seed=None, options=None):
+        seen, infos = super().reset(seed=seed, options=options)
+        return {agent: masked(self.observation_space(agent), one, infos[agent]) for agent, one in seen.items()}, infos
+
+    def step(self, actions):
+        seen, rewards, terminateds, truncateds, infos = super().step(actions)
+        ended = lambda agent: bool(terminateds.get(agent) or truncateds.get(agent))
+        seen = {agent: masked(self.observation_space(agent), one, infos[agent], ended(agent)) for agent, one in seen.items()}
+        return seen, rewards, terminateds, truncateds, infos
 
 
 class World:
@@ -81,12 +107,14 @@ def main() -> None:
         create = getattr(module, "parallel_env", None) or getattr(module, "env", None)
         if create is None:
             raise TypeError(f"{name} has neither parallel_env nor env: name the module of an environment, as pettingzoo.butterfly.pistonball_v6")
+        mask = command.takes_mask(fixed)
         defaults = command.defaults_of(getattr(module, "raw_env", create)) | command.defaults_of(create)
         numbers = {key: value for key, value in command.numbers(defaults).items() if key not in fixed}
 
         def make(options):
             env = create(**fixed, **command.changed(options, numbers))
-            return env if isinstance(env, pettingzoo.ParallelEnv) else aec_to_parallel(env)
+            env = env if isinstance(env, pettingzoo.ParallelEnv) else aec_to_parallel(env)
+            return InfoMasks(env) if mask else env
 
         probe = make(wire.options())
         agents = agents_of(probe, name)

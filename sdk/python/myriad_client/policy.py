@@ -21,6 +21,8 @@ MODULE = "learner_group/modules/default_policy.safetensors"
 CONNECTORS = "learner_group/connectors.safetensors"
 SPEC = "learner_group/module.json"  # checkpoints of older versions, all of MLPs, have none
 ELEMENTS = {"F32": "<f4", "F64": "<f8", "U8": "u1", "I32": "<i4", "I64": "<i8"}
+MASKED = np.float32(-1e30)  # kMaskedLogit of rl/module_spec.hpp: exp(MASKED - x) is 0
+SQUASHED_BOUND, BETA_BOUND = np.float32(1 - 1e-6), np.float32(1e-6)  # of drawn actions: rl/module_spec.hpp
 ERF = np.vectorize(math.erf, otypes=[np.float64])
 ACTIVATIONS = {
     "linear": lambda x: x,
@@ -58,9 +60,8 @@ class Policy:
     def set_weights(self, weights, observation, action) -> None:
         module, connectors = (data.tobytes() for data in (weights.ParametersAsNumpy(), weights.ConnectorsAsNumpy()))
         config = tomllib.loads(weights.Config().decode())
-        spec = config.get("plugins", {}).get("module")  # where a plugin made the network
         self._put_together(config, observation, action, read_safetensors(module, "the weights' module"),
-                           read_safetensors(connectors, "the weights' connectors"), json.loads(spec) if spec else None)
+                           read_safetensors(connectors, "the weights' connectors"), json.loads(spec) if (spec := weights.Module()) else None)
         self.version = weights.Version()
 
     def refresh(self) -> bool:
@@ -97,9 +98,7 @@ class Policy:
             chosen = [self._draw(part) if explore else int(part.argmax()) for part in parts]
             action = self.action.start + chosen[0] if isinstance(self.action, spaces.Discrete) else np.array(chosen, np.int32)
             return action, action, inputs
-        drawn, log_std = np.split(inputs, 2)
-        if explore:
-            drawn = drawn + np.exp(log_std) * self.random.standard_normal(drawn.size, np.float32)
+        drawn = self._draw_beta(inputs, explore) if self._kind == "beta" else self._draw_normal(inputs, explore)
         drawn = drawn.astype(self.action.dtype)
         action = np.clip(drawn * self._scale + self._offset, self._low, self._high)
         return action.astype(self.action.dtype).reshape(self.action.shape), drawn.reshape(self.action.shape), inputs
@@ -111,27 +110,50 @@ class Policy:
         flat = np.asarray(action, self.action.dtype).ravel()
         return ((flat - self._offset) / self._scale).astype(self.action.dtype).reshape(self.action.shape)
 
+    def allows(self, observation, action) -> bool:
+        """Whether the observation's action_mask, where it has one, allows this action."""
+        return allows(self.observation, self.action, observation, action)
+
     def action_dist_inputs(self, observation) -> np.ndarray:
-        """The parameters of the distribution of actions: logits, Q-values, or means and then log standard deviations."""
-        x = np.concatenate([part.ravel() for part in features(self.observation, observation)])
+        """The parameters of the distribution of actions: logits or Q-values (MASKED for one that the observation's action_mask forbids), or
+        means and then log standard deviations, or what makes a Beta's alphas and then its betas."""
+        x = flat(self.observation, observation)
+        mask = None if self._mask is None else x[self._mask]
         if self._filter is not None:
             shift, scale, clip = self._filter
             x = np.clip((x - shift) * scale, -clip, clip)
         for layer in self._layers:
             x = layer(x)
-        if not isinstance(self.action, spaces.Box):
+        if mask is not None:
+            if not all(part.any() for part in np.split(mask, np.cumsum(self._groups)[:-1])):
+                raise ValueError("the observation's action_mask allows no action")
+            return np.where(mask != 0, x, MASKED)
+        if not isinstance(self.action, spaces.Box) or self._kind == "beta":
             return x
         mean, log_std = (x, self._log_std) if self._log_std is not None else np.split(x, 2)
         return np.concatenate([mean, np.clip(log_std, -self._log_std_clip, self._log_std_clip)])
 
     # --- how ---
 
+    def _draw_normal(self, inputs: np.ndarray, explore: bool) -> np.ndarray:
+        u, log_std = np.split(inputs, 2)
+        if explore:
+            u = u + np.exp(log_std) * self.random.standard_normal(u.size, np.float32)
+        return np.clip(np.tanh(u), -SQUASHED_BOUND, SQUASHED_BOUND) if self._kind == "squashed_gaussian" else u
+
+    def _draw_beta(self, inputs: np.ndarray, explore: bool) -> np.ndarray:
+        alpha, beta = np.split(1 + np.logaddexp(0, inputs.astype(np.float64)), 2)
+        both = alpha + beta - 2
+        x = self.random.beta(alpha, beta) if explore else np.where(both > 0, (alpha - 1) / np.where(both > 0, both, 1), 0.5)
+        return 2 * np.clip(x.astype(np.float32), BETA_BOUND, 1 - BETA_BOUND) - 1
+
     def _draw(self, logits: np.ndarray) -> int:
         if self._epsilon is not None:  # they are Q-values
-            return int(self.random.integers(logits.size) if self.random.random() < self._epsilon else logits.argmax())
+            possible = np.flatnonzero(logits > MASKED)
+            return int(possible[self.random.integers(possible.size)] if self.random.random() < self._epsilon else logits.argmax())
         cumulative = np.exp((logits - logits.max()).astype(np.float64)).cumsum()
         drawn = np.searchsorted(cumulative, self.random.random() * cumulative[-1], side="right")
-        return min(int(drawn), logits.size - 1)  # rounding may reach the end
+        return int(drawn) if drawn < logits.size else int(logits.argmax())  # rounding may leave none: then the likeliest
 
     def _load(self, checkpoint: pathlib.Path) -> None:
         listed = {file["name"]: file["bytes"] for file in json.loads((checkpoint / "MANIFEST.json").read_bytes())["files"]}
@@ -163,7 +185,8 @@ class Policy:
 
     def _set_module(self, spec: dict, tensors: dict[str, np.ndarray]) -> None:
         """The encoder and the head of actions of a module.json (rl/module_json.cpp)."""
-        size, free = size_of(self.observation), isinstance(self.action, spaces.Box) and spec["distribution"]["free_log_std"]
+        self._kind = spec["distribution"].get("kind", "")
+        size, free = size_of(self.observation), isinstance(self.action, spaces.Box) and self._kind != "beta" and spec["distribution"]["free_log_std"]
         if spec["obs_size"] != size:
             raise ValueError(f"the module takes {spec['obs_size']} features, the observations have {size}")
         outputs, wanted = spec["action_head"]["outputs"], outputs_of(self.action, free)
@@ -179,6 +202,8 @@ class Policy:
         streams: list[np.ndarray] = []  # the observation's features, then what the streams that are over gave
         layers = [(f"encoder.{i}", layer) for i, layer in enumerate(spec["encoder"])] + [("pi", spec["action_head"])]
         self._layers = [layer_of(name, layer, take, open_blocks, streams) for name, layer in layers]
+        offset = spec.get("mask_offset", -1)
+        self._mask = None if offset < 0 else slice(offset, offset + outputs)
         self._log_std, self._log_std_clip = take("log_std", outputs) if free else None, np.float32(spec["log_std_clip"])
         if not isinstance(self.action, spaces.Box):
             self._groups = groups_of(self.action)
@@ -191,6 +216,9 @@ class Policy:
             count, (mean, m2) = connectors["mean_std_filter"][0], np.split(connectors["mean_std_filter"][1:], 2)
             if count >= 2:
                 scale = 1 / np.maximum(np.sqrt(m2 / (count - 1)), 1e-4)
+                if self._mask is not None:
+                    mean, scale = mean.copy(), scale.copy()
+                    mean[self._mask], scale[self._mask] = 0, 1
                 self._filter = mean.astype(np.float32), scale.astype(np.float32), np.float32(config["observation_clip"])
         if not isinstance(self.action, spaces.Box):
             return
@@ -206,6 +234,10 @@ class Policy:
 def mlp_of(config: dict, observation, action) -> dict:
     """The module.json of the MLP of a config, as make_mlp_spec (rl/module_spec.cpp) makes it."""
     encoder, size = [], size_of(observation)
+    mask_offset, mask_size = mask_in(observation)
+    if 0 < mask_size < size:
+        size -= mask_size
+        encoder.append({"kind": "select", "inputs": size + mask_size, "offset": mask_size if mask_offset == 0 else 0, "size": size})
     for hidden in config["fcnet_hiddens"]:
         encoder.append({"kind": "linear", "inputs": size, "outputs": hidden})
         size = hidden
@@ -213,9 +245,30 @@ def mlp_of(config: dict, observation, action) -> dict:
             encoder.append({"kind": "layernorm", "size": size})
         if config["fcnet_activation"] != "linear":
             encoder.append({"kind": "activate", "activation": config["fcnet_activation"], "size": size})
-    head = {"kind": "linear", "inputs": size, "outputs": outputs_of(action, config["free_log_std"])}
+    kind = config.get("action_distribution", "auto")
+    free = config["free_log_std"] and kind != "beta"
+    head = {"kind": "linear", "inputs": size, "outputs": outputs_of(action, free)}
     return {"obs_size": size_of(observation), "encoder": encoder, "action_head": head, "log_std_clip": config["log_std_clip_param"],
-            "distribution": {"free_log_std": config["free_log_std"]}}
+            "distribution": {"kind": kind, "free_log_std": free}, "mask_offset": mask_offset}
+
+
+def allows(observation_space, action_space, observation, action) -> bool:
+    offset, size = mask_in(observation_space)
+    if size == 0:
+        return True
+    mask, starts = flat(observation_space, observation)[offset:offset + size], np.cumsum([0, *groups_of(action_space)[:-1]])
+    choices = [action - action_space.start] if isinstance(action_space, spaces.Discrete) else action
+    return bool(mask[starts + np.asarray(choices, np.int64)].all())
+
+
+def mask_in(observation) -> tuple[int, int]:
+    """Where in the features of an observation its action_mask begins, and its size; -1 and 0 where it has none."""
+    offset = 0
+    for name, part in observation.spaces.items() if isinstance(observation, spaces.Dict) else ():
+        if name == "action_mask":
+            return offset, size_of(part)
+        offset += size_of(part)
+    return -1, 0
 
 
 def size_of(observation) -> int:
@@ -232,9 +285,7 @@ def outputs_of(action, free_log_std: bool) -> int:
 
 def groups_of(action) -> list[int]:
     """The number of logits of each choice."""
-    if isinstance(action, spaces.Discrete):
-        return [action.n]
-    return list(action.nvec) if isinstance(action, spaces.MultiDiscrete) else [2] * action.n
+    return [2] * action.n if isinstance(action, spaces.MultiBinary) else spaces.choices_of(action)
 
 
 def layer_of(name: str, layer: dict, take, open_blocks: list[np.ndarray], streams: list[np.ndarray]):
@@ -313,6 +364,11 @@ def features(space, value) -> list[np.ndarray]:
     if row.shape != tuple(shape):
         raise ValueError(f"an observation of shape {row.shape}, want {tuple(shape)}")
     return [row.astype(np.float32)]
+
+
+def flat(space, value) -> np.ndarray:
+    """The features in one row."""
+    return np.concatenate([part.ravel() for part in features(space, value)])
 
 
 def one_hot(index: int, n: int) -> np.ndarray:

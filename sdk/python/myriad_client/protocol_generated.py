@@ -1349,13 +1349,21 @@ class Weights(object):
             return self._tab.String(o + self._tab.Pos)
         return None
 
-def WeightsStart(builder): builder.StartObject(4)
+    # Weights
+    def Module(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(12))
+        if o != 0:
+            return self._tab.String(o + self._tab.Pos)
+        return None
+
+def WeightsStart(builder): builder.StartObject(5)
 def WeightsAddVersion(builder, version): builder.PrependUint64Slot(0, version, 0)
 def WeightsAddParameters(builder, parameters): builder.PrependUOffsetTRelativeSlot(1, flatbuffers.number_types.UOffsetTFlags.py_type(parameters), 0)
 def WeightsStartParametersVector(builder, numElems): return builder.StartVector(1, numElems, 1)
 def WeightsAddConnectors(builder, connectors): builder.PrependUOffsetTRelativeSlot(2, flatbuffers.number_types.UOffsetTFlags.py_type(connectors), 0)
 def WeightsStartConnectorsVector(builder, numElems): return builder.StartVector(1, numElems, 1)
 def WeightsAddConfig(builder, config): builder.PrependUOffsetTRelativeSlot(3, flatbuffers.number_types.UOffsetTFlags.py_type(config), 0)
+def WeightsAddModule(builder, module): builder.PrependUOffsetTRelativeSlot(4, flatbuffers.number_types.UOffsetTFlags.py_type(module), 0)
 def WeightsEnd(builder): return builder.EndObject()
 
 

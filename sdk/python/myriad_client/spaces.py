@@ -44,6 +44,13 @@ class Tuple:
     spaces: list[object]
 
 
+def choices_of(action) -> list[int]:
+    """Of each element of a Discrete or MultiDiscrete; none of another space."""
+    if isinstance(action, Discrete):
+        return [action.n]
+    return list(action.nvec) if isinstance(action, MultiDiscrete) else []
+
+
 def dtype_of(wanted) -> np.dtype:
     """The element that holds `wanted` without loss, of those the protocol has."""
     wanted = np.dtype(wanted)
