@@ -121,7 +121,7 @@ class EnvRunner {
     weights.parameters = simulator::bytes_of(encode_safetensors(module));
     weights.connectors = simulator::bytes_of(encode_safetensors(connectors));
     weights.config = setup_.config_toml;
-    weights.module = to_json(setup_.spec);
+    weights.network = to_json(setup_.spec);
     return weights;
   }
 

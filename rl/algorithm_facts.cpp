@@ -16,11 +16,11 @@ namespace {
 namespace json = boost::json;
 
 /// A setting's value, one alternative for each door of SettingVisitor.
-using Value =
-    std::variant<bool, int64_t, double, std::string, std::vector<int>, std::vector<std::vector<int>>, Schedule,
-                 std::optional<double>, EnvOptions, OptionSchedules, OptionRanges, std::vector<OptionRanges>>;
+using Value = std::variant<bool, int64_t, double, std::string, std::vector<int>, std::vector<std::vector<int>>,
+                           std::vector<std::string>, Schedule, std::optional<double>, EnvOptions, OptionSchedules,
+                           OptionRanges, std::vector<OptionRanges>>;
 constexpr std::array<std::string_view, std::variant_size_v<Value>> kTypes{
-    "boolean",  "integer",  "number",  "string",    "integers", "lists of integers",
+    "boolean",  "integer",  "number",  "string",    "integers", "lists of integers", "strings",
     "schedule", "optional", "options", "schedules", "ranges",   "list of ranges"};
 
 constexpr std::array<std::string_view, 3> kModes{"sync", "lag1", "async"};
@@ -65,6 +65,7 @@ class Lister final : public SettingVisitor {
   void visit(const SettingInfo& info, std::string& value) override { add(info, value); }
   void visit(const SettingInfo& info, std::vector<int>& value) override { add(info, value); }
   void visit(const SettingInfo& info, std::vector<std::vector<int>>& value) override { add(info, value); }
+  void visit(const SettingInfo& info, std::vector<std::string>& value) override { add(info, value); }
   void visit(const SettingInfo& info, Schedule& value) override { add(info, value); }
   void visit(const SettingInfo& info, std::optional<double>& value) override { add(info, value); }
   void visit(const SettingInfo& info, EnvOptions& value) override { add(info, value); }

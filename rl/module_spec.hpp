@@ -97,20 +97,6 @@ struct Scale {
   bool operator==(const Scale&) const = default;
 };
 
-/// Part of a row: features [offset, offset + size) of `inputs`.
-struct Select {
-  int inputs, offset, size;
-
-  static constexpr std::string_view kKind = "select";
-  template <class Self, class F>
-  static void fields(Self& self, F f) {
-    f("inputs", self.inputs), f("offset", self.offset), f("size", self.size);
-  }
-  int64_t input_size() const { return inputs; }
-  int64_t output_size() const { return size; }
-  bool operator==(const Select&) const = default;
-};
-
 /// [channels, height, width, depth] -> [height, width, channels * depth]: planes (depth 1), or stacked pictures that
 /// have their own channels last.
 struct ChannelsLast {

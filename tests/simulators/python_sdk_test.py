@@ -427,7 +427,7 @@ class ByHand(unittest.TestCase):
         connectors = {} if filter_state is None else {"mean_std_filter": np.array(filter_state, np.float64)}
         as_numpy = lambda tensors: lambda: np.frombuffer(safetensors(tensors), np.uint8)
         weights = types.SimpleNamespace(ParametersAsNumpy=as_numpy(tensors), ConnectorsAsNumpy=as_numpy(connectors),
-                                        Config=lambda: config.encode(), Module=lambda: json.dumps(spec).encode() if spec else None, Version=lambda: 3)
+                                        Config=lambda: config.encode(), Network=lambda: json.dumps(spec).encode() if spec else None, Version=lambda: 3)
         return Policy.of_weights(weights, observation, action, seed=seed)
 
     def test_a_filter_a_mean_and_a_range(self):

@@ -61,7 +61,7 @@ class Policy:
         module, connectors = (data.tobytes() for data in (weights.ParametersAsNumpy(), weights.ConnectorsAsNumpy()))
         config = tomllib.loads(weights.Config().decode())
         self._put_together(config, observation, action, read_safetensors(module, "the weights' module"),
-                           read_safetensors(connectors, "the weights' connectors"), json.loads(spec) if (spec := weights.Module()) else None)
+                           read_safetensors(connectors, "the weights' connectors"), json.loads(spec) if (spec := weights.Network()) else None)
         self.version = weights.Version()
 
     def refresh(self) -> bool:

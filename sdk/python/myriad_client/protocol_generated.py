@@ -1350,7 +1350,7 @@ class Weights(object):
         return None
 
     # Weights
-    def Module(self):
+    def Network(self):
         o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(12))
         if o != 0:
             return self._tab.String(o + self._tab.Pos)
@@ -1363,7 +1363,7 @@ def WeightsStartParametersVector(builder, numElems): return builder.StartVector(
 def WeightsAddConnectors(builder, connectors): builder.PrependUOffsetTRelativeSlot(2, flatbuffers.number_types.UOffsetTFlags.py_type(connectors), 0)
 def WeightsStartConnectorsVector(builder, numElems): return builder.StartVector(1, numElems, 1)
 def WeightsAddConfig(builder, config): builder.PrependUOffsetTRelativeSlot(3, flatbuffers.number_types.UOffsetTFlags.py_type(config), 0)
-def WeightsAddModule(builder, module): builder.PrependUOffsetTRelativeSlot(4, flatbuffers.number_types.UOffsetTFlags.py_type(module), 0)
+def WeightsAddNetwork(builder, network): builder.PrependUOffsetTRelativeSlot(4, flatbuffers.number_types.UOffsetTFlags.py_type(network), 0)
 def WeightsEnd(builder): return builder.EndObject()
 
 
