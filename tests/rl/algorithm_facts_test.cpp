@@ -95,7 +95,7 @@ TEST_SUITE("rl/algorithm_facts") {
     };
     refused("training.coumt=1", "unknown-key", "did you mean count?");
     refused("training.count=11", "out-of-range", "want 0 to 10 env steps");
-    refused("training.word=c", "out-of-range", "training.word is \"c\"; known: a, b");
+    refused("training.word=c", "out-of-range", "training.word is \"c\"; did you mean a?");
     refused("training.flag=1", "wrong-type", "want true or false");
     refused("training.sampling=async", "impossible", "samples lag1 or sync");
   }
