@@ -287,10 +287,10 @@ class Policies(Package):
             self.assertLess(abs(np.sum(actions - p)) / np.sqrt(np.sum(p * (1 - p))), 4)
 
     def test_q_values(self):
-        run = self.run_of(GYMNASIUM.replace("ID", "CartPole-v1"), "algorithm='PQN'", "training.epsilon=[[0, 1.0], [2400, 0.5]]",
-                          "stop.training_iteration=5", name="q")
+        run = self.run_of(GYMNASIUM.replace("ID", "CartPole-v1"), "algorithm='PQN'", "training.epsilon=[[0, 1.0], [19200, 0.5]]",
+                          "stop.training_iteration=40", name="q")
         policy = self.assert_acts_as_evaluate(run)
-        # After 1,200 of the 2,400 steps epsilon is 0.75: of two actions the worse one is drawn three times in eight, by both sides.
+        # After 9,600 of the 19,200 steps epsilon is 0.75: of two actions the worse one is drawn three times in eight, by both sides.
         lines = self.recorded(run, "--explore", "--episodes", 20)
         worse = [int(policy.action_dist_inputs(observation).argmin()) for observation, _ in lines]
         for actions in ([action for _, action in lines], [policy.act(observation, explore=True) for observation, _ in lines]):
