@@ -252,6 +252,14 @@ MYRIAD_ENVIRONMENTS(Cart, Short)"""))
                 _, run = self.train_plugin(library, "stop.training_iteration=2", "environment.max_episode_steps=20")
                 shutil.rmtree(run)
 
+    def test_masks_of_a_program(self):
+        text = self.offers(header=("myriad/env.hpp", "myriad/client.hpp"), main=("MYRIAD_ENVIRONMENT(Offers)", "int main(int argc, char** argv) { return myriad::serve<Offers>(argc, argv); }"))
+        (self.root / "offers.cpp").write_text(text)
+        self.shell(["bash", "-euc", "c++ -std=c++17 -O1 offers.cpp -o offers $(pkg-config --cflags --libs myriad-client)"])
+        env = f"process:{self.root}/offers"
+        self.call("check-env", env)
+        self.call("train", self.file("program.toml", run_test.CARTPOLE.replace("CartPole-v1", env)), "--out", self.root / "run", "stop.training_iteration=3")
+
     def test_masks_that_cannot_be_are_named(self):
         none = {"none": ("observation[8 + i] = possible[i] ? 1 : 0", "observation[8 + i] = 0")}
         library = self.compile(self.offers(**none), "none")
