@@ -6,6 +6,7 @@
 
 #include "env_runners/evaluator.hpp"
 #include "env_runners/rollout_worker.hpp"
+#include "learners/device/device_support.hpp"
 #include "learners/module/action_distribution.hpp"
 #include "rl/action_mask.hpp"
 #include "tests/env_runners/toy_envs.hpp"
@@ -207,12 +208,13 @@ TEST_CASE("ActionMask: on unchanged weights the learner's probabilities are the 
 
 TEST_CASE("ActionMask: PPO, IMPALA, APPO and A2C learn among allowed actions, and take no other") {
   for (const char* algorithm : {"PPO", "IMPALA", "APPO", "A2C"})
-    for (const char* executor : {"native", "torch"}) {
-      if (algorithm == std::string("A2C") && executor == std::string("native")) continue;
+    for (const std::string way : {"native", "torch", "device"}) {
+      if (algorithm == std::string("A2C") && way == "native") continue;
       CAPTURE(algorithm);
-      CAPTURE(executor);
+      CAPTURE(way);
       const EnvSpec& env = masked();
-      Config config = config_for_masks(algorithm == std::string("A2C") ? "PPO" : algorithm, executor, env);
+      Config config = config_for_masks(algorithm == std::string("A2C") ? "PPO" : algorithm,
+                                       way == "native" ? "native" : "torch", env);
       if (algorithm == std::string("A2C")) {
         config.algorithm = "A2C";
         config.algorithm_config = find_algorithm("A2C").make_config();
@@ -220,7 +222,7 @@ TEST_CASE("ActionMask: PPO, IMPALA, APPO and A2C learn among allowed actions, an
         config.training.num_epochs = 1;
       }
       config.environment.env_config = {{"allowed", 2}};
-      Learner learner(config, env.observation_space, env.action_space);
+      Learner learner(config, env.observation_space, env.action_space, way == "device" ? make_cpu_support() : nullptr);
       const auto layout = std::make_shared<const FragmentLayout>(fragment_layout(config, env, learner.spec()));
       Fragment fragment(layout);
       RolloutWorker worker(config, env, learner.spec(), 0);

@@ -311,9 +311,22 @@ class Clients(Spawning):
                     action = client.act(self.see(t), 1.0, action=t % 3) if t == 3 else client.act(self.see(t), 1.0)
                 client.end(self.see(6), 1.0)
         self.FILE = "observation = {action_mask = {binary = 3}, observation = {shape = [2], low = -10, high = 10}}\naction = {n = 3}\n"
+
+        class Cheating(Acting):
+            def play(self, client):
+                client._refuse_masked = lambda *_: None
+                client.begin(self.see(0), action=1)
+                while True:
+                    client.act(self.see(1), 1.0)
         driver, run, door = self.run_of_clients("stop.training_iteration=5")
-        self.play_to_the_end(driver, Acting(door, acts=True), Acting(door, acts=True))
+        cheat = Cheating(door, acts=True)
+        cheat.start()
+        cheat.join(30)
+        self.assertIn("[bad-message] action[0] = 1 is masked", str(cheat.error))
+        players = Acting(door, acts=True), Acting(door, acts=True)
+        self.play_to_the_end(driver, *players)
         self.assertEqual({6.0}, self.returns(run))
+        self.assertNotIn(AssertionError, [type(player.error) for player in players])
 
     def test_a_client_that_acts_itself_is_learned_from(self):
         """A step is worth 1 when its action was 1. What the runner would have done is worth nothing: it is never asked."""
