@@ -60,6 +60,12 @@ ModuleSpec in_streams() {
   return make_module_spec(observations, Space::box(-1, 1, {3}), config);
 }
 
+ModuleSpec q_network(const std::vector<int>& shape) {
+  ModelConfig config;
+  config.fcnet_use_layernorm = true;
+  return make_q_spec(Space::box(0, 255, shape, DType::u8), Space::discrete(3), config);
+}
+
 /// The module of one convolution on the three features that the examples have.
 const Space kRow = Space::box(-10, 10, {1, 3, 1});
 const RegisterAlgorithmInfo info{{.name = "PPO on pictures",
@@ -101,6 +107,7 @@ TEST_CASE("Convolution: torch and EigenPolicy agree on every kind of layer and e
       preset({10, 10, 4}, "minatar_cnn"),
       preset({4, 84, 84}, "nature_cnn"),
       preset({2, 30, 28, 3}, "impala_resnet"),
+      q_network({10, 10, 4}),
   };
   for (const ModuleSpec& spec : specs) {
     CAPTURE(spec.to_string());
@@ -115,6 +122,7 @@ TEST_CASE("Convolution: torch and EigenPolicy agree on every kind of layer and e
       policy.forward(obs.data(), static_cast<size_t>(n), eigen.mutable_data_ptr<float>());
       CHECK((torch.action_dist_inputs - eigen).abs().max().item<float>() <= 1e-5f);
       CHECK(torch.values.sizes() == at::IntArrayRef{n});
+      if (!spec.has_value_head()) CHECK(at::equal(torch.values, torch.action_dist_inputs.amax(1)));
     }
   }
 }
