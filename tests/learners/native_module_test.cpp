@@ -38,6 +38,11 @@ struct Result {
 Result run(const ModuleSpec& spec, Executor executor, int64_t n, int threads = 1) {
   TorchModule module(spec, parameters_of(spec), executor, threads);
   const at::Tensor obs = random_tensor({n, spec.obs_size}, 1);
+  if (spec.mask_offset >= 0) {
+    const at::Tensor mask = obs.narrow(1, spec.mask_offset, spec.mask_size());
+    mask.copy_(mask.gt(0));
+    mask.select(1, 0).fill_(1);
+  }
   const ModuleOutput out = module.forward(obs);
   // Weights 1/n keep the gradients' size independent of n, so that one tolerance serves.
   const at::Tensor loss =
@@ -115,10 +120,13 @@ TEST_CASE("NativeModule: equals torch for Q-networks, whose value is the greates
       config.fcnet_hiddens = hiddens;
       config.fcnet_use_layernorm = true;
       const ModuleSpec spec = make_q_spec(Space::box(-1, 1, {kObs}), Space::discrete(actions), config);
-      for (const int64_t n : {19, 300}) compare(spec, n);
-      const Result native = run(spec, Executor::native, 19);
-      CHECK(at::equal(native.values, native.inputs.amax(1)));
-      CHECK(at::equal(native.all_values, native.values));
+      const Space masked(Dict{{{"action_mask", MultiBinary{actions}}, {"view", Space::box(-1, 1, {kObs})}}});
+      for (const ModuleSpec& each : {spec, make_q_spec(masked, Space::discrete(actions), config)}) {
+        for (const int64_t n : {19, 300}) compare(each, n);
+        const Result native = run(each, Executor::native, 19);
+        CHECK(at::equal(native.values, native.inputs.amax(1)));
+        CHECK(at::equal(native.all_values, native.values));
+      }
     }
 }
 
