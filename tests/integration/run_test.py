@@ -685,8 +685,8 @@ class Refusals(Case):
         self.refuse_config(CARTPOLE.replace("\nlr =", "\nlrr ="), "bad.toml:10:1", "lrr", "did you mean lr?")
         self.refuse_config(CARTPOLE.replace("lr = 1e-3", 'lr = "fast"'), "bad.toml:10:", "lr", "fast", "want a number")
         self.refuse_config(CARTPOLE.replace("train_batch_size = 512", "train_batch_size = 513"), "train_batch_size", "513", "512")
-        self.refuse_config(CARTPOLE.replace("train_batch_size = 512", "train_batch_size = 51200000"),
-                           "a message holds 256; want env_runners.rollout_fragment_length = ")
+        large = CARTPOLE.replace("fragment_length = 32", "fragment_length = 1000000").replace("batch_size = 512", "batch_size = 8000000")
+        self.refuse_config(large, "a message holds 256; want env_runners.rollout_fragment_length = 500000")
         self.refuse_config(CARTPOLE.replace("CartPole-v1", "CartPole-v2"), "CartPole-v2", "did you mean CartPole-v1?")
         self.refuse_config(CARTPOLE.replace('"PPO"', '"PPOO"'), "bad.toml:2:", "PPOO", "did you mean PPO?")
         self.refuse_config(CARTPOLE.replace("[training]", "[trainig]"), "trainig", "did you mean training?")
