@@ -146,7 +146,7 @@ for attempt in (lambda: open({str(target)!r}, "w"), lambda: __import__("socket")
         said = self.check("gymnasium:Pendulum-v1", "--option", "gravity=9.81", status=2)
         self.assertIn("has no option gravity; known: g", said)
         self.assertIn("NameNotFound", self.check("gymnasium:Nope-v0", status=3))
-        self.assertIn("Discrete(16)", self.check("gymnasium:gymnasium.envs.toy_text:FrozenLake-v1", "--steps", 100))
+        self.assertIn("Discrete(16)", self.check("gymnasium:gymnasium.envs.toy_text:FrozenLake-v1", "--steps", 10000))
         self.assertIn("ModuleNotFoundError", self.check("gymnasium:no_such_module:Nope-v0", status=3))
 
     # --- what goes wrong with them: the author's message ---
