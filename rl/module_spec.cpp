@@ -763,6 +763,10 @@ ModuleSpec make_q_spec(const Space& observation_space, const Space& action_space
   if (!config.critic_only_parts.empty())
     fail(Exit::usage, "impossible",
          "rl_module.critic_only_parts wants a value function beside the policy, a Q-network has none");
+  if (config.action_distribution != "auto")
+    fail(Exit::usage, "impossible",
+         "rl_module.action_distribution is {}, but a Q-network's policy is epsilon-greedy; want auto",
+         config.action_distribution);
   ModuleSpec spec;
   const std::vector<std::string> hidden = begin_spec(observation_space, action_space, config, spec);
   spec.distribution = EpsilonGreedy{discrete->n};

@@ -523,6 +523,8 @@ EnvSpec check_environment(const Config& config) {
   const ModuleSpec module = module_of(config, env);
   check_fragment_size(config, env, module);
   (void)lr_multipliers(module, config.training.lr_multipliers);
+  if (const ModelConfig& model = config.rl_module; model.init_from.empty() && !model.init_parts.empty())
+    fail(Exit::usage, "impossible", "rl_module.init_parts says what to take of rl_module.init_from, which is not set");
   if (const auto* box = env.action_space.get_if<Box>(); box != nullptr && box->dtype != DType::f32)
     fail(Exit::usage, "unsupported-space", "the actions of {} are {}; a policy's are float32: declare them so",
          config.environment.env, env.action_space.to_string());

@@ -249,10 +249,19 @@ void load_parameters(Files& files, const std::string& directory, const std::vect
   }
   if (const auto target = state.scalars.find("target_parameters"); target != state.scalars.end())
     target->second = Tensor::of(flat_parameters(learner.spec(), state.module, kModuleFile), target->second.shape);
-  if (const auto filter = state.connectors.find("mean_std_filter"); parts.empty() && filter != state.connectors.end())
-    if (const TensorMap connectors = read_tensors(files, directory, kConnectorsFile);
-        connectors.contains("mean_std_filter"))
-      filter->second = connectors.at("mean_std_filter");
+  if (parts.empty()) {
+    const TensorMap connectors = read_tensors(files, directory, kConnectorsFile);
+    const auto filter = connectors.find("mean_std_filter");
+    const auto own = state.connectors.find("mean_std_filter");
+    const bool has = filter != connectors.end(), wants = own != state.connectors.end();
+    if (has != wants)
+      fail(Exit::usage, "foreign-checkpoint",
+           "{} was trained {} a filter of observations, this run is {}: set environment.observation_filter alike, or "
+           "take "
+           "parts of it by rl_module.init_parts",
+           directory, has ? "with" : "without", wants ? "with one" : "without");
+    if (wants) own->second = filter->second;
+  }
   learner.set_state(state);
 }
 

@@ -115,9 +115,14 @@ ModuleOutput run_layers(const ModuleSpec& spec, const std::vector<TorchLayer>& w
             : at::cat({inputs.narrow(1, 0, gaussian->n), inputs.narrow(1, gaussian->n, gaussian->n).clamp(-clip, clip)},
                       1);
   }
-  if (spec.mask_offset >= 0)
-    inputs = inputs.masked_fill(obs.narrow(1, spec.mask_offset, spec.mask_size()).eq(0), kMaskedLogit);
-  if (!spec.has_value_head()) return {inputs, std::get<0>(inputs.max(1))};
+  at::Tensor best = inputs;  // of a Q-network
+  if (spec.mask_offset >= 0) {
+    const at::Tensor masked = obs.narrow(1, spec.mask_offset, spec.mask_size()).eq(0);
+    inputs = inputs.masked_fill(masked, kMaskedLogit);
+    // The last mask of an episode may allow nothing, and the value there counts at a time limit.
+    best = at::where(masked.all(1, /*keepdim=*/true), best, inputs);
+  }
+  if (!spec.has_value_head()) return {inputs, std::get<0>(best.max(1))};
   const at::Tensor value_features = spec.shares_encoder ? features : trunk(spec.value_encoder, obs);
   return {inputs, call(*next++, value_features).squeeze(1).to(at::kFloat)};
 }

@@ -286,6 +286,9 @@ void NativeModule::policy_head_gradient(size_t start, size_t count, AlignedVecto
   const size_t width = static_cast<size_t>(inputs_size_), g = static_cast<size_t>(gaussian_);
   const float* d = call_.d_action_dist_inputs + start * width;
   k_.pack(d, static_cast<int>(count), policy_.outputs, inputs_size_, head.data());
+  for (size_t i = 0; i < count && spec_.mask_offset >= 0; ++i)
+    for (size_t j = 0; j < width; ++j)
+      if (mask_of(start + i)[j] == 0.0f) head[j * kSamples + i] = 0.0f;
   for (size_t i = 0; i < count && !has_value_head_; ++i)
     head[static_cast<size_t>(best_[start + i]) * kSamples + i] += call_.d_values[start + i];
   const auto inside = [&](float log_std) { return std::abs(log_std) <= spec_.log_std_clip; };  // else the clip stops it
@@ -297,9 +300,6 @@ void NativeModule::policy_head_gradient(size_t start, size_t count, AlignedVecto
         gradient[log_std_at_ + j] += d[i * width + g + j];
       }
     }
-  for (size_t i = 0; i < count && spec_.mask_offset >= 0; ++i)
-    for (size_t j = 0; j < width; ++j)
-      if (mask_of(start + i)[j] == 0.0f) head[j * kSamples + i] = 0.0f;
 }
 
 void NativeModule::value_head(const float* features, size_t start, size_t count, Scratch& scratch) const {
@@ -316,14 +316,16 @@ void NativeModule::greedy_values(const float* features, size_t start, size_t cou
     call_.values[start + i] = head[static_cast<size_t>(best_of(head, start, i)) * kSamples + i];
 }
 
-/// The greatest of the outputs of sample start + i that its mask allows, of head [outputs, 64].
+/// The greatest of the outputs of sample start + i that its mask allows, of head [outputs, 64]; of all, where the mask
+/// allows none: the last one of an episode may.
 int NativeModule::best_of(const AlignedVector& head, size_t start, size_t i) const {
   const float* mask = mask_of(start + i);
   const auto value = [&](int j) { return head[static_cast<size_t>(j) * kSamples + i]; };
+  if (mask != nullptr && std::all_of(mask, mask + policy_.outputs, [](float m) { return m == 0.0f; })) mask = nullptr;
   int best = -1;
   for (int j = 0; j < policy_.outputs; ++j)
     if ((mask == nullptr || mask[j] != 0.0f) && (best < 0 || value(j) > value(best))) best = j;
-  return std::max(best, 0);
+  return best;
 }
 
 void NativeModule::trunk_backward(const Network& network, const float* activations, int n, float* gradient,

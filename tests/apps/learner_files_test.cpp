@@ -185,6 +185,13 @@ TEST_CASE("load_parameters: a new learner begins with parts of another's paramet
   CHECK(error_of([&] {
           begun({"encoder", "pie"});
         }) == "error[out-of-range] rl_module.init_parts has 'pie', which is no part of the network; did you mean pi?");
+  Config bare = config_with("none");
+  bare.environment.observation_filter = "NoFilter";
+  Learner unfiltered(bare, kObs, kActions);
+  CHECK(error_of([&] {
+          load_parameters(*files, directory.path(), {}, unfiltered);
+        }).find("was trained with a filter of observations, this run is without") != std::string::npos);
+  load_parameters(*files, directory.path(), {"encoder"}, unfiltered);
   Config wide = config_with("none");
   wide.rl_module.fcnet_hiddens = {17};
   Learner learner(wide, kObs, kActions);

@@ -687,6 +687,7 @@ class Refusals(Case):
         self.refuse_config(CARTPOLE.replace("train_batch_size = 512", "train_batch_size = 513"), "train_batch_size", "513", "512")
         large = CARTPOLE.replace("fragment_length = 32", "fragment_length = 1000000").replace("batch_size = 512", "batch_size = 8000000")
         self.refuse_config(large, "a message holds 256; want env_runners.rollout_fragment_length = 500000")
+        self.refuse_config(CARTPOLE.replace("[rl_module]", "[rl_module]\ninit_parts = ['pi']"), "rl_module.init_from, which is not set")
         self.refuse_config(CARTPOLE.replace("CartPole-v1", "CartPole-v2"), "CartPole-v2", "did you mean CartPole-v1?")
         self.refuse_config(CARTPOLE.replace('"PPO"', '"PPOO"'), "bad.toml:2:", "PPOO", "did you mean PPO?")
         self.refuse_config(CARTPOLE.replace("[training]", "[trainig]"), "trainig", "did you mean training?")

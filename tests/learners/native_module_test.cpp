@@ -42,6 +42,7 @@ Result run(const ModuleSpec& spec, Executor executor, int64_t n, int threads = 1
     const at::Tensor mask = obs.narrow(1, spec.mask_offset, spec.mask_size());
     mask.copy_(mask.gt(0));
     mask.select(1, 0).fill_(1);
+    mask.select(0, 0).fill_(0);  // as the last mask of an episode may be
   }
   const ModuleOutput out = module.forward(obs);
   // Weights 1/n keep the gradients' size independent of n, so that one tolerance serves.
@@ -124,7 +125,8 @@ TEST_CASE("NativeModule: equals torch for Q-networks, whose value is the greates
       for (const ModuleSpec& each : {spec, make_q_spec(masked, Space::discrete(actions), config)}) {
         for (const int64_t n : {19, 300}) compare(each, n);
         const Result native = run(each, Executor::native, 19);
-        CHECK(at::equal(native.values, native.inputs.amax(1)));
+        CHECK(at::equal(native.values.slice(0, 1), native.inputs.slice(0, 1).amax(1)));
+        CHECK(native.values.abs().max().item<float>() < 100);
         CHECK(at::equal(native.all_values, native.values));
       }
     }

@@ -126,6 +126,9 @@ TEST_CASE("ModuleSpec: a Q-network is one encoder and one head, whose greatest o
   CHECK(spec.num_inference_parameters() == spec.num_parameters());
   CHECK(spec.to_string() == "4 -> 8 layernorm tanh -> 3 layernorm tanh -> epsilon-greedy 2; value: the greatest");
   CHECK(make_q_spec(kFour, Space::discrete(3), config).hash() != spec.hash());
+  ModelConfig beta;
+  beta.action_distribution = "beta";
+  CHECK(error_of([&] { make_q_spec(kFour, Space::discrete(3), beta); }).ends_with("is epsilon-greedy; want auto"));
   CHECK(make_mlp_spec(kFour, Space::discrete(2), config).hash() != spec.hash());
   ModuleSpec wrong = spec;
   wrong.value_head = {3, 1};

@@ -501,7 +501,11 @@ class ByHand(unittest.TestCase):
         f32 = lambda *values: np.array(values, np.float32)
         space = Dict({"action_mask": MultiBinary(3), "observation": Box(-9, 9, (1,))})
         tensors = {"pi.weight": f32([1], [0], [0]), "pi.bias": f32(0, 3, 2)}
-        one = self.policy(space, Discrete(3, 5), tensors)
+        def spec(size: int, seen: int, mask: int) -> dict:
+            return {"obs_size": size, "encoder": [{"kind": "select", "inputs": size, "offset": seen, "size": 1}], "log_std_clip": 20.0, "mask_offset": mask,
+                    "action_head": {"kind": "linear", "inputs": 1, "outputs": size - 1}, "distribution": {"kind": "categorical", "n": size - 1}}
+
+        one = self.policy(space, Discrete(3, 5), tensors, spec=spec(4, 3, 0))
         see = lambda *mask: {"action_mask": mask, "observation": [4]}
         self.assertEqual([4, 3, 2], one.action_dist_inputs(see(1, 1, 1)).tolist())
         self.assertEqual([f32(-1e30)[()], 3, f32(-1e30)[()]], one.action_dist_inputs(see(0, 1, 0)).tolist())
@@ -514,10 +518,11 @@ class ByHand(unittest.TestCase):
         one.random = types.SimpleNamespace(random=lambda: 1.0)  # beyond what is ever drawn
         self.assertEqual(6, one.act(see(0, 1, 0), explore=True))
         # A filter leaves the mask as it is: of its 0s and 1s, too, it has a mean and a deviation.
-        filtered = self.policy(space, Discrete(3, 5), tensors, [5, 0.5, 0.5, 0.5, 2, 1, 1, 1, 16], observation_clip=9.0)
+        filtered = self.policy(space, Discrete(3, 5), tensors, [5, 0.5, 0.5, 0.5, 2, 1, 1, 1, 16], spec=spec(4, 3, 0), observation_clip=9.0)
         self.assertEqual([1, 3, f32(-1e30)[()]], filtered.action_dist_inputs(see(1, 1, 0)).tolist())
         pair = Dict({"observation": Box(-9, 9, (1,)), "action_mask": Tuple([MultiBinary(2), MultiBinary(3)])})
-        many = self.policy(pair, MultiDiscrete([2, 3]), {"pi.weight": np.zeros((5, 1), np.float32), "pi.bias": f32(4, 9, 1, 7, 6)})
+        many = self.policy(pair, MultiDiscrete([2, 3]), {"pi.weight": np.zeros((5, 1), np.float32), "pi.bias": f32(4, 9, 1, 7, 6)},
+                           spec=spec(6, 0, 1))
         see = lambda *mask: {"action_mask": (mask[:2], mask[2:]), "observation": [4]}
         self.assertEqual([0, 2], many.act(see(1, 0, 1, 0, 1)).tolist())
         self.assertEqual([False, True], [many.allows(see(1, 0, 1, 0, 1), action) for action in ([0, 1], [0, 0])])

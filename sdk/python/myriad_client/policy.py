@@ -232,12 +232,8 @@ class Policy:
 
 
 def mlp_of(config: dict, observation, action) -> dict:
-    """The module.json of the MLP of a config, as make_mlp_spec (rl/module_spec.cpp) makes it."""
+    """The module.json of the MLP of a config, for what was saved before there were any (and action masks)."""
     encoder, size = [], size_of(observation)
-    mask_offset, mask_size = mask_in(observation)
-    if 0 < mask_size < size:
-        size -= mask_size
-        encoder.append({"kind": "select", "inputs": size + mask_size, "offset": mask_size if mask_offset == 0 else 0, "size": size})
     for hidden in config["fcnet_hiddens"]:
         encoder.append({"kind": "linear", "inputs": size, "outputs": hidden})
         size = hidden
@@ -249,7 +245,7 @@ def mlp_of(config: dict, observation, action) -> dict:
     free = config["free_log_std"] and kind != "beta"
     head = {"kind": "linear", "inputs": size, "outputs": outputs_of(action, free)}
     return {"obs_size": size_of(observation), "encoder": encoder, "action_head": head, "log_std_clip": config["log_std_clip_param"],
-            "distribution": {"kind": kind, "free_log_std": free}, "mask_offset": mask_offset}
+            "distribution": {"kind": kind, "free_log_std": free}}
 
 
 def allows(observation_space, action_space, observation, action) -> bool:
