@@ -286,6 +286,20 @@ TEST_CASE("Learner: a frozen part stays to the bit, whole and in parts over lear
         worst = std::max(worst, std::abs(weights[0][i] - weights.back()[i]));
       CHECK(worst <= 2e-6f);
     }
+  const auto norm = [](bool on_device, double multiplier) {
+    Learners one = make_learners(
+        1,
+        [&] {
+          Config c = config_of("torch");
+          c.training.lr_multipliers = {{"vf", multiplier}, {"vf_encoder", multiplier}};
+          return c;
+        },
+        on_device);
+    Fragment batch = batch_of(kActions);
+    return one[0]->update(&batch).metrics.at("gradients_default_optimizer_global_norm");
+  };
+  for (const bool on_device : {false, true}) CHECK(norm(on_device, 0) < 0.99 * norm(on_device, 1));
+  CHECK(norm(true, 0) == doctest::Approx(norm(false, 0)).epsilon(1e-4));
 }
 
 TEST_SUITE_END();
