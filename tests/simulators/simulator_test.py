@@ -323,6 +323,7 @@ class Clients(Spawning):
         cheat.start()
         cheat.join(30)
         self.assertIn("[bad-message] action[0] = 1 is masked", str(cheat.error))
+        self.wait_for(lambda: "was cut after 0 steps" in self.events(run), "the cheat's place is free again", driver=driver)
         players = Acting(door, acts=True), Acting(door, acts=True)
         self.play_to_the_end(driver, *players)
         self.assertEqual({6.0}, self.returns(run))
