@@ -159,17 +159,15 @@ ActionDist::ActionDist(const ActionDistribution& distribution, const Space& acti
   const auto fits = [&](bool holds) {
     check(holds, "a distribution of {} inputs does not fit {}", inputs_, action_space.to_string());
   };
+  const auto is_discrete = [&](int n) {
+    const auto* discrete = action_space.get_if<Discrete>();
+    return discrete != nullptr && discrete->n == n;
+  };
   std::visit(
       Overloaded{
-          [&](const Categorical& d) {
-            const auto* discrete = action_space.get_if<Discrete>();
-            fits(discrete != nullptr && discrete->n == d.n);
-          },
+          [&](const Categorical& d) { fits(is_discrete(d.n)); },
+          [&](const EpsilonGreedy& d) { fits(is_discrete(d.n)); },
           [&](const MultiCategorical& d) { fits(leaf.dtype == DType::i32 && d.nvec.size() == leaf.count); },
-          [&](const EpsilonGreedy& d) {
-            const auto* discrete = action_space.get_if<Discrete>();
-            fits(discrete != nullptr && discrete->n == d.n);
-          },
           [&](const auto& d) { fits((f64_ || leaf.dtype == DType::f32) && static_cast<size_t>(d.n) == leaf.count); }},
       distribution_);
   int largest = 1;

@@ -104,9 +104,7 @@ void Evaluator::read_observation(size_t i) {
 /// Of row_, at which an action will be taken.
 void Evaluator::check_mask(size_t i) const {
   if (mask_ && !mask_->allows_any(row_)) [[unlikely]]
-    fail_episode(i, "no-action",
-                 "obs.action_mask allows no action, want at least one in a state that does not end its "
-                 "episode");
+    fail_episode(i, "no-action", ActionMask::kNoAction);
 }
 
 void Evaluator::fail_episode(size_t i, std::string_view code, std::string_view fact) const {

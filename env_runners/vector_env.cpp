@@ -174,9 +174,7 @@ void VectorEnv::check_start(size_t b, Row observation) const {
 
 void VectorEnv::check_mask(size_t b, Row observation) const {
   if (mask_ && !mask_->allows_any(observation.bytes())) [[unlikely]]
-    fail_step(b, "no-action",
-              "obs.action_mask allows no action, want at least one in a state that does not end its "
-              "episode");
+    fail_step(b, "no-action", ActionMask::kNoAction);
 }
 
 /// Calls f(b) for every environment; what a simulator throws gets its place and reason.

@@ -21,6 +21,9 @@ namespace myriad {
 class ActionMask {
  public:
   static constexpr std::string_view kKey = "action_mask";
+  /// Of error[no-action].
+  static constexpr std::string_view kNoAction =
+      "obs.action_mask allows no action, want at least one in a state that does not end its episode";
 
   /// Nothing where the observations are no Dict that has the key. Throws Error("unsupported-space") for a mask that
   /// does not fit the actions.

@@ -69,12 +69,12 @@ void say_what_is_next(const std::string& name, const std::string& language, cons
       name, language, command_name(), what);
 }
 
-/// A library in C++20 against the program's own headers.
-int new_cpp_project(const std::string& name, const std::string& kind, const std::string& what) {
-  TemplateFiles files{{kind + "/NAME.cpp.in", name + ".cpp"}};
-  for (const char* file : {"meson.build", "CMakeLists.txt", "check.sh", "train.toml"})
-    files.emplace_back(kind + "/" + file, file);
-  write_project(name, "my_" + kind, files, {});
+/// A library in C++20 against the program's own headers, which `setting` of a config names.
+int new_library(const std::string& name, const std::string& kind, const std::string& setting, const std::string& what) {
+  TemplateFiles files{{kind + "/NAME.cpp.in", name + ".cpp"}, {kind + "/train.toml", "train.toml"}};
+  for (const char* file : {"meson.build", "CMakeLists.txt", "check.sh"})
+    files.emplace_back(std::string("library/") + file, file);
+  write_project(name, "my_" + kind, files, {{"@KIND@", kind}, {"@SETTING@", setting}});
   say_what_is_next(name, "cpp", what);
   return 0;
 }
@@ -96,7 +96,7 @@ int new_env(const std::string& name, const std::string& language) {
   return 0;
 }
 
-int new_algorithm(const std::string& name) { return new_cpp_project(name, "algorithm", "an algorithm"); }
-int new_module(const std::string& name) { return new_cpp_project(name, "module", "a network"); }
+int new_algorithm(const std::string& name) { return new_library(name, "algorithm", "algorithm", "an algorithm"); }
+int new_module(const std::string& name) { return new_library(name, "module", "rl_module.encoder", "a network"); }
 
 }  // namespace myriad

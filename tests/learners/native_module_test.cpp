@@ -5,6 +5,7 @@
 
 #include "learners/module/torch_module.hpp"
 #include "rl/check.hpp"
+#include "tests/learners/same_gradient.hpp"
 
 using namespace myriad;
 
@@ -66,15 +67,7 @@ void compare(const ModuleSpec& spec, int64_t n) {
   CHECK(largest_difference(torch.inputs, native.inputs) <= 1e-5f);
   CHECK(largest_difference(torch.values, native.values) <= 1e-5f);
   CHECK(largest_difference(torch.values, native.all_values) <= 1e-5f);
-  for (const Parameter& p : spec.parameters()) {
-    float worst = 0, size = 0;
-    for (size_t i = p.offset; i < p.offset + p.count; ++i) {
-      worst = std::max(worst, std::abs(torch.gradient[i] - native.gradient[i]));
-      size = std::max(size, std::abs(torch.gradient[i]));
-    }
-    CHECK_MESSAGE(worst <= 1e-5f, p.name);
-    CHECK_MESSAGE(size > 0, p.name);
-  }
+  check_same_gradient(spec, torch.gradient, native.gradient);
 }
 
 ModuleSpec spec_of(const Space& action_space, ModelConfig config) {
