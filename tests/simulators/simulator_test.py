@@ -350,15 +350,16 @@ class Clients(Spawning):
         """Actions come from Q-values that know nothing: with epsilon 1 either one, with 0 always the same one."""
         class Acting(Players):
             def play(self, client):
+                before = client.policy.version if client.policy else 0
                 actions = [client.begin([0, 0])] + [client.act([0, 0], 0.0) for _ in range(5)]
                 client.end([0, 0], 0.0)
-                chosen.append((client.policy.version, actions))
+                chosen.append((before, client.policy.version, actions))  # weights may come amid an episode
         chosen = []
         driver, run, door = self.run_of_clients("algorithm='PQN'", "training.minibatch_size=20", "stop.training_iteration=40", "training.lr=0.0",
                                                 "training.epsilon=[[0, 1.0], [399, 1.0], [400, 0.0]]", runners=1)
         self.play_to_the_end(driver, Acting(door, acts=True, seed=1))
-        random = [action for version, actions in chosen if version < 18 for action in actions]
-        greedy = [action for version, actions in chosen if version > 21 for action in actions]
+        random = [action for _, after, actions in chosen if after < 18 for action in actions]
+        greedy = [action for before, _, actions in chosen if before > 21 for action in actions]
         self.assertGreater(min(np.bincount(random, minlength=2)), 0.3 * len(random))
         self.assertEqual(1, len(set(greedy)))
 
