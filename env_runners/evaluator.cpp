@@ -34,84 +34,54 @@ double EvaluationResult::length_mean() const {
 
 Evaluator::Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec& module, WeightsPtr weights,
                      const Options& options)
-    : spec_(configured_spec(env, config.environment.env_config)),
+    : rules_(std::make_shared<const EnvRules>(
+          env, config.environment.env_config,
+          config.environment.max_episode_steps > 0 ? config.environment.max_episode_steps : env.max_episode_steps)),
       weights_(std::move(weights)),
       options_(options),
-      time_limit_(config.environment.max_episode_steps > 0 ? config.environment.max_episode_steps
-                                                           : env.max_episode_steps),
-      observation_check_(spec_.observation_space),
-      mask_(ActionMask::of(spec_.observation_space, spec_.action_space)),
-      flatten_(spec_.observation_space),
+      flatten_(rules_->spec.observation_space),
       policy_(module),
-      dist_(module.distribution, spec_.action_space),
-      connector_(spec_.action_space, config.environment.normalize_actions, config.environment.clip_actions),
+      dist_(module.distribution, rules_->spec.action_space),
+      connector_(rules_->spec.action_space, config.environment.normalize_actions, config.environment.clip_actions),
       obs_size_(static_cast<size_t>(module.obs_size)),
-      row_(spec_.observation_space.row_bytes()) {
+      row_(rules_->spec.observation_space.row_bytes()) {
   check(options.episodes >= 1 && options.max_envs >= 1, "an evaluation of {} episodes in {} environments",
         options.episodes, options.max_envs);
-  check(module.obs_size == spec_.observation_space.flat_size(), "the module takes {} features, {} has {}",
-        module.obs_size, spec_.id, spec_.observation_space.flat_size());
+  check(module.obs_size == rules_->spec.observation_space.flat_size(), "the module takes {} features, {} has {}",
+        module.obs_size, rules_->spec.id, rules_->spec.observation_space.flat_size());
   policy_.load(weights_->values);
   if (dist_.is_epsilon_greedy() && !weights_->published.empty()) dist_.set_epsilon(weights_->published.back());
   filter_ = observation_filter(config, module);
   if (filter_) filter_->set_state(weights_->filter);
   result_.episodes.resize(static_cast<size_t>(options.episodes));
-  const size_t agents = static_cast<size_t>(spec_.agents);
+  const size_t agents = static_cast<size_t>(rules_->spec.agents);
   if (result_.episodes.size() % agents != 0)
     fail(Exit::usage, "impossible",
-         "{} has {} agents that act together, and cannot play {} episodes: want a multiple of {}", spec_.id, agents,
-         options.episodes, agents);
+         "{} has {} agents that act together, and cannot play {} episodes: want a multiple of {}", rules_->spec.id,
+         agents, options.episodes, agents);
   num_envs_ = std::min(result_.episodes.size(), std::max(options.max_envs / agents, size_t{1}) * agents);
   const size_t n = num_envs_;
   features_.resize(n * obs_size_), filtered_.resize(features_.size());
   inputs_.resize(n * static_cast<size_t>(dist_.num_inputs())), logp_.resize(n);
   actions_.resize(n * dist_.row_bytes()), env_actions_.resize(actions_.size());
   for (size_t i = 0; i < n; ++i) {
-    slots_.push_back(
-        {make_environment(spec_, config.environment.env_config), i, RandomStream(0, StreamPurpose::evaluation, 0)});
+    slots_.push_back({EnvStepper(rules_, options.seed, StreamPurpose::evaluation, i), i});
     action_streams_.emplace_back(0, StreamPurpose::evaluation, 0);
   }
   for (size_t i = 0; i < n; ++i) start(i);
 }
 
 void Evaluator::start(size_t i) {
-  slots_[i].random = RandomStream(options_.seed, StreamPurpose::evaluation, slots_[i].episode);
-  action_streams_[i] = RandomStream(options_.seed, StreamPurpose::evaluation, slots_[i].episode | kActions);
-  guarded(i, [&] { slots_[i].env->reset(slots_[i].random, Row(row_)); });
+  auto& [stepper, episode] = slots_[i];
+  action_streams_[i] = RandomStream(options_.seed, StreamPurpose::evaluation, episode | kActions);
+  stepper.set_index(episode);
+  stepper.reset(Row(row_));
+  stepper.check_start(Row(row_));
   read_observation(i);
-  check_mask(i);
-  if (options_.observer != nullptr) options_.observer->began(slots_[i].episode, *slots_[i].env, ConstRow(row_));
+  if (options_.observer != nullptr) options_.observer->began(episode, stepper.env(), ConstRow(row_));
 }
 
-/// Calls the simulator; what it throws gets its place and reason.
-template <class F>
-void Evaluator::guarded(size_t i, F&& f) const {
-  try {
-    f();
-  } catch (const std::exception& error) {
-    fail_episode(i, "env-exception", fmt::format("the simulator threw: {}", error.what()));
-  } catch (...) { fail_episode(i, "env-exception", "the simulator threw something that is not a std::exception"); }
-}
-
-void Evaluator::read_observation(size_t i) {
-  if (!observation_check_.holds(row_.data())) [[unlikely]] {
-    const std::string fact = spec_.observation_space.violation(row_, "obs");
-    fail_episode(i, observation_error_code(fact), fact);
-  }
-  flatten_(row_, {features_.data() + i * obs_size_, obs_size_});
-}
-
-/// Of row_, at which an action will be taken.
-void Evaluator::check_mask(size_t i) const {
-  if (mask_ && !mask_->allows_any(row_)) [[unlikely]]
-    fail_episode(i, "no-action", ActionMask::kNoAction);
-}
-
-void Evaluator::fail_episode(size_t i, std::string_view code, std::string_view fact) const {
-  const size_t episode = slots_[i].episode;
-  fail(Exit::environment, code, "{} evaluation episode {} (seed {}) at step {}: {}; check: myriad check-env {}",
-       spec_.id, episode, options_.seed, result_.episodes[episode].length, fact, spec_.id);
-}
+void Evaluator::read_observation(size_t i) { flatten_(row_, {features_.data() + i * obs_size_, obs_size_}); }
 
 bool Evaluator::step_some(int steps) {
   for (; steps > 0 && !slots_.empty(); --steps) step_once();
@@ -131,25 +101,18 @@ void Evaluator::step_once() {
   const auto env_action = [&](size_t i) { return std::span(env_actions_).subspan(i * row_bytes, row_bytes); };
   for (size_t i = 0; i < n; ++i) {
     connector_({actions_.data() + i * row_bytes, row_bytes}, env_action(i));
-    if (spec_.submits) guarded(i, [&] { slots_[i].env->submit(ConstRow(env_action(i)), slots_[i].random); });
+    if (rules_->spec.submits) slots_[i].stepper.submit(ConstRow(env_action(i)));
   }
   for (size_t i = n; i-- > 0;) {  // downwards: the last slot moves into a place whose turn is over
-    Slot& slot = slots_[i];
-    EvaluationResult::Episode& episode = result_.episodes[slot.episode];
-    ++episode.length;
-    StepResult result;
-    guarded(i, [&] { result = slot.env->step(ConstRow(env_action(i)), slot.random, Row(row_)); });
-    if (!std::isfinite(result.reward)) fail_episode(i, "nan", fmt::format("reward = {}", result.reward));
-    episode.episode_return += result.reward;
+    auto& [stepper, episode] = slots_[i];
+    const StepResult result = stepper.step(ConstRow(env_action(i)), Row(row_));
+    stepper.check_step(result, result.reward, Row(row_));
+    result_.episodes[episode] = {stepper.episode_return(), stepper.episode_length()};
     read_observation(i);
-    result.truncated |= int64_t{episode.length} == time_limit_;
     if (options_.observer != nullptr)
-      options_.observer->stepped(slot.episode, *slot.env,
-                                 {episode.length, ConstRow(env_action(i)), ConstRow(row_), result});
-    if (result.terminated || result.truncated)
-      finish(i);
-    else
-      check_mask(i);
+      options_.observer->stepped(episode, stepper.env(),
+                                 {stepper.episode_length(), ConstRow(env_action(i)), ConstRow(row_), result});
+    if (result.terminated || result.truncated) finish(i);
   }
 }
 

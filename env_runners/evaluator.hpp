@@ -11,8 +11,7 @@
 
 #include "env_runners/action_dist.hpp"
 #include "env_runners/eigen_policy.hpp"
-#include "env_runners/vector_env.hpp"
-#include "rl/action_mask.hpp"
+#include "env_runners/env_stepper.hpp"
 #include "rl/config.hpp"
 #include "rl/connector.hpp"
 #include "rl/environment.hpp"
@@ -61,33 +60,24 @@ class Evaluator {
   Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec& module, WeightsPtr weights,
             const Options& options);
 
-  /// At most `steps` steps of every environment; true when all episodes are over. Throws Error (exit 3) as VectorEnv
-  /// does.
+  /// At most `steps` steps of every environment; true when all episodes are over. Throws EnvError.
   bool step_some(int steps);
   size_t num_finished() const { return finished_; }
   const EvaluationResult& result() const { return result_; }
 
  private:
   struct Slot {
-    std::unique_ptr<Environment> env;
+    EnvStepper stepper;
     size_t episode;  // which one it runs
-    RandomStream random;
   };
   void start(size_t slot);
   void step_once();
   void finish(size_t slot);
   void read_observation(size_t slot);
-  void check_mask(size_t slot) const;
-  template <class F>
-  void guarded(size_t slot, F&& f) const;
-  [[noreturn]] void fail_episode(size_t slot, std::string_view code, std::string_view fact) const;
 
-  EnvSpec spec_;
+  std::shared_ptr<const EnvRules> rules_;
   WeightsPtr weights_;
   Options options_;
-  int64_t time_limit_;  // env steps; 0 = none
-  RowCheck observation_check_;
-  std::optional<ActionMask> mask_;
   ObservationFlattener flatten_;
   std::optional<MeanStdFilter> filter_;
   EigenPolicy policy_;

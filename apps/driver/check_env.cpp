@@ -35,24 +35,23 @@ struct Progress {
 
 enum class Verdict : uint8_t { ok, note, wrong };
 
-/// One environment with its row, its random numbers and its actions.
+/// One environment with its row and its actions.
 class Player {
  public:
   Player(const EnvSpec& spec, uint64_t seed, Progress& progress)
       : spec_(spec),
         progress_(progress),
-        env_(make_environment(spec, spec.options)),
         mask_(ActionMask::of(spec.observation_space, spec.action_space)),
-        random(seed, StreamPurpose::environment, 0),
-        actions(seed, StreamPurpose::action, 0),
         observation_words_(spec.observation_space.row_bytes() / 8 + 1),
-        action_words_(spec.action_space.row_bytes() / 8 + 1) {}
+        action_words_(spec.action_space.row_bytes() / 8 + 1),
+        actions(seed, StreamPurpose::action, 0),
+        stepper(std::make_shared<const EnvRules>(spec, spec.options, spec.max_episode_steps), seed,
+                StreamPurpose::environment, 0) {}
 
   void reset() {
     ++progress_.steps;
-    t = 0;
     result = {};
-    env_->reset(random, Row(observation()));
+    stepper.reset(Row(observation()));
   }
   /// With a random action; a reset where the episode has ended.
   void step() {
@@ -74,12 +73,9 @@ class Player {
   }
   void end_step() {
     ++progress_.steps;
-    ++t;
-    result = env_->step(ConstRow(action()), random, Row(observation()));
+    result = stepper.step(ConstRow(action()), Row(observation()));
   }
-  bool ended() const {
-    return result.terminated || result.truncated || (spec_.max_episode_steps > 0 && t >= spec_.max_episode_steps);
-  }
+  bool ended() const { return result.terminated || result.truncated; }
 
   std::span<std::byte> observation() {
     return std::as_writable_bytes(std::span(observation_words_)).first(spec_.observation_space.row_bytes());
@@ -88,7 +84,7 @@ class Player {
     return std::as_writable_bytes(std::span(action_words_)).first(spec_.action_space.row_bytes());
   }
   void submit() {
-    if (spec_.submits) env_->submit(ConstRow(action()), random);
+    if (spec_.submits) stepper.submit(ConstRow(action()));
   }
   std::string outside() {
     const std::string fact = spec_.observation_space.violation(observation(), "observation");
@@ -96,21 +92,17 @@ class Player {
                ? "observation.action_mask allows no action"
                : fact;
   }
-  Environment& env() { return *env_; }
 
  private:
   const EnvSpec& spec_;
   Progress& progress_;
-  std::unique_ptr<Environment> env_;
   std::optional<ActionMask> mask_;
+  std::vector<double> observation_words_, action_words_;
 
  public:
-  RandomStream random, actions;
+  RandomStream actions;
+  EnvStepper stepper;
   StepResult result;
-  int64_t t = 0;  ///< steps of this episode
-
- private:
-  std::vector<double> observation_words_, action_words_;
 };
 
 double resident_bytes() {
@@ -150,6 +142,8 @@ class Checks {
     begin(name);
     try {
       (this->*check)();
+    } catch (const EnvError& error) {
+      say(Verdict::wrong, fmt::format("it fails {}: {}", error.where, error.fact), "the text is the environment's own");
     } catch (const std::exception& error) {
       say(Verdict::wrong, fmt::format("it fails: {}", error.what()), "the text is the environment's own");
     }
@@ -338,15 +332,14 @@ class Checks {
     p.reset();
     for (int i = 0; i < 25; ++i) p.step();
     if (p.ended()) p.reset();
-    const auto state = p.env().state();
+    const auto state = p.stepper.env().state();
     if (!state)
       return say(Verdict::note, "it cannot be given",
                  "without it a resumed run begins new episodes; write save and load");
     Player copy = player();
-    copy.env().set_state(*state, Row(copy.observation()));
-    copy.random = p.random;
+    copy.stepper.resume(p.stepper.random(), p.stepper.episode_return(), p.stepper.episode_length(), *state,
+                        Row(copy.observation()));
     copy.actions = p.actions;
-    copy.t = p.t;
     if (!std::ranges::equal(p.observation(), copy.observation()))
       return say(Verdict::wrong, fmt::format("load() gives {}, saved was {}", numbers(copy), numbers(p)),
                  "save everything that an observation is made of");

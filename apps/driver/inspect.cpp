@@ -14,6 +14,7 @@
 #include "apps/driver/row_json.hpp"
 #include "apps/driver/run_directory.hpp"
 #include "apps/driver/train.hpp"
+#include "env_runners/env_stepper.hpp"
 #include "rl/action_mask.hpp"
 #include "rl/algorithm_info.hpp"
 #include "rl/check.hpp"
@@ -184,15 +185,16 @@ int print_config(const std::string& resolved, const std::vector<std::string>& ov
 
 int play(const PlayOptions& options) {
   const EnvSpec spec = chosen_environment(options.env, options.env_options, options.wrappers);
-  const auto env = make_environment(spec, spec.options);
+  EnvStepper stepper(std::make_shared<const EnvRules>(spec, spec.options, spec.max_episode_steps), options.seed,
+                     StreamPurpose::environment, 0);
+  Environment& env = stepper.env();
   std::vector<double> observation_words(spec.observation_space.row_bytes() / 8 + 1),
       action_words(spec.action_space.row_bytes() / 8 + 1);
   const auto observation =
       std::as_writable_bytes(std::span(observation_words)).first(spec.observation_space.row_bytes());
   const auto action = std::as_writable_bytes(std::span(action_words)).first(spec.action_space.row_bytes());
-  RandomStream random(options.seed, StreamPurpose::environment, 0),
-      action_random(options.seed, StreamPurpose::action, 0);
-  env->reset(random, Row(observation));
+  RandomStream action_random(options.seed, StreamPurpose::action, 0);
+  stepper.reset(Row(observation));
   if (!options.state.empty()) {
     boost::system::error_code error;
     json::value state = json::parse(options.state, error);
@@ -205,7 +207,7 @@ int play(const PlayOptions& options) {
       if (!value.is_number()) fail(Exit::usage, "bad-state", "--state: {} is no number", json::serialize(value));
       values.push_back(value.to_number<double>());
     }
-    env->set_state(values, Row(observation));
+    env.set_state(values, Row(observation));
   }
   const std::vector<json::value> actions =
       options.actions.empty() ? std::vector<json::value>{} : read_actions(options.actions);
@@ -214,15 +216,14 @@ int play(const PlayOptions& options) {
                         : spec.max_episode_steps > 0 ? spec.max_episode_steps
                                                      : 1000;
   const auto mask = ActionMask::of(spec.observation_space, spec.action_space);
-  double episode_return = 0;
-  const auto print = [&](int64_t t, const json::value& taken, const StepResult* result, bool truncated) {
+  const auto print = [&](int64_t t, const json::value& taken, const StepResult* result) {
     json::object line{{"t", t}, {"observation", row_json(spec.observation_space, observation)}};
     if (result != nullptr) {
       line["action"] = taken;
       line["reward"] = result->reward;
       line["terminated"] = result->terminated;
-      line["truncated"] = truncated;
-    } else if (const auto state = env->state()) {
+      line["truncated"] = result->truncated;
+    } else if (const auto state = env.state()) {
       line["state"] = json::array(state->begin(), state->end());
     }
     if (options.json)
@@ -232,17 +233,17 @@ int play(const PlayOptions& options) {
     else
       fmt::print("{:>5}  action {}  reward {}  obs {}{}\n", t, json::serialize(taken), result->reward,
                  json::serialize(line["observation"]),
-                 result->terminated ? "  terminated"
-                 : truncated        ? "  truncated"
-                                    : "");
+                 result->terminated  ? "  terminated"
+                 : result->truncated ? "  truncated"
+                                     : "");
   };
   const FrameSize size = options.size.empty() ? default_frame_size(options.render) : parse_frame_size(options.size);
-  const auto frames = options.render.empty() ? nullptr : open_frames(options.render, size, env->render_fps());
+  const auto frames = options.render.empty() ? nullptr : open_frames(options.render, size, env.render_fps());
   const auto draw = [&] {
-    if (frames) frames->write(render_frame(*env, spec.id, size));
+    if (frames) frames->write(render_frame(env, spec.id, size));
   };
   draw();
-  print(0, nullptr, nullptr, false);
+  print(0, nullptr, nullptr);
   for (int64_t t = 1; t <= limit; ++t) {
     if (actions.empty() && mask)
       mask->sample(action_random, observation, action);
@@ -251,16 +252,14 @@ int play(const PlayOptions& options) {
     else
       fill_row(spec.action_space, actions[static_cast<size_t>(t - 1)], action,
                fmt::format("{}:{}", options.actions, t));
-    if (spec.submits) env->submit(ConstRow(action), random);
-    const StepResult result = env->step(ConstRow(action), random, Row(observation));
-    episode_return += result.reward;
-    const bool truncated = result.truncated || (spec.max_episode_steps > 0 && t >= spec.max_episode_steps);
+    if (spec.submits) stepper.submit(ConstRow(action));
+    const StepResult result = stepper.step(ConstRow(action), Row(observation));
     draw();
-    print(t, row_json(spec.action_space, action), &result, truncated);
-    if (result.terminated || truncated) break;
+    print(t, row_json(spec.action_space, action), &result);
+    if (result.terminated || result.truncated) break;
   }
   if (frames) frames->finish();
-  if (!options.json) fmt::print("return {}\n", episode_return);
+  if (!options.json) fmt::print("return {}\n", stepper.episode_return());
   return 0;
 }
 

@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <numbers>
 
+#include "env_runners/env_stepper.hpp"
 #include "rl/check.hpp"
 #include "rl/environment.hpp"
 #include "rl/wrappers.hpp"
@@ -15,34 +17,36 @@ namespace {
 
 constexpr int kSteps = 300;
 
-/// One environment under random actions, reset at terminations; its streams are named by `seed`.
+/// One environment under random actions, without a time limit, reset where its episode ends; its streams are named by
+/// `seed`.
 class Run {
  public:
   Run(const EnvSpec& spec, uint64_t seed)
       : spec_(spec),
-        env_(make_environment(spec, {})),
-        random_(seed, StreamPurpose::environment, 0),
+        stepper_(std::make_shared<const EnvRules>(spec, EnvOptions{}, 0), seed, StreamPurpose::environment, 0),
         action_random_(seed, StreamPurpose::action, 0),
         observation_(spec.observation_space.row_bytes() / sizeof(double) + 1),
         action_(spec.action_space.row_bytes() / sizeof(double) + 1) {
-    env_->reset(random_, Row(observation()));
+    stepper_.reset(Row(observation()));
+    stepper_.check_start(Row(observation()));
   }
 
   std::span<std::byte> observation() { return row(observation_, spec_.observation_space); }
   std::span<std::byte> action() { return row(action_, spec_.action_space); }
-  Environment& env() { return *env_; }
+  Environment& env() { return stepper_.env(); }
 
   StepResult step() {
     spec_.action_space.sample(action_random_, action());
-    const StepResult result = env_->step(ConstRow(action()), random_, Row(observation()));
-    if (result.terminated) env_->reset(random_, Row(observation()));
+    const StepResult result = stepper_.step(ConstRow(action()), Row(observation()));
+    stepper_.check_step(result, result.reward, Row(observation()));
+    if (result.terminated || result.truncated) stepper_.reset(Row(observation()));
     return result;
   }
 
   /// Continues where `other` is: its state and its streams.
   void continue_from(const Run& other, const std::vector<double>& state) {
-    env_->set_state(state, Row(observation()));
-    random_ = other.random_;
+    stepper_.resume(other.stepper_.random(), other.stepper_.episode_return(), other.stepper_.episode_length(), state,
+                    Row(observation()));
     action_random_ = other.action_random_;
   }
 
@@ -52,8 +56,8 @@ class Run {
   }
 
   const EnvSpec& spec_;
-  std::unique_ptr<Environment> env_;
-  RandomStream random_, action_random_;
+  EnvStepper stepper_;
+  RandomStream action_random_;
   std::vector<double> observation_, action_;  // doubles for their alignment
 };
 
