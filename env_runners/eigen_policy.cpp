@@ -26,14 +26,10 @@ struct Room {
       row = std::max(row, size);
       std::visit(Overloaded{[&](const ResidualBegin&) { open.push_back(rounded(size)); },
                             [&](const ResidualEnd&) { open.pop_back(); },
-                            [&](const Conv2d& l) {
-                              packed += packed_size(l);
-                              padded = std::max(padded, padded_size(l.height, l.width, l.inputs, l.padding));
-                            },
-                            [&](const MaxPool2d& l) {
-                              padded = std::max(padded, padded_size(l.height, l.width, l.channels, l.padding));
-                            },
-                            [](const auto&) {}},
+                            [&]<class L>(const L& l) {
+                              if constexpr (std::is_same_v<L, Conv2d>) packed += packed_size(l);
+                              if constexpr (requires { l.padding; }) padded = std::max(padded, padded_size(l));
+                            }},
                  layer);
       saved = std::max(saved, std::accumulate(open.begin(), open.end(), size_t{0}));
     }
@@ -43,8 +39,10 @@ struct Room {
   static size_t packed_size(const Conv2d& l) {
     return rounded(static_cast<size_t>(l.outputs)) * (static_cast<size_t>(l.patch_size()) + 1);
   }
-  static size_t padded_size(int height, int width, int channels, int padding) {
-    return padding == 0 ? 0 : static_cast<size_t>((height + 2 * padding) * (width + 2 * padding) * channels);
+  template <class L>
+  static size_t padded_size(const L& l) {
+    const auto channels = static_cast<int>(l.input_size() / l.height / l.width), border = 2 * l.padding;
+    return border == 0 ? 0 : static_cast<size_t>((l.height + border) * (l.width + border) * channels);
   }
 };
 

@@ -48,11 +48,6 @@ size_t count_of(const std::vector<int>& shape) {
                          [](size_t a, int b) { return a * static_cast<size_t>(b); });
 }
 
-std::string window_text(int kernel, int stride, int padding) {
-  return fmt::format("{}x{}{}{}", kernel, kernel, stride == 1 ? "" : fmt::format("/{}", stride),
-                     padding == 0 ? "" : fmt::format(" pad {}", padding));
-}
-
 std::string layers_text(const std::vector<Layer>& layers) {
   std::string text;
   const auto begins = [&] { return text.ends_with("(") || text.ends_with("{"); };
@@ -60,24 +55,11 @@ std::string layers_text(const std::vector<Layer>& layers) {
   const auto space = [&] { return begins() ? "" : " "; };
   for (const Layer& layer : layers)
     text += std::visit(
-        Overloaded{[&](const Linear& l) { return fmt::format("{}{}", arrow(), l.outputs); },
-                   [&](const Activate& l) { return fmt::format("{}{}", space(), name_of(l.activation)); },
-                   [&](const LayerNorm&) { return fmt::format("{}layernorm", space()); },
-                   [&](const Scale& l) { return fmt::format("{}x {:.4g}", arrow(), l.factor); },
-                   [&](const ChannelsLast& l) {
-                     return fmt::format("{}{}x{}x{}", arrow(), l.height, l.width, l.channels * l.depth);
-                   },
-                   [&](const Conv2d& l) {
-                     return fmt::format("{}conv {} {}", arrow(), l.outputs, window_text(l.kernel, l.stride, l.padding));
-                   },
-                   [&](const MaxPool2d& l) {
-                     return fmt::format("{}maxpool {}", arrow(), window_text(l.kernel, l.stride, l.padding));
-                   },
-                   [&](const ResidualBegin&) { return fmt::format("{}+(", arrow()); },
+        Overloaded{[&](const ResidualBegin&) { return fmt::format("{}+(", arrow()); },
                    [&](const ResidualEnd&) { return std::string(")"); },
-                   [&](const Select& l) { return fmt::format("{}[{}:{}]", arrow(), l.offset, l.offset + l.size); },
                    [&](const Stream&) { return std::string(text.empty() ? "{" : "} {"); },
-                   [&](const Concat&) { return std::string("}"); }},
+                   [&](const Concat&) { return std::string("}"); },
+                   [&]<class L>(const L& l) { return (requires { L::kIsSuffix; } ? space() : arrow()) + l.text(); }},
         layer);
   return text;
 }
@@ -161,8 +143,10 @@ void fill_weight(const Matrix& m, Initializer initializer, float gain, RandomStr
   }
 }
 
-/// What a layer's parameters begin with, where that is not 0.
+/// What a layer's parameters begin with.
 void fill(const Layer& layer, RandomStream& random, float* out) {
+  float* next = out;
+  for (const LayerTensor& tensor : tensors_of(layer)) next = std::fill_n(next, count_of(tensor.shape), tensor.initial);
   std::visit(Overloaded{[&](const Linear& l) {
                           const Matrix m{l.outputs, l.inputs, double(l.inputs), double(l.outputs)};
                           fill_weight(m, l.initializer, l.gain, random, out);
@@ -172,7 +156,7 @@ void fill(const Layer& layer, RandomStream& random, float* out) {
                           const Matrix m{l.outputs, l.patch_size(), l.inputs * window, l.outputs * window};
                           fill_weight(m, l.initializer, l.gain, random, out);
                         },
-                        [&](const LayerNorm& l) { std::fill_n(out, l.size, 1.0f); }, [](const auto&) {}},
+                        [](const auto&) {}},
              layer);
 }
 
@@ -208,20 +192,29 @@ void check_layer(const std::string& name, const Layer& layer) {
             bad_module("{} ({}) takes features [{}, {}) of {}", name, L::kKind, l.offset, int64_t{l.offset} + l.size,
                        l.inputs);
         int64_t row = input_size(l);
-        if constexpr (requires { l.kernel; }) {
-          const int64_t side = std::min(l.height, l.width) + 2 * l.padding;
-          if (l.kernel > side) bad_module("{} ({}) has kernel {}, want at most {}", name, L::kKind, l.kernel, side);
-          if (2 * l.padding > l.kernel)
-            bad_module("{} ({}) has padding {}, want at most half of kernel {}", name, L::kKind, l.padding, l.kernel);
+        if constexpr (requires { l.padding; }) {
+          const auto check_kernel = [&](std::string_view field, int kernel, int64_t side) {
+            side += 2 * l.padding;
+            if (kernel > side) bad_module("{} ({}) has {} {}, want at most {}", name, L::kKind, field, kernel, side);
+            if (2 * l.padding > kernel)
+              bad_module("{} ({}) has padding {}, want at most half of {} {}", name, L::kKind, l.padding, field,
+                         kernel);
+          };
+          if constexpr (requires { l.kernel; }) {
+            check_kernel("kernel", l.kernel, std::min(l.height, l.width));
+          } else {
+            check_kernel("kernel_height", l.kernel_height, l.height);
+            check_kernel("kernel_width", l.kernel_width, l.width);
+          }
           row = row / l.height / l.width * (l.height + 2 * l.padding) * (l.width + 2 * l.padding);
         }
         row = std::max(row, output_size(l));
         if (row > kLargestRow)
           bad_module("{} ({}) has rows of {} floats, want at most {}", name, L::kKind, row, kLargestRow);
         for (const LayerTensor& tensor : tensors(l))
-          if (count_of(tensor.second) > kMostWeights)
-            bad_module("{} ({}) has a {} of {} floats, want at most {}", name, L::kKind, tensor.first,
-                       count_of(tensor.second), kMostWeights);
+          if (count_of(tensor.shape) > kMostWeights)
+            bad_module("{} ({}) has a {} of {} floats, want at most {}", name, L::kKind, tensor.name,
+                       count_of(tensor.shape), kMostWeights);
       },
       layer);
 }
@@ -587,12 +580,19 @@ bool has_parameters(const Layer& layer) {
   return std::visit([]<class L>(const L&) { return kHasTensors<L>; }, layer);
 }
 bool is_on_picture(const Layer& layer) {
-  return std::holds_alternative<ChannelsLast>(layer) || std::holds_alternative<Conv2d>(layer) ||
-         std::holds_alternative<MaxPool2d>(layer);
+  return std::visit(
+      []<class L>(const L&) {
+        return requires(const L& l) { l.height; };
+      },
+      layer);
+}
+std::string window_text(int kernel_height, int kernel_width, int stride, int padding) {
+  return fmt::format("{}x{}{}{}", kernel_height, kernel_width, stride == 1 ? "" : fmt::format("/{}", stride),
+                     padding == 0 ? "" : fmt::format(" pad {}", padding));
 }
 size_t num_parameters_of(const Layer& layer) {
   size_t count = 0;
-  for (const LayerTensor& tensor : tensors_of(layer)) count += count_of(tensor.second);
+  for (const LayerTensor& tensor : tensors_of(layer)) count += count_of(tensor.shape);
   return count;
 }
 
@@ -651,7 +651,7 @@ std::vector<Parameter> ModuleSpec::parameters() const {
   for_each_layer(
       *this,
       [&](const std::string& name, const Layer& layer) {
-        for (const auto& [tensor, shape] : tensors_of(layer)) add(fmt::format("{}.{}", name, tensor), shape);
+        for (const LayerTensor& tensor : tensors_of(layer)) add(fmt::format("{}.{}", name, tensor.name), tensor.shape);
       },
       [&](int n) { add("log_std", {n}); });
   return list;
@@ -811,8 +811,8 @@ std::vector<double> lr_multipliers(const ModuleSpec& spec, const std::map<std::s
 }
 
 std::vector<float> initial_parameters(const ModuleSpec& spec, uint64_t seed) {
-  std::vector<float> values(spec.num_parameters(), 0.0f);  // biases begin at 0
-  size_t offset = 0, index = 0;                            // of the tensor: also names its random stream
+  std::vector<float> values(spec.num_parameters());
+  size_t offset = 0, index = 0;  // of the tensor: also names its random stream
   for_each_layer(
       spec,
       [&](const std::string&, const Layer& layer) {

@@ -9,16 +9,17 @@
 // (row-major, as torch) and bias [out]; LayerNorm gain and bias [n]; a free log std [n] after the action head.
 // The hash of the structure travels with the weights. A new layer kind is a new alternative of Layer: the build breaks
 // exactly where an executor has to learn it. What every kind says of itself (its name, its fields, its sizes, its
-// tensors) is in its struct, and the hash, the JSON and the checks follow from that.
+// tensors and its words in to_string()) is in its struct, and the hash, the JSON and the checks follow from that.
 //
 // Pictures are rows too: [height, width, channels], row-major, channels last.
 #pragma once
+
+#include <fmt/format.h>
 
 #include <cstdint>
 #include <map>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <variant>
 #include <vector>
 
@@ -32,15 +33,22 @@ Activation activation_from(std::string_view name);  ///< throws Error naming the
 
 enum class Initializer : uint8_t { orthogonal, xavier_uniform, kaiming_uniform };
 
-/// A tensor of a layer: its name within the layer, and its shape.
-using LayerTensor = std::pair<std::string_view, std::vector<int>>;
+/// A tensor of a layer. Where the layer has an Initializer, that fills its weight.
+struct LayerTensor {
+  std::string_view name;  ///< within the layer
+  std::vector<int> shape;
+  float initial = 0.0f;  ///< each element of a fresh one
+};
 
 /// Places of a window on a picture's side: `stride` apart, the border is `padding` wide.
 constexpr int num_windows(int side, int kernel, int stride, int padding) {
   return (side + 2 * padding - kernel) / stride + 1;
 }
+/// "3x3/2 pad 1"
+std::string window_text(int kernel_height, int kernel_width, int stride, int padding);
 
-// A layer that says no other sizes takes and gives rows of `size`; one without tensors() has no parameters.
+// A layer that says no other sizes takes and gives rows of `size`; one without tensors() has no parameters. What has a
+// height and a width is on pictures. kIsSuffix: in to_string() its text belongs to the layer before it.
 
 /// y = W x + b.
 struct Linear {
@@ -56,6 +64,7 @@ struct Linear {
   int64_t input_size() const { return inputs; }
   int64_t output_size() const { return outputs; }
   std::vector<LayerTensor> tensors() const { return {{"weight", {outputs, inputs}}, {"bias", {outputs}}}; }
+  std::string text() const { return std::to_string(outputs); }
   bool operator==(const Linear&) const = default;
 };
 
@@ -64,10 +73,12 @@ struct Activate {
   int size;
 
   static constexpr std::string_view kKind = "activate";
+  static constexpr bool kIsSuffix = true;
   template <class Self, class F>
   static void fields(Self& self, F f) {
     f("activation", self.activation), f("size", self.size);
   }
+  std::string text() const { return std::string(name_of(activation)); }
   bool operator==(const Activate&) const = default;
 };
 
@@ -76,11 +87,13 @@ struct LayerNorm {
   int size;
 
   static constexpr std::string_view kKind = "layernorm";
+  static constexpr bool kIsSuffix = true;
   template <class Self, class F>
   static void fields(Self& self, F f) {
     f("size", self.size);
   }
-  std::vector<LayerTensor> tensors() const { return {{"gain", {size}}, {"bias", {size}}}; }
+  std::vector<LayerTensor> tensors() const { return {{"gain", {size}, 1.0f}, {"bias", {size}}}; }
+  std::string text() const { return std::string(kKind); }
   bool operator==(const LayerNorm&) const = default;
 };
 
@@ -94,6 +107,7 @@ struct Scale {
   static void fields(Self& self, F f) {
     f("size", self.size), f("factor", self.factor);
   }
+  std::string text() const { return fmt::format("x {:.4g}", factor); }
   bool operator==(const Scale&) const = default;
 };
 
@@ -109,6 +123,7 @@ struct ChannelsLast {
   }
   int64_t input_size() const { return int64_t{channels} * height * width * depth; }
   int64_t output_size() const { return input_size(); }
+  std::string text() const { return fmt::format("{}x{}x{}", height, width, channels * depth); }
   bool operator==(const ChannelsLast&) const = default;
 };
 
@@ -135,6 +150,7 @@ struct Conv2d {
   std::vector<LayerTensor> tensors() const {
     return {{"weight", {outputs, kernel, kernel, inputs}}, {"bias", {outputs}}};
   }
+  std::string text() const { return fmt::format("conv {} {}", outputs, window_text(kernel, kernel, stride, padding)); }
   bool operator==(const Conv2d&) const = default;
 };
 
@@ -152,6 +168,7 @@ struct MaxPool2d {
   int output_width() const { return num_windows(width, kernel, stride, padding); }
   int64_t input_size() const { return int64_t{height} * width * channels; }
   int64_t output_size() const { return int64_t{output_height()} * output_width() * channels; }
+  std::string text() const { return "maxpool " + window_text(kernel, kernel, stride, padding); }
   bool operator==(const MaxPool2d&) const = default;
 };
 
@@ -188,6 +205,7 @@ struct Select {
   }
   int64_t input_size() const { return inputs; }
   int64_t output_size() const { return size; }
+  std::string text() const { return fmt::format("[{}:{}]", offset, offset + size); }
   bool operator==(const Select&) const = default;
 };
 
@@ -223,7 +241,7 @@ int outputs_of(const Layer& layer);  ///< and gives
 std::vector<LayerTensor> tensors_of(const Layer& layer);
 size_t num_parameters_of(const Layer& layer);  ///< floats
 bool has_parameters(const Layer& layer);
-bool is_on_picture(const Layer& layer);  ///< ChannelsLast, Conv2d or MaxPool2d
+bool is_on_picture(const Layer& layer);
 
 /// How action_dist_inputs become an action.
 struct Categorical {

@@ -11,6 +11,7 @@
 #include "rl/module_json.hpp"
 #include "rl/overloaded.hpp"
 #include "rl/random.hpp"
+#include "tests/layer_examples.hpp"
 
 using namespace myriad;
 
@@ -139,6 +140,9 @@ std::vector<double> naive_forward(const ModuleSpec& spec, const std::vector<floa
                 x[i] = (x[i] - mean) / std::sqrt(var + 1e-5) * static_cast<double>(w[i]) +
                        static_cast<double>(w[x.size() + i]);
               w += 2 * l.size;
+            },
+            []<class L>(const L&) {
+              FAIL(L::kKind << " has no formula here; its numbers are in layer_examples.json");
             }},
         layer);
   linear(spec.action_head);
@@ -291,6 +295,23 @@ TEST_SUITE("env_runners/eigen_policy") {
                                         std::max(1.0, std::abs(want[o])));
         }
         CHECK(worst <= 1e-5);
+      }
+  }
+
+  TEST_CASE("EigenPolicy: every kind of layer by hand") {
+    for (const PolicyKernels* kernels : supported_kernels())
+      for (const LayerExample& example : layer_examples()) {
+        CAPTURE(kernels->isa);
+        CAPTURE(example.about);
+        EigenPolicy policy(example.spec, kernels);
+        policy.load(example.parameters);
+        // Alone, and in a panel of several: lanes that are someone else's must not show.
+        for (const size_t n : {size_t{1}, size_t{3}}) {
+          std::vector<float> obs(n * example.x.size(), 7.0f), out(n * example.y.size());
+          std::ranges::copy(example.x, obs.begin());
+          policy.forward(obs.data(), n, out.data());
+          for (size_t i = 0; i < example.y.size(); ++i) CHECK(out[i] == doctest::Approx(example.y[i]).epsilon(1e-5));
+        }
       }
   }
 

@@ -9,6 +9,7 @@
 #include "rl/algorithm_info.hpp"
 #include "rl/check.hpp"
 #include "tests/error_of.hpp"
+#include "tests/layer_examples.hpp"
 #include "tests/learners/group_examples.hpp"
 
 using namespace myriad;
@@ -89,7 +90,7 @@ Config config_of_pictures(const std::string& executor) {
 
 TEST_CASE("Convolution: torch and EigenPolicy agree on every kind of layer and every preset") {
   const auto relu = [](int size) { return Activate{Activation::relu, size}; };
-  const std::vector<ModuleSpec> specs{
+  std::vector<ModuleSpec> specs{
       with_encoder(60, {Scale{60, 0.5f}}),
       with_encoder(60, {ChannelsLast{3, 5, 4}}),
       with_encoder(60, {ChannelsLast{3, 5, 2, 2}}),
@@ -109,6 +110,7 @@ TEST_CASE("Convolution: torch and EigenPolicy agree on every kind of layer and e
       preset({2, 30, 28, 3}, "impala_resnet"),
       q_network({10, 10, 4}),
   };
+  for (const LayerExample& example : layer_examples()) specs.push_back(example.spec);
   for (const ModuleSpec& spec : specs) {
     CAPTURE(spec.to_string());
     const std::vector<float> values = initial_parameters(spec, 5);
@@ -124,6 +126,19 @@ TEST_CASE("Convolution: torch and EigenPolicy agree on every kind of layer and e
       CHECK(torch.values.sizes() == at::IntArrayRef{n});
       if (!spec.has_value_head()) CHECK(at::equal(torch.values, torch.action_dist_inputs.amax(1)));
     }
+  }
+}
+
+TEST_CASE("Convolution: torch's every kind of layer by hand") {
+  for (const LayerExample& example : layer_examples()) {
+    CAPTURE(example.about);
+    const auto count = [](size_t n) { return static_cast<int64_t>(n); };
+    const auto parameters =
+        parameter_views(example.spec, tensor_of(example.parameters, {count(example.parameters.size())}));
+    const ModuleOutput out =
+        torch_forward(example.spec, parameters, tensor_of(example.x, {1, count(example.x.size())}));
+    const at::Tensor wanted = tensor_of(example.y, {1, count(example.y.size())});
+    CHECK(at::allclose(out.action_dist_inputs, wanted, 1e-5, 1e-5));
   }
 }
 

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "tests/error_of.hpp"
+#include "tests/layer_examples.hpp"
 
 using namespace myriad;
 
@@ -67,6 +68,7 @@ TEST_CASE("module_json: back and forth it is the same spec, to the bit") {
   specs.push_back(make_module_spec(Dict{{{"action_mask", MultiBinary{3}}, {"view", Space::box(-1, 1, {4})}}},
                                    Space::discrete(3), config));
   CHECK(specs.back().mask_offset == 0);
+  for (const LayerExample& example : layer_examples()) specs.push_back(example.spec);
   for (const ModuleSpec& spec : specs) {
     const ModuleSpec again = module_from_json(to_json(spec));
     CHECK(again == spec);

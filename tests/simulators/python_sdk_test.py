@@ -25,7 +25,7 @@ from myriad_client import protocol_generated as p  # noqa: E402
 from myriad_client import simulator, wire  # noqa: E402
 from myriad_client import Box, Client, Dict, Discrete, EpisodeLost, MultiBinary, MultiDiscrete, Policy, Tuple  # noqa: E402
 from myriad_client.pettingzoo import World, agents_of, nothing_of  # noqa: E402
-from myriad_client.policy import features  # noqa: E402
+from myriad_client.policy import features, layer_of  # noqa: E402
 from myriad_client.spaces import Codec  # noqa: E402
 from run_test import Case, json_lines  # noqa: E402
 
@@ -565,6 +565,18 @@ class ByHand(unittest.TestCase):
         policy = self.policy_of(json.loads(self.MODULE), Box(-9, 9, (2, 5, 5)), Discrete(2))
         for _ in range(2):
             np.testing.assert_allclose(policy.action_dist_inputs(observation), self.OUTPUTS, atol=1e-5)
+
+    def test_every_kind_of_layer_by_hand(self):
+        for example in json.loads((ROOT / "tests/layer_examples.json").read_text()):
+            with self.subTest(example["about"]):
+                parameters, blocks, x = iter(example.get("parameters", ())), [], np.array(example["x"], np.float32)
+                take = lambda name, *shape: np.array([next(parameters) for _ in range(math.prod(shape))], np.float32).reshape(shape)
+                streams = []
+                for i, layer in enumerate(example["layers"]):
+                    function = layer_of(f"encoder.{i}", layer, take, blocks, streams)
+                    x = function(x)
+                np.testing.assert_allclose(x, example["y"], rtol=1e-5, atol=1e-5)
+                self.assertEqual([], list(parameters))
 
     def test_stacked_pictures_and_pooling_by_hand(self):
         head = {"kind": "linear", "inputs": 4, "outputs": 4, "initializer": "orthogonal", "gain": 1.0}

@@ -290,10 +290,11 @@ def layer_of(name: str, layer: dict, take, open_blocks: list[np.ndarray], stream
 
     def windows(x: np.ndarray, channels: int, border: float) -> np.ndarray:
         """[output rows, output columns, channels, kernel rows, kernel columns]"""
-        height, width, kernel, stride, padding = number("height", "width", "kernel", "stride", "padding")
+        height, width, stride, padding = number("height", "width", "stride", "padding")
+        kernel = number("kernel", "kernel") if "kernel" in layer else number("kernel_height", "kernel_width")
         sides = (padding, padding)
         x = np.pad(x.reshape(height, width, channels), (sides, sides, (0, 0)), constant_values=border)
-        return np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), axis=(0, 1))[::stride, ::stride]
+        return np.lib.stride_tricks.sliding_window_view(x, kernel, axis=(0, 1))[::stride, ::stride]
 
     def begin(x: np.ndarray) -> np.ndarray:
         open_blocks.append(x)
