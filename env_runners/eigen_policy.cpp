@@ -67,6 +67,22 @@ void pack(const float* rows, int samples, int size, int pitch, int lanes, float*
     for (int i = 0; i < size; ++i) panel[i * lanes + j] = 0.0f;
 }
 
+/// y[pixel][channel] = the mean of x, which has its border, in the window.
+void average(const AvgPool2d& l, const float* x, float* y) {
+  const int row = (l.width + 2 * l.padding) * l.channels;
+  const float share = 1.0f / static_cast<float>(l.kernel_height * l.kernel_width);
+  for (int i = 0; i < l.output_height(); ++i)
+    for (int j = 0; j < l.output_width(); ++j, y += l.channels) {
+      std::fill_n(y, l.channels, 0.0f);
+      for (int k = 0; k < l.kernel_height * l.kernel_width; ++k) {
+        const float* pixel =
+            x + (i * l.stride + k / l.kernel_width) * row + (j * l.stride + k % l.kernel_width) * l.channels;
+        for (int c = 0; c < l.channels; ++c) y[c] += pixel[c];
+      }
+      for (int c = 0; c < l.channels; ++c) y[c] *= share;
+    }
+}
+
 PolicyActivation kernel_of(Activation activation) {
   switch (activation) {
     case Activation::linear:
@@ -312,6 +328,10 @@ void EigenPolicy::run(const Layer& layer, Pass& pass) {
                         [&](const MaxPool2d& l) {
                           const float* x = padded(pass.x, l.height, l.width, l.channels, l.padding, -INFINITY);
                           kernels_.max_pool(window(l, l.channels, l.channels), x, pass.y);
+                          std::swap(pass.x, pass.y);
+                        },
+                        [&](const AvgPool2d& l) {
+                          average(l, padded(pass.x, l.height, l.width, l.channels, l.padding, 0.0f), pass.y);
                           std::swap(pass.x, pass.y);
                         },
                         [&](const Select& l) {

@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::array<std::string_view, 6> kActivations{"linear", "tanh", "relu", "silu", "gelu", "elu"};
 
-constexpr std::array<std::string_view, 4> kPresets{"mlp", "nature_cnn", "impala_resnet", "minatar_cnn"};
+constexpr std::array<std::string_view, 5> kPresets{"mlp", "nature_cnn", "impala_resnet", "impoola_cnn", "minatar_cnn"};
 
 template <class L>
 int64_t input_size(const L& l) {
@@ -323,6 +323,11 @@ class PictureLayers {
     layers_.push_back(layer);
     become(layer.output_height(), layer.output_width(), channels_);
   }
+  /// Of each channel its mean over all pixels.
+  void global_average() {
+    layers_.push_back(AvgPool2d{height_, width_, channels_, height_, width_});
+    become(1, 1, channels_);
+  }
   void activate(Activation activation) {
     if (layernorm_) layers_.push_back(LayerNorm{size()});
     add_activation(layers_, activation, size());
@@ -367,8 +372,10 @@ void minatar_cnn(PictureLayers& layers) {
   layers.relu();
 }
 
-/// Espeholt et al. 2018, "IMPALA: Scalable Distributed Deep-RL", figure 3, the deep one without its LSTM.
-void impala_resnet(PictureLayers& layers) {
+/// Espeholt et al. 2018, "IMPALA: Scalable Distributed Deep-RL", figure 3, the deep one without its LSTM. `averages`:
+/// the linear layer gets each channel's mean in place of all pixels (Trumpp et al. 2025, "Impoola: The Power of Average
+/// Pooling for Image-Based Deep Reinforcement Learning").
+void impala_resnet(PictureLayers& layers, bool averages) {
   for (const int filters : {16, 32, 32}) {
     layers.conv(filters, 3, 1, 1);
     layers.max_pool(3, 2, 1);
@@ -382,6 +389,7 @@ void impala_resnet(PictureLayers& layers) {
     }
   }
   layers.relu();
+  if (averages) layers.global_average();
   layers.linear(256);
   layers.relu();
 }
@@ -438,7 +446,7 @@ std::vector<Layer> picture_layers(const Space& space, std::string_view encoder, 
   else if (encoder == "minatar_cnn")
     minatar_cnn(layers);
   else
-    impala_resnet(layers);
+    impala_resnet(layers, encoder == "impoola_cnn");
   return layers.take();
 }
 

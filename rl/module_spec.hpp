@@ -172,6 +172,26 @@ struct MaxPool2d {
   bool operator==(const MaxPool2d&) const = default;
 };
 
+/// The mean of kernel_height x kernel_width pixels, `stride` apart, channel by channel; the border is `padding` zeros
+/// wide, and they count, as in torch.
+struct AvgPool2d {
+  int height, width, channels, kernel_height, kernel_width, stride = 1, padding = 0;
+
+  static constexpr std::string_view kKind = "avg_pool2d";
+  template <class Self, class F>
+  static void fields(Self& self, F f) {
+    f("height", self.height), f("width", self.width), f("channels", self.channels);
+    f("kernel_height", self.kernel_height), f("kernel_width", self.kernel_width);
+    f("stride", self.stride), f("padding", self.padding);
+  }
+  int output_height() const { return num_windows(height, kernel_height, stride, padding); }
+  int output_width() const { return num_windows(width, kernel_width, stride, padding); }
+  int64_t input_size() const { return int64_t{height} * width * channels; }
+  int64_t output_size() const { return int64_t{output_height()} * output_width() * channels; }
+  std::string text() const { return "avgpool " + window_text(kernel_height, kernel_width, stride, padding); }
+  bool operator==(const AvgPool2d&) const = default;
+};
+
 /// x -> x + f(x), where f is the layers between the two (He et al. 2016). Blocks may be nested.
 struct ResidualBegin {
   int size;
@@ -232,8 +252,8 @@ struct Concat {
   bool operator==(const Concat&) const = default;
 };
 
-using Layer = std::variant<Linear, Activate, LayerNorm, Scale, ChannelsLast, Conv2d, MaxPool2d, ResidualBegin,
-                           ResidualEnd, Select, Stream, Concat>;
+using Layer = std::variant<Linear, Activate, LayerNorm, Scale, ChannelsLast, Conv2d, MaxPool2d, AvgPool2d,
+                           ResidualBegin, ResidualEnd, Select, Stream, Concat>;
 
 std::string_view kind_of(const Layer& layer);
 int inputs_of(const Layer& layer);   ///< floats of a row it takes

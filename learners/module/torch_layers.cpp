@@ -52,6 +52,10 @@ at::Tensor apply(const Layer& layer, const at::Tensor& x, at::ArrayRef<at::Tenso
           [&](const MaxPool2d& l) {
             return rows(at::max_pool2d(pictures(x, l.height, l.width, l.channels), l.kernel, l.stride, l.padding));
           },
+          [&](const AvgPool2d& l) {
+            return rows(at::avg_pool2d(pictures(x, l.height, l.width, l.channels), {l.kernel_height, l.kernel_width},
+                                       l.stride, l.padding));
+          },
           [&](const Select& l) { return x.narrow(1, l.offset, l.size); }, [&](const ResidualBegin&) { return x; },
           [&](const ResidualEnd&) { return x; }, [&](const Stream&) { return x; }, [&](const Concat&) { return x; }},
       layer);

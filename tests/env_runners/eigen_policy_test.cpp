@@ -378,8 +378,10 @@ TEST_SUITE("env_runners/eigen_policy") {
   }
 
   TEST_CASE("EigenPolicy: a picture's result is the same bits in any batch") {
+    std::vector<ModuleSpec> specs = picture_specs();
+    specs.push_back(picture_spec({3, 21, 20}, "impoola_cnn"));
     for (const PolicyKernels* kernels : supported_kernels())
-      for (const ModuleSpec& spec : picture_specs()) {
+      for (const ModuleSpec& spec : specs) {
         CAPTURE(spec.to_string());
         EigenPolicy policy(spec, kernels);
         const auto size = static_cast<size_t>(spec.obs_size), outputs = static_cast<size_t>(policy.num_outputs());

@@ -108,6 +108,7 @@ TEST_CASE("Convolution: torch and EigenPolicy agree on every kind of layer and e
       preset({10, 10, 4}, "minatar_cnn"),
       preset({4, 84, 84}, "nature_cnn"),
       preset({2, 30, 28, 3}, "impala_resnet"),
+      preset({2, 30, 28, 3}, "impoola_cnn"),
       q_network({10, 10, 4}),
   };
   for (const LayerExample& example : layer_examples()) specs.push_back(example.spec);
@@ -163,9 +164,10 @@ TEST_CASE("Convolution: torch's gradient is that of finite differences") {
   const std::vector<ModuleSpec> specs{
       with_encoder(50, {Stream{50}, Select{50, 7, 9}, Conv2d{3, 3, 1, 2, 2}, Activate{Activation::tanh, 8}, Stream{50},
                         Select{50, 1, 4}, Stream{50}, Linear{50, 2}, Concat{14}, Linear{14, 4}}),
-      with_encoder(50, {ChannelsLast{2, 5, 5}, Scale{50, 0.5f}, Conv2d{5, 5, 2, 3, 3, 2, 1},
-                        Activate{Activation::tanh, 27}, ResidualBegin{27}, Conv2d{3, 3, 3, 3, 3, 1, 1},
-                        Activate{Activation::tanh, 27}, ResidualEnd{27}, MaxPool2d{3, 3, 3, 2, 1}, Linear{12, 4}})};
+      with_encoder(50,
+                   {ChannelsLast{2, 5, 5}, Scale{50, 0.5f}, Conv2d{5, 5, 2, 3, 3, 2, 1}, Activate{Activation::tanh, 27},
+                    ResidualBegin{27}, Conv2d{3, 3, 3, 3, 3, 1, 1}, Activate{Activation::tanh, 27}, ResidualEnd{27},
+                    MaxPool2d{3, 3, 3, 2, 1}, AvgPool2d{2, 2, 3, 2, 1, 1}, Linear{6, 4}})};
   for (const ModuleSpec& spec : specs) {
     CAPTURE(spec.to_string());
     const std::vector<float> values = initial_parameters(spec, 2);

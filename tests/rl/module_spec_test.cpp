@@ -233,7 +233,7 @@ TEST_CASE("ModuleSpec: an MLP's hash is what it always was") {
   CHECK(make_mlp_spec(bytes({2, 3}), Space(MultiDiscrete{{2, 3}}), model({})).hash() == 0xa2913851c074b1eb);
 }
 
-TEST_CASE("ModuleSpec: nature_cnn, minatar_cnn and impala_resnet are those of their papers") {
+TEST_CASE("ModuleSpec: the presets are those of their papers") {
   const ModuleSpec nature = picture(bytes({84, 84, 4}), with_encoder("nature_cnn"));
   CHECK(
       nature.to_string() ==
@@ -258,6 +258,12 @@ TEST_CASE("ModuleSpec: nature_cnn, minatar_cnn and impala_resnet are those of th
   CHECK(impala.to_string() == text + " relu -> 256 relu -> categorical 2; value shares the encoder -> 1");
   // 84 -> 42 -> 21 -> 11; conv 4 -> 16: 592, 16 -> 16: 2320, 16 -> 32: 4640, 32 -> 32: 9248; 11*11*32*256 + 256
   CHECK(impala.num_parameters() == 592 + 4 * 2320 + 4640 + 4 * 9248 + 9248 + 4 * 9248 + 991488 + 514 + 257);
+
+  const ModuleSpec impoola = picture(bytes({84, 60, 4}), with_encoder("impoola_cnn"));
+  text.replace(0, 5, "20160");
+  CHECK(impoola.to_string() ==
+        text + " relu -> avgpool 11x8 -> 256 relu -> categorical 2; value shares the encoder -> 1");
+  CHECK(impala.num_parameters() - impoola.num_parameters() == (11 * 11 - 1) * 32 * 256);
 }
 
 TEST_CASE("ModuleSpec: an action mask is beside what the encoder sees, whatever that is") {
@@ -478,6 +484,12 @@ TEST_CASE("ModuleSpec: the hash follows every number of a picture's layers") {
   changed([&](ModuleSpec& s) { layer(s, MaxPool2d{}).padding = 0; });
   changed([&](ModuleSpec& s) { layer(s, MaxPool2d{}).stride = 1; });
   changed([&](ModuleSpec& s) { layer(s, ResidualBegin{}).size = 7; });
+  spec = picture(bytes({2, 12, 12}), with_encoder("impoola_cnn"));
+  CHECK(hashes.insert(spec.hash()).second);
+  changed([&](ModuleSpec& s) { layer(s, AvgPool2d{}).kernel_height = 1; });
+  changed([&](ModuleSpec& s) { layer(s, AvgPool2d{}).kernel_width = 1; });
+  changed([&](ModuleSpec& s) { layer(s, AvgPool2d{}).stride = 2; });
+  changed([&](ModuleSpec& s) { layer(s, AvgPool2d{}).padding = 1; });
   changed(
       [&](ModuleSpec& s) { std::erase_if(s.encoder, [](const Layer& l) { return kind_of(l) == "residual_end"; }); });
   ModuleSpec other = spec;
@@ -574,6 +586,12 @@ TEST_CASE("check_module: sizes that cannot be, or do not fit, are named") {
   CHECK(complaint(at(2, Conv2d{32768, 1, 32768, 32768, 1, 1, 0})).find("has rows of") != std::string::npos);
   CHECK(complaint(at(2, MaxPool2d{12, 12, 2, 13, 1})) ==
         "error[bad-module] encoder.2 (max_pool2d) has kernel 13, want at most 12");
+  CHECK(complaint(at(2, AvgPool2d{12, 10, 2, 11, 11})) ==
+        "error[bad-module] encoder.2 (avg_pool2d) has kernel_width 11, want at most 10");
+  CHECK(complaint(at(2, AvgPool2d{12, 10, 2, 13, 10})) ==
+        "error[bad-module] encoder.2 (avg_pool2d) has kernel_height 13, want at most 12");
+  CHECK(complaint(at(2, AvgPool2d{12, 12, 2, 1, 2, 1, 1})) ==
+        "error[bad-module] encoder.2 (avg_pool2d) has padding 1, want at most half of kernel_height 1");
   CHECK(complaint([](ModuleSpec& s) { s.encoder.push_back(ResidualEnd{256}); }) ==
         "error[bad-module] encoder.47 (residual_end) ends no residual block");
   CHECK(complaint([](ModuleSpec& s) { s.encoder.push_back(ResidualBegin{256}); }) ==

@@ -333,6 +333,8 @@ def layer_of(name: str, layer: dict, take, open_blocks: list[np.ndarray], stream
         return convolve
     if kind == "max_pool2d":
         return lambda x: windows(x, layer["channels"], -np.inf).max(axis=(3, 4)).ravel()
+    if kind == "avg_pool2d":
+        return lambda x: windows(x, layer["channels"], 0).mean(axis=(3, 4)).ravel()
     if kind == "residual_begin":
         return begin
     if kind == "residual_end":
