@@ -54,9 +54,9 @@ std::vector<double> measure(const std::vector<std::function<void()>>& calls, dou
 /// The policy's part of a presets's spec on planes, as one writes it on libtorch.
 class Planes {
  public:
-  Planes(const ModuleSpec& spec, const std::vector<at::Tensor>& tensors) : spec_(spec) {
+  Planes(const ModuleSpec& spec, const std::vector<at::Tensor>& tensors) : encoder_(spec.network("encoder").layers) {
     size_t next = 0;
-    for (const Layer& layer : spec.encoder) {
+    for (const Layer& layer : encoder_) {
       const size_t count = tensors_of(layer).size();
       for (size_t i = 0; i < count; ++i) weights_.push_back(tensors[next++]);
       if (std::holds_alternative<Conv2d>(layer))
@@ -73,7 +73,7 @@ class Planes {
       next += 2;
       return at::linear(x.flatten(1), weights_[next - 2], weights_[next - 1]);
     };
-    for (const Layer& layer : spec_.encoder)
+    for (const Layer& layer : encoder_)
       x = std::visit(
           Overloaded{[&](const Linear&) { return linear(); },
                      [&](const Activate& l) { return l.activation == Activation::tanh ? at::tanh(x) : at::relu(x); },
@@ -98,18 +98,20 @@ class Planes {
   }
 
  private:
-  ModuleSpec spec_;
+  std::vector<Layer> encoder_;
   std::vector<at::Tensor> weights_;
 };
 
 double flops_of(const ModuleSpec& spec) {
-  double flops = 2.0 * spec.action_head.inputs * spec.action_head.outputs;
-  for (const Layer& layer : spec.encoder)
+  double flops = 0;
+  const auto add = [&](const std::string&, const Layer& layer) {
     std::visit(
         Overloaded{[&](const Linear& l) { flops += 2.0 * l.inputs * l.outputs; },
                    [&](const Conv2d& l) { flops += 2.0 * static_cast<double>(l.output_size()) * l.patch_size(); },
                    [](const auto&) {}},
         layer);
+  };
+  for_each_layer(spec.inference_part(), add, [](int) {});
   return flops;
 }
 

@@ -135,13 +135,11 @@ const PolicyKernels& policy_kernels() {
 }
 
 EigenPolicy::EigenPolicy(const ModuleSpec& spec, const PolicyKernels* kernels)
-    : spec_(spec),
+    : spec_(spec.inference_part()),
       kernels_(kernels ? *kernels : policy_kernels()),
-      num_weights_(spec.num_inference_parameters()),
-      outputs_(inputs_size(spec.distribution)),
-      layers_(spec.encoder) {
-  check_module(spec_);
-  layers_.emplace_back(spec_.action_head);
+      num_weights_(spec_.num_parameters()),
+      outputs_(inputs_size(spec.distribution)) {
+  check_module(spec);
   make_parts();
   size_t panel = 0, panel_saved = 0, row = 0, row_saved = 0, padded = 0, packed = 0, gathered = 0;
   for (const Part& part : parts_) {
@@ -154,9 +152,10 @@ EigenPolicy::EigenPolicy(const ModuleSpec& spec, const PolicyKernels* kernels)
     padded = std::max(padded, alone.padded), packed += alone.packed;
     if (part.row_layers > 0) gathered = std::max(gathered, static_cast<size_t>(kPanel * part.pitch()));
   }
+  joined_size_ = Room::rounded(panel * kPanel);
   const std::pair<float**, size_t> rooms[] = {{&panels_[0], panel * kPanel},
                                               {&panels_[1], panel * kPanel},
-                                              {&joined_, parts_.size() > 1 ? panel * kPanel : 0},
+                                              {&joined_, static_cast<size_t>(num_joined_) * joined_size_},
                                               {&panel_saved_, panel_saved * kPanel},
                                               {&rows_[0], row},
                                               {&rows_[1], row},
@@ -174,40 +173,89 @@ EigenPolicy::EigenPolicy(const ModuleSpec& spec, const PolicyKernels* kernels)
 
 int EigenPolicy::Part::pitch() const { return static_cast<int>(Room::rounded(static_cast<size_t>(features))); }
 
-/// Each stream up to the next Stream or Concat, then the rest.
+/// A network that is all another reads, and that nothing else reads, has its part together with that.
 void EigenPolicy::make_parts() {
-  const auto begins = [](const Layer& layer) { return std::holds_alternative<Stream>(layer); };
-  const auto joins = [](const Layer& layer) { return std::holds_alternative<Concat>(layer); };
+  std::map<std::string_view, Source> outputs;
+  const Network* before = nullptr;
+  const auto readers = [&](const std::string& name) {
+    return std::ranges::count_if(spec_.networks, [&](const Network& network) {
+      return std::ranges::find(network.inputs, name) != network.inputs.end();
+    });
+  };
+  for (const Network& network : spec_.networks) {
+    const size_t begin = layers_.size();
+    layers_.insert(layers_.end(), network.layers.begin(), network.layers.end());
+    const bool streams = !network.layers.empty() && std::holds_alternative<Stream>(network.layers[0]);
+    if (before && network.reads_only(before->name) && readers(before->name) == 1 && !streams) {
+      parts_.back().end = layers_.size();
+      const int size = network.layers.empty() ? outputs[before->name].size : outputs_of(network.layers.back());
+      outputs[network.name] = {parts_.size() - 1, size};
+    } else {
+      add_parts(network, begin, outputs);
+    }
+    before = &network;
+  }
   size_t weights = 0, packed = 0;
-  const std::span<const Layer> all = layers_;
-  for (size_t begin = 0; begin < all.size();) {
-    if (begins(all[begin]) || joins(all[begin])) ++begin;
-    size_t end = begin;
-    while (end < all.size() && !begins(all[end]) && !joins(all[end])) ++end;
-    Part part{
-        .layers = all.subspan(begin, end - begin), .weights = weights, .packed = packed, .features = spec_.obs_size};
-    part.joined = begin > 0 && joins(all[begin - 1]);
-    if (part.joined) {
-      part.features = outputs_of(all[begin - 1]);
-    } else if (const auto* select = part.layers.empty() ? nullptr : std::get_if<Select>(&part.layers[0])) {
-      part.offset = select->offset;
-      part.features = select->size;
-      part.layers = part.layers.subspan(1);
+  for (Part& part : parts_) place_layers(part, weights, packed);
+}
+
+/// Each stream up to the next Stream or Concat, then the rest; `outputs` are what networks give.
+void EigenPolicy::add_parts(const Network& network, size_t begin, std::map<std::string_view, Source>& outputs) {
+  const auto borders = [](const Layer& layer) {
+    return std::holds_alternative<Stream>(layer) || std::holds_alternative<Concat>(layer);
+  };
+  const auto join = [&](Part& part) {
+    part.joined = num_joined_++;
+    part.features = 0;
+  };
+  const auto read = [&](Part& part, Source source) {
+    parts_[source.part].readers.push_back({parts_.size(), part.features});
+    part.features += source.size;
+  };
+  std::vector<Source> streams;
+  do {
+    const Layer* border = begin < layers_.size() && borders(layers_[begin]) ? &layers_[begin++] : nullptr;
+    Part part{.begin = begin, .end = begin, .features = spec_.obs_size};
+    while (part.end < layers_.size() && !borders(layers_[part.end])) ++part.end;
+    begin = part.end;
+    if (border && std::holds_alternative<Concat>(*border)) {
+      join(part);
+      for (const Source& stream : streams) read(part, stream);
+    } else if (!network.reads_only(kObsInput)) {
+      join(part);
+      for (const std::string& input : network.inputs)
+        if (input == kObsInput)
+          part.obs_at.push_back(std::exchange(part.features, part.features + spec_.obs_size));
+        else
+          read(part, outputs.at(input));
     }
-    part.outputs = part.layers.empty() ? part.features : outputs_of(part.layers.back());
-    part.row_layers = count_row_layers(part.layers);
-    for (const Layer& layer : part.layers.first(part.row_layers)) {
-      part.row_weights += num_parameters_of(layer);
-      part.features = outputs_of(layer);
-    }
-    part.from_rows = part.row_layers > 0 && part.row_layers < part.layers.size() &&
-                     std::holds_alternative<Linear>(part.layers[part.row_layers]);
-    for (const Layer& layer : part.layers) {
-      weights += num_parameters_of(layer);
-      if (const auto* conv = std::get_if<Conv2d>(&layer)) packed += Room::packed_size(*conv);
-    }
-    parts_.push_back(part);
-    begin = end;
+    streams.push_back({parts_.size(), part.begin == part.end ? part.features : outputs_of(layers_[part.end - 1])});
+    parts_.push_back(std::move(part));
+  } while (begin < layers_.size());
+  outputs[network.name] = streams.back();
+}
+
+void EigenPolicy::place_layers(Part& part, size_t& weights, size_t& packed) const {
+  part.layers = std::span(layers_).subspan(part.begin, part.end - part.begin);
+  part.weights = weights;
+  part.packed = packed;
+  if (const auto* select = part.layers.empty() ? nullptr : std::get_if<Select>(&part.layers[0]);
+      select && part.joined < 0) {
+    part.offset = select->offset;
+    part.features = select->size;
+    part.layers = part.layers.subspan(1);
+  }
+  part.outputs = part.layers.empty() ? part.features : outputs_of(part.layers.back());
+  part.row_layers = count_row_layers(part.layers);
+  for (const Layer& layer : part.layers.first(part.row_layers)) {
+    part.row_weights += num_parameters_of(layer);
+    part.features = outputs_of(layer);
+  }
+  part.from_rows = part.row_layers > 0 && part.row_layers < part.layers.size() &&
+                   std::holds_alternative<Linear>(part.layers[part.row_layers]);
+  for (const Layer& layer : part.layers) {
+    weights += num_parameters_of(layer);
+    if (const auto* conv = std::get_if<Conv2d>(&layer)) packed += Room::packed_size(*conv);
   }
 }
 
@@ -237,12 +285,11 @@ void EigenPolicy::forward(const float* obs, size_t n, float* action_dist_inputs)
 
 void EigenPolicy::forward_panel(const float* obs, int samples, int lanes, float* out) {
   Pass panel{panels_[0], panels_[1], panel_saved_, lanes, nullptr, nullptr};
-  float* joined = joined_;
-  for (const Part& part : std::span(parts_).first(parts_.size() - 1)) {
+  for (const Part& part : parts_) {
     run_part(part, obs, samples, panel);
-    joined = std::copy_n(panel.x, part.outputs * lanes, joined);
+    for (const Place& to : part.readers)
+      std::copy_n(panel.x, part.outputs * lanes, joined_panel(parts_[to.part]) + to.feature * lanes);
   }
-  run_part(parts_.back(), obs, samples, panel);
   write_outputs(panel.x, panel.weights, samples, lanes, out);
   if (spec_.mask_offset >= 0) mask_outputs(obs, samples, out);
 }
@@ -261,8 +308,9 @@ void EigenPolicy::run_part(const Part& part, const float* obs, int samples, Pass
     layers = layers.subspan(1);
   } else if (part.row_layers > 0) {
     pack(gathered_, samples, part.features, part.pitch(), lanes, panel.x);
-  } else if (part.joined) {
-    panel.x = joined_;
+  } else if (part.joined >= 0) {
+    panel.x = joined_panel(part);
+    for (const int at : part.obs_at) pack(obs, samples, spec_.obs_size, spec_.obs_size, lanes, panel.x + at * lanes);
   } else {
     pack(obs + part.offset, samples, part.features, spec_.obs_size, lanes, panel.x);
   }
@@ -338,7 +386,7 @@ void EigenPolicy::run(const Layer& layer, Pass& pass) {
                           std::copy_n(pass.x + l.offset * pass.lanes, count(l.size), pass.y);
                           std::swap(pass.x, pass.y);
                         },
-                        [](const Stream&) {}, [](const Concat&) {},  // make_parts() took them out
+                        [](const Stream&) {}, [](const Concat&) {},  // add_parts() took them out
                         [&](const ResidualBegin& l) {
                           std::copy_n(pass.x, count(l.size), pass.saved);
                           pass.saved += Room::rounded(count(l.size));

@@ -84,6 +84,14 @@ class ReadField {
     if (!got.is_array()) wrong(name, got, "a list");
     return got.get_array();
   }
+  std::vector<std::string> strings(std::string_view name) {
+    std::vector<std::string> list;
+    for (const json::value& item : array(name)) {
+      if (!item.is_string()) wrong(name, item, "strings");
+      list.emplace_back(item.get_string());
+    }
+    return list;
+  }
   json::value take(std::string_view name) {
     const auto found = object_.find(name);
     if (found == object_.end()) bad("{} has no {}", where_, name);
@@ -162,34 +170,60 @@ Variant from_value(const json::value& value, std::string_view what, const std::s
   return variant;
 }
 
-std::vector<Layer> layers_from(ReadField& read, const std::string& part) {
+/// `part`: what the layers are of.
+std::vector<Layer> layers_from(const json::array& list, const std::string& part) {
   std::vector<Layer> layers;
-  for (const json::value& item : read.array(part))
+  for (const json::value& item : list)
     layers.push_back(from_value<Layer>(item, "layer", fmt::format("{}.{}", part, layers.size())));
   return layers;
 }
 
-Linear head_from(ReadField& read, const std::string& name) {
-  const Layer layer = from_value<Layer>(read.take(name), "layer", name);
-  if (!std::holds_alternative<Linear>(layer)) bad("{} is of kind {}, want {}", name, kind_of(layer), Linear::kKind);
-  return std::get<Linear>(layer);
+json::value to_value(const Network& network) {
+  return json::object{{"name", network.name},
+                      {"inputs", json::array(network.inputs.begin(), network.inputs.end())},
+                      {"acts", network.acts},
+                      {"layers", layers_json(network.layers)}};
+}
+
+Network network_from(const json::value& value, size_t index) {
+  ReadField read(value, fmt::format("networks.{}", index));
+  Network network;
+  network.name = read.string("name");
+  network.inputs = read.strings("inputs");
+  read("acts", network.acts);
+  network.layers = layers_from(read.array("layers"), network.name);
+  read.end();
+  return network;
+}
+
+/// Of what was written before networks had names: encoder, action_head, and what the value has.
+std::vector<Network> unnamed_networks(ReadField& read, bool has_value) {
+  const auto layers = [&](const char* part) { return layers_from(read.array(part), part); };
+  const auto head = [&](const char* part) { return std::vector{from_value<Layer>(read.take(part), "layer", part)}; };
+  std::vector<Network> networks{{"encoder", {"obs"}, layers("encoder"), true},
+                                {"pi", {"encoder"}, head("action_head"), true}};
+  if (!has_value) return networks;
+  bool shared = false;
+  read("shares_encoder", shared);
+  Network encoder{"vf_encoder", {"obs"}, layers("value_encoder")};
+  if (shared && !encoder.layers.empty())
+    bad("the value shares the encoder and has {} layers of its own", encoder.layers.size());
+  if (!shared) networks.push_back(std::move(encoder));
+  networks.push_back({"vf", {shared ? "encoder" : "vf_encoder"}, head("value_head")});
+  return networks;
 }
 
 }  // namespace
 
 std::string to_json(const ModuleSpec& spec) {
   check_module(spec);
+  json::array networks;
+  for (const Network& network : spec.networks) networks.push_back(to_value(network));
   json::object module{{"obs_size", spec.obs_size},
-                      {"encoder", layers_json(spec.encoder)},
-                      {"action_head", to_value(Layer(spec.action_head))},
+                      {"networks", std::move(networks)},
                       {"distribution", to_value(spec.distribution)},
                       {"log_std_init", static_cast<double>(spec.log_std_init)},
                       {"log_std_clip", static_cast<double>(spec.log_std_clip)}};
-  if (spec.has_value_head()) {
-    module["shares_encoder"] = spec.shares_encoder;
-    module["value_encoder"] = layers_json(spec.value_encoder);
-    module["value_head"] = to_value(Layer(spec.value_head));
-  }
   if (spec.mask_offset >= 0) module["mask_offset"] = spec.mask_offset;
   return json::serialize(module);
 }
@@ -201,15 +235,13 @@ ModuleSpec module_from_json(std::string_view text) {
   ReadField read(value, "a module");
   ModuleSpec spec;
   read("obs_size", spec.obs_size);
-  spec.encoder = layers_from(read, "encoder");
-  spec.action_head = head_from(read, "action_head");
   spec.distribution = from_value<ActionDistribution>(read.take("distribution"), "distribution", "distribution");
   read("log_std_init", spec.log_std_init), read("log_std_clip", spec.log_std_clip);
-  if (spec.has_value_head()) {
-    read("shares_encoder", spec.shares_encoder);
-    spec.value_encoder = layers_from(read, "value_encoder");
-    spec.value_head = head_from(read, "value_head");
-  }
+  if (read.has("encoder"))
+    spec.networks = unnamed_networks(read, !spec.is_q_network());
+  else
+    for (const json::value& item : read.array("networks"))
+      spec.networks.push_back(network_from(item, spec.networks.size()));
   if (read.has("mask_offset")) read("mask_offset", spec.mask_offset);
   read.end();
   check_module(spec);

@@ -2,8 +2,12 @@
 
 #include <Eigen/Dense>
 #include <algorithm>
+#include <cctype>
 #include <cmath>
+#include <map>
 #include <numeric>
+#include <set>
+#include <utility>
 
 #include "rl/action_mask.hpp"
 #include "rl/check.hpp"
@@ -79,6 +83,39 @@ std::string distribution_text(const ActionDistribution& distribution) {
       distribution);
 }
 
+/// The networks in one line. A network that another reads, and nothing else, is in line with the first that does.
+std::string networks_text(const ModuleSpec& spec) {
+  std::set<std::string_view> said;
+  const auto chain = [&](const auto& self, const Network& network) -> std::string {
+    std::string from;
+    if (network.reads_only(kObsInput))
+      from = said.empty() ? std::to_string(spec.obs_size) : "";
+    else if (const Network* source = network.inputs.size() == 1 ? spec.find(network.inputs[0]) : nullptr)
+      from = said.contains(source->name) ? "shares the " + source->name : self(self, *source);
+    else
+      from = fmt::format("{}", fmt::join(network.inputs, " + "));
+    said.insert(network.name);
+    std::vector<Layer> layers = network.layers;
+    std::string last;
+    if (network.name == kPolicyNetwork) {
+      last = (spec.mask_offset < 0 ? "" : "masked ") + distribution_text(spec.distribution);
+      if (!layers.empty() && std::holds_alternative<Linear>(layers.back())) layers.pop_back();
+    }
+    for (const std::string& part : {layers_text(layers), last})
+      if (!part.empty()) from += (from.empty() ? "" : " -> ") + part;
+    return from;
+  };
+  std::string text;
+  for (const Network& network : spec.networks) {
+    const auto in_line = [&](const Network& other) { return other.reads_only(network.name); };
+    if (std::ranges::any_of(spec.networks, in_line)) continue;
+    const std::string_view label = network.name == kValueNetwork ? "value" : network.name;
+    if (!text.empty() || label != kPolicyNetwork) text += fmt::format("{}{} ", text.empty() ? "" : "; ", label);
+    text += chain(chain, network);
+  }
+  return spec.is_q_network() ? text + "; value: the greatest" : text;
+}
+
 /// The structure as one line: all that both executors must agree on, and nothing of how parameters begin.
 std::string structure(const ModuleSpec& spec) {
   const auto layers = [](const std::vector<Layer>& list) {
@@ -99,10 +136,11 @@ std::string structure(const ModuleSpec& spec) {
           layer);
     return text;
   };
-  return fmt::format("obs {}|{}|pi {}x{}|{}|{}|{}|vf {}x{}|clip {}{}", spec.obs_size, layers(spec.encoder),
-                     spec.action_head.outputs, spec.action_head.inputs, distribution_text(spec.distribution),
-                     spec.shares_encoder ? "shared" : "separate", layers(spec.value_encoder), spec.value_head.outputs,
-                     spec.value_head.inputs, spec.log_std_clip,
+  std::string text = fmt::format("obs {}|", spec.obs_size);
+  for (const Network& network : spec.networks)
+    text += fmt::format("{}({}){}: {}|", network.name, fmt::join(network.inputs, ","), network.acts ? " acts" : "",
+                        layers(network.layers));
+  return fmt::format("{}{}|clip {}{}", text, distribution_text(spec.distribution), spec.log_std_clip,
                      spec.mask_offset < 0 ? "" : fmt::format("|mask {}", spec.mask_offset));
 }
 
@@ -219,31 +257,34 @@ void check_layer(const std::string& name, const Layer& layer) {
       layer);
 }
 
-/// That the layers fit each other; the size of what comes out.
-int check_chain(const std::string& part, const std::vector<Layer>& layers, const int obs_size) {
-  int size = obs_size;
+/// That the layers of a network that reads rows of `inputs` floats fit each other; the size of what comes out.
+int check_layers(const Network& network, const int inputs) {
+  int size = inputs;
   std::vector<int> open;  // residual blocks
   enum { none, inside, behind } streams = none;
   int64_t joined = 0;  // floats that the streams before this one gave
-  for (size_t i = 0; i < layers.size(); ++i) {
-    const Layer& layer = layers[i];
-    const std::string name = fmt::format("{}.{}", part, i);
+  for (size_t i = 0; i < network.layers.size(); ++i) {
+    const Layer& layer = network.layers[i];
+    const std::string name = network.layer_name(i);
     check_layer(name, layer);
     const bool begins = std::holds_alternative<Stream>(layer), ends = std::holds_alternative<Concat>(layer);
     if (begins || ends) {
       if (!open.empty()) bad_module("{} ({}) lies in a residual block", name, kind_of(layer));
       if (streams != inside && (ends || i > 0))
-        bad_module("{} ({}) lies behind other layers; an encoder begins with its streams", name, kind_of(layer));
+        bad_module("{} ({}) lies behind other layers; a network begins with its streams", name, kind_of(layer));
       if (i > 0) joined += size;
       if (joined > kLargestRow)
         bad_module("{} ({}) has rows of {} floats, want at most {}", name, kind_of(layer), joined, kLargestRow);
-      size = begins ? obs_size : static_cast<int>(joined);
+      size = begins ? inputs : static_cast<int>(joined);
       streams = begins ? inside : behind;
     }
     if (inputs_of(layer) != size)
       bad_module("{} ({}) takes {} floats and gets {}", name, kind_of(layer), inputs_of(layer), size);
     if (streams == behind && is_on_picture(layer))
       bad_module("{} ({}) lies behind streams, where there are no pictures", name, kind_of(layer));
+    if (network.acts && is_on_picture(layer) && !network.reads_only(kObsInput))
+      bad_module("{} ({}) acts on what {} reads, want obs alone: runners know no other pictures", name, kind_of(layer),
+                 network.name);
     size = outputs_of(layer);
     if (std::holds_alternative<ResidualBegin>(layer)) open.push_back(size);
     if (std::holds_alternative<ResidualEnd>(layer)) {
@@ -252,21 +293,78 @@ int check_chain(const std::string& part, const std::vector<Layer>& layers, const
       open.pop_back();
     }
   }
-  if (!open.empty()) bad_module("{} has {} residual blocks without an end", part, open.size());
-  if (streams == inside) bad_module("{} has streams without a concat", part);
+  if (!open.empty()) bad_module("{} has {} residual blocks without an end", network.name, open.size());
+  if (streams == inside) bad_module("{} has streams without a concat", network.name);
   return size;
 }
 
-void check_head(const std::string& name, const Linear& head, int inputs, int outputs) {
-  check_layer(name, head);
-  if (head.inputs != inputs || head.outputs != outputs)
-    bad_module("{} is {} -> {}, want {} -> {}", name, head.inputs, head.outputs, inputs, outputs);
-}
-
-/// Floats the action head gives.
-int head_outputs(const ActionDistribution& distribution) {
+/// Floats that pi gives.
+int policy_outputs(const ActionDistribution& distribution) {
   const DiagGaussian* gaussian = gaussian_of(distribution);
   return gaussian && gaussian->free_log_std ? gaussian->n : inputs_size(distribution);
+}
+
+void check_name(const ModuleSpec& spec, const Network& network) {
+  const auto fits = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; };
+  if (network.name.empty() || !std::ranges::all_of(network.name, fits))
+    bad_module("a network is called '{}', want letters, digits and _", network.name);
+  if (network.name == kObsInput || network.name == kActionsInput || network.name == "log_std")
+    bad_module("a network is called {}, which stands for something else", network.name);
+  if (spec.find(network.name) != &network) bad_module("two networks are called {}", network.name);
+}
+
+/// That a network which acts reads what runners have, and lies where they look for it.
+void check_acts(const ModuleSpec& spec, const Network& network) {
+  const auto index = static_cast<size_t>(&network - spec.networks.data());
+  for (const std::string& input : network.inputs) {
+    if (input == kActionsInput) bad_module("{} acts and reads actions, which runners get from pi", network.name);
+    if (const Network* source = spec.find(input); source && !source->acts)
+      bad_module("{} acts and reads {}, which does not act", network.name, input);
+  }
+  if (index > 0 && !spec.networks[index - 1].acts)
+    bad_module("{} acts and lies behind {}, which does not; want those that act first", network.name,
+               spec.networks[index - 1].name);
+  const auto reads = [&](const Network& other) {
+    return other.acts && std::ranges::find(other.inputs, network.name) != other.inputs.end();
+  };
+  if (network.name != kPolicyNetwork && std::ranges::none_of(spec.networks, reads))
+    bad_module("{} acts, and no network that acts reads it", network.name);
+}
+
+constexpr size_t kMostNetworks = 256;
+
+void check_networks(const ModuleSpec& spec) {
+  if (spec.networks.size() > kMostNetworks)
+    bad_module("a module has {} networks, want at most {}", spec.networks.size(), kMostNetworks);
+  std::map<std::string, int> sizes{{std::string(kObsInput), spec.obs_size},
+                                   {std::string(kActionsInput), actions_size(spec.distribution)}};
+  for (const Network& network : spec.networks) {
+    check_name(spec, network);
+    if (network.inputs.empty()) bad_module("{} reads nothing, want obs, actions or networks before it", network.name);
+    int64_t inputs = 0;
+    for (const std::string& input : network.inputs) {
+      const auto found = sizes.find(input);
+      if (found == sizes.end())
+        bad_module("{} reads '{}', want obs, actions or networks before it", network.name, input);
+      if (input == kPolicyNetwork)
+        bad_module("{} reads {}, whose outputs are the distribution's alone", network.name, input);
+      inputs += found->second;
+    }
+    if (inputs > kLargestRow)
+      bad_module("{} reads rows of {} floats, want at most {}", network.name, inputs, kLargestRow);
+    if (network.acts) check_acts(spec, network);
+    sizes[network.name] = check_layers(network, static_cast<int>(inputs));
+  }
+  const auto gives = [&](std::string_view name, int wanted) {
+    if (const int size = sizes.at(std::string(name)); size != wanted)
+      bad_module("{} gives {} floats, want {}", name, size, wanted);
+  };
+  if (const Network* policy = spec.find(kPolicyNetwork); policy == nullptr || !policy->acts)
+    bad_module("a module has no network {} that acts", kPolicyNetwork);
+  gives(kPolicyNetwork, policy_outputs(spec.distribution));
+  if (spec.find(kValueNetwork) == nullptr) return;
+  if (spec.is_q_network()) bad_module("a Q-network has its value from its Q-values, and no network {}", kValueNetwork);
+  gives(kValueNetwork, 1);
 }
 
 // ---- the presets ----
@@ -613,6 +711,12 @@ int inputs_size(const ActionDistribution& distribution) {
       distribution);
 }
 
+int actions_size(const ActionDistribution& distribution) {
+  if (const DiagGaussian* gaussian = gaussian_of(distribution)) return gaussian->n;
+  if (const auto* beta = std::get_if<Beta>(&distribution)) return beta->n;
+  return inputs_size(distribution);
+}
+
 const DiagGaussian* gaussian_of(const ActionDistribution& distribution) {
   if (const auto* squashed = std::get_if<SquashedGaussian>(&distribution)) return squashed;
   return std::get_if<DiagGaussian>(&distribution);
@@ -648,6 +752,32 @@ ActionDistribution distribution_for(const Space& action_space, bool free_log_std
        action_space.to_string());
 }
 
+std::string Network::layer_name(size_t index) const {
+  const auto is_network = [](const std::string& input) { return input != kObsInput && input != kActionsInput; };
+  if (layers.size() == 1 && std::ranges::any_of(inputs, is_network)) return name;
+  return fmt::format("{}.{}", name, index);
+}
+
+const Network* ModuleSpec::find(std::string_view name) const {
+  const auto found = std::ranges::find(networks, name, &Network::name);
+  return found == networks.end() ? nullptr : &*found;
+}
+
+const Network& ModuleSpec::network(std::string_view name) const {
+  if (const Network* found = find(name)) return *found;
+  std::vector<std::string> known;
+  for (const Network& network : networks) known.push_back(network.name);
+  bad_module("a module has no network {}{}", name, suggestion(name, known));
+}
+
+Network& ModuleSpec::network(std::string_view name) { return const_cast<Network&>(std::as_const(*this).network(name)); }
+
+ModuleSpec ModuleSpec::inference_part() const {
+  ModuleSpec part = *this;
+  std::erase_if(part.networks, [](const Network& network) { return !network.acts; });
+  return part;
+}
+
 std::vector<Parameter> ModuleSpec::parameters() const {
   std::vector<Parameter> list;
   size_t offset = 0;
@@ -667,26 +797,14 @@ std::vector<Parameter> ModuleSpec::parameters() const {
 
 size_t ModuleSpec::num_parameters() const {
   const std::vector<Parameter> list = parameters();
-  return list.back().offset + list.back().count;
+  return list.empty() ? 0 : list.back().offset + list.back().count;
 }
 
-size_t ModuleSpec::num_inference_parameters() const {
-  size_t count = 0;
-  for (const Parameter& p : parameters())
-    if (!p.name.starts_with("vf")) count += p.count;
-  return count;
-}
+size_t ModuleSpec::num_inference_parameters() const { return inference_part().num_parameters(); }
 
 uint64_t ModuleSpec::hash() const { return fnv1a(structure(*this)); }
 
-std::string ModuleSpec::to_string() const {
-  const std::string trunk = layers_text(encoder), value = layers_text(value_encoder);
-  const std::string policy = fmt::format("{} -> {}{}{}{}", obs_size, trunk, trunk.empty() ? "" : " -> ",
-                                         mask_offset < 0 ? "" : "masked ", distribution_text(distribution));
-  if (!has_value_head()) return policy + "; value: the greatest";
-  return fmt::format("{}; value {}{}1", policy, shares_encoder ? "shares the encoder -> " : value,
-                     shares_encoder || value.empty() ? "" : " -> ");
-}
+std::string ModuleSpec::to_string() const { return networks_text(*this); }
 
 void check_module(const ModuleSpec& spec) {
   if (spec.obs_size < 1 || spec.obs_size > kLargestRow)
@@ -712,17 +830,7 @@ void check_module(const ModuleSpec& spec) {
     if (spec.mask_offset < 0 || spec.mask_offset > last)
       bad_module("mask_offset is {}, want -1, or 0 to {}", spec.mask_offset, last);
   }
-  const int features = check_chain("encoder", spec.encoder, spec.obs_size);
-  check_head("action_head", spec.action_head, features, head_outputs(spec.distribution));
-  if (!spec.has_value_head()) {
-    if (spec.shares_encoder || !spec.value_encoder.empty() || spec.value_head != Linear{0, 0})
-      bad_module("a Q-network has its value from its Q-values, and no value_encoder or value_head");
-    return;
-  }
-  if (spec.shares_encoder && !spec.value_encoder.empty())
-    bad_module("the value shares the encoder and has {} layers of its own", spec.value_encoder.size());
-  const int value_features = check_chain("value_encoder", spec.value_encoder, spec.obs_size);
-  check_head("value_head", spec.value_head, spec.shares_encoder ? features : value_features, 1);
+  check_networks(spec);
 }
 
 std::vector<std::string> encoder_names() { return {kPresets.begin(), kPresets.end()}; }
@@ -749,15 +857,17 @@ ModuleSpec make_module_spec(const Space& observation_space, const Space& action_
   ModuleSpec spec;
   std::vector<std::string> hidden = begin_spec(observation_space, action_space, config, spec);
   spec.distribution = distribution_for(action_space, config.free_log_std, config.action_distribution);
-  spec.shares_encoder = config.vf_share_layers;
-  if (!spec.shares_encoder) spec.value_encoder = encoder_of(observation_space, config, hidden);
+  const bool shared = config.vf_share_layers;
+  std::vector<Layer> value_encoder;
+  if (!shared) value_encoder = encoder_of(observation_space, config, hidden);
   hidden.insert(hidden.end(), config.critic_only_parts.begin(), config.critic_only_parts.end());
-  spec.encoder = encoder_of(observation_space, config, hidden);
-  const int features = features_of(spec.encoder, spec);
+  const std::vector<Layer> encoder = encoder_of(observation_space, config, hidden);
+  const int features = features_of(encoder, spec), value_features = features_of(shared ? encoder : value_encoder, spec);
   // A small gain makes the first policy near uniform (Andrychowicz et al. 2021, "What Matters in On-Policy RL").
-  spec.action_head = {features, head_outputs(spec.distribution), Initializer::orthogonal, 0.01f};
-  spec.value_head = {spec.shares_encoder ? features : features_of(spec.value_encoder, spec), 1, Initializer::orthogonal,
-                     1.0f};
+  const Linear policy{features, policy_outputs(spec.distribution), Initializer::orthogonal, 0.01f};
+  spec.networks = {{"encoder", {"obs"}, encoder, true}, {"pi", {"encoder"}, {policy}, true}};
+  if (!shared) spec.networks.push_back({"vf_encoder", {"obs"}, value_encoder});
+  spec.networks.push_back({"vf", {shared ? "encoder" : "vf_encoder"}, {Linear{value_features, 1}}});
   spec.log_std_init = static_cast<float>(config.log_std_init);
   spec.log_std_clip = static_cast<float>(config.log_std_clip_param);
   check_module(spec);
@@ -778,8 +888,9 @@ ModuleSpec make_q_spec(const Space& observation_space, const Space& action_space
   ModuleSpec spec;
   const std::vector<std::string> hidden = begin_spec(observation_space, action_space, config, spec);
   spec.distribution = EpsilonGreedy{discrete->n};
-  spec.encoder = encoder_of(observation_space, config, hidden);
-  spec.action_head = {features_of(spec.encoder, spec), discrete->n, Initializer::orthogonal, 1.0f};
+  const std::vector<Layer> encoder = encoder_of(observation_space, config, hidden);
+  const Linear q_values{features_of(encoder, spec), discrete->n};
+  spec.networks = {{"encoder", {"obs"}, encoder, true}, {"pi", {"encoder"}, {q_values}, true}};
   check_module(spec);
   return spec;
 }

@@ -1,12 +1,13 @@
-// Module spec: a network as data. Two executors build the same spec: torch and native (training), Eigen (inference).
+// Module spec: networks as data. Two executors build the same spec: torch and native (training), Eigen (inference).
 //
-//   obs -> encoder -> action head -> action_dist_inputs     (inference part: what runners receive)
-//     \--> [value encoder] -> value head -> value           (learner only; shares the encoder with vf_share_layers)
+//   obs -> encoder -> pi -> action_dist_inputs     they act: the inference part, which runners receive
+//     \--> vf_encoder -> vf -> value               learner only; with vf_share_layers vf reads the encoder
 //
 // A Q-network has the first line alone: its action_dist_inputs are Q-values, and its value is the greatest of them.
+// A module may have more networks that the learner computes, as critics qf1 and qf2 that read obs and actions.
 //
-// Parameters lie in one flat float32 buffer, inference part first: for each layer in order its weight [out, in]
-// (row-major, as torch) and bias [out]; LayerNorm gain and bias [n]; a free log std [n] after the action head.
+// Parameters lie in one flat float32 buffer, network after network: for each layer in order its weight [out, in]
+// (row-major, as torch) and bias [out]; LayerNorm gain and bias [n]; a free log std [n] after pi.
 // The hash of the structure travels with the weights. A new layer kind is a new alternative of Layer: the build breaks
 // exactly where an executor has to learn it. What every kind says of itself (its name, its fields, its sizes, its
 // tensors and its words in to_string()) is in its struct, and the hash, the JSON and the checks follow from that.
@@ -229,8 +230,9 @@ struct Select {
   bool operator==(const Select&) const = default;
 };
 
-/// Streams side by side, at the beginning of an encoder: Stream begins one, which gets the whole row of observations,
-/// and Concat ends the last one; behind it lies what they gave, side by side. The layers behind it know no pictures.
+/// Streams side by side, at the beginning of a network: Stream begins one, which gets the whole row that the network
+/// reads, and Concat ends the last one; behind it lies what they gave, side by side. The layers behind it know no
+/// pictures.
 struct Stream {
   int size;
 
@@ -325,7 +327,8 @@ struct EpsilonGreedy {
 };  ///< Q-values [n]: the best action, or with probability epsilon (Weights::published) any; also has the value
 using ActionDistribution =
     std::variant<Categorical, MultiCategorical, DiagGaussian, SquashedGaussian, Beta, EpsilonGreedy>;
-int inputs_size(const ActionDistribution& distribution);  ///< length of action_dist_inputs
+int inputs_size(const ActionDistribution& distribution);   ///< length of action_dist_inputs
+int actions_size(const ActionDistribution& distribution);  ///< floats of an action: real numbers, or choices one-hot
 
 /// The Gaussian of a DiagGaussian or SquashedGaussian, whose inputs are alike; null for others.
 const DiagGaussian* gaussian_of(const ActionDistribution& distribution);
@@ -381,13 +384,29 @@ struct ModelConfig {
 /// Algorithms").
 constexpr float kMaskedLogit = -1e30f;
 
+// Names of networks and of what they read that mean something in every module; all others are its author's.
+constexpr std::string_view kPolicyNetwork = "pi";  ///< gives action_dist_inputs, but for a free log std and a mask
+constexpr std::string_view kValueNetwork = "vf";   ///< gives the value of a state
+constexpr std::string_view kObsInput = "obs";
+constexpr std::string_view kActionsInput = "actions";  ///< actions_size(distribution) floats
+
+/// Layers on what it reads, which lies side by side. Without layers it gives what it reads.
+struct Network {
+  std::string name;                 ///< of letters, digits and _
+  std::vector<std::string> inputs;  ///< "obs", "actions", or the names of networks that are listed before it
+  std::vector<Layer> layers;
+  bool acts = false;  ///< runners compute it
+
+  bool reads_only(std::string_view input) const { return inputs.size() == 1 && inputs[0] == input; }
+  /// "encoder.0"; "pi", where a network of one layer reads networks.
+  std::string layer_name(size_t index) const;
+  bool operator==(const Network&) const = default;
+};
+
 struct ModuleSpec {
   int obs_size = 0;  ///< flat float32 features of an observation
-  std::vector<Layer> encoder;
-  Linear action_head{0, 0};
-  std::vector<Layer> value_encoder;  ///< empty: the value head reads the encoder
-  bool shares_encoder = false;
-  Linear value_head{0, 0};
+  /// In buffer order. Those that act come first, the last of them is pi.
+  std::vector<Network> networks;
   ActionDistribution distribution{Categorical{0}};
   float log_std_init = 0.0f;
   float log_std_clip = 20.0f;
@@ -396,17 +415,23 @@ struct ModuleSpec {
   int mask_offset = -1;
 
   int mask_size() const { return mask_offset < 0 ? 0 : inputs_size(distribution); }  ///< features
-  /// false of a Q-network: it has neither value_encoder nor value_head, and V(s) = max_a Q(s, a).
-  bool has_value_head() const { return !std::holds_alternative<EpsilonGreedy>(distribution); }
+  const Network* find(std::string_view name) const;                                  ///< null: it has no such network
+  /// Throws Error("bad-module") for a name of none.
+  const Network& network(std::string_view name) const;
+  Network& network(std::string_view name);
+  /// Whether it gives Q-values [n, actions] as action_dist_inputs; then V(s) = max_a Q(s, a), and there is no vf.
+  bool is_q_network() const { return std::holds_alternative<EpsilonGreedy>(distribution); }
+  ModuleSpec inference_part() const;          ///< the networks that act
   std::vector<Parameter> parameters() const;  ///< in buffer order
   size_t num_parameters() const;              ///< floats, all
   size_t num_inference_parameters() const;    ///< floats of the leading inference part
-  uint64_t hash() const;                      ///< of the structure: sizes, kinds, order
+  uint64_t hash() const;                      ///< of the structure: names, sizes, kinds, order
   bool operator==(const ModuleSpec&) const = default;
   std::string to_string() const;  ///< "4 -> 64 tanh -> 64 tanh -> categorical 2; value 64 tanh -> 64 tanh -> 1"
 };
 
-/// Throws Error("bad-module") for a spec whose sizes cannot be, or do not fit each other.
+/// Throws Error("bad-module") for a spec whose sizes cannot be, or do not fit each other; for a network that reads none
+/// before it, or one that acts and reads what runners do not have; and for names that stand twice.
 void check_module(const ModuleSpec& spec);
 
 /// A picture among observation spaces: a Box [frames,] height, width, channels, or [frames,] channels, height, width.
@@ -421,15 +446,15 @@ Picture picture_of(const Space& observation_space, const std::string& channels);
 
 std::vector<std::string> encoder_names();  ///< what ModelConfig::encoder may be, beside auto
 
-/// The module of a config. Encoders do not see an action mask (rl/action_mask.hpp) that is beside the observation.
-/// encoder = auto is an MLP after flattening for what is no picture (sides of 8 or more, 16
+/// The module of a config: encoder, pi, [vf_encoder,] vf. Encoders do not see an action mask (rl/action_mask.hpp) that
+/// is beside the observation. encoder = auto is an MLP after flattening for what is no picture (sides of 8 or more, 16
 /// channels at most, of bytes or floats); else minatar_cnn up to 16 x 16, nature_cnn from 36 x 36, an MLP between.
 /// Pictures in a Dict or Tuple, and what is embedded, have streams of their own; what these give and everything else
 /// goes side by side into an MLP (as MultiInputPolicy of Stable-Baselines3). Throws Error for an action space no
 /// distribution covers, for a picture too small for its filters, and for names of parts that are not there.
 ModuleSpec make_module_spec(const Space& observation_space, const Space& action_space, const ModelConfig& config);
 
-/// The encoder of make_module_spec() and one head of Q-values, one for each of the Discrete actions, for EpsilonGreedy.
+/// The encoder of make_module_spec(), and as pi one Q-value for each of the Discrete actions, for EpsilonGreedy.
 ModuleSpec make_q_spec(const Space& observation_space, const Space& action_space, const ModelConfig& config);
 
 /// make_module_spec() with MLP encoder(s) after flattening, whatever the space and `encoder`.
@@ -448,16 +473,11 @@ std::vector<float> initial_parameters(const ModuleSpec& spec, uint64_t seed);
 /// order ("encoder.0", ..., "pi", "vf_encoder.0", ..., "vf"), and log_std(n) where a free log std lies.
 template <class Visit, class OnLogStd>
 void for_each_layer(const ModuleSpec& spec, Visit visit, OnLogStd log_std) {
-  const auto part = [&](const std::vector<Layer>& layers, const std::string& name) {
-    for (size_t i = 0; i < layers.size(); ++i) visit(name + "." + std::to_string(i), layers[i]);
-  };
-  part(spec.encoder, "encoder");
-  visit(std::string("pi"), Layer(spec.action_head));
-  if (const DiagGaussian* gaussian = gaussian_of(spec.distribution); gaussian && gaussian->free_log_std)
-    log_std(gaussian->n);
-  if (!spec.has_value_head()) return;
-  part(spec.value_encoder, "vf_encoder");
-  visit(std::string("vf"), Layer(spec.value_head));
+  const DiagGaussian* gaussian = gaussian_of(spec.distribution);
+  for (const Network& network : spec.networks) {
+    for (size_t i = 0; i < network.layers.size(); ++i) visit(network.layer_name(i), network.layers[i]);
+    if (network.name == kPolicyNetwork && gaussian && gaussian->free_log_std) log_std(gaussian->n);
+  }
 }
 
 }  // namespace myriad

@@ -25,6 +25,10 @@ json::object linear(size_t inputs, size_t outputs) {
   return {{"kind", "linear"}, {"inputs", inputs}, {"outputs", outputs}, {"initializer", "orthogonal"}, {"gain", 1.0}};
 }
 
+json::object network(std::string_view name, std::string_view input, const json::value& layers) {
+  return {{"name", name}, {"inputs", json::array{input}}, {"acts", name != "vf"}, {"layers", layers}};
+}
+
 LayerExample example_of(const json::object& said) {
   LayerExample example{std::string(said.at("about").as_string()),
                        {},
@@ -34,14 +38,13 @@ LayerExample example_of(const json::object& said) {
   const size_t outputs = example.y.size();
   example.spec =
       module_from_json(json::serialize(json::object{{"obs_size", example.x.size()},
-                                                    {"encoder", said.at("layers")},
-                                                    {"action_head", linear(outputs, outputs)},
+                                                    {"networks",
+                                                     {network("encoder", "obs", said.at("layers")),
+                                                      network("pi", "encoder", json::array{linear(outputs, outputs)}),
+                                                      network("vf", "encoder", json::array{linear(outputs, 1)})}},
                                                     {"distribution", {{"kind", "categorical"}, {"n", outputs}}},
                                                     {"log_std_init", 0.0},
-                                                    {"log_std_clip", 20.0},
-                                                    {"shares_encoder", true},
-                                                    {"value_encoder", json::array()},
-                                                    {"value_head", linear(outputs, 1)}}));
+                                                    {"log_std_clip", 20.0}}));
   for (size_t i = 0; i < outputs; ++i)
     for (size_t j = 0; j < outputs; ++j) example.parameters.push_back(i == j ? 1.0f : 0.0f);
   example.parameters.resize(example.parameters.size() + outputs + outputs + 1, 0.0f);  // biases, the value head
@@ -66,7 +69,7 @@ std::vector<LayerExample> layer_examples() {
   const json::value all = json::parse(text.str());
   for (const json::value& said : all.as_array()) {
     examples.push_back(example_of(said.as_object()));
-    for (const Layer& layer : examples.back().spec.encoder) missing.erase(kind_of(layer));
+    for (const Layer& layer : examples.back().spec.network("encoder").layers) missing.erase(kind_of(layer));
   }
   check(missing.empty(), "tests/layer_examples.json has no example of {}", fmt::join(missing, ", "));
   return examples;

@@ -122,7 +122,9 @@ at::Tensor PartedModule::idle_rows() const { return at::zeros({1, spec_.obs_size
 
 void PartedModule::idle_pass() {
   const ModuleOutput out = forward(idle_rows());
-  ((out.action_dist_inputs.sum() + out.values.sum()) * 0.0).backward();
+  at::Tensor sum = out.action_dist_inputs.sum();
+  if (out.values.defined()) sum = sum + out.values.sum();
+  (sum * 0.0).backward();
 }
 
 void PartedModule::idle_infer(const at::Tensor& parameters) {

@@ -2,8 +2,10 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <utility>
 
+#include "rl/check.hpp"
 #include "rl/overloaded.hpp"
 
 namespace myriad {
@@ -34,7 +36,7 @@ at::Tensor pictures(const at::Tensor& rows, int height, int width, int channels)
 }
 at::Tensor rows(const at::Tensor& pictures) { return pictures.permute({0, 2, 3, 1}).flatten(1); }
 
-/// What a layer computes; residual blocks and streams are run_layers'.
+/// What a layer computes; residual blocks and streams are run_network's.
 at::Tensor apply(const Layer& layer, const at::Tensor& x, at::ArrayRef<at::Tensor> t) {
   return std::visit(
       Overloaded{
@@ -59,6 +61,102 @@ at::Tensor apply(const Layer& layer, const at::Tensor& x, at::ArrayRef<at::Tenso
           [&](const Select& l) { return x.narrow(1, l.offset, l.size); }, [&](const ResidualBegin&) { return x; },
           [&](const ResidualEnd&) { return x; }, [&](const Stream&) { return x; }, [&](const Concat&) { return x; }},
       layer);
+}
+
+/// What a network's layers give for rows of what it reads; `next` are those of its layers that have parameters.
+at::Tensor run_network(const std::vector<Layer>& layers, const at::Tensor& row,
+                       std::vector<TorchLayer>::const_iterator& next, const LayerCall& call) {
+  at::Tensor x = row;
+  std::vector<at::Tensor> open;     // residual blocks
+  std::vector<at::Tensor> streams;  // what those that are over gave
+  for (const Layer& layer : layers) {
+    if (std::holds_alternative<Stream>(layer) && &layer != &layers.front()) streams.push_back(std::exchange(x, row));
+    if (std::holds_alternative<Concat>(layer)) {
+      streams.push_back(x);
+      x = at::cat(streams, 1);
+    }
+    x = has_parameters(layer) ? call(*next++, x) : apply(layer, x, {});
+    if (std::holds_alternative<ResidualBegin>(layer)) open.push_back(x);
+    if (std::holds_alternative<ResidualEnd>(layer)) {
+      x = x + open.back();
+      open.pop_back();
+    }
+  }
+  return x;
+}
+
+/// One pass through the networks of some names and those that they read.
+class Pass {
+ public:
+  Pass(const ModuleSpec& spec, const std::vector<TorchLayer>& with_parameters, const std::vector<std::string>& names,
+       const NetworkInputs& inputs, const LayerCall& call)
+      : spec_(spec), obs_(inputs.obs), outputs_(spec.networks.size()) {
+    if (!obs_.is_floating_point()) obs_ = obs_.to(at::kFloat);  // uint8
+    std::vector<bool> needed(spec.networks.size());
+    for (const std::string& name : names) needed[index_of(spec.network(name))] = true;
+    for (size_t i = spec.networks.size(); i-- > 0;)
+      for (const std::string& input : spec.networks[i].inputs)
+        if (const Network* source = spec.find(input); source && needed[i]) needed[index_of(*source)] = true;
+    auto next = with_parameters.begin();
+    for (size_t i = 0; i < spec.networks.size(); ++i) {
+      const Network& network = spec.networks[i];
+      const bool is_policy = network.name == kPolicyNetwork;
+      if (needed[i]) {
+        outputs_[i] = run_network(network.layers, row_of(network, inputs.actions), next, call);
+        if (is_policy) outputs_[i] = action_dist_inputs(outputs_[i].to(at::kFloat), next, call);
+      } else {
+        next += std::ranges::count_if(network.layers, has_parameters) + (is_policy && has_free_log_std() ? 1 : 0);
+      }
+    }
+  }
+
+  const at::Tensor& output(std::string_view name) const { return outputs_[index_of(spec_.network(name))]; }
+
+  /// action_dist_inputs with every one possible where the mask allows none: the last mask of an episode may, and the
+  /// value there counts at a time limit.
+  const at::Tensor& possible() const { return possible_; }
+
+ private:
+  size_t index_of(const Network& network) const { return static_cast<size_t>(&network - spec_.networks.data()); }
+  bool has_free_log_std() const {
+    const DiagGaussian* gaussian = gaussian_of(spec_.distribution);
+    return gaussian && gaussian->free_log_std;
+  }
+
+  at::Tensor row_of(const Network& network, const at::Tensor& actions) const {
+    std::vector<at::Tensor> rows;
+    for (const std::string& input : network.inputs) {
+      check(input != kActionsInput || actions.defined(), "{} reads actions, and got none", network.name);
+      rows.push_back(input == kObsInput ? obs_ : input == kActionsInput ? actions : output(input));
+    }
+    return rows.size() == 1 ? rows[0] : at::cat(rows, 1);
+  }
+
+  at::Tensor action_dist_inputs(at::Tensor x, std::vector<TorchLayer>::const_iterator& next, const LayerCall& call) {
+    if (const DiagGaussian* gaussian = gaussian_of(spec_.distribution)) {
+      const float clip = spec_.log_std_clip;
+      x = gaussian->free_log_std
+              ? call(*next++, x)
+              : at::cat({x.narrow(1, 0, gaussian->n), x.narrow(1, gaussian->n, gaussian->n).clamp(-clip, clip)}, 1);
+    }
+    possible_ = x;
+    if (spec_.mask_offset < 0) return x;
+    const at::Tensor masked = obs_.narrow(1, spec_.mask_offset, spec_.mask_size()).eq(0);
+    const at::Tensor allowed = x.masked_fill(masked, kMaskedLogit);
+    possible_ = at::where(masked.all(1, /*keepdim=*/true), x, allowed);
+    return allowed;
+  }
+
+  const ModuleSpec& spec_;
+  at::Tensor obs_;
+  std::vector<at::Tensor> outputs_;  ///< by the networks' places
+  at::Tensor possible_;
+};
+
+LayerCall call_with(const std::vector<at::Tensor>& tensors) {
+  return [&](const TorchLayer& layer, const at::Tensor& x) {
+    return layer.function(x, at::ArrayRef<at::Tensor>(tensors).slice(layer.first, layer.count));
+  };
 }
 
 }  // namespace
@@ -86,56 +184,30 @@ std::vector<TorchLayer> layers_of(const ModuleSpec& spec) {
   return layers;
 }
 
+std::vector<at::Tensor> run_networks(const ModuleSpec& spec, const std::vector<TorchLayer>& with_parameters,
+                                     const std::vector<std::string>& names, const NetworkInputs& inputs,
+                                     const LayerCall& call) {
+  Pass pass(spec, with_parameters, names, inputs, call);
+  std::vector<at::Tensor> outputs;
+  for (const std::string& name : names) outputs.push_back(pass.output(name).to(at::kFloat));
+  return outputs;
+}
+
 ModuleOutput run_layers(const ModuleSpec& spec, const std::vector<TorchLayer>& with_parameters, const at::Tensor& obs,
-                        const std::function<at::Tensor(const TorchLayer&, const at::Tensor& x)>& call) {
-  if (!obs.is_floating_point()) return run_layers(spec, with_parameters, obs.to(at::kFloat), call);  // uint8
-  auto next = with_parameters.begin();
-  const auto trunk = [&](const std::vector<Layer>& layers, const at::Tensor& row) {
-    at::Tensor x = row;
-    std::vector<at::Tensor> open;     // residual blocks
-    std::vector<at::Tensor> streams;  // what those that are over gave
-    for (const Layer& layer : layers) {
-      if (std::holds_alternative<Stream>(layer) && &layer != &layers.front()) streams.push_back(std::exchange(x, row));
-      if (std::holds_alternative<Concat>(layer)) {
-        streams.push_back(x);
-        x = at::cat(streams, 1);
-      }
-      x = has_parameters(layer) ? call(*next++, x) : apply(layer, x, {});
-      if (std::holds_alternative<ResidualBegin>(layer)) open.push_back(x);
-      if (std::holds_alternative<ResidualEnd>(layer)) {
-        x = x + open.back();
-        open.pop_back();
-      }
-    }
-    return x;
-  };
-  const at::Tensor features = trunk(spec.encoder, obs);
-  at::Tensor inputs = call(*next++, features).to(at::kFloat);
-  if (const DiagGaussian* gaussian = gaussian_of(spec.distribution)) {
-    const float clip = spec.log_std_clip;
-    inputs =
-        gaussian->free_log_std
-            ? call(*next++, inputs)
-            : at::cat({inputs.narrow(1, 0, gaussian->n), inputs.narrow(1, gaussian->n, gaussian->n).clamp(-clip, clip)},
-                      1);
-  }
-  at::Tensor best = inputs;  // of a Q-network
-  if (spec.mask_offset >= 0) {
-    const at::Tensor masked = obs.narrow(1, spec.mask_offset, spec.mask_size()).eq(0);
-    inputs = inputs.masked_fill(masked, kMaskedLogit);
-    // The last mask of an episode may allow nothing, and the value there counts at a time limit.
-    best = at::where(masked.all(1, /*keepdim=*/true), best, inputs);
-  }
-  if (!spec.has_value_head()) return {inputs, std::get<0>(best.max(1))};
-  const at::Tensor value_features = spec.shares_encoder ? features : trunk(spec.value_encoder, obs);
-  return {inputs, call(*next++, value_features).squeeze(1).to(at::kFloat)};
+                        const LayerCall& call) {
+  const bool has_value = spec.find(kValueNetwork) != nullptr;
+  std::vector<std::string> names{std::string(kPolicyNetwork)};
+  if (has_value) names.emplace_back(kValueNetwork);
+  const Pass pass(spec, with_parameters, names, {obs}, call);
+  ModuleOutput output{pass.output(kPolicyNetwork), {}};
+  if (has_value) output.values = pass.output(kValueNetwork).squeeze(1).to(at::kFloat);
+  if (spec.is_q_network()) output.values = std::get<0>(pass.possible().max(1));
+  return output;
 }
 
 ModuleOutput run_layers(const ModuleSpec& spec, const std::vector<TorchLayer>& layers,
                         const std::vector<at::Tensor>& tensors, const at::Tensor& obs) {
-  return run_layers(spec, layers, obs, [&](const TorchLayer& layer, const at::Tensor& x) {
-    return layer.function(x, at::ArrayRef<at::Tensor>(tensors).slice(layer.first, layer.count));
-  });
+  return run_layers(spec, layers, obs, call_with(tensors));
 }
 
 std::vector<at::Tensor> parameter_views(std::span<const Parameter> tensors, const at::Tensor& flat) {
@@ -152,6 +224,11 @@ std::vector<at::Tensor> parameter_views(const ModuleSpec& spec, const at::Tensor
 
 ModuleOutput torch_forward(const ModuleSpec& spec, const std::vector<at::Tensor>& parameters, const at::Tensor& obs) {
   return run_layers(spec, layers_of(spec), parameters, obs);
+}
+
+std::vector<at::Tensor> outputs_of(const ModuleSpec& spec, const std::vector<at::Tensor>& tensors,
+                                   const std::vector<std::string>& names, const NetworkInputs& inputs) {
+  return run_networks(spec, layers_of(spec), names, inputs, call_with(tensors));
 }
 
 }  // namespace myriad

@@ -1,10 +1,11 @@
-// A ModuleSpec in torch's operators, on any device: what its layers compute, and the pass through all of them.
+// A ModuleSpec in torch's operators, on any device: what its layers compute, and passes through its networks.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #include <functional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "learners/group/partition.hpp"
@@ -15,7 +16,13 @@ namespace myriad {
 /// What a forward pass gives.
 struct ModuleOutput {
   at::Tensor action_dist_inputs;  // [n, inputs_size]
-  at::Tensor values;              // [n]
+  at::Tensor values;              // [n]; undefined for a module without vf that is no Q-network
+};
+
+/// What networks read that is no network's output.
+struct NetworkInputs {
+  at::Tensor obs;           // [n, obs_size]
+  at::Tensor actions = {};  // [n, actions_size], for networks that read it
 };
 
 /// Named tensors, in order, as views of a flat one that begins with the first of them.
@@ -30,17 +37,28 @@ struct TorchLayer {
   std::function<at::Tensor(const at::Tensor& x, at::ArrayRef<at::Tensor> tensors)> function;
 };
 
-/// In the order of a forward pass, which is that of the parameters.
+/// Those of all networks, in the order of the parameters.
 std::vector<TorchLayer> layers_of(const ModuleSpec& spec);
 
-/// A forward pass, `call(layer, x)` for each layer with parameters. Gives float32 under autocast too.
+using LayerCall = std::function<at::Tensor(const TorchLayer&, const at::Tensor& x)>;
+
+/// The outputs [n, k] of the networks of these names, `call(layer, x)` for each layer with parameters that they need,
+/// once for all; of pi: action_dist_inputs. Gives float32 under autocast too. Throws Error("bad-module") for a name of
+/// none.
+std::vector<at::Tensor> run_networks(const ModuleSpec& spec, const std::vector<TorchLayer>& with_parameters,
+                                     const std::vector<std::string>& names, const NetworkInputs& inputs,
+                                     const LayerCall& call);
+
+/// A forward pass: pi and, where there is one, vf.
 ModuleOutput run_layers(const ModuleSpec& spec, const std::vector<TorchLayer>& with_parameters,
                         const at::Tensor& obs,  // [n, obs_size]
-                        const std::function<at::Tensor(const TorchLayer&, const at::Tensor& x)>& call);
+                        const LayerCall& call);
 
 /// With all `tensors`, in the spec's order.
 ModuleOutput run_layers(const ModuleSpec& spec, const std::vector<TorchLayer>& layers,
                         const std::vector<at::Tensor>& tensors, const at::Tensor& obs);
 ModuleOutput torch_forward(const ModuleSpec& spec, const std::vector<at::Tensor>& tensors, const at::Tensor& obs);
+std::vector<at::Tensor> outputs_of(const ModuleSpec& spec, const std::vector<at::Tensor>& tensors,
+                                   const std::vector<std::string>& names, const NetworkInputs& inputs);
 
 }  // namespace myriad

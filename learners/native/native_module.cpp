@@ -19,6 +19,13 @@ constexpr size_t kWorthSharing = 4'000'000;  // multiply-adds: some 40 us, sever
 NativeActivation native(Activation f) { return static_cast<NativeActivation>(f); }
 static_assert(static_cast<int>(NativeActivation::elu) == static_cast<int>(Activation::elu));
 
+constexpr std::string_view kEncoder = "encoder", kValueEncoder = "vf_encoder";
+
+/// What a head reads.
+std::string_view encoder_of(const ModuleSpec& spec, std::string_view head) {
+  return head == kValueNetwork && spec.find(kValueEncoder) ? kValueEncoder : kEncoder;
+}
+
 }  // namespace
 
 /// One layer, with its place among the parameters and in a chunk's activations.
@@ -30,7 +37,7 @@ struct NativeModule::Step {
   size_t input_at = 0, output_at = 0;  // floats a sample into the network's activations; 0 = the observation
 };
 
-struct NativeModule::Network {
+struct NativeModule::Trunk {
   std::vector<Step> steps;
   int obs_offset = 0, obs_size = 0;  // the features of an observation that it sees
   size_t width = 0;                  // floats a sample keeps
@@ -51,14 +58,21 @@ const NativeKernels& native_kernels() {
 #endif
 }
 
-std::string_view NativeModule::obstacle(const ModuleSpec& spec) {
-  for (const std::vector<Layer>* part : {&spec.encoder, &spec.value_encoder})
-    for (const Layer& layer : *part) {
-      const bool first = &layer == part->data();
+std::string NativeModule::obstacle(const ModuleSpec& spec) {
+  if (!spec.is_q_network() && spec.find(kValueNetwork) == nullptr) return "a policy without a value";
+  for (const Network& network : spec.networks) {
+    const bool encodes = network.name == kEncoder || network.name == kValueEncoder;
+    const bool is_head = network.name == kPolicyNetwork || network.name == kValueNetwork;
+    const std::string_view input = encodes ? kObsInput : encoder_of(spec, network.name);
+    const bool is_linear = network.layers.size() == 1 && std::holds_alternative<Linear>(network.layers[0]);
+    if (!(encodes || (is_head && is_linear)) || !network.reads_only(input)) return "the network " + network.name;
+    for (const Layer& layer : network.layers) {
+      const bool first = &layer == network.layers.data();
       if (!std::holds_alternative<Linear>(layer) && !std::holds_alternative<Activate>(layer) &&
           !std::holds_alternative<LayerNorm>(layer) && !(first && std::holds_alternative<Select>(layer)))
-        return kind_of(layer);
+        return fmt::format("a layer of kind {}", kind_of(layer));
     }
+  }
   return "";
 }
 
@@ -69,18 +83,19 @@ NativeModule::NativeModule(const ModuleSpec& spec, int threads, const NativeKern
       num_parameters_(spec.num_parameters()),
       num_inference_(spec.num_inference_parameters()),
       inputs_size_(inputs_size(spec.distribution)),
-      has_value_head_(spec.has_value_head()) {
+      has_value_head_(!spec.is_q_network()) {
   if (!supports(spec))
-    fail(Exit::usage, "impossible",
-         "learners.executor 'native' cannot train a layer of kind {}; 'torch' and 'auto' can", obstacle(spec));
+    fail(Exit::usage, "impossible", "learners.executor 'native' cannot train {}; 'torch' and 'auto' can",
+         obstacle(spec));
   size_t offset = 0;
-  const auto head = [&](const Linear& l) {
+  const auto head = [&](std::string_view network) {
+    const auto& l = std::get<Linear>(spec.network(network).layers[0]);
     const Head h{offset, offset + static_cast<size_t>(l.inputs) * static_cast<size_t>(l.outputs), l.inputs, l.outputs};
     offset = h.bias + static_cast<size_t>(l.outputs);
     return h;
   };
-  add_network(spec.encoder, offset);
-  policy_ = head(spec.action_head);
+  add_network(spec.network(kEncoder).layers, offset);
+  policy_ = head(kPolicyNetwork);
   if (const DiagGaussian* gaussian = gaussian_of(spec.distribution)) {
     gaussian_ = gaussian->n;
     free_log_std_ = gaussian->free_log_std;
@@ -88,8 +103,8 @@ NativeModule::NativeModule(const ModuleSpec& spec, int threads, const NativeKern
     if (free_log_std_) offset += static_cast<size_t>(gaussian_);
   }
   if (has_value_head_) {
-    if (!spec.shares_encoder) add_network(spec.value_encoder, offset);
-    value_ = head(spec.value_head);
+    if (const Network* encoder = spec.find(kValueEncoder)) add_network(encoder->layers, offset);
+    value_ = head(kValueNetwork);
   }
   check(offset == num_parameters_, "the native module has {} parameters, its spec {}", offset, num_parameters_);
   check(policy_.inputs == networks_.front().features &&
@@ -97,7 +112,7 @@ NativeModule::NativeModule(const ModuleSpec& spec, int threads, const NativeKern
         "a head does not fit its encoder");
   scratch_.resize(static_cast<size_t>(threads_));
   for (Scratch& s : scratch_)
-    for (const Network& network : networks_) {
+    for (const Trunk& network : networks_) {
       s.a.resize(std::max(s.a.size(), kSamples * static_cast<size_t>(network.widest)));
       s.b.resize(s.a.size());
       s.value.resize(kSamples);
@@ -110,7 +125,7 @@ NativeModule::NativeModule(const ModuleSpec& spec, int threads, const NativeKern
 NativeModule::~NativeModule() = default;
 
 void NativeModule::add_network(const std::vector<Layer>& layers, size_t& offset) {
-  Network network;
+  Trunk network;
   std::span<const Layer> rest = layers;
   network.obs_size = spec_.obs_size;
   if (const auto* select = layers.empty() ? nullptr : std::get_if<Select>(&layers[0])) {
@@ -180,7 +195,7 @@ void NativeModule::forward(const float* parameters, const float* obs, size_t n, 
                            float* values) {
   call_ = {.parameters = parameters, .obs = obs, .n = n, .action_dist_inputs = action_dist_inputs, .values = values};
   const size_t samples = (n + kSamples - 1) / kSamples * kSamples;
-  for (Network& network : networks_)
+  for (Trunk& network : networks_)
     if (network.activations.size() < samples * network.width) network.activations.resize(samples * network.width);
   if (gaussian_ != 0 && !free_log_std_) raw_.resize(n * static_cast<size_t>(gaussian_));
   if (!has_value_head_) best_.resize(n);
@@ -227,7 +242,7 @@ void NativeModule::each_panel(size_t lane, Visit visit) const {
       visit(start, std::min(kSamples, call_.n - start));
 }
 
-const float* NativeModule::features_of(const Network& network, size_t start, size_t count, float* activations) const {
+const float* NativeModule::features_of(const Trunk& network, size_t start, size_t count, float* activations) const {
   k_.pack(call_.obs + start * static_cast<size_t>(spec_.obs_size) + network.obs_offset, static_cast<int>(count),
           network.obs_size, spec_.obs_size, activations);
   const float* x = activations;
@@ -328,7 +343,7 @@ int NativeModule::best_of(const AlignedVector& head, size_t start, size_t i) con
   return best;
 }
 
-void NativeModule::trunk_backward(const Network& network, const float* activations, int n, float* gradient,
+void NativeModule::trunk_backward(const Trunk& network, const float* activations, int n, float* gradient,
                                   Scratch& scratch) const {
   float* d = scratch.a.data();  // gradient of the features, replaced layer by layer
   float* spare = scratch.b.data();
@@ -355,7 +370,7 @@ void NativeModule::trunk_backward(const Network& network, const float* activatio
 
 void NativeModule::forward_task(size_t task, size_t thread) {
   const size_t index = task % networks_.size();
-  Network& network = networks_[index];
+  Trunk& network = networks_[index];
   each_panel(task / networks_.size(), [&](size_t start, size_t count) {
     const float* features = features_of(network, start, count, network.activations.data() + start * network.width);
     if (index == 0) policy_head(features, start, count, scratch_[thread].head);
@@ -377,7 +392,7 @@ void NativeModule::values_task(size_t task, size_t thread) {
 void NativeModule::backward_task(size_t task, size_t thread) {
   const size_t index = call_.first + task % call_.networks, lane = task / call_.networks;
   const bool policy = index == 0, value = has_value_head_ && index + 1 == networks_.size();
-  const Network& network = networks_[index];
+  const Trunk& network = networks_[index];
   Scratch& scratch = scratch_[thread];
   float* gradient = lane_gradient(lane);
   if (lane != 0) {

@@ -14,7 +14,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
-#include <string_view>
+#include <string>
 #include <vector>
 
 #include "learners/aligned_vector.hpp"
@@ -28,9 +28,10 @@ class WorkerThreads;
 
 class NativeModule {
  public:
-  /// The kind of the first layer it cannot train; "" where it can train all. Convolutions are the torch executor's; a
-  /// Select can only be an encoder's first layer.
-  static std::string_view obstacle(const ModuleSpec& spec);
+  /// What it cannot train, "a layer of kind conv2d" or "the network qf1"; "" where it can train all. It knows the
+  /// networks of make_module_spec() and make_q_spec(), pi and vf of one linear layer. Convolutions are the torch
+  /// executor's; a Select can only be an encoder's first layer.
+  static std::string obstacle(const ModuleSpec& spec);
   static bool supports(const ModuleSpec& spec) { return obstacle(spec).empty(); }
 
   /// `threads` >= 1 take part in a call large enough to share. Throws Error("impossible") for what it does not support.
@@ -57,7 +58,7 @@ class NativeModule {
 
  private:
   struct Step;
-  struct Network;
+  struct Trunk;
   struct Head {
     size_t weight = 0, bias = 0;
     int inputs = 0, outputs = 0;
@@ -89,14 +90,14 @@ class NativeModule {
   /// Calls `visit(start, count)` for the panels of a lane: count <= 64 samples from start on.
   template <class Visit>
   void each_panel(size_t lane, Visit visit) const;
-  const float* features_of(const Network& network, size_t start, size_t count, float* activations) const;
+  const float* features_of(const Trunk& network, size_t start, size_t count, float* activations) const;
   void policy_head(const float* features, size_t start, size_t count, AlignedVector& head);
   void policy_head_gradient(size_t start, size_t count, AlignedVector& head, float* gradient) const;
   const float* mask_of(size_t sample) const;
   void value_head(const float* features, size_t start, size_t count, Scratch& scratch) const;
   void greedy_values(const float* features, size_t start, size_t count, AlignedVector& head) const;
   int best_of(const AlignedVector& head, size_t start, size_t i) const;
-  void trunk_backward(const Network& network, const float* activations, int n, float* gradient, Scratch& scratch) const;
+  void trunk_backward(const Trunk& network, const float* activations, int n, float* gradient, Scratch& scratch) const;
 
   ModuleSpec spec_;
   int threads_;
@@ -104,7 +105,7 @@ class NativeModule {
   size_t num_parameters_, num_inference_, log_std_at_ = 0;
   int inputs_size_, gaussian_ = 0;  ///< action elements of a Gaussian, squashed or not, else 0
   bool free_log_std_ = false, has_value_head_;
-  std::vector<Network> networks_;  ///< the policy's; the value's unless they share
+  std::vector<Trunk> networks_;  ///< the policy's; the value's unless they share
   Head policy_, value_;
   std::vector<int> best_;         ///< [n] greedy actions, where there is no value head
   AlignedVector raw_;             ///< [n, gaussian] log std before it is clipped, where it depends on the state

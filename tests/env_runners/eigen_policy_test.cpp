@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <map>
 
 #include "env_runners/policy_kernels.hpp"
 #include "rl/check.hpp"
@@ -45,10 +46,9 @@ struct NaivePicture {
   }
 };
 
-/// The module's inference part for one sample in double precision, as its formulas read.
-std::vector<double> naive_forward(const ModuleSpec& spec, const std::vector<float>& weights, const float* obs) {
-  std::vector<double> x(obs, obs + spec.obs_size);
-  const float* w = weights.data();
+/// What a network's layers give for one row in double precision, as their formulas read; `w` goes past its weights.
+std::vector<double> naive_network(const std::vector<Layer>& layers, const std::vector<double>& row, const float*& w) {
+  std::vector<double> x = row;
   const auto linear = [&](const Linear& l) {
     std::vector<double> y(static_cast<size_t>(l.outputs));
     const float* bias = w + l.outputs * l.inputs;
@@ -64,14 +64,14 @@ std::vector<double> naive_forward(const ModuleSpec& spec, const std::vector<floa
   std::vector<std::vector<double>> open;
   std::vector<double> joined;
   const auto join = [&] { joined.insert(joined.end(), x.begin(), x.end()); };
-  for (const Layer& layer : spec.encoder)
+  for (const Layer& layer : layers)
     std::visit(
         Overloaded{
             linear,
             [&](const Select& l) { x = std::vector<double>(x.begin() + l.offset, x.begin() + l.offset + l.size); },
             [&](const Stream&) {
-              if (&layer != &spec.encoder.front()) join();
-              x.assign(obs, obs + spec.obs_size);
+              if (&layer != &layers.front()) join();
+              x = row;
             },
             [&](const Concat&) {
               join();
@@ -145,9 +145,22 @@ std::vector<double> naive_forward(const ModuleSpec& spec, const std::vector<floa
               FAIL(L::kKind << " has no formula here; its numbers are in layer_examples.json");
             }},
         layer);
-  linear(spec.action_head);
+  return x;
+}
+
+/// The module's inference part for one sample in double precision.
+std::vector<double> naive_forward(const ModuleSpec& spec, const std::vector<float>& weights, const float* obs) {
+  std::map<std::string, std::vector<double>> rows{{"obs", {obs, obs + spec.obs_size}}};
+  const float* w = weights.data();
+  for (const Network& network : spec.networks) {
+    if (!network.acts) continue;
+    std::vector<double> row;
+    for (const std::string& input : network.inputs) row.insert(row.end(), rows[input].begin(), rows[input].end());
+    rows[network.name] = naive_network(network.layers, row, w);
+  }
+  std::vector<double> x = rows["pi"];
   for (int i = 0; i < spec.mask_size(); ++i)
-    if (obs[spec.mask_offset + i] == 0.0f) x[static_cast<size_t>(i)] = value(kMaskedLogit);
+    if (obs[spec.mask_offset + i] == 0.0f) x[static_cast<size_t>(i)] = static_cast<double>(kMaskedLogit);
   if (const DiagGaussian* gaussian = gaussian_of(spec.distribution)) {
     if (gaussian->free_log_std) x.insert(x.end(), w, w + gaussian->n);
     for (size_t i = x.size() / 2; i < x.size(); ++i)
@@ -185,20 +198,28 @@ ModuleSpec mlp(int inputs, const Space& actions, std::vector<int> hiddens, const
 ModuleSpec with_encoder(int obs_size, std::vector<Layer> encoder) {
   ModuleSpec spec;
   spec.obs_size = obs_size;
-  spec.encoder = std::move(encoder);
-  const int features = spec.encoder.empty() ? obs_size : outputs_of(spec.encoder.back());
-  spec.action_head = {features, 2};
-  spec.value_head = {features, 1};
-  spec.shares_encoder = true;
+  const int features = encoder.empty() ? obs_size : outputs_of(encoder.back());
+  spec.networks = {{"encoder", {"obs"}, std::move(encoder), true},
+                   {"pi", {"encoder"}, {Linear{features, 2}}, true},
+                   {"vf", {"encoder"}, {Linear{features, 1}}}};
   spec.distribution = Categorical{2};
   return spec;
 }
 
-/// What the encoder gives for `obs`: the head passes its features 0 and 1 through.
+/// Two logits of 70 features by these networks.
+ModuleSpec networks_spec(std::vector<Network> networks) {
+  ModuleSpec spec;
+  spec.obs_size = 70;
+  spec.networks = std::move(networks);
+  spec.distribution = Categorical{2};
+  return spec;
+}
+
+/// What pi reads for `obs`: it passes its features through.
 std::vector<float> features(const ModuleSpec& spec, std::vector<float> weights, const std::vector<float>& obs) {
   ModuleSpec two = spec;
-  const int size = spec.action_head.inputs;
-  two.action_head.outputs = size;
+  auto& head = std::get<Linear>(two.network("pi").layers[0]);
+  const int size = head.outputs = head.inputs;
   two.distribution = Categorical{size};
   for (int o = 0; o < size; ++o)
     for (int i = 0; i < size; ++i) weights.push_back(o == i ? 1.0f : 0.0f);
@@ -241,6 +262,17 @@ std::vector<ModuleSpec> picture_specs() {
                         Concat{18}, Linear{18, 6}, ResidualBegin{6}, Linear{6, 6}, ResidualEnd{6}}),
       with_encoder(21, {Stream{21}, Select{21, 0, 9}, MaxPool2d{3, 3, 1, 2, 1}, Stream{21}, Select{21, 9, 12},
                         Conv2d{2, 2, 3, 17, 2}, Concat{21}}),
+      networks_spec({{"eye", {"obs"}, {Select{70, 7, 60}, Conv2d{5, 4, 3, 7, 3, 1, 1}, relu(140)}, true},
+                     {"arm", {"obs"}, {Select{70, 0, 7}, Linear{7, 9}, relu(9)}, true},
+                     {"trunk", {"arm", "eye"}, {Linear{149, 12}, LayerNorm{12}}, true},
+                     {"side", {"trunk"}, {Stream{12}, Select{12, 3, 5}, Stream{12}, Linear{12, 4}, Concat{9}}, true},
+                     {"pi", {"side", "obs", "trunk"}, {Linear{91, 5}, relu(5), Linear{5, 2}}, true},
+                     {"qf", {"trunk", "actions"}, {}}}),
+      networks_spec({{"pi", {"obs"}, {ResidualBegin{70}, Linear{70, 70}, ResidualEnd{70}, Linear{70, 2}}, true}}),
+      networks_spec({{"left", {"obs"}, {}, true},
+                     {"right", {"left"}, {Select{70, 69, 1}}, true},
+                     {"again", {"right"}, {}, true},
+                     {"pi", {"again", "left"}, {Linear{71, 2}}, true}}),
   };
 }
 
@@ -404,6 +436,25 @@ TEST_SUITE("env_runners/eigen_policy") {
     CHECK(features(with_encoder(4, {Stream{4}, Select{4, 2, 2}, Stream{4}, Select{4, 0, 2}, Scale{2, 2}, Stream{4},
                                     Linear{4, 1}, Concat{5}, Scale{5, 10}}),
                    {1, 10, 100, 1000, 5}, {1, 2, 3, 4}) == std::vector<float>{30, 40, 20, 40, 43260});
+  }
+
+  TEST_CASE("EigenPolicy: networks by hand") {
+    // ByHand.test_networks_by_hand (tests/simulators/python_sdk_test.py) has the same.
+    ModuleSpec spec;
+    spec.obs_size = 2;
+    spec.networks = {{"left", {"obs"}, {Select{2, 0, 1}, Linear{1, 2}}, true},
+                     {"right", {"obs"}, {Scale{2, 10}}, true},
+                     {"pi", {"right", "left", "obs"}, {Linear{6, 2}}, true},
+                     {"qf", {"obs", "actions"}, {}}};
+    spec.distribution = Categorical{2};
+    // left: 2 * 4 + 0.5 and 3 * 4 - 1.
+    const std::vector<float> weights{2, 3, 0.5, -1}, obs{4, 5};
+    CHECK(features(spec, weights, obs) == std::vector<float>{40, 50, 8.5, 11, 4, 5});
+    const Network side{
+        "side", {"right", "left"}, {Stream{4}, Select{4, 1, 2}, Stream{4}, Scale{4, 2}, Concat{6}}, true};
+    spec.networks.insert(spec.networks.begin() + 2, side);
+    spec.networks[3] = {"pi", {"side", "right"}, {Linear{8, 2}}, true};
+    CHECK(features(spec, weights, obs) == std::vector<float>{50, 8.5, 80, 100, 17, 22, 40, 50});
   }
 
   TEST_CASE("EigenPolicy: new weights of a convolution count from the next load on") {

@@ -239,6 +239,17 @@ void module_seeds() {
   save_spec("impala", make_module_spec(Space::box(0, 255, {2, 9, 8}, DType::u8), Space(MultiDiscrete{{2, 3}}), config));
   config.encoder = "minatar_cnn";
   save_spec("minatar", make_module_spec(Space::box(0, 1, {2, 4, 5, 3}), Space::discrete(2), config));
+  config.action_distribution = "squashed_gaussian";
+  ModuleSpec critics = make_mlp_spec(Space::box(-1, 1, {2}), Space::box(-1, 1, {2}), config);
+  for (const char* name : {"qf1", "qf2"}) critics.networks.push_back({name, {"obs", "actions"}, {Linear{4, 1}}});
+  save_spec("critics", critics);
+  const std::string_view unnamed =  // as before networks had names
+      R"({"obs_size":1,"encoder":[],"action_head":{"kind":"linear","inputs":1,"outputs":2,"initializer":"orthogonal",)"
+      R"("gain":1.0},"distribution":{"kind":"categorical","n":2},"log_std_init":0,"log_std_clip":20,)"
+      R"("shares_encoder":true,"value_encoder":[],"value_head":{"kind":"linear","inputs":1,"outputs":1,)"
+      R"("initializer":"orthogonal","gain":1.0}})";
+  const auto bytes = std::as_bytes(std::span(unnamed));
+  save("module_json", "unnamed", Bytes(bytes.begin(), bytes.end()));
 }
 
 /// A disk that remembers the manifest.

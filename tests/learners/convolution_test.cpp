@@ -35,10 +35,11 @@ std::vector<float> normals(size_t n, uint64_t seed) {
 ModuleSpec with_encoder(int obs_size, const std::vector<Layer>& encoder) {
   ModuleSpec spec;
   spec.obs_size = obs_size;
-  spec.encoder = spec.value_encoder = encoder;
   const int features = outputs_of(encoder.back());
-  spec.action_head = {features, 2};
-  spec.value_head = {features, 1};
+  spec.networks = {{"encoder", {"obs"}, encoder, true},
+                   {"pi", {"encoder"}, {Linear{features, 2}}, true},
+                   {"vf_encoder", {"obs"}, encoder},
+                   {"vf", {"vf_encoder"}, {Linear{features, 1}}}};
   spec.distribution = Categorical{2};
   return spec;
 }
@@ -125,7 +126,7 @@ TEST_CASE("Convolution: torch and EigenPolicy agree on every kind of layer and e
       policy.forward(obs.data(), static_cast<size_t>(n), eigen.mutable_data_ptr<float>());
       CHECK((torch.action_dist_inputs - eigen).abs().max().item<float>() <= 1e-5f);
       CHECK(torch.values.sizes() == at::IntArrayRef{n});
-      if (!spec.has_value_head()) CHECK(at::equal(torch.values, torch.action_dist_inputs.amax(1)));
+      if (spec.is_q_network()) CHECK(at::equal(torch.values, torch.action_dist_inputs.amax(1)));
     }
   }
 }
@@ -217,12 +218,12 @@ TEST_CASE("Streams: what the value alone sees moves the value and not the policy
 
 TEST_CASE("Convolution: the native executor refuses it and names the layer") {
   const ModuleSpec spec = preset({10, 10, 4}, "minatar_cnn");
-  CHECK(NativeModule::obstacle(spec) == "scale");
+  CHECK(NativeModule::obstacle(spec) == "a layer of kind scale");
   CHECK(!NativeModule::supports(spec));
   CHECK(NativeModule::supports(with_encoder(3, {Linear{3, 3}, Activate{Activation::elu, 3}, LayerNorm{3}})));
   ModuleSpec value = with_encoder(4, {Linear{4, 4}});
-  value.value_encoder = {ResidualBegin{4}, Linear{4, 4}, ResidualEnd{4}};
-  CHECK(NativeModule::obstacle(value) == "residual_begin");
+  value.network("vf_encoder").layers = {ResidualBegin{4}, Linear{4, 4}, ResidualEnd{4}};
+  CHECK(NativeModule::obstacle(value) == "a layer of kind residual_begin");
   CHECK(error_of([&] { NativeModule(spec, 1); }) ==
         "error[impossible] learners.executor 'native' cannot train a layer of kind scale; 'torch' and 'auto' can");
   CHECK(error_of([&] {

@@ -129,10 +129,10 @@ TEST_CASE("NativeModule: equals torch for odd stacks of layers") {
   ModelConfig config;
   config.fcnet_hiddens = {8};
   ModuleSpec spec = spec_of(Space::discrete(2), config);
-  spec.encoder = {LayerNorm{kObs}, Activate{Activation::tanh, kObs}, Activate{Activation::silu, kObs},
-                  Linear{kObs, 8}, Activate{Activation::relu, 8},    Activate{Activation::tanh, 8},
-                  LayerNorm{8},    Activate{Activation::elu, 8}};
-  spec.value_encoder = {Activate{Activation::tanh, kObs}, Linear{kObs, 8}};
+  spec.network("encoder").layers = {LayerNorm{kObs}, Activate{Activation::tanh, kObs}, Activate{Activation::silu, kObs},
+                                    Linear{kObs, 8}, Activate{Activation::relu, 8},    Activate{Activation::tanh, 8},
+                                    LayerNorm{8},    Activate{Activation::elu, 8}};
+  spec.network("vf_encoder").layers = {Activate{Activation::tanh, kObs}, Linear{kObs, 8}};
   compare(spec, 21);
 }
 

@@ -16,8 +16,10 @@ namespace {
 ModuleSpec tiny() {
   ModuleSpec spec;
   spec.obs_size = 1;
-  spec.action_head = {1, 2};
-  spec.value_head = {1, 1};
+  spec.networks = {{"encoder", {"obs"}, {}, true},
+                   {"pi", {"encoder"}, {Linear{1, 2}}, true},
+                   {"vf_encoder", {"obs"}, {}},
+                   {"vf", {"vf_encoder"}, {Linear{1, 1}}}};
   spec.distribution = Categorical{2};
   return spec;
 }

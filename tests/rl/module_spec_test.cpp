@@ -21,6 +21,16 @@ ModelConfig model(std::vector<int> hiddens) {
 }
 const Space kFour = Space::box(-1, 1, {4});
 
+std::vector<Layer> layers_of(ModuleSpec&& spec) { return spec.network("encoder").layers; }
+const std::vector<Layer>& layers_of(const ModuleSpec& spec, const char* name = "encoder") {
+  return spec.network(name).layers;
+}
+std::vector<Layer>& layers_of(ModuleSpec& spec) { return spec.network("encoder").layers; }
+Linear head_of(const ModuleSpec& spec, const char* name = "pi") {
+  return std::get<Linear>(layers_of(spec, name).at(0));
+}
+Linear& head_of(ModuleSpec& spec, const char* name = "pi") { return std::get<Linear>(spec.network(name).layers.at(0)); }
+
 Space bytes(std::vector<int> shape) { return Space::box(0, 255, std::move(shape), DType::u8); }
 
 /// What the module of a picture is, with a shared encoder.
@@ -36,7 +46,7 @@ ModelConfig with_encoder(const char* name) {
 /// The preset that auto takes: by the first convolution.
 std::string chosen(const Space& space, ModelConfig config = {}) {
   config.fcnet_hiddens = {3};
-  for (const Layer& layer : picture(space, config).encoder)
+  for (const Layer& layer : layers_of(picture(space, config)))
     if (const auto* conv = std::get_if<Conv2d>(&layer)) return conv->kernel == 8 ? "nature_cnn" : "minatar_cnn";
   return "mlp";
 }
@@ -80,14 +90,14 @@ TEST_CASE("ModuleSpec: a shared encoder, layer norm and a free log std have thei
   CHECK(values[30] == 0.0f);   // its bias
   CHECK(values[47] == -0.5f);  // log std
   config.free_log_std = false;
-  CHECK(make_mlp_spec(kFour, Space::box(-1, 1, {2}), config).action_head.outputs == 4);
+  CHECK(head_of(make_mlp_spec(kFour, Space::box(-1, 1, {2}), config)).outputs == 4);
 }
 
 TEST_CASE("ModuleSpec: the hash follows the structure and not the beginning") {
   const ModuleSpec spec = make_mlp_spec(kFour, Space::discrete(2), model({8}));
   ModuleSpec other = spec;
   CHECK(other.hash() == spec.hash());
-  other.action_head.gain = 3.0f;
+  head_of(other).gain = 3.0f;
   CHECK(other.hash() == spec.hash());
   CHECK(make_mlp_spec(kFour, Space::discrete(2), model({9})).hash() != spec.hash());
   CHECK(make_mlp_spec(kFour, Space::discrete(3), model({8})).hash() != spec.hash());
@@ -114,8 +124,8 @@ TEST_CASE("ModuleSpec: a Q-network is one encoder and one head, whose greatest o
   ModelConfig config = model({8, 3});
   config.fcnet_use_layernorm = true;
   const ModuleSpec spec = make_q_spec(kFour, Space::discrete(2), config);
-  CHECK(!spec.has_value_head());
-  CHECK(make_mlp_spec(kFour, Space::discrete(2), config).has_value_head());
+  CHECK(spec.is_q_network());
+  CHECK(!make_mlp_spec(kFour, Space::discrete(2), config).is_q_network());
   CHECK(inputs_size(spec.distribution) == 2);
   std::vector<std::string> names;
   for (const Parameter& p : spec.parameters()) names.push_back(p.name);
@@ -131,9 +141,8 @@ TEST_CASE("ModuleSpec: a Q-network is one encoder and one head, whose greatest o
   CHECK(error_of([&] { make_q_spec(kFour, Space::discrete(3), beta); }).ends_with("is epsilon-greedy; want auto"));
   CHECK(make_mlp_spec(kFour, Space::discrete(2), config).hash() != spec.hash());
   ModuleSpec wrong = spec;
-  wrong.value_head = {3, 1};
-  CHECK_THROWS_WITH_AS(check_module(wrong),
-                       "a Q-network has its value from its Q-values, and no value_encoder or value_head", Error);
+  wrong.networks.push_back({"vf", {"encoder"}, {Linear{3, 1}}});
+  CHECK_THROWS_WITH_AS(check_module(wrong), "a Q-network has its value from its Q-values, and no network vf", Error);
 }
 
 TEST_CASE("ModuleSpec: fcnet_use_layernorm is before each activation, also of a picture's layers") {
@@ -171,10 +180,10 @@ TEST_CASE("ModuleSpec: action_distribution says a Box's; what it does not cover 
   CHECK(squashed.parameters().size() == spec_of(box, "auto").parameters().size());
   CHECK(squashed.hash() != spec_of(box, "auto").hash());
   CHECK(inputs_size(squashed.distribution) == 6);
-  CHECK(squashed.action_head.outputs == 3);
-  CHECK(spec_of(box, "squashed_gaussian", false).action_head.outputs == 6);
+  CHECK(head_of(squashed).outputs == 3);
+  CHECK(head_of(spec_of(box, "squashed_gaussian", false)).outputs == 6);
   CHECK(beta.to_string() == "4 -> 8 tanh -> beta 3; value 8 tanh -> 1");
-  CHECK(beta.action_head.outputs == 6);
+  CHECK(head_of(beta).outputs == 6);
   CHECK(error_of([&] { (void)spec_of(Space::discrete(3), "beta"); }) ==
         "error[impossible] rl_module.action_distribution is beta, which is for a Box of floats, not for Discrete(3); "
         "want "
@@ -281,7 +290,8 @@ TEST_CASE("ModuleSpec: an action mask is beside what the encoder sees, whatever 
   CHECK(last.to_string() == "7 -> [0:4] -> 8 tanh -> masked categorical 3; value [0:4] -> 8 tanh -> 1");
   CHECK(last.mask_offset == 4);
   // The layers after the first are those without a mask, and begin alike.
-  CHECK(std::equal(plain.encoder.begin(), plain.encoder.end(), first.encoder.begin() + 1, first.encoder.end()));
+  CHECK(std::equal(layers_of(plain).begin(), layers_of(plain).end(), layers_of(first).begin() + 1,
+                   layers_of(first).end()));
   CHECK(first.num_parameters() == plain.num_parameters());
   CHECK(first.hash() != last.hash());
   ModuleSpec elsewhere = last;
@@ -313,7 +323,7 @@ TEST_CASE("ModuleSpec: conv_filters go before encoder, and fcnet_hiddens behind 
         "144 -> conv 6 3x3 elu -> conv 5 4x4/2 pad 1 elu -> 7 tanh -> categorical 2; value shares the encoder -> 1");
   config.vf_share_layers = false;
   const ModuleSpec apart = make_module_spec(Space::box(0, 1, {9, 8, 2}), Space::discrete(2), config);
-  CHECK(apart.value_encoder == apart.encoder);
+  CHECK(layers_of(apart, "vf_encoder") == layers_of(apart));
   for (const std::vector<int>& wrong : std::vector<std::vector<int>>{
            {6, 3}, {6, 3, 1, 1, 1}, {0, 3, 1}, {6, 0, 1}, {6, 3, 0}, {6, 3, 1, -1}, {6, 3, 1, 2}}) {
     config.conv_filters = {wrong};
@@ -367,7 +377,7 @@ TEST_CASE("ModuleSpec: channels are the smallest axis, first or last, and stacke
   CHECK_THROWS_AS(picture_of(bytes({5, 4, 6}), "auto"), Error);
   CHECK_THROWS_AS(picture_of(bytes({4, 4, 6}), "auto"), Error);
   CHECK_THROWS_AS(picture_of(kFour, "auto"), Error);
-  const auto first_two = [](const ModuleSpec& spec) { return std::pair(spec.encoder[0], spec.encoder[1]); };
+  const auto first_two = [](const ModuleSpec& spec) { return std::pair(layers_of(spec)[0], layers_of(spec)[1]); };
   const ModelConfig config = with_encoder("minatar_cnn");
   using Layers = std::pair<Layer, Layer>;
   CHECK(first_two(picture(bytes({3, 10, 11}), config)) == Layers{Scale{330, 1.0f / 255.0f}, ChannelsLast{3, 10, 11}});
@@ -383,7 +393,7 @@ TEST_CASE("ModuleSpec: bytes are scaled, what is 0 or 1 and floats are not") {
   const auto scaled = [](const Space& space, bool scale = true) {
     ModelConfig config = with_encoder("minatar_cnn");
     config.scale_uint8 = scale;
-    return std::holds_alternative<Scale>(picture(space, config).encoder[0]);
+    return std::holds_alternative<Scale>(layers_of(picture(space, config))[0]);
   };
   CHECK(scaled(bytes({10, 10, 3})));
   CHECK(!scaled(bytes({10, 10, 3}), false));
@@ -400,7 +410,7 @@ TEST_CASE("ModuleSpec: a preset refuses what is no picture, and an unknown one i
         }) ==
         "error[impossible] a convolution of 3x3 does not fit into 2x2 pixels; take another rl_module.encoder or "
         "conv_filters");
-  CHECK(picture(bytes({36, 36, 3}), with_encoder("nature_cnn")).action_head.inputs == 512);
+  CHECK(head_of(picture(bytes({36, 36, 3}), with_encoder("nature_cnn"))).inputs == 512);
   CHECK(error_of([] { picture(kFour, with_encoder("natur_cnn")); }) ==
         "error[out-of-range] unknown rl_module.encoder 'natur_cnn'; did you mean nature_cnn?");
 }
@@ -418,7 +428,7 @@ TEST_CASE("ModuleSpec: parts of an observation have streams where they are pictu
   };
   const std::string eye = "{[3:403] -> x 0.003922 -> conv 16 3x3 relu -> 128 relu}";
   CHECK(policy(space) == "417 -> {[0:3]} " + eye + " {[403:417]} -> 32 tanh");
-  CHECK(picture(space, config).encoder[11] == Layer(Concat{3 + 128 + 14}));
+  CHECK(layers_of(picture(space, config))[11] == Layer(Concat{3 + 128 + 14}));
   config.embedding_size = 6;
   CHECK(policy(space) == "417 -> {[0:3]} " + eye + " {[403:410] -> 6} {[410:412] -> 6} {[412:417] -> 6} -> 32 tanh");
   CHECK(policy(Space::discrete(5)) == "5 -> 6 -> 32 tanh");
@@ -446,7 +456,7 @@ TEST_CASE("ModuleSpec: parts left out, by name") {
   CHECK(text() == "405 -> {[0:3]} {[403:405]} -> 8 tanh -> categorical 2; value {[0:3]} {[403:405]} -> 8 tanh -> 1");
   config.critic_only_parts = {"state"};
   CHECK(text() == "405 -> [0:3] -> 8 tanh -> categorical 2; value {[0:3]} {[403:405]} -> 8 tanh -> 1");
-  CHECK(spec().value_head.inputs == 8);
+  CHECK(head_of(spec(), "vf").inputs == 8);
   config.ignored_parts = {"arm", "camera/depth", "state"};
   config.critic_only_parts = {};
   // The only part is a picture: its preset alone, as without a Dict.
@@ -472,7 +482,7 @@ TEST_CASE("ModuleSpec: the hash follows every number of a picture's layers") {
     CHECK(hashes.insert(other.hash()).second);
   };
   const auto layer = []<class L>(ModuleSpec& s, L) -> L& {
-    for (Layer& l : s.encoder)
+    for (Layer& l : layers_of(s))
       if (std::holds_alternative<L>(l)) return std::get<L>(l);
     throw 0;
   };
@@ -491,11 +501,120 @@ TEST_CASE("ModuleSpec: the hash follows every number of a picture's layers") {
   changed([&](ModuleSpec& s) { layer(s, AvgPool2d{}).stride = 2; });
   changed([&](ModuleSpec& s) { layer(s, AvgPool2d{}).padding = 1; });
   changed(
-      [&](ModuleSpec& s) { std::erase_if(s.encoder, [](const Layer& l) { return kind_of(l) == "residual_end"; }); });
+      [&](ModuleSpec& s) { std::erase_if(layers_of(s), [](const Layer& l) { return kind_of(l) == "residual_end"; }); });
   ModuleSpec other = spec;
   layer(other, Conv2d{}).gain = 3;
   layer(other, Conv2d{}).initializer = Initializer::xavier_uniform;
   CHECK(other.hash() == spec.hash());
+}
+
+TEST_CASE("ModuleSpec: networks have names, and those that act lie first") {
+  ModelConfig config = model({8});
+  config.action_distribution = "squashed_gaussian";
+  ModuleSpec spec = make_mlp_spec(kFour, Space::box(-1, 1, {2}), config);
+  const uint64_t hash = spec.hash();
+  const size_t acting = spec.num_inference_parameters(), all = spec.num_parameters();
+  for (const char* name : {"qf1", "qf2"})
+    spec.networks.push_back({name, {"obs", "actions"}, {Linear{6, 3}, Activate{Activation::relu, 3}, Linear{3, 1}}});
+  spec.networks.push_back({"critic", {"qf1", "encoder"}, {Linear{9, 1}}});
+  check_module(spec);
+  CHECK(spec.hash() != hash);
+  CHECK(spec.num_inference_parameters() == acting);
+  CHECK(spec.num_parameters() == all + 2 * (21 + 4) + 10);
+  CHECK(spec.inference_part().num_parameters() == acting);
+  CHECK(spec.find("qf2") == &spec.networks[5]);
+  CHECK(spec.find("qf") == nullptr);
+  CHECK(error_of([&] { spec.network("qf"); }) == "error[bad-module] a module has no network qf; did you mean pi?");
+  std::vector<std::string> names;
+  for (const Parameter& p : spec.parameters())
+    if (p.offset >= all) names.push_back(p.name);
+  CHECK(names == std::vector<std::string>{"qf1.0.weight", "qf1.0.bias", "qf1.2.weight", "qf1.2.bias", "qf2.0.weight",
+                                          "qf2.0.bias", "qf2.2.weight", "qf2.2.bias", "critic.weight", "critic.bias"});
+  CHECK(spec.to_string() ==
+        "4 -> 8 tanh -> squashed gaussian 2; value 8 tanh -> 1; qf1 obs + actions -> 3 relu -> 1; "
+        "qf2 obs + actions -> 3 relu -> 1; critic qf1 + encoder -> 1");
+  // Other names, inputs and places are other modules; what is new begins as anything else does.
+  const auto changed = [&](auto change) {
+    ModuleSpec other = spec;
+    change(other.networks[5]);
+    return other.hash();
+  };
+  CHECK(changed([](Network& n) { n.name = "qf3"; }) != spec.hash());
+  CHECK(changed([](Network& n) { n.inputs = {"actions", "obs"}; }) != spec.hash());
+  CHECK(changed([](Network& n) { n.acts = true; }) != spec.hash());
+  const std::vector<double> multipliers = lr_multipliers(spec, {{"qf1", 0.5}, {"critic", 0}});
+  CHECK(std::ranges::count(multipliers, 0.5) == 4);
+  CHECK(std::ranges::count(multipliers, 0.0) == 2);
+  const std::vector<float> values = initial_parameters(spec, 1),
+                           before = initial_parameters(make_mlp_spec(kFour, Space::box(-1, 1, {2}), config), 1);
+  CHECK(std::equal(before.begin(), before.end(), values.begin()));
+  CHECK(values[all] != values[all + 25]);  // qf1's and qf2's first weight
+}
+
+TEST_CASE("ModuleSpec: what networks share, in one line") {
+  ModuleSpec spec;
+  spec.obs_size = 5;
+  spec.distribution = Categorical{3};
+  spec.networks = {{"eye", {"obs"}, {Select{5, 0, 2}}, true},
+                   {"arm", {"obs"}, {Linear{5, 4}}, true},
+                   {"pi", {"eye", "arm"}, {Linear{6, 7}, Activate{Activation::relu, 7}, Linear{7, 3}}, true},
+                   {"critic", {"obs", "actions"}, {Linear{8, 2}}},
+                   {"qf1", {"critic"}, {Linear{2, 1}}},
+                   {"qf2", {"critic"}, {Linear{2, 1}}}};
+  check_module(spec);
+  CHECK(spec.to_string() ==
+        "eye 5 -> [0:2]; arm 4; pi eye + arm -> 7 relu -> categorical 3; qf1 obs + actions -> 2 -> 1; "
+        "qf2 shares the critic -> 1");
+}
+
+TEST_CASE("check_module: networks that cannot be are named") {
+  ModelConfig config = model({8});
+  const ModuleSpec good = make_mlp_spec(kFour, Space::discrete(2), config);
+  const auto complaint = [&](auto change) {
+    ModuleSpec spec = good;
+    change(spec.networks);
+    return error_of([&] { check_module(spec); });
+  };
+  using Networks = std::vector<Network>;
+  const auto with = [&](const Network& network, ptrdiff_t at = 4) {
+    return complaint([&](Networks& n) { n.insert(n.begin() + at, network); });
+  };
+  CHECK(with({"qf", {"obs", "actions"}, {Linear{6, 1}}}).empty());
+  CHECK(with({"", {"obs"}, {}}) == "error[bad-module] a network is called '', want letters, digits and _");
+  CHECK(with({"q.f", {"obs"}, {}}) == "error[bad-module] a network is called 'q.f', want letters, digits and _");
+  for (const char* name : {"obs", "actions", "log_std"})
+    CHECK(with({name, {"obs"}, {}}) ==
+          fmt::format("error[bad-module] a network is called {}, which stands for something else", name));
+  CHECK(with({"vf", {"obs"}, {}}) == "error[bad-module] two networks are called vf");
+  CHECK(with({"qf", {}, {}}) == "error[bad-module] qf reads nothing, want obs, actions or networks before it");
+  CHECK(with({"qf", {"obs", "vf"}, {}}, 2) ==
+        "error[bad-module] qf reads 'vf', want obs, actions or networks before it");
+  CHECK(with({"qf", {"qf"}, {}}) == "error[bad-module] qf reads 'qf', want obs, actions or networks before it");
+  CHECK(with({"qf", {"pi"}, {}}) == "error[bad-module] qf reads pi, whose outputs are the distribution's alone");
+  CHECK(with({"qf", {"obs", "actions"}, {Linear{5, 1}}}) ==
+        "error[bad-module] qf.0 (linear) takes 5 floats and gets 6");
+  CHECK(with({"side", {"obs"}, {}, true}, 2) == "error[bad-module] side acts, and no network that acts reads it");
+  CHECK(with({"side", {"actions"}, {}, true}, 0) ==
+        "error[bad-module] side acts and reads actions, which runners get from pi");
+  CHECK(complaint([](Networks& n) { n[0].acts = false; }) ==
+        "error[bad-module] pi acts and reads encoder, which does not act");
+  CHECK(complaint([](Networks& n) { std::swap(n[0], n[2]); }).starts_with("error[bad-module] pi reads 'encoder'"));
+  CHECK(complaint([](Networks& n) { std::swap(n[1], n[2]); }) ==
+        "error[bad-module] pi acts and lies behind vf_encoder, which does not; want those that act first");
+  CHECK(complaint([](Networks& n) { n[0].acts = n[1].acts = false; }) ==
+        "error[bad-module] a module has no network pi that acts");
+  CHECK(complaint([](Networks& n) { n.clear(); }) == "error[bad-module] a module has no network pi that acts");
+  CHECK(complaint([](Networks& n) {
+          n[1].layers = {Conv2d{2, 4, 1, 1, 2}, Linear{3, 2}};
+        }) == "error[bad-module] pi.0 (conv2d) acts on what pi reads, want obs alone: runners know no other pictures");
+  CHECK(complaint([](Networks& n) {
+          for (int i = 0; i < 256; ++i) n.push_back({fmt::format("n{}", i), {"obs"}, {}});
+        }) == "error[bad-module] a module has 260 networks, want at most 256");
+  // 4 floats doubled 25 times.
+  CHECK(complaint([](Networks& n) {
+          n.push_back({"n0", {"obs"}, {}});
+          for (int i = 1; i < 30; ++i) n.push_back({fmt::format("n{}", i), {n.back().name, n.back().name}, {}});
+        }) == "error[bad-module] n25 reads rows of 134217728 floats, want at most 67108864");
 }
 
 TEST_CASE("lr_multipliers: the longest name of a tensor counts, and names of none are errors") {
@@ -540,8 +659,8 @@ TEST_CASE("initial_parameters: a convolution is an orthonormal matrix of its pat
   for (const auto& [initializer, bound] : {std::pair{Initializer::xavier_uniform, std::sqrt(6.0 / 171)},
                                            {Initializer::kaiming_uniform, 1 / std::sqrt(27.0)}}) {
     ModuleSpec other = spec;
-    std::get<Conv2d>(other.encoder[0]).initializer = initializer;
-    std::get<Conv2d>(other.encoder[0]).gain = 1.0f;
+    std::get<Conv2d>(layers_of(other)[0]).initializer = initializer;
+    std::get<Conv2d>(layers_of(other)[0]).gain = 1.0f;
     const auto uniform = initial_parameters(other, 7);
     double largest = 0;
     for (size_t i = 0; i < 16 * 27; ++i) largest = std::max(largest, std::abs(double{uniform[i]}));
@@ -558,8 +677,8 @@ TEST_CASE("check_module: sizes that cannot be, or do not fit, are named") {
     change(spec);
     return error_of([&] { check_module(spec); });
   };
-  const auto at = [](size_t i, auto layer) { return [i, layer](ModuleSpec& s) { s.encoder.at(i) = layer; }; };
-  REQUIRE(std::get<Conv2d>(good.encoder[2]) ==
+  const auto at = [](size_t i, auto layer) { return [i, layer](ModuleSpec& s) { layers_of(s).at(i) = layer; }; };
+  REQUIRE(std::get<Conv2d>(layers_of(good)[2]) ==
           Conv2d{12, 12, 2, 16, 3, 1, 1, Initializer::orthogonal, std::sqrt(2.0f)});
   CHECK(complaint(at(0, Scale{288, NAN})) ==
         "error[bad-module] encoder.0 (scale) has factor nan, want a finite number");
@@ -592,20 +711,18 @@ TEST_CASE("check_module: sizes that cannot be, or do not fit, are named") {
         "error[bad-module] encoder.2 (avg_pool2d) has kernel_height 13, want at most 12");
   CHECK(complaint(at(2, AvgPool2d{12, 12, 2, 1, 2, 1, 1})) ==
         "error[bad-module] encoder.2 (avg_pool2d) has padding 1, want at most half of kernel_height 1");
-  CHECK(complaint([](ModuleSpec& s) { s.encoder.push_back(ResidualEnd{256}); }) ==
+  CHECK(complaint([](ModuleSpec& s) { layers_of(s).push_back(ResidualEnd{256}); }) ==
         "error[bad-module] encoder.47 (residual_end) ends no residual block");
-  CHECK(complaint([](ModuleSpec& s) { s.encoder.push_back(ResidualBegin{256}); }) ==
+  CHECK(complaint([](ModuleSpec& s) { layers_of(s).push_back(ResidualBegin{256}); }) ==
         "error[bad-module] encoder has 1 residual blocks without an end");
   CHECK(complaint([](ModuleSpec& s) {
-          s.encoder.insert(s.encoder.end(), {ResidualBegin{256}, Linear{256, 5}, ResidualEnd{5}});
+          layers_of(s).insert(layers_of(s).end(), {ResidualBegin{256}, Linear{256, 5}, ResidualEnd{5}});
         }) == "error[bad-module] encoder.49 (residual_end) adds 256 floats to 5");
-  CHECK(complaint([](ModuleSpec& s) { s.action_head.inputs = 5; }) ==
-        "error[bad-module] action_head is 5 -> 2, want 256 -> 2");
-  CHECK(complaint([](ModuleSpec& s) { s.value_head.outputs = 2; }) ==
-        "error[bad-module] value_head is 256 -> 2, want 256 -> 1");
-  CHECK(complaint([](ModuleSpec& s) {
-          s.value_encoder = {Linear{288, 3}};
-        }) == "error[bad-module] the value shares the encoder and has 1 layers of its own");
+  CHECK(complaint([](ModuleSpec& s) { head_of(s).inputs = 5; }) ==
+        "error[bad-module] pi (linear) takes 5 floats and gets 256");
+  CHECK(complaint([](ModuleSpec& s) { head_of(s).outputs = 3; }) == "error[bad-module] pi gives 3 floats, want 2");
+  CHECK(complaint([](ModuleSpec& s) { head_of(s, "vf").outputs = 2; }) ==
+        "error[bad-module] vf gives 2 floats, want 1");
   CHECK(complaint([](ModuleSpec& s) { s.distribution = MultiCategorical{}; }).find("0 choices") != std::string::npos);
   CHECK(complaint([](ModuleSpec& s) { s.distribution = Categorical{0}; }).find("size of 0") != std::string::npos);
   CHECK(complaint([](ModuleSpec& s) { s.log_std_clip = -1; }).find("log_std_clip -1") != std::string::npos);

@@ -216,7 +216,9 @@ class OutOfTree(Case):
         folder, out = from_howto("howto-module.md", "Out of tree")
         self.assertRegex(out, r"done +episode_return_mean 4[5-9]\d")
         spec = json.loads((self.checkpoints(next((folder / "my_net/runs").iterdir()))[-1] / "learner_group/module.json").read_text())
-        self.assertEqual(["linear", "residual_begin", "layernorm", "activate", "linear", "residual_end", "activate"], [layer["kind"] for layer in spec["encoder"]])
+        self.assertEqual(["encoder", "pi", "vf_encoder", "vf"], [network["name"] for network in spec["networks"]])
+        for network in spec["networks"][::2]:
+            self.assertEqual(["linear", "residual_begin", "layernorm", "activate", "linear", "residual_end", "activate"], [layer["kind"] for layer in network["layers"]])
 
     def test_network_is_asked_once_and_no_process_of_the_run_opens_it(self):
         library = shutil.copy(self.network(), self.root / "net.so")
@@ -243,6 +245,8 @@ class OutOfTree(Case):
         self.refused(r"error\[bad-module\] the network takes 3 features; observations .* have 4", 2, at("return make_mlp_spec(Space::box(-1, 1, {3}), action, config);", "three"))
         self.refused(r"error\[bad-module\] the network gives a categorical of 5 inputs; actions .* want a categorical of 2", 2,
                      at("return make_mlp_spec(observation, Space::discrete(5), config);", "five"))
+        self.refused(r"error\[bad-module\] a module has no network vf; did you mean pi", 2,
+                     at("ModuleSpec spec = make_mlp_spec(observation, action, config); std::erase_if(spec.networks, [](const Network& network) { return !network.acts; }); return spec;", "actor"))
         self.refused(r"error\[plugin-broken\] .*words.so: no such width", 3, at('throw std::invalid_argument("no such width");', "words"))
         self.refused(r"error\[plugin-broken\] .*crash.so ended with .* while it was loaded", 3, at("__builtin_trap();", "crash"))
         self.refused(r"error\[no-plugin\] .*empty.so has no myriad_module_plugin\(\); see docs/howto-module.md", 3, f"rl_module.encoder=plugin:{self.compile('int x;', 'empty')}")

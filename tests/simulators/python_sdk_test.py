@@ -584,7 +584,7 @@ class ByHand(unittest.TestCase):
         def features_of(layers: list, observation) -> list:
             spec = {"obs_size": observation.size, "encoder": layers, "action_head": head, "log_std_clip": 20, "distribution": {"kind": "categorical", "n": 4}}
             policy = self.policy_of(spec, Box(-9, 9, observation.shape), Discrete(4))
-            policy._layers = policy._layers[:-1]  # without the head
+            policy._networks.pop()  # pi
             return policy.action_dist_inputs(observation).tolist()
 
         # Two pictures of 1 x 2 pixels and a pair of channels: (1, 2), (3, 4) before (5, 6), (7, 8).
@@ -606,9 +606,34 @@ class ByHand(unittest.TestCase):
         spec = {"obs_size": 4, "encoder": layers, "action_head": {"kind": "linear", "inputs": 4, "outputs": 4}, "log_std_clip": 20,
                 "distribution": {"kind": "categorical", "n": 4}}
         policy = self.policy_of(spec, Box(-9, 9, (4,)), Discrete(4))
-        policy._layers = policy._layers[:-1]  # without the head
+        policy._networks.pop()  # pi
         for _ in range(2):
             self.assertEqual([3, 4, 2, 4], policy.action_dist_inputs(np.arange(1, 5, dtype=np.float32)).tolist())
+
+    def test_networks_by_hand(self):
+        # As "EigenPolicy: networks by hand"; pi passes what it reads through, and what does not act is left alone.
+        def action_dist_inputs(*networks) -> list:
+            acting = [{"name": name, "inputs": inputs, "layers": layers, "acts": True} for name, inputs, layers in networks]
+            size = acting[-1]["layers"][0]["inputs"]
+            tensors = {"left.1.weight": np.array([[2], [3]], np.float32), "left.1.bias": np.array([0.5, -1], np.float32),
+                       "pi.weight": np.eye(size, dtype=np.float32), "pi.bias": np.zeros(size, np.float32)}
+            critic = {"name": "qf", "inputs": ["obs", "actions"], "layers": [{"kind": "nobody reads this"}], "acts": False}
+            spec = {"obs_size": 2, "networks": [*acting, critic], "log_std_clip": 20, "distribution": {"kind": "categorical", "n": size}}
+            policy = Policy.__new__(Policy)
+            environment = {"observation_filter": "NoFilter", "normalize_actions": True, "clip_actions": True}
+            policy._put_together({"environment": environment}, Box(-9, 9, (2,)), Discrete(size), tensors, {}, spec)
+            policy.action_dist_inputs([1, 1])
+            return policy.action_dist_inputs([4, 5]).tolist()
+
+        kinds = lambda *layers: [dict(layer, kind=kind) for kind, layer in layers]
+        select = lambda inputs, offset, size: ("select", {"inputs": inputs, "offset": offset, "size": size})
+        head = lambda size: kinds(("linear", {"inputs": size, "outputs": size}))
+        left = ("left", ["obs"], kinds(select(2, 0, 1), ("linear", {"inputs": 1, "outputs": 2})))
+        right = ("right", ["obs"], kinds(("scale", {"size": 2, "factor": 10.0})))
+        self.assertEqual([40, 50, 8.5, 11, 4, 5], action_dist_inputs(left, right, ("pi", ["right", "left", "obs"], head(6))))
+        streams = kinds(("stream", {"size": 4}), select(4, 1, 2), ("stream", {"size": 4}), ("scale", {"size": 4, "factor": 2.0}), ("concat", {"size": 6}))
+        self.assertEqual([50, 8.5, 80, 100, 17, 22, 40, 50],
+                         action_dist_inputs(left, right, ("side", ["right", "left"], streams), ("pi", ["side", "right"], head(8))))
 
     def test_the_deviation_of_a_module_json(self):
         # 2 * 3 + 1 = 7 for the mean; a log deviation of -30 that is a parameter, or an output: both clipped to -20.

@@ -122,8 +122,12 @@ class Policy:
         if self._filter is not None:
             shift, scale, clip = self._filter
             x = np.clip((x - shift) * scale, -clip, clip)
-        for layer in self._layers:
-            x = layer(x)
+        given = {"obs": x}  # by what networks read
+        for name, inputs, layers in self._networks:
+            x = np.concatenate([given[input] for input in inputs])
+            for layer in layers:
+                x = layer(x)
+            given[name] = x
         if mask is not None:
             if not all(part.any() for part in np.split(mask, np.cumsum(self._groups)[:-1])):
                 raise ValueError("the observation's action_mask allows no action")
@@ -184,13 +188,14 @@ class Policy:
         self._set_connectors(config["environment"], connectors)
 
     def _set_module(self, spec: dict, tensors: dict[str, np.ndarray]) -> None:
-        """The encoder and the head of actions of a module.json (rl/module_json.cpp)."""
+        """The networks of a module.json that act (rl/module_json.cpp); the last of them is pi."""
         self._kind = spec["distribution"].get("kind", "")
         size, free = size_of(self.observation), isinstance(self.action, spaces.Box) and self._kind != "beta" and spec["distribution"]["free_log_std"]
         if spec["obs_size"] != size:
             raise ValueError(f"the module takes {spec['obs_size']} features, the observations have {size}")
-        outputs, wanted = spec["action_head"]["outputs"], outputs_of(self.action, free)
-        if outputs != wanted:
+        acting = [network for network in spec["networks"] if network["acts"]] if "networks" in spec else unnamed_networks(spec)
+        last, wanted = acting[-1]["layers"][-1], outputs_of(self.action, free)
+        if (outputs := last.get("outputs", last.get("size"))) != wanted:
             raise ValueError(f"the module has {outputs} outputs, the actions want {wanted}")
 
         def take(name: str, *shape: int) -> np.ndarray:
@@ -199,9 +204,12 @@ class Policy:
             return tensors[name]
 
         open_blocks: list[np.ndarray] = []  # of the row that is on its way: residual blocks
-        streams: list[np.ndarray] = []  # the observation's features, then what the streams that are over gave
-        layers = [(f"encoder.{i}", layer) for i, layer in enumerate(spec["encoder"])] + [("pi", spec["action_head"])]
-        self._layers = [layer_of(name, layer, take, open_blocks, streams) for name, layer in layers]
+        streams: list[np.ndarray] = []  # what the network reads, then what its streams that are over gave
+        self._networks = []  # name, inputs, layers
+        for network in acting:
+            name, inputs, layers = network["name"], network["inputs"], network["layers"]
+            names = [name] if len(layers) == 1 and set(inputs) - {"obs"} else [f"{name}.{i}" for i in range(len(layers))]
+            self._networks.append((name, inputs, [layer_of(*both, take, open_blocks, streams) for both in zip(names, layers)]))
         offset = spec.get("mask_offset", -1)
         self._mask = None if offset < 0 else slice(offset, offset + outputs)
         self._log_std, self._log_std_clip = take("log_std", outputs) if free else None, np.float32(spec["log_std_clip"])
@@ -246,6 +254,11 @@ def mlp_of(config: dict, observation, action) -> dict:
     head = {"kind": "linear", "inputs": size, "outputs": outputs_of(action, free)}
     return {"obs_size": size_of(observation), "encoder": encoder, "action_head": head, "log_std_clip": config["log_std_clip_param"],
             "distribution": {"kind": kind, "free_log_std": free}}
+
+
+def unnamed_networks(spec: dict) -> list[dict]:
+    """The networks that act of a module.json that was written before networks had names."""
+    return [{"name": "encoder", "inputs": ["obs"], "layers": spec["encoder"]}, {"name": "pi", "inputs": ["encoder"], "layers": [spec["action_head"]]}]
 
 
 def allows(observation_space, action_space, observation, action) -> bool:
