@@ -1,5 +1,5 @@
 // TomlValue: what a TOML file says, in the file's order and with the place of everything, so that whoever reads it can
-// say where it is wrong. (Config has readers of its own: rl/config.cpp.)
+// say where it is wrong. (Config has readers of its own: rl/config/reader.hpp.)
 #pragma once
 
 #include <string>

@@ -1,4 +1,4 @@
-// toml++ as headers: no program needs its shared library. For rl/config.cpp and rl/toml.cpp alone; it compiles slowly.
+// toml++ as headers: no program needs its shared library. For rl/config/ and rl/toml.cpp alone; it compiles slowly.
 #pragma once
 
 #undef TOML_HEADER_ONLY

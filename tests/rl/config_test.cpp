@@ -245,6 +245,14 @@ length = [0.3, 1.0]
     CHECK(complaint("[training]\ngrad_clip = false\n").ends_with("want a number or \"off\""));
     CHECK(complaint("[environment]\nenv_config = { a = \"b\" }\n")
               .ends_with("environment.env_config.a is \"b\" (string), want a number or true or false"));
+    CHECK(
+        complaint("", {"training.lr_multipliers={pi.0=0.5}"})
+            .ends_with("training.lr_multipliers.pi is a table, want a number or true or false; a name with dots wants "
+                       "quotes: { \"pi.0\" = 1.0 }"));
+    CHECK(complaint("", {"training.lr_multipliers.encoder.conv.1=0.5"})
+              .ends_with("a name with dots wants quotes: { \"encoder.conv.1\" = 1.0 }"));
+    CHECK(complaint("", {"training.lr_multipliers={\"pi.0\"=0.5}"}).empty());
+    CHECK(complaint("[training]\nlr_multipliers = { pi = {} }\n").ends_with("want a number or true or false"));
     CHECK(complaint("training = 3\n").ends_with("training is 3 (integer), want a group: [training]"));
     CHECK(complaint("[training]\ngamma = 1979-05-27\n").ends_with("is a date or time, want a number"));
     CHECK(
