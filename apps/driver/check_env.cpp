@@ -26,7 +26,7 @@ constexpr uint64_t kPatienceS = 10, kLoadS = 90;  // for one step; for the facts
 constexpr int64_t kRoundSteps = 1'000;            // of a comparison
 constexpr double kGrowthBytes = 1 << 20;          // over the longest check: more is a leak
 
-/// What the child is doing, for whoever finds it dead.
+/// What the child is doing, for the error when it dies.
 struct Progress {
   std::atomic<uint64_t> steps{0};
   std::array<char, 64> check{};

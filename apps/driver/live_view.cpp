@@ -202,7 +202,7 @@ std::string bottleneck(const Snapshot& s) {
   if (s.learner_busy_share >= 0.9) return "learner";
   if (!known(s.wait_share)) return "";
   if (s.wait_share <= 0.1) return "environments";
-  // Neither is busy all the time: each waits for the other's turn.
+  // Neither is busy all the time: each waits while the other works.
   return s.learner_busy_share + (1.0 - s.wait_share) >= 0.8 ? "taking turns" : "elsewhere";
 }
 

@@ -19,7 +19,7 @@ struct SavedPolicy {
 SavedPolicy load_policy(const std::string& directory);
 
 /// An environment of foreign code (EnvSpec::isolated) runs in a child process, in the sandbox of the policy's config;
-/// where somebody looks on, it runs here and with this process' rights. Throws what the evaluator throws, and
+/// with an observer of its episodes it runs here, with this process' rights. Throws what the evaluator throws, and
 /// Error("env-crashed").
 EvaluationResult evaluate_policy(const SavedPolicy& policy, const Evaluator::Options& options);
 

@@ -1,4 +1,4 @@
-// Who looks on at an evaluation and writes down what there is to see: `evaluate --video`, evaluation.record_video and
+// Observers of an evaluation's episodes that record them: `evaluate --video`, evaluation.record_video and
 // evaluation.record_episodes.
 //
 //   runs/0007-calm-heron/videos/000000123-0.webm       iteration 123, episode 0
@@ -35,7 +35,7 @@ class Film final : public EpisodeObserver {
 /// The first episodes of an evaluation, each into files of its own.
 class RunRecorder final : public EpisodeObserver {
  public:
-  /// Of the evaluation of `checkpoint`, "000000123", of the run in `run`; how many is `settings`' to say.
+  /// Of the evaluation of `checkpoint`, "000000123", of the run in `run`; `settings` has the numbers of episodes.
   RunRecorder(std::filesystem::path run, std::string checkpoint, const EvaluationConfig& settings, const EnvSpec& env);
 
   void began(size_t episode, Environment& env, ConstRow observation) override;

@@ -35,7 +35,9 @@ Report report_rows(const wire::IterationReportT& report, const Metrics& metrics,
               {"env_runners/num_env_steps_sampled_lifetime", steps},
               {"env_runners/num_env_steps_sampled_lifetime_throughput", since.steps / since.iteration_s},
               {"env_runners/weights_seq_no", static_cast<double>(report.weights_version - 1)},
+              {"fault_tolerance/num_healthy_hosts", static_cast<double>(fleet.hosts)},
               {"fault_tolerance/num_healthy_workers", static_cast<double>(fleet.running)},
+              {"fault_tolerance/num_quarantined_workers", static_cast<double>(fleet.quarantined)},
               {"fault_tolerance/num_remote_worker_restarts", static_cast<double>(fleet.restarts)}};
   if (fleet.sampling_version >= 0) {
     rows.push_back({"env_runners/weights_versions_behind_max",

@@ -1,11 +1,10 @@
-// Report rows: one report of the learner, and what the driver knows, as the rows of results.jsonl and of the panel.
+// Report rows: one report of the learner and the driver's own counts, as the rows of results.jsonl and of the panel.
 #pragma once
 
 #include <map>
 #include <string>
 
-#include "apps/driver/live_view.hpp"
-#include "apps/driver/results.hpp"
+#include "apps/driver/run_observer.hpp"
 #include "roles/driver_core.hpp"
 
 namespace myriad {

@@ -5,6 +5,8 @@
 #include <charconv>
 #include <iostream>
 
+#include "apps/driver/observers/progress_file.hpp"
+#include "apps/driver/observers/results_file.hpp"
 #include "apps/driver/run_directory.hpp"
 #include "rl/check.hpp"
 #include "roles/checkpoint.hpp"
@@ -109,6 +111,11 @@ void set_newer_aside(const fs::path& run, uint64_t iteration) {
     fs::rename(run / "checkpoints" / name, run / "checkpoints-replaced" / name);
     std::cerr << fmt::format("note: newer checkpoint {} moved to {}\n", name, (run / "checkpoints-replaced").string());
   }
+}
+
+void truncate_results(const fs::path& run, int64_t iteration) {
+  truncate_results_file(run, iteration);
+  truncate_progress_file(run, iteration);
 }
 
 }  // namespace myriad

@@ -11,7 +11,7 @@
 
 namespace myriad {
 
-/// What a checkpoint's driver.json says, and its runners' states.
+/// The contents of a checkpoint's driver.json, and its runners' states.
 struct SavedRun {
   std::string directory;  ///< "" = a fresh run
   uint64_t iteration = 0, env_steps = 0, episodes = 0;
@@ -37,5 +37,10 @@ std::string checkpoint_of(Files& files, const std::filesystem::path& given);
 /// Moves the checkpoints newer than `iteration` away: kept, but no longer what a resume finds or a new checkpoint of
 /// that number meets.
 void set_newer_aside(const std::filesystem::path& run, uint64_t iteration);
+
+/// Cuts results.jsonl and progress.csv back to the reports up to `iteration`, each atomically: a resumed run goes on
+/// from its checkpoint as if the rest had not been. Throws Error("corrupt-file") when a line before that cannot be
+/// read.
+void truncate_results(const std::filesystem::path& run, int64_t iteration);
 
 }  // namespace myriad

@@ -12,10 +12,9 @@ namespace myriad {
 /// A list for a leaf, a bare number for Discrete; an object of leaves by their paths for a Dict or Tuple.
 boost::json::value row_json(const Space& space, std::span<const std::byte> row);
 
-/// What a checkpoint says of its spaces, for who plays its policy without the environment: {"observation": ...,
-/// "action":
-/// ...}, each {"kind": "Box", "dtype", "shape", "low", "high"}, {"kind": "Discrete", "n", "start"}, ... as in
-/// docs/protocol.md; an endless bound is null.
+/// spaces.json of a checkpoint, for programs that play its policy without the environment: {"observation": ...,
+/// "action": ...}, each {"kind": "Box", "dtype", "shape", "low", "high"}, {"kind": "Discrete", "n", "start"}, ... as
+/// in docs/protocol.md; an infinite bound is null.
 std::string spaces_json(const Space& observation, const Space& action);
 
 }  // namespace myriad

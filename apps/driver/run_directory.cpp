@@ -154,7 +154,8 @@ std::string json_string(std::string_view text) {
   std::string spelled = boost::json::serialize(boost::json::string_view(text.data(), text.size()));
   boost::json::error_code error;
   (void)boost::json::parse(spelled, error);
-  if (error)  // bytes that are no UTF-8, as a crashing simulator may print: a file nobody can read would be worse
+  if (error)  // bytes that are no UTF-8, as a crashing simulator may print: a file that no JSON reader takes would be
+              // worse
     std::ranges::replace_if(
         spelled, [](char c) { return static_cast<unsigned char>(c) >= 0x80; }, '?');
   return spelled;
@@ -234,7 +235,7 @@ RunRecord read_run(const fs::path& directory) {
 std::optional<int64_t> running_pid(const fs::path& directory) {
   const fs::path lock = directory / "run.lock";
   const Descriptor file{::open(lock.c_str(), O_RDONLY | O_CLOEXEC)};
-  // A shared lock can be had exactly when nobody holds the exclusive one; closing the descriptor lets it go.
+  // A shared lock is granted exactly when the exclusive one is free; closing the descriptor releases it.
   if (file.fd < 0 || ::flock(file.fd, LOCK_SH | LOCK_NB) == 0 || errno != EWOULDBLOCK) return std::nullopt;
   return lock_owner(lock);
 }

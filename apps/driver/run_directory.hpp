@@ -3,7 +3,7 @@
 //   runs/0007-calm-heron/
 //     run.json               state, start and end, last iteration and step, best (replaced atomically)
 //     command.txt  config.toml (as given)  config.effective.toml (every default)  system.json
-//     run.lock               held with flock while a driver works here; says its process id
+//     run.lock               held with flock while a driver works here; contains its process id
 //
 // Owned by the driver, used from its one thread. The lock goes with the process, however it ends.
 #pragma once
@@ -36,7 +36,7 @@ std::string shell_line(const std::vector<std::string>& arguments);
 /// What the user typed to start this program, for commands that we print: "./myriad" (MYRIAD_COMMAND), or "myriad".
 std::string command_name();
 
-/// What run.json says. Times are seconds since 1970.
+/// The contents of run.json. Times are seconds since 1970.
 struct RunRecord {
   std::string id;                 ///< "0007", or the folder's name where it has no number
   std::string name;               ///< the folder's name
@@ -75,7 +75,7 @@ class RunDirectory {
 
   const std::filesystem::path& path() const { return path_; }
 
-  /// The record of a new run, or what run.json said when it was opened; write it back with `save`.
+  /// The record of a new run, or run.json's as it was opened; write it back with `save`.
   RunRecord record;
   void save() const { write_atomically(path_ / "run.json", to_json(record)); }
 

@@ -26,7 +26,7 @@ uint32_t learners_of(const std::vector<std::string>& settings) {
   return learners;
 }
 
-/// The words of run.json's "join" after `option`; "" when it is not there.
+/// The argument after `option` in run.json's "join" command; "" where it is not there.
 std::string word_after(const std::string& line, const std::string& option) {
   const size_t at = line.find(" " + option + " ");
   if (at == std::string::npos) return "";

@@ -7,7 +7,7 @@
 namespace myriad {
 
 /// `run`: a run's directory on this machine; `settings`: "learners=N". Returns main()'s exit status. Throws
-/// Error(usage) for what cannot be meant, Error(resource, "no-driver") when nobody answers.
+/// Error(usage) for impossible settings, Error(resource, "no-driver") when the driver does not answer.
 int scale(const std::string& run, const std::vector<std::string>& settings);
 
 }  // namespace myriad

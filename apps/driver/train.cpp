@@ -5,21 +5,24 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <cmath>
 #include <filesystem>
 #include <iostream>
 #include <random>
 
-#include "apps/driver/children.hpp"
+#include "apps/driver/final_evaluation.hpp"
+#include "apps/driver/janitor.hpp"
+#include "apps/driver/launcher.hpp"
 #include "apps/driver/live_view.hpp"
+#include "apps/driver/observers/event_file.hpp"
+#include "apps/driver/observers/event_log.hpp"
+#include "apps/driver/observers/progress_file.hpp"
+#include "apps/driver/observers/results_file.hpp"
+#include "apps/driver/observers/terminal_view.hpp"
 #include "apps/driver/plugins.hpp"
-#include "apps/driver/policy_file.hpp"
-#include "apps/driver/recorder.hpp"
-#include "apps/driver/report_rows.hpp"
-#include "apps/driver/results.hpp"
 #include "apps/driver/resume.hpp"
 #include "apps/driver/row_json.hpp"
 #include "apps/driver/run_directory.hpp"
+#include "apps/driver/run_progress.hpp"
 #include "rl/curriculum.hpp"
 #include "rl/run_layout.hpp"
 #include "rl/simulator/clients.hpp"
@@ -33,21 +36,22 @@ namespace myriad {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr Time kRedraw = std::chrono::milliseconds(250);
+constexpr Time kSnapshots = std::chrono::milliseconds(250);  ///< between two, on a terminal
+constexpr Time kSnapshotsInLines = std::chrono::seconds(2);  ///< where each is a new line
 constexpr int kLivesInVain = 3;  ///< that end without a checkpoint, one after the other: then the run ends
 
 double wall_time_s() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
-/// A preempted agent that has drained ends with this (sysexits.h: EX_TEMPFAIL).
-constexpr int kDrained = 75;
-
-/// What processes connect to. Made before the run's directory: a run that cannot listen leaves none.
+/// The sockets and the launcher of a run, for all of its lives. Made before the run's directory: a run that cannot
+/// listen leaves none.
 struct Links {
-  explicit Links(const NetworkConfig& network)
-      : config(network),
-        context(1, kMaxSockets, is_ipc() || config.keys.empty() ? SocketKeys{} : load_keys(config.keys, "driver")),
+  explicit Links(const Config& run)
+      : config(run.network),
+        launcher_info(find_launcher(run.hosts.launcher)),
+        launcher(launcher_info.make(janitor)),
+        context(1, kMaxSockets, keys().empty() ? SocketKeys{} : load_keys(keys(), "driver")),
         router(context, endpoint("driver", 0)) {
     if (!context.keys().server) return;
     config.keys = fs::absolute(config.keys).lexically_normal().string();
@@ -55,9 +59,11 @@ struct Links {
   }
 
   bool is_ipc() const { return config.bind == "ipc"; }
+  /// The directory of the keys; "" where none are used.
+  std::string keys() const { return is_ipc() ? "" : config.keys; }
   /// Where `name` listens: the n-th port from network.port, or a file.
   std::string endpoint(const std::string& name, int64_t n) const {
-    if (is_ipc()) return "ipc://" + children.socket_directory() + "/" + name;
+    if (is_ipc()) return "ipc://" + janitor.socket_directory() + "/" + name;
     if (config.bind == "0.0.0.0" || config.bind == "*")
       fail(Exit::usage, "bad-bind",
            "network.bind {} is no address to connect to; want this host's own, see `hostname -I`", config.bind);
@@ -66,7 +72,9 @@ struct Links {
 
   static constexpr Time kSelfTest = std::chrono::seconds(2);
   NetworkConfig config;
-  Children children;  // before the context: it forks while there is one thread
+  Janitor janitor;  // before the context: it forks while there is one thread
+  const LauncherInfo& launcher_info;
+  std::unique_ptr<Launcher> launcher;
   SocketContext context;
   Router router;
 };
@@ -84,12 +92,11 @@ class Run {
   Run(Config& config, const TrainOptions& options, Links& links, RunDirectory& directory, Files& files,
       const EnvSpec& env, const SavedRun& saved, const Life& life)
       : config_(config),
-        json_(options.json),
         directory_(directory),
         life_(life),
         next_run_id_(random_id()),
         links_(links),
-        children_(links.children),
+        launcher_(*links.launcher),
         router_(links.router),
         clock_(make_system_clock()),
         env_(env),
@@ -97,18 +104,19 @@ class Run {
         core_(core_options(saved)),
         checkpoints_(files, (directory_.path() / "checkpoints").string(),
                      static_cast<uint32_t>(config_.checkpointing.num_to_keep)),
-        results_(directory_.path(), wall_time_s(),
-                 saved.directory.empty() ? std::nullopt : std::optional(static_cast<int64_t>(saved.env_steps))),
-        terminal_(Terminal::of_stdout()),
-        view_(std::cout,
-              view_mode(options.json, terminal_.is_terminal, std::getenv("TERM") == nullptr ? "" : std::getenv("TERM")),
-              terminal_.colour) {
-    children_.log_to((directory_.path() / "logs").string());
-    children_.name_run(fmt::format("{:016x}", life_.id));
-    base_steps_ = saved.env_steps;
-    resumed_ = !saved.directory.empty();
-    last_steps_ = static_cast<double>(saved.env_steps);
-    best_ = directory_.record.best.value_or(best_);
+        progress_(config, directory.path(), saved.env_steps, directory.record.best, clock_->now()),
+        resumed_(!saved.directory.empty()) {
+    launcher_.begin({.run = life_.id, .control = router_.endpoint(), .keys = links_.keys()},
+                    (directory_.path() / "logs").string());
+    const fs::path& run = directory_.path();
+    observers_.push_back(std::make_unique<ResultsFile>(run));
+    observers_.push_back(std::make_unique<ProgressFile>(run));
+    observers_.push_back(std::make_unique<EventLog>(run));
+    observers_.push_back(std::make_unique<EventFile>(
+        run / "tb", wall_time_s(), resumed_ ? std::optional(static_cast<int64_t>(saved.env_steps)) : std::nullopt));
+    auto terminal = std::make_unique<TerminalView>(options.json);
+    terminal_ = terminal.get();
+    observers_.push_back(std::move(terminal));
   }
 
   /// The exit status; none when next_run_id() goes on.
@@ -117,24 +125,22 @@ class Run {
     ::sigemptyset(&signals);
     for (int signal : {SIGINT, SIGTERM, SIGCHLD}) ::sigaddset(&signals, signal);
     const int signal_fd = ::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
-    started_ = clock_->now();
     tell_how_to_join();
     step(DriverCore::Start{});
     while (!finished_) {
-      wait_readable({&router_}, signal_fd, std::min(core_.next_timer(), next_redraw_) - clock_->now());
+      wait_readable({&router_}, signal_fd, std::min(core_.next_timer(), next_snapshot_) - clock_->now());
       receive();
       for (signalfd_siginfo info; ::read(signal_fd, &info, sizeof info) == sizeof info;)
         if (info.ssi_signo != SIGCHLD) step(DriverCore::Interrupted{});
-      reap();
+      take_ended();
       step(DriverCore::Tick{});
-      if (clock_->now() >= next_redraw_) draw();
+      if (clock_->now() >= next_snapshot_) show();
     }
     ::close(signal_fd);
     if (!finished_->goes_on) return conclude();
     note_event("resume", fmt::format("{} in iteration {}: the run goes on from its newest checkpoint",
                                      finished_->reason, core_.training_iteration() + 1));
-    view_.finish();
-    if (!std::isnan(best_)) directory_.record.best = best_;
+    directory_.record.best = progress_.best();
     return std::nullopt;
   }
   uint64_t next_run_id() const { return next_run_id_; }
@@ -164,7 +170,7 @@ class Run {
                       .level = std::min(saved.level, curriculum_.num_levels() - 1),
                       .returns = saved.level_returns};
     options.fleet.num_slots = static_cast<uint32_t>(config_.env_runners.num_env_runners);
-    options.fleet.spawns = config_.hosts.launcher == "local";
+    options.fleet.spawns = links_.launcher_info.starts_agents;
     options.fleet.weights_fanout = static_cast<uint32_t>(config_.hosts.weights_fanout);
     options.fleet.runner_states = saved.runner_states;
     options.fleet.agents.num_slots = static_cast<uint32_t>(config_.num_hosts());
@@ -174,7 +180,7 @@ class Run {
     options.learners.num_learners = static_cast<uint32_t>(config_.learners.num_learners);
     options.learners.fragments_per_batch = static_cast<uint32_t>(config_.fragments_per_batch());
     options.learners.max_crashes_per_minute = static_cast<uint32_t>(config_.fault_tolerance.max_crashes_per_minute);
-    options.learners.shares_by_speed = config_.training.sampling == "async";
+    options.learners.shares_by_speed = config_.async();
     options.learners.sharded = config_.learners.shard != "none";
     options.learners.endpoint = [this](uint32_t shard, uint32_t incarnation) {
       return links_.endpoint(fmt::format("learner-{}.{}", shard, incarnation), 1 + shard);
@@ -183,18 +189,14 @@ class Run {
     return options;
   }
 
-  /// Into run.json for scripts, and to whom it concerns: other hosts can reach the run, or none comes by itself.
+  /// The command into run.json, for scripts; on the terminal where other hosts can reach the run, or have to.
   void tell_how_to_join() {
     std::vector<std::string> words{"agent", "--connect", router_.endpoint(), "--run", std::to_string(life_.id)};
-    if (!links_.is_ipc() && !links_.config.keys.empty()) words.insert(words.end(), {"--keys", links_.config.keys});
+    if (!links_.keys().empty()) words.insert(words.end(), {"--keys", links_.keys()});
     directory_.record.join = command_name() + " " + shell_line(words);
     directory_.save();
-    if (links_.is_ipc() && config_.hosts.launcher == "local") return;
-    const std::string text = fmt::format("join     {}", directory_.record.join);
-    if (json_)
-      std::cerr << text << std::endl;
-    else
-      view_.note(text);
+    if (links_.is_ipc() && links_.launcher_info.starts_agents) return;
+    terminal_->note(fmt::format("join     {}", directory_.record.join));
   }
 
   void step(const DriverCore::Input& input) {
@@ -203,24 +205,9 @@ class Run {
     for (DriverCore::Output& output : outputs) apply(output);
   }
 
-  std::vector<std::string> child_arguments() const {
-    std::vector<std::string> arguments{"--control", router_.endpoint(),        "--run", std::to_string(life_.id),
-                                       "--parent",  std::to_string(::getpid())};
-    if (links_.context.keys().server) arguments.insert(arguments.end(), {"--keys", links_.config.keys});
-    return arguments;
-  }
-
   void apply(DriverCore::Output& output) {
-    if (const auto* learner = std::get_if<DriverCore::SpawnLearner>(&output)) {
-      spawn({Child::Role::learner, learner->shard, learner->incarnation});
-    } else if (const auto* agent = std::get_if<DriverCore::SpawnAgent>(&output)) {
-      spawn({Child::Role::agent, agent->agent, agent->incarnation});
-    } else if (const auto* kill = std::get_if<DriverCore::KillLearner>(&output)) {
-      this->kill({Child::Role::learner, kill->shard, kill->incarnation}, kill->signal);
-    } else if (const auto* kill = std::get_if<DriverCore::KillAgent>(&output)) {
-      this->kill({Child::Role::agent, kill->agent, kill->incarnation}, kill->signal);
-    } else if (std::holds_alternative<DriverCore::KillAll>(output)) {
-      children_.kill_all();
+    if (const auto failed = carry_out(output, launcher_)) {
+      step(*failed);
     } else if (auto* send = std::get_if<DriverCore::Send>(&output)) {
       (void)router_.send(send->peer, encode(send->message));  // repeated by the core until it has its effect
     } else if (auto* save = std::get_if<DriverCore::Save>(&output)) {
@@ -235,33 +222,9 @@ class Run {
       write_report(report->report);
     } else if (const auto* event = std::get_if<DriverCore::Event>(&output)) {
       note_event(event->kind, event->text);
-    } else {
-      finished_ = std::get<DriverCore::Finished>(output);
+    } else if (auto* finished = std::get_if<DriverCore::Finished>(&output)) {
+      finished_ = std::move(*finished);
     }
-  }
-
-  struct Child {
-    enum class Role : uint8_t { learner, agent } role;
-    uint32_t index, incarnation;
-    bool operator==(const Child&) const = default;
-  };
-
-  void spawn(const Child& child) {
-    const bool agent = child.role == Child::Role::agent;
-    std::vector<std::string> arguments = child_arguments();
-    arguments.insert(arguments.end(), {agent ? "--agent" : "--shard", std::to_string(child.index), "--incarnation",
-                                       std::to_string(child.incarnation)});
-    try {
-      child_of_[children_.spawn(agent ? "myriad-host-agent" : "myriad-learner", arguments)] = child;
-    } catch (const Error& error) {
-      step(DriverCore::SpawnFailed{agent ? std::optional(child.index) : std::nullopt, child.index, child.incarnation,
-                                   error.what()});
-    }
-  }
-
-  void kill(const Child& which, int signal) {
-    for (const auto& [pid, child] : child_of_)
-      if (child == which) children_.kill(pid, signal);
   }
 
   void receive() {
@@ -284,145 +247,56 @@ class Run {
     }
   }
 
-  void reap() {
-    while (auto ended = children_.reap()) {
-      // What it said before it died may still be in the socket: the cause goes before the exit.
+  void take_ended() {
+    while (const auto ended = launcher_.ended()) {
+      // Its last message may still be in the socket; DriverCore wants that error before the exit.
       receive();
-      const Child child = child_of_.extract(ended->pid).mapped();
-      if (child.role == Child::Role::agent)
-        step(DriverCore::AgentExited{child.index, child.incarnation, ended->cause, ended->exit_status == kDrained});
-      else
-        step(DriverCore::LearnerExited{child.index, child.incarnation, ended->cause});
+      step(input_of(*ended));
     }
   }
 
-  void note_event(const std::string& kind, const std::string& text) {
-    results_.event(wall_time_s(), kind, text);
-    events_.push_back(text);
-    if (events_.size() > 16) events_.erase(events_.begin());
-    if (kind != "checkpoint") view_.note(fmt::format("{}: {}", kind, text));
+  void note_event(const std::string& kind, const std::string& text) { note_event({wall_time_s(), kind, text}); }
+  void note_event(const RunEvent& event) {
+    progress_.event(event.text);
+    for (const auto& observer : observers_) observer->event(event);
   }
 
   void write_report(const wire::IterationReportT& report) {
-    const Time now = clock_->now();
-    const double steps = static_cast<double>(core_.env_steps());
     Metrics metrics = metrics_of(report);
     metrics["dropped/driver_malformed"] = static_cast<double>(malformed_);
-    const SinceLastReport since{core_.time_total_s(now), to_seconds(now - last_report_), steps - last_steps_};
-    last_report_ = now;
-    last_steps_ = steps;
-    Report rows = report_rows(report, metrics, core_, since);
+    Report rows = progress_.report(report, metrics, core_, clock_->now());
     for (const auto& [name, value] : curriculum_.rows(core_.env_steps(), core_.levels().level()))
       rows.push_back({"curriculum/" + name, value});
-    results_.write(rows, static_cast<int64_t>(steps), wall_time_s());
-    if (results_.behind() != results_behind_) {
-      results_behind_ = results_.behind();
-      note_event("disk", results_behind_ ? "results.jsonl cannot be written; its lines wait for room, training goes on"
-                                         : "results.jsonl is written again; no line was lost");
-    }
-    best_ = std::isnan(core_.episode_return_mean()) ? best_ : std::fmax(best_, core_.episode_return_mean());
-    show_metrics(metrics, config_.training.sampling == "sync", snapshot_);
-    if (core_.finishing()) draw();
+    for (const auto& observer : observers_)
+      observer->report({rows, static_cast<int64_t>(core_.env_steps()), wall_time_s()});
+    for (const auto& observer : observers_)
+      if (const auto event = observer->notice()) note_event(*event);
+    if (core_.finishing()) show();
   }
 
-  void draw() {
+  void show() {
     const Time now = clock_->now();
-    next_redraw_ = now + kRedraw * (terminal_.is_terminal ? 1 : 8);
-    if (core_.training_iteration() == 0 && !terminal_.is_terminal) return;
-    const StopConfig& stop = config_.stop;
-    snapshot_.run_name = directory_.path().filename().string();
-    snapshot_.env = config_.environment.env;
-    snapshot_.algorithm = config_.algorithm;
-    snapshot_.seed = config_.seed;
-    snapshot_.elapsed_s = core_.time_total_s(now);
-    snapshot_.iteration = static_cast<int64_t>(core_.training_iteration());
-    snapshot_.steps = static_cast<int64_t>(core_.env_steps());
-    const double done = static_cast<double>(core_.env_steps() - base_steps_), spent = to_seconds(now - started_);
-    snapshot_.steps_per_s = done > 0 ? done / spent : Snapshot::kUnknown;
-    snapshot_.stop.clear();
-    if (stop.training_iteration > 0)
-      snapshot_.stop.push_back({"training_iteration", "iterations", static_cast<double>(core_.training_iteration()),
-                                static_cast<double>(stop.training_iteration)});
-    if (stop.num_env_steps_sampled_lifetime > 0)
-      snapshot_.stop.push_back({"num_env_steps_sampled_lifetime", "env steps", static_cast<double>(core_.env_steps()),
-                                static_cast<double>(stop.num_env_steps_sampled_lifetime)});
-    if (stop.episode_return_mean)
-      snapshot_.stop.push_back({"episode_return_mean", "", core_.episode_return_mean(), *stop.episode_return_mean});
-    if (stop.time_total_s > 0) snapshot_.stop.push_back({"time_total_s", "s", snapshot_.elapsed_s, stop.time_total_s});
-    snapshot_.eta_s = Snapshot::kUnknown;
-    if (stop.num_env_steps_sampled_lifetime > 0 && done > 0)
-      snapshot_.eta_s = std::max(
-          0.0, (static_cast<double>(stop.num_env_steps_sampled_lifetime) - static_cast<double>(core_.env_steps())) /
-                   (done / spent));
-    snapshot_.return_mean = core_.episode_return_mean();
-    snapshot_.return_best = best_;
-    const Fleet::Counts fleet = core_.fleet().counts();
-    snapshot_.hosts_alive = fleet.hosts;
-    snapshot_.hosts_total = config_.num_hosts();
-    snapshot_.runners_alive = fleet.running;
-    snapshot_.runners_total = config_.env_runners.num_env_runners;
-    snapshot_.envs = snapshot_.runners_total * config_.env_runners.num_envs_per_env_runner;
-    snapshot_.events = events_;
-    snapshot_.directory = fs::proximate(directory_.path()).string();
-    view_.update(snapshot_, Terminal::of_stdout().width);
+    next_snapshot_ = now + (terminal_->is_terminal() ? kSnapshots : kSnapshotsInLines);
+    const Snapshot snapshot = progress_.snapshot(core_, now);
+    for (const auto& observer : observers_) observer->snapshot(snapshot);
   }
 
-  /// The closing block: what came out, where it lies, what to type next.
+  /// Saves how the run ended and prints its result, where it lies and the next commands. Returns the exit status.
   int conclude() {
-    children_.kill_all();
-    view_.finish();
+    launcher_.kill_all();
     const bool failed = finished_->exit != Exit::ok && finished_->exit != Exit::interrupted;
+    save_record(failed                                 ? "failed"
+                : finished_->exit == Exit::interrupted ? "interrupted"
+                                                       : "finished",
+                failed ? fmt::format("error[{}] {}", finished_->error_code, finished_->reason) : finished_->reason);
+    for (const auto& observer : observers_) observer->finished({wall_time_s(), "stop", directory_.record.exit_reason});
     const std::string place = fs::proximate(directory_.path()).string();
-    directory_.record.state = failed ? "failed" : finished_->exit == Exit::interrupted ? "interrupted" : "finished";
-    directory_.record.end_time_s = wall_time_s();
-    directory_.record.join.clear();
-    directory_.record.exit_reason =
-        failed ? fmt::format("error[{}] {}", finished_->error_code, finished_->reason) : finished_->reason;
-    directory_.record.last_iteration = static_cast<int64_t>(core_.training_iteration());
-    directory_.record.last_step = static_cast<int64_t>(core_.env_steps());
-    if (!std::isnan(best_)) directory_.record.best = best_;
-    try {
-      directory_.save();
-    } catch (const Error& error) {
-      std::cerr << error.line() << "\n";  // the disk is full; what the run came to is said below all the same
-    }
-    results_.event(wall_time_s(), "stop", directory_.record.exit_reason);
     if (failed) {
-      std::cerr << fmt::format("error[{}] {}\n", finished_->error_code, finished_->reason);
+      std::cerr << directory_.record.exit_reason << "\n";
       if (has_saved() || resumed_) std::cerr << fmt::format("resume  {} train --resume {}\n", command_name(), place);
       return static_cast<int>(finished_->exit);
     }
-    std::string text = fmt::format("{}  {} after {} env steps in {:.1f} s\n",
-                                   finished_->exit == Exit::interrupted ? "stopped" : "done   ", finished_->reason,
-                                   grouped(static_cast<double>(core_.env_steps())), core_.time_total_s(clock_->now()));
-    if (!core_.last_checkpoint().empty()) {
-      if (config_.evaluation.evaluate_at_end && finished_->exit == Exit::ok) {
-        const SavedPolicy policy = load_policy(core_.last_checkpoint());
-        RunRecorder recorder(directory_.path(), fs::path(core_.last_checkpoint()).filename().string(),
-                             config_.evaluation, policy.env);
-        const bool records = config_.evaluation.record_video + config_.evaluation.record_episodes > 0;
-        const EvaluationResult result =
-            evaluate_policy(policy, {.episodes = static_cast<int>(config_.evaluation.evaluation_duration),
-                                     .seed = static_cast<uint64_t>(config_.seed),
-                                     .explore = config_.evaluation.explore,
-                                     .observer = records ? &recorder : nullptr});
-        text += fmt::format("return   {:.1f} +/- {:.1f} over {} evaluation episodes\n", result.return_mean(),
-                            result.return_stddev(), result.episodes.size());
-        if (recorder.num_videos() > 0) text += fmt::format("videos   {} in {}/videos\n", recorder.num_videos(), place);
-        if (!recorder.failure().empty()) {
-          results_.event(wall_time_s(), "video", recorder.failure());
-          text += fmt::format("videos   {}\n", recorder.failure());
-        }
-      }
-      const std::string checkpoint = fs::proximate(core_.last_checkpoint()).string();
-      text += fmt::format("saved    {1}\nnext     {0} evaluate {1}\n         {0} train --resume {2} stop.{3}\n",
-                          command_name(), checkpoint, place, "num_env_steps_sampled_lifetime=N   go on");
-    }
-    // With --json every line of stdout is an object.
-    if (json_)
-      std::cerr << text;
-    else
-      std::cout << (snapshot_.run_name.empty() ? "" : "\n") << text << std::flush;
+    terminal_->close(closing_text(place));
     if (finished_->exit == Exit::ok && !core_.newest_is_saved()) {
       std::cerr << fmt::format(
           "error[unsaved] iteration {} is in no checkpoint; events.jsonl says why. Newest: {}\n",
@@ -433,31 +307,63 @@ class Run {
     return static_cast<int>(finished_->exit);
   }
 
+  void save_record(const std::string& state, const std::string& reason) {
+    RunRecord& record = directory_.record;
+    record.state = state;
+    record.end_time_s = wall_time_s();
+    record.join.clear();
+    record.exit_reason = reason;
+    record.last_iteration = static_cast<int64_t>(core_.training_iteration());
+    record.last_step = static_cast<int64_t>(core_.env_steps());
+    record.best = progress_.best();
+    try {
+      directory_.save();
+    } catch (const Error& error) {
+      std::cerr << error.line() << "\n";  // the disk is full; the run's result is printed all the same
+    }
+  }
+
+  /// `place`: the run's directory. Evaluates the last policy where the config says so.
+  std::string closing_text(const std::string& place) {
+    std::string text = fmt::format("{}  {} after {} env steps in {:.1f} s\n",
+                                   finished_->exit == Exit::interrupted ? "stopped" : "done   ", finished_->reason,
+                                   grouped(static_cast<double>(core_.env_steps())), core_.time_total_s(clock_->now()));
+    if (!has_saved()) return text;
+    if (config_.evaluation.evaluate_at_end && finished_->exit == Exit::ok) {
+      const FinalEvaluation result = evaluate_at_end(config_, directory_.path(), core_.last_checkpoint());
+      text += fmt::format("return   {:.1f} +/- {:.1f} over {} evaluation episodes\n", result.return_mean,
+                          result.return_stddev, result.episodes);
+      if (result.videos > 0) text += fmt::format("videos   {} in {}/videos\n", result.videos, place);
+      if (!result.failure.empty()) {
+        note_event("video", result.failure);
+        text += fmt::format("videos   {}\n", result.failure);
+      }
+    }
+    return text + fmt::format("saved    {1}\nnext     {0} evaluate {1}\n         {0} train --resume {2} stop.{3}\n",
+                              command_name(), fs::proximate(core_.last_checkpoint()).string(), place,
+                              "num_env_steps_sampled_lifetime=N   go on");
+  }
+
   Config& config_;
-  bool json_;
   RunDirectory& directory_;
   Life life_;
   uint64_t next_run_id_;
   Links& links_;
-  Children& children_;
+  Launcher& launcher_;
   Router& router_;
   std::unique_ptr<Clock> clock_;
   EnvSpec env_;
   Curriculum curriculum_;
   DriverCore core_;
   CheckpointWriter checkpoints_;
-  ResultsWriter results_;
-  Terminal terminal_;
-  LiveView view_;
-  Snapshot snapshot_;
-  std::map<int, Child> child_of_;
+  RunProgress progress_;
+  std::vector<std::unique_ptr<RunObserver>> observers_;
+  TerminalView* terminal_ = nullptr;  // one of the observers
   PeerBudget budget_;
-  std::vector<std::string> events_;
   std::optional<DriverCore::Finished> finished_;
-  Time started_{}, last_report_ = std::chrono::steady_clock::now().time_since_epoch(), next_redraw_{};
-  double last_steps_ = 0, best_ = std::numeric_limits<double>::quiet_NaN();
-  uint64_t base_steps_ = 0, malformed_ = 0;
-  bool results_behind_ = false, resumed_ = false;
+  Time next_snapshot_{};
+  uint64_t malformed_ = 0;
+  bool resumed_;
 };
 
 }  // namespace
@@ -588,7 +494,7 @@ int train(const TrainOptions& options) {
     if (std::string& from = config.rl_module.init_from; !from.empty()) from = checkpoint_of(*files, fs::absolute(from));
     ask_for_module(config);
     const EnvSpec env = check_environment(config);
-    Links links(config.network);
+    Links links(config);
     RunDirectory directory = options.out.empty() ? RunDirectory::create_numbered(fs::absolute("runs"))
                                                  : RunDirectory::create_exact(fs::absolute(options.out));
     directory.record.start_time_s = wall_time_s();
@@ -605,7 +511,7 @@ int train(const TrainOptions& options) {
       load_user_config(read_file(checkpoint + "/config.toml"), checkpoint + "/config.toml", options.overrides);
   ask_for_module(config);
   const EnvSpec env = check_environment(config);
-  Links links(config.network);
+  Links links(config);
   SavedRun saved = go_back(*files, directory, checkpoint, config.env_runners.num_env_runners);
   directory.record.state = "running";
   directory.save();

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "apps/driver/observers/results_file.hpp"
 #include "tests/simulation/driver_harness.hpp"
 
 namespace myriad {
@@ -103,6 +104,12 @@ TEST_SUITE("apps/report_rows") {
     Run run(Run::options());
     run.everybody();
     CHECK(number_in(report_rows(report({}), {}, run.core, {}), "fault_tolerance/num_healthy_workers") == 4);
+    CHECK(number_in(report_rows(report({}), {}, run.core, {}), "fault_tolerance/num_healthy_hosts") == 2);
+    Run other(Run::options());
+    other.everybody();
+    other.quarantine(1, "SIGSEGV");
+    CHECK(number_in(report_rows(report({}), {}, other.core, {}), "fault_tolerance/num_healthy_workers") == 2);
+    CHECK(number_in(report_rows(report({}), {}, other.core, {}), "fault_tolerance/num_quarantined_workers") == 2);
     const auto status = [&](uint32_t agent, uint32_t running, uint64_t restarts, int64_t oldest, float latency) {
       wire::AgentStatusT said = Run::status(agent);
       said.running = running;

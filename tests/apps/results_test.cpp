@@ -1,17 +1,23 @@
-#include "apps/driver/results.hpp"
-
 #include <doctest/doctest.h>
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <boost/json.hpp>
 #include <cmath>
 #include <cstring>
 #include <fstream>
+#include <functional>
 #include <limits>
 
+#include "apps/driver/observers/event_file.hpp"
+#include "apps/driver/observers/event_log.hpp"
+#include "apps/driver/observers/progress_file.hpp"
+#include "apps/driver/observers/results_file.hpp"
+#include "apps/driver/resume.hpp"
 #include "apps/driver/run_directory.hpp"
 #include "rl/check.hpp"
 #include "rl/hash.hpp"
+#include "tests/error_of.hpp"
 #include "tests/temporary_folder.hpp"
 
 namespace myriad {
@@ -27,6 +33,35 @@ Report report(double iteration, double mean) {
           {"env_runners/num_episodes", 3.0},
           {"learners/default_policy/mean_kl_loss", 0.0125},
           {"note", std::string("a \"quoted\", note")}};
+}
+
+/// The files of reports that a resumed run cuts back.
+struct ReportFiles {
+  ResultsFile results;
+  ProgressFile progress;
+  explicit ReportFiles(const fs::path& run) : results(run), progress(run) {}
+  void write(const Report& rows) {
+    results.report({rows, 0, 0.0});
+    progress.report({rows, 0, 0.0});
+  }
+};
+
+/// The descriptor of this process that `path` was opened with.
+int descriptor_of(const fs::path& path) {
+  for (const fs::directory_entry& entry : fs::directory_iterator("/proc/self/fd")) {
+    std::error_code gone;
+    if (fs::read_symlink(entry.path(), gone) == path) return std::stoi(entry.path().filename());
+  }
+  FAIL("not open: " << path);
+  return -1;
+}
+
+/// What is written to `fd` goes to `path` from now on.
+void redirect(int fd, const fs::path& path) {
+  const int other = ::open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
+  REQUIRE(other >= 0);
+  REQUIRE(::dup2(other, fd) == fd);
+  ::close(other);
 }
 
 void append_text(const fs::path& path, std::string_view text) { std::ofstream(path, std::ios::app) << text; }
@@ -131,12 +166,12 @@ TEST_SUITE("apps/results") {
     CHECK_THROWS_AS(to_json_line({{"a", 1.0}, {"a", 1.0}}), Error);
   }
 
-  TEST_CASE("ResultsWriter: one line a report in results.jsonl and progress.csv, readable at once") {
+  TEST_CASE("ResultsFile, ProgressFile: one line a report in results.jsonl and progress.csv, readable at once") {
     const TemporaryFolder folder;
-    ResultsWriter writer(folder.path, 1000.0);
-    writer.write(report(1, kNan), 4000, 1001.0);
+    ReportFiles writer(folder.path);
+    writer.write(report(1, kNan));
     CHECK(read_file(folder.path / "results.jsonl") == to_json_line(report(1, kNan)) + "\n");
-    writer.write(report(2, 212.5), 8000, 1002.0);
+    writer.write(report(2, 212.5));
     CHECK(read_file(folder.path / "results.jsonl") ==
           to_json_line(report(1, kNan)) + "\n" + to_json_line(report(2, 212.5)) + "\n");
     CHECK(read_file(folder.path / "progress.csv") ==
@@ -144,35 +179,36 @@ TEST_SUITE("apps/results") {
           "learners/default_policy/mean_kl_loss,note\n"
           "1,4000,nan,3,0.0125,\"a \"\"quoted\"\", note\"\n"
           "2,8000,212.5,3,0.0125,\"a \"\"quoted\"\", note\"\n");
-    CHECK_THROWS_AS(writer.write({{"loss", 1.0}}, 0, 0.0), Error);
+    CHECK_THROWS_AS(writer.write({{"loss", 1.0}}), Error);
   }
 
-  TEST_CASE("ResultsWriter: the columns of progress.csv are fixed at the first report, also over a restart") {
+  TEST_CASE("ProgressFile: the columns are fixed at the first report, also over a restart") {
     const TemporaryFolder folder;
-    { ResultsWriter(folder.path, 1000.0).write({{"training_iteration", 1.0}, {"a", 1.0}, {"b", 2.0}}, 1, 1001.0); }
-    ResultsWriter writer(folder.path, 2000.0, 1);
-    writer.write({{"late", 9.0}, {"b", 4.0}, {"training_iteration", 2.0}}, 2, 2001.0);
+    { ReportFiles(folder.path).write({{"training_iteration", 1.0}, {"a", 1.0}, {"b", 2.0}}); }
+    ReportFiles writer(folder.path);
+    writer.write({{"late", 9.0}, {"b", 4.0}, {"training_iteration", 2.0}});
     CHECK(read_file(folder.path / "progress.csv") == "training_iteration,a,b\n1,1,2\n2,,4\n");
     CHECK(read_file(folder.path / "results.jsonl").find("\"late\": 9") != std::string::npos);
   }
 
-  TEST_CASE("ResultsWriter: events are lines of time, kind and text") {
+  TEST_CASE("EventLog: events, and the end, are lines of time, kind and text") {
     const TemporaryFolder folder;
-    ResultsWriter writer(folder.path, 1000.0);
-    writer.event(1000.5, "start", "2 runners");
-    writer.event(1001.25, "restart", "runner 3: \"SIGSEGV\"\nin libdrone.so \xff");
+    EventLog log(folder.path);
+    log.event({1000.5, "start", "2 runners"});
+    log.finished({1001.25, "stop", "runner 3: \"SIGSEGV\"\nin libdrone.so \xff"});
     const std::string text = read_file(folder.path / "events.jsonl");
     CHECK(text.starts_with("{\"time\": 1000.500, \"kind\": \"start\", \"text\": \"2 runners\"}\n"));
     const boost::json::value second = boost::json::parse(text.substr(text.find('\n') + 1));
     CHECK(second.at("time").as_double() == 1001.25);
+    CHECK(second.at("kind").as_string() == "stop");
     CHECK(std::string(second.at("text").as_string()) == "runner 3: \"SIGSEGV\"\nin libdrone.so ?");
   }
 
   TEST_CASE("EventFile: TensorBoard's framing and messages, byte by byte") {
     const TemporaryFolder folder;
     EventFile file(folder.path / "tb", 1700000000.5);
-    file.write(report(1, kNan), 4000, 1700000001.5);
-    file.write(report(2, 212.5), int64_t{1} << 40, 1700000002.5);
+    file.report({report(1, kNan), 4000, 1700000001.5});
+    file.report({report(2, 212.5), int64_t{1} << 40, 1700000002.5});
     CHECK(file.path().filename().string().starts_with("events.out.tfevents.1700000000."));
     const std::string bytes = read_file(file.path());
     // The first bytes of any file TensorFlow wrote: a record of 24 bytes and the checksum of that length.
@@ -208,17 +244,17 @@ TEST_SUITE("apps/results") {
   TEST_CASE("truncate_results: cuts back to the checkpoint, and the run goes on as if the rest had not been") {
     const TemporaryFolder cut, straight;
     {
-      ResultsWriter writer(cut.path, 1000.0);
-      for (int i = 1; i <= 5; ++i) writer.write(report(i, 10.0 * i), 4000 * i, 1000.0 + i);
+      ReportFiles writer(cut.path);
+      for (int i = 1; i <= 5; ++i) writer.write(report(i, 10.0 * i));
     }
     append_text(cut.path / "results.jsonl", "{\"training_iteration\": 6, \"env_run");  // torn by a crash
     append_text(cut.path / "progress.csv", "6,240");
     truncate_results(cut.path, 3);
     {
-      ResultsWriter again(cut.path, 2000.0, 12000);
-      for (int i = 4; i <= 5; ++i) again.write(report(i, -1.0 * i), 4000 * i, 2000.0 + i);
-      ResultsWriter writer(straight.path, 1000.0);
-      for (int i = 1; i <= 5; ++i) writer.write(report(i, i <= 3 ? 10.0 * i : -1.0 * i), 4000 * i, 1000.0 + i);
+      ReportFiles again(cut.path);
+      for (int i = 4; i <= 5; ++i) again.write(report(i, -1.0 * i));
+      ReportFiles writer(straight.path);
+      for (int i = 1; i <= 5; ++i) writer.write(report(i, i <= 3 ? 10.0 * i : -1.0 * i));
     }
     for (const char* file : {"results.jsonl", "progress.csv"})
       CHECK(read_file(cut.path / file) == read_file(straight.path / file));
@@ -228,8 +264,8 @@ TEST_SUITE("apps/results") {
   TEST_CASE("truncate_results: a torn last line goes; an earlier one that cannot be read is an error") {
     const TemporaryFolder folder;
     {
-      ResultsWriter writer(folder.path, 1000.0);
-      for (int i = 1; i <= 2; ++i) writer.write(report(i, i), i, 1000.0);
+      ReportFiles writer(folder.path);
+      for (int i = 1; i <= 2; ++i) writer.write(report(i, i));
     }
     const std::string whole = read_file(folder.path / "results.jsonl");
     append_text(folder.path / "results.jsonl", "{\"training_iter");
@@ -251,12 +287,12 @@ TEST_SUITE("apps/results") {
     CHECK_NOTHROW(truncate_results(folder.path / "nowhere", 2));
   }
 
-  TEST_CASE("ResultsWriter: a torn last line is cut off before the next report is appended") {
+  TEST_CASE("ResultsFile, ProgressFile: a torn last line is cut off before the next report is appended") {
     const TemporaryFolder folder;
-    { ResultsWriter(folder.path, 1000.0).write({{"training_iteration", 1.0}}, 1, 1000.0); }
+    { ReportFiles(folder.path).write({{"training_iteration", 1.0}}); }
     append_text(folder.path / "results.jsonl", "{\"train");
     append_text(folder.path / "progress.csv", "2");
-    ResultsWriter(folder.path, 1000.0).write({{"training_iteration", 2.0}}, 2, 1000.0);
+    ReportFiles(folder.path).write({{"training_iteration", 2.0}});
     CHECK(read_file(folder.path / "results.jsonl") == "{\"training_iteration\": 1}\n{\"training_iteration\": 2}\n");
     CHECK(read_file(folder.path / "progress.csv") == "training_iteration\n1\n2\n");
   }
@@ -275,13 +311,37 @@ TEST_SUITE("apps/results") {
     CHECK(read_file(folder.path / "lines") == "one\ntwo\n");
   }
 
-  TEST_CASE("ResultsWriter: a folder that cannot be written names the file") {
-    try {
-      ResultsWriter("/proc/nowhere", 0.0);
-      FAIL("written");
-    } catch (const Error& error) {
-      CHECK(error.code() == "cannot-write");
-      CHECK(error.exit_status() == Exit::resource);
+  TEST_CASE("ResultsFile: a full disk is told once, as is the room that comes back; no line is lost") {
+    const TemporaryFolder folder;
+    ResultsFile file(folder.path);
+    const int fd = descriptor_of(folder.path / "results.jsonl");
+    redirect(fd, "/dev/full");
+    const Report rows = report(1, 1.0);
+    CHECK_FALSE(file.notice().has_value());
+    file.report({rows, 0, 1000.5});
+    const std::optional<RunEvent> full = file.notice();
+    REQUIRE(full.has_value());
+    CHECK(full->kind == "disk");
+    CHECK(full->text.starts_with("results.jsonl cannot be written"));
+    CHECK(full->wall_time_s == 1000.5);
+    file.report({rows, 0, 1001.5});
+    CHECK_FALSE(file.notice().has_value());
+    redirect(fd, folder.path / "results.jsonl");
+    file.report({rows, 0, 1002.5});
+    const std::optional<RunEvent> room = file.notice();
+    REQUIRE(room.has_value());
+    CHECK(room->text == "results.jsonl is written again; no line was lost");
+    const std::string line = to_json_line(rows) + "\n";
+    CHECK(read_file(folder.path / "results.jsonl") == line + line + line);
+  }
+
+  TEST_CASE("observers: a folder that cannot be written is an error with the file's name") {
+    const std::vector<std::function<void()>> makers{
+        [] { ResultsFile("/proc/nowhere"); }, [] { ProgressFile("/proc/nowhere"); }, [] { EventLog("/proc/nowhere"); },
+        [] { EventFile("/proc/nowhere/tb", 0.0); }};
+    for (const auto& make : makers) {
+      const std::string line = error_of(make);
+      CHECK(line.starts_with("error[cannot-write] /proc/nowhere/"));
     }
   }
 }

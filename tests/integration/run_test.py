@@ -498,7 +498,8 @@ class Faults(Case):
         self.assertNotIn(killed, self.runners())
         self.finish(driver)
         results = self.assert_counted_once(run, 400)
-        self.assertEqual({"num_healthy_workers": 2, "num_remote_worker_restarts": 1}, results[-1]["fault_tolerance"])
+        self.assertEqual({"num_healthy_hosts": 1, "num_healthy_workers": 2, "num_quarantined_workers": 0, "num_remote_worker_restarts": 1},
+                         results[-1]["fault_tolerance"])
         self.assertEqual("finished", json.loads((run / "run.json").read_text())["state"])
 
     def test_hung_runner_is_replaced(self):
@@ -966,8 +967,8 @@ class Hosts(Case):
         after = self.wait_for(lambda: len(set(self.processes(RUNNER)) - set(before)) == 2 and self.runners(4), "new runners", driver=driver)
         self.assertEqual(2, len(set(before) & set(after)))  # the other host's stay
         self.wait_for(lambda: {r[0] for r in self.ledger("learner") if r[1] >= 1 << 16} == {2, 3}, "their fragments", driver=driver)
-        self.wait_for(lambda: json_lines(run / "results.jsonl")[-1]["fault_tolerance"] == {"num_healthy_workers": 4, "num_remote_worker_restarts": 2},
-                      "the count", driver=driver)
+        self.wait_for(lambda: json_lines(run / "results.jsonl")[-1]["fault_tolerance"] ==
+                      {"num_healthy_hosts": 2, "num_healthy_workers": 4, "num_quarantined_workers": 0, "num_remote_worker_restarts": 2}, "the count", driver=driver)
         self.interrupt(driver)
         self.assert_nothing_left()
         return run

@@ -1,0 +1,84 @@
+#include "apps/driver/janitor.hpp"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+
+#include "env_runners/runner_limits.hpp"
+#include "rl/check.hpp"
+#include "rl/system.hpp"
+
+namespace myriad {
+namespace {
+
+constexpr int kSweepTries = 1000;  // 5 ms apart: killed processes may take a while to end
+
+/// The janitor's process: waits for the driver's end of the pipe to close, then removes and kills what is left.
+[[noreturn]] void keep_house(int read_end, const std::string& directory) {
+  for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGQUIT}) ::signal(signal, SIG_IGN);
+  std::string runs;  // 16 digits each
+  for (char byte;;) {
+    const ssize_t got = ::read(read_end, &byte, 1);
+    if (got == 1)
+      runs += byte;
+    else if (got == 0 || errno != EINTR)
+      break;
+  }
+  std::error_code ignored;
+  std::filesystem::remove_all(directory, ignored);
+  const int janitor = ::getpid(), sweeper = runs.empty() ? -1 : ::fork();
+  if (sweeper == 0) {  // outlives the others: a control group can be removed when it is empty
+    ::setpgid(0, 0);
+    while (::getppid() == janitor) ::usleep(1000);
+    for (size_t at = 0; at < runs.size(); at += 16)
+      for (int tries = 0; RunnerLimits::sweep("/sys/fs/cgroup", runs.substr(at, 16)) > 0 && tries < kSweepTries;
+           ++tries)
+        ::usleep(5000);
+    ::_exit(0);
+  }
+  if (sweeper > 0) ::setpgid(sweeper, sweeper);
+  ::kill(0, SIGKILL);  // the whole group, this process included
+  ::_exit(0);
+}
+
+}  // namespace
+
+Janitor::Janitor() {
+  std::string name = (std::filesystem::temp_directory_path() / fmt::format("myriad-{}-XXXXXX", ::getuid())).string();
+  if (::mkdtemp(name.data()) == nullptr)
+    fail(Exit::resource, "no-socket-directory", "cannot make {}: {}", name, std::strerror(errno));
+  socket_directory_ = name;
+  int ends[2];
+  check(::pipe2(ends, O_CLOEXEC) == 0, "pipe2: {}", std::strerror(errno));
+  pid_ = ::fork();
+  check(pid_ >= 0, "fork: {}", std::strerror(errno));
+  if (pid_ == 0) {
+    ::setpgid(0, 0);
+    ::close(ends[1]);
+    // It must not hold the caller's terminal or pipes open after the driver ended.
+    const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
+    for (int fd = 0; fd <= 2; ++fd) ::dup2(null, fd);
+    keep_house(ends[0], socket_directory_);
+  }
+  ::setpgid(pid_, pid_);
+  ::prctl(PR_SET_CHILD_SUBREAPER, 1);
+  ::close(ends[0]);
+  pipe_ = ends[1];
+}
+
+Janitor::~Janitor() {
+  ::close(pipe_);
+  bury_children();  // what is left of the group, the janitor and its sweeper
+}
+
+void Janitor::name_run(const std::string& run) {
+  check(::write(pipe_, run.data(), run.size()) == static_cast<ssize_t>(run.size()), "the janitor: {}",
+        std::strerror(errno));
+}
+
+}  // namespace myriad

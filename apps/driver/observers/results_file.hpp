@@ -1,0 +1,33 @@
+// results.jsonl: the truth of a run, one JSON object a report, flushed at once. "a/b" is {"a": {"b": ...}} as in RLlib,
+// NaN is null.
+#pragma once
+
+#include <filesystem>
+
+#include "apps/driver/append_file.hpp"
+#include "apps/driver/run_observer.hpp"
+
+namespace myriad {
+
+/// The report as one line of results.jsonl, without the line's end. Throws Error where a key is a value and a group.
+std::string to_json_line(const Report& report);
+
+class ResultsFile final : public RunObserver {
+ public:
+  /// Creates the file in a run's folder, or goes on with the one that is there. Throws Error("cannot-write").
+  explicit ResultsFile(const std::filesystem::path& run);
+
+  void report(const RunReport& report) override;
+  /// When the disk begins to refuse lines, and when it has taken all of them.
+  std::optional<RunEvent> notice() override;
+
+ private:
+  AppendFile file_;
+  bool was_behind_ = false;
+  double wall_time_s_ = 0;  ///< of the last report
+};
+
+/// Cuts results.jsonl back to the reports up to `iteration`. Throws Error("corrupt-file") as truncate_lines().
+void truncate_results_file(const std::filesystem::path& run, int64_t iteration);
+
+}  // namespace myriad
