@@ -13,7 +13,7 @@ namespace myriad {
 
 /// --control ENDPOINT --run N --parent PID [--keys DIR] [--agent N | --shard N] [--incarnation N], as the driver writes
 /// them.
-/// --parent 0: nobody's child.
+/// --parent 0: started by hand, not by a driver.
 class ChildArguments {
  public:
   ChildArguments(int argc, char** argv);  ///< throws Error(usage)
@@ -25,7 +25,7 @@ class ChildArguments {
   std::map<std::string, std::string> values_;
 };
 
-/// The DEALER to the driver, with this run's number and the epoch this process knows of on every message.
+/// The DEALER to the driver, with this run's number and the newest epoch this process was told of on every message.
 class ControlLink {
  public:
   ControlLink(const SocketContext& context, const ChildArguments& arguments, const std::string& routing_id);
@@ -36,12 +36,12 @@ class ControlLink {
   }
   void send_message(Message message);
   void set_epoch(uint64_t epoch) { epoch_ = epoch; }
-  /// `next_run` becomes what a Stop says of it.
+  /// `next_run` becomes that of a Stop.
   void tell_next_run(uint64_t& next_run) { next_run_ = &next_run; }
   std::optional<Message> receive();  ///< messages of other runs and malformed ones are dropped
   const Socket& socket() const { return dealer_; }
 
-  /// Says `hello` until a T comes; returns that message. Throws Error when nobody answers for 60 s.
+  /// Sends `hello` until a T comes; returns that message. Throws Error without an answer for 60 s.
   template <class T, class Hello>
   Message introduce(const Hello& hello) {
     const auto clock = make_system_clock();

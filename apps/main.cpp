@@ -1,6 +1,7 @@
 // myriad: the command line. Parses, calls one function of apps/driver, prints one line where something cannot be.
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <cstdlib>
 
 #include "apps/driver/check_env.hpp"
 #include "apps/driver/inspect.hpp"
@@ -33,6 +34,13 @@ int run(int argc, char** argv) {
   app.set_version_flag("--version", std::string("myriad ") + MYRIAD_VERSION);
   app.require_subcommand(1);
   app.name("myriad");
+  if (std::getenv("MYRIAD_COMMAND") != nullptr)  // the script of a clone
+    app.footer(
+        "In a clone, ./myriad has more verbs:\n"
+        "  test [PATTERN]              build and run the tests\n"
+        "  plugin ale                  fetch and build the Arcade Learning Environment: ale:Pong, ale:Breakout, ...\n"
+        "  bench NAME                  run a benchmark of bench/\n"
+        "  install-sdk PREFIX          install what environments, algorithms and networks out of tree need");
   bool json = false;
   std::vector<std::string> words;
   std::function<int()> verb;

@@ -1,4 +1,4 @@
-"""Checks who includes whom: each folder's sources may name the headers of the folders and libraries listed here.
+"""Checks includes: each folder's sources may name the headers of the folders and libraries listed here.
 
 Prints `path:line: what` for every include outside the rules and exits 1 when there is one.
 """
@@ -17,7 +17,7 @@ MAY_INCLUDE = {
     "learners": {"rl"},
     "algorithms": {"learners", "rl"},
     "sdk": set(),
-    "sdk/client": {"rl"},  # libmyriad_client speaks by the code of the other side; its header knows nothing of it
+    "sdk/client": {"rl"},  # libmyriad_client speaks by the code of the other side; its header shows nothing of it
     "apps": None,
     "bench": None,
     "tests": None,

@@ -62,7 +62,7 @@ stop_with_log() {
   stop setup "$1 failed; the lines above end build/setup-logs/$2.log"
 }
 
-# step_or_stop WHAT LOG COMMAND...: a step that says how long it took, or ends set-up.
+# step_or_stop WHAT LOG COMMAND...: a step that prints how long it took, or ends set-up.
 step_or_stop() {
   local what=$1 log=$2 started=$SECONDS
   shift 2
@@ -96,7 +96,7 @@ apt_install() {
   local try options=(-o DPkg::Lock::Timeout=600 -o Acquire::Retries=3)
   export DEBIAN_FRONTEND=noninteractive
   dpkg --configure -a
-  for ((try = 0; try < 60; ++try)); do  # the lock of the package lists knows no timeout of its own
+  for ((try = 0; try < 60; ++try)); do  # the lock of the package lists has no timeout of its own
     apt-get "${options[@]}" update 2>&1 | tee "$logs/update.log"
     grep -q 'Could not get lock' "$logs/update.log" || break
     sleep 10

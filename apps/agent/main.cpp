@@ -70,7 +70,7 @@ class AgentShell {
     watch_fd(zygote_.fd(), kZygote);
     sigset_t signals;
     ::sigemptyset(&signals);
-    for (int signal : {SIGTERM, SIGINT}) ::sigaddset(&signals, signal);  // SIGINT: only of who joined by hand
+    for (int signal : {SIGTERM, SIGINT}) ::sigaddset(&signals, signal);  // SIGINT: only for an agent started by hand
     signals_ = ::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
     watch_fd(signals_, kSignals);
   }
@@ -365,7 +365,7 @@ class AgentShell {
       std::vector<WeightsPublisher::Send> sends;
       publisher_.step(WeightsPublisher::PeerHas{received->peer, join->weights_version, clock_->now()}, sends);
       serve(sends);
-      Message alive = make_message(wire::GrantT{});  // with nothing new to send, this says that it is there
+      Message alive = make_message(wire::GrantT{});  // a sign of life when there is nothing else to send
       alive.run = run_;
       alive.epoch = epoch_;
       (void)server_->send(received->peer, encode(alive));
@@ -467,7 +467,7 @@ class AgentShell {
       send_runner(report.slot, message);
     } else if (report.kind == ZygoteReport::Kind::exited) {
       if (c == nullptr || c->incarnation != report.incarnation) return;
-      read_runner(report.slot);  // what it still said comes before its end
+      read_runner(report.slot);  // its last messages come before its end
       c->pid = 0;
       connections_[report.slot - welcome_.first_slot].reset();
       watch_.gone(report.slot);

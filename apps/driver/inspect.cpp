@@ -145,7 +145,7 @@ int print_algorithms(bool as_json) {
   return 0;
 }
 
-/// The network that a config trains, or why that cannot be said here.
+/// The network that a config trains, or the reason why it cannot be made here.
 std::string network_of(const Config& config) {
   try {
     return module_of(config, environment_spec(config)).to_string();
@@ -159,7 +159,11 @@ int print_config(const std::string& resolved, const std::vector<std::string>& ov
     config = load_user_config(file.text, file.name, overrides);
     config.plugins = {};  // `train` asks again
     if (!as_json) {
-      fmt::print("# network: {}\n{}", network_of(config), to_toml(config));
+      fmt::print("# network: {}\n", network_of(config));
+      if (config.learners.executor == "native")
+        if (const std::string obstacle = training_obstacle(config); !obstacle.empty())
+          fmt::print("# cannot be trained: {}\n", obstacle);
+      fmt::print("{}", to_toml(config));
       return 0;
     }
   }

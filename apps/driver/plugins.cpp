@@ -1,21 +1,21 @@
 #include "apps/driver/plugins.hpp"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
 #include <boost/json.hpp>
+#include <cerrno>
+#include <chrono>
 #include <cstring>
-#include <optional>
 
 #include "rl/algorithm_facts.hpp"
 #include "rl/algorithm_info.hpp"
 #include "rl/check.hpp"
+#include "rl/child_call.hpp"
 #include "rl/module_json.hpp"
 #include "rl/module_plugin.hpp"
 #include "rl/run_layout.hpp"
@@ -27,21 +27,7 @@ namespace {
 
 namespace json = boost::json;
 
-constexpr int kPatienceMs = 60'000;  // to load libtorch, perhaps from a cold disk, and the library
-
-/// Until the other end closes; nullopt when nothing comes for kPatienceMs.
-std::optional<std::string> read_all(int fd) {
-  std::string text;
-  for (std::array<char, 4096> part;;) {
-    pollfd wait{fd, POLLIN, 0};
-    const int ready = ::poll(&wait, 1, kPatienceMs);
-    if (ready < 0 && errno == EINTR) continue;
-    if (ready == 0) return std::nullopt;
-    const ssize_t got = ::read(fd, part.data(), part.size());
-    if (got <= 0) return text;
-    text.append(part.data(), static_cast<size_t>(got));
-  }
-}
+constexpr std::chrono::seconds kPatience(60);  // to load libtorch, perhaps from a cold disk, and the library
 
 /// A file in memory that reads `text` from its start.
 int file_of(const std::string& text) {
@@ -52,13 +38,11 @@ int file_of(const std::string& text) {
   return file;
 }
 
-/// What a learner answers to these arguments and this input; `library` is for messages.
-std::string ask_learner(const std::vector<std::string>& arguments, const std::string& input,
-                        const std::string& library) {
+/// What a learner answers to `question` about `library`, with `input` on its stdin (apps/learner/describe.hpp).
+std::string ask_learner(const std::string& question, const std::string& library, const std::string& input) {
   const std::string program = program_directory() + "/myriad-learner";
-  std::vector<char*> argv{const_cast<char*>(program.c_str())};
-  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
-  argv.push_back(nullptr);
+  const std::array<char*, 4> argv{const_cast<char*>(program.c_str()), const_cast<char*>(question.c_str()),
+                                  const_cast<char*>(library.c_str()), nullptr};
   const int file = file_of(input);
   int ends[2];
   check(::pipe2(ends, O_CLOEXEC) == 0, "pipe2: {}", std::strerror(errno));
@@ -76,23 +60,10 @@ std::string ask_learner(const std::vector<std::string>& arguments, const std::st
   }
   ::close(file);
   ::close(ends[1]);
-  const std::optional<std::string> text = read_all(ends[0]);
-  ::close(ends[0]);
-  ::kill(child, SIGKILL);
-  int status = 0;
-  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {}
-  boost::system::error_code malformed;
-  const json::value value = json::parse(text.value_or(""), malformed);
-  const json::object* object = value.if_object();
-  if (malformed || object == nullptr)
-    fail(Exit::environment, "plugin-broken", "{} {} while it was loaded", library,
-         !text                 ? fmt::format("gave no answer for {} s", kPatienceMs / 1000)
-         : WIFSIGNALED(status) ? fmt::format("ended with {}", ::strsignal(WTERMSIG(status)))
-                               : fmt::format("ended with exit status {}", WEXITSTATUS(status)));
-  if (const auto* error = object->if_contains("error"))
-    throw Error(static_cast<Exit>(object->at("exit").as_int64()), std::string(object->at("code").as_string()),
-                std::string(error->as_string()));
-  return std::string(object->at("answer").as_string());
+  const json::object object = answer_from(child, ends[0], library, kPatience);
+  const auto* answer = object.if_contains("answer");
+  if (answer == nullptr || !answer->is_string()) fail(Exit::environment, "plugin-broken", "{} gave no answer", library);
+  return std::string(answer->as_string());
 }
 
 }  // namespace
@@ -101,7 +72,7 @@ Config load_user_config(std::string_view text, std::string_view name, const std:
   const std::string library = plugin_path(algorithm_of(text, name, overrides));
   std::string facts;
   if (!library.empty()) {
-    facts = ask_learner({"--algorithm-facts", library}, "", library);
+    facts = ask_learner("--algorithm-facts", library, "");
     register_plugin_info(info_of(facts, library));
   }
   Config config = load_config(text, name, overrides);
@@ -114,9 +85,17 @@ Config load_user_config(std::string_view text, std::string_view name, const std:
 void ask_for_module(Config& config) {
   config.plugins.module.clear();
   if (const std::string library = plugin_path(config.algorithm); !library.empty())
-    config.plugins.module = ask_learner({"--module"}, to_toml(config), library);
+    config.plugins.module = ask_learner("--module", library, to_toml(config));
   else if (config.rl_module.encoder.starts_with(kPluginPrefix))
     config.plugins.module = to_json(module_of(config, environment_spec(config)));
+}
+
+std::string training_obstacle(Config& config) {
+  const std::string library = plugin_path(config.algorithm);
+  try {
+    (void)ask_learner("--trains", library.empty() ? "myriad-learner" : library, to_toml(config));
+  } catch (const Error& error) { return error.what(); }
+  return "";
 }
 
 }  // namespace myriad

@@ -1,6 +1,6 @@
-// Plugins of algorithms and modules, as the driver deals with them: it asks them once and writes what they say into the
-// config of the run (Config::plugins). It opens none itself: an algorithm's has torch in it, so a learner is started
-// for that; a module's is opened by a child process.
+// Questions that the driver, which has no torch, asks before a run. Plugins of algorithms and modules are asked once,
+// and their answers written into the config of the run (Config::plugins). It opens none itself: an algorithm's has
+// torch in it, so a learner is started for that; a module's is opened by a child process.
 #pragma once
 
 #include <string>
@@ -18,5 +18,8 @@ Config load_user_config(std::string_view text, std::string_view name, const std:
 /// Fills config.plugins.module where the algorithm or the encoder is a plugin. Throws Error as load_user_config(), or
 /// what the library's function threw.
 void ask_for_module(Config& config);
+
+/// The error with which a learner would refuse this config; "" where it would train it. Starts a learner to ask it.
+std::string training_obstacle(Config& config);
 
 }  // namespace myriad

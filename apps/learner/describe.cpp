@@ -9,8 +9,9 @@
 #include <string_view>
 
 #include "learners/algorithm_plugin.hpp"
+#include "learners/learner.hpp"
 #include "rl/algorithm_facts.hpp"
-#include "rl/check.hpp"
+#include "rl/child_call.hpp"
 #include "rl/module_json.hpp"
 #include "rl/run_layout.hpp"
 #include "rl/wrappers.hpp"
@@ -20,15 +21,14 @@ namespace {
 
 namespace json = boost::json;
 
-std::string answer(int argc, char** argv) {
-  if (argc == 3) return facts_of(open_algorithm_plugin(argv[2]));
+std::string answer_to(std::string_view question, const std::string& library) {
+  if (question == "--algorithm-facts") return facts_of(open_algorithm_plugin(library));
   const std::string text(std::istreambuf_iterator<char>(std::cin), {});
   const Config config = load_config_with_plugin(text, "config");
-  return to_json(module_of(config, environment_spec(config)));
-}
-
-json::object said(Exit exit, const std::string& code, const std::string& text) {
-  return {{"exit", static_cast<int>(exit)}, {"code", code}, {"error", text}};
+  const EnvSpec env = environment_spec(config);
+  if (question == "--module") return to_json(module_of(config, env));
+  (void)Learner(config, env.observation_space, env.action_space);
+  return "";
 }
 
 }  // namespace
@@ -40,21 +40,16 @@ Config load_config_with_plugin(const std::string& text, const std::string& name)
 }
 
 bool is_description(int argc, char** argv) {
-  return (argc == 3 && std::string_view(argv[1]) == "--algorithm-facts") ||
-         (argc == 2 && std::string_view(argv[1]) == "--module");
+  if (argc != 3) return false;
+  const std::string_view question = argv[1];
+  return question == "--algorithm-facts" || question == "--module" || question == "--trains";
 }
 
-int describe(int argc, char** argv) {
+int describe(char** argv) {
   std::FILE* out = ::fdopen(::dup(STDOUT_FILENO), "w");
   ::dup2(STDERR_FILENO, STDOUT_FILENO);
-  json::object object;
-  try {
-    object = {{"answer", answer(argc, argv)}};
-  } catch (const Error& error) {
-    object = said(error.exit_status(), error.code(), error.what());
-  } catch (const std::exception& error) {
-    object = said(Exit::environment, "plugin-broken", error.what());
-  } catch (...) { object = said(Exit::environment, "plugin-broken", "the library threw what is no std::exception"); }
+  const std::string library = argv[2];
+  const json::object object = answer_of(library, [&] { return json::object{{"answer", answer_to(argv[1], library)}}; });
   std::fputs(json::serialize(object).c_str(), out);
   std::fclose(out);
   return 0;

@@ -629,7 +629,7 @@ int main(int argc, char** argv) {
   ::mallopt(M_TRIM_THRESHOLD, 512 << 20);
   ::mallopt(M_MMAP_THRESHOLD, 512 << 20);
   ::signal(SIGPIPE, SIG_IGN);  // Gloo writes to peers that may have died: an error to it, no end of this process
-  if (myriad::is_description(argc, argv)) return myriad::describe(argc, argv);
+  if (myriad::is_description(argc, argv)) return myriad::describe(argv);
   try {
     return myriad::run(myriad::ChildArguments(argc, argv));
   } catch (const myriad::Error& error) {

@@ -1,4 +1,4 @@
-// FrameWriter: where frames go. And the door to libmyriad_video.so, which alone knows PNG and WebM: it is opened when
+// FrameWriter: where frames go. And the door to libmyriad_video.so, which alone links PNG and WebM: it is opened when
 // the first frame is to be written, so that no program carries libpng and libvpx for nothing.
 #pragma once
 

@@ -1248,6 +1248,9 @@ class Verbs(Case):
         for verb in ("train", "evaluate", "play", "envs", "algorithms", "config", "keys", "agent"):
             self.assertIn(verb, self.call("--help").stdout)
             self.assertIn("--help", self.call(verb, "--help").stdout)
+        self.assertNotIn("plugin ale", self.call("--help").stdout)
+        self.environment["MYRIAD_COMMAND"] = "./myriad"  # what the script of a clone says
+        self.assertIn("plugin ale", self.call("--help").stdout)
         self.assertRegex(self.call("--version").stdout, r"^myriad \d+\.\d+\.\d+\n$")
 
     def test_play_follows_the_golden_trajectory(self):
@@ -1274,6 +1277,10 @@ class Verbs(Case):
         resolved = self.call("config", "--resolved", self.config, "training.lr=0.25").stdout
         self.assertRegex(resolved, r"(?m)^lr = 0.25$")
         self.assertRegex(resolved, r"\A# network: 4 -> .* -> categorical 2; value .* -> 1\n")
+        self.assertNotIn("cannot be trained", self.call("config", "--resolved", self.config, "learners.executor=native").stdout)
+        pictures = ["environment.env=MinAtar/Breakout-v1", "learners.executor=native"]
+        self.assertRegex(self.call("config", "--resolved", self.config, *pictures).stdout,
+                         r"\n# cannot be trained: learners.executor 'native' cannot train a layer of kind .*; 'torch' and 'auto' can\n")
         unknown = self.call("config", "--resolved", self.config, "environment.env='plugin:nowhere.so'").stdout
         self.assertRegex(unknown, r"\A# network: none: .*nowhere.so")
         self.assertEqual(resolved, self.call("config", "--resolved", self.file("resolved.toml", resolved)).stdout)
