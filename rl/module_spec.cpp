@@ -109,7 +109,7 @@ std::string networks_text(const ModuleSpec& spec) {
   for (const Network& network : spec.networks) {
     const auto in_line = [&](const Network& other) { return other.reads_only(network.name); };
     if (std::ranges::any_of(spec.networks, in_line)) continue;
-    const std::string_view label = network.name == kValueNetwork ? "value" : network.name;
+    const std::string label = network.name == kValueNetwork ? "value" : network.name;
     if (!text.empty() || label != kPolicyNetwork) text += fmt::format("{}{} ", text.empty() ? "" : "; ", label);
     text += chain(chain, network);
   }
@@ -338,8 +338,8 @@ void check_networks(const ModuleSpec& spec) {
     bad_module("a module has {} networks, want at most {}", spec.networks.size(), kMostNetworks);
   std::map<std::string, int> sizes{{std::string(kObsInput), spec.obs_size},
                                    {std::string(kActionsInput), actions_size(spec.distribution)}};
+  for (const Network& network : spec.networks) check_name(spec, network);
   for (const Network& network : spec.networks) {
-    check_name(spec, network);
     if (network.inputs.empty()) bad_module("{} reads nothing, want obs, actions or networks before it", network.name);
     int64_t inputs = 0;
     for (const std::string& input : network.inputs) {
