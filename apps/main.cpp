@@ -40,7 +40,7 @@ int run(int argc, char** argv) {
         "  test [PATTERN]              build and run the tests\n"
         "  plugin ale                  fetch and build the Arcade Learning Environment: ale:Pong, ale:Breakout, ...\n"
         "  bench NAME                  run a benchmark of bench/\n"
-        "  install-sdk PREFIX          install what environments, algorithms and networks out of tree need");
+        "  install-sdk PREFIX          install what environments, algorithms and networks out of tree need\n");
   bool json = false;
   std::vector<std::string> words;
   std::function<int()> verb;

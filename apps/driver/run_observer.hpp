@@ -35,7 +35,7 @@ struct RunReport {
   double wall_time_s;  ///< since 1970
 };
 
-/// Something that happened: kind "restart", text "runner 3 ended: SIGSEGV". docs/metrics.md lists the kinds.
+/// Something that happened: kind "runner-down", text "runner 3 ended: SIGSEGV".
 struct RunEvent {
   double wall_time_s;  ///< since 1970
   std::string kind, text;

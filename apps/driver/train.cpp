@@ -284,10 +284,10 @@ class Run {
   /// Saves how the run ended and prints its result, where it lies and the next commands. Returns the exit status.
   int conclude() {
     launcher_.kill_all();
-    const bool failed = finished_->exit != Exit::ok && finished_->exit != Exit::interrupted;
-    save_record(failed                                 ? "failed"
-                : finished_->exit == Exit::interrupted ? "interrupted"
-                                                       : "finished",
+    const bool interrupted = finished_->exit == Exit::interrupted;
+    const bool failed = finished_->exit != Exit::ok && !interrupted;
+    const char* state = failed ? "failed" : interrupted ? "interrupted" : "finished";
+    save_record(state,
                 failed ? fmt::format("error[{}] {}", finished_->error_code, finished_->reason) : finished_->reason);
     for (const auto& observer : observers_) observer->finished({wall_time_s(), "stop", directory_.record.exit_reason});
     const std::string place = fs::proximate(directory_.path()).string();

@@ -29,7 +29,7 @@ using Role = RunProcess::Role;
 struct FakeLauncher final : Launcher {
   std::vector<RunProcess> started, killed;
   std::deque<Ended> ends;
-  bool refuses_agents = false, refuses_learners = false, ends_at_once = false;
+  bool refuses_agents = false, refuses_learners = false, agents_end_at_once = false;
   int kills_of_all = 0;
 
   void begin(const RunAddress&, const std::string&) override {}
@@ -37,7 +37,7 @@ struct FakeLauncher final : Launcher {
     started.push_back(process);
     if (process.role == Role::agent ? refuses_agents : refuses_learners)
       fail(Exit::resource, "spawn-failed", "no node is free");
-    if (ends_at_once) ends.push_back({process, "exit status 1"});
+    if (agents_end_at_once && process.role == Role::agent) ends.push_back({process, "exit status 1"});
   }
   void kill(const RunProcess& process, int signal) override {
     if (signal == SIGKILL) killed.push_back(process);
@@ -57,10 +57,11 @@ struct FakeLauncher final : Launcher {
 /// A driver of one learner and two agents, whose processes are the launcher's.
 struct Driver {
   FakeLauncher launcher;
-  DriverCore core{driver_harness::Run::options()};
+  DriverCore core;
   Time now = std::chrono::seconds(1);
   Outputs others;  // that are not for the launcher
 
+  explicit Driver(DriverCore::Options options = driver_harness::Run::options()) : core(std::move(options)) {}
   void step(const DriverCore::Input& input) {
     Outputs outputs;
     core.step(input, now, outputs);
@@ -155,23 +156,34 @@ TEST_SUITE("apps/launcher") {
   }
 
   TEST_CASE("agents that end at once are started again under new incarnations, then given up") {
+    DriverCore::Options options = driver_harness::Run::options();
+    options.fleet.agents.max_crashes_per_minute = 3;
+    Driver driver(options);
+    driver.launcher.agents_end_at_once = true;
+    driver.step(DriverCore::Start{});
+    for (int i = 0; i < 10; ++i) {
+      driver.pass(std::chrono::seconds(1));
+      driver.learner_hello();
+    }
+    for (const uint32_t agent : {0u, 1u}) {
+      std::vector<uint32_t> incarnations;
+      for (const RunProcess& process : driver.launcher.started)
+        if (process.role == Role::agent && process.index == agent) incarnations.push_back(process.incarnation);
+      CHECK(incarnations == std::vector<uint32_t>{0, 1, 2});
+    }
+    driver.launcher.ends.push_back({{Role::learner, 0, 0}, "exit status 0"});
+    driver.pass(std::chrono::seconds(1));
+    REQUIRE(driver.finished() != nullptr);
+    CHECK(driver.finished()->error_code == "agents-lost");
+    CHECK(driver.finished()->reason.find("exit status 1") != std::string::npos);
+  }
+
+  TEST_CASE("an agent that has drained is no crash: its place is filled at once") {
     Driver driver;
     driver.step(DriverCore::Start{});
-    const std::vector<RunProcess> first = driver.launcher.started;
-    driver.learner_hello();
-    for (const RunProcess& process : first)
-      if (process.role == Role::agent) driver.launcher.ends.push_back({process, "exit status 1"});
+    driver.launcher.ends.push_back({{Role::agent, 1, 0}, "exit status 75", true});
     driver.pass(std::chrono::seconds(1));
-    CHECK(driver.finished() == nullptr);  // the learner is told to stop first: one crash a minute is all they have
-    CHECK(driver.core.fleet().num_processes() == 0);
-    CHECK(driver.launcher.starts_of(Role::agent) == 2);
-
-    // An agent that has drained is no crash: its place is filled at once.
-    Driver preempted;
-    preempted.step(DriverCore::Start{});
-    preempted.launcher.ends.push_back({{Role::agent, 1, 0}, "exit status 75", true});
-    preempted.pass(std::chrono::seconds(1));
-    CHECK(preempted.launcher.started.back() == RunProcess{Role::agent, 1, 1});
+    CHECK(driver.launcher.started.back() == RunProcess{Role::agent, 1, 1});
   }
 
   TEST_CASE("a slow launcher: an agent has 60 s to its first word; then it is killed, and replaced when it has ended") {
