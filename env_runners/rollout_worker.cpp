@@ -23,7 +23,7 @@ VectorEnv::Options env_options(const Config& config, const EnvSpec& env, uint64_
           .env_config = e.env_config,
           .max_episode_steps = e.max_episode_steps > 0 ? e.max_episode_steps : env.max_episode_steps,
           .curriculum = Curriculum::options_of(config.curriculum),
-          .rewards = {.filter = e.reward_filter != "NoFilter",
+          .rewards = {.filter = e.filters_rewards(),
                       .gamma = config.training.gamma,
                       .scale = e.reward_scale,
                       .clip = e.reward_clip,

@@ -36,7 +36,7 @@ struct OptionRange {
 using OptionRanges = std::map<std::string, OptionRange>;
 using OptionSchedules = std::map<std::string, Schedule>;
 
-/// What `settings` says of one setting.
+/// One setting, as `settings` describes it.
 struct SettingInfo {
   std::string_view key;   ///< within the group: "lr"
   std::string_view unit;  ///< "s", "env steps", ""
@@ -83,6 +83,7 @@ struct EnvironmentConfig {
   std::string observation_filter = "NoFilter";
   double observation_clip = 10.0;
   bool filters_observations() const { return observation_filter == "MeanStdFilter"; }
+  bool filters_rewards() const { return reward_filter == "discounted_return_std"; }
   void settings(SettingVisitor& v);
 };
 
@@ -156,6 +157,9 @@ struct LearnersConfig {
   std::string shard = "none";       ///< none | optimizer | gradients | parameters: what lies in parts over the learners
   bool redundancy = true;           ///< a learner keeps its left neighbour's part, too
   int64_t gradient_accumulation = 1;  ///< parts of a minibatch that go through the module one after the other
+  bool native() const { return executor == "native"; }
+  /// Gradients, at least, lie in parts: backward goes layer by layer, which the torch executor alone does.
+  bool shards_by_layer() const { return shard == "gradients" || shard == "parameters"; }
   void settings(SettingVisitor& v);
 };
 

@@ -29,7 +29,7 @@ class Clock {
   virtual Time now() = 0;
 };
 
-/// Bytes with whoever keeps them alive: a received frame, a fragment's buffer, a string. Copies share.
+/// Bytes with the owner that keeps them alive: a received frame, a fragment's buffer, a string. Copies share it.
 struct SharedBytes {
   std::shared_ptr<const void> owner;
   std::span<const std::byte> view;
@@ -47,7 +47,7 @@ struct FileError {
   std::string path;
 };
 
-/// A disk. Every call that can fail throws FileError. Paths are relative to a root the implementation knows.
+/// A disk. Every call that can fail throws FileError. Paths are relative to the implementation's root.
 class Files {
  public:
   virtual ~Files() = default;
@@ -61,22 +61,13 @@ class Files {
   virtual void remove(const std::string& path) = 0;  ///< a file or a whole directory; fine if it is missing
 };
 
-/// Processes this one starts.
-class Processes {
- public:
-  virtual ~Processes() = default;
-  /// Starts `program` (a name beside this one) and returns its pid. Throws Error(resource) when it cannot.
-  virtual int spawn(const std::string& program, const std::vector<std::string>& arguments) = 0;
-  virtual void kill(int pid, int signal) = 0;
-};
-
 /// The folder this program lies in.
 std::string program_directory();
 
 /// Lowers both limits of a resource (RLIMIT_CORE, ...) to `value`; false, with errno, when the kernel refuses.
 bool lower_limit(int resource, uint64_t value);
 
-/// Waits for all children of this process, those it inherited too; who lives on after 5 s is left.
+/// Waits for all children of this process, inherited ones too; those that still run after 5 s are left.
 void bury_children();
 
 std::unique_ptr<Clock> make_system_clock();

@@ -160,7 +160,7 @@ int print_config(const std::string& resolved, const std::vector<std::string>& ov
     config.plugins = {};  // `train` asks again
     if (!as_json) {
       fmt::print("# network: {}\n", network_of(config));
-      if (config.learners.executor == "native")
+      if (config.learners.native())
         if (const std::string obstacle = training_obstacle(config); !obstacle.empty())
           fmt::print("# cannot be trained: {}\n", obstacle);
       fmt::print("{}", to_toml(config));

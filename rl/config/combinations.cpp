@@ -39,13 +39,13 @@ class Combinations {
            config_.env_runners.num_env_runners);
     refuse_uneven_batch();
     const LearnersConfig& learners = config_.learners;
-    if (learners.executor == "native" && (learners.shard == "gradients" || learners.shard == "parameters"))
+    if (learners.native() && learners.shards_by_layer())
       fail(Exit::usage, "impossible",
            "{}: learners.shard '{}' goes layer by layer; executor 'native' cannot, 'torch' can",
            place({"learners.executor", "learners.shard"}), learners.shard);
     refuse_device();
     const EnvironmentConfig& environment = config_.environment;
-    if (environment.reward_sign && (environment.reward_clip || environment.reward_filter != "NoFilter"))
+    if (environment.reward_sign && (environment.reward_clip || environment.filters_rewards()))
       fail(Exit::usage, "impossible",
            "{}: environment.reward_sign leaves nothing of reward_filter and reward_clip; take one or the others",
            place({"environment.reward_sign", "environment.reward_clip", "environment.reward_filter"}));
@@ -129,7 +129,7 @@ class Combinations {
            "{}: learners.collective is \"nccl\", which wants a GPU for each learner: "
            "learners.device \"cuda\"",
            place({"learners.collective"}));
-    if (device != "cpu" && learners.executor == "native")
+    if (device != "cpu" && learners.native())
       fail(Exit::usage, "impossible", "{}: learners.executor is \"native\", which computes on a CPU",
            place({"learners.executor", "learners.device"}));
   }
