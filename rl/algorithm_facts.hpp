@@ -1,5 +1,5 @@
-// What an AlgorithmInfo says, as data: how a process that does not open an algorithm's plugin knows its settings,
-// their defaults, its sampling modes and columns. The network is not among them: it depends on spaces and config, and
+// An AlgorithmInfo as data: from it a process that does not open an algorithm's plugin has its settings, their
+// defaults, its sampling modes and columns. The network is not among them: it depends on spaces and config, and
 // is Config::plugins.module.
 //
 //   myriad-learner --algorithm-facts PATH  --facts-->  driver  --[plugins] of the run's config-->  agents, runners,

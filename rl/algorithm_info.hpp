@@ -1,4 +1,4 @@
-// AlgorithmInfo: what every program knows of an algorithm without linking torch: its settings, the network it trains
+// AlgorithmInfo: what every program has of an algorithm without linking torch: its settings, the network it trains
 // and the columns it wants from the runners. Registered by itself, as environments are; algorithms/<name>.hpp or
 // <name>_info.cpp.
 //

@@ -1,7 +1,7 @@
 // Errors: one exception type, thrown by `check` and `fail`, printed once by main().
 //
 // A message states one fact, then what was got, what was wanted, and the next step. The code in brackets is stable
-// and searchable; the exit status tells a script whose turn it is to act.
+// and searchable; the exit status tells a script who has to act.
 #pragma once
 
 #include <fmt/format.h>

@@ -10,7 +10,7 @@
 namespace myriad {
 namespace {
 
-/// The options whose values decide the spaces are not for a curriculum: a module has one input and one output.
+/// A curriculum cannot change an option that changes a space: a module has one input and one output.
 void refuse_other_spaces(const EnvSpec& env, const std::string& option, double value) {
   const EnvSpec changed = configured_spec(env, {{option, value}});
   for (const auto& [name, before, after] :

@@ -4,7 +4,8 @@
 //   driver: returns -> level --Command--> learner: at(env steps, level) --with the weights--> runner: the next episode
 //
 // The learner computes the values for the version of the weights that they go with. So an episode's options depend on
-// the weights its fragment is sampled with and on its environment's own stream, and not on timing or on who runs it.
+// the weights its fragment is sampled with and on its environment's own stream, and not on timing or on the process
+// that runs it.
 #pragma once
 
 #include <algorithm>
@@ -23,7 +24,7 @@ class Curriculum {
   /// changes a space).
   Curriculum(const CurriculumConfig& config, const EnvSpec& env);
 
-  /// Those a config sets, sorted, whatever the environment.
+  /// The options that a config sets, sorted; independent of the environment.
   static std::vector<std::string> options_of(const CurriculumConfig& config);
   /// How many numbers travel with the weights for so many options: none, or {level, low and high of each}.
   static size_t size_for(size_t num_options) { return num_options == 0 ? 0 : 1 + 2 * num_options; }

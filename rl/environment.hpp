@@ -1,6 +1,6 @@
 // Environment: the contract a simulator fills, and the registry that finds it by name.
 //
-// An environment is owned by one VectorEnv and used by one thread. It writes observations where the caller says, in the
+// An environment is owned by one VectorEnv and used by one thread. It writes observations into the caller's row, in the
 // layout of its observation space; it needs no time limit and never resets itself: VectorEnv does both. Its whole
 // state, if it can give it, is a list of doubles, so that a run resumes bit for bit and `myriad play --state` can start
 // anywhere.
@@ -64,13 +64,13 @@ struct OwnAction {
   std::span<const float> dist_inputs;  ///< what it was drawn from; empty: not known
 };
 
-/// R_{t+1} and whether S_{t+1} is terminal. Time limits are not terminations: VectorEnv adds those it knows; a
-/// simulator that ends an episode for another reason than S_{t+1} says `truncated` itself.
+/// R_{t+1} and whether S_{t+1} is terminal. Time limits are not terminations: VectorEnv adds its own; a
+/// simulator that ends an episode for another reason than S_{t+1} sets `truncated` itself.
 struct StepResult {
   double reward = 0.0;
   bool terminated = false;
   bool truncated = false;
-  bool abandoned = false;          ///< truncated where nobody knows how it went on: its return is no episode's
+  bool abandoned = false;          ///< truncated with an unknown rest: its return counts as no episode's
   const OwnAction* own = nullptr;  ///< valid until the next step()
 };
 
@@ -101,8 +101,8 @@ class Environment {
   /// Restores `state` and writes its observation. Throws Error when the length is wrong.
   virtual void set_state(std::span<const double> state, Row observation);
 
-  /// A picture of the current state; nullopt where none can be drawn. Called only where somebody looks on (play,
-  /// evaluation), never while a runner samples. Throws Error("no-rendering") where this machine lacks what it takes.
+  /// A picture of the current state; nullopt where none can be drawn. Called by play and
+  /// evaluation, never while a runner samples. Throws Error("no-rendering") where this machine lacks what it takes.
   virtual std::optional<Frame> render(int, int) { return std::nullopt; }  // width, height [pixels]
 
   /// Frames a second at which one frame a step shows the simulation's own time.

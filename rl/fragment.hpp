@@ -64,7 +64,7 @@ class FragmentLayout {
   size_t capacity_bytes() const { return capacity_bytes_; }
   /// The bytes in use when `final_rows` rows of final_obs are.
   size_t used_bytes(size_t final_rows) const;
-  /// Two ends whose hashes differ do not understand each other's buffers.
+  /// Buffers of a layout with another hash are refused.
   uint64_t hash() const;
 
  private:

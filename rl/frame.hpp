@@ -1,4 +1,4 @@
-// Frame: a picture of an environment, made only when somebody asks for it (Environment::render).
+// Frame: a picture of an environment, made only on request (Environment::render).
 #pragma once
 
 #include <cstddef>

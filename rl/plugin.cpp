@@ -92,7 +92,7 @@ Space space_from(const json::object& object) {
 static_assert(static_cast<int>(DType::u8) == MYRIAD_U8 && static_cast<int>(DType::i32) == MYRIAD_I32 &&
               static_cast<int>(DType::f64) == MYRIAD_F64);
 
-/// The space `name` of what a plugin's process says, which ran foreign code: nothing of it is believed.
+/// The space `name` out of the answer of a plugin's process, which ran foreign code: all of it is checked.
 Space space_of(const json::object& facts, const char* name, const std::string& path) try {
   return space_from(facts.at(name).as_object());
 } catch (const std::exception& error) {
@@ -105,7 +105,7 @@ Space observation_of(const json::object& facts, const Space& action, const std::
   return facts.at("masks_actions").as_bool() ? with_action_mask(observation, action) : observation;
 }
 
-/// What a plugin says of itself with `options` over its defaults.
+/// A plugin's spaces, limits and options, with `options` over its defaults.
 json::object describe(const std::string& name, const EnvOptions& options) {
   const myriad_plugin plugin = open_plugin(name);
   json::object facts{{"id", plugin.id},

@@ -7,7 +7,7 @@
 
 namespace myriad {
 
-/// What the library says of the environment `name`, "PATH" or "PATH#ID". It is asked in a child process, inside the
+/// The spec of the environment `name`, "PATH" or "PATH#ID". The library is asked in a child process, inside the
 /// sandbox. Throws Error("no-plugin" | "plugin-abi" | "plugin-broken" | "unknown-env").
 EnvSpec plugin_spec(const std::string& name);
 

@@ -1,4 +1,4 @@
-// Calls of a plugin's table (sdk/include/myriad/env.h): what it is given, and what it says.
+// Calls of a plugin's table (sdk/include/myriad/env.h): its arguments and its errors.
 #pragma once
 
 #include <stdexcept>
@@ -23,7 +23,7 @@ struct PluginRandom : myriad_random {
   }
 };
 
-/// Runs a function of the table. Throws std::runtime_error with the plugin's own words.
+/// Runs a function of the table. Throws std::runtime_error with the plugin's message.
 template <class Call>
 void call_plugin(Call f) {
   myriad_error error{};

@@ -88,7 +88,7 @@ class PluginEnvironment final : public Environment {
   double render_fps() const override { return plugin_.render_fps > 0 ? plugin_.render_fps : 30.0; }
 
  private:
-  /// Environments of one library and thread which have heard their action; their first step() steps them all.
+  /// Environments of one library and thread that have their action; the first step() steps them all.
   struct Batch {
     std::vector<PluginEnvironment*> members, running;
     std::vector<myriad_env*> envs;  // [running], as the rest
@@ -168,7 +168,7 @@ std::string_view id_of(std::string_view name) {
 /// Throws Error("unknown-env").
 const myriad_plugin* table_with(void* library, const myriad_plugin* first, const std::string& path,
                                 std::string_view id) {
-  constexpr size_t kMaxEnvironments = 100'000;  // a library that knows no end has this many
+  constexpr size_t kMaxEnvironments = 100'000;  // the limit for a library whose list never ends
   const auto at = reinterpret_cast<decltype(&myriad_env_plugin_at)>(::dlsym(library, "myriad_env_plugin_at"));
   std::vector<std::string> known;
   const myriad_plugin* plugin = first;

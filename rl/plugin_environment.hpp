@@ -17,7 +17,7 @@ std::string plugin_library(const std::string& name);
 /// table does not have is 0. Throws Error.
 myriad_plugin open_plugin(const std::string& name);
 
-/// `options` has every option of the plugin. Throws Error("env-exception") with the plugin's own words.
+/// `options` has every option of the plugin. Throws Error("env-exception") with the plugin's message.
 std::unique_ptr<Environment> make_plugin_environment(const std::string& name, const EnvOptions& options);
 
 }  // namespace myriad

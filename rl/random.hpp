@@ -1,4 +1,5 @@
-// Random streams: counter-based, so that a stream is named by (seed, stream id) and not by who draws from it.
+// Random streams: counter-based, so that a stream is named by (seed, stream id) and not by the process that draws from
+// it.
 //
 // Philox4x32-10 (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3"): the key is derived from the
 // run's seed and the stream's name, the counter is the whole state. An environment therefore draws the same numbers

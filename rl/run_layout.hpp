@@ -22,7 +22,7 @@ struct RunLayout {
   static RunLayout of(const Config& config);
 };
 
-/// The network that `config.algorithm` trains in `env`: what its plugins said, where they were asked (Config::plugins).
+/// The network that `config.algorithm` trains in `env`: its plugins' answer, where they were asked (Config::plugins).
 /// Throws Error("bad-module") for one of other spaces.
 ModuleSpec module_of(const Config& config, const EnvSpec& env);
 ModuleSpec module_of(const Config& config, const Space& observation_space, const Space& action_space);

@@ -1,11 +1,11 @@
 // Sandbox: what a process that runs foreign code gives up for good, and with it every process it starts.
 //
 //   files         Landlock   nothing is written but below one folder; reading and executing stay
-//   network       seccomp    no sockets; where Landlock knows TCP, that too
+//   network       seccomp    no sockets; where Landlock handles TCP, by that too
 //   signals       Landlock   only to processes it started
 //   system calls  seccomp    rl/system_call_filter.hpp
 //
-// No part needs root. What the kernel lacks is left out, and said.
+// No part needs root. What the kernel lacks is left out and reported.
 #pragma once
 
 #include <linux/filter.h>

@@ -7,7 +7,7 @@ namespace myriad {
 
 class SharedMemory {
  public:
-  /// A new sealed memfd of `bytes`, zeroed, mapped writable. `only_here`: nobody else can ever map it writable.
+  /// A new sealed memfd of `bytes`, zeroed, mapped writable. `only_here`: no other process can ever map it writable.
   static SharedMemory create(const char* name, size_t bytes, bool only_here);
   /// Maps what another process made. Throws Error when it is smaller than `bytes` or could shrink.
   static SharedMemory map(int fd, size_t bytes, bool writable);

@@ -2,7 +2,7 @@
 //
 // Dict and Tuple keep their structure but are stored flat: a row is the leaves side by side in one run of bytes,
 // each leaf aligned to its element and the row padded so that rows in an array stay aligned. Discrete, MultiDiscrete
-// and MultiBinary elements are int32; Box says its own type.
+// and MultiBinary elements are int32; a Box has a type of its own.
 #pragma once
 
 #include <cstddef>

@@ -12,8 +12,8 @@ namespace myriad {
 
 struct SystemCallFilter {
   bool network = false;     ///< unix and IP sockets; without it none but pairs of streams
-  bool attributes = false;  ///< chmod, chown, times and extended attributes, which Landlock does not know
-  bool truncation = false;  ///< truncate() and opens that truncate without writing, which Landlock knows from ABI 3
+  bool attributes = false;  ///< chmod, chown, times and extended attributes, which Landlock does not handle
+  bool truncation = false;  ///< truncate() and opens that truncate without writing, which Landlock handles from ABI 3
 
   std::vector<sock_filter> program() const;
 };

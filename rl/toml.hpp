@@ -1,5 +1,5 @@
-// TomlValue: what a TOML file says, in the file's order and with the place of everything, so that whoever reads it can
-// say where it is wrong. (Config has readers of its own: rl/config/reader.hpp.)
+// TomlValue: the contents of a TOML file, in the file's order and with the place of everything, so that its readers can
+// name the place of an error. (Config has readers of its own: rl/config/reader.hpp.)
 #pragma once
 
 #include <string>

@@ -50,7 +50,7 @@ std::optional<size_t> as_size(const boost::json::value& value) {
   return std::nullopt;
 }
 
-/// What the header says of one tensor, before anything is believed.
+/// One tensor's entry in the header, not yet checked.
 struct Entry {
   std::string key;
   Tensor tensor;

@@ -2,7 +2,7 @@
 //
 // Published by each learner shard to its agents, when a round begins (sync, lag1) or every broadcast_interval updates
 // (async); read by runners at fragment boundaries. The file form is safetensors:
-// 8 bytes of header length, a JSON header, the tensors; no code, readable by anybody.
+// 8 bytes of header length, a JSON header, the tensors; no code, with readers in every language.
 #pragma once
 
 #include <cstdint>

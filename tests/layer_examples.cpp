@@ -36,15 +36,14 @@ LayerExample example_of(const json::object& said) {
                        floats_of(said, "x"),
                        floats_of(said, "y")};
   const size_t outputs = example.y.size();
-  example.spec =
-      module_from_json(json::serialize(json::object{{"obs_size", example.x.size()},
-                                                    {"networks",
-                                                     {network("encoder", "obs", said.at("layers")),
-                                                      network("pi", "encoder", json::array{linear(outputs, outputs)}),
-                                                      network("vf", "encoder", json::array{linear(outputs, 1)})}},
-                                                    {"distribution", {{"kind", "categorical"}, {"n", outputs}}},
-                                                    {"log_std_init", 0.0},
-                                                    {"log_std_clip", 20.0}}));
+  example.spec = module_from_json(json::serialize(json::object{
+      {"obs_size", example.x.size()},
+      {"networks",
+       {network("encoder", "obs", said.at("layers")), network("pi", "encoder", json::array{linear(outputs, outputs)}),
+        network("vf", "encoder", json::array{linear(outputs, 1)})}},
+      {"distribution", {{"kind", "categorical"}, {"n", outputs}}},
+      {"log_std_init", 0.0},
+      {"log_std_clip", 20.0}}));
   for (size_t i = 0; i < outputs; ++i)
     for (size_t j = 0; j < outputs; ++j) example.parameters.push_back(i == j ? 1.0f : 0.0f);
   example.parameters.resize(example.parameters.size() + outputs + outputs + 1, 0.0f);  // biases, the value head

@@ -11,7 +11,7 @@
 
 namespace myriad::simulator {
 
-/// How long this process waits for a simulator's word, and whom it tells every second that it is alive while it does.
+/// How long this process waits for a simulator's message, and what it calls every second while it waits.
 struct Patience {
   Time answer = std::chrono::seconds(30);  ///< to a Reset or Step
   Time start = std::chrono::seconds(60);   ///< until its Hello
@@ -21,7 +21,7 @@ Patience& patience();
 
 class Channel {
  public:
-  /// Takes over `fd`, a connected stream socket; `name`: whose, for messages.
+  /// Takes over `fd`, a connected stream socket; `name`: the peer's, for messages.
   /// `takes_descriptors`: one may come with a message.
   Channel(int fd, std::string name, bool takes_descriptors = false);
   ~Channel();
@@ -32,7 +32,7 @@ class Channel {
   void send(std::span<const std::byte> frame, int passed = -1);
 
   /// The next message. Throws Error("simulator-gone" | "simulator-silent" | "simulator-malformed"), and
-  /// Error("simulator-failed") with the simulator's own words when that is what it says.
+  /// Error("simulator-failed") with the simulator's own message when it reports a failure.
   MessageT receive(Time deadline);
 
   /// The descriptor that came with the newest message. Throws Error when none did.

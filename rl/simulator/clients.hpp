@@ -3,7 +3,7 @@
 // `env = "clients:FILE"` names a TOML file with the spaces and where clients come in. The host agent listens
 // (env_runners/client_door), and hands each connection to a runner, whose environment a client then is: its episodes
 // are the runner's, and step() waits for what the client saw of the action. A client that acts itself is sent weights
-// in place of actions, and says what it did with what it saw.
+// in place of actions, and sends its own actions with its observations.
 #pragma once
 
 #include <array>
@@ -21,12 +21,12 @@ namespace myriad::simulator {
 /// FILE of "clients:FILE", "" of other environments.
 std::string clients_file_of(std::string_view env);
 
-/// What FILE says.
+/// The contents of FILE.
 struct ClientsFile {
   myriad::Space observation, action;
   std::string bind = "127.0.0.1";  ///< an address, or a unix socket's path
   uint16_t port = 0;               ///< agent n of a run listens at port + n
-  std::string token = {};          ///< what clients must know; needed beyond loopback
+  std::string token = {};          ///< what clients must send; needed beyond loopback
   double reconnect_s = 10.0;       ///< for so long a lost client's episode waits for it
   int64_t max_episode_steps = 0;
   std::optional<double> reward_threshold = {};
@@ -37,7 +37,7 @@ ClientsFile read_clients_file(const std::string& path);
 using Session = std::array<uint8_t, 16>;
 Session new_session();
 
-/// What the door says to a runner with a connection, and a runner to the door.
+/// Messages between the door and a runner: a connection to the runner, its state to the door.
 struct DoorMessage {
   enum class Kind : uint32_t { client, free, lost } kind;
   Session session;

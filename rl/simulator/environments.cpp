@@ -142,7 +142,7 @@ std::function<std::unique_ptr<Environment>(const EnvOptions& options)> make_of(c
   };
 }
 
-/// What the Hello of a simulator says.
+/// The EnvSpec of a simulator's Hello.
 EnvSpec spec_of(const Source& source) {
   const HelloT hello = Simulator(source, {}).hello();
   EnvSpec spec{.id = "",

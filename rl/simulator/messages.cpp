@@ -87,7 +87,7 @@ bool lies_straight(const Message& message) {
 
 std::vector<std::byte> frame(const MessageT& message) {
   flatbuffers::FlatBufferBuilder builder;
-  // Not FinishSizePrefixed: that aligns to the length's first byte, and who reads verifies what comes after it.
+  // Not FinishSizePrefixed: that aligns to the length's first byte, and readers verify what comes after it.
   builder.Finish(Message::Pack(builder, &message), MessageIdentifier());
   const uint32_t size = builder.GetSize();
   std::vector<std::byte> frame(sizeof size + size);

@@ -43,7 +43,7 @@ const T* as(const MessageT& message) {
   return as<T>(const_cast<MessageT&>(message));
 }
 
-/// A peer's space. Throws Error("bad-space") for what is none; `name`: whose, for the message.
+/// A peer's space. Throws Error("bad-space") for an impossible one; `name`: "observation" or "action", for the message.
 myriad::Space to_space(const SpaceT* space, const char* name);
 std::unique_ptr<SpaceT> to_wire(const myriad::Space& space);
 

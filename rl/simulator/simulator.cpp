@@ -235,7 +235,7 @@ void Simulator::hear(const char* asked, std::optional<size_t> only) {
   part(stepped->flags, rows_.flags, 1, "flags", false);
 }
 
-/// What a simulator says of its spaces need not be what another process was told.
+/// A simulator may announce other spaces here than to the process that asked it first.
 void Simulator::check_row(const char* what, size_t bytes, size_t mine) const {
   if (bytes != mine)
     fail(Exit::environment, "simulator-changed", "{} has {}s of {} bytes, and had {} when the run began",

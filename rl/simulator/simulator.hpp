@@ -2,7 +2,7 @@
 //
 //   start or connect -> Hello -> Welcome [+ shared memory] -> Reset -> Stepped, Step -> Stepped, ...
 //
-// On one host rows lie in shared memory and the messages only say whose turn it is. An environment that ends begins its
+// On one host rows lie in shared memory and the messages only synchronise. An environment that ends begins its
 // next episode by itself, in the same answer: an end costs no round trip.
 #pragma once
 
@@ -29,7 +29,7 @@ struct Source {
 
 class Simulator {
  public:
-  /// Starts or connects, and hears its Hello. Throws Error.
+  /// Starts or connects, and receives its Hello. Throws Error.
   Simulator(const Source& source, const EnvOptions& options);
   ~Simulator();
   Simulator(const Simulator&) = delete;
@@ -46,7 +46,7 @@ class Simulator {
   bool submitted(size_t env) const { return active()[env] != 0; }
   void reset(size_t env, std::optional<uint64_t> seed);
 
-  // What the newest answer says of an environment; copies, since the process may write at any time.
+  // An environment's part of the newest answer; copies, since the process may write at any time.
   void observation(size_t env, std::span<std::byte> row) const;
   void final_observation(size_t env, std::span<std::byte> row) const;
   double reward(size_t env) const { return reinterpret_cast<const double*>(block(rows_.rewards))[env]; }
@@ -69,7 +69,7 @@ class Simulator {
   size_t num_envs_ = 0;
   SharedRows rows_;
   bool local_ = false, stepping_ = false;
-  std::optional<SharedMemory> memory_;  // where it is not shared, a copy of what messages said
+  std::optional<SharedMemory> memory_;  // where it is not shared, filled from messages
   std::vector<std::byte> step_frame_;
 };
 

@@ -22,7 +22,7 @@ constexpr size_t kMaxAllowedFileBytes = size_t{1} << 20;  // some 20,000 names
 constexpr size_t kMaxNameBytes = 64;
 constexpr std::string_view kPairHeader = "myriad-key 1", kPublicHeader = "myriad-public-key 1",
                            kAllowedHeader = "myriad-allowed 1";
-// The pairs of zmq_curve(7), which everybody has.
+// The published example pairs of zmq_curve(7): refused.
 constexpr std::array<std::string_view, 2> kManualKeys{"Yne@$w-vo<fVvi]a<NY6T1ed:M$fCG*[IaLV{hID",
                                                       "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"};
 

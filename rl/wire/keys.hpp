@@ -1,9 +1,9 @@
-// Keys: CURVE key pairs and the list of who may connect, as files. What a socket beyond this machine needs.
+// Keys: CURVE key pairs and the allow-list of peers, as files. A socket beyond this machine needs them.
 //
 //   DIR/             0700, made by `myriad keys DIR`
-//     server.key     the pair driver and learner listen with       server.pub   what connects knows them by
+//     server.key     the pair driver and learner listen with       server.pub   by which peers recognise them
 //     learner-0.key  the learner's, towards the driver              agent-K.key  an agent's, towards both
-//     allowed        `name public-key` a line: who may connect, and the name its messages arrive with
+//     allowed        `name public-key` a line: a peer that may connect, and the name its messages arrive with
 //
 // A file is a few lines of text, read strictly. No error, log or command line ever holds a key; buffers that held a
 // secret are wiped (libzmq keeps a copy of its own as long as the socket lives).
@@ -50,7 +50,7 @@ KeyPair make_key_pair(std::string name);
 struct SocketKeys {
   std::optional<KeyPair> server;               ///< to listen with
   std::optional<KeyPair> client;               ///< to connect with
-  std::string server_public;                   ///< of whom it connects to
+  std::string server_public;                   ///< of the process it connects to
   std::map<std::string, std::string> allowed;  ///< public key -> name
 };
 

@@ -103,7 +103,7 @@ std::variant<Message, Malformed> decode(const Frames& frames) {
   if (frames.size() > kMaxFrames) return Malformed::too_many_frames;
   if (frames[0].view.size() > kMaxEnvelopeBytes) return Malformed::too_large;
   if (frames[0].view.size() < 12 + kChecksumBytes) return Malformed::not_an_envelope;
-  // FlatBuffers' verifier knows a well-formed buffer from a broken one, not a flipped bit in a counter.
+  // FlatBuffers' verifier finds a malformed buffer, but not a flipped bit in a counter.
   const auto envelope_bytes = frames[0].view.first(frames[0].view.size() - kChecksumBytes);
   uint32_t sum = 0;
   std::memcpy(&sum, frames[0].view.data() + envelope_bytes.size(), kChecksumBytes);

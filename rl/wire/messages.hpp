@@ -1,7 +1,7 @@
 // Messages: the schema's tables as structs, and the way between them and frames.
 //
 // decode() is the only door for bytes from the network: sizes, FlatBuffers verification, payload lengths and CRC-32C
-// are checked before anything is read. It never throws for what a peer sent; it says why a message is not one.
+// are checked before anything is read. It never throws for what a peer sent; it returns why a message is refused.
 #pragma once
 
 #include <cstdint>

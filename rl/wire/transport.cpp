@@ -24,8 +24,8 @@ namespace myriad {
 namespace {
 
 constexpr int kReconnectMs = 10, kReconnectMaxMs = 1000, kConnectMs = 2000;
-// TCP by itself would come back from a cut of 7 s after 13 s, as its retries double. Who listens gives up a silent
-// connection before who connected does: a peer that came back while its old connection lives would not be heard.
+// TCP by itself would come back from a cut of 7 s after 13 s, as its retries double. The listener gives up a silent
+// connection before the connecting side does: a peer that came back while its old connection lives would be ignored.
 constexpr int kHeartbeatMs = 1000, kListenerSilenceMs = 2000, kConnecterSilenceMs = 5000;
 constexpr size_t kCopyBelowBytes = 256;     // cheaper to copy than to keep an owner alive
 constexpr size_t kCurveOverheadBytes = 64;  // libzmq's limit is of the encrypted frame, 33 bytes longer
@@ -65,7 +65,7 @@ void fill(zmq_msg_t* message, const SharedBytes& bytes) {
   }
 }
 
-/// Whether somebody listens at an ipc endpoint. libzmq would unlink the path and take it over without a word.
+/// Whether a process listens at an ipc endpoint. libzmq would unlink the path and take it over without an error.
 bool somebody_listens(const std::string& endpoint) {
   if (!endpoint.starts_with(kIpc)) return false;
   const std::string path = endpoint.substr(kIpc.size());

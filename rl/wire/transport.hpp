@@ -25,7 +25,7 @@ namespace myriad {
 inline constexpr int kMaxSockets = 16;       ///< of one context; connections are not sockets
 inline constexpr int kHighWaterMark = 1000;  ///< messages a peer; credit keeps the real number far below
 inline constexpr int kBacklog = 4096;        ///< thousands of peers connect at once
-inline constexpr int kHandshakeMs = 2000;    ///< then a connection that has not said who it is, is cut
+inline constexpr int kHandshakeMs = 2000;    ///< then a connection without a finished handshake is cut
 inline constexpr size_t kMaxFrameBytes = size_t{256} << 20;
 
 /// Throws Error(environment, "old-libzmq") below 4.3.4, the first without known holes that CURVE does not close.
@@ -50,7 +50,7 @@ class SocketContext {
 
 struct Received {
   std::string peer;  ///< the sender's routing id at a Router: where answers go, chosen by the sender; empty at a Dealer
-  std::string user;  ///< the sender's name in the allow-list: who it is. Empty without keys
+  std::string user;  ///< the sender's authenticated name in the allow-list. Empty without keys
   Frames frames;
 };
 
@@ -70,7 +70,7 @@ class Socket {
   bool send_frames(const Frames& frames, bool after_identity);
   void* handle_;
   bool router_;
-  bool names_peers_ = false;  ///< the allow-list was asked: the User-Id of a message is its word, not the peer's
+  bool names_peers_ = false;  ///< the allow-list was asked: the User-Id of a message comes from it, not from the peer
 };
 
 /// Many peers, addressed by routing id. A second peer with an id that is taken is not let in (no handover).
@@ -85,7 +85,8 @@ class Router : public Socket {
 };
 
 /// One peer; connects in the background and again whenever the connection is lost. libzmq gives up for good when the
-/// peer refuses its key or does not speak CURVE: who hears nothing asks try_handshake() why, or makes a new Dealer.
+/// peer refuses its key or does not speak CURVE: without an answer, try_handshake() tells why; only a new Dealer tries
+/// again.
 class Dealer : public Socket {
  public:
   /// Throws Error(usage, "no-keys") beyond loopback without keys.
@@ -97,10 +98,10 @@ class Dealer : public Socket {
 /// Waits until one of the sockets (or `fd`, unless -1) can be read or `timeout` passed. False when time ran out.
 bool wait_readable(std::initializer_list<const Socket*> sockets, int fd, Time timeout);
 
-/// What became of a connection: let in; turned away by the allow-list; something else (nobody there, another server
+/// What became of a connection: let in; turned away by the allow-list; something else (no listener, another server
 /// key, no CURVE).
 enum class Handshake : uint8_t { admitted, refused, no_answer };
-/// Connects to `endpoint` as `who`, says nothing and goes again, with a context of its own.
+/// Connects to `endpoint` with the keys `who`, sends nothing and disconnects, with a context of its own.
 Handshake try_handshake(const std::string& endpoint, const std::string& server_public, const KeyPair& who,
                         Time timeout);
 
