@@ -1280,7 +1280,7 @@ class Verbs(Case):
         self.assertNotIn("cannot be trained", self.call("config", "--resolved", self.config, "learners.executor=native").stdout)
         pictures = ["environment.env=MinAtar/Breakout-v1", "learners.executor=native"]
         self.assertRegex(self.call("config", "--resolved", self.config, *pictures).stdout,
-                         r"\n# cannot be trained: learners.executor 'native' cannot train a layer of kind .*; 'torch' and 'auto' can\n")
+                         r"\n# cannot be trained: learners.executor 'native' cannot train .*; 'torch' and 'auto' can\n")
         unknown = self.call("config", "--resolved", self.config, "environment.env='plugin:nowhere.so'").stdout
         self.assertRegex(unknown, r"\A# network: none: .*nowhere.so")
         self.assertEqual(resolved, self.call("config", "--resolved", self.file("resolved.toml", resolved)).stdout)
