@@ -205,7 +205,7 @@ class BipedalWalker final : public Box2dEnv {
     }
   }
 
-  std::span<const float> observation() const override { return observation_; }
+  void observe(Row row) override { std::ranges::copy(observation_, row.f32().begin()); }
 
   bool hardcore_;
   b2Body* hull_ = nullptr;        // the world's, as the joints

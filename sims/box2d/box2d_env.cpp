@@ -22,7 +22,7 @@ void Box2dEnv::reset(RandomStream& random, Row observation) {
   episode_.clear();
   begin();
   begin_draws_ = episode_.size();
-  std::ranges::copy(this->observation(), observation.f32().begin());
+  observe(observation);
 }
 
 StepResult Box2dEnv::step(ConstRow action, RandomStream& random, Row observation) {
@@ -34,7 +34,7 @@ StepResult Box2dEnv::step(ConstRow action, RandomStream& random, Row observation
     std::ranges::copy(action.f32().first(action_size_), values);
   episode_.insert(episode_.end(), values, values + action_size_);
   const StepResult result = advance({values, action_size_});
-  std::ranges::copy(this->observation(), observation.f32().begin());
+  observe(observation);
   return result;
 }
 
@@ -60,7 +60,7 @@ void Box2dEnv::set_state(std::span<const double> state, Row observation) {
       action[i] = num_actions_ > 0 ? drawn(0, num_actions_ - 1) : drawn(-kMaxFloat, kMaxFloat);
     advance({action, action_size_});
   }
-  std::ranges::copy(this->observation(), observation.f32().begin());
+  observe(observation);
 }
 
 double Box2dEnv::uniform(double low, double high) {

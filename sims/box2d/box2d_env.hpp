@@ -32,6 +32,9 @@ class Box2dEnv : public Environment, private b2ContactListener {
   void set_state(std::span<const double> state, Row observation) final;
   double render_fps() const final { return kFps; }
 
+  /// Its bodies, the newest first; a new world with each episode.
+  const b2World& world() const { return *world_; }
+
  protected:
   static constexpr double kFps = 50, kScale = 30;                         // steps a second, pixels a metre
   static constexpr double kWidth = 600 / kScale, kHeight = 400 / kScale;  // m, of the viewport
@@ -45,7 +48,7 @@ class Box2dEnv : public Environment, private b2ContactListener {
   /// Makes the world of a new episode and plays it up to S_0.
   virtual void begin() = 0;
   virtual StepResult advance(std::span<const double> action) = 0;
-  virtual std::span<const float> observation() const = 0;
+  virtual void observe(Row observation) = 0;
 
   /// What is drawn, or what was drawn where the state is played again; integers of [low, high).
   double uniform(double low, double high);

@@ -195,7 +195,7 @@ class LunarLander final : public Box2dEnv {
     }
   }
 
-  std::span<const float> observation() const override { return observation_; }
+  void observe(Row row) override { std::ranges::copy(observation_, row.f32().begin()); }
 
   static constexpr double kHelipadY = kHeight / 4;  // m
 

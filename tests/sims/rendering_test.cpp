@@ -121,7 +121,7 @@ TEST_SUITE("sims/rendering") {
 
   TEST_CASE("Box2D: frames have the size asked for, differ between states and change nothing") {
     for (const char* id :
-         {"LunarLander-v3", "LunarLanderContinuous-v3", "BipedalWalker-v3", "BipedalWalkerHardcore-v3"})
+         {"LunarLander-v3", "LunarLanderContinuous-v3", "BipedalWalker-v3", "BipedalWalkerHardcore-v3", "CarRacing-v3"})
       check_frames(id);
   }
 
