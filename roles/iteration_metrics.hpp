@@ -1,7 +1,8 @@
-// IterationMetrics: what the updates of one iteration say together, and the ages of the fragments they were made of.
+// IterationMetrics: the metrics of an iteration's updates, and the ages of the fragments they were made of.
 //
-// Each update brings numbers under RLlib's names; an iteration of several has of each the last, the sum or the mean, as
-// its name says. Each fragment brings its policy lag, its wait for a place, and the runner's times. Pure.
+// Each update adds numbers under RLlib's names. An iteration of several updates has the last, the sum or the mean of
+// each number, which its name decides. Each fragment adds its policy lag, its wait for a place and the runner's times.
+// Pure.
 #pragma once
 
 #include <map>
@@ -18,6 +19,7 @@ Combine combine_of(std::string_view metric);
 
 /// What the learner keeps of a fragment beside its columns.
 struct FragmentFacts {
+  FragmentId id;
   uint64_t weights_version = 0;  ///< it was sampled with
   uint64_t policy_lag = 0;       ///< versions between that and the one its batch is trained at
   Time queue_age{};              ///< arrival to placement

@@ -3,47 +3,59 @@
 #include <algorithm>
 
 #include "rl/check.hpp"
+#include "roles/round_batch.hpp"
+#include "roles/stream_batch.hpp"
 
 namespace myriad {
 namespace {
 
-constexpr uint32_t kNoAgent = UINT32_MAX;
-constexpr uint32_t kMaxSpareFragments = 1024;             // async: credit beyond the waiting batches
 constexpr Time kNothing = std::chrono::milliseconds(50);  // between updates with nothing to train on
 
-uint64_t window_of(const LearnerCore::Options& options) {
-  return std::max<uint64_t>(1, uint64_t{options.learner_queue_size} * options.fragments_per_batch) +
-         std::min(options.num_slots, kMaxSpareFragments);
+std::unique_ptr<NextBatch> make_next_batch(LearnerCore::Options& options) {
+  if (options.mode == SamplingMode::async)
+    return std::make_unique<StreamBatch>(StreamBatch::Options{.num_slots = options.num_slots,
+                                                              .num_places = options.fragments_per_batch,
+                                                              .learner_queue_size = options.learner_queue_size,
+                                                              .fragment_bytes = options.fragment_bytes,
+                                                              .max_policy_lag = options.max_policy_lag});
+  const bool lag1 = options.mode == SamplingMode::lag1;
+  return std::make_unique<RoundBatch>(RoundBatch::Options{.first_slot = options.first_slot,
+                                                          .num_slots = options.num_slots,
+                                                          .num_places = options.fragments_per_batch,
+                                                          .lag1 = lag1,
+                                                          .recollects = options.recollects,
+                                                          .behind = lag1 && options.recollects && !options.at_start,
+                                                          .restored = std::move(options.restored_batch)});
 }
-
-/// Of a slot's first process under an agent's incarnation; restarts count on from it.
-uint32_t first_incarnation(uint32_t agent_incarnation) { return agent_incarnation << 16; }
 
 }  // namespace
 
+LearnerCore::Options in_epoch(LearnerCore::Options run, const GroupPart& part, uint64_t start_version) {
+  run.epoch = part.epoch;
+  run.first_slot = part.order.first_slot;
+  run.num_slots = part.order.num_slots;
+  run.fragments_per_batch = part.order.num_places;
+  run.rank = part.order.rank;
+  run.group_size = part.order.size;
+  run.state = part.state;
+  run.recollects = part.epoch > 1;
+  run.at_start = part.order.version == start_version;
+  return run;
+}
+
 LearnerCore::LearnerCore(Options options)
     : options_(std::move(options)),
-      queue_(options_.num_slots, std::max(1u, options_.fragments_per_batch)),
-      credit_(window_of(options_), options_.fragment_bytes),
-      agent_of_slot_(options_.num_slots, kNoAgent),
-      batch_(options_.fragments_per_batch),
+      batch_(make_next_batch(options_)),
       state_(options_.state),
       until_(state_.training_iteration),
-      knows_level_(!options_.published),
-      next_(options_.num_slots) {
-  free_all_places();
+      knows_level_(!options_.published) {
+  check(options_.mode != SamplingMode::async || options_.broadcast_interval > 0, "async weights are never published");
 }
 
 void LearnerCore::start(WeightsPtr weights, Time now, std::vector<Output>& outputs) {
   weights_ = std::move(weights);
   last_tick_ = iteration_start_ = now;
-  if (options_.mode == SamplingMode::lag1 && options_.resumes_with_batch) {
-    batch_full_ = true;
-    for (FragmentFacts& facts : batch_) facts.weights_version = weights_->version - 1;
-    batch_[0].episodes = std::move(options_.batch_episodes);  // the report's order is that of the places
-  }
-  // The newest weights may have been published before, and may not.
-  if (begins_behind()) apply_queue(FragmentQueue::BeginRound{weights_->version - 1, weights_->version}, outputs);
+  begins_behind_ = batch_->start(weights_->version) < weights_->version;
   publish_first(now, outputs);
   advance(now, outputs);
 }
@@ -51,7 +63,6 @@ void LearnerCore::start(WeightsPtr weights, Time now, std::vector<Output>& outpu
 void LearnerCore::step(const Input& input, Time now, std::vector<Output>& outputs) {
   step_input(input, now, outputs);
   if (!outputs.empty() && std::holds_alternative<Exit>(outputs.back())) return;
-  take_held(now, outputs);
   advance(now, outputs);
   send_grants(outputs);
 }
@@ -72,9 +83,9 @@ void LearnerCore::step_input(const Input& input, Time now, std::vector<Output>& 
 void LearnerCore::updated(const Updated& input, Time now, std::vector<Output>& outputs) {
   check(updating_, "an update ended that nobody started");
   updating_ = false;
-  for (const Source& source : std::exchange(owed_, {})) give_back(source);
+  batch_->end_update(input.weights == nullptr ? weights_->version : input.weights->version);
   if (input.weights == nullptr) {
-    nobody_has_anything_ = now + kNothing;
+    next_empty_update_ = now + kNothing;
     return;
   }
   const UpdateTally tally = UpdateTally::decode(input.tally);
@@ -88,7 +99,8 @@ void LearnerCore::updated(const Updated& input, Time now, std::vector<Output>& o
   for (Consumed& consumed : std::exchange(in_update_, {})) outputs.push_back(std::move(consumed));
   weights_ = input.weights;
   metrics_.add_update(input.metrics);
-  if (!by_slot() && ++updates_since_published_ >= options_.broadcast_interval) publish(now, outputs);
+  if (options_.broadcast_interval > 0 && ++updates_since_published_ >= options_.broadcast_interval)
+    publish(now, outputs);
   if (tally.ends_iteration) finish_iteration(outputs);
 }
 
@@ -102,11 +114,10 @@ void LearnerCore::finish_iteration(std::vector<Output>& outputs) {
   rows["num_parcels_received_since_start"] = static_cast<double>(parcels_);
   rows["num_weights_bytes_sent_since_start"] = static_cast<double>(weights_bytes_);
   rows["num_bytes_received_since_start"] = static_cast<double>(bytes_);
-  rows["num_fragments_received_since_start"] = static_cast<double>(fragments_);
+  rows["num_fragments_received_since_start"] = static_cast<double>(batch_->books().num_fragments());
   rows["num_messages_resent_since_start"] = static_cast<double>(resent_);
-  rows["num_fragments_missing_since_start"] = static_cast<double>(missing_);
-  rows["num_env_runners_contributed_since_start"] = static_cast<double>(std::count_if(
-      next_.begin(), next_.end(), [](const auto& next) { return next != decltype(next_)::value_type{}; }));
+  rows["num_fragments_missing_since_start"] = static_cast<double>(batch_->books().num_missing());
+  rows["num_env_runners_contributed_since_start"] = static_cast<double>(batch_->books().num_slots_seen());
   for (const auto& [key, value] : rows) {
     auto row = std::make_unique<wire::KeyValueT>();
     row->key = key;
@@ -137,7 +148,7 @@ void LearnerCore::written(const CheckpointWritten& input, std::vector<Output>& o
 void LearnerCore::tick(Time now, std::vector<Output>& outputs) {
   last_tick_ = now;
   if (report_pending_) send_driver(make_message(report_), outputs);
-  if (by_slot() && (queue_.round_open() || saving_ == Saving::collecting)) grant_all_slots();
+  batch_->repeat_grants();
 }
 
 std::map<std::string, double> LearnerCore::drops() const {
@@ -145,7 +156,8 @@ std::map<std::string, double> LearnerCore::drops() const {
   const auto add = [&](std::string_view name, uint64_t count) {
     drops["dropped/" + std::string(name)] = static_cast<double>(count);
   };
-  for (size_t i = 0; i < drops_.size(); ++i) add(name_of(static_cast<Drop>(i)), drops_[i] + queue_.drops()[i]);
+  const DropCounts& of_batch = batch_->drops();
+  for (size_t i = 0; i < of_batch.size(); ++i) add(name_of(static_cast<Drop>(i)), of_batch[i]);
   for (size_t i = 0; i < malformed_.size(); ++i) add(name_of(static_cast<Malformed>(i)), malformed_[i]);
   add("foreign_run_or_epoch", foreign_);
   add("foreign_slot", foreign_slot_);
@@ -162,7 +174,7 @@ void LearnerCore::from_driver(const Message& message, Time now, std::vector<Outp
   if (message.run != options_.run || message.epoch != options_.epoch) {
     ++foreign_;
   } else if (const auto* state = message.as<wire::AgentStateT>()) {
-    agent_state(*state, outputs);
+    agent_state(*state);
   } else if (const auto* order = message.as<wire::CommandT>()) {
     command(*order, now, outputs);
   } else if (const auto* stop = message.as<wire::StopT>()) {
@@ -186,7 +198,6 @@ void LearnerCore::command(const wire::CommandT& command, Time now, std::vector<O
           (saving_ != Saving::no || (!updating_ && state_.training_iteration >= until_))) {
         checkpoint_sequence_ = command.sequence;
         checkpoint_directory_ = command.directory;
-        if (saving_ == Saving::collecting) saving_ = Saving::wanted;
       } else if (command.sequence == done_sequence_) {
         send_driver(make_message(done_), outputs);  // the answer was lost
       }
@@ -196,7 +207,7 @@ void LearnerCore::command(const wire::CommandT& command, Time now, std::vector<O
   }
 }
 
-void LearnerCore::agent_state(const wire::AgentStateT& state, std::vector<Output>& outputs) {
+void LearnerCore::agent_state(const wire::AgentStateT& state) {
   const uint32_t first = state.first_slot - options_.first_slot;
   if (state.first_slot < options_.first_slot || state.num_slots == 0 || state.num_slots > options_.num_slots ||
       first > options_.num_slots - state.num_slots) {
@@ -205,12 +216,11 @@ void LearnerCore::agent_state(const wire::AgentStateT& state, std::vector<Output
   }
   const auto it = agents_.find(state.agent);
   if (it != agents_.end() && state.incarnation <= it->second.incarnation) {
-    if (state.incarnation == it->second.incarnation && !state.up) agent_down(state.agent, it->second, outputs);
-    return;  // one that ended does not come back under its number
+    if (state.incarnation == it->second.incarnation && !state.up) agent_down(state.agent, it->second);
+    return;  // an incarnation that ended does not come back
   }
-  const bool is_new = it == agents_.end();
   Agent& agent = agents_[state.agent];
-  agent_down(state.agent, agent, outputs);  // the end of an older one may not have been heard of
+  agent_down(state.agent, agent);  // the message that an older incarnation is down may be lost
   agent = {};
   agent.incarnation = state.incarnation;
   agent.first_slot = first;
@@ -220,26 +230,22 @@ void LearnerCore::agent_state(const wire::AgentStateT& state, std::vector<Output
   for (const wire::AgentMark& mark : state_.marks)
     if (mark.agent() == state.agent && mark.incarnation() == state.incarnation) agent.mark = mark.messages();
   agent.parcels = ParcelReceiver(agent.mark);
-  for (uint32_t slot = first; slot < first + state.num_slots; ++slot) agent_of_slot_[slot] = state.agent;
-  if (!by_slot()) credit_.up(state.agent, state.incarnation, state.num_slots);
-  if (!state.up) return agent_down(state.agent, agent, outputs);
-  if (queue_.num_up() > 0 && !is_new) return;
-  // Nobody else is there, or it has been there all the time. Its runners are on their way: the open places are spread
-  // over all of them, not given to the first that comes.
-  apply_queue(FragmentQueue::SlotUp{first, first_incarnation(state.incarnation), state.num_slots}, outputs);
+  if (state.up)
+    batch_->agent_up(slots_of(state.agent, agent));
+  else
+    agent_down(state.agent, agent);
 }
 
-void LearnerCore::agent_down(uint32_t index, Agent& agent, std::vector<Output>& outputs) {
+void LearnerCore::agent_down(uint32_t index, Agent& agent) {
   if (!std::exchange(agent.up, false)) return;
   std::vector<WeightsPublisher::Send> sends;
   if (!agent.peer.empty()) publisher_.step(WeightsPublisher::PeerGone{agent.peer}, sends);
   agent.peer.clear();
-  agent.waiting.clear();
-  credit_.down(index);
-  for (uint32_t slot = agent.first_slot; slot < agent.first_slot + agent.num_slots; ++slot) {
-    held_.erase(slot);
-    apply_queue(FragmentQueue::SlotDown{slot, queue_.credit(slot).incarnation}, outputs);
-  }
+  batch_->agent_down(slots_of(index, agent));
+}
+
+NextBatch::Agent LearnerCore::slots_of(uint32_t index, const Agent& agent) {
+  return {index, agent.incarnation, agent.first_slot, agent.num_slots};
 }
 
 // --- agents ---
@@ -247,7 +253,7 @@ void LearnerCore::agent_down(uint32_t index, Agent& agent, std::vector<Output>& 
 LearnerCore::Agent* LearnerCore::known(uint32_t index, uint32_t incarnation, const std::string& user) {
   const auto it = agents_.find(index);
   if (it == agents_.end() || incarnation > it->second.incarnation) {
-    ++unknown_agent_;  // the driver's word about it is on its way
+    ++unknown_agent_;  // the driver's AgentState about it is on its way
     return nullptr;
   }
   if (incarnation < it->second.incarnation || !it->second.up) {
@@ -282,8 +288,8 @@ void LearnerCore::join(const std::string& peer, const std::string& user, const w
                   fmt::format("module {:016x} and fragment {:016x} differ from the learner's {:016x} and {:016x}",
                               join.spec_hash, join.fragment_hash, options_.spec_hash, options_.fragment_hash),
                   outputs);
-  if (!agent->based && !begin_with(*agent, join.agent, join, outputs)) {
-    wire::GrantT grant;  // it is to forget what the group is done with
+  if (!agent->based && !begin_with(*agent, join)) {
+    wire::GrantT grant;  // tells it how much the group has trained on, so that it forgets as much and joins again
     grant.agent = join.agent;
     grant.incarnation = agent->incarnation;
     grant.received = grant.released = agent->mark;
@@ -294,30 +300,33 @@ void LearnerCore::join(const std::string& peer, const std::string& user, const w
   agent->peer = peer;
   publisher_.step(WeightsPublisher::PeerHas{peer, join.weights_version, now}, sends);
   send_weights(std::move(sends), outputs);
-  agent->grant_due = agent->all_slots = true;
-  // Of a round that is collected again nobody has the weights any more: these will do.
+  agent->grant_due = agent->grant_everything = true;
+  // The agent lacks the weights of the round that is collected again, and so does this shard: newer ones do.
   if (publisher_.newest() == nullptr && join.weights_version < static_cast<int64_t>(weights_->version) - 1)
     publish(now, outputs);
 }
 
 /// Whether its messages may come: it begins with the first one that the group has not trained on.
-bool LearnerCore::begin_with(Agent& agent, uint32_t index, const wire::JoinT& join, std::vector<Output>& outputs) {
+bool LearnerCore::begin_with(Agent& agent, const wire::JoinT& join) {
   if (join.based || join.released != agent.mark) return false;
   agent.based = true;
+  NextBatch::Standing standing{join.agent, {}, join.granted_fragments, join.fragments};
   for (const wire::SlotBase& base : join.slots) {
-    const uint32_t slot = base.slot() - options_.first_slot;
-    if (base.slot() < options_.first_slot || slot < agent.first_slot || slot - agent.first_slot >= agent.num_slots) {
-      ++foreign_slot_;
-      continue;
-    }
-    next_[slot] = {base.incarnation(), base.seq()};
-    if (base.up())
-      apply_queue(FragmentQueue::SlotIs{slot, base.incarnation(), base.seq()}, outputs);
+    if (const auto slot = own_slot(agent, base.slot()))
+      standing.slots.emplace_back(*slot, base.incarnation(), base.seq(), base.up());
     else
-      apply_queue(FragmentQueue::SlotDown{slot, base.incarnation()}, outputs);
+      ++foreign_slot_;
   }
-  if (!by_slot()) credit_.resume(index, join.granted_fragments, join.fragments);
+  batch_->agent_stands(standing);
   return true;
+}
+
+/// A slot of the run as one of this shard; nothing when it is not the agent's.
+std::optional<uint32_t> LearnerCore::own_slot(const Agent& agent, uint32_t of_run) const {
+  const uint32_t slot = of_run - options_.first_slot;
+  if (of_run < options_.first_slot || slot < agent.first_slot || slot - agent.first_slot >= agent.num_slots)
+    return std::nullopt;
+  return slot;
 }
 
 void LearnerCore::parcel(const Message& message, const std::string& user, Time now, std::vector<Output>& outputs) {
@@ -325,7 +334,7 @@ void LearnerCore::parcel(const Message& message, const std::string& user, Time n
   Agent* agent = known(header.agent, header.incarnation, user);
   if (agent == nullptr) return;
   if (agent->peer.empty() || !agent->based) {
-    ++unknown_agent_;  // its Join comes first: what it sends may not be what the learner understands
+    ++unknown_agent_;  // its Join comes first, and is checked for what its messages are made of
     return;
   }
   ++parcels_;
@@ -336,23 +345,24 @@ void LearnerCore::parcel(const Message& message, const std::string& user, Time n
   const uint64_t malformed = agent->parcels.malformed();
   const auto messages = agent->parcels.accept(message);
   if (agent->parcels.malformed() > malformed) {
-    // Its checksum holds: it was made so, and would be sent again for ever.
+    // Its checksum holds, so the agent made it like this and would send it again for ever.
     ++malformed_parcel_;
     refuse(agent->peer, fmt::format("messages {} to {} are not whole", header.first, header.first + header.count),
            outputs);
   }
-  Source source{header.agent, agent->incarnation, agent->parcels.received() - messages.size()};
+  MessageSource source{header.agent, agent->incarnation, agent->parcels.received() - messages.size()};
   for (const Frames& frames : messages) {
     auto decoded = decode(frames);
     if (const auto* why = std::get_if<Malformed>(&decoded))
       count_malformed(*why);
     else
-      from_runner(source, std::get<Message>(decoded), now, outputs);
+      from_runner(*agent, source, std::move(std::get<Message>(decoded)), now);
     ++source.number;
   }
+  assemble(outputs);
 }
 
-void LearnerCore::from_runner(const Source& source, const Message& message, Time now, std::vector<Output>& outputs) {
+void LearnerCore::from_runner(const Agent& agent, const MessageSource& source, Message message, Time now) {
   if (message.run != options_.run) {
     ++foreign_;
     return;
@@ -364,286 +374,61 @@ void LearnerCore::from_runner(const Source& source, const Message& message, Time
     ++malformed_[static_cast<size_t>(Malformed::not_an_envelope)];
     return;
   }
-  const Agent& agent = agents_.at(source.agent);
-  const uint32_t global = state != nullptr ? state->slot : header != nullptr ? header->key->slot() : saved->slot;
-  const uint32_t slot = global - options_.first_slot;
-  if (global < options_.first_slot || slot < agent.first_slot || slot - agent.first_slot >= agent.num_slots)
+  const auto slot = own_slot(agent, state != nullptr    ? state->slot
+                                    : header != nullptr ? header->key->slot()
+                                                        : saved->slot);
+  if (!slot) {
     ++foreign_slot_;
-  else if (held_.contains(slot) || (options_.again && comes_too_early(slot, message)))
-    held_[slot].emplace_back(source, message);
-  else
-    take(source, slot, message, now, outputs);
-}
-
-/// It was sampled for a later round than the one that is collected again, or for a place that is another slot's now.
-bool LearnerCore::comes_too_early(uint32_t slot, const Message& message) const {
-  const auto* header = message.as<wire::FragmentHeaderT>();
-  if (!by_slot() || header == nullptr) return false;
-  const FragmentQueue::Credit credit = queue_.credit(slot);
-  return queue_.is_up(slot) && header->key->incarnation() == credit.incarnation && header->key->seq() >= credit.granted;
-}
-
-void LearnerCore::take_held(Time now, std::vector<Output>& outputs) {
-  while (!look_at_held_.empty()) {
-    const uint32_t slot = look_at_held_.extract(look_at_held_.begin()).value();
-    for (auto it = held_.find(slot); it != held_.end(); it = held_.find(slot)) {
-      if (comes_too_early(slot, it->second.front().second)) break;
-      const auto [source, message] = std::move(it->second.front());
-      it->second.pop_front();
-      if (it->second.empty()) held_.erase(it);
-      take(source, slot, message, now, outputs);
-    }
-  }
-}
-
-void LearnerCore::take(const Source& source, uint32_t slot, const Message& message, Time now,
-                       std::vector<Output>& outputs) {
-  const auto* state = message.as<wire::SlotStateT>();
-  if (message.as<wire::FragmentHeaderT>() != nullptr)
-    fragment(source, message, now, outputs);
-  else if (const auto* saved = message.as<wire::RunnerStateT>())
-    runner_state(*saved, message);
-  else if (state->up)
-    apply_queue(FragmentQueue::SlotUp{slot, state->incarnation}, outputs);
-  else
-    apply_queue(FragmentQueue::SlotDown{slot, state->incarnation}, outputs);
-}
-
-void LearnerCore::runner_state(const wire::RunnerStateT& state, const Message& message) {
-  const uint32_t slot = state.slot - options_.first_slot;
-  const bool wanted = saving_ == Saving::collecting && state.checkpoint == checkpoint_sequence_ &&
-                      message.payloads.size() == 1 && queue_.is_up(slot) &&
-                      queue_.credit(slot).incarnation == state.incarnation && queue_.credit(slot).granted == state.seq;
-  if (wanted) states_.emplace(state.slot, message.payloads[0]);
-}
-
-// --- fragments ---
-
-std::string LearnerCore::violation_of(const wire::FragmentHeaderT& header, const Message& message) const {
-  if (message.payloads.size() != 1 || header.steps != options_.steps || header.environments != options_.environments)
-    return fmt::format("{} payloads of {} x {} steps, want 1 of {} x {}", message.payloads.size(), header.steps,
-                       header.environments, options_.steps, options_.environments);
-  return options_.violation(header, message.payloads[0].view);
-}
-
-/// Async. `increases`: it comes after everything that came from its slot. The id's slot is the queue's.
-std::optional<Drop> LearnerCore::why_not(const FragmentId& id, bool increases, bool within_credit) const {
-  if (!queue_.is_up(id.slot) || queue_.credit(id.slot).incarnation != id.incarnation) return Drop::stale_incarnation;
-  if (!increases) return Drop::duplicate;
-  if (!within_credit) return Drop::beyond_credit;
-  return std::nullopt;
-}
-
-void LearnerCore::fragment(const Source& source, const Message& message, Time now, std::vector<Output>& outputs) {
-  const auto& header = *message.as<wire::FragmentHeaderT>();
-  FragmentId id = id_of(header);
-  id.slot -= options_.first_slot;
-  ++fragments_;
-  const std::pair now_seen{id.incarnation, id.seq};
-  const bool increases = now_seen >= next_[id.slot];
-  if (increases) {
-    missing_ += id.seq - (id.incarnation == next_[id.slot].first ? next_[id.slot].second : 0);
-    next_[id.slot] = {id.incarnation, id.seq + 1};
-  }
-  if (by_slot()) {
-    const FragmentQueue::Arrived arrived{id, header.weights_version, violation_of(header, message).empty()};
-    return apply_queue(arrived, outputs, &message, &source, increases);
-  }
-  const bool within_credit = credit_.arrived(source.agent, source.incarnation);
-  auto reason = why_not(id, increases, within_credit);
-  if (!reason && header.weights_version > weights_->version) reason = Drop::wrong_version;
-  if (!reason && !violation_of(header, message).empty()) reason = Drop::invalid;
-  if (!reason) {
-    pending_.push_back({message, source, now});
-    agents_.at(source.agent).waiting.push_back(source.number);
     return;
   }
-  ++drops_[static_cast<size_t>(*reason)];
-  credit_.consumed(source.agent, source.incarnation);
-  if (increases) finish(source, id_of(header), name_of(*reason));
+  const bool valid = header == nullptr || keeps_contract(*header, message);
+  batch_->arrived({source, *slot, std::move(message), valid}, now);
 }
 
-/// `increases`: what arrived comes after everything that came from its slot.
-void LearnerCore::apply_queue(const FragmentQueue::Input& input, std::vector<Output>& outputs, const Message* arrived,
-                              const Source* source, bool increases) {
-  std::vector<FragmentQueue::Output> results;
-  queue_.step(input, results);
-  for (const FragmentQueue::Output& result : results) {
-    if (const auto* credit = std::get_if<FragmentQueue::CreditChanged>(&result)) {
-      if (held_.contains(credit->slot)) look_at_held_.insert(credit->slot);
-      const auto it = agents_.find(agent_of_slot_[credit->slot]);
-      if (it == agents_.end()) continue;  // it will join
-      it->second.grant_due = true;
-      it->second.changed_slots.insert(credit->slot);
-    } else if (const auto* accepted = std::get_if<FragmentQueue::Accepted>(&result)) {
-      uint64_t& placed = agents_.at(source->agent).placed;
-      placed = std::max(placed, source->number + 1);  // what was held is taken slot by slot
-      place(accepted->place, *arrived, *source, Time{}, outputs);
-    } else if (const auto* dropped = std::get_if<FragmentQueue::Dropped>(&result)) {
-      if (increases) finish(*source, id_of(*arrived->as<wire::FragmentHeaderT>()), name_of(dropped->reason));
-    } else {
-      batch_full_ = true;
-    }
-  }
-}
-
-void LearnerCore::finish(const Source& source, const FragmentId& id, std::string_view dropped) {
-  finished_.push_back({source, Consumed{id, std::string(dropped)}});
-}
-
-void LearnerCore::place(uint32_t place, const Message& message, const Source& source, Time waited,
-                        std::vector<Output>& outputs) {
-  const auto& header = *message.as<wire::FragmentHeaderT>();
-  batch_[place] = {.weights_version = header.weights_version,
-                   .queue_age = waited,
-                   .sampling_ns = header.sampling_ns,
-                   .waiting_ns = header.waiting_ns,
-                   .episodes = header.episodes};
-  outputs.push_back(Assemble{{place, message}});
-  finish(source, id_of(header), "");
-}
-
-/// Async: the oldest fragments take the free places of the batch.
-void LearnerCore::fill(Time now, std::vector<Output>& outputs) {
-  for (; !free_places_.empty() && !pending_.empty(); pending_.pop_front()) {
-    const Pending& next = pending_.front();
-    const auto& header = *next.message.as<wire::FragmentHeaderT>();
-    const bool outdated =
-        options_.max_policy_lag && training_version() - header.weights_version > *options_.max_policy_lag;
-    leaves_pending(next.source);
-    if (outdated && updating_)
-      owed_.push_back(next.source);
-    else
-      give_back(next.source);
-    if (outdated) {
-      ++drops_[static_cast<size_t>(Drop::policy_lag)];
-      finish(next.source, id_of(header), name_of(Drop::policy_lag));
-      continue;
-    }
-    batch_ids_[free_places_.back()] = id_of(header);
-    place(free_places_.back(), next.message, next.source, now - next.arrived, outputs);
-    free_places_.pop_back();
-    batch_full_ = free_places_.empty();
-  }
-}
-
-void LearnerCore::free_all_places() {
-  if (by_slot()) return;
-  batch_ids_.resize(options_.fragments_per_batch);
-  free_places_.resize(options_.fragments_per_batch);
-  for (uint32_t i = 0; i < free_places_.size(); ++i) free_places_[free_places_.size() - 1 - i] = i;
-}
-
-/// What has its place, but saw the others update without this shard in the meantime, may be too old now.
-void LearnerCore::drop_outdated() {
-  if (!options_.max_policy_lag) return;
-  for (uint32_t place = 0; place < batch_.size(); ++place) {
-    if (training_version() - batch_[place].weights_version <= *options_.max_policy_lag) continue;
-    const auto it = std::ranges::find_if(
-        finished_, [&](const Finished& f) { return f.consumed.dropped.empty() && f.consumed.id == batch_ids_[place]; });
-    it->consumed.dropped = name_of(Drop::policy_lag);
-    ++drops_[static_cast<size_t>(Drop::policy_lag)];
-    free_places_.push_back(place);
-  }
-  batch_full_ = free_places_.empty();
-}
-
-void LearnerCore::leaves_pending(const Source& source) {
-  const auto it = agents_.find(source.agent);
-  if (it == agents_.end() || it->second.incarnation != source.incarnation) return;
-  if (!it->second.waiting.empty()) it->second.waiting.pop_front();
-}
-
-void LearnerCore::give_back(const Source& source) {
-  credit_.consumed(source.agent, source.incarnation);
-  const auto it = agents_.find(source.agent);
-  if (it != agents_.end() && it->second.incarnation == source.incarnation) it->second.grant_due = true;
+bool LearnerCore::keeps_contract(const wire::FragmentHeaderT& header, const Message& message) const {
+  return message.payloads.size() == 1 && header.steps == options_.steps &&
+         header.environments == options_.environments && options_.violation(header, message.payloads[0].view).empty();
 }
 
 // --- rounds, updates, checkpoints ---
 
 void LearnerCore::advance(Time now, std::vector<Output>& outputs) {
+  batch_->fill(now);
+  assemble(outputs);
   advance_saving(now, outputs);
-  if (!by_slot() && !batch_full_) fill(now, outputs);
   if (updating_ || saving_ != Saving::no || state_.training_iteration >= until_) return;
+  const bool full = batch_->ready(now);
+  assemble(outputs);
   // The others do not wait for a shard that has no share, or whose agents are all gone.
-  while (!by_slot() && batch_full_) {
-    drop_outdated();
-    if (batch_full_ || pending_.empty()) break;
-    fill(now, outputs);
-  }
-  const bool starved = !has_share() || (!by_slot() && !options_.alone && queue_.num_up() == 0);
-  if (batch_full_ || (starved && now >= nobody_has_anything_)) {
-    const bool full = batch_full_;
-    start_update(now, outputs);
-    if (options_.mode == SamplingMode::lag1) begin_round(now, outputs);
-    if (!by_slot() && full) fill(now, outputs);
-  } else if (by_slot() && !queue_.round_open()) {
-    begin_round(now, outputs);
-  }
+  const bool with_nothing = !has_share() || (options_.group_size > 1 && batch_->starved());
+  if (full || (with_nothing && now >= next_empty_update_)) start_update(now, outputs);
+  if (batch_->begin_round(weights_->version)) publish(now, outputs);
+  assemble(outputs);
 }
 
-/// How many of an agent's messages need not come again once the update that begins is finished.
-uint64_t LearnerCore::mark_of(const Agent& agent, std::vector<Output>& outputs) {
-  if (!by_slot()) return agent.waiting.empty() ? agent.parcels.received() : agent.waiting.front();
-  uint64_t mark = agent.parcels.received();
-  const auto end = held_.lower_bound(agent.first_slot + agent.num_slots);
-  for (auto it = held_.lower_bound(agent.first_slot); it != end;) {
-    auto& [slot, messages] = *it;
-    // What came before something that has its place now would be trained on twice, or be missing: its turn is over.
-    for (; !messages.empty() && messages.front().first.number < agent.placed; messages.pop_front()) {
-      const auto& [source, message] = messages.front();
-      if (const auto* header = message.as<wire::FragmentHeaderT>()) {
-        apply_queue(FragmentQueue::Skip{slot}, outputs);
-        finish(source, id_of(*header), name_of(Drop::beyond_credit));
-      } else {
-        take(source, slot, message, Time{}, outputs);
-      }
-    }
-    if (!messages.empty()) mark = std::min(mark, messages.front().first.number);
-    it = messages.empty() ? held_.erase(it) : std::next(it);
-  }
-  return mark;
+/// What has a place in the batch now goes there.
+void LearnerCore::assemble(std::vector<Output>& outputs) {
+  for (AcceptedFragment& fragment : batch_->books().take_accepted()) outputs.push_back(Assemble{std::move(fragment)});
 }
 
 void LearnerCore::start_update(Time now, std::vector<Output>& outputs) {
-  UpdateTally tally;
-  tally.ends_iteration = by_slot() || (options_.leads && now - iteration_start_ >= options_.min_time_per_iteration);
-  uint64_t oldest = UINT64_MAX;
-  if (batch_full_) {
-    tally.fragments = options_.fragments_per_batch;
-    for (auto& [index, agent] : agents_)
-      if (agent.up && agent.based) tally.marks.emplace_back(index, agent.incarnation, mark_of(agent, outputs));
-    settle_finished(tally.marks);
-    for (FragmentFacts& facts : batch_) {
-      oldest = std::min(oldest, facts.weights_version);
-      facts.policy_lag = weights_->version - facts.weights_version;  // the others may have updated since it was placed
-      metrics_.add_fragment(std::exchange(facts, {}));
-    }
-    free_all_places();
-  }
+  std::vector<wire::AgentMark> received;
+  for (const auto& [index, agent] : agents_)
+    if (agent.up && agent.based) received.emplace_back(index, agent.incarnation, agent.parcels.received());
+  NextBatch::Taken taken = batch_->begin_update(std::move(received), now);
   updating_ = true;
-  outputs.push_back(Update{batch_full_, oldest, tally.encode(options_.num_agents)});
-  batch_full_ = false;
-}
-
-/// What this update settles for good: all but what was dropped on arrival after something that still waits.
-void LearnerCore::settle_finished(const std::vector<wire::AgentMark>& marks) {
-  const auto open = std::stable_partition(finished_.begin(), finished_.end(), [&](const Finished& finished) {
-    const auto mark = std::lower_bound(marks.begin(), marks.end(), finished.source.agent,
-                                       [](const wire::AgentMark& m, uint32_t agent) { return m.agent() < agent; });
-    return mark == marks.end() || mark->agent() != finished.source.agent ||
-           mark->incarnation() != finished.source.incarnation || finished.source.number < mark->messages();
-  });
-  for (auto it = finished_.begin(); it != open; ++it) in_update_.push_back(std::move(it->consumed));
-  finished_.erase(finished_.begin(), open);
-}
-
-void LearnerCore::begin_round(Time now, std::vector<Output>& outputs) {
-  publish(now, outputs);
-  if (!has_share()) return;
-  apply_queue(FragmentQueue::BeginRound{weights_->version}, outputs);
-  take_held(now, outputs);
+  in_update_ = std::move(taken.fragments);
+  UpdateTally tally;
+  tally.fragments = taken.facts.size();
+  tally.ends_iteration = options_.rank == 0 && now - iteration_start_ >= options_.min_time_per_iteration;
+  tally.marks = std::move(taken.marks);
+  uint64_t oldest = UINT64_MAX;
+  for (FragmentFacts& facts : taken.facts) {
+    oldest = std::min(oldest, facts.weights_version);
+    facts.policy_lag = weights_->version - facts.weights_version;  // the others may have updated since it was placed
+    metrics_.add_fragment(std::move(facts));
+  }
+  outputs.push_back(Update{tally.fragments > 0, oldest, tally.encode(options_.num_agents)});
 }
 
 /// Publishes `weights` with the numbers of so many env steps.
@@ -660,11 +445,11 @@ void LearnerCore::send_out(const WeightsPtr& weights, uint64_t env_steps, Time n
 }
 
 void LearnerCore::publish_first(Time now, std::vector<Output>& outputs) {
-  if (!begins_behind()) return publish(now, outputs);
-  if (options_.previous == nullptr || !knows_level_) return;
+  if (!begins_behind_) return publish(now, outputs);
+  if (options_.previous_weights == nullptr || !knows_level_) return;
   const uint64_t steps = state_.num_env_steps_sampled_lifetime;
-  send_out(std::exchange(options_.previous, nullptr), steps - std::min(steps, options_.env_steps_per_update), now,
-           outputs);
+  send_out(std::exchange(options_.previous_weights, nullptr), steps - std::min(steps, options_.env_steps_per_update),
+           now, outputs);
 }
 
 void LearnerCore::publish(Time now, std::vector<Output>& outputs) {
@@ -674,37 +459,20 @@ void LearnerCore::publish(Time now, std::vector<Output>& outputs) {
   send_out(weights_, state_.num_env_steps_sampled_lifetime, now, outputs);
 }
 
-bool LearnerCore::states_complete() const {
-  for (uint32_t slot = 0; slot < queue_.num_slots(); ++slot)
-    if (queue_.is_up(slot) && !states_.contains(options_.first_slot + slot)) return false;
-  return true;
-}
-
 void LearnerCore::advance_saving(Time now, std::vector<Output>& outputs) {
   if (saving_ == Saving::no && checkpoint_sequence_ > done_sequence_ && !updating_) saving_ = Saving::wanted;
-  if (saving_ == Saving::wanted && (!by_slot() || !queue_.round_open())) {
-    saving_ = Saving::collecting;
-    states_.clear();
-    states_by_ = now + kStateDeadline;
-    if (by_slot()) grant_all_slots();
-  }
-  if (saving_ != Saving::collecting || (by_slot() && now < states_by_ && !states_complete())) return;
+  if (saving_ != Saving::wanted) return;
+  auto snapshot = batch_->snapshot(checkpoint_sequence_, now);
+  if (!snapshot) return;
   saving_ = Saving::writing;
-  WriteCheckpoint write{checkpoint_sequence_,
-                        checkpoint_directory_,
-                        {},
-                        state_.training_iteration,
-                        state_.num_env_steps_sampled_lifetime,
-                        by_slot() && batch_full_,
-                        0,
-                        {}};
-  for (auto& [slot, state] : std::exchange(states_, {})) write.runners.push_back({slot, state});
-  if (write.with_batch) {
-    write.batch_weights_version = batch_[0].weights_version;
-    for (const FragmentFacts& facts : batch_)
-      write.batch_episodes.insert(write.batch_episodes.end(), facts.episodes.begin(), facts.episodes.end());
-  }
-  outputs.push_back(std::move(write));
+  outputs.push_back(WriteCheckpoint{.sequence = checkpoint_sequence_,
+                                    .directory = checkpoint_directory_,
+                                    .runners = std::move(snapshot->runners),
+                                    .training_iteration = state_.training_iteration,
+                                    .num_env_steps_sampled_lifetime = state_.num_env_steps_sampled_lifetime,
+                                    .with_batch = snapshot->with_batch,
+                                    .batch_weights_version = snapshot->weights_version,
+                                    .batch_episodes = std::move(snapshot->episodes)});
 }
 
 // --- messages out ---
@@ -735,41 +503,18 @@ void LearnerCore::send_weights(std::vector<WeightsPublisher::Send> sends, std::v
   }
 }
 
-void LearnerCore::grant_all_slots() {
-  for (auto& [index, agent] : agents_) agent.grant_due = agent.all_slots = true;
-}
-
-/// The oldest version a new fragment may be sampled with. Never one that is not published: nobody could go on.
-uint64_t LearnerCore::required_version() const {
-  if (by_slot()) return queue_.weights_version();
-  if (!options_.max_policy_lag) return 0;
-  return std::min(publisher_.newest() == nullptr ? 0 : publisher_.newest()->version,
-                  weights_->version - std::min(weights_->version, *options_.max_policy_lag));
-}
-
 void LearnerCore::send_grants(std::vector<Output>& outputs) {
   for (auto& [index, agent] : agents_) {
-    const bool all = std::exchange(agent.all_slots, false);
-    const auto changed = std::exchange(agent.changed_slots, {});
-    if (!std::exchange(agent.grant_due, false) || !agent.up || agent.peer.empty()) continue;  // it will ask
+    const bool everything = std::exchange(agent.grant_everything, false);
+    const bool due = std::exchange(agent.grant_due, false) || batch_->grant_due(index);
+    if (!due || !agent.up || agent.peer.empty()) continue;  // its Join asks for one
     wire::GrantT grant;
     grant.agent = index;
     grant.incarnation = agent.incarnation;
     grant.received = agent.parcels.received();
     grant.released = agent.mark;
     grant.based = agent.based;
-    grant.weights_version = required_version();
-    if (saving_ == Saving::collecting && by_slot()) grant.want_state = checkpoint_sequence_;
-    const auto add = [&](uint32_t slot) {
-      const FragmentQueue::Credit credit = queue_.credit(slot);
-      if (queue_.is_up(slot)) grant.slots.emplace_back(options_.first_slot + slot, credit.incarnation, credit.granted);
-    };
-    if (!by_slot())
-      grant.granted_bytes = credit_.granted_bytes(index);
-    else if (all)
-      for (uint32_t i = 0; i < agent.num_slots; ++i) add(agent.first_slot + i);
-    else
-      for (const uint32_t slot : changed) add(slot);
+    batch_->write_grant(index, everything, publisher_.newest() == nullptr ? 0 : publisher_.newest()->version, grant);
     send_agent(agent.peer, make_message(std::move(grant)), outputs);
   }
 }

@@ -16,6 +16,9 @@
 
 namespace myriad {
 
+/// Of a slot's first process under this incarnation of its agent; restarts count on from it.
+constexpr uint32_t first_incarnation(uint32_t agent_incarnation) { return agent_incarnation << 16; }
+
 class SlotSupervisor {
  public:
   struct Options {
@@ -38,7 +41,7 @@ class SlotSupervisor {
   };
   struct Progress {
     uint32_t slot, incarnation;
-  };  ///< it said hello, stepped or waits for credit
+  };  ///< it connected, stepped or waits for credit
   struct Tick {};
   struct StopAll {};  ///< no restarts from here on
   using Input = std::variant<Start, Exited, Progress, Tick, StopAll>;

@@ -4,7 +4,7 @@
 //
 //   host agents ==parcels==> [LearnerCore + BatchAssembler] --batch--> [Learner] --weights--> host agents
 //                                       |                              <== all-reduce ==> the other shards
-//                                       | MYRIAD_LEDGER=DIR: what became of every fragment, DIR/learner-RUN-SHARD.bin
+//                                       | MYRIAD_LEDGER=DIR: the end of each fragment, in DIR/learner-RUN-SHARD.bin
 #include <malloc.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -71,7 +71,7 @@ class Worker {
     return busy_;
   }
 
-  /// From any thread: whoever waits for event() looks up.
+  /// From any thread: makes event() readable.
   void wake() {
     const uint64_t one = 1;
     (void)!::write(event_, &one, sizeof one);
@@ -121,7 +121,7 @@ class Worker {
   std::thread thread_;  // last: it uses everything above
 };
 
-/// For tests of whole clusters: one record for each fragment that came to its end here.
+/// For tests of whole clusters: one record for each fragment whose end was settled here.
 class Ledger {
  public:
   Ledger(uint64_t run, uint32_t shard) {
@@ -209,7 +209,7 @@ class LearnerShell {
       if (core_) next = std::min(next, core_->next_timer());
       wait_readable({&data_, &control_.socket()}, worker_.event(), next - clock_->now());
       while (auto message = control_.receive()) from_driver(std::move(*message));
-      // Results do not wait for the sockets to be empty: agents may fill them as fast as they are read.
+      // A bounded number, so that results do not wait: agents may fill the socket as fast as it is read.
       for (int i = 0; i < kMessagesAtOnce; ++i) {
         auto received = data_.receive();
         if (!received) break;
@@ -230,7 +230,7 @@ class LearnerShell {
   static constexpr Time kSelfTest = std::chrono::seconds(10);
   static constexpr Time kAbort = std::chrono::seconds(5);  // for a collective to give up
   static constexpr std::chrono::milliseconds kCollective =
-      std::chrono::minutes(30);  // the driver, who sees all shards, gives up long before
+      std::chrono::minutes(30);  // the driver ends a hung shard long before
 
   // --- the group ---
 
@@ -254,7 +254,7 @@ class LearnerShell {
     if (const auto* stop = message.as<wire::StopT>(); stop != nullptr) {
       exiting_ = true;
     } else if (message.as<wire::LearnerWelcomeT>() != nullptr) {
-      control_.send(hello_);  // the driver does not know yet where agents should connect
+      control_.send(hello_);  // the driver lacks the endpoint that agents connect to
     } else if (message.as<wire::GroupOrderT>() != nullptr || message.as<wire::RendezvousT>() != nullptr) {
       step_member(GroupMember::FromDriver{std::move(message)});
     } else if (core_) {
@@ -281,7 +281,7 @@ class LearnerShell {
     }
   }
 
-  /// The epoch is over: its core at once, its collectives as soon as the update thread notices.
+  /// Ends the epoch: its core at once, its collectives as soon as the update thread sees the abort.
   void leave() {
     core_.reset();
     if (rendezvous_) rendezvous_->abort();
@@ -342,7 +342,7 @@ class LearnerShell {
     newest_ = std::move(weights);
   }
 
-  /// Runners may still have to sample with the version before the newest, which a newcomer has never seen.
+  /// lag1: a round that is collected again is sampled with the version before the newest, which a new process lacks.
   void share_previous(Collective& collective, uint32_t root) {
     Weights weights = previous_ != nullptr ? *previous_ : *newest_;
     weights.version = newest_->version - 1;
@@ -353,7 +353,7 @@ class LearnerShell {
     previous_ = has[0] == std::byte{0} ? nullptr : std::make_shared<const Weights>(std::move(weights));
   }
 
-  /// With what the learner holds now, for the driver to know.
+  /// `ended` with the parts of the state that the learner holds now, for the driver.
   Worker::Result report_parts(GroupMember::Ended ended) {
     const std::vector<Parts::Holding> holdings = learner_.holdings();
     ended.parts = holdings[0].parts;
@@ -365,13 +365,13 @@ class LearnerShell {
     return [this, ended = std::move(ended)] { step_member(ended); };
   }
 
-  /// Gloo is told where to listen: where agents find this process, or this machine alone.
+  /// The host Gloo listens on: that of the agents' endpoint, or the loopback.
   static std::string host_of(const std::string& endpoint) {
     if (!endpoint.starts_with("tcp://")) return "127.0.0.1";
     return endpoint.substr(6, endpoint.rfind(':') - 6);
   }
 
-  /// What the update thread put into the rendezvous, to the driver; all of it again while others may have missed it.
+  /// Sends the driver what the update thread put into the rendezvous; all of it again while others may lack it.
   void send_found() {
     const std::lock_guard lock(found_mutex_);
     if (unsent_ == 0) return;
@@ -405,14 +405,14 @@ class LearnerShell {
     step_member(tick);
   }
 
-  /// An aborted operation that does not end keeps nobody waiting.
+  /// The process ends even when an aborted operation does not.
   void wait_for_worker() {
     for (const Time give_up = clock_->now() + kAbort; worker_.busy();) {
       if (clock_->now() >= give_up) std::_Exit(0);
       wait_readable({}, worker_.event(), std::chrono::milliseconds(50));
       try {
         (void)worker_.take_result();
-      } catch (const std::exception&) {}  // nobody asks any more
+      } catch (const std::exception&) {}  // the run is over: nothing reads the result
     }
   }
 
@@ -432,49 +432,45 @@ class LearnerShell {
 
   // --- the core of this epoch ---
 
-  void begin_core(const GroupPart& part) {
-    LearnerCore::Options options;
+  /// What every epoch's core is told of the run.
+  LearnerCore::Options run_options() {
     const TrainingConfig& training = config_.training;
+    LearnerCore::Options options;
     options.run = run_;
-    options.epoch = part.epoch;
     options.mode = mode_of(config_);
-    options.learner_queue_size = static_cast<uint32_t>(training.learner_queue_size);
-    options.broadcast_interval = static_cast<uint32_t>(training.broadcast_interval);
-    if (training.max_policy_lag) options.max_policy_lag = static_cast<uint64_t>(*training.max_policy_lag);
-    options.min_time_per_iteration = seconds(config_.reporting.min_time_s_per_iteration);
-    options.first_slot = part.order.first_slot;
-    options.num_slots = part.order.num_slots;
-    options.fragments_per_batch = part.order.num_places;
     options.num_agents = static_cast<uint32_t>(config_.num_hosts());
-    options.alone = part.order.size == 1;
-    options.leads = part.order.rank == 0;
-    options.state = part.state;
-    options.started = part.order.version == start_version_;
-    options.again = part.epoch > 1;
-    options.previous = previous_;
+    options.steps = static_cast<uint32_t>(layout_->steps());
+    options.environments = static_cast<uint32_t>(layout_->environments());
+    options.fragment_bytes = layout_->capacity_bytes();
+    options.spec_hash = learner_.spec().hash();
+    options.fragment_hash = layout_->hash();
+    options.env_steps_per_update = static_cast<uint64_t>(training.train_batch_size);
+    if (config_.async()) {
+      options.learner_queue_size = static_cast<uint32_t>(training.learner_queue_size);
+      options.broadcast_interval = static_cast<uint32_t>(training.broadcast_interval);
+      if (training.max_policy_lag) options.max_policy_lag = static_cast<uint64_t>(*training.max_policy_lag);
+      options.min_time_per_iteration = seconds(config_.reporting.min_time_s_per_iteration);
+    }
     if (const auto epsilon = find_algorithm(config_.algorithm).epsilon; curriculum_.size() > 0 || epsilon != nullptr)
       options.published = [this, epsilon](uint64_t env_steps, uint32_t level) {
         std::vector<double> numbers = curriculum_.at(env_steps, level);
         if (epsilon != nullptr) numbers.push_back(epsilon(config_).at(static_cast<double>(env_steps)));
         return numbers;
       };
-    options.env_steps_per_update = static_cast<uint64_t>(training.train_batch_size);
-    options.steps = static_cast<uint32_t>(layout_->steps());
-    options.environments = static_cast<uint32_t>(layout_->environments());
-    options.fragment_bytes = layout_->capacity_bytes();
-    options.spec_hash = learner_.spec().hash();
-    options.fragment_hash = layout_->hash();
     options.violation = [this](const wire::FragmentHeaderT& header, std::span<const std::byte> buffer) {
       return fragment_violation(*layout_, buffer, header.final_rows, env_.action_space);
     };
+    return options;
+  }
+
+  void begin_core(const GroupPart& part) {
+    LearnerCore::Options options = in_epoch(run_options(), part, start_version_);
+    options.previous_weights = previous_;
     part_ = part;
     assembler_.emplace(layout_, part.order.num_places);
-    if (!checkpoint_.empty() && options.started && options.mode == SamplingMode::lag1)
-      if (auto episodes = load_pending_batch(*files_, checkpoint_, part.order.first_place,
-                                             static_cast<size_t>(config_.fragments_per_batch()), *assembler_)) {
-        options.resumes_with_batch = true;
-        options.batch_episodes = std::move(*episodes);
-      }
+    if (!checkpoint_.empty() && options.at_start && options.mode == SamplingMode::lag1)
+      options.restored_batch = load_pending_batch(*files_, checkpoint_, part.order.first_place,
+                                                  static_cast<size_t>(config_.fragments_per_batch()), *assembler_);
     core_.emplace(std::move(options));
     idle_since_ = clock_->now();
     std::vector<LearnerCore::Output> outputs;
@@ -495,7 +491,7 @@ class LearnerShell {
       } else if (auto* send = std::get_if<LearnerCore::ToAgent>(&output)) {
         if (auto* weights = send->message.body.AsWeightsHeader())
           weights->published_ns = static_cast<uint64_t>(clock_->now().count());
-        (void)data_.send(send->peer, encode(send->message));  // whoever misses it asks again
+        (void)data_.send(send->peer, encode(send->message));  // lost ones are repeated, or asked for again by Join
       } else if (auto* assemble = std::get_if<LearnerCore::Assemble>(&output)) {
         const auto& header = *assemble->fragment.message.as<wire::FragmentHeaderT>();
         assembler_->add(assemble->fragment.place, assemble->fragment.message.payloads[0], header.final_rows);
@@ -550,7 +546,7 @@ class LearnerShell {
           updated.weights = newest_;
         }
       } catch (const ShardsDisagree& disagree) {
-        // A peer's parameters are right, if most have them: whoever is alone is started anew with these.
+        // The majority's parameters count: a shard of the minority fails here, and its new process gets theirs.
         const auto& wrong = disagree.minority;
         if (wrong.empty() || std::ranges::find(wrong, part_.order.rank) != wrong.end())
           fail(Exit::internal, "shards-disagree", "{}", disagree.what());
@@ -589,14 +585,14 @@ class LearnerShell {
   EnvSpec env_;
   Curriculum curriculum_;
   Router data_;
-  Learner learner_;  // the update thread's, while it has a job
+  Learner learner_;  // only the update thread touches it while it has a job
   std::shared_ptr<const FragmentLayout> layout_;
   uint64_t start_version_ = 0;
   GroupMember member_;
   GroupPart part_;  // of core_
   std::optional<BatchAssembler> assembler_;
   std::optional<LearnerCore> core_;
-  WeightsPtr newest_, previous_;  // the update thread's, while it has a job
+  WeightsPtr newest_, previous_;  // only the update thread touches them while it has a job
   std::shared_ptr<Rendezvous> rendezvous_;
   std::mutex collective_mutex_;
   std::shared_ptr<Collective> collective_;
@@ -614,7 +610,7 @@ class LearnerShell {
 int run(const ChildArguments& arguments) {
   if (!bind_to_parent(arguments)) return static_cast<int>(Exit::interrupted);
   const std::string id = fmt::format("learner-{}.{}", arguments.number("--shard"), arguments.number("--incarnation"));
-  // All shards are of the driver's host and share one key.
+  // All shards run on the driver's host and share one key.
   return run_child(arguments, "learner-0", id, [&](const SocketContext& context, ControlLink& control) {
     const Message welcome = control.introduce<wire::LearnerWelcomeT>(hello(arguments));
     return LearnerShell(arguments, context, control, *welcome.as<wire::LearnerWelcomeT>()).run();
@@ -628,7 +624,7 @@ int main(int argc, char** argv) {
   // Freed batches go back to the heap, not to the kernel: page faults would cost more than the update's arithmetic.
   ::mallopt(M_TRIM_THRESHOLD, 512 << 20);
   ::mallopt(M_MMAP_THRESHOLD, 512 << 20);
-  ::signal(SIGPIPE, SIG_IGN);  // Gloo writes to peers that may have died: an error to it, no end of this process
+  ::signal(SIGPIPE, SIG_IGN);  // Gloo may write to a peer that died: it gets an error, and this process goes on
   if (myriad::is_description(argc, argv)) return myriad::describe(argv);
   try {
     return myriad::run(myriad::ChildArguments(argc, argv));

@@ -336,6 +336,7 @@ class World {
   void settle(LearnerNode& node);
   void joins(Process& process);
   void joined(Process& process);
+  LearnerCore::Options run_options(const Process& process) const;
   void begin_core(Process& process, const GroupPart& part);
   void enter_update(Process& process, LearnerCore::Update& update);
   void all_entered();

@@ -29,8 +29,8 @@ using Marks = std::vector<std::pair<uint32_t, uint64_t>>;
 /// A core that begins after others had made one update, with the first two messages of agent 0.
 LearnerCore::Options again_options(SamplingMode mode) {
   LearnerCore::Options options = options_of(mode);
-  options.again = true;
-  options.started = false;
+  options.recollects = true;
+  options.at_start = false;
   options.state = {1, 6, {wire::AgentMark(0, 0, 2)}};
   return options;
 }
@@ -63,7 +63,7 @@ struct Again : Harness {
 
 LearnerCore::Options async_of_many() {
   LearnerCore::Options options = async_options();
-  options.alone = false;
+  options.group_size = 2;
   return options;
 }
 
@@ -105,7 +105,7 @@ TEST_SUITE("roles/learner_core") {
 
   TEST_CASE("LearnerCore: lag1, the round that comes again has the curriculum of the env steps it had") {
     LearnerCore::Options options = again_options(SamplingMode::lag1);
-    options.previous = weights(0);
+    options.previous_weights = weights(0);
     options.env_steps_per_update = 6;
     options.published = [](uint64_t env_steps, uint32_t level) {
       return std::vector<double>{static_cast<double>(level), static_cast<double>(env_steps)};
@@ -301,7 +301,7 @@ TEST_SUITE("roles/learner_core") {
   TEST_CASE("LearnerCore: a shard without a share takes part with nothing, and reports") {
     LearnerCore::Options options = options_of(SamplingMode::sync);
     options.fragments_per_batch = 0;
-    options.alone = false;
+    options.group_size = 2;
     Harness h(options);
     CHECK(count<LearnerCore::Update>(h.started) == 0);
     const Outputs begins = h.go(1);
@@ -322,7 +322,7 @@ TEST_SUITE("roles/learner_core") {
   TEST_CASE("LearnerCore: an update that nobody had anything for changes nothing, and the next one waits 50 ms") {
     LearnerCore::Options options = options_of(SamplingMode::sync);
     options.fragments_per_batch = 0;
-    options.alone = false;
+    options.group_size = 2;
     Harness h(options);
     h.go(1);
     Outputs outputs = h.step(LearnerCore::Updated{nullptr, {}, h.tally});
@@ -383,7 +383,7 @@ TEST_SUITE("roles/learner_core") {
   TEST_CASE("LearnerCore: async, what became too old while the others updated gives its place to another") {
     LearnerCore::Options options = async_of_many();
     options.max_policy_lag = 1;
-    options.leads = false;
+    options.rank = 1;
     Async h(options);
     Books books;
     h.go(1);
@@ -412,7 +412,7 @@ TEST_SUITE("roles/learner_core") {
   TEST_CASE("LearnerCore: async, only the shard that leads ends iterations") {
     for (const bool leads : {true, false}) {
       LearnerCore::Options options = async_of_many();
-      options.leads = leads;
+      options.rank = leads ? 0 : 1;
       options.min_time_per_iteration = std::chrono::seconds(1);
       Async h(options);
       h.go(1);

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "roles/round_batch.hpp"
 #include "tests/simulation/learner_harness.hpp"
 
 namespace myriad {
@@ -317,13 +318,13 @@ TEST_SUITE("roles/learner_core") {
     first_iteration();
     command(wire::CommandKind::checkpoint, 1, 1);
     CHECK(sent<wire::GrantT>(tick(LearnerCore::kRetry))->want_state == 1);
-    CHECK(count<LearnerCore::WriteCheckpoint>(tick(LearnerCore::kStateDeadline)) == 1);
+    CHECK(count<LearnerCore::WriteCheckpoint>(tick(RoundBatch::kStateDeadline)) == 1);
   }
 
   TEST_CASE_FIXTURE(Sync, "LearnerCore: a checkpoint asked for anew while one is written waits for it") {
     first_iteration();
     command(wire::CommandKind::checkpoint, 1, 1);
-    REQUIRE(count<LearnerCore::WriteCheckpoint>(tick(LearnerCore::kStateDeadline)) == 1);
+    REQUIRE(count<LearnerCore::WriteCheckpoint>(tick(RoundBatch::kStateDeadline)) == 1);
     CHECK(count<LearnerCore::WriteCheckpoint>(command(wire::CommandKind::checkpoint, 1, 2)) == 0);
     const Outputs done = step(LearnerCore::CheckpointWritten{1, {}, "EIO"});
     CHECK(count<LearnerCore::WriteCheckpoint>(done) == 0);
@@ -339,7 +340,7 @@ TEST_SUITE("roles/learner_core") {
     both(1, 1);
     updated(2);
     CHECK(count<LearnerCore::WriteCheckpoint>(command(wire::CommandKind::checkpoint, 1, 1)) == 0);
-    CHECK(count<LearnerCore::WriteCheckpoint>(tick(LearnerCore::kStateDeadline)) == 0);
+    CHECK(count<LearnerCore::WriteCheckpoint>(tick(RoundBatch::kStateDeadline)) == 0);
   }
 
   TEST_CASE_FIXTURE(Sync, "LearnerCore: Stop ends it with the driver's reason") {
@@ -395,7 +396,7 @@ TEST_SUITE("roles/learner_core") {
     const Outputs asked = command(wire::CommandKind::checkpoint, 1, 1);
     CHECK(count<LearnerCore::WriteCheckpoint>(asked) == 0);
     CHECK(sent<wire::GrantT>(asked) == nullptr);  // the round comes to its end first
-    CHECK(count<LearnerCore::WriteCheckpoint>(tick(LearnerCore::kStateDeadline)) == 0);
+    CHECK(count<LearnerCore::WriteCheckpoint>(tick(RoundBatch::kStateDeadline)) == 0);
     const Outputs full = parcel(0, {fragment(1, 1, 0, 21)});
     CHECK(count<LearnerCore::Update>(full) == 0);
     CHECK(sent<wire::GrantT>(full)->want_state == 1);
@@ -412,8 +413,7 @@ TEST_SUITE("roles/learner_core") {
 
     LearnerCore::Options options = options_of(SamplingMode::lag1);
     options.state = {1, 6, {}};
-    options.resumes_with_batch = true;
-    options.batch_episodes = write->batch_episodes;
+    options.restored_batch = write->batch_episodes;
     step(LearnerCore::CheckpointWritten{1, {}, ""});
     Sync resumed(options, 1);
     CHECK(count<LearnerCore::Update>(resumed.started) == 0);

@@ -19,6 +19,7 @@ inline LearnerCore::Options options_of(SamplingMode mode) {
   LearnerCore::Options options;
   options.run = kRun;
   options.mode = mode;
+  if (mode == SamplingMode::async) options.broadcast_interval = 1;
   options.num_slots = options.fragments_per_batch = 2;
   options.steps = 3;
   options.environments = 1;

@@ -158,7 +158,7 @@ void World::agent_loaded(Process& process) {
   options.fragment_bytes = kFragmentBytes;
   options.by_slot = plan_.by_slot();
   options.slots.num_slots = welcome.num_slots;
-  options.slots.first_incarnation = welcome.incarnation << 16;
+  options.slots.first_incarnation = first_incarnation(welcome.incarnation);
   options.slots.max_crashes_per_minute = plan_.max_crashes;
   options.slots.step_timeout = plan_.step_timeout;
   options.slots.start_timeout = 2 * plan_.step_timeout;

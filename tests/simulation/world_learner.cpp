@@ -239,60 +239,58 @@ void World::joined(Process& process) {
   step_member(process, ended);
 }
 
-void World::begin_core(Process& process, const GroupPart& part) {
-  LearnerNode& node = *process.learner;
-  node.heard.clear();
-  node.acknowledged.clear();
+LearnerCore::Options World::run_options(const Process& process) const {
   LearnerCore::Options options;
   options.run = run_of(process);
-  options.epoch = part.epoch;
   options.mode = plan_.mode;
-  options.first_slot = part.order.first_slot;
-  options.num_slots = part.order.num_slots;
-  options.fragments_per_batch = part.order.num_places;
   options.num_agents = plan_.agents;
-  options.alone = part.order.size == 1;
-  options.leads = part.order.rank == 0;
-  options.state = part.state;
-  if (bugged(Bug::marks_forgotten)) options.state.marks.clear();
-  options.started = part.order.version == node.start_version;
-  options.again = part.epoch > 1;
   options.steps = kSteps;
   options.environments = kEnvironments;
   options.fragment_bytes = kFragmentBytes;
   options.spec_hash = kSpecHash;
   options.fragment_hash = layout_->hash();
-  options.learner_queue_size = plan_.learner_queue_size;
-  options.broadcast_interval = plan_.broadcast_interval;
-  options.max_policy_lag = plan_.max_policy_lag;
-  if (bugged(Bug::lag_off_by_one) && options.max_policy_lag) ++*options.max_policy_lag;
-  options.min_time_per_iteration = plan_.min_time_per_iteration;
+  options.env_steps_per_update = uint64_t{plan_.fragments} * kSteps * kEnvironments;
+  if (!plan_.by_slot()) {
+    options.learner_queue_size = plan_.learner_queue_size;
+    options.broadcast_interval = plan_.broadcast_interval;
+    options.max_policy_lag = plan_.max_policy_lag;
+    if (bugged(Bug::lag_off_by_one) && options.max_policy_lag) ++*options.max_policy_lag;
+    options.min_time_per_iteration = plan_.min_time_per_iteration;
+  }
+  options.published = [](uint64_t env_steps, uint32_t level) {
+    return std::vector<double>{static_cast<double>(level), static_cast<double>(env_steps)};
+  };
   options.violation = [](const wire::FragmentHeaderT&, std::span<const std::byte> bytes) -> std::string {
     Truth truth;
     if (bytes.size() != sizeof truth) return "size";
     std::memcpy(&truth, bytes.data(), sizeof truth);
     return truth.valid == 1 ? "" : "column reward has a value that is not finite";
   };
+  return options;
+}
+
+void World::begin_core(Process& process, const GroupPart& part) {
+  LearnerNode& node = *process.learner;
+  node.heard.clear();
+  node.acknowledged.clear();
+  LearnerCore::Options options = in_epoch(run_options(process), part, node.start_version);
+  if (bugged(Bug::marks_forgotten)) options.state.marks.clear();
+  if (node.version > node.start_version)
+    options.previous_weights = std::make_shared<const Weights>(weights_of(node.version - 1, node.previous_hash));
   node.batch.assign(part.order.num_places, std::nullopt);
-  if (plan_.mode == SamplingMode::lag1 && options.started && !node.checkpoint.empty() &&
+  if (plan_.mode == SamplingMode::lag1 && options.at_start && !node.checkpoint.empty() &&
       !bugged(Bug::lag1_batch_not_restored)) {
     const Saved saved = load(node.checkpoint);
     for (uint32_t i = 0; i < part.order.num_places; ++i) {
       const auto it = saved.batch.find(part.order.first_place + i);
       if (it == saved.batch.end()) continue;
-      options.resumes_with_batch = true;
       const WaitingFragment& fragment = it->second;
       node.batch[i] = Truth{kResumed, 0, fragment.version, fragment.content, 1, 0, {}};
+      if (!options.restored_batch) options.restored_batch.emplace();
       for (uint64_t e = 0; e < fragment.content % 3; ++e)
-        options.batch_episodes.emplace_back(static_cast<double>(fragment.content % 100), 7, 0, 0);
+        options.restored_batch->emplace_back(static_cast<double>(fragment.content % 100), 7, 0, 0);
     }
   }
-  if (node.version > node.start_version)
-    options.previous = std::make_shared<const Weights>(weights_of(node.version - 1, node.previous_hash));
-  options.published = [](uint64_t env_steps, uint32_t level) {
-    return std::vector<double>{static_cast<double>(level), static_cast<double>(env_steps)};
-  };
-  options.env_steps_per_update = uint64_t{plan_.fragments} * kSteps * kEnvironments;
   node.core = std::make_unique<LearnerCore>(std::move(options));
   std::vector<LearnerCore::Output> outputs;
   node.core->start(std::make_shared<const Weights>(weights_of(node.version, node.hash)), now_, outputs);
