@@ -1,4 +1,4 @@
-// Checkpoints on disk: written so that a crash at any moment leaves the old one or the new one, never neither.
+// Checkpoints on disk, written so that a crash at any moment leaves the old one or the new one.
 //
 //   checkpoints/.000000012.3.partial/ files written and fsynced one by one (by the learner, then by the driver)
 //     MANIFEST.json                last: name, bytes and CRC-32C of every file
@@ -82,7 +82,7 @@ class CheckpointWriter {
   std::string root_;
   uint32_t num_to_keep_;
   uint64_t iteration_ = 0;
-  uint64_t attempt_ = 0;  ///< a learner may still write for the one before
+  uint64_t attempt_ = 0;  ///< a learner may still write into the last one's directory
 };
 
 }  // namespace myriad

@@ -141,7 +141,7 @@ void DriverCore::step(const Input& input, Time now, std::vector<Output>& outputs
                !commit_pending_) {
       send_command(now, outputs);
     }
-    // Not with the command: quick iterations put that off for ever.
+    // On a timer of its own: every new command restarts the command's, so quick iterations would postpone it for ever.
     if ((phase_ == Phase::running || phase_ == Phase::saving) && now >= last_announced_ + kRetry && !commit_pending_) {
       last_announced_ = now;
       if (learners_.formed()) fleet_.announce_all(fleet);
@@ -176,7 +176,7 @@ void DriverCore::received(const Received& received, Time now, Fleet::Outputs& fl
   }
 }
 
-/// To an agent of the life before, which has missed its end.
+/// Answers an agent of the previous run, which missed that run's Stop.
 void DriverCore::tell_of_this_run(const Received& received, std::vector<Output>& outputs) const {
   const Message& said = received.message;
   if (said.as<wire::AgentHelloT>() == nullptr && said.as<wire::AgentStatusT>() == nullptr) return;
@@ -366,7 +366,8 @@ void DriverCore::stop_all(Time now, Exit exit, std::string reason, std::string c
   goes_on_ = exit_code_ == "learner-lost" && options_.next_run != 0 && interrupts_ == 0 && resumable;
   fleet_.stop(stop_reason_, goes_on_ ? options_.next_run : 0, now, fleet);
   apply_fleet(fleet, now, outputs);
-  if (!all_hear && learners_.num_processes() > 0) outputs.push_back(KillAll{});  // not yet connected: nobody to ask
+  if (!all_hear && learners_.num_processes() > 0)
+    outputs.push_back(KillAll{});  // not yet connected: Stop cannot reach them
 }
 
 }  // namespace myriad

@@ -1,12 +1,12 @@
-// DriverCore: what the driver decides: who runs, when to go on, when to save, when to stop. No process, socket or file
-// here.
+// DriverCore: the driver's decisions: which processes to start, when to go on, save and stop. It has no process, socket
+// or file.
 //
 //   start -> learners and host agents spawned, the group formed -> [report -> stop? checkpoint? -> go]* -> last
 //   checkpoint -> stop all -> finished
 //
-// The learners wait for `go` after each report, so a run stops at exactly the iteration its criterion names. Who is in
-// the learner group is LearnerGroup's to say, which agents there are Fleet's. Commands and welcomes are repeated until
-// their effect is seen. A state machine: one thread, time comes in.
+// The learners wait for `go` after each report, so a run stops at exactly the iteration its criterion names.
+// LearnerGroup decides which learners are in the group, Fleet which agents hold a place. Commands and welcomes are
+// repeated until their effect is seen. A state machine: one thread, time comes in.
 #pragma once
 
 #include <deque>
@@ -29,9 +29,9 @@ class DriverCore {
  public:
   struct Options {
     uint64_t run = 0;
-    uint64_t next_run = 0;            ///< that goes on from the newest checkpoint if all learners are lost; 0: none
-    uint64_t previous_run = 0;        ///< whose agents may not have heard of this one; 0: none
-    bool last_life = false;           ///< another one follows only with a checkpoint of its own
+    uint64_t next_run = 0;            ///< continues from the newest checkpoint if all learners are lost; 0: none
+    uint64_t previous_run = 0;        ///< its agents may still send to this driver; 0: none
+    bool last_life = false;           ///< next_run follows only if this run made a checkpoint
     std::string config_toml;          ///< resolved, for the processes
     std::string resume_directory;     ///< "" = a fresh run
     uint64_t training_iteration = 0;  ///< of the checkpoint, as the two below
@@ -42,7 +42,7 @@ class DriverCore {
     uint32_t smoothing_episodes = 100;
     std::deque<double> recent_returns, recent_lengths;  ///< of the checkpoint
     Levels::Options levels;                             ///< of the curriculum
-    /// In these two, what is said above, and slots and agents of the group, are filled in.
+    /// The constructor fills in what the fields above already say, and slots and agents of the group.
     Fleet::Options fleet;
     LearnerGroup::Options learners;
     uint64_t seed = 0;

@@ -106,7 +106,7 @@ void Fleet::hello(const std::string& peer, const std::string& user, const wire::
     const std::string reason =
         fmt::format("host agent on {} speaks protocol {}, this driver {}: install the same version", hello.host,
                     hello.protocol, kProtocolVersion);
-    if (outside) {  // one host with an old program does not end everybody's run
+    if (outside) {  // one host with an old program does not end the run
       tell_to_stop(peer, reason, outputs);
       refuse(reason, now, outputs);
     } else {
@@ -149,7 +149,7 @@ std::optional<uint32_t> Fleet::place_for(const std::string& peer, const wire::Ag
   return std::nullopt;
 }
 
-/// Nobody but a new agent itself, in place of the last one.
+/// A new agent holds the place.
 void Fleet::take_place(uint32_t agent, uint32_t incarnation, bool outside) {
   Place& place = places_[agent];
   if (place.used) place.restarts_before += num_slots(agent);  // its runners are started anew
@@ -211,12 +211,12 @@ void Fleet::welcome(uint32_t agent, const std::string& weights_endpoint, Outputs
   Place& place = places_[agent];
   if (!place.up && place.outside)
     outputs.push_back(Event{"agent-joined", fmt::format("host agent {} joined from {}", agent, place.host)});
-  if (!std::exchange(place.up, true)) {  // until it says more
+  if (!std::exchange(place.up, true)) {  // until its first status
     place.status.running = num_slots(agent);
     place.status.weights_version = -1;
   }
   place.announced = place.incarnation;
-  announce(agent, outputs);  // first: the learner does not listen to an agent it was not told of
+  announce(agent, outputs);  // first: the learner drops messages of an agent it was not told of
   wire::AgentWelcomeT welcome;
   welcome.agent = agent;
   welcome.incarnation = place.incarnation;
@@ -231,7 +231,7 @@ void Fleet::welcome(uint32_t agent, const std::string& weights_endpoint, Outputs
 void Fleet::set_learners(uint64_t epoch, std::vector<LearnerOf> by_place, Time now, Outputs& outputs) {
   epoch_ = epoch;
   learners_ = std::move(by_place);
-  announce_all(outputs);  // first: a learner does not listen to an agent it was not told of
+  announce_all(outputs);  // first: a learner drops messages of an agent it was not told of
   for (uint32_t agent = 0; agent < places_.size(); ++agent)
     if (places_[agent].up) move(agent, now, outputs);
 }
@@ -270,7 +270,7 @@ void Fleet::status(const std::string& peer, uint64_t epoch, const wire::AgentSta
     else
       down(status.agent, outputs);
   } else if (status.quarantined >= num_slots(status.agent)) {
-    // A runner that said why it ends is quoted, if it is the one that ended last.
+    // The runner's own error is quoted, if that runner is the one that ended last.
     const auto& error = place.runner_error;
     const bool own_words = error && status.last_cause.find(error->message) != std::string::npos;
     end_if_given_up(own_words
@@ -282,17 +282,17 @@ void Fleet::status(const std::string& peer, uint64_t epoch, const wire::AgentSta
   }
 }
 
-/// What a process said before it dies; its exit, or that of its runner, follows.
+/// A process's error before it exits; its exit, or that of its runner, follows.
 void Fleet::last_words(uint32_t agent, const wire::ProcessErrorT& error, Outputs& outputs) {
   Place& place = places_[agent];
-  if (error.slot == UINT32_MAX && place.outside) {  // nobody here sees how it ends
+  if (error.slot == UINT32_MAX && place.outside) {  // the driver cannot see how its process ends
     outputs.push_back(Event{"agent-lost", fmt::format("host agent {} on {}: {}", agent, place.host, words_of(error))});
     vacate(agent, outputs);
   } else if (error.slot == UINT32_MAX) {
     place.error = error;
   } else {
     place.runner_error = error;
-    // A mistake that restarting cannot mend: the user's to act on, so the run ends with the runner's own words.
+    // Restarting cannot mend it: the user has to act, so the run ends with the runner's error.
     if (error.exit == static_cast<int32_t>(Exit::usage)) outputs.push_back(over_with(error));
   }
 }
@@ -335,7 +335,7 @@ std::set<uint32_t> Fleet::given_up() const {
   return places;
 }
 
-/// No place has, or will have, a runner that may still run: `over` says why.
+/// Ends the run with `over` when no place has, or will have, a runner that may still run.
 void Fleet::end_if_given_up(Over over, Outputs& outputs) const {
   for (uint32_t i = 0; i < places_.size(); ++i) {
     const bool runners_given_up = places_[i].up && places_[i].status.quarantined >= num_slots(i);
@@ -369,7 +369,7 @@ void Fleet::supervise(const SlotSupervisor::Input& input, Time now, Outputs& out
           Event{"agent-quarantined",
                 fmt::format("host agent {} is given up after {} crashes in a minute: {}", quarantined.slot,
                             options_.agents.max_crashes_per_minute, quarantined.cause)});
-      // Even if it never said hello: until told otherwise the learner waits for its slots.
+      // Also one that never sent a hello: the learner waits for its slots until it is told that they are down.
       places_[quarantined.slot].announced = places_[quarantined.slot].incarnation;
       announce(quarantined.slot, outputs);
     }
@@ -420,7 +420,7 @@ void Fleet::stop(const std::string& reason, uint64_t next_run, Time now, Outputs
     const Place& place = places_[agent];
     if (place.up)
       tell_to_stop(place.peer, reason, outputs);
-    else if (supervisor_.running(agent) && !place.left)  // it has no runners yet, and need not listen
+    else if (supervisor_.running(agent) && !place.left)  // it has no runners yet, and may not read Stop
       outputs.push_back(KillAgent{agent, place.incarnation, SIGKILL});
   }
 }

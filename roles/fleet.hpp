@@ -1,11 +1,11 @@
-// Fleet: the places of the host agents: which agent holds each, what it may do, what it last said.
+// Fleet: the places of the host agents: which agent holds each, its state, and its newest status.
 //
 //   free --spawned by the driver, or from outside: hello--> held --welcome--> up --left, lost, ended--> free again, or
 //                                                                                                     respawned
 //
-// Place h owns the runner slots [h R / H, (h + 1) R / H). Who holds it has an incarnation, one higher each time; what
-// others say in its name is not heard. Its learner is told of every agent that comes or goes. Part of DriverCore: a
-// state machine, one thread, time comes in.
+// Place h owns the runner slots [h R / H, (h + 1) R / H). Each agent that holds it has an incarnation, one higher than
+// the last one's; messages of other peers in its name are ignored. The place's learner is told of each agent that
+// comes or goes. Part of DriverCore: a state machine, one thread, time comes in.
 #pragma once
 
 #include <map>
@@ -33,11 +33,12 @@ class Fleet {
     SlotSupervisor::Options agents;          ///< num_slots: places; the timeouts are set here
     uint64_t seed = 0;
   };
-  static constexpr uint32_t kAnyPlace = UINT32_MAX;                   ///< of an agent from outside
-  static constexpr Time kAgentTimeout = std::chrono::seconds(10);     ///< without a word: hung, or lost
-  static constexpr size_t kMaxWaiting = 4096;                         ///< that are told when the run ends
-  static constexpr Time kRelayGrace = std::chrono::seconds(10);       ///< an agent waits for the one it is fed by
-  static constexpr Time kRefusalEvery = std::chrono::seconds(10);     ///< events about agents nobody can use
+  static constexpr uint32_t kAnyPlace = UINT32_MAX;                ///< of an agent from outside
+  static constexpr Time kAgentTimeout = std::chrono::seconds(10);  ///< without a word: hung, or lost
+  static constexpr size_t kMaxWaiting = 4096;  ///< agents without a place that are told when the run ends
+  static constexpr Time kRelayGrace =
+      std::chrono::seconds(10);  ///< an agent waits for the agent that relays weights to it
+  static constexpr Time kRefusalEvery = std::chrono::seconds(10);  ///< between events about agents that cannot be used
   static constexpr size_t kMaxStateBytes = kMaxPayloadBytes * 7 / 8;  ///< of one agent's runners, in one welcome
 
   explicit Fleet(Options options);
@@ -76,8 +77,8 @@ class Fleet {
   };
   /// Where each place sends fragments in this epoch; no agent is welcomed before the first call.
   void set_learners(uint64_t epoch, std::vector<LearnerOf> by_place, Time now, Outputs& outputs);
-  /// AgentHello, AgentStatus, Event or ProcessError. False for anything else, and from peers it does not know.
-  /// `user`: its name in the allow-list, where there are keys.
+  /// AgentHello, AgentStatus, Event or ProcessError. False for anything else, and from peers without a place.
+  /// `user`: the peer's name in the allow-list, where sockets have keys.
   bool received(const std::string& peer, const std::string& user, const Message& message, Time now, Outputs& outputs);
   /// `drained`: it ended because it was told to (preemption).
   void exited(uint32_t agent, uint32_t incarnation, const std::string& cause, bool drained, Time now, Outputs& outputs);
@@ -89,9 +90,9 @@ class Fleet {
   void stop(const std::string& reason, uint64_t next_run, Time now, Outputs& outputs);
 
   Time next_timer() const;
-  /// Of the learner group that set_learners() told of, and all messages speak of; the next one may be forming.
+  /// Of the learner group given to set_learners(), and of all messages; the next group may be forming.
   uint64_t epoch() const { return epoch_; }
-  uint32_t num_processes() const { return supervisor_.num_running(); }  ///< of ours
+  uint32_t num_processes() const { return supervisor_.num_running(); }  ///< started by this driver
 
   struct Counts {
     uint32_t hosts = 0;                                  ///< that take part
@@ -102,18 +103,18 @@ class Fleet {
     float weights_latency_p50_ms = 0, weights_latency_p99_ms = 0, weights_latency_max_ms = 0;  ///< of the slowest host
   };
   Counts counts() const;
-  /// Places whose runners will not come: quarantined, or left by an agent that nobody has replaced.
+  /// Places whose runners will not come: quarantined, or left by an agent without a successor.
   std::set<uint32_t> given_up() const;
 
  private:
   struct Place {
     uint32_t incarnation = 0;  // of the newest agent that held it
     bool used = false;
-    bool outside = false;  // held by an agent that is no process of ours
+    bool outside = false;  // held by an agent that this driver did not start
     bool up = false;       // welcomed, and neither left nor gone
     bool left = false;     // drained; its end follows
-    std::string peer;      // its routing id; "" = nobody who can be answered
-    std::string user;      // who that is, where there are keys
+    std::string peer;      // its routing id; "": no agent to send to
+    std::string user;      // the agent's name in the allow-list, where sockets have keys
     std::string host;
     Time first_hello{}, heard{};
     wire::AgentStatusT status;

@@ -40,7 +40,7 @@ void FragmentQueue::give(uint32_t place, uint32_t slot, std::vector<Output>& out
   outputs.push_back(CreditChanged{slot});
 }
 
-/// To the slot that owns it, else to the one that has least to do, else to whoever comes first.
+/// To the slot that owns it, else to the slot with the fewest places; with no slot up it waits for the first one.
 void FragmentQueue::hand_out(uint32_t place, std::vector<Output>& outputs) {
   const uint32_t owner = place % num_slots();
   const uint32_t slot = slots_[owner].up ? owner : least_loaded_slot();

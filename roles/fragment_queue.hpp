@@ -1,4 +1,5 @@
-// FragmentQueue: who may produce how many fragments, and which arriving fragment takes which place of the next batch.
+// FragmentQueue: how many fragments each slot may produce, and which arriving fragment takes which place of the next
+// batch.
 //
 // A round (sync and lag1) is F places, place p owned by slot p mod S, so that the batch is the same whatever the order
 // of arrival. Credit is the number of places a slot owns. When a slot goes down its open places, and with them their

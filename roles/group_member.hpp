@@ -5,10 +5,10 @@
 //   driver --GroupOrder{epoch e, form}-->    settle, find the others, exchange state   joining
 //                                            a new core begins                         formed   --> LearnerStatus
 //
-// The driver grants epochs and says with which version of the weights one begins; what is of an older one is over. An
-// update is a transaction of all shards (Standing in learners/learner.hpp): whoever is prepared when the group breaks
-// does not know whether the others are, and the driver, which hears all of them, says whether it counts. A state
-// machine: one thread, time comes in; the shell has sockets, torch and the update thread.
+// The driver orders epochs and names the version of the weights each begins with; results of an older epoch are
+// dropped. An update is a transaction of all shards (Standing in learners/learner.hpp): a shard that is prepared when
+// the group breaks cannot know whether the others are. The driver, which has the status of all, decides whether the
+// update counts. A state machine: one thread, time comes in; the shell has sockets, torch and the update thread.
 #pragma once
 
 #include <optional>
@@ -46,11 +46,11 @@ class GroupMember {
   // --- inputs ---
   struct FromDriver {
     Message message;
-  };                ///< GroupOrder or Rendezvous; anything else is not its business
+  };                ///< GroupOrder or Rendezvous; anything else is ignored
   struct Began {};  ///< the update thread got a job
   /// The update thread is free again.
   struct Ended {
-    std::optional<UpdateTally> tally = std::nullopt;      ///< of an update that got as far as this
+    std::optional<UpdateTally> tally = std::nullopt;      ///< of an update that settled or is prepared
     bool settled = true;                                  ///< it is finished by all; false: it broke
     bool prepared = false;                                ///< it broke, finished here
     std::vector<uint32_t> parts = {}, parts_before = {};  ///< Learner::holdings()

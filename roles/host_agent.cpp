@@ -23,7 +23,7 @@ Message HostAgent::addressed(Message message) const {
 void HostAgent::step(const Input& input, Time now, std::vector<Output>& outputs) {
   if (std::holds_alternative<Start>(input)) {
     last_tick_ = last_grant_ = last_join_ = now;
-    send_join(outputs);  // before the first parcel, or the learner would not know whose it is
+    send_join(outputs);  // before the first parcel: the learner drops parcels of an agent that has not joined
     apply_supervisor(SlotSupervisor::Start{}, now, outputs);
   } else if (const auto* from = std::get_if<FromLearner>(&input)) {
     from_learner(from->message, now, outputs);
@@ -132,7 +132,7 @@ void HostAgent::grant(const wire::GrantT& grant, Time now, std::vector<Output>& 
     if (!based_ && begins_later) send_join(outputs);  // from the message it wants to begin with
     return;
   }
-  // A round of before may have come again, and want the weights of then.
+  // A round may be collected again, and need its older weights.
   required_version_ = based_ ? std::max(required_version_, grant.weights_version) : grant.weights_version;
   based_ = true;
   granted_fragments_ = std::max<uint64_t>(granted_fragments_, grant.granted_bytes / options_.fragment_bytes);
@@ -150,7 +150,7 @@ void HostAgent::grant(const wire::GrantT& grant, Time now, std::vector<Output>& 
   }
 }
 
-/// A learner begins with the messages the group has not trained on; the ones before it are told in short.
+/// A learner begins with the messages the group has not trained on; its Join sums up the ones before.
 void HostAgent::moved(uint64_t epoch, Time now, std::vector<Output>& outputs) {
   if (epoch <= options_.epoch) return;
   options_.epoch = epoch;
@@ -161,7 +161,7 @@ void HostAgent::moved(uint64_t epoch, Time now, std::vector<Output>& outputs) {
   last_grant_ = last_join_ = now;
   parcels_.restart();
   send_join(outputs);
-  send_status(now, outputs);  // the driver hears that it has moved
+  send_status(now, outputs);  // tells the driver that it has moved
 }
 
 void HostAgent::release(uint64_t messages) {
@@ -247,7 +247,7 @@ void HostAgent::ended(uint32_t index, uint32_t incarnation, const std::string& c
   if (!is_mine(index) || this->incarnation(index) != incarnation || !running(index)) return;
   Slot& s = slot(index);
   last_cause_ = s.last_word.empty() ? cause : s.last_word;
-  if (!said_down_) relay_state(index, incarnation, false);  // also of one that never came up: the learner counts on it
+  if (!said_down_) relay_state(index, incarnation, false);  // also of one that never came up: the learner expects it
   if (!options_.by_slot) used_fragments_ -= s.granted - s.received;  // its credit goes to the others
   s = Slot{};
   sampling_.erase(index);

@@ -1,5 +1,5 @@
-// HostAgent: what a host's agent decides, without sockets, processes and shared memory: which runner may sample, what
-// goes to the learner, who is restarted, when it has drained.
+// HostAgent: the decisions of a host's agent, without sockets, processes and shared memory: which runner may sample,
+// what is sent to the learner, which runner is restarted, when the agent has drained.
 //
 //   runners --SlotState/Fragment/RunnerState--> HostAgent --Parcel, Join--> learner
 //           <--Permit--------------------------           <--Grant, Weights--
@@ -7,8 +7,8 @@
 //
 // Credit comes from the learner: by slot (sync, lag1), or as bytes that the agent shares among its runners, the one
 // that has waited longest first (async); up to kAhead fragments a runner, so that none waits for the relay. A fragment
-// that arrived here is kept until the learners have trained on it: then no learner that takes over needs it. A state
-// machine: one thread, time comes in.
+// that arrived here is kept until the learners have trained on it: a learner that takes over may need it until then. A
+// state machine: one thread, time comes in.
 #pragma once
 
 #include <deque>
@@ -43,7 +43,7 @@ class HostAgent {
   static constexpr Time kJoinEvery = std::chrono::milliseconds(250);
   static constexpr Time kStatusEvery = std::chrono::milliseconds(500);
   static constexpr Time kLearnerSilence =
-      std::chrono::seconds(30);  ///< then this agent was given up, or the run is over
+      std::chrono::seconds(30);  ///< without a message of the learner; then the agent ends
   static constexpr uint32_t kEventsPerSecond = 20;
 
   explicit HostAgent(const Options& options);
@@ -100,13 +100,13 @@ class HostAgent {
   struct ToDriver {
     Message message;
   };
-  /// For the runners to see, as soon as a buffer is free; Installed answers, and what they are wanted for waits for it.
+  /// Publish these to the runners as soon as a buffer is free. Permits that need them wait for Installed.
   struct Install {
     WeightsPtr weights;
   };
   struct Refused {
     std::string reason;
-  };  ///< the learner does not take this agent: end it
+  };  ///< by the learner: end this agent
   struct Drained {};
   using Output = std::variant<Spawn, Kill, ToRunner, ToLearner, ToDriver, Install, Refused, Drained>;
 
@@ -128,9 +128,9 @@ class HostAgent {
     bool up = false;
     uint64_t granted = 0;    // permits of this incarnation, cumulative
     uint64_t received = 0;   // fragments of this incarnation
-    uint64_t permitted = 0;  // what the runner was told
+    uint64_t permitted = 0;  // sent to the runner
     uint64_t told_state = 0;
-    std::string last_word;  // what it said before it died
+    std::string last_word;  // the error it sent before it exited
   };
   struct Waiting {
     uint32_t slot, incarnation;

@@ -108,7 +108,7 @@ bool LearnerGroup::received(const std::string& peer, const std::string& user, co
       repeated |= !is_new;
     }
     if (!repeated) return true;
-    outputs.push_back(ToLearner{peer, make_message(entries_of(rendezvous_))});  // it has not heard of somebody
+    outputs.push_back(ToLearner{peer, make_message(entries_of(rendezvous_))});  // it lacks an entry
   } else if (const auto* report = message.as<wire::IterationReportT>()) {
     this->report(shard_index(*member), *report, outputs);
   } else if (const auto* done = message.as<wire::CheckpointDoneT>()) {
@@ -125,7 +125,7 @@ void LearnerGroup::hello(const std::string& peer, const wire::LearnerHelloT& hel
   if (hello.shard >= members_.size()) return;
   Member& member = members_[hello.shard];
   if (!member.alive || hello.incarnation != member.incarnation) return;  // a late one of a process that ended
-  if (!member.peer.empty() && member.peer != peer) return;               // nobody else takes its place while it lives
+  if (!member.peer.empty() && member.peer != peer) return;  // another peer cannot take its place while it lives
   if (hello.protocol != kProtocolVersion) {
     outputs.push_back(Over{Exit::usage,
                            fmt::format("learner speaks protocol {}, this driver {}: install the same version",
@@ -160,7 +160,7 @@ void LearnerGroup::status(Member& member, uint64_t epoch, const wire::LearnerSta
   member.status = status;
   member.status_epoch = epoch;
   if (stopping_) return;
-  if (shard_index(member) >= size_) {  // it waits to be asked, or has not heard that it should go
+  if (shard_index(member) >= size_) {  // it waits to be called, or its Stop is on the way
     if (stage_ == Stage::formed && shard_index(member) >= target_) dismiss(member, outputs);
     return;
   }
@@ -188,7 +188,7 @@ bool LearnerGroup::next_shards_are_ready() const {
                      [](const Member& m) { return m.alive && m.status_epoch.has_value(); });
 }
 
-/// Nobody leaves while the others lack something: who is new has no state yet.
+/// The group does not shrink while a shard lacks state: a new shard has none yet.
 uint32_t LearnerGroup::next_size() const {
   if (!ever_formed_ || target_ >= formed_size_) return target_;
   for (uint32_t shard = 0; shard < formed_size_; ++shard)
@@ -196,7 +196,7 @@ uint32_t LearnerGroup::next_size() const {
   return options_.sharded ? formed_size_ - 1 : target_;  // one at a time: its neighbour has what it has
 }
 
-/// The next epoch begins: whatever runs is over.
+/// Ends the epoch and begins the next one.
 void LearnerGroup::call(const std::string& why, Time now, Outputs& outputs) {
   if (stopping_) return;
   if (stage_ == Stage::formed) broken_at_ = now;
@@ -296,7 +296,7 @@ void LearnerGroup::advance(Time now, Outputs& outputs) {
   }
   if (stage_ != Stage::forming || !all_at(LearnerStage::formed)) return;
   stage_ = Stage::formed;
-  // Who is not in it misses the updates from now on, also where it lives on and is asked again.
+  // A shard outside the group misses updates from now on, so its state counts no more, also if it is called again.
   for (uint32_t shard = 0; shard < members_.size(); ++shard) members_[shard].veteran = shard < size_;
   if (epoch_ > 1)
     outputs.push_back(Event{"group-formed", fmt::format("epoch {}: {} learners go on from weights {} after {:.2f} s{}",
@@ -309,7 +309,7 @@ void LearnerGroup::advance(Time now, Outputs& outputs) {
   outputs.push_back(Formed{});
 }
 
-/// Decides with what the epoch begins. False when nobody has the state any more.
+/// Decides the version the epoch begins with, and its holders. False when no shard has the state any more.
 bool LearnerGroup::form(Time now, Outputs& outputs) {
   const auto members = std::span(members_).first(size_);
   bool all_prepared = true, veterans = false;
@@ -328,7 +328,7 @@ bool LearnerGroup::form(Time now, Outputs& outputs) {
   for (const Member& member : members)
     if (member.veteran) all_prepared &= member.status.prepared && member.status.version == version;
   if (veterans && all_prepared) ++version;
-  // Who has finished that version, for itself or with everybody.
+  // Whether a shard has that version, committed or prepared.
   const auto has = [&](const Member& m) {
     return (m.veteran || !veterans) &&
            (m.status.version == version || (m.status.prepared && m.status.version + 1 == version));
@@ -343,7 +343,7 @@ bool LearnerGroup::form(Time now, Outputs& outputs) {
     order_.everybody &= has(members[rank]) && status.num_parts == 1;
     if (!has(members[rank])) continue;
     order_.root = rank;
-    // In `state` a member says what it had prepared, if it had.
+    // A member's `state` is that of its prepared version, if it has one.
     if (status.version + (status.prepared ? 1 : 0) == version) state_ = from_wire(status.state.get());
     for (const auto& [parts, count] :
          {std::pair(&status.parts, status.num_parts), std::pair(&status.parts_before, status.num_parts_before)})
@@ -421,7 +421,7 @@ void LearnerGroup::look_for_hangs(Time now, Outputs& outputs) {
       end(member, fmt::format("said nothing for {:.0f} s", to_seconds(now - member.heard)));
   }
   if (stage_ != Stage::formed || size_ < 2) return;
-  // All stand still and somebody waits for the others: whoever is behind keeps them waiting.
+  // No shard makes progress, and at least one waits in a collective: the shards that are behind are hung.
   uint64_t least = UINT64_MAX;
   bool somebody_waits = false;
   for (uint32_t shard = 0; shard < size_; ++shard) {
@@ -489,11 +489,11 @@ void LearnerGroup::stop(const std::string& reason, Outputs& outputs) {
 }
 
 void LearnerGroup::send_all(const Message& message, Outputs& outputs) const {
-  if (stage_ != Stage::formed) return;  // they will ask, or be told again
+  if (stage_ != Stage::formed) return;  // the driver's command is repeated
   for (uint32_t shard = 0; shard < size_; ++shard) outputs.push_back(ToLearner{members_[shard].peer, message});
 }
 
-// --- what the shards say together ---
+// --- reports and checkpoints of all shards ---
 
 void LearnerGroup::report(uint32_t shard, const wire::IterationReportT& report, Outputs& outputs) {
   if (report.training_iteration != iteration_ + 1 || shard >= formed_size_) return;  // a repeat
@@ -501,7 +501,7 @@ void LearnerGroup::report(uint32_t shard, const wire::IterationReportT& report, 
   if (reports_.size() == formed_size_) close_iteration(outputs);
 }
 
-/// All shards have finished it; perhaps not all could still say so.
+/// All shards have finished the iteration, though some reports may have been lost with their shard.
 void LearnerGroup::close_iteration(Outputs& outputs) {
   wire::IterationReportT all;
   all.training_iteration = iteration_ + 1;

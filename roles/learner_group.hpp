@@ -1,12 +1,13 @@
-// LearnerGroup: who is in the learner group, epoch by epoch: part of DriverCore.
+// LearnerGroup: which shards are in the learner group, epoch by epoch. Part of DriverCore.
 //
-//   calling   every shard is told to leave the old epoch and says what it has      (a new shard: the start, or nothing)
-//   forming   rank, version, who has what state; shards meet through the rendezvous kept here
+//   calling   every shard is told to leave the old epoch and reports its state (a new shard: the start's, or none)
+//   forming   rank, version, which shard has which state; shards meet through the rendezvous kept here
 //   formed    they train; a shard that ends, hangs or cannot reach the others: the next epoch
 //
-// The version an epoch begins with: the highest that somebody has finished with everybody, or, if all that are left had
-// prepared the next one, that one. Nobody can have counted an update that this takes back. Shard i has rank i, and the
-// agents [i H / S, (i+1) H / S). Its share of a batch: LearnerShares. A state machine: one thread, time comes in.
+// An epoch begins with the highest version that any remaining shard has committed, or with the next one if all
+// remaining shards have prepared it. Rolling back is safe: no shard can have committed, because commit requires that
+// all were prepared. Shard i has rank i, and the agents [i H / S, (i+1) H / S). Its share of a batch: LearnerShares. A
+// state machine: one thread, time comes in.
 #pragma once
 
 #include <deque>
@@ -34,14 +35,14 @@ class LearnerGroup {
     std::string checkpoint;                                                     ///< to start from, or ""
     uint32_t num_learners = 1;
     uint32_t num_agents = 1, num_slots = 1, fragments_per_batch = 1;  ///< of the run
-    bool shares_by_speed = false;                                     ///< of a batch: nobody waits for particular slots
-    bool sharded = false;  ///< a shard's state is with itself and its neighbour only
+    bool shares_by_speed = false;  ///< of a batch: no place belongs to a slot (async)
+    bool sharded = false;          ///< a shard's state is with itself and its neighbour only
     uint32_t max_crashes_per_minute = 5;
     uint64_t training_iteration = 0;  ///< to start from
   };
   static constexpr Time kRetry = std::chrono::milliseconds(250);
-  static constexpr Time kStart = std::chrono::seconds(120);   ///< from its process to its first word
-  static constexpr Time kSilence = std::chrono::seconds(10);  ///< without a word: hung
+  static constexpr Time kStart = std::chrono::seconds(120);   ///< from the start of its process to its hello
+  static constexpr Time kSilence = std::chrono::seconds(10);  ///< without a message: hung
   static constexpr Time kMinDeadline =
       std::chrono::seconds(30);  ///< of an update that makes no progress, or 10 medians
 
@@ -62,7 +63,7 @@ class LearnerGroup {
   struct Event {
     std::string kind, text;
   };
-  struct Formed {};  ///< an epoch began: agents are to be told
+  struct Formed {};  ///< an epoch began: tell the agents
   struct Reported {
     wire::IterationReportT report;
   };  ///< of all shards
@@ -77,7 +78,7 @@ class LearnerGroup {
   using Outputs = std::vector<Output>;
 
   void start(Time now, Outputs& outputs);
-  /// False for what is no learner's.
+  /// False when the message is not a learner's.
   bool received(const std::string& peer, const std::string& user, const Message& message, Time now, Outputs& outputs);
   void exited(uint32_t shard, uint32_t incarnation, const std::string& cause, Time now, Outputs& outputs);
   void spawn_failed(uint32_t shard, uint32_t incarnation, const std::string& cause, Time now, Outputs& outputs);
@@ -95,7 +96,7 @@ class LearnerGroup {
   bool formed() const { return stage_ == Stage::formed; }
   uint32_t size() const { return size_; }  ///< of this epoch's group
   uint32_t num_processes() const;
-  bool connected() const;                             ///< everybody who lives has said hello
+  bool connected() const;                             ///< every live learner has sent its hello
   const GroupState& state() const { return state_; }  ///< with which the epoch began
   /// The shard that agent `place` sends to, in this epoch.
   uint32_t shard_of(uint32_t place) const {

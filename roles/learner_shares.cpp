@@ -58,7 +58,7 @@ bool LearnerShares::improve(Time now) {
   std::vector<double> speeds;
   for (size_t shard = 0; shard < shares_.size(); ++shard) {
     const double fragments = work[shard].updates * shares_[shard];
-    if (fragments <= 0 || work[shard].busy_s <= 0) return false;  // one that has nothing to do, or said nothing
+    if (fragments <= 0 || work[shard].busy_s <= 0) return false;  // a shard without work, or without a report
     speeds.push_back(fragments / work[shard].busy_s);
   }
   const auto seconds_of_update = [&](const std::vector<uint32_t>& shares) {
@@ -74,7 +74,7 @@ bool LearnerShares::improve(Time now) {
   return true;
 }
 
-/// Runners are what the time goes to. Shares that follow speed are taken back, for good: a shard's runners are its own.
+/// A shard waits for its runners, whose number no share changes: shares by speed are given up for good.
 bool LearnerShares::starved() {
   if (speeds_.empty()) return false;
   speeds_.clear();

@@ -1,5 +1,5 @@
-// LearnerShares: how many of a batch's fragments each shard of the learner group gets: by the slots of its runners, or,
-// where nobody waits for particular slots, by the speed it was seen to compute at.
+// LearnerShares: how many of a batch's fragments each shard of the learner group gets: in proportion to its runner
+// slots or, where no place belongs to a slot (async), to its measured speed.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// UpdateTally: what the shards of a group tell each other when an update begins, as numbers that are summed; and the
-// state it leads to once all of them have finished it.
+// UpdateTally: what each shard adds to an update, as numbers that are summed over the group when it begins; and the
+// state that follows once all shards have finished it.
 //
 // A message of an agent below its mark is trained on in this update, or was before, or was dropped: together with the
 // parameters of the new version that is all a learner needs to go on in place of another.

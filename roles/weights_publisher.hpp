@@ -1,9 +1,9 @@
-// WeightsPublisher: keeps the newest weights and sees to it that every peer gets them, late joiners and lossy links
-// included.
+// WeightsPublisher: keeps the newest weights and sends them to every peer that lacks them, late joiners and peers on
+// lossy links included.
 //
-// A peer says what it has in each Join; a peer that is behind is sent the newest version, and the next one when it has
-// that. A version never goes back, and a published version is never changed (it is shared and immutable). A state
-// machine: one thread, no clock, no socket.
+// Each Join names the version its peer has. A peer that is behind is sent the newest version, and the next one when it
+// has that. Versions only grow, and a published version is never changed (it is shared and immutable). A state machine:
+// one thread, no clock, no socket.
 #pragma once
 
 #include <chrono>
@@ -49,7 +49,7 @@ class WeightsPublisher {
  private:
   WeightsPtr newest_;
   struct Peer {
-    int64_t has = -1;   // as it said
+    int64_t has = -1;   // by its last Join
     int64_t sent = -1;  // the newest that is on its way, or was
     Time sent_at{};
   };

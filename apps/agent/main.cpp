@@ -1,6 +1,6 @@
 // myriad-host-agent: one host's agent. zygote -> hello -> welcome (config, slots) -> runners -> relay until stopped.
 //
-// One thread beside ZeroMQ's; epoll over the runners' sockets. What it decides is roles/host_agent.
+// One thread beside ZeroMQ's; epoll over the runners' sockets. roles/host_agent makes the decisions.
 #include <malloc.h>
 #include <signal.h>
 #include <sys/epoll.h>
@@ -129,7 +129,7 @@ class AgentShell {
     fail(Exit::resource, "zygote-hangs", "the simulators are not loaded after {} s", to_seconds(kZygoteDeadline));
   }
 
-  /// Where the environments are clients, they come in here.
+  /// Listens for clients, where they are the environments.
   void open_door() {
     const std::string file = simulator::clients_file_of(config_.environment.env);
     if (file.empty()) return;
@@ -154,7 +154,7 @@ class AgentShell {
     options.fragment_bytes = ready_.fragment_bytes;
     options.by_slot = !config_.async();
     options.slots.num_slots = welcome_.num_slots;
-    options.slots.first_incarnation = welcome_.incarnation << 16;
+    options.slots.first_incarnation = first_incarnation(welcome_.incarnation);
     options.slots.backoff = seconds(config_.fault_tolerance.restart_backoff_s);
     options.slots.backoff_max = seconds(config_.fault_tolerance.restart_backoff_max_s);
     options.slots.max_crashes_per_minute = static_cast<uint32_t>(config_.fault_tolerance.max_crashes_per_minute);
@@ -163,7 +163,7 @@ class AgentShell {
     return options;
   }
 
-  /// Others may take the weights from here: beside the driver's socket, or where --relay says.
+  /// Serves the weights to other agents: beside the driver's socket, or at --relay.
   void serve_weights(const ChildArguments& arguments, const SocketContext& context) {
     const std::string& control = arguments.text("--control");
     std::string endpoint = arguments.has("--relay") ? arguments.text("--relay") : "";
@@ -217,7 +217,7 @@ class AgentShell {
     parent_endpoint_ = endpoint;
   }
 
-  /// The learner is another, or has begun anew.
+  /// The agent's learner is another process, or begins a new epoch.
   void follow(uint64_t epoch, const wire::AgentMoveT& move) {
     if (move.agent != welcome_.agent || move.incarnation != welcome_.incarnation || epoch <= epoch_) return;
     epoch_ = epoch;
@@ -332,13 +332,14 @@ class AgentShell {
   void receive() {
     while (auto message = control_.receive()) {
       if (const auto* stop = message->as<wire::StopT>()) {
-        if (preempted_ && stop->next_run != 0) exit_ = kPreempted;  // it was to leave, and joins nothing
+        if (preempted_ && stop->next_run != 0)
+          exit_ = kPreempted;  // it was told to leave, so it does not join the next run
         step(HostAgent::StopAll{});
         done_ = true;
       } else if (const auto* move = message->as<wire::AgentMoveT>()) {
         follow(message->epoch, *move);
       } else if (const auto* again = message->as<wire::AgentWelcomeT>()) {
-        wire::AgentMoveT move;  // it was repeated in another epoch
+        wire::AgentMoveT move;  // a repeated welcome, in another epoch
         move.agent = again->agent;
         move.incarnation = again->incarnation;
         move.learner_endpoint = again->learner_endpoint;
@@ -417,7 +418,7 @@ class AgentShell {
     const ssize_t sent =
         c.unsent.empty() ? 0 : ::send(c.fd, c.unsent.data(), c.unsent.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent > 0) c.unsent.erase(c.unsent.begin(), c.unsent.begin() + sent);
-    if (c.unsent.empty()) std::vector<std::byte>().swap(c.unsent);  // thousands of them
+    if (c.unsent.empty()) std::vector<std::byte>().swap(c.unsent);  // memory of thousands of connections
     if (c.waits_for_room == !c.unsent.empty()) return;
     c.waits_for_room = !c.unsent.empty();
     watch_fd(c.fd, slot, c.waits_for_room ? EPOLLIN | EPOLLOUT : EPOLLIN, EPOLL_CTL_MOD);
@@ -536,7 +537,7 @@ class AgentShell {
   int exit_ = 0;
 };
 
-/// Who joins a run from outside has no number yet.
+/// An agent from outside has no number before its welcome.
 std::string routing_id(const ChildArguments& arguments) {
   const uint64_t agent = arguments.number("--agent");
   return agent == UINT32_MAX ? fmt::format("join-{:08x}", std::random_device{}())
@@ -556,7 +557,7 @@ int body(const ChildArguments& arguments, const SocketContext& context, ControlL
   return AgentShell(arguments, context, control, zygote, welcome).run();
 }
 
-/// Begins as a new process, which joins `run` at the same endpoint.
+/// Replaces this process by a new one, which joins `run` at the same endpoint.
 [[noreturn]] void join_again(char** argv, uint64_t run) {
   const std::string number = std::to_string(run);
   std::vector<char*> words;
@@ -570,7 +571,7 @@ int body(const ChildArguments& arguments, const SocketContext& context, ControlL
 
 int run(const ChildArguments& arguments, char** argv) {
   if (!bind_to_parent(arguments)) return static_cast<int>(Exit::interrupted);
-  ::prctl(PR_SET_CHILD_SUBREAPER, 1);  // the runners are ours to bury when the zygote is gone
+  ::prctl(PR_SET_CHILD_SUBREAPER, 1);  // orphans of the zygote, its runners, become children of this process
   sigset_t signals;
   ::sigemptyset(&signals);
   for (int signal : {SIGTERM, SIGINT}) ::sigaddset(&signals, signal);
@@ -587,7 +588,7 @@ int run(const ChildArguments& arguments, char** argv) {
     });
   }
   bury_children();  // no runner outlives its agent
-  RunnerLimits::sweep("/sys/fs/cgroup", fmt::format("{:016x}", arguments.number("--run")));  // what held them
+  RunnerLimits::sweep("/sys/fs/cgroup", fmt::format("{:016x}", arguments.number("--run")));  // their control groups
   if (next_run != 0 && status != kPreempted && arguments.number("--parent") == 0) join_again(argv, next_run);
   return status;
 }

@@ -11,7 +11,7 @@
 namespace myriad {
 namespace {
 
-constexpr const char* kOptimizer = "learner_group/optimizer.safetensors";  // of before there were parts
+constexpr const char* kOptimizer = "learner_group/optimizer.safetensors";  // of checkpoints without parts
 constexpr const char* kState = "learner_group/state.safetensors";
 constexpr std::string_view kPending = "pending_batch";
 
@@ -115,7 +115,7 @@ std::vector<PendingPart> pending_parts(Files& files, const std::string& director
     if (!name.starts_with(kPending)) continue;
     PendingPart part{fmt::format("{}/learner_group/{}", directory, name), {}};
     part.tensors = read_tensors(files, directory, "learner_group/" + name);
-    // A checkpoint of before there were several learners says neither.
+    // Checkpoints from before learner groups have neither.
     part.first = part.tensors.contains("first_environment") ? part.number("first_environment") : 0;
     part.count = part.tensors.contains("num_environments") ? part.number("num_environments") : all_environments;
     parts.push_back(std::move(part));
@@ -282,7 +282,8 @@ std::optional<std::vector<wire::Episode>> load_pending_batch(Files& files, const
     if (part.first < first || part.first >= first + mine) continue;  // of each part to one shard
     const Tensor& tensor = part.tensor("episodes");
     const std::vector<double> rows = tensor.f64();
-    const size_t columns = tensor.shape.size() == 2 && tensor.shape[1] == 3 ? 3 : 4;  // 3: before there were levels
+    const size_t columns =
+        tensor.shape.size() == 2 && tensor.shape[1] == 3 ? 3 : 4;  // 3: of checkpoints without levels
     const auto integer = [](double value) { return static_cast<uint32_t>(value); };
     for (size_t i = 0; i + columns <= rows.size(); i += columns)
       episodes.emplace_back(rows[i], integer(rows[i + 1]), integer(rows[i + 2]),

@@ -9,7 +9,7 @@
 //                                                              yet, a part from each shard, by its first place
 //
 // The optimizer's state lies in as many files as the learners had parts of it. Any number of learners reads what any
-// number wrote: each shard writes its own part, and the first one what all have alike.
+// number wrote: each shard writes its own part, and the first shard what is the same on all.
 #pragma once
 
 #include <optional>
@@ -31,19 +31,18 @@ struct LearnerCounters {
 std::vector<CheckpointFile> save_learner(Files& files, const LearnerCore::WriteCheckpoint& request,
                                          const Learner& learner, size_t first_place, BatchAssembler& assembler);
 
-/// Into a learner without a group, from however many learners the files are. Throws Error("corrupt-file" or
+/// Loads the files of any number of learners into one without a group. Throws Error("corrupt-file" or
 /// "foreign-checkpoint").
 LearnerCounters load_learner(Files& files, const std::string& directory, Learner& learner);
 
 /// Parameters of another run's checkpoint into a learner that has not trained: those in one of `parts` ("encoder",
 /// "encoder.0", "pi"), or with none all, and the filter of observations where this run has one. Throws Error
-/// ("corrupt-file", or "foreign-checkpoint" where it has not what fits).
+/// ("corrupt-file", or "foreign-checkpoint" where nothing in it fits).
 void load_parameters(Files& files, const std::string& directory, const std::vector<std::string>& parts,
                      Learner& learner);
 
 /// The episodes of the checkpoint's pending batch, of which the places from `first_place` on are in `assembler` now;
-/// nullopt when there is none. Throws
-/// Error("corrupt-file" or "foreign-checkpoint").
+/// nullopt when there is none. Throws Error("corrupt-file" or "foreign-checkpoint").
 std::optional<std::vector<wire::Episode>> load_pending_batch(Files& files, const std::string& directory,
                                                              size_t first_place, size_t all_places,
                                                              BatchAssembler& assembler);
