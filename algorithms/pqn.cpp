@@ -84,7 +84,7 @@ HostLoss Pqn::sample_loss(const ModuleSpec&, const ModuleOutput& output, const C
   }
   const auto mean = [n](double x) { return static_cast<float>(x / static_cast<double>(n)); };
   const std::array metrics{0.5f * mean(squares), mean(sum)};
-  return given_loss(output, metrics[0], d_q, at::zeros({static_cast<int64_t>(n)}, at::kFloat), metrics);
+  return given_loss(metrics[0], d_q, at::zeros({static_cast<int64_t>(n)}, at::kFloat), metrics);
 }
 
 const RegisterAlgorithm registered{"PQN", make_as<Pqn>};

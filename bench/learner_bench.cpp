@@ -25,6 +25,8 @@
 #include "bench/arithmetic_limit.hpp"
 #include "bench/example_batch.hpp"
 #include "learners/learner.hpp"
+#include "learners/native/native_module.hpp"
+#include "learners/native/optimizer.hpp"
 #include "rl/algorithm_info.hpp"
 
 using namespace myriad;
@@ -168,32 +170,59 @@ void plain_impala(Plain& m, const Columns& c) {
 
 // ---- ours
 
+/// The native executor, or torch's, as its trainer has it.
 struct Ours {
   std::unique_ptr<Algorithm> algorithm;
   ModuleSpec spec;
-  TorchModule module;
+  std::vector<TorchLayer> layers;
+  NativeModule module;
   Optimizer optimizer;
+  at::Tensor parameters, gradient;
+  std::vector<at::Tensor> views;
 
-  Ours(const Config& config, Executor executor, int threads)
+  Ours(const Config& config, int threads)
       : algorithm(make_algorithm(config)),
         spec(policy_and_value(kObsSpace, kActionSpace, config)),
-        module(spec, initial_parameters(spec, 1), executor, threads),
-        optimizer(spec, 1e-8, 0.5) {}
-
-  void step() {
-    if (optimizer.step(module.parameters(), module.gradients(), 1e-4) == Optimizer::Outcome::skipped) std::abort();
+        layers(layers_of(spec)),
+        module(spec, threads),
+        optimizer(spec, 1e-8, 0.5),
+        parameters(at::tensor(initial_parameters(spec, 1))),
+        gradient(at::zeros_like(parameters)) {
+    for (const at::Tensor& view : parameter_views(spec, parameters))
+      views.push_back(view.detach().set_requires_grad(true));
+    const std::vector<at::Tensor> gradients = parameter_views(spec, gradient);
+    for (size_t i = 0; i < views.size(); ++i) views[i].mutable_grad() = gradients[i];
   }
-  void ppo(const Columns& minibatch) {
-    module.zero_gradients();
-    dynamic_cast<const SampleLosses&>(*algorithm)
-        .sample_loss(spec, module.forward(minibatch.at("obs")), minibatch)
-        .total.backward();
+
+  static std::span<float> floats_of(const at::Tensor& x) {
+    return {x.mutable_data_ptr<float>(), static_cast<size_t>(x.numel())};
+  }
+  void step() {
+    if (optimizer.step(floats_of(parameters), floats_of(gradient), 1e-4) == Optimizer::Outcome::skipped) std::abort();
+  }
+  void native(const Columns& minibatch) {
+    const at::Tensor& obs = minibatch.at("obs");
+    const ModuleOutput out = forward(obs);
+    const HostLoss loss = dynamic_cast<const SampleLosses&>(*algorithm).sample_loss(spec, out, minibatch);
+    backward(loss.d_inputs, loss.d_values);
+  }
+  void torch(const Columns& minibatch) {
+    gradient.zero_();
+    Columns columns = minibatch;
+    for (const auto& [name, value] : algorithm->coefficients()) columns[name] = at::scalar_tensor(value);
+    algorithm->loss(spec, run_layers(spec, layers, views, columns.at("obs")), columns).total.backward();
     step();
   }
-  void pass(const torch::Tensor& obs, const std::vector<torch::Tensor>& derivatives) {
-    module.zero_gradients();
-    const ModuleOutput out = module.forward(obs);
-    torch::autograd::backward({out.action_dist_inputs, out.values}, derivatives);
+  ModuleOutput forward(const at::Tensor& obs) {
+    const ModuleOutput out{at::empty({obs.size(0), inputs_size(spec.distribution)}), at::empty({obs.size(0)})};
+    module.forward(floats_of(parameters).data(), obs.const_data_ptr<float>(), static_cast<size_t>(obs.size(0)),
+                   floats_of(out.action_dist_inputs).data(), floats_of(out.values).data());
+    return out;
+  }
+  void backward(const at::Tensor& d_inputs, const at::Tensor& d_values) {
+    gradient.zero_();
+    module.backward(floats_of(parameters).data(), d_inputs.const_data_ptr<float>(), d_values.const_data_ptr<float>(),
+                    floats_of(gradient).data());
     step();
   }
 };
@@ -205,15 +234,17 @@ std::vector<Update> updates_of(const std::string& algorithm, const std::vector<i
   config.training.train_batch_size = int64_t{steps} * environments;
   const bool ppo = algorithm == "PPO";
   const int64_t n = int64_t{steps} * environments, rows = ppo ? n : n + environments;
-  const auto native = std::make_shared<Ours>(config, Executor::native, options.threads);
+  const auto ours = std::make_shared<Ours>(config, options.threads);
   const auto plain = std::make_shared<Plain>(hiddens);
   const torch::Tensor obs = torch::randn({rows, kObs});
-  const std::vector<torch::Tensor> derivatives{torch::ones({rows, 2 * kActions}), torch::ones({rows})};
-  const Update module = [=] { native->pass(obs, derivatives); };
+  const torch::Tensor d_inputs = torch::ones({rows, 2 * kActions}), d_values = torch::ones({rows});
+  const Update module = [=] {
+    ours->forward(obs);
+    ours->backward(d_inputs, d_values);
+  };
   if (ppo) {
     const Columns minibatch = minibatch_of(n);
-    const auto torch = std::make_shared<Ours>(config, Executor::torch, options.threads);
-    return {[=] { native->ppo(minibatch); }, [=] { torch->ppo(minibatch); }, [=] { plain_ppo(*plain, minibatch); },
+    return {[=] { ours->native(minibatch); }, [=] { ours->torch(minibatch); }, [=] { plain_ppo(*plain, minibatch); },
             module};
   }
   const auto batch = std::make_shared<Fragment>(batch_of(steps, environments));
@@ -224,14 +255,14 @@ std::vector<Update> updates_of(const std::string& algorithm, const std::vector<i
       passes = static_cast<double>(made->update(batch.get()).grad_updates);  // fills a circular buffer
     return Update([=] { made->update(batch.get()); });
   };
-  const std::vector<Update> ours{learner("native"), learner("torch")};
-  if (algorithm == "APPO") return {ours[0], ours[1], nullptr, module};
+  const std::vector<Update> whole{learner("native"), learner("torch")};
+  if (algorithm == "APPO") return {whole[0], whole[1], nullptr, module};
   const Columns columns{{"obs", torch::randn({steps + 1, environments, kObs})},
                         {"actions", torch::randn({steps, environments, kActions})},
                         {"logp", torch::full({steps, environments}, -8.5)},
                         {"rewards", torch::randn({steps, environments})},
                         {"ends", (torch::rand({steps, environments}) < 0.01).to(torch::kFloat)}};
-  return {ours[0], ours[1], [=] { plain_impala(*plain, columns); }, module};
+  return {whole[0], whole[1], [=] { plain_impala(*plain, columns); }, module};
 }
 
 void table(const std::string& algorithm, const Options& options) {

@@ -110,9 +110,10 @@ class Algorithm {
   virtual void set_state(const std::map<std::string, double>& /*state*/) {}
 };
 
-/// Loss of SampleLosses.
+/// Loss of SampleLosses, with its derivatives by the module's outputs.
 struct HostLoss {
-  at::Tensor total;                            // []
+  float total = 0.0f;
+  at::Tensor d_inputs, d_values;               // [n, inputs_size], [n]
   at::Tensor metrics;                          // [m]
   std::optional<ValueFit> fit = std::nullopt;  ///< time-major
 };

@@ -1,14 +1,11 @@
-// Learner: module, optimizer, filter and algorithm of one shard, and the update that ties them together.
+// Learner: algorithm, filter, schedules and books of one shard, and the updates of its group. What a batch does to the
+// parameters is Trainer's.
 //
-//   batch -> filter -> values -> targets -> num_epochs x minibatches of (loss, gradient, Adam) -> filter statistics
-//
-// or, where the algorithm's plan is time-major, its losses make their targets themselves:
-//
-//   batch -> filter [-> circular buffer] -> passes of num_epochs x minibatches [-> target network] -> filter statistics
+//   batch -> Trainer -> filter statistics -> version + 1
 //
 // In a group each shard has a share of the batch, and all compute what one learner would compute from the whole of it:
 //
-//   begin: rows of each shard | snapshot | as above; each gradient is summed over the group | prepared: barrier |
+//   begin: rows of each shard | snapshot | Trainer; each gradient is summed over the group | prepared: barrier |
 //   version + 1
 //
 // An update is a transaction. A group that breaks leaves a shard torn (in the middle), prepared (finished, and does not
@@ -28,8 +25,7 @@
 // the collective a copy of its largest operand. The redundancy is the left neighbour's part of the last version; while
 // an update ends, that of the next one is there, too.
 //
-// On a GPU, and for an algorithm whose loss is in torch's operators alone, all between batch and parameters is
-// DeviceLearner's; filter, schedules and books stay here, and so does the redundancy: in the host's memory.
+// The redundancy is here, in the host's memory; the rest is where the trainer's device has it.
 //
 // No socket, file or clock: apps/learner/main.cpp feeds it batches and publishes weights(). Constructed and called by
 // one thread.
@@ -39,13 +35,10 @@
 #include <optional>
 
 #include "learners/algorithm.hpp"
-#include "learners/circular_buffer.hpp"
-#include "learners/device/device_learner.hpp"
 #include "learners/group/collective.hpp"
 #include "learners/group/parts.hpp"
-#include "learners/module/torch_module.hpp"
-#include "learners/native/optimizer.hpp"
 #include "learners/tensor_batch.hpp"
+#include "learners/trainer.hpp"
 #include "rl/config.hpp"
 #include "rl/weights.hpp"
 
@@ -85,12 +78,12 @@ class Learner {
   Learner(const Config& config, const Space& observation_space, const Space& action_space,
           std::unique_ptr<DeviceSupport> support = nullptr);
 
-  const ModuleSpec& spec() const { return module_->spec(); }
+  const ModuleSpec& spec() const { return spec_; }
   const Algorithm& algorithm() const { return *algorithm_; }
   uint64_t version() const { return version_; }
   uint32_t rank() const { return group_ ? group_->rank() : 0; }
   uint32_t size() const { return group_ ? group_->size() : 1; }
-  c10::Device device() const { return device_ ? device_->device() : c10::Device(c10::kCPU); }
+  c10::Device device() const { return trainer_->device(); }
   double collective_seconds() const { return group_ ? group_->seconds() : 0; }  ///< with this group, so far
 
   /// Who has what when a group forms; ranks are those of the new group.
@@ -139,51 +132,17 @@ class Learner {
   void set_state(const LearnerState& state);
 
  private:
-  /// What an update may change, as it was before.
+  /// What an update may change beside the trainer, as it was before.
   struct Snapshot {
-    AlignedVector parameters, target;
-    Optimizer::Memory optimizer;
     std::optional<MeanStdFilter> filter;
     std::map<std::string, double> coefficients;
-    int64_t env_steps = 0, module_steps = 0, target_updates = 0, target_updated_at = 0;
-  };
-
-  /// Part of what a shard has of one minibatch: units [begin, begin + count) of its order.
-  struct Piece {
-    int64_t begin = 0, count = 0;
-  };
-  using ColumnsOf = std::function<Columns(Piece)>;
-  /// Sums over a minibatch of the group.
-  struct Sums {
-    double total = 0;             ///< the loss
-    std::vector<double> metrics;  ///< of loss_metrics(): means
-    ValueFit fit;
+    int64_t env_steps = 0;
+    Trainer::Books books;
   };
 
   bool alone() const { return size() == 1; }
-  SumOverGroup sum_over_group() const;
-
-  void empty_buffer();
   Share begin(Fragment* batch, std::span<double> shared);
   void train(Fragment* batch, Share share, UpdateResult& result);
-  Metrics train_here(Fragment* batch, const at::Tensor& observed, Share share, double lr, UpdateResult& result);
-  Metrics train_on_device(Fragment* batch, const Share& share, double lr, UpdateResult& result);
-  std::span<const float> parameters() const { return device_ ? device_->parameters() : module_->parameters(); }
-  std::vector<float> target() const;
-  void fill_values(TensorBatch& batch);
-  Columns flat_columns(const TensorBatch& batch) const;
-  Metrics train_sequences(Share share, double lr, UpdateResult& result);
-  void train_pass(Share& share, double lr, UpdateResult& result);
-  Metrics train_epoch(const Share& share, double lr, UpdateResult& result);
-  bool train_minibatch(const ColumnsOf& columns_of, Piece piece, int64_t total, int64_t unit_rows, double lr,
-                       Metrics& sums);
-  void backward(const Columns& columns, int64_t count, int64_t total, Sums& sums);
-  void write_sums(const Sums& sums, std::span<double> to) const;
-  void read_sums(std::span<const double> from, Sums& sums) const;
-  double sum_gradient(Sums& sums);
-  Optimizer::Outcome step(double lr, double squares);
-  void add_target_columns(Columns& columns);
-  void update_target();
   void update_filter(const at::Tensor& observed);
 
   void take_snapshot();
@@ -195,42 +154,30 @@ class Learner {
   bool parameters_in_parts() const { return shard_ == Shard::parameters && !parts_.whole(); }
   Placement placement() const;
   std::vector<float> gathered(std::span<const float> home, Range range) const;
-  Parts::Live live(Parts::Slices& copies);
-  void place(Parts::Slices own);
+  Parts::Live live(Parts::Slices& copies) { return trainer_->live(shard_ == Shard::parameters, copies); }
   LearnerState receive(Collective& group, uint32_t root) const;
   LearnerState replicated_state() const;
   void set_replicated_state(const LearnerState& state);
-  void set_parameters(const LearnerState& state);
-  void set_parameters_and_moments(const LearnerState& state);
+  std::vector<float> parameters_in(const LearnerState& state) const;
+  std::vector<float> target_in(const LearnerState& state) const;
   void set_counters(const LearnerState& state);
 
-  TrainingConfig training_;
-  LearnersConfig learners_;
   uint64_t seed_;
-  Space action_space_;
+  Schedule lr_;
   std::unique_ptr<Algorithm> algorithm_;
   std::optional<Schedule> epsilon_;  ///< of an epsilon-greedy policy
-  const SampleLosses* sampled_;      ///< the algorithm's accelerator; null where it has none
   UpdatePlan plan_;
-  std::unique_ptr<TorchModule> module_;
-  std::unique_ptr<Optimizer> optimizer_;
-  /// On a GPU, and wherever the algorithm has no accelerator; with it module_ and target_ hold what was set last, and
-  /// optimizer_ and buffer_ nothing. Else null.
-  std::unique_ptr<DeviceLearner> device_;
+  ModuleSpec spec_;
+  std::unique_ptr<Trainer> trainer_;
   std::optional<MeanStdFilter> filter_;
-  std::optional<CircularBuffer> buffer_;
-  at::Tensor target_;                                   // [P], or this shard's part; undefined without a target network
-  RandomStream random_;                                 ///< of minibatches, named anew in each update
-  uint64_t version_ = 0;                                ///< updates done
-  int64_t env_steps_ = 0;                               ///< trained on, lifetime
-  int64_t module_steps_ = 0;                            ///< rows that went through the loss, lifetime
-  int64_t target_updates_ = 0, target_updated_at_ = 0;  ///< lifetime, in module_steps_
+  uint64_t version_ = 0;   ///< updates done
+  int64_t env_steps_ = 0;  ///< trained on, lifetime
+  Trainer::Books books_;
 
   enum class Shard : uint8_t { none, optimizer, gradients, parameters };
   Shard shard_;
   Parts parts_;
   std::shared_ptr<Collective> group_;  ///< null: alone
-  std::shared_ptr<DeviceGroup> device_group_;
   Standing standing_ = Standing::settled;
   Snapshot snapshot_;
   UpdateResult result_;

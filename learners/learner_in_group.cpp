@@ -12,13 +12,6 @@ namespace myriad {
 namespace {
 
 constexpr uint64_t kHashEvery = 100;  // versions
-constexpr size_t kFit = ValueFit::kNumbers;
-
-std::span<float> room_of(const at::Tensor& tensor) {
-  return {tensor.mutable_data_ptr<float>(), static_cast<size_t>(tensor.numel())};
-}
-
-void assign(AlignedVector& to, std::span<const float> from) { to.assign(from.begin(), from.end()); }
 
 /// Ranks whose hash is not the one of more than half; nullopt when all are equal, empty without such a hash.
 std::optional<std::vector<uint32_t>> minority_of(std::span<const uint64_t> hashes) {
@@ -73,7 +66,7 @@ LearnerState parted(TensorMap all) {
 
 void Learner::join(std::shared_ptr<Collective> group, const Sources& sources, std::shared_ptr<DeviceGroup> gradients) {
   check(standing_ == Standing::settled, "a shard joins a group before its update is settled");
-  if (device_ && gradients) device_->meet(*gradients);
+  if (gradients) trainer_->meet(*gradients);
   Nobody nobody;
   Collective& with = group ? *group : nobody;
   std::optional<LearnerState> state;
@@ -89,18 +82,8 @@ void Learner::join(std::shared_ptr<Collective> group, const Sources& sources, st
   Parts::Slices own;
   if (next) own = parts_.accept(std::move(*next));
   group_ = std::move(group);
-  empty_buffer();
-  if (alone()) snapshot_ = {};
-  if (!device_) {
-    if (next) place(std::move(own));
-    return module_->set_group(alone() ? nullptr : group_.get());
-  }
-  if (alone())
-    gradients = nullptr;
-  else if (!gradients)
-    gradients = make_host_group(*group_);
-  std::swap(device_group_, gradients);  // the one before lives until the device has left it
-  device_->set_group(device_group_.get(), placement(), own);
+  trainer_->set_group(alone() ? nullptr : group_, alone() ? nullptr : std::move(gradients), placement(),
+                      std::move(own));
 }
 
 /// What is replicated, of the root, at every shard.
@@ -114,20 +97,6 @@ LearnerState Learner::receive(Collective& group, uint32_t root) const {
   return parted(decode_safetensors(bytes, "the root's state"));
 }
 
-/// The sharded vectors as they are, this shard's part of each; `copies`: room for what lies on a device.
-Parts::Live Learner::live(Parts::Slices& copies) {
-  if (device_) {
-    copies = device_->copies(shard_ == Shard::parameters);
-    return {copies.begin(), copies.end()};
-  }
-  Parts::Live live;
-  if (shard_ == Shard::parameters) live.push_back(module_->parameters());
-  live.push_back(optimizer_->first());
-  live.push_back(optimizer_->second());
-  if (shard_ == Shard::parameters && plan_.target) live.push_back(room_of(target_));
-  return live;
-}
-
 Placement Learner::placement() const {
   return {.partition = parts_.partition(),
           .part = parts_.part(),
@@ -135,100 +104,17 @@ Placement Learner::placement() const {
           .parameters_in_parts = parameters_in_parts()};
 }
 
-/// Takes this shard's part of the sharded vectors, in live()'s order.
-void Learner::place(Parts::Slices own) {
-  const size_t moments = shard_ == Shard::parameters ? 1 : 0;
-  const std::span<const float> parameters = moments == 1 ? std::span<const float>(own[0]) : module_->parameters();
-  if (plan_.target && shard_ == Shard::parameters) {
-    target_ = at::empty({static_cast<int64_t>(own.back().size())}, at::kFloat);
-    std::ranges::copy(own.back(), room_of(target_).begin());
-  }
-  module_->place(placement(), parameters, group_.get());
-  Optimizer::Memory memory = optimizer_->counters();
-  memory.first = std::move(own[moments]);
-  memory.second = std::move(own[moments + 1]);
-  optimizer_->set_part(placement().own(), std::move(memory));
-}
-
-/// The sums and each shard's fit in a place of its own: [total, metrics..., fits...].
-void Learner::write_sums(const Sums& sums, std::span<double> to) const {
-  to[0] = sums.total;
-  std::ranges::copy(sums.metrics, to.begin() + 1);
-  if (!plan_.time_major) return;
-  std::ranges::copy(sums.fit.numbers(), to.subspan(1 + sums.metrics.size() + kFit * rank()).begin());
-}
-void Learner::read_sums(std::span<const double> from, Sums& sums) const {
-  sums.total = from[0];
-  std::copy_n(from.begin() + 1, sums.metrics.size(), sums.metrics.begin());
-  sums.fit = {};
-  if (!plan_.time_major) return;
-  for (uint32_t shard = 0; shard < size(); ++shard)
-    sums.fit.merge(ValueFit::of(from.subspan(1 + sums.metrics.size() + kFit * shard).first<kFit>()));
-}
-
-/// Sums a minibatch's gradient over the group, and with it what was found by the way: in one operation, or, where the
-/// gradient was summed during backward, what is left of it. Returns the whole gradient's sum of squares.
-double Learner::sum_gradient(Sums& sums) {
-  const auto sum_squares = [this] {
-    optimizer_->clear_frozen(module_->gradients(), module_->placement().gradients());
-    return optimizer_->sum_squares(module_->gradients());
-  };
-  if (alone()) return sum_squares();
-  std::vector<double> numbers(1 + sums.metrics.size() + (plan_.time_major ? kFit * size() : 0), 0.0);
-  write_sums(sums, numbers);
-  if (module_->placement().gradients_in_parts) {
-    numbers.push_back(sum_squares());
-    group_->all_reduce(std::span<double>(numbers));
-    read_sums(numbers, sums);
-    return numbers.back();
-  }
-  if (module_->finish_sums()) {
-    group_->all_reduce(std::span<double>(numbers));
-    read_sums(numbers, sums);
-    return sum_squares();
-  }
-  const std::span<float> all = module_->gradients_with_tail(numbers.size()), tail = all.last(numbers.size());
-  std::ranges::transform(numbers, tail.begin(), [](double x) { return static_cast<float>(x); });
-  group_->all_reduce(all);
-  std::ranges::copy(tail, numbers.begin());
-  read_sums(numbers, sums);
-  return sum_squares();
-}
-
-/// Steps this shard's part; where all have all parameters, they get the other parts.
-Optimizer::Outcome Learner::step(double lr, double squares) {
-  const Range own = optimizer_->part();
-  const auto mine = [&](std::span<float> all) {
-    return all.size() == own.count() ? all : all.subspan(own.begin, own.count());
-  };
-  const auto outcome = optimizer_->step(mine(module_->parameters()), mine(module_->gradients()), lr, squares);
-  if (outcome == Optimizer::Outcome::stepped && !parts_.whole() && !parameters_in_parts())
-    group_->all_gather(std::as_writable_bytes(module_->parameters()), parts_.partition().chunk() * sizeof(float));
-  return outcome;
-}
-
 /// Of this shard; the formula is in the header.
 void Learner::add_memory(Metrics& metrics) {
   const auto add = [&](const char* what, size_t bytes) {
     metrics[fmt::format("learner_memory_{}_bytes", what)] = static_cast<double>(bytes);
   };
+  const Trainer::Memory memory = trainer_->memory();
+  add("parameters", memory.parameters_bytes);
+  add("gradients", memory.gradients_bytes);
+  add("optimizer", memory.optimizer_bytes);
+  add("snapshot", memory.snapshot_bytes);
   add("redundancy", parts_.redundancy_bytes());
-  if (device_) {
-    const DeviceLearner::Memory memory = device_->memory();
-    add("parameters", memory.parameters_bytes);
-    add("gradients", memory.gradients_bytes);
-    add("optimizer", memory.optimizer_bytes);
-    return add("snapshot", memory.snapshot_bytes);
-  }
-  const PartedModule::Peak peak = module_->peak();
-  const auto bytes = [](auto... floats) { return (floats.size() + ...) * sizeof(float); };
-  const std::span<float> target = plan_.target ? room_of(target_) : std::span<float>();
-  const Snapshot& s = snapshot_;
-  add("parameters", bytes(module_->parameters(), target) + peak.fetched_bytes);
-  add("gradients", bytes(module_->gradients()) + peak.gradient_bytes);
-  add("optimizer", bytes(optimizer_->first(), optimizer_->second()));
-  add("snapshot",
-      bytes(std::span(s.parameters), std::span(s.target), std::span(s.optimizer.first), std::span(s.optimizer.second)));
 }
 
 /// Each observation an action was taken at counts once; row T returns as row 0 of the next batch. `observed`: the
@@ -262,37 +148,16 @@ void Learner::update_filter(const at::Tensor& observed) {
 }
 
 void Learner::take_snapshot() {
-  Snapshot& s = snapshot_;
-  if (device_) {
-    device_->take_snapshot();
-  } else {
-    assign(s.parameters, module_->parameters());
-    if (plan_.target) assign(s.target, room_of(target_));
-    s.optimizer = optimizer_->memory();
-  }
-  s.filter = filter_;
-  s.coefficients = algorithm_->state();
-  s.env_steps = env_steps_;
-  s.module_steps = module_steps_;
-  s.target_updates = target_updates_;
-  s.target_updated_at = target_updated_at_;
+  trainer_->take_snapshot();
+  snapshot_ = {filter_, algorithm_->state(), env_steps_, books_};
 }
 
 void Learner::restore_snapshot() {
-  const Snapshot& s = snapshot_;
-  if (device_) {
-    device_->restore_snapshot();
-  } else {
-    std::ranges::copy(s.parameters, module_->parameters().begin());
-    if (plan_.target) std::ranges::copy(s.target, room_of(target_).begin());
-    optimizer_->set_memory(s.optimizer);
-  }
-  filter_ = s.filter;
-  algorithm_->set_state(s.coefficients);
-  env_steps_ = s.env_steps;
-  module_steps_ = s.module_steps;
-  target_updates_ = s.target_updates;
-  target_updated_at_ = s.target_updated_at;
+  trainer_->restore_snapshot();
+  filter_ = snapshot_.filter;
+  algorithm_->set_state(snapshot_.coefficients);
+  env_steps_ = snapshot_.env_steps;
+  books_ = snapshot_.books;
 }
 
 /// Who comes out of it knows that every shard is prepared. Every kHashEvery versions it also compares the parameters.
@@ -300,7 +165,7 @@ void Learner::pass_barrier() {
   const bool compares = (version_ + 1) % kHashEvery == 0 && !parameters_in_parts();
   std::vector<double> values(compares ? 2 * size() : 1, 0.0);  // a hash as two numbers below 2^32
   if (compares) {
-    const uint64_t hash = hash64(std::as_bytes(parameters()));
+    const uint64_t hash = hash64(std::as_bytes(trainer_->parameters()));
     values[2 * rank()] = static_cast<double>(hash >> 32);
     values[2 * rank() + 1] = static_cast<double>(hash & 0xFFFFFFFF);
   }
@@ -327,7 +192,7 @@ void Learner::settle(bool forward) {
   if (forward) return commit();
   restore_snapshot();
   parts_.roll_back();
-  empty_buffer();  // what follows is a new group, which begins with an empty one
+  trainer_->empty_buffer();  // what follows is a new group, which begins with an empty one
   standing_ = Standing::settled;
 }
 

@@ -26,16 +26,14 @@ int64_t integer(const TensorMap& tensors, const std::string& name) {
   return values[0];
 }
 
-std::span<float> room_of(const at::Tensor& tensor) {
-  return {tensor.mutable_data_ptr<float>(), static_cast<size_t>(tensor.numel())};
-}
-
 }  // namespace
 
 Weights Learner::weights() const {
   const Range range{0, spec().num_inference_parameters()};
-  Weights weights{
-      .version = version_, .layout_hash = spec().hash(), .values = gathered(parameters(), range), .filter = {}};
+  Weights weights{.version = version_,
+                  .layout_hash = spec().hash(),
+                  .values = gathered(trainer_->parameters(), range),
+                  .filter = {}};
   if (filter_) weights.filter = filter_->state();
   return weights;
 }
@@ -43,12 +41,13 @@ Weights Learner::weights() const {
 LearnerState Learner::state() const {
   LearnerState state = replicated_state();
   if (shard_ == Shard::none) return state;
-  state.optimizer = device_ ? device_->optimizer_state() : optimizer_->state();
+  state.optimizer = trainer_->optimizer_state();
   if (shard_ != Shard::parameters) return state;
   const Range all = parts_.partition().whole();
-  state.module = named_parameters(spec(), gathered(parameters(), all));
+  state.module = named_parameters(spec(), gathered(trainer_->parameters(), all));
   if (plan_.target)
-    state.scalars["target_parameters"] = Tensor::of(std::span<const float>(gathered(target(), all)), {all.count()});
+    state.scalars["target_parameters"] =
+        Tensor::of(std::span<const float>(gathered(trainer_->target(), all)), {all.count()});
   return state;
 }
 
@@ -61,24 +60,14 @@ std::vector<float> Learner::gathered(std::span<const float> home, Range range) c
   return {all.const_data_ptr<float>(), all.const_data_ptr<float>() + all.numel()};
 }
 
-/// All of it, or this shard's part.
-std::vector<float> Learner::target() const {
-  if (device_) return device_->target();
-  const std::span<const float> values = room_of(target_);
-  return {values.begin(), values.end()};
-}
-
 /// All that is the same at every shard: not what may lie in parts.
 LearnerState Learner::replicated_state() const {
   LearnerState state;
   if (shard_ != Shard::parameters) {
-    state.module = named_parameters(spec(), parameters());
-    if (plan_.target) state.scalars["target_parameters"] = Tensor::of(target(), {spec().num_parameters()});
+    state.module = named_parameters(spec(), trainer_->parameters());
+    if (plan_.target) state.scalars["target_parameters"] = Tensor::of(trainer_->target(), {spec().num_parameters()});
   }
-  if (shard_ == Shard::none)
-    state.optimizer = device_ ? device_->optimizer_state() : optimizer_->state();
-  else
-    state.optimizer = device_ ? device_->counter_state() : optimizer_->counter_state();
+  state.optimizer = shard_ == Shard::none ? trainer_->optimizer_state() : optimizer_state(trainer_->counters());
   if (filter_) {
     const std::vector<double> statistics = filter_->state();
     state.connectors["mean_std_filter"] = Tensor::of(std::span<const double>(statistics), {statistics.size()});
@@ -89,10 +78,10 @@ LearnerState Learner::replicated_state() const {
   }
   state.scalars["version"] = scalar(static_cast<int64_t>(version_));
   state.scalars["num_env_steps_trained_lifetime"] = scalar(env_steps_);
-  state.scalars["num_module_steps_trained_lifetime"] = scalar(module_steps_);
+  state.scalars["num_module_steps_trained_lifetime"] = scalar(books_.module_steps);
   if (plan_.target) {
-    state.scalars["num_target_updates"] = scalar(target_updates_);
-    state.scalars["target_updated_at"] = scalar(target_updated_at_);
+    state.scalars["num_target_updates"] = scalar(books_.target_updates);
+    state.scalars["target_updated_at"] = scalar(books_.target_updated_at);
   }
   for (const auto& [name, value] : algorithm_->state()) state.scalars[std::string(kCoefficient) + name] = scalar(value);
   return state;
@@ -100,57 +89,44 @@ LearnerState Learner::replicated_state() const {
 
 void Learner::set_state(const LearnerState& state) {
   check(parts_.whole(), "a state is set before the parts of a group are taken");
-  set_parameters_and_moments(state);
+  trainer_->set_state(parameters_in(state), state.optimizer, target_in(state));
   set_counters(state);
 }
 
 void Learner::set_replicated_state(const LearnerState& state) {
-  if (shard_ == Shard::none) {
-    set_parameters_and_moments(state);
-  } else {
-    const bool replicated = shard_ != Shard::parameters;
-    if (replicated) set_parameters(state);
-    if (device_)
-      device_->set_replicated_state(replicated ? module_->parameters() : std::span<const float>(), state.optimizer,
-                                    replicated && plan_.target ? room_of(target_) : std::span<const float>());
-    else
-      optimizer_->set_counter_state(state.optimizer);
-  }
+  if (shard_ == Shard::none)
+    trainer_->set_state(parameters_in(state), state.optimizer, target_in(state));
+  else if (shard_ == Shard::parameters)
+    trainer_->set_replicated_state({}, state.optimizer, {});
+  else
+    trainer_->set_replicated_state(parameters_in(state), state.optimizer, target_in(state));
   set_counters(state);
 }
 
-/// All of them.
-void Learner::set_parameters_and_moments(const LearnerState& state) {
-  set_parameters(state);
-  if (device_)
-    device_->set_state(module_->parameters(), state.optimizer,
-                       plan_.target ? std::span<const float>(room_of(target_)) : std::span<const float>());
-  else
-    optimizer_->set_state(state.optimizer);
+std::vector<float> Learner::parameters_in(const LearnerState& state) const {
+  return flat_parameters(spec(), state.module, "the learner's state");
 }
 
-void Learner::set_parameters(const LearnerState& state) {
-  const std::vector<float> parameters = flat_parameters(spec(), state.module, "the learner's state");
-  if (plan_.target) {
-    const std::vector<float> target = find(state.scalars, "target_parameters").f32();
-    if (target.size() != parameters.size())
-      fail(Exit::usage, "foreign-checkpoint", "the target network has {} parameters, want {}", target.size(),
-           parameters.size());
-    std::ranges::copy(target, room_of(target_).begin());
-  }
-  std::ranges::copy(parameters, module_->parameters().begin());
+/// Empty without a target network.
+std::vector<float> Learner::target_in(const LearnerState& state) const {
+  if (!plan_.target) return {};
+  std::vector<float> target = find(state.scalars, "target_parameters").f32();
+  if (target.size() != spec().num_parameters())
+    fail(Exit::usage, "foreign-checkpoint", "the target network has {} parameters, want {}", target.size(),
+         spec().num_parameters());
+  return target;
 }
 
 void Learner::set_counters(const LearnerState& state) {
   if (plan_.target) {
-    target_updates_ = integer(state.scalars, "num_target_updates");
-    target_updated_at_ = integer(state.scalars, "target_updated_at");
+    books_.target_updates = integer(state.scalars, "num_target_updates");
+    books_.target_updated_at = integer(state.scalars, "target_updated_at");
   }
-  empty_buffer();
+  trainer_->empty_buffer();
   if (filter_) filter_->set_state(find(state.connectors, "mean_std_filter").f64());
   version_ = static_cast<uint64_t>(integer(state.scalars, "version"));
   env_steps_ = integer(state.scalars, "num_env_steps_trained_lifetime");
-  module_steps_ = integer(state.scalars, "num_module_steps_trained_lifetime");
+  books_.module_steps = integer(state.scalars, "num_module_steps_trained_lifetime");
   std::map<std::string, double> coefficients;
   for (const auto& [name, tensor] : state.scalars)
     if (name.starts_with(kCoefficient)) coefficients[name.substr(kCoefficient.size())] = tensor.f64().at(0);

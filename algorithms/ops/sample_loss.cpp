@@ -1,36 +1,12 @@
 #include "algorithms/ops/sample_loss.hpp"
 
 #include <ATen/ATen.h>
-#include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 
 #include "algorithms/ops/gae.hpp"
 
 namespace myriad {
-namespace {
-
-/// A number with given derivatives.
-struct GivenDerivatives : torch::autograd::Function<GivenDerivatives> {
-  using Context = torch::autograd::AutogradContext;
-  using List = torch::autograd::variable_list;
-
-  static at::Tensor forward(Context* context, const at::Tensor& /*inputs*/, const at::Tensor& /*values*/, float total,
-                            const at::Tensor* d_inputs, const at::Tensor* d_values) {
-    context->saved_data["d_inputs"] = *d_inputs;
-    context->saved_data["d_values"] = *d_values;
-    return at::scalar_tensor(total, at::kFloat);
-  }
-  static List backward(Context* context, List d) {
-    return {d[0] * context->saved_data["d_inputs"].toTensor(),
-            d[0] * context->saved_data["d_values"].toTensor(),
-            {},
-            {},
-            {}};
-  }
-};
-
-}  // namespace
 
 Trajectories trajectories_of(const Columns& columns, std::span<const float> values,
                              std::span<const float> final_values) {
@@ -44,22 +20,19 @@ Trajectories trajectories_of(const Columns& columns, std::span<const float> valu
           .final_values = final_values};
 }
 
-HostLoss given_loss(const ModuleOutput& output, float total, const at::Tensor& d_inputs, const at::Tensor& d_values,
-                    std::span<const float> metrics) {
+HostLoss given_loss(float total, at::Tensor d_inputs, at::Tensor d_values, std::span<const float> metrics) {
   const at::Tensor means = at::empty({static_cast<int64_t>(metrics.size())}, at::kFloat);
   std::ranges::copy(metrics, room_of(means).begin());
-  return {.total = GivenDerivatives::apply(output.action_dist_inputs, output.values, total, &d_inputs, &d_values),
-          .metrics = means};
+  return {.total = total, .d_inputs = std::move(d_inputs), .d_values = std::move(d_values), .metrics = means};
 }
 
 SampleLoss::SampleLoss(const ModuleSpec& spec, const ModuleOutput& output, const at::Tensor& reference,
-                       const at::Tensor& actions)
-    : output_(output) {
+                       const at::Tensor& actions) {
   const int64_t rows = output.values.size(0), k = inputs_size(spec.distribution), n = reference.numel() / k;
   check(n <= rows && output.values.is_contiguous(), "{} samples of a module's {} rows", n, rows);
   samples_ = static_cast<size_t>(n);
   width_ = static_cast<size_t>(k);
-  distribution_ = distribution_jacobian(spec.distribution, output.action_dist_inputs.detach().narrow(0, 0, n),
+  distribution_ = distribution_jacobian(spec.distribution, output.action_dist_inputs.narrow(0, 0, n),
                                         reference.reshape({n, k}), actions.reshape({n, -1}));
   terms_ = span_of<float>(distribution_.terms);
   jacobian_ = span_of<float>(distribution_.derivatives);
@@ -70,10 +43,6 @@ SampleLoss::SampleLoss(const ModuleSpec& spec, const ModuleOutput& output, const
   d_values_room_ = room_of(d_values_);
   std::ranges::fill(d_inputs_room_.subspan(samples_ * width_), 0.0f);
   std::ranges::fill(d_values_room_.subspan(samples_), 0.0f);
-}
-
-HostLoss SampleLoss::finish(float total, std::span<const float> metrics) const {
-  return given_loss(output_, total, d_inputs_, d_values_, metrics);
 }
 
 VtraceTargets vtrace_targets(const Columns& minibatch, std::span<const float> values, std::span<const float> ratios,

@@ -1,6 +1,6 @@
-// SampleLoss: a loss written sample by sample together with its derivatives, as one autograd operation. On a CPU the
-// same in torch's operators costs several times a small network itself; tests hold each algorithm's loss against that
-// form. One thread, one minibatch.
+// SampleLoss: a loss written sample by sample together with its derivatives. On a CPU the same in torch's operators
+// costs several times a small network itself; tests hold each algorithm's loss against that form. One thread, one
+// minibatch.
 //
 //   SampleLoss loss(...);  for each sample i: loss.set(i, dL/dlogp, ...);  return loss.finish(L, ...);
 #pragma once
@@ -28,9 +28,8 @@ inline std::span<float> room_of(const at::Tensor& tensor) {
 Trajectories trajectories_of(const Columns& columns, std::span<const float> values,
                              std::span<const float> final_values);
 
-/// A loss with given derivatives by the module's outputs, and its loss_metrics().
-HostLoss given_loss(const ModuleOutput& output, float total, const at::Tensor& d_inputs,  // [n, k]
-                    const at::Tensor& d_values,                                           // [n]
+/// A loss with its loss_metrics().
+HostLoss given_loss(float total, at::Tensor d_inputs, at::Tensor d_values,  // [n, k], [n]
                     std::span<const float> metrics);
 
 class SampleLoss {
@@ -54,10 +53,11 @@ class SampleLoss {
     d_values_room_[i] = d_value;
   }
 
-  HostLoss finish(float total, std::span<const float> metrics) const;
+  HostLoss finish(float total, std::span<const float> metrics) const {
+    return given_loss(total, d_inputs_, d_values_, metrics);
+  }
 
  private:
-  const ModuleOutput& output_;
   size_t samples_ = 0, width_ = 0;
   DistributionJacobian distribution_;
   at::Tensor d_inputs_, d_values_;

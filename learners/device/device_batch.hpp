@@ -3,7 +3,7 @@
 // The slab is the fragment's buffer there, so that a batch is one copy and every shape is fixed; what varies, the rows
 // of final_obs, is rounded up. Frames are stacked and observations filtered on the device. Minibatches are gathered on
 // the device by units that the host chose: rows, or whole environments where the plan is time-major. Nothing here waits
-// for the device. Owned by DeviceLearner; one thread, inside DeviceSupport::run().
+// for the device. Owned by TorchTrainer; one thread, inside DeviceSupport::run().
 #pragma once
 
 #include <map>

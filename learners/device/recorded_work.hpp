@@ -1,5 +1,5 @@
 // RecordedWork: device work that comes again and again in a few shapes. The first times it runs as it is, which warms
-// up what torch and its libraries allocate; then it is recorded, and from then on replayed. Owned by DeviceLearner; one
+// up what torch and its libraries allocate; then it is recorded, and from then on replayed. Owned by TorchTrainer; one
 // thread.
 #pragma once
 

@@ -98,9 +98,12 @@ class HostGroup final : public DeviceGroup {
     collective_.all_gather(std::as_writable_bytes(floats_of(host)), own(host).nbytes());
     if (!all.is_cpu()) all.copy_(host);
   }
-  void begin_all_reduce(const at::Tensor& tensor) override { all_reduce(tensor); }
-  void finish() override {}
-  size_t overlap_floats() const override { return 0; }
+  void begin_all_reduce(const at::Tensor& tensor) override {
+    if (!tensor.is_cpu()) return all_reduce(tensor);
+    collective_.begin_all_reduce(floats_of(tensor));
+  }
+  void finish() override { collective_.finish(); }
+  size_t overlap_floats() const override { return collective_.overlap_floats(); }
   int64_t rank() const override { return collective_.rank(); }
   int64_t size() const override { return collective_.size(); }
   bool recordable() const override { return false; }

@@ -7,7 +7,7 @@
 //   backward:  [the same]  y = layer(x) once more, its gradient -> summed at its shards           it is freed
 //
 // In brackets where parameters lie in parts, too. Every shard runs the same passes in the same order; one without rows
-// runs idle ones. Throws GroupBroken as its group does. Owned by TorchModule or DeviceLearner; used by one thread, and
+// runs idle ones. Throws GroupBroken as its group does. Owned by TorchTrainer; used by one thread, and
 // within a backward pass by autograd's thread of the device meanwhile.
 #pragma once
 

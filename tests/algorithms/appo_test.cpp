@@ -55,7 +55,7 @@ TEST_CASE("APPO: the surrogate of one step in three environments by hand") {
   CHECK(metric(*algorithm, loss, "policy_loss") == doctest::Approx(-(2.8 - 8 + 1.25) / 3));
   CHECK(metric(*algorithm, loss, "vf_loss") == doctest::Approx(0.5 * (4 + 16 + 1) / 3));
   CHECK(metric(*algorithm, loss, "importance_ratio_mean") == doctest::Approx((0.5 + 1 + 0.25) / 3));
-  CHECK(loss.total.item<double>() == doctest::Approx(metric(*algorithm, loss, "policy_loss")));
+  CHECK(loss.total == doctest::Approx(metric(*algorithm, loss, "policy_loss")));
 }
 
 TEST_CASE("APPO: the derivatives equal those of the formula in torch's operators") {
@@ -72,9 +72,7 @@ TEST_CASE("APPO: the derivatives equal those of the formula in torch's operators
     SequenceExample e(space, 9);
     const at::Tensor target = e.flat("action_dist_inputs") + 0.2 * at::randn_like(e.flat("action_dist_inputs"));
     add_target(e, target);
-    at::Tensor x = e.inputs.clone().set_requires_grad(true), v = e.values.clone().set_requires_grad(true);
-    const HostLoss loss = sampled(*algorithm).sample_loss(e.spec, {x, v}, e.columns);
-    loss.total.backward();
+    const HostLoss loss = sampled(*algorithm).sample_loss(e.spec, {e.inputs, e.values}, e.columns);
     at::Tensor y = e.inputs.clone().set_requires_grad(true), w = e.values.clone().set_requires_grad(true);
     const at::Tensor now = y.narrow(0, 0, kSamples), mu = e.flat("logp"), old = e.flat(kTargetLogp);
     const auto [targets, a] = e.vtrace((old - mu).exp(), kGamma, own.vtrace());
@@ -86,9 +84,9 @@ TEST_CASE("APPO: the derivatives equal those of the formula in torch's operators
          0.3 * kl_divergence(e.spec.distribution, target, now))
             .mean();
     want.backward();
-    CHECK(loss.total.item<double>() == doctest::Approx(want.item<double>()).epsilon(1e-5));
-    CHECK((x.grad() - y.grad()).abs().max().item<float>() <= 1e-6f);
-    CHECK((v.grad() - w.grad()).abs().max().item<float>() <= 1e-6f);
+    CHECK(loss.total == doctest::Approx(want.item<double>()).epsilon(1e-5));
+    CHECK((loss.d_inputs - y.grad()).abs().max().item<float>() <= 1e-6f);
+    CHECK((loss.d_values - w.grad()).abs().max().item<float>() <= 1e-6f);
   }
 }
 
@@ -97,9 +95,8 @@ TEST_CASE("APPO: where policy, target and behaviour agree its gradient is IMPALA
   add_target(e, e.flat("action_dist_inputs"));
   const auto gradients = [&](Algorithm& algorithm) {
     algorithm.begin_update(0);
-    at::Tensor x = e.inputs.clone().set_requires_grad(true), v = e.values.clone().set_requires_grad(true);
-    sampled(algorithm).sample_loss(e.spec, {x, v}, e.columns).total.backward();
-    return at::cat({x.grad().flatten(), v.grad()});
+    const HostLoss loss = sampled(algorithm).sample_loss(e.spec, {e.inputs, e.values}, e.columns);
+    return at::cat({loss.d_inputs.flatten(), loss.d_values});
   };
   const at::Tensor a = gradients(*appo(AppoConfig())),
                    i = gradients(*algorithm_of("IMPALA", std::make_unique<ImpalaConfig>()));
@@ -131,8 +128,7 @@ TEST_CASE("APPO: the entropy coefficient follows its schedule over env steps") {
     return sampled(*algorithm).sample_loss(e.spec, {e.inputs, e.values}, e.columns);
   };
   const HostLoss there = loss_at(100), here = loss_at(25);
-  CHECK(here.total.item<double>() - there.total.item<double>() ==
-        doctest::Approx(-0.75 * metric(*algorithm, here, "entropy")).epsilon(1e-4));
+  CHECK(here.total - there.total == doctest::Approx(-0.75 * metric(*algorithm, here, "entropy")).epsilon(1e-4));
   CHECK(algorithm->coefficients().at("entropy_coeff") == doctest::Approx(0.75));
   Metrics metrics;
   algorithm->end_update(metrics);

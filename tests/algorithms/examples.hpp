@@ -125,7 +125,7 @@ inline double reward_after(Learner& learner, int updates, int lag) {
   for (int update = 0; update < updates; ++update) {
     policies.push_back(learner.state().module);
     if (policies.size() > static_cast<size_t>(lag) + 1) policies.pop_front();
-    TorchModule policy(learner.spec(), flat_parameters(learner.spec(), policies.front(), "test"), Executor::native, 1);
+    const std::vector<float> policy = flat_parameters(learner.spec(), policies.front(), "test");
     Fragment f(layout);
     const auto values = [&](const char* name) { return f.values<float>(layout->column(name)); };
     const auto obs = values("obs");
@@ -134,9 +134,9 @@ inline double reward_after(Learner& learner, int updates, int lag) {
       obs[2 * i] = first ? static_cast<float>(random.uniform(-1, 1)) : 0.0f;
       obs[2 * i + 1] = first ? 0.0f : 1.0f;
     }
+    const at::Tensor rows = at::tensor(std::vector<float>(obs.begin(), obs.begin() + 2 * kCount)).view({-1, 2});
     const at::Tensor logits =
-        policy.forward(at::tensor(std::vector<float>(obs.begin(), obs.begin() + 2 * kCount)).view({-1, 2}))
-            .action_dist_inputs.detach();
+        torch_forward(learner.spec(), parameter_views(learner.spec(), at::tensor(policy)), rows).action_dist_inputs;
     const bool greedy = std::holds_alternative<EpsilonGreedy>(learner.spec().distribution);
     const at::Tensor log_p =
         greedy ? (0.05 + 0.9 * logits.ge(logits.flip(1)).to(at::kFloat)).log() : at::log_softmax(logits, 1);

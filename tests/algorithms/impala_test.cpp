@@ -51,7 +51,7 @@ TEST_CASE("IMPALA: the loss of one step in two environments by hand") {
         doctest::Approx(0.5 * std::log(0.5 / 0.25) + 0.5 * std::log(0.5 / 0.75)));
   CHECK(metric(*algorithm, loss, "importance_ratio_mean") == doctest::Approx(1.0));
   CHECK(metric(*algorithm, loss, "importance_ratio_clipped") == doctest::Approx(0.5));
-  CHECK(loss.total.item<double>() == doctest::Approx(policy + 0.5 * vf - 0.1 * 2 * h));  // sums
+  CHECK(loss.total == doctest::Approx(policy + 0.5 * vf - 0.1 * 2 * h));  // sums
 }
 
 TEST_CASE("IMPALA: the derivatives equal those of the formula in torch's operators") {
@@ -66,9 +66,7 @@ TEST_CASE("IMPALA: the derivatives equal those of the formula in torch's operato
   algorithm->begin_update(0);
   for (const Space& space : {Space::discrete(3), Space::box(-1, 1, {2})}) {
     const SequenceExample e(space, 7);
-    at::Tensor x = e.inputs.clone().set_requires_grad(true), v = e.values.clone().set_requires_grad(true);
-    const HostLoss loss = sampled(*algorithm).sample_loss(e.spec, {x, v}, e.columns);
-    loss.total.backward();
+    const HostLoss loss = sampled(*algorithm).sample_loss(e.spec, {e.inputs, e.values}, e.columns);
     at::Tensor y = e.inputs.clone().set_requires_grad(true), w = e.values.clone().set_requires_grad(true);
     const at::Tensor now = y.narrow(0, 0, kSamples), logp = log_prob(e.spec.distribution, now, e.flat("actions"));
     const auto [targets, advantages] = e.vtrace((logp - e.flat("logp")).exp().detach(), kGamma, own.vtrace());
@@ -76,10 +74,10 @@ TEST_CASE("IMPALA: the derivatives equal those of the formula in torch's operato
                             0.7 * 0.5 * (w.narrow(0, 0, kSamples) - targets).square().sum() -
                             0.05 * entropy(e.spec.distribution, now).sum();
     want.backward();
-    CHECK(loss.total.item<double>() == doctest::Approx(want.item<double>()).epsilon(1e-5));
-    CHECK((x.grad() - y.grad()).abs().max().item<float>() <= 1e-5f);
-    CHECK((v.grad() - w.grad()).abs().max().item<float>() <= 1e-5f);
-    CHECK(x.grad().narrow(0, kSamples, x.size(0) - kSamples).abs().max().item<float>() == 0.0f);
+    CHECK(loss.total == doctest::Approx(want.item<double>()).epsilon(1e-5));
+    CHECK((loss.d_inputs - y.grad()).abs().max().item<float>() <= 1e-5f);
+    CHECK((loss.d_values - w.grad()).abs().max().item<float>() <= 1e-5f);
+    CHECK(loss.d_inputs.slice(0, kSamples).abs().max().item<float>() == 0.0f);
   }
 }
 
@@ -90,13 +88,13 @@ TEST_CASE("IMPALA: on-policy its gradient is that of the policy gradient with GA
   const auto algorithm = impala(own);
   algorithm->begin_update(0);
   const SequenceExample e(Space::discrete(3), 8, 0.0f);
-  at::Tensor x = e.inputs.clone().set_requires_grad(true), y = e.inputs.clone().set_requires_grad(true);
-  sampled(*algorithm).sample_loss(e.spec, {x, e.values}, e.columns).total.backward();
+  at::Tensor y = e.inputs.clone().set_requires_grad(true);
+  const HostLoss loss = sampled(*algorithm).sample_loss(e.spec, {e.inputs, e.values}, e.columns);
   const at::Tensor advantages = at::empty({kSamples}), targets = at::empty({kSamples});
   compute_gae(e.trajectories.view(), kGamma, 1.0, {advantages.mutable_data_ptr<float>(), size_t{kSamples}},
               {targets.mutable_data_ptr<float>(), size_t{kSamples}});
   (-(log_prob(e.spec.distribution, y.narrow(0, 0, kSamples), e.flat("actions")) * advantages).sum()).backward();
-  CHECK((x.grad() - y.grad()).abs().max().item<float>() <= 1e-5f);
+  CHECK((loss.d_inputs - y.grad()).abs().max().item<float>() <= 1e-5f);
 }
 
 TEST_CASE("IMPALA: the entropy coefficient follows its schedule over env steps") {
@@ -109,7 +107,7 @@ TEST_CASE("IMPALA: the entropy coefficient follows its schedule over env steps")
     return sampled(*algorithm).sample_loss(e.spec, {e.inputs, e.values}, e.columns);
   };
   const HostLoss there = loss_at(100), here = loss_at(25);
-  CHECK(here.total.item<double>() - there.total.item<double>() ==
+  CHECK(here.total - there.total ==
         doctest::Approx(-0.75 * kSamples * metric(*algorithm, here, "entropy")).epsilon(1e-4));
   CHECK(algorithm->coefficients().at("entropy_coeff") == doctest::Approx(0.75));
   Metrics metrics;

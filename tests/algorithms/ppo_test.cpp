@@ -91,7 +91,7 @@ TEST_CASE("PPO: the loss of four samples by hand") {
   CHECK(metric(*algorithm, loss, "vf_loss_unclipped") == doctest::Approx((1 + 4 + 1 + 25) / 4.0));
   CHECK(metric(*algorithm, loss, "entropy") == doctest::Approx(kEntropy));
   CHECK(metric(*algorithm, loss, "mean_kl_loss") == doctest::Approx(kKl));
-  CHECK(loss.total.item<double>() == doctest::Approx(0.15 + 2.5 - 0.1 * kEntropy + 0.5 * kKl));
+  CHECK(loss.total == doctest::Approx(0.15 + 2.5 - 0.1 * kEntropy + 0.5 * kKl));
 }
 
 TEST_CASE("PPO: targets by hand, of the config's gamma and lambda, on a device too") {
@@ -145,15 +145,13 @@ TEST_CASE("PPO: the derivatives equal those of the formula in torch's operators"
     const at::Tensor behaviour = at::randn({64, k}) * 0.3, advantages = at::randn({64}), targets = at::randn({64});
     const at::Tensor start = behaviour + at::randn({64, k}) * 0.3;
     const at::Tensor logp = log_prob(spec.distribution, behaviour, actions), value = at::randn({64});
-    at::Tensor x = start.clone().set_requires_grad(true), v = value.clone().set_requires_grad(true);
     const HostLoss loss = sampled(*algorithm)
-                              .sample_loss(spec, {x, v},
+                              .sample_loss(spec, {start, value},
                                            {{"actions", actions},
                                             {"logp", logp},
                                             {"action_dist_inputs", behaviour},
                                             {"advantages", advantages},
                                             {"value_targets", targets}});
-    loss.total.backward();
     at::Tensor y = start.clone().set_requires_grad(true), w = value.clone().set_requires_grad(true);
     const at::Tensor ratio = (log_prob(spec.distribution, y, actions) - logp).exp();
     const at::Tensor want = (-at::minimum(ratio * advantages, ratio.clamp(0.7, 1.3) * advantages) +
@@ -161,9 +159,9 @@ TEST_CASE("PPO: the derivatives equal those of the formula in torch's operators"
                              0.2 * kl_divergence(spec.distribution, behaviour, y))
                                 .mean();
     want.backward();
-    CHECK(loss.total.item<double>() == doctest::Approx(want.item<double>()).epsilon(1e-5));
-    CHECK((x.grad() - y.grad()).abs().max().item<float>() <= 1e-6f);
-    CHECK((v.grad() - w.grad()).abs().max().item<float>() <= 1e-6f);
+    CHECK(loss.total == doctest::Approx(want.item<double>()).epsilon(1e-5));
+    CHECK((loss.d_inputs - y.grad()).abs().max().item<float>() <= 1e-6f);
+    CHECK((loss.d_values - w.grad()).abs().max().item<float>() <= 1e-6f);
   }
 }
 
@@ -182,7 +180,7 @@ TEST_CASE("PPO: kl_coeff grows by half above twice the target and halves below h
   CHECK(after(0.0051) == doctest::Approx(0.3));
   CHECK(after(0.0049) == doctest::Approx(0.15));
   CHECK(after(std::nan("")) == doctest::Approx(0.15));
-  const auto total = [&](const Algorithm& a) { return loss_of_four(a).total.item<double>(); };
+  const auto total = [&](const Algorithm& a) { return double{loss_of_four(a).total}; };
   const double before = total(*algorithm);
   algorithm->set_state({{"kl_coeff", 0.7}});
   CHECK(algorithm->state().at("kl_coeff") == 0.7);
@@ -210,7 +208,7 @@ TEST_CASE("PPO: the entropy coefficient follows its schedule over env steps") {
   const auto algorithm = ppo(own);
   const auto total = [&](double env_steps) {
     algorithm->begin_update(env_steps);
-    return loss_of_four(*algorithm).total.item<double>();
+    return double{loss_of_four(*algorithm).total};
   };
   CHECK(total(25) - total(100) == doctest::Approx(-0.75 * kEntropy));
   algorithm->begin_update(25);

@@ -65,19 +65,11 @@ std::vector<std::pair<ModuleSpec, const EnvSpec*>> modules() {
 
 float largest_difference(const at::Tensor& a, const at::Tensor& b) { return (a - b).abs().max().item<float>(); }
 
-struct Pass {
-  at::Tensor inputs, values;
-  std::vector<float> gradient;
-};
-
-Pass pass(const ModuleSpec& spec, Executor executor, const at::Tensor& obs) {
-  TorchModule module(spec, parameters_of(spec), executor, 1);
-  const ModuleOutput out = module.forward(obs);
-  const auto n = static_cast<double>(obs.size(0));
-  ((out.action_dist_inputs * random_tensor(obs.size(0), out.action_dist_inputs.size(1), 2, 1 / n)).sum() +
-   (out.values * random_tensor(1, obs.size(0), 5, 1 / n).squeeze(0)).sum())
-      .backward();
-  return {out.action_dist_inputs.detach(), out.values.detach(), {module.gradients().begin(), module.gradients().end()}};
+ModulePass pass(const ModuleSpec& spec, Executor executor, const at::Tensor& obs) {
+  const int64_t n = obs.size(0);
+  const double weight = 1 / static_cast<double>(n);
+  return pass_of(spec, parameters_of(spec), executor, obs, random_tensor(n, inputs_size(spec.distribution), 2, weight),
+                 random_tensor(1, n, 5, weight).squeeze(0));
 }
 
 Config config_for_masks(const std::string& algorithm, const std::string& executor, const EnvSpec& env) {
@@ -111,7 +103,7 @@ TEST_CASE("ActionMask: in every executor the masked logits are kMaskedLogit, and
       policy.forward(rows.const_data_ptr<float>(), static_cast<size_t>(n), inputs.mutable_data_ptr<float>());
       return inputs;
     };
-    const Pass torch = pass(spec, Executor::torch, obs), native = pass(spec, Executor::native, obs);
+    const ModulePass torch = pass(spec, Executor::torch, obs), native = pass(spec, Executor::native, obs);
     for (const at::Tensor& inputs : {eigen(obs), torch.inputs, native.inputs}) {
       CHECK(inputs.eq(kMaskedLogit).eq(allowed.logical_not()).all().item<bool>());
       CHECK(largest_difference(inputs.masked_fill(allowed.logical_not(), 0),

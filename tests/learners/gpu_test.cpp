@@ -1,4 +1,4 @@
-// DeviceLearner and libmyriad_cuda.so on a GPU. Every case says SKIPPED where there is none.
+// TorchTrainer and libmyriad_cuda.so on a GPU. Every case says SKIPPED where there is none.
 #include <ATen/ATen.h>
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <torch/csrc/distributed/c10d/HashStore.hpp>

@@ -1,9 +1,5 @@
 #include "learners/native/native_module.hpp"
 
-#include <ATen/ATen.h>
-#include <doctest/doctest.h>
-
-#include "learners/module/torch_module.hpp"
 #include "rl/check.hpp"
 #include "tests/learners/same_gradient.hpp"
 
@@ -31,13 +27,11 @@ std::vector<float> parameters_of(const ModuleSpec& spec) {
   return values;
 }
 
-struct Result {
-  at::Tensor inputs, values, all_values;
-  std::vector<float> gradient;
+struct Result : ModulePass {
+  at::Tensor all_values;  ///< of a pass for the values alone
 };
 
 Result run(const ModuleSpec& spec, Executor executor, int64_t n, int threads = 1) {
-  TorchModule module(spec, parameters_of(spec), executor, threads);
   const at::Tensor obs = random_tensor({n, spec.obs_size}, 1);
   if (spec.mask_offset >= 0) {
     const at::Tensor mask = obs.narrow(1, spec.mask_offset, spec.mask_size());
@@ -45,17 +39,17 @@ Result run(const ModuleSpec& spec, Executor executor, int64_t n, int threads = 1
     mask.select(1, 0).fill_(1);
     mask.select(0, 0).fill_(0);  // as the last mask of an episode may be
   }
-  const ModuleOutput out = module.forward(obs);
   // Weights 1/n keep the gradients' size independent of n, so that one tolerance serves.
-  const at::Tensor loss =
-      (out.action_dist_inputs * random_tensor(out.action_dist_inputs.sizes().vec(), 2, 1.0 / static_cast<double>(n)))
-          .sum() +
-      (out.values * random_tensor({n}, 5, 1.0 / static_cast<double>(n))).sum();
-  loss.backward();
-  return {out.action_dist_inputs.detach(),
-          out.values.detach(),
-          module.values(obs),
-          {module.gradients().begin(), module.gradients().end()}};
+  const double weight = 1.0 / static_cast<double>(n);
+  Result result{
+      pass_of(spec, parameters_of(spec), executor, obs, random_tensor({n, inputs_size(spec.distribution)}, 2, weight),
+              random_tensor({n}, 5, weight), threads),
+      at::empty({n})};
+  if (executor == Executor::native)
+    NativeModule(spec, threads)
+        .values(parameters_of(spec).data(), obs.const_data_ptr<float>(), static_cast<size_t>(n),
+                result.all_values.mutable_data_ptr<float>());
+  return result;
 }
 
 float largest_difference(const at::Tensor& a, const at::Tensor& b) { return (a - b).abs().max().item<float>(); }
@@ -146,16 +140,20 @@ TEST_CASE("NativeModule: nothing of one pass is left in the next, in any lane") 
   ModelConfig config;
   config.fcnet_hiddens = {16};
   const ModuleSpec spec = spec_of(Space::box(-1, 1, {2}), config);
-  const auto gradient = [&](TorchModule& module, int64_t n, uint64_t seed) {
-    module.zero_gradients();
-    const ModuleOutput out = module.forward(random_tensor({n, spec.obs_size}, seed));
-    (out.action_dist_inputs.square().mean() + out.values.square().mean()).backward();
-    return std::vector<float>(module.gradients().begin(), module.gradients().end());
+  const std::vector<float> parameters = parameters_of(spec);
+  const auto gradient = [&](NativeModule& module, int64_t n, uint64_t seed) {
+    const at::Tensor obs = random_tensor({n, spec.obs_size}, seed);
+    const at::Tensor inputs = at::empty({n, inputs_size(spec.distribution)}), values = at::empty({n});
+    module.forward(parameters.data(), obs.const_data_ptr<float>(), static_cast<size_t>(n),
+                   inputs.mutable_data_ptr<float>(), values.mutable_data_ptr<float>());
+    std::vector<float> gradient(parameters.size());
+    module.backward(parameters.data(), inputs.const_data_ptr<float>(), values.const_data_ptr<float>(), gradient.data());
+    return gradient;
   };
-  TorchModule used(spec, parameters_of(spec), Executor::native, 1);
+  NativeModule used(spec, 1);
   for (const int64_t n : {2600, 600, 40, 2600}) {  // 8, 3, 1 and 8 lanes
     CAPTURE(n);
-    TorchModule fresh(spec, parameters_of(spec), Executor::native, 1);
+    NativeModule fresh(spec, 1);
     CHECK(gradient(used, n, 1) == gradient(fresh, n, 1));
     CHECK(gradient(used, n, 2) != gradient(fresh, n, 1));
   }

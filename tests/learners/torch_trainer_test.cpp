@@ -1,14 +1,14 @@
-// DeviceLearner on CpuSupport, against the CPU's own learner: the same code runs on a GPU (gpu_test.cpp).
-#include "learners/device/device_learner.hpp"
+// TorchTrainer on CpuSupport, against NativeTrainer: the same code runs on a GPU (gpu_test.cpp).
+#include "learners/device/torch_trainer.hpp"
 
 #include "tests/algorithms/examples.hpp"
 #include "tests/learners/device_examples.hpp"
 
 using namespace myriad;
 
-TEST_SUITE_BEGIN("learners/device/device_learner");
+TEST_SUITE_BEGIN("learners/device/torch_trainer");
 
-TEST_CASE("DeviceLearner: trains as the CPU's learner does, batch after batch") {
+TEST_CASE("TorchTrainer: trains as the CPU's learner does, batch after batch") {
   for (const char* name : kDeviceCases)
     for (const Space& actions : action_spaces_of(name)) {
       CAPTURE(name);
@@ -34,7 +34,7 @@ TEST_CASE("DeviceLearner: trains as the CPU's learner does, batch after batch") 
     }
 }
 
-TEST_CASE("DeviceLearner: recorded work gives the same numbers, and is counted") {
+TEST_CASE("TorchTrainer: recorded work gives the same numbers, and is counted") {
   for (const char* name : kDeviceCases) {
     CAPTURE(name);
     const Space actions = Space::discrete(3, 5);
@@ -58,7 +58,7 @@ TEST_CASE("DeviceLearner: recorded work gives the same numbers, and is counted")
   }
 }
 
-TEST_CASE("DeviceLearner: stacks the frames of a batch as the host does, to the bit, recorded too") {
+TEST_CASE("TorchTrainer: stacks the frames of a batch as the host does, to the bit, recorded too") {
   const Space actions = Space::discrete(3, 5);
   for (const char* name : kDeviceCases) {
     CAPTURE(name);
@@ -79,7 +79,7 @@ TEST_CASE("DeviceLearner: stacks the frames of a batch as the host does, to the 
   }
 }
 
-TEST_CASE("DeviceLearner: what is recorded never waits for the device") {
+TEST_CASE("TorchTrainer: what is recorded never waits for the device") {
   int64_t replays = 0;
   RecordingSupport support(&replays);
   const at::Tensor x = at::ones({3});
@@ -104,7 +104,7 @@ TEST_CASE("DeviceLearner: what is recorded never waits for the device") {
     }
 }
 
-TEST_CASE("DeviceLearner: a batch of another layout is trained on, and what was recorded is forgotten") {
+TEST_CASE("TorchTrainer: a batch of another layout is trained on, and what was recorded is forgotten") {
   int64_t replays = 0;
   Config config = async_config("IMPALA", "torch");
   const Space actions = Space::discrete(2);
@@ -119,7 +119,7 @@ TEST_CASE("DeviceLearner: a batch of another layout is trained on, and what was 
   CHECK(replays == 1);
 }
 
-TEST_CASE("DeviceLearner: its checkpoint continues bit for bit, and on a CPU as well as on a device") {
+TEST_CASE("TorchTrainer: its checkpoint continues bit for bit, and on a CPU as well as on a device") {
   for (const char* name : kDeviceCases) {
     CAPTURE(name);
     const Space actions = action_spaces_of(name).back();
@@ -145,7 +145,7 @@ TEST_CASE("DeviceLearner: its checkpoint continues bit for bit, and on a CPU as 
   }
 }
 
-TEST_CASE("DeviceLearner: a batch with NaN changes nothing, is counted, and the third in a row is an error") {
+TEST_CASE("TorchTrainer: a batch with NaN changes nothing, is counted, and the third in a row is an error") {
   const Space actions = Space::discrete(2);
   for (const char* algorithm : {"PPO", "IMPALA"}) {
     CAPTURE(algorithm);
@@ -175,7 +175,7 @@ TEST_CASE("DeviceLearner: a batch with NaN changes nothing, is counted, and the 
   }
 }
 
-TEST_CASE("DeviceLearner: bfloat16 trains nearly as float32 does") {
+TEST_CASE("TorchTrainer: bfloat16 trains nearly as float32 does") {
   for (const char* name : kDeviceCases) {
     CAPTURE(name);
     const Space actions = action_spaces_of(name).back();
@@ -195,7 +195,7 @@ TEST_CASE("DeviceLearner: bfloat16 trains nearly as float32 does") {
   }
 }
 
-TEST_CASE("DeviceLearner: target_kl_stop ends the epochs of an update where the CPU's learner ends them") {
+TEST_CASE("TorchTrainer: target_kl_stop ends the epochs of an update where the CPU's learner ends them") {
   const Space actions = Space::discrete(2);
   Config config = config_of("torch");
   PpoConfig own;
@@ -210,7 +210,7 @@ TEST_CASE("DeviceLearner: target_kl_stop ends the epochs of an update where the 
   CHECK(there.update(&batch).grad_updates == want);
 }
 
-TEST_CASE("DeviceLearner: IMPALA and APPO learn a two-step problem from batches of a policy three updates old") {
+TEST_CASE("TorchTrainer: IMPALA and APPO learn a two-step problem from batches of a policy three updates old") {
   for (const char* algorithm : {"IMPALA", "APPO"}) {
     CAPTURE(algorithm);
     Config config = load_config(fmt::format("algorithm = '{}'", algorithm), "test");
@@ -223,7 +223,7 @@ TEST_CASE("DeviceLearner: IMPALA and APPO learn a two-step problem from batches 
   }
 }
 
-TEST_CASE("DeviceLearner: batches it cannot use are errors before anything is trained") {
+TEST_CASE("TorchTrainer: batches it cannot use are errors before anything is trained") {
   const Space actions = Space::discrete(2);
   Learner learner(config_of("torch"), kObs, actions, make_cpu_support());
   Fragment other = batch_of(Space::box(-1, 1, {1}));

@@ -1,7 +1,7 @@
-// What a DeviceLearner holds on the device: where it lies, how it leaves and comes back.
+// What a TorchTrainer holds on the device: where it lies, how it leaves and comes back.
 #include <ATen/ATen.h>
 
-#include "learners/device/device_learner.hpp"
+#include "learners/device/torch_trainer.hpp"
 #include "rl/check.hpp"
 
 namespace myriad {
@@ -22,8 +22,8 @@ Floats floats_of(const at::Tensor& tensor) {
 
 }  // namespace
 
-/// For what placement_ and group_ say; parameters are zero until they are put.
-void DeviceLearner::make_room() {
+/// For what placement_ and gradients_ say; parameters are zero until they are put.
+void TorchTrainer::make_room() {
   const at::TensorOptions options = at::TensorOptions(at::kFloat).device(support_->device());
   const Partition& parts = placement_.partition;
   const auto count = static_cast<int64_t>(placement_.num_parameters());
@@ -33,23 +33,25 @@ void DeviceLearner::make_room() {
   if (plan_.target) target_ = at::zeros({count}, options);
 
   num_gradients_ = static_cast<int64_t>(placement_.num_gradients());
-  const int64_t shards = group_ ? group_->size() : 1;
-  const int64_t found = 1 + static_cast<int64_t>(algorithm_.loss_metrics().size()) +
-                        (plan_.time_major ? shards * accumulation_ * static_cast<int64_t>(ValueFit::kNumbers) : 0);
+  const size_t metrics = algorithm_.loss_metrics().size();
+  const size_t fits = plan_.time_major ? size() * static_cast<size_t>(accumulation_) : 0;
+  const auto found = static_cast<int64_t>(1 + metrics + fits * ValueFit::kNumbers);
   gradient_ = at::zeros({num_gradients_ + found + (placement_.gradients_in_parts ? 1 : 0)}, options);
-  steps_.set_width(found + 1, options);
+  steps_.set_width(metrics, fits, options);
 
   views_.clear();
   buckets_ = {};
   parted_.reset();
   if (placement_.gradients_in_parts) {
-    parted_ = std::make_unique<PartedModule>(spec_, placement_, *group_, flat_, gradient_.narrow(0, 0, num_gradients_));
+    parted_ =
+        std::make_unique<PartedModule>(spec_, placement_, *gradients_, flat_, gradient_.narrow(0, 0, num_gradients_));
     return;
   }
   const std::vector<Parameter> list = spec_.parameters();
   for (const at::Tensor& part : parameter_views(spec_, flat_)) views_.push_back(part.detach().set_requires_grad(true));
-  if (group_ == nullptr || !recordable()) return;
-  buckets_ = GradientBuckets(list, group_->overlap_floats());
+  // A sum that goes through the host's memory would wait for a GPU amid backward.
+  if (alone() || !(recordable() || flat_.is_cpu())) return;
+  buckets_ = GradientBuckets(list, gradients_->overlap_floats());
   if (buckets_.size() == 0) return;
   for (size_t i = 0; i < views_.size(); ++i)
     views_[i].register_hook([this, i, p = list[i]](const at::Tensor& gradient) {
@@ -59,17 +61,13 @@ void DeviceLearner::make_room() {
     });
 }
 
-void DeviceLearner::empty_buffer() {
-  if (plan_.buffer_batches > 0) buffer_.emplace(plan_.buffer_batches, plan_.buffer_uses);
-}
-
-void DeviceLearner::set_group(DeviceGroup* group, const Placement& placement, const Parts::Slices& own) {
-  group_ = group;
+void TorchTrainer::place(std::shared_ptr<DeviceGroup> gradients, Parts::Slices own) {
+  if (!alone() && !gradients) gradients = make_host_group(*group_);
+  std::swap(gradients_, gradients);  // the one before lives until the device has left it
   snapshot_.clear();
   work_.forget("group");
   support_->run([&, this] {
     const at::Tensor parameters = flat_, target = target_;
-    placement_ = placement;
     make_room();
     const size_t moments = own.size() > 2 ? 1 : 0;
     if (moments == 1) {
@@ -79,13 +77,12 @@ void DeviceLearner::set_group(DeviceGroup* group, const Placement& placement, co
       flat_.copy_(parameters);
       if (plan_.target) target_.copy_(target);
     }
-    if (!own.empty()) optimizer_->set_part(placement.own(), own[moments], own[moments + 1]);
+    if (!own.empty()) optimizer_->set_part(placement_.own(), own[moments], own[moments + 1]);
     support_->begin_download(flat_.const_data_ptr(), flat_.nbytes());
   });
-  empty_buffer();
 }
 
-void DeviceLearner::meet(DeviceGroup& group) {
+void TorchTrainer::meet(DeviceGroup& group) {
   support_->run([&] {
     const at::Tensor one = at::ones({1}, flat_.options());
     group.all_reduce(one);
@@ -93,29 +90,29 @@ void DeviceLearner::meet(DeviceGroup& group) {
   });
 }
 
-Parts::Slices DeviceLearner::copies(bool parameters) const {
-  Parts::Slices copies;
+Parts::Live TorchTrainer::live(bool parameters, Parts::Slices& copies) {
+  copies.clear();
   support_->run([&] {
     if (parameters) copies.push_back(floats_of<AlignedVector>(flat_));
     for (const at::Tensor& moments : {optimizer_->first(), optimizer_->second()})
       copies.push_back(floats_of<AlignedVector>(moments));
     if (parameters && plan_.target) copies.push_back(floats_of<AlignedVector>(target_));
   });
-  return copies;
+  return {copies.begin(), copies.end()};
 }
 
-std::span<const float> DeviceLearner::parameters() {
+std::span<const float> TorchTrainer::parameters() {
   const std::span<const std::byte> bytes = support_->downloaded();
   return {reinterpret_cast<const float*>(bytes.data()), bytes.size() / sizeof(float)};
 }
 
-TensorMap DeviceLearner::optimizer_state() const {
+TensorMap TorchTrainer::optimizer_state() const {
   TensorMap state;
   support_->run([&] { state = optimizer_->state(); });
   return state;
 }
 
-std::vector<float> DeviceLearner::target() const {
+std::vector<float> TorchTrainer::target() {
   std::vector<float> target;
   support_->run([&] {
     if (target_.defined()) target = floats_of<std::vector<float>>(target_);
@@ -123,25 +120,24 @@ std::vector<float> DeviceLearner::target() const {
   return target;
 }
 
-void DeviceLearner::set_state(std::span<const float> parameters, const TensorMap& optimizer,
-                              std::span<const float> target) {
+void TorchTrainer::set_state(std::span<const float> parameters, const TensorMap& optimizer,
+                             std::span<const float> target) {
   support_->run([&] { optimizer_->set_state(optimizer); });
   set_replicated_state(parameters, optimizer, target);
 }
 
-void DeviceLearner::set_replicated_state(std::span<const float> parameters, const TensorMap& counters,
-                                         std::span<const float> target) {
+void TorchTrainer::set_replicated_state(std::span<const float> parameters, const TensorMap& optimizer,
+                                        std::span<const float> target) {
   support_->run([&] {
-    optimizer_->set_counter_state(counters);
+    optimizer_->set_counter_state(optimizer);
     if (parameters.empty()) return;
     put(flat_, parameters);
     if (plan_.target) put(target_, target);
     support_->begin_download(flat_.const_data_ptr(), flat_.nbytes());
   });
-  empty_buffer();
 }
 
-DeviceLearner::Memory DeviceLearner::memory() const {
+Trainer::Memory TorchTrainer::memory() const {
   const PartedModule::Peak peak = parted_ ? parted_->peak() : PartedModule::Peak();
   Memory memory{.parameters_bytes = flat_.nbytes() + (target_.defined() ? target_.nbytes() : 0) + peak.fetched_bytes,
                 .gradients_bytes = static_cast<size_t>(num_gradients_) * sizeof(float) + peak.gradient_bytes,
@@ -152,14 +148,14 @@ DeviceLearner::Memory DeviceLearner::memory() const {
   return memory;
 }
 
-std::vector<at::Tensor> DeviceLearner::state_tensors() const {
+std::vector<at::Tensor> TorchTrainer::state_tensors() const {
   std::vector<at::Tensor> tensors = optimizer_->tensors();
   tensors.push_back(flat_);
   if (target_.defined()) tensors.push_back(target_);
   return tensors;
 }
 
-void DeviceLearner::take_snapshot() {
+void TorchTrainer::take_snapshot() {
   support_->run([this] {
     snapshot_.clear();
     for (const at::Tensor& tensor : state_tensors()) snapshot_.push_back(tensor.clone());
@@ -167,7 +163,7 @@ void DeviceLearner::take_snapshot() {
   snapshot_counters_ = optimizer_->counters();
 }
 
-void DeviceLearner::restore_snapshot() {
+void TorchTrainer::restore_snapshot() {
   support_->run([this] {
     const std::vector<at::Tensor> tensors = state_tensors();
     check(snapshot_.size() == tensors.size(), "a snapshot of {} tensors, want {}", snapshot_.size(), tensors.size());
