@@ -34,11 +34,13 @@ class A2c final : public Algorithm {
             .names = kTargetMetrics};
   }
 
-  Loss loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override {
-    const at::Tensor logp = log_prob(spec.distribution, output.action_dist_inputs, minibatch.at("actions"));  // [n]
+  Loss loss(Networks& networks, const Columns& minibatch) const override {
+    const ModuleOutput output = networks.online(minibatch.at("obs"));
+    const at::Tensor logp =
+        log_prob(networks.distribution(), output.action_dist_inputs, minibatch.at("actions"));  // [n]
     const at::Tensor policy_loss = -(logp * minibatch.at("advantages")).mean(),
                      vf_loss = (output.values - minibatch.at("value_targets")).square().mean(),
-                     mean_entropy = entropy(spec.distribution, output.action_dist_inputs).mean();
+                     mean_entropy = entropy(networks.distribution(), output.action_dist_inputs).mean();
     return {.total = policy_loss + config_.vf_loss_coeff * vf_loss - minibatch.at("entropy_coeff") * mean_entropy,
             .metrics = at::stack({policy_loss, vf_loss, mean_entropy}).detach()};
   }

@@ -57,7 +57,7 @@ class Appo final : public Algorithm, public SampleLosses {
   std::map<std::string, double> coefficients() const override {
     return {{"entropy_coeff", entropy_coeff_}, {"kl_coeff", kl_.value()}};
   }
-  Loss loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override;
+  Loss loss(Networks& networks, const Columns& minibatch) const override;
 
   std::map<std::string, double> state() const override { return kl_.state(); }
   void set_state(const std::map<std::string, double>& state) override { kl_.set_state(state); }
@@ -101,13 +101,14 @@ HostLoss Appo::sample_loss(const ModuleSpec& spec, const ModuleOutput& output, c
   return result;
 }
 
-Loss Appo::loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const {
+Loss Appo::loss(Networks& networks, const Columns& minibatch) const {
+  const ModuleOutput output = networks.online(minibatch.at("obs"));
   const at::Tensor &behaviour_logp = minibatch.at("logp"), &target_logp = minibatch.at(kTargetLogp);  // [T, N]
   const int64_t samples = behaviour_logp.numel();
   const at::Tensor inputs = output.action_dist_inputs.narrow(0, 0, samples);
   const at::Tensor reference = minibatch.at(kTargetInputs).reshape({samples, -1});
   const at::Tensor logp =
-      log_prob(spec.distribution, inputs, minibatch.at("actions").reshape({samples, -1})).view_as(behaviour_logp);
+      log_prob(networks.distribution(), inputs, minibatch.at("actions").reshape({samples, -1})).view_as(behaviour_logp);
   const at::Tensor ratios = (target_logp - behaviour_logp).exp();
   const DeviceTargets targets =
       device_vtrace(device_trajectories(minibatch, output.values), ratios, gamma_, config_.vtrace());
@@ -117,8 +118,8 @@ Loss Appo::loss(const ModuleSpec& spec, const ModuleOutput& output, const Column
   const at::Tensor values = output.values.narrow(0, 0, samples);
   const at::Tensor policy_loss = -at::minimum(ratio * targets.advantages, clipped * targets.advantages).mean(),
                    vf_loss = 0.5 * (values - targets.values.flatten()).square().mean(),
-                   mean_entropy = entropy(spec.distribution, inputs).mean(),
-                   kl = kl_divergence(spec.distribution, reference, inputs).mean();
+                   mean_entropy = entropy(networks.distribution(), inputs).mean(),
+                   kl = kl_divergence(networks.distribution(), reference, inputs).mean();
   return {.total = policy_loss + config_.vf_loss_coeff * vf_loss - minibatch.at("entropy_coeff") * mean_entropy +
                    minibatch.at("kl_coeff") * kl,
           .metrics = at::stack({policy_loss, vf_loss, mean_entropy, kl, ratios.mean(),

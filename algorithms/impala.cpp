@@ -64,24 +64,25 @@ class Impala final : public Algorithm, public SampleLosses {
   }
 
   std::map<std::string, double> coefficients() const override { return {{"entropy_coeff", entropy_coeff_}}; }
-  Loss loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override {
+  Loss loss(Networks& networks, const Columns& minibatch) const override {
+    const ModuleOutput output = networks.online(minibatch.at("obs"));
     const at::Tensor& behaviour_logp = minibatch.at("logp");  // [T, N]
     const int64_t samples = behaviour_logp.numel();
     const at::Tensor inputs = output.action_dist_inputs.narrow(0, 0, samples);
     const at::Tensor reference = minibatch.at("action_dist_inputs").reshape({samples, -1});
-    const at::Tensor logp = log_prob(spec.distribution, inputs, minibatch.at("actions").reshape({samples, -1}));
+    const at::Tensor logp = log_prob(networks.distribution(), inputs, minibatch.at("actions").reshape({samples, -1}));
     const at::Tensor ratios = (logp.detach().view_as(behaviour_logp) - behaviour_logp).exp();
     const DeviceTargets targets =
         device_vtrace(device_trajectories(minibatch, output.values), ratios, gamma_, config_.vtrace());
     const at::Tensor values = output.values.narrow(0, 0, samples);
     const at::Tensor policy_loss = -(logp * targets.advantages.flatten()).mean(),
                      vf_loss = 0.5 * (values - targets.values.flatten()).square().mean(),
-                     mean_entropy = entropy(spec.distribution, inputs).mean();
+                     mean_entropy = entropy(networks.distribution(), inputs).mean();
     const at::Tensor total =
         policy_loss + config_.vf_loss_coeff * vf_loss - minibatch.at("entropy_coeff") * mean_entropy;
     return {.total = total * static_cast<double>(samples),
             .metrics = at::stack({policy_loss, vf_loss, mean_entropy,
-                                  kl_divergence(spec.distribution, reference, inputs).mean(), ratios.mean(),
+                                  kl_divergence(networks.distribution(), reference, inputs).mean(), ratios.mean(),
                                   ratios.gt(config_.vtrace_clip_rho_threshold).to(at::kFloat).mean()})
                            .detach(),
             .fit = device_fit(targets.values.flatten(), values.detach())};

@@ -66,7 +66,7 @@ class Ppo final : public Algorithm, public SampleLosses {
     return {{"entropy_coeff", entropy_coeff_}, {"kl_coeff", kl_.value()}};
   }
   TargetColumns targets(const TensorBatch& batch, const DeviceSum& sum) const override;
-  Loss loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const override;
+  Loss loss(Networks& networks, const Columns& minibatch) const override;
   bool may_stop_epochs() const override { return config_.target_kl_stop > 0; }
 
   bool stops_epochs(const Metrics& epoch) const override {
@@ -123,15 +123,17 @@ TargetColumns Ppo::targets(const TensorBatch& batch, const DeviceSum& sum) const
           .names = kTargetMetrics};
 }
 
-Loss Ppo::loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const {
+Loss Ppo::loss(Networks& networks, const Columns& minibatch) const {
+  const ModuleOutput output = networks.online(minibatch.at("obs"));
   const at::Tensor &inputs = output.action_dist_inputs, &advantages = minibatch.at("advantages");
-  const at::Tensor ratio = (log_prob(spec.distribution, inputs, minibatch.at("actions")) - minibatch.at("logp")).exp();
+  const at::Tensor ratio =
+      (log_prob(networks.distribution(), inputs, minibatch.at("actions")) - minibatch.at("logp")).exp();
   const at::Tensor clipped = ratio.clamp(1.0 - config_.clip_param, 1.0 + config_.clip_param);
   const at::Tensor squared = (output.values - minibatch.at("value_targets")).square();
   const at::Tensor policy_loss = -at::minimum(ratio * advantages, clipped * advantages).mean(),
                    vf_loss = squared.clamp_max(config_.vf_clip_param).mean(),
-                   mean_entropy = entropy(spec.distribution, inputs).mean(),
-                   kl = kl_divergence(spec.distribution, minibatch.at("action_dist_inputs"), inputs).mean();
+                   mean_entropy = entropy(networks.distribution(), inputs).mean(),
+                   kl = kl_divergence(networks.distribution(), minibatch.at("action_dist_inputs"), inputs).mean();
   return {.total = policy_loss + config_.vf_loss_coeff * vf_loss - minibatch.at("entropy_coeff") * mean_entropy +
                    minibatch.at("kl_coeff") * kl,
           .metrics = at::stack({policy_loss, vf_loss, squared.mean(), mean_entropy, kl}).detach(),

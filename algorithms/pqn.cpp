@@ -43,7 +43,8 @@ class Pqn final : public Algorithm, public SampleLosses {
             .names = kTargetMetrics};
   }
 
-  Loss loss(const ModuleSpec&, const ModuleOutput& output, const Columns& minibatch) const override {
+  Loss loss(Networks& networks, const Columns& minibatch) const override {
+    const ModuleOutput output = networks.online(minibatch.at("obs"));
     const at::Tensor actions = minibatch.at("actions").reshape({-1, 1}).to(at::kLong);
     const at::Tensor q = output.action_dist_inputs.gather(1, actions).squeeze(1);  // [n]
     const at::Tensor qf_loss = 0.5 * (q - minibatch.at("value_targets")).square().mean();

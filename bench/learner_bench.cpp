@@ -210,7 +210,15 @@ struct Ours {
     gradient.zero_();
     Columns columns = minibatch;
     for (const auto& [name, value] : algorithm->coefficients()) columns[name] = at::scalar_tensor(value);
-    algorithm->loss(spec, run_layers(spec, layers, views, columns.at("obs")), columns).total.backward();
+    struct Online final : Networks {
+      explicit Online(const Ours& o) : Networks(o.spec), ours(o) {}
+      ModuleOutput forward(Parameters, const at::Tensor& obs) override {
+        return run_layers(spec(), ours.layers, ours.views, obs);
+      }
+      std::vector<at::Tensor> outputs(Parameters, const Names&, const NetworkInputs&) override { return {}; }
+      const Ours& ours;
+    } networks(*this);
+    algorithm->loss(networks, columns).total.backward();
     step();
   }
   ModuleOutput forward(const at::Tensor& obs) {

@@ -1,7 +1,6 @@
 // Algorithm: what a learner asks of PPO, IMPALA, ...; one file each in algorithms/, registered by name.
 //
-//   begin_update(env steps) -> targets(batch) -> for each minibatch: loss(module output, columns) ->
-//   end_update(metrics)
+//   begin_update(env steps) -> targets(batch) -> for each minibatch: loss(networks, columns) -> end_update(metrics)
 //
 // or, with a time-major plan(), without targets. Both are in torch's operators and train on any device. An algorithm
 // may have its loss by hand as well, for small networks on a CPU: SampleLosses.
@@ -18,8 +17,8 @@
 #include <string_view>
 #include <vector>
 
-#include "learners/module/torch_layers.hpp"
 #include "learners/moments.hpp"
+#include "learners/networks.hpp"
 #include "learners/tensor_batch.hpp"
 #include "rl/algorithm_info.hpp"
 
@@ -29,7 +28,7 @@ namespace myriad {
 using Metrics = std::map<std::string, double>;
 
 /// A second set of parameters that follows the module's: target := tau * module + (1 - tau) * target, each time
-/// `interval` more env steps went through the loss.
+/// `interval` more env steps went through the loss. networks.target() computes with it.
 struct TargetNetwork {
   double interval = 0.0, tau = 1.0;
 };
@@ -87,8 +86,8 @@ class Algorithm {
   virtual TargetColumns targets(const TensorBatch& /*batch*/, const DeviceSum& /*sum*/) const { return {}; }
 
   /// The loss of one minibatch, whose shapes are plan()'s; time-major ones have kFinalIndex, and more final rows than
-  /// it names.
-  virtual Loss loss(const ModuleSpec& spec, const ModuleOutput& output, const Columns& minibatch) const = 0;
+  /// it names. It asks `networks` for the passes it needs; most need one, networks.online(minibatch.at("obs")).
+  virtual Loss loss(Networks& networks, const Columns& minibatch) const = 0;
 
   /// The coefficients that change; loss() finds each in its minibatch as a tensor [] by this name.
   virtual std::map<std::string, double> coefficients() const { return {}; }

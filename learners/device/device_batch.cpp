@@ -127,6 +127,7 @@ const at::Tensor& DeviceBatch::column(std::string_view name) const {
 TensorBatch DeviceBatch::with_values(const at::Tensor& values) const {
   const int64_t rows = (steps() + 1) * environments();
   TensorBatch batch = batch_;
+  if (!values.defined()) return batch;
   batch.values = values.narrow(0, 0, rows).view({steps() + 1, environments()});
   batch.final_values = values.narrow(0, rows, final_capacity_);
   return batch;

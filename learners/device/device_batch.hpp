@@ -46,7 +46,7 @@ class DeviceBatch {
   at::Tensor obs() const { return batch_.columns.at("obs").reshape({steps() * environments(), -1}); }
   at::Tensor all_obs() const { return all_obs(batch_.obs); }  // [(T+1) * N + final_capacity, obs_size]
   const at::Tensor& column(std::string_view name) const;      // [T, N, ...]  may be changed in place
-  /// With what the module says of all_obs(), [(T+1) * N + final_capacity].
+  /// With the module's values of all_obs(), [(T+1) * N + final_capacity]; undefined: it has none.
   TensorBatch with_values(const at::Tensor& values) const;
   /// Adds a column, or what is in it.
   void set_column(const std::string& name, const at::Tensor& values);

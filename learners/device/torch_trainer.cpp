@@ -149,17 +149,54 @@ void TorchTrainer::train_minibatch(const Minibatch& minibatch) {
   gather_parameters();
 }
 
-ModuleOutput TorchTrainer::forward(const at::Tensor& obs) {
+ModuleOutput TorchTrainer::pass(const std::vector<at::Tensor>& tensors, const at::Tensor& obs) const {
   const Autocast autocast(flat_.device().type(), bfloat16_);
-  return parted_ ? parted_->forward(obs) : run_layers(spec_, layers_, views_, obs);
+  return run_layers(spec_, layers_, tensors, obs);
 }
 
 /// Without autograd, by parameters that lie as flat_ does.
 ModuleOutput TorchTrainer::infer(const at::Tensor& home, const at::Tensor& obs) {
   const at::NoGradGuard no_grad;
+  if (!parted_) return pass(parameter_views(spec_, home), obs);
   const Autocast autocast(flat_.device().type(), bfloat16_);
-  return parted_ ? parted_->infer(home, obs) : run_layers(spec_, layers_, parameter_views(spec_, home), obs);
+  return parted_->infer(home, obs);
 }
+
+/// The passes of one loss. In parts every shard makes the same ones, and one without rows knows of one.
+struct TorchTrainer::Passes final : Networks {
+  explicit Passes(const TorchTrainer& t) : Networks(t.spec_), trainer(t) {}
+
+  ModuleOutput forward(Parameters with, const at::Tensor& obs) override {
+    if (!trainer.parted_) return trainer.pass(tensors_of(with), obs);
+    if (with != Parameters::online || std::exchange(passed, true)) refuse();
+    const Autocast autocast(trainer.flat_.device().type(), trainer.bfloat16_);
+    return trainer.parted_->forward(obs);
+  }
+  std::vector<at::Tensor> outputs(Parameters with, const Names& names, const NetworkInputs& inputs) override {
+    if (trainer.parted_) refuse();
+    const std::vector<at::Tensor> tensors = tensors_of(with);
+    const Autocast autocast(trainer.flat_.device().type(), trainer.bfloat16_);
+    return run_networks(spec(), trainer.layers_, names, inputs, [&](const TorchLayer& layer, const at::Tensor& x) {
+      return layer.function(x, at::ArrayRef<at::Tensor>(tensors).slice(layer.first, layer.count));
+    });
+  }
+
+  std::vector<at::Tensor> tensors_of(Parameters with) const {
+    if (with == Parameters::online) return trainer.views_;
+    if (with == Parameters::frozen) return parameter_views(spec(), trainer.flat_);
+    if (!trainer.target_.defined())
+      fail(Exit::usage, "impossible", "the loss asks for a target network, and the algorithm's plan() has none");
+    return parameter_views(spec(), trainer.target_);
+  }
+  [[noreturn]] static void refuse() {
+    fail(Exit::usage, "impossible",
+         "learners.shard 'gradients' and 'parameters' train losses of one forward pass, and this one asks for more; "
+         "'optimizer' and 'none' can");
+  }
+
+  const TorchTrainer& trainer;
+  bool passed = false;
+};
 
 void TorchTrainer::begin_gradient() {
   gradient_.zero_();
@@ -182,7 +219,8 @@ void TorchTrainer::add_gradient(const Minibatch& whole, Piece part, int64_t inde
   Columns minibatch = batch_.minibatch(chosen_.defined() ? chosen_.narrow(0, part.begin, part.count) : chosen_);
   for (const auto& [name, value] : coefficients_) minibatch[name] = value;
   const double share = whole.share_of(part.count);
-  const Loss loss = algorithm_.loss(spec_, forward(minibatch.at("obs")), minibatch);
+  Passes passes(*this);
+  const Loss loss = algorithm_.loss(passes, minibatch);
   const at::Tensor total = loss.total * (plan_.loss_is_sum ? 1.0 : share);
   std::vector<at::Tensor> parts;
   if (parted_)

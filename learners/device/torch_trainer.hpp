@@ -66,7 +66,8 @@ class TorchTrainer final : public Trainer {
 
   void set_numbers(const Update& update);
   void compute_targets(bool mine);
-  ModuleOutput forward(const at::Tensor& obs);
+  struct Passes;
+  ModuleOutput pass(const std::vector<at::Tensor>& tensors, const at::Tensor& obs) const;
   ModuleOutput infer(const at::Tensor& home, const at::Tensor& obs);
   void sum_gradient();
   void clear_frozen();

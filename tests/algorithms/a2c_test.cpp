@@ -26,7 +26,7 @@ TEST_CASE("A2C: the loss of two samples by hand") {
                           {"advantages", at::tensor({2.0f, -1.0f})},
                           {"value_targets", at::tensor({0.0f, 1.0f})},
                           {"entropy_coeff", at::scalar_tensor(0.1)}};
-  const Loss loss = algorithm->loss(spec, {at::zeros({2, 2}), at::tensor({1.0f, 0.0f})}, minibatch);
+  const Loss loss = loss_of(*algorithm, spec, {at::zeros({2, 2}), at::tensor({1.0f, 0.0f})}, minibatch);
   // Both log probabilities are -log 2, errors 1 and -1, entropies log 2.
   const double log2 = std::log(2.0);
   const at::Tensor want = at::tensor(std::vector<double>{log2 * (2 - 1) / 2, 1.0, log2}, at::kFloat);

@@ -53,7 +53,7 @@ void check_same_loss(const Algorithm& algorithm, const ModuleSpec& spec, const M
   const HostLoss want = sampled(algorithm).sample_loss(spec, output, cpu);
   at::Tensor y = output.action_dist_inputs.clone().set_requires_grad(true),
              w = output.values.clone().set_requires_grad(true);
-  const Loss got = algorithm.loss(spec, {y, w}, device);
+  const Loss got = loss_of(algorithm, spec, {y, w}, device);
   got.total.backward();
   CHECK(got.total.item<double>() == doctest::Approx(want.total).epsilon(1e-4));
   REQUIRE(got.metrics.sizes() == want.metrics.sizes());

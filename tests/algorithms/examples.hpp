@@ -19,6 +19,21 @@ namespace myriad {
 /// The accelerated form of an algorithm that has one.
 inline const SampleLosses& sampled(const Algorithm& algorithm) { return dynamic_cast<const SampleLosses&>(algorithm); }
 
+/// A module whose output is given, for a loss of one pass.
+struct GivenOutput final : Networks {
+  GivenOutput(const ModuleSpec& spec, ModuleOutput o) : Networks(spec), output(std::move(o)) {}
+  ModuleOutput forward(Parameters, const at::Tensor&) override { return output; }
+  std::vector<at::Tensor> outputs(Parameters, const Names&, const NetworkInputs&) override { return {}; }
+  ModuleOutput output;
+};
+
+/// The loss of a minibatch whose observations do not matter.
+inline Loss loss_of(const Algorithm& algorithm, const ModuleSpec& spec, const ModuleOutput& output, Columns minibatch) {
+  GivenOutput networks(spec, output);
+  minibatch["obs"] = at::Tensor();
+  return algorithm.loss(networks, minibatch);
+}
+
 struct TrajectoriesExample {
   size_t steps, environments;
   std::vector<float> rewards, values, final_values;

@@ -69,7 +69,7 @@ TEST_CASE("PQN: the loss of two samples by hand") {
   const Columns minibatch{{"actions", at::tensor(std::vector<int>{2, 0}, at::kInt).view({2, 1})},
                           {"value_targets", at::tensor({1.0f, 5.0f})}};
   at::Tensor q = at::tensor({7.0f, 8.0f, 4.0f, 3.0f, 9.0f, 6.0f}).view({2, 3}).set_requires_grad(true);
-  const Loss loss = algorithm->loss(spec, {q, at::zeros({2})}, minibatch);
+  const Loss loss = loss_of(*algorithm, spec, {q, at::zeros({2})}, minibatch);
   // Q(s, a) are 4 and 3, errors 3 and -2: 0.5 (9 + 4) / 2. d/dQ(s, a) = error / 2.
   CHECK(at::allclose(loss.metrics, at::tensor({3.25f, 3.5f})));
   CHECK(loss.total.item<double>() == doctest::Approx(3.25));
