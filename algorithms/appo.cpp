@@ -34,11 +34,10 @@ class Appo final : public Algorithm, public SampleLosses {
 
   UpdatePlan plan() const override {
     const int64_t n = config_.circular_buffer_num_batches, k = config_.circular_buffer_iterations_per_batch;
-    return {.time_major = true,
-            .buffer_batches = n,
-            .buffer_uses = k,
-            .target = TargetNetwork{config_.target_network_update_freq * static_cast<double>(n * k) * batch_size_,
-                                    config_.tau}};
+    return SequencePlan{
+        .buffer = BatchBuffer{n, k},
+        .target =
+            TargetNetwork{config_.target_network_update_freq * static_cast<double>(n * k) * batch_size_, config_.tau}};
   }
   std::vector<std::string> loss_columns() const override {
     return {"obs", "actions", "logp", "rewards", "terminateds", "truncateds"};

@@ -26,7 +26,7 @@ class Impala final : public Algorithm, public SampleLosses {
  public:
   explicit Impala(const Config& config) : config_(own_settings<ImpalaConfig>(config)), gamma_(config.training.gamma) {}
 
-  UpdatePlan plan() const override { return {.time_major = true, .loss_is_sum = true}; }
+  UpdatePlan plan() const override { return SequencePlan{.loss_is_sum = true}; }
   std::vector<std::string> loss_columns() const override {
     return {"obs", "actions", "logp", "action_dist_inputs", "rewards", "terminateds", "truncateds"};
   }

@@ -2,7 +2,7 @@
 //
 //   begin_update(env steps) -> targets(batch) -> for each minibatch: loss(networks, columns) -> end_update(metrics)
 //
-// or, with a time-major plan(), without targets. Both are in torch's operators and train on any device. An algorithm
+// or, with a SequencePlan, without targets. Both are in torch's operators and train on any device. An algorithm
 // may have its loss by hand as well, for small networks on a CPU: SampleLosses.
 //
 // Its network, the columns it wants of the runners and its settings are AlgorithmInfo's (rl/algorithm_info.hpp). The
@@ -15,6 +15,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "learners/moments.hpp"
@@ -32,22 +33,40 @@ using Metrics = std::map<std::string, double>;
 struct TargetNetwork {
   double interval = 0.0, tau = 1.0;
 };
-/// The columns it gives to loss(): the target policy's action_dist_inputs [T, N, k] and log pi(a|s) [T, N].
+/// The columns it gives to the loss of a SequencePlan: the target policy's action_dist_inputs [T, N, k] and log pi(a|s)
+/// [T, N].
 constexpr const char* kTargetInputs = "target_action_dist_inputs";
 constexpr const char* kTargetLogp = "target_logp";
 
-/// What an update does with a batch; fixed for a run.
-struct UpdatePlan {
-  /// false: values and targets() once, then minibatches of single rows, columns [n, ...].
-  /// true: minibatches are whole sequences of some environments and loss() makes its own targets from the one forward
-  /// pass: columns [T, N, ...], but "obs" and the module's outputs have rows [(T+1) * N + F, ...]: T steps, the
-  /// bootstrap row, final_obs. Whoever wants "rewards", "terminateds", "truncateds" names them in loss_columns().
-  bool time_major = false;
-  bool loss_is_sum = false;                            ///< over the minibatch; else it is the mean
-  int64_t buffer_batches = 0;                          ///< N of a CircularBuffer (time-major only); 0: none
-  int64_t buffer_uses = 1;                             ///< K
-  std::optional<TargetNetwork> target = std::nullopt;  ///< time-major only
+/// Minibatches of single rows: values and targets() once, then columns [n, ...].
+struct RowPlan {
+  bool loss_is_sum = false;  ///< over the minibatch; else it is the mean
+  std::optional<TargetNetwork> target = std::nullopt;
 };
+
+/// The newest `batches` batches, each to be used `uses` times (circular_buffer.hpp).
+struct BatchBuffer {
+  int64_t batches = 1, uses = 1;
+};
+
+/// Minibatches of whole sequences of some environments, time-major: loss() makes its own targets. Columns are
+/// [T, N, ...], but "obs" has rows [(T+1) * N + F, obs_size]: T steps, the bootstrap row, final_obs. A loss that reads
+/// "rewards", "terminateds", "truncateds" names them in loss_columns().
+struct SequencePlan {
+  bool loss_is_sum = false;  ///< over the minibatch; else it is the mean
+  std::optional<BatchBuffer> buffer = std::nullopt;
+  std::optional<TargetNetwork> target = std::nullopt;  ///< gives the columns kTargetInputs and kTargetLogp, too
+};
+
+/// What an update does with a batch; fixed for a run.
+using UpdatePlan = std::variant<RowPlan, SequencePlan>;
+
+inline std::optional<TargetNetwork> target_of(const UpdatePlan& plan) {
+  return std::visit([](const auto& p) { return p.target; }, plan);
+}
+inline bool loss_is_sum(const UpdatePlan& plan) {
+  return std::visit([](const auto& p) { return p.loss_is_sum; }, plan);
+}
 
 /// Sums a tensor over the shards of a group, in place; empty: this shard is alone. All shards call it equally often.
 using DeviceSum = std::function<void(const at::Tensor&)>;
@@ -62,7 +81,7 @@ struct TargetColumns {
 struct Loss {
   at::Tensor total;     // []   what is differentiated
   at::Tensor metrics;   // [m]  float32 means over the minibatch, of loss_metrics()
-  at::Tensor fit = {};  // [5]  time-major: ValueFit::numbers() of the minibatch's values, for vf_explained_var
+  at::Tensor fit = {};  // [5]  SequencePlan: ValueFit::numbers() of the minibatch's values, for vf_explained_var
 };
 
 class Algorithm {
@@ -72,7 +91,7 @@ class Algorithm {
   /// Columns a minibatch of loss() holds: of the fragments, and of targets().
   virtual std::vector<std::string> loss_columns() const = 0;
 
-  virtual UpdatePlan plan() const { return {}; }
+  virtual UpdatePlan plan() const { return RowPlan(); }
 
   /// The names of Loss::metrics, in order.
   virtual std::span<const std::string_view> loss_metrics() const = 0;
@@ -85,8 +104,8 @@ class Algorithm {
   /// index names.
   virtual TargetColumns targets(const TensorBatch& /*batch*/, const DeviceSum& /*sum*/) const { return {}; }
 
-  /// The loss of one minibatch, whose shapes are plan()'s; time-major ones have kFinalIndex, and more final rows than
-  /// it names. It asks `networks` for the passes it needs; most need one, networks.online(minibatch.at("obs")).
+  /// The loss of one minibatch, whose shapes are plan()'s; that of a SequencePlan has kFinalIndex, and more final rows
+  /// than it names. It asks `networks` for the passes it needs; most need one, networks.online(minibatch.at("obs")).
   virtual Loss loss(Networks& networks, const Columns& minibatch) const = 0;
 
   /// The coefficients that change; loss() finds each in its minibatch as a tensor [] by this name.
@@ -114,7 +133,7 @@ struct HostLoss {
   float total = 0.0f;
   at::Tensor d_inputs, d_values;               // [n, inputs_size], [n]
   at::Tensor metrics;                          // [m]
-  std::optional<ValueFit> fit = std::nullopt;  ///< time-major
+  std::optional<ValueFit> fit = std::nullopt;  ///< SequencePlan
 };
 
 /// An accelerator that an Algorithm may have beside its loss: targets and loss sample by sample, with derivatives by

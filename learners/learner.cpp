@@ -21,6 +21,7 @@ Learner::Learner(const Config& config, const Space& observation_space, const Spa
       lr_(config.training.lr),
       algorithm_(make_algorithm(config)),
       plan_(algorithm_->plan()),
+      has_target_(target_of(plan_).has_value()),
       spec_(module_of(config, observation_space, action_space)),
       shard_(static_cast<Shard>(std::ranges::find(kShards, config.learners.shard) - kShards.begin())),
       parts_(spec_.num_parameters(), config.learners.redundancy) {
@@ -66,7 +67,7 @@ Share Learner::begin(Fragment* batch, std::span<double> shared) {
   std::vector<double> values(shared.begin(), shared.end());
   values.resize(shared.size() + shards + 1);
   const auto units = std::span(values).subspan(shared.size(), shards);
-  units[rank()] = static_cast<double>(plan_.time_major ? environments : rows);
+  units[rank()] = static_cast<double>(std::holds_alternative<SequencePlan>(plan_) ? environments : rows);
   values.back() = static_cast<double>(rows);
   if (!alone()) group_->all_reduce(std::span<double>(values));
   parts_.confirm();  // everybody is here, and so has joined
@@ -107,7 +108,7 @@ void Learner::train(Fragment* fragment, Share share, UpdateResult& result) {
   result.metrics["num_env_steps_trained_lifetime"] = static_cast<double>(env_steps_);
   result.metrics["num_module_steps_trained_lifetime"] = static_cast<double>(books_.module_steps);
   result.metrics["num_grad_updates"] = static_cast<double>(result.grad_updates);
-  if (plan_.target) result.metrics["num_target_updates_lifetime"] = static_cast<double>(books_.target_updates);
+  if (has_target_) result.metrics["num_target_updates_lifetime"] = static_cast<double>(books_.target_updates);
   result.metrics["num_skipped_updates"] = static_cast<double>(result.skipped);
   result.metrics["num_skipped_updates_lifetime"] = static_cast<double>(trainer_->counters().skipped);
 }

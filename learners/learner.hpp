@@ -166,7 +166,8 @@ class Learner {
   Schedule lr_;
   std::unique_ptr<Algorithm> algorithm_;
   std::optional<Schedule> epsilon_;  ///< of an epsilon-greedy policy
-  UpdatePlan plan_;
+  const UpdatePlan plan_;
+  const bool has_target_;  ///< by plan_
   ModuleSpec spec_;
   std::unique_ptr<Trainer> trainer_;
   std::optional<MeanStdFilter> filter_;

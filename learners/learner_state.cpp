@@ -45,7 +45,7 @@ LearnerState Learner::state() const {
   if (shard_ != Shard::parameters) return state;
   const Range all = parts_.partition().whole();
   state.module = named_parameters(spec(), gathered(trainer_->parameters(), all));
-  if (plan_.target)
+  if (has_target_)
     state.scalars["target_parameters"] =
         Tensor::of(std::span<const float>(gathered(trainer_->target(), all)), {all.count()});
   return state;
@@ -65,7 +65,7 @@ LearnerState Learner::replicated_state() const {
   LearnerState state;
   if (shard_ != Shard::parameters) {
     state.module = named_parameters(spec(), trainer_->parameters());
-    if (plan_.target) state.scalars["target_parameters"] = Tensor::of(trainer_->target(), {spec().num_parameters()});
+    if (has_target_) state.scalars["target_parameters"] = Tensor::of(trainer_->target(), {spec().num_parameters()});
   }
   state.optimizer = shard_ == Shard::none ? trainer_->optimizer_state() : optimizer_state(trainer_->counters());
   if (filter_) {
@@ -79,7 +79,7 @@ LearnerState Learner::replicated_state() const {
   state.scalars["version"] = scalar(static_cast<int64_t>(version_));
   state.scalars["num_env_steps_trained_lifetime"] = scalar(env_steps_);
   state.scalars["num_module_steps_trained_lifetime"] = scalar(books_.module_steps);
-  if (plan_.target) {
+  if (has_target_) {
     state.scalars["num_target_updates"] = scalar(books_.target_updates);
     state.scalars["target_updated_at"] = scalar(books_.target_updated_at);
   }
@@ -109,7 +109,7 @@ std::vector<float> Learner::parameters_in(const LearnerState& state) const {
 
 /// Empty without a target network.
 std::vector<float> Learner::target_in(const LearnerState& state) const {
-  if (!plan_.target) return {};
+  if (!has_target_) return {};
   std::vector<float> target = find(state.scalars, "target_parameters").f32();
   if (target.size() != spec().num_parameters())
     fail(Exit::usage, "foreign-checkpoint", "the target network has {} parameters, want {}", target.size(),
@@ -118,7 +118,7 @@ std::vector<float> Learner::target_in(const LearnerState& state) const {
 }
 
 void Learner::set_counters(const LearnerState& state) {
-  if (plan_.target) {
+  if (has_target_) {
     books_.target_updates = integer(state.scalars, "num_target_updates");
     books_.target_updated_at = integer(state.scalars, "target_updated_at");
   }

@@ -71,13 +71,15 @@ Trainer::Trainer(const Config& config, const Algorithm& algorithm, const ModuleS
       spec_(spec),
       algorithm_(algorithm),
       plan_(algorithm.plan()),
+      sequences_(std::get_if<SequencePlan>(&plan_)),
+      target_plan_(target_of(plan_)),
       placement_{.partition = {spec.num_parameters(), 1}},
-      sums_(algorithm.loss_metrics(), plan_.time_major) {
+      sums_(algorithm.loss_metrics(), sequences_ != nullptr) {
   empty_buffer();
 }
 
 void Trainer::empty_buffer() {
-  if (plan_.buffer_batches > 0) buffer_.emplace(plan_.buffer_batches, plan_.buffer_uses);
+  if (sequences_ && sequences_->buffer) buffer_.emplace(sequences_->buffer->batches, sequences_->buffer->uses);
 }
 
 void Trainer::set_group(std::shared_ptr<Collective> group, std::shared_ptr<DeviceGroup> gradients,
@@ -112,12 +114,12 @@ Trainer::Result Trainer::update(Update update, Books& books) {
 /// there are K passes an update, and a use waits for (N - 1) / K updates on average.
 void Trainer::train_batches(Update& update, Books& books, Result& result) {
   const bool mine = update.batch != nullptr;
-  if (!plan_.time_major) make_targets(mine);
+  if (!sequences_) make_targets(mine);
   if (!buffer_) return train_pass(update.share, update, books);
   Share kept = update.share;
   if (mine) keep(kept.columns);
   const int64_t unused = buffer_->push(std::move(kept));
-  while (buffer_->uses_left() >= plan_.buffer_batches) {
+  while (buffer_->uses_left() >= sequences_->buffer->batches) {
     const std::shared_ptr<Share> share = buffer_->take(update.buffer);
     if (share->units[rank()] > 0) bring_back(share->columns);
     train_pass(*share, update, books);
@@ -128,10 +130,10 @@ void Trainer::train_batches(Update& update, Books& books, Result& result) {
 
 /// num_epochs over the batch; share.columns keep what the target policy says of it for the next use.
 void Trainer::train_pass(Share& share, Update& update, Books& books) {
-  if (plan_.target) take_target_columns(share);
+  if (sequences_ && target_plan_) take_target_columns(share);
   for (int64_t epoch = 0; epoch < training_.num_epochs; ++epoch)
     if (train_epoch(share, update)) break;
-  if (plan_.target) update_target(books);
+  if (target_plan_) update_target(books);
 }
 
 /// Kept with a batch of the circular buffer until the target changes.
@@ -149,10 +151,10 @@ void Trainer::take_target_columns(Share& share) {
 
 void Trainer::update_target(Books& books) {
   books.module_steps = steps_before_ + rows_trained();
-  if (static_cast<double>(books.module_steps - books.target_updated_at) < plan_.target->interval) return;
+  if (static_cast<double>(books.module_steps - books.target_updated_at) < target_plan_->interval) return;
   books.target_updated_at = books.module_steps;
   ++books.target_updates;
-  move_target(static_cast<float>(plan_.target->tau));
+  move_target(static_cast<float>(target_plan_->tau));
   if (!buffer_) return;
   buffer_->erase(kTargetInputs);
   buffer_->erase(kTargetLogp);
@@ -161,7 +163,7 @@ void Trainer::update_target(Books& books) {
 /// Every unit once. Returns whether the update's epochs end here.
 bool Trainer::train_epoch(const Share& share, Update& update) {
   const Minibatches minibatches(share.units, share.unit_rows, training_.minibatch_size, rank());
-  const bool whole = plan_.time_major && minibatches.count() == 1;  // nothing to shuffle
+  const bool whole = sequences_ && minibatches.count() == 1;  // nothing to shuffle
   order_.resize(static_cast<size_t>(share.units[rank()]));
   std::iota(order_.begin(), order_.end(), int64_t{0});
   const bool shuffles = training_.shuffle_batch_per_epoch && !whole;

@@ -3,7 +3,7 @@
 //
 //   batch -> targets -> num_epochs x minibatches of (loss, gradient, sum over the group, step) [-> target network]
 //
-// or, where the algorithm's plan is time-major, its losses make their targets themselves:
+// or, by a SequencePlan, whose losses make their targets themselves:
 //
 //   batch [-> circular buffer] -> passes of num_epochs x minibatches [-> target network]
 //
@@ -117,7 +117,7 @@ class Trainer {
 
   /// Takes the batch, where there is one, and the update's coefficients.
   virtual void load(const Update& update) = 0;
-  /// Where the plan is not time-major: the batch's values, and the columns of targets.
+  /// By a RowPlan: the batch's values, and the columns of targets.
   virtual void make_targets(bool mine) = 0;
 
   /// For the circular buffer: adds a copy of the batch to `kept`; takes the batch a copy was made of.
@@ -162,7 +162,9 @@ class Trainer {
   const ModuleSpec spec_;
   const Algorithm& algorithm_;
   const UpdatePlan plan_;
-  std::shared_ptr<Collective> group_;  ///< null: alone
+  const SequencePlan* const sequences_;             ///< of plan_; null: rows
+  const std::optional<TargetNetwork> target_plan_;  ///< of plan_
+  std::shared_ptr<Collective> group_;               ///< null: alone
   Placement placement_;
   EpochSums sums_;
   int64_t epoch_ = 0;  ///< of this update, from 1

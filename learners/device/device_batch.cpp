@@ -28,7 +28,8 @@ DeviceBatch::DeviceBatch(const ModuleSpec& spec, const Space& action_space, cons
     : spec_(spec),
       action_space_(action_space),
       algorithm_(algorithm),
-      plan_(algorithm.plan()),
+      sequences_(std::holds_alternative<SequencePlan>(algorithm.plan())),
+      target_columns_(sequences_ && target_of(algorithm.plan())),
       support_(support),
       work_(work) {}
 
@@ -80,12 +81,12 @@ void DeviceBatch::prepare(const FragmentLayout& layout) {
                                : at::zeros({1, obs_size}, options.dtype(at::kFloat));
   final_capacity_ = std::min(kFewFinalRows, batch_.final_obs.size(0));
   batch_.columns[kFinalIndex] = at::zeros({steps, environments}, options.dtype(at::kLong));
-  if (plan_.target) {
+  if (target_columns_) {
     const at::TensorOptions floats = options.dtype(at::kFloat);
     batch_.columns[kTargetInputs] = at::zeros({steps, environments, inputs_size(spec_.distribution)}, floats);
     batch_.columns[kTargetLogp] = at::zeros({steps, environments}, floats);
   }
-  order_ = at::zeros({plan_.time_major ? environments : steps * environments}, options.dtype(at::kLong));
+  order_ = at::zeros({sequences_ ? environments : steps * environments}, options.dtype(at::kLong));
 }
 
 /// To the next power of two, so that recordings are made anew only a few times.
@@ -153,14 +154,14 @@ Columns DeviceBatch::minibatch(const at::Tensor& units) const {
   Columns minibatch;
   const auto add = [&](const std::string& name) {
     const at::Tensor& all = column(name);
-    const at::Tensor column = plan_.time_major ? all : all.flatten(0, 1);
-    minibatch[name] = units.defined() ? column.index_select(plan_.time_major ? 1 : 0, units) : column;
+    const at::Tensor column = sequences_ ? all : all.flatten(0, 1);
+    minibatch[name] = units.defined() ? column.index_select(sequences_ ? 1 : 0, units) : column;
   };
   for (const std::string& name : algorithm_.loss_columns())
-    if (!plan_.time_major || name != "obs") add(name);
-  if (!plan_.time_major) return minibatch;
+    if (!sequences_ || name != "obs") add(name);
+  if (!sequences_) return minibatch;
   add(kFinalIndex);
-  if (plan_.target) {
+  if (target_columns_) {
     add(kTargetInputs);
     add(kTargetLogp);
   }

@@ -2,7 +2,7 @@
 //
 // The slab is the fragment's buffer there, so that a batch is one copy and every shape is fixed; what varies, the rows
 // of final_obs, is rounded up. Frames are stacked and observations filtered on the device. Minibatches are gathered on
-// the device by units that the host chose: rows, or whole environments where the plan is time-major. Nothing here waits
+// the device by units that the host chose: rows, or whole environments by a SequencePlan. Nothing here waits
 // for the device. Owned by TorchTrainer; one thread, inside DeviceSupport::run().
 #pragma once
 
@@ -55,7 +55,7 @@ class DeviceBatch {
   void set_order(std::span<const int64_t> units);
   at::Tensor choose(int64_t begin, int64_t count);  // [count]
 
-  /// The loss's columns of `units`, of all where undefined. Rows' are [n, ...]; time-major ones [T, n, ...], and "obs"
+  /// The loss's columns of `units`, of all where undefined. Rows' are [n, ...]; sequences' [T, n, ...], and "obs"
   /// [(T+1) * n + final_capacity, obs_size].
   Columns minibatch(const at::Tensor& units) const;
 
@@ -70,7 +70,7 @@ class DeviceBatch {
   ModuleSpec spec_;
   Space action_space_;
   const Algorithm& algorithm_;
-  UpdatePlan plan_;
+  const bool sequences_, target_columns_;  ///< by the algorithm's plan
   DeviceSupport& support_;
   RecordedWork& work_;
 

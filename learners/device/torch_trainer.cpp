@@ -41,7 +41,7 @@ TorchTrainer::TorchTrainer(const Config& config, const Algorithm& algorithm, con
     make_room();
   });
   const std::vector<float> initial = initial_parameters(spec, static_cast<uint64_t>(config.seed));
-  set_state(initial, optimizer_state(), plan_.target ? initial : std::vector<float>());
+  set_state(initial, optimizer_state(), target_plan_ ? initial : std::vector<float>());
 }
 
 void TorchTrainer::load(const Update& update) {
@@ -221,7 +221,7 @@ void TorchTrainer::add_gradient(const Minibatch& whole, Piece part, int64_t inde
   const double share = whole.share_of(part.count);
   Passes passes(*this);
   const Loss loss = algorithm_.loss(passes, minibatch);
-  const at::Tensor total = loss.total * (plan_.loss_is_sum ? 1.0 : share);
+  const at::Tensor total = loss.total * (loss_is_sum(plan_) ? 1.0 : share);
   std::vector<at::Tensor> parts;
   if (parted_)
     total.backward();
@@ -236,7 +236,7 @@ void TorchTrainer::add_gradient(const Minibatch& whole, Piece part, int64_t inde
   parts.push_back(loss.metrics * share);
   const at::Tensor all = at::cat(parts);
   gradient_.narrow(0, begin, all.numel()).add_(all);
-  if (!plan_.time_major) return;
+  if (!sequences_) return;
   gradient_.narrow(0, begin + all.numel() + (rank() * accumulation_ + index) * kFit, kFit).copy_(loss.fit);
 }
 

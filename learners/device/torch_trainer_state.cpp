@@ -30,11 +30,11 @@ void TorchTrainer::make_room() {
   const bool gathers = parts.parts > 1 && !placement_.parameters_in_parts;
   room_ = at::zeros({gathers ? static_cast<int64_t>(parts.chunk() * parts.parts) : count}, options);
   flat_ = room_.narrow(0, 0, count);
-  if (plan_.target) target_ = at::zeros({count}, options);
+  if (target_plan_) target_ = at::zeros({count}, options);
 
   num_gradients_ = static_cast<int64_t>(placement_.num_gradients());
   const size_t metrics = algorithm_.loss_metrics().size();
-  const size_t fits = plan_.time_major ? size() * static_cast<size_t>(accumulation_) : 0;
+  const size_t fits = sequences_ ? size() * static_cast<size_t>(accumulation_) : 0;
   const auto found = static_cast<int64_t>(1 + metrics + fits * ValueFit::kNumbers);
   gradient_ = at::zeros({num_gradients_ + found + (placement_.gradients_in_parts ? 1 : 0)}, options);
   steps_.set_width(metrics, fits, options);
@@ -72,10 +72,10 @@ void TorchTrainer::place(std::shared_ptr<DeviceGroup> gradients, Parts::Slices o
     const size_t moments = own.size() > 2 ? 1 : 0;
     if (moments == 1) {
       put(flat_, own.front());
-      if (plan_.target) put(target_, own.back());
+      if (target_plan_) put(target_, own.back());
     } else {
       flat_.copy_(parameters);
-      if (plan_.target) target_.copy_(target);
+      if (target_plan_) target_.copy_(target);
     }
     if (!own.empty()) optimizer_->set_part(placement_.own(), own[moments], own[moments + 1]);
     support_->begin_download(flat_.const_data_ptr(), flat_.nbytes());
@@ -96,7 +96,7 @@ Parts::Live TorchTrainer::live(bool parameters, Parts::Slices& copies) {
     if (parameters) copies.push_back(floats_of<AlignedVector>(flat_));
     for (const at::Tensor& moments : {optimizer_->first(), optimizer_->second()})
       copies.push_back(floats_of<AlignedVector>(moments));
-    if (parameters && plan_.target) copies.push_back(floats_of<AlignedVector>(target_));
+    if (parameters && target_plan_) copies.push_back(floats_of<AlignedVector>(target_));
   });
   return {copies.begin(), copies.end()};
 }
@@ -132,7 +132,7 @@ void TorchTrainer::set_replicated_state(std::span<const float> parameters, const
     optimizer_->set_counter_state(optimizer);
     if (parameters.empty()) return;
     put(flat_, parameters);
-    if (plan_.target) put(target_, target);
+    if (target_plan_) put(target_, target);
     support_->begin_download(flat_.const_data_ptr(), flat_.nbytes());
   });
 }

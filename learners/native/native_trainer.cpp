@@ -29,7 +29,7 @@ NativeTrainer::NativeTrainer(const Config& config, const Algorithm& algorithm, c
       module_(spec, threads),
       optimizer_(spec, training_.adam_epsilon, training_.grad_clip, training_.lr_multipliers) {
   assign(parameters_, initial_parameters(spec, static_cast<uint64_t>(config.seed)));
-  if (plan_.target) target_ = parameters_;
+  if (target_plan_) target_ = parameters_;
   gradient_.resize(parameters_.size());
 }
 
@@ -40,7 +40,7 @@ void NativeTrainer::load(const Update& update) {
   const bool mine = update.batch != nullptr;
   batch_ = mine ? make_tensor_batch(*update.batch, spec_, action_space_, update.filter, update.observed)
                 : empty_tensor_batch(spec_);
-  if (mine && plan_.time_major) columns_ = sequence_columns(batch_, algorithm_.loss_columns());
+  if (mine && sequences_) columns_ = sequence_columns(batch_, algorithm_.loss_columns());
 }
 
 void NativeTrainer::make_targets(bool mine) {
@@ -76,7 +76,7 @@ void NativeTrainer::make_target_columns(bool mine) {
 
 void NativeTrainer::begin_epoch(std::span<const int64_t> order, bool shuffled) {
   order_ = order;
-  if (plan_.time_major) return;
+  if (sequences_) return;
   shuffled_ = columns_;
   if (!shuffled) return;
   const at::Tensor rows = at::tensor(at::ArrayRef<int64_t>(order.data(), order.size()));
@@ -84,7 +84,7 @@ void NativeTrainer::begin_epoch(std::span<const int64_t> order, bool shuffled) {
 }
 
 Columns NativeTrainer::columns_of(Piece piece) const {
-  if (plan_.time_major)
+  if (sequences_)
     return static_cast<size_t>(piece.count) == order_.size()
                ? columns_
                : sequence_columns_of(
@@ -117,7 +117,7 @@ void NativeTrainer::add_gradient(const Minibatch& minibatch, Piece part, int64_t
   const Columns columns = columns_of({minibatch.own.begin + part.begin, part.count});
   const at::Tensor obs = floats_of(columns.at("obs"));  // alive until backward
   HostLoss loss = losses_.sample_loss(spec_, forward(parameters_, obs), columns);
-  const double share = minibatch.share_of(part.count), scale = plan_.loss_is_sum ? 1.0 : share;
+  const double share = minibatch.share_of(part.count), scale = loss_is_sum(plan_) ? 1.0 : share;
   if (scale != 1.0)
     for (const at::Tensor& derivatives : {loss.d_inputs, loss.d_values}) derivatives.mul_(scale);
   std::function<void(Range)> finish_range;
@@ -141,8 +141,8 @@ std::vector<double> NativeTrainer::numbers_of(const Found& found) const {
   std::vector<double> numbers{found.total};
   numbers.insert(numbers.end(), found.metrics.begin(), found.metrics.end());
   const size_t fits = numbers.size();
-  numbers.resize(fits + (plan_.time_major ? kFit * size() : 0), 0.0);
-  if (plan_.time_major)
+  numbers.resize(fits + (sequences_ ? kFit * size() : 0), 0.0);
+  if (sequences_)
     std::ranges::copy(found.fit.numbers(), numbers.begin() + static_cast<std::ptrdiff_t>(fits + kFit * rank()));
   return numbers;
 }

@@ -109,10 +109,9 @@ TEST_CASE("APPO: the target follows every freq x N x K batches that went through
   own.circular_buffer_num_batches = 4;
   own.circular_buffer_iterations_per_batch = 3;
   own.tau = 0.25;
-  const UpdatePlan plan = appo(own)->plan();
-  CHECK(plan.time_major);
-  CHECK(plan.buffer_batches == 4);
-  CHECK(plan.buffer_uses == 3);
+  const auto plan = std::get<SequencePlan>(appo(own)->plan());
+  CHECK(plan.buffer->batches == 4);
+  CHECK(plan.buffer->uses == 3);
   CHECK(plan.target->interval == 0.5 * 4 * 3 * 500);
   CHECK(plan.target->tau == 0.25);
 }

@@ -59,7 +59,7 @@ class Ddpg final : public Algorithm {
  public:
   explicit Ddpg(const Config& config) : config_(own_settings<DdpgConfig>(config)) {}
   UpdatePlan plan() const override {
-    UpdatePlan plan{.loss_is_sum = config_.sums};
+    RowPlan plan{.loss_is_sum = config_.sums};
     if (config_.has_target) plan.target = TargetNetwork{.interval = config_.interval};
     return plan;
   }
