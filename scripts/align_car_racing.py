@@ -43,6 +43,7 @@ except ImportError as error:
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "car_racing"
+RENDER = CarRacing._render
 
 
 class CarRacingStream(RandomStream):
@@ -67,8 +68,8 @@ def random_policy(env, rng):
 
 
 def straight_policy(env, rng):
-    """Off the road and out of the field."""
-    return action_of(env, 0.0, 0.2, 0.0)
+    """Off the road and out of the field, skidding once on the grass."""
+    return action_of(env, 0.0, 0.2, 0.5 * (4.0 < env.t < 4.2))
 
 
 def driving_policy(env, rng):
@@ -99,7 +100,7 @@ def car_of(env):
 
 def picture_of(env):
     yield "picture"
-    for row in env.state:
+    for row in RENDER(env, "state_pixels"):
         runs = itertools.groupby(row.tolist())
         yield " ".join(f"{len(list(run))}x{bytes(colour).hex()}" for colour, run in runs)
 
@@ -134,7 +135,7 @@ def goldens():
     """Each file's name and text."""
     at_times = lambda steps, rng: steps in (0, 25, 60, 150, 400)
     # A lap; out of the field; neither.
-    episodes = [(driving_policy, 1, 1000), (straight_policy, 5, 300), (random_policy, 2, 160)]
+    episodes = [(driving_policy, 1, 1000), (straight_policy, 5, 400), (random_policy, 2, 160)]
     yield "continuous.txt", golden({}, episodes, at_times)
     yield "discrete.txt", golden(DISCRETE, [(driving_policy, 3, 200), (random_policy, 4, 100)], at_times)
     # The first tile is below the car from the beginning: a later lap is only over with every tile.
@@ -152,7 +153,7 @@ def long_goldens(episodes):
 def replay(build_dir, folder):
     program = pathlib.Path(build_dir) / "tests" / "sims" / "sims_test"
     environment = dict(os.environ, MYRIAD_CAR_RACING_GOLDENS=str(folder))
-    return subprocess.run([program, "--test-case=CarRacing-v3: aligned*", "--success"], check=False, env=environment).returncode != 0
+    return subprocess.run([program, "--test-case=CarRacing-v3: aligned*"], check=False, env=environment).returncode != 0
 
 
 def check(build_dir):
@@ -188,6 +189,7 @@ def main():
     if arguments.speed:
         print(f"{speed():.0f} steps/s")
         return 0
+    CarRacing._render = lambda self, mode: None  # only where a golden has a picture
     if arguments.check is not None:
         return check(arguments.check)
     with tempfile.TemporaryDirectory() as temporary:
