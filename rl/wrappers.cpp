@@ -44,6 +44,8 @@ class Wrapper : public Environment {
 
   void submit(ConstRow action, RandomStream& random) override { env_->submit(action, random); }
   bool set_options(const EnvOptions& options) final { return env_->set_options(options); }
+  std::optional<Frame> render(int width, int height) final { return env_->render(width, height); }
+  double render_fps() const override { return env_->render_fps(); }
 
   std::optional<std::vector<double>> state() const final {
     std::optional<std::vector<double>> state = env_->state();
@@ -144,6 +146,8 @@ class FrameSkip final : public Wrapper {
     }
     return all;
   }
+
+  double render_fps() const override { return env_->render_fps() / static_cast<double>(skip_); }
 
  private:
   void save(std::vector<double>& state) const override { state.push_back(static_cast<double>(steps_)); }

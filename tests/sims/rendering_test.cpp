@@ -7,6 +7,7 @@
 
 #include "rl/check.hpp"
 #include "rl/environment.hpp"
+#include "rl/wrappers.hpp"
 
 namespace myriad {
 namespace {
@@ -112,6 +113,17 @@ TEST_SUITE("sims/rendering") {
   TEST_CASE("Classic control: frames have the size asked for, differ between states and change nothing") {
     for (const char* id : {"CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0"})
       check_frames(id);
+  }
+
+  TEST_CASE("Wrappers: a wrapped environment is drawn as it is; a skip shows fewer frames a second") {
+    EnvironmentConfig config;
+    config.sticky_actions = 0.3, config.frame_skip = 4, config.frame_stack = 3;
+    const auto wrapped = make_environment(wrapped_spec(EnvRegistry::instance().find("CartPole-v1"), config), {});
+    std::array<float, 3 * 4> row;
+    RandomStream random(1, StreamPurpose::environment, 0);
+    wrapped->reset(random, Row(std::as_writable_bytes(std::span(row))));
+    CHECK(wrapped->render(64, 48)->rgb == Stage("CartPole-v1").env->render(64, 48)->rgb);
+    CHECK(wrapped->render_fps() == Stage("CartPole-v1").env->render_fps() / 4);
   }
 
   TEST_CASE("MinAtar: frames have the size asked for, differ between states and change nothing") {
