@@ -6,7 +6,6 @@
 #include <numbers>
 #include <tuple>
 
-#include "rl/action_mask.hpp"
 #include "rl/check.hpp"
 #include "rl/overloaded.hpp"
 
@@ -14,10 +13,6 @@ namespace myriad {
 namespace {
 
 const float kHalfLog2Pi = static_cast<float>(0.5 * std::log(2.0 * std::numbers::pi));
-
-/// Which elements a group of logits stands for: Categorical has one group, MultiCategorical several.
-std::span<const int> groups_of(const Categorical& d) { return {&d.n, 1}; }
-std::span<const int> groups_of(const MultiCategorical& d) { return d.nvec; }
 
 struct LogSumExp {
   float top, sum;  // largest logit; sum of exp(logit - top)
@@ -37,22 +32,13 @@ LogSumExp log_sum_exp(const float* logits, int n, float* cumulative = nullptr) {
 
 int argmax(const float* logits, int n) { return static_cast<int>(std::max_element(logits, logits + n) - logits); }
 
-void store(std::byte* row, size_t i, bool f64, float value) {
-  const double wide = static_cast<double>(value);
-  if (f64)
-    std::memcpy(row + i * sizeof wide, &wide, sizeof wide);
-  else
-    std::memcpy(row + i * sizeof value, &value, sizeof value);
+template <class T>
+void store(std::byte* row, size_t i, T value) {
+  std::memcpy(row + i * sizeof value, &value, sizeof value);
 }
-float load(const std::byte* row, size_t i, bool f64) {
-  float value;
-  double wide;
-  if (!f64) return std::memcpy(&value, row + i * sizeof value, sizeof value), value;
-  return std::memcpy(&wide, row + i * sizeof wide, sizeof wide), static_cast<float>(wide);
-}
-void store(std::byte* row, size_t i, int32_t value) { std::memcpy(row + i * sizeof value, &value, sizeof value); }
-int32_t load(const std::byte* row, size_t i) {
-  int32_t value;
+template <class T>
+T load(const std::byte* row, size_t i) {
+  T value;
   return std::memcpy(&value, row + i * sizeof value, sizeof value), value;
 }
 
@@ -150,30 +136,214 @@ int draw_choice(const float* logits, const float* cumulative, int n, double u) {
   return choice < n ? choice : argmax(logits, n);  // rounding may leave none: then the likeliest
 }
 
+void ActionDist::Elements::put_choice(size_t i, int choice) const {
+  if (format.floats)
+    store(row, first + i, static_cast<float>(choice));
+  else
+    store(row, i, format.start + choice);
+}
+int ActionDist::Elements::choice(size_t i, int n) const {
+  const int choice =
+      format.floats ? static_cast<int>(load<float>(row, first + i)) : load<int32_t>(row, i) - format.start;
+  check(choice >= 0 && choice < n, "action {} lies outside [0, {})", choice, n);
+  return choice;
+}
+void ActionDist::Elements::put_real(size_t i, float value) const {
+  if (format.f64)
+    store(row, i, static_cast<double>(value));
+  else
+    store(row, first + i, value);
+}
+float ActionDist::Elements::real(size_t i) const {
+  return format.f64 ? static_cast<float>(load<double>(row, i)) : load<float>(row, first + i);
+}
+
+/// One sample of one part: from its inputs to its elements of an action.
+struct ActionDist::Draw {
+  const ActionDist& dist;
+  float* cumulative;  // scratch
+
+  float operator()(const Categorical& d, const float* inputs, RandomStream& random, const Elements& to) const {
+    return choose(0, d.n, inputs, random, to);
+  }
+  float operator()(const MultiCategorical& d, const float* inputs, RandomStream& random, const Elements& to) const {
+    float sum = 0.0f;
+    size_t element = 0;
+    for (const int n : d.nvec) {
+      sum += choose(element++, n, inputs, random, to);
+      inputs += n;
+    }
+    return sum;
+  }
+  float operator()(const DiagGaussian& d, const float* inputs, RandomStream& random, const Elements& to) const {
+    return gaussian<false>(d, inputs, random, to);
+  }
+  float operator()(const SquashedGaussian& d, const float* inputs, RandomStream& random, const Elements& to) const {
+    return gaussian<true>(d, inputs, random, to);
+  }
+  float operator()(const Beta& d, const float* inputs, RandomStream& random, const Elements& to) const {
+    float sum = 0.0f;
+    for (int j = 0; j < d.n; ++j) {
+      const BetaElement element(inputs[j], inputs[d.n + j]);
+      const float action = element.draw(random);
+      to.put_real(static_cast<size_t>(j), action);
+      sum += element.logp(action);
+    }
+    return sum;
+  }
+  float operator()(const EpsilonGreedy& d, const float* inputs, RandomStream& random, const Elements& to) const {
+    const Greedy greedy(inputs, d.n);
+    const int choice = random.uniform() < dist.epsilon_
+                           ? greedy.possible(inputs, random.below(static_cast<uint64_t>(greedy.num_possible)))
+                           : greedy.best;
+    to.put_choice(0, choice);
+    return greedy.logp(choice, dist.epsilon_) + unless_finite(inputs, d.n);
+  }
+  float operator()(const Composite& d, const float* inputs, RandomStream& random, const Elements& to) const {
+    float sum = 0.0f;
+    for (size_t i = 0; i < d.parts.size(); ++i) {
+      const ActionPart& part = dist.parts_[i];
+      sum += std::visit([&](const auto& one) { return (*this)(one, inputs + part.input, random, to.of(part)); },
+                        d.parts[i]);
+    }
+    return sum;
+  }
+
+ private:
+  float choose(size_t element, int n, const float* logits, RandomStream& random, const Elements& to) const {
+    const LogSumExp total = log_sum_exp(logits, n, cumulative);
+    const int choice = draw_choice(logits, cumulative, n, random.uniform());
+    to.put_choice(element, choice);
+    return total.logp(logits[choice]);
+  }
+  template <bool kSquash>
+  static float gaussian(const DiagGaussian& d, const float* inputs, RandomStream& random, const Elements& to) {
+    float sum = 0.0f;
+    float noise[2] = {};
+    for (int j = 0; j < d.n; ++j) {
+      if (j % 2 == 0) std::tie(noise[0], noise[1]) = normal_pair(random);
+      const float mean = inputs[j], log_std = inputs[d.n + j];
+      const float u = mean + std::exp(log_std) * noise[j % 2], action = kSquash ? squashed(u) : u;
+      to.put_real(static_cast<size_t>(j), action);
+      sum += kSquash ? squashed_logp(action, mean, log_std) : normal_logp(action, mean, log_std);
+    }
+    return sum;
+  }
+};
+
+/// The likeliest action of one part.
+struct ActionDist::Mode {
+  const ActionDist& dist;
+
+  void operator()(const Categorical& d, const float* inputs, const Elements& to) const {
+    to.put_choice(0, argmax(inputs, d.n));
+  }
+  void operator()(const MultiCategorical& d, const float* inputs, const Elements& to) const {
+    size_t element = 0;
+    for (const int n : d.nvec) {
+      to.put_choice(element++, argmax(inputs, n));
+      inputs += n;
+    }
+  }
+  void operator()(const DiagGaussian& d, const float* inputs, const Elements& to) const {
+    for (int j = 0; j < d.n; ++j) to.put_real(static_cast<size_t>(j), inputs[j]);
+  }
+  void operator()(const SquashedGaussian& d, const float* inputs, const Elements& to) const {
+    for (int j = 0; j < d.n; ++j) to.put_real(static_cast<size_t>(j), squashed(inputs[j]));
+  }
+  void operator()(const Beta& d, const float* inputs, const Elements& to) const {
+    for (int j = 0; j < d.n; ++j) to.put_real(static_cast<size_t>(j), BetaElement(inputs[j], inputs[d.n + j]).mode());
+  }
+  void operator()(const EpsilonGreedy& d, const float* inputs, const Elements& to) const {
+    to.put_choice(0, argmax(inputs, d.n));
+  }
+  void operator()(const Composite& d, const float* inputs, const Elements& to) const {
+    for (size_t i = 0; i < d.parts.size(); ++i) {
+      const ActionPart& part = dist.parts_[i];
+      std::visit([&](const auto& one) { (*this)(one, inputs + part.input, to.of(part)); }, d.parts[i]);
+    }
+  }
+};
+
+/// The log probability (density) of an action of one part.
+struct ActionDist::LogProb {
+  const ActionDist& dist;
+
+  float operator()(const Categorical& d, const float* inputs, const Elements& action) const {
+    return log_sum_exp(inputs, d.n).logp(inputs[action.choice(0, d.n)]);
+  }
+  float operator()(const MultiCategorical& d, const float* inputs, const Elements& action) const {
+    float sum = 0.0f;
+    size_t element = 0;
+    for (const int n : d.nvec) {
+      sum += log_sum_exp(inputs, n).logp(inputs[action.choice(element++, n)]);
+      inputs += n;
+    }
+    return sum;
+  }
+  float operator()(const DiagGaussian& d, const float* inputs, const Elements& action) const {
+    float sum = 0.0f;
+    for (int j = 0; j < d.n; ++j) sum += normal_logp(action.real(static_cast<size_t>(j)), inputs[j], inputs[d.n + j]);
+    return sum;
+  }
+  float operator()(const SquashedGaussian& d, const float* inputs, const Elements& action) const {
+    float sum = 0.0f;
+    for (int j = 0; j < d.n; ++j) sum += squashed_logp(action.real(static_cast<size_t>(j)), inputs[j], inputs[d.n + j]);
+    return sum;
+  }
+  float operator()(const Beta& d, const float* inputs, const Elements& action) const {
+    float sum = 0.0f;
+    for (int j = 0; j < d.n; ++j)
+      sum += BetaElement(inputs[j], inputs[d.n + j]).logp(action.real(static_cast<size_t>(j)));
+    return sum;
+  }
+  float operator()(const EpsilonGreedy& d, const float* inputs, const Elements& action) const {
+    const int choice = action.choice(0, d.n);
+    if (inputs[choice] <= kMaskedLogit) return -INFINITY;
+    return Greedy(inputs, d.n).logp(choice, dist.epsilon_) + unless_finite(inputs, d.n);
+  }
+  float operator()(const Composite& d, const float* inputs, const Elements& action) const {
+    float sum = 0.0f;
+    for (size_t i = 0; i < d.parts.size(); ++i) {
+      const ActionPart& part = dist.parts_[i];
+      sum +=
+          std::visit([&](const auto& one) { return (*this)(one, inputs + part.input, action.of(part)); }, d.parts[i]);
+    }
+    return sum;
+  }
+};
+
 ActionDist::ActionDist(const ActionDistribution& distribution, const Space& action_space)
-    : distribution_(distribution), row_bytes_(action_space.row_bytes()), inputs_(inputs_size(distribution)) {
-  check(action_space.is_leaf(), "the action space {} has no single row of elements", action_space.to_string());
-  const Leaf& leaf = action_space.leaves()[0];
-  if (const auto* discrete = action_space.get_if<Discrete>()) start_ = discrete->start;
-  f64_ = leaf.dtype == DType::f64;
+    : distribution_(distribution),
+      parts_(action_parts(distribution)),
+      row_bytes_(stored_action(action_space).bytes),
+      inputs_(inputs_size(distribution)) {
   const auto fits = [&](bool holds) {
     check(holds, "a distribution of {} inputs does not fit {}", inputs_, action_space.to_string());
   };
-  const auto is_discrete = [&](int n) {
-    const auto* discrete = action_space.get_if<Discrete>();
-    return discrete != nullptr && discrete->n == n;
-  };
-  std::visit(
-      Overloaded{
-          [&](const Categorical& d) { fits(is_discrete(d.n)); },
-          [&](const EpsilonGreedy& d) { fits(is_discrete(d.n)); },
-          [&](const MultiCategorical& d) { fits(leaf.dtype == DType::i32 && d.nvec.size() == leaf.count); },
-          [&](const auto& d) { fits((f64_ || leaf.dtype == DType::f32) && static_cast<size_t>(d.n) == leaf.count); }},
-      distribution_);
+  const auto leaves = action_space.leaves();
+  const bool composite = std::holds_alternative<Composite>(distribution_);
+  fits(composite != action_space.is_leaf() && parts_.size() == leaves.size());
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    const Leaf& leaf = leaves[i];
+    const auto* discrete = leaf.space->get_if<Discrete>();
+    const bool is_real = leaf.dtype == DType::f32 || leaf.dtype == DType::f64;
+    std::visit(
+        Overloaded{[&](const Categorical& d) { fits(discrete != nullptr && discrete->n == d.n); },
+                   [&](const EpsilonGreedy& d) { fits(discrete != nullptr && discrete->n == d.n); },
+                   [&](const MultiCategorical& d) { fits(leaf.dtype == DType::i32 && d.nvec.size() == leaf.count); },
+                   [&](const Composite&) { fits(false); },
+                   [&](const auto& d) { fits(is_real && static_cast<size_t>(d.n) == leaf.count); }},
+        parts_[i].distribution);
+  }
+  format_ = {.floats = composite, .f64 = !composite && leaves[0].dtype == DType::f64};
+  if (const auto* discrete = action_space.get_if<Discrete>()) format_.start = discrete->start;
   int largest = 1;
-  if (const auto* one = std::get_if<Categorical>(&distribution_)) largest = one->n;
-  if (const auto* multi = std::get_if<MultiCategorical>(&distribution_))
-    largest = *std::max_element(multi->nvec.begin(), multi->nvec.end());
+  for (const ActionPart& part : parts_) {
+    if (const auto* one = std::get_if<Categorical>(&part.distribution)) largest = std::max(largest, one->n);
+    if (const auto* multi = std::get_if<MultiCategorical>(&part.distribution))
+      largest = std::max(largest, std::ranges::max(multi->nvec));
+  }
   cumulative_.resize(static_cast<size_t>(largest));
 }
 
@@ -183,133 +353,28 @@ void ActionDist::set_epsilon(double epsilon) {
 }
 
 void ActionDist::sample(const float* inputs, std::span<RandomStream> streams, std::byte* actions, float* logp) {
-  const auto categories = [&](const auto& d) {
-    for (RandomStream& random : streams) {
-      float sum = 0.0f;
-      size_t element = 0;
-      for (const int n : groups_of(d)) {
-        const LogSumExp total = log_sum_exp(inputs, n, cumulative_.data());
-        const int choice = draw_choice(inputs, cumulative_.data(), n, random.uniform());
-        sum += total.logp(inputs[choice]);
-        store(actions, element++, start_ + choice);
-        inputs += n;
-      }
-      *logp++ = sum;
-      actions += row_bytes_;
-    }
-  };
-  const auto gaussian = [&](const auto& d) {
-    constexpr bool squash = std::is_same_v<std::remove_cvref_t<decltype(d)>, SquashedGaussian>;
-    for (RandomStream& random : streams) {
-      float sum = 0.0f;
-      float noise[2] = {};
-      for (int j = 0; j < d.n; ++j) {
-        if (j % 2 == 0) std::tie(noise[0], noise[1]) = normal_pair(random);
-        const float mean = inputs[j], log_std = inputs[d.n + j];
-        const float u = mean + std::exp(log_std) * noise[j % 2], action = squash ? squashed(u) : u;
-        store(actions, static_cast<size_t>(j), f64_, action);
-        sum += squash ? squashed_logp(action, mean, log_std) : normal_logp(action, mean, log_std);
-      }
-      *logp++ = sum;
-      actions += row_bytes_;
-      inputs += 2 * d.n;
-    }
-  };
-  const auto epsilon_greedy = [&](const EpsilonGreedy& d) {
-    for (RandomStream& random : streams) {
-      const Greedy greedy(inputs, d.n);
-      const int choice = random.uniform() < epsilon_
-                             ? greedy.possible(inputs, random.below(static_cast<uint64_t>(greedy.num_possible)))
-                             : greedy.best;
-      *logp++ = greedy.logp(choice, epsilon_) + unless_finite(inputs, d.n);
-      store(actions, 0, start_ + choice);
-      actions += row_bytes_;
-      inputs += d.n;
-    }
-  };
-  const auto beta = [&](const Beta& d) {
-    for (RandomStream& random : streams) {
-      float sum = 0.0f;
-      for (int j = 0; j < d.n; ++j) {
-        const BetaElement element(inputs[j], inputs[d.n + j]);
-        const float action = element.draw(random);
-        store(actions, static_cast<size_t>(j), f64_, action);
-        sum += element.logp(action);
-      }
-      *logp++ = sum;
-      actions += row_bytes_;
-      inputs += 2 * d.n;
-    }
-  };
-  std::visit(Overloaded{[&](const Categorical& d) { categories(d); }, [&](const MultiCategorical& d) { categories(d); },
-                        [&](const DiagGaussian& d) { gaussian(d); }, [&](const SquashedGaussian& d) { gaussian(d); },
-                        beta, epsilon_greedy},
-             distribution_);
+  const Draw draw{*this, cumulative_.data()};
+  std::visit(
+      [&](const auto& d) {
+        for (RandomStream& random : streams) {
+          *logp++ = draw(d, inputs, random, {actions, 0, format_});
+          actions += row_bytes_;
+          inputs += inputs_;
+        }
+      },
+      distribution_);
 }
 
 void ActionDist::mode(const float* inputs, size_t n, std::byte* actions, float* logp) const {
-  const auto categories = [&](const auto& d, const float* in, std::byte* action) {
-    size_t element = 0;
-    for (const int size : groups_of(d)) {
-      store(action, element++, start_ + argmax(in, size));
-      in += size;
-    }
-  };
   for (size_t i = 0; i < n; ++i, inputs += inputs_, actions += row_bytes_) {
-    std::visit(Overloaded{[&](const Categorical& d) { categories(d, inputs, actions); },
-                          [&](const MultiCategorical& d) { categories(d, inputs, actions); },
-                          [&](const DiagGaussian& d) {
-                            for (int j = 0; j < d.n; ++j) store(actions, static_cast<size_t>(j), f64_, inputs[j]);
-                          },
-                          [&](const EpsilonGreedy& d) { store(actions, 0, start_ + argmax(inputs, d.n)); },
-                          [&](const SquashedGaussian& d) {
-                            for (int j = 0; j < d.n; ++j)
-                              store(actions, static_cast<size_t>(j), f64_, squashed(inputs[j]));
-                          },
-                          [&](const Beta& d) {
-                            for (int j = 0; j < d.n; ++j)
-                              store(actions, static_cast<size_t>(j), f64_,
-                                    BetaElement(inputs[j], inputs[d.n + j]).mode());
-                          }},
-               distribution_);
+    std::visit([&](const auto& d) { Mode{*this}(d, inputs, {actions, 0, format_}); }, distribution_);
     logp[i] = this->logp(inputs, actions);
   }
 }
 
 float ActionDist::logp(const float* inputs, const std::byte* action) const {
-  float sum = 0.0f;
-  const auto categories = [&](const auto& d) {
-    size_t element = 0;
-    for (const int n : groups_of(d)) {
-      const int choice = load(action, element++) - start_;
-      check(choice >= 0 && choice < n, "action {} lies outside [0, {})", choice, n);
-      sum += log_sum_exp(inputs, n).logp(inputs[choice]);
-      inputs += n;
-    }
-  };
-  std::visit(
-      Overloaded{[&](const Categorical& d) { categories(d); }, [&](const MultiCategorical& d) { categories(d); },
-                 [&](const DiagGaussian& d) {
-                   for (int j = 0; j < d.n; ++j)
-                     sum += normal_logp(load(action, static_cast<size_t>(j), f64_), inputs[j], inputs[d.n + j]);
-                 },
-                 [&](const SquashedGaussian& d) {
-                   for (int j = 0; j < d.n; ++j)
-                     sum += squashed_logp(load(action, static_cast<size_t>(j), f64_), inputs[j], inputs[d.n + j]);
-                 },
-                 [&](const Beta& d) {
-                   for (int j = 0; j < d.n; ++j)
-                     sum += BetaElement(inputs[j], inputs[d.n + j]).logp(load(action, static_cast<size_t>(j), f64_));
-                 },
-                 [&](const EpsilonGreedy& d) {
-                   const int choice = load(action, 0) - start_;
-                   check(choice >= 0 && choice < d.n, "action {} lies outside [0, {})", choice, d.n);
-                   sum = inputs[choice] <= kMaskedLogit
-                             ? -INFINITY
-                             : Greedy(inputs, d.n).logp(choice, epsilon_) + unless_finite(inputs, d.n);
-                 }},
-      distribution_);
-  return sum;
+  const Elements elements{const_cast<std::byte*>(action), 0, format_};  // read alone
+  return std::visit([&](const auto& d) { return LogProb{*this}(d, inputs, elements); }, distribution_);
 }
 
 // ---- UniformActions ----
@@ -318,6 +383,16 @@ namespace {
 
 /// The space with [-1, 1] for every bounded element of a Box.
 Space normalized(const Space& space) {
+  if (const auto* dict = space.get_if<Dict>()) {
+    Dict parts;
+    for (const auto& [name, part] : dict->spaces) parts.spaces.emplace_back(name, normalized(part));
+    return parts;
+  }
+  if (const auto* tuple = space.get_if<Tuple>()) {
+    Tuple parts;
+    for (const Space& part : tuple->spaces) parts.spaces.push_back(normalized(part));
+    return parts;
+  }
   const auto* box = space.get_if<Box>();
   if (box == nullptr) return space;
   Box unit{.low = {}, .high = {}, .shape = box->shape, .dtype = box->dtype};
@@ -329,35 +404,35 @@ Space normalized(const Space& space) {
   }
   return Space(std::move(unit));
 }
+
 }  // namespace
 
 UniformActions::UniformActions(const Space& action_space, bool normalize)
     : space_(normalize ? normalized(action_space) : action_space),
-      dtype_(action_space.leaves()[0].dtype),
-      choices_(choices_of(action_space)) {
-  check(action_space.is_leaf(), "the action space {} has no single row of elements", action_space.to_string());
-  const auto integers = [&](auto n) {
-    for (size_t i = 0; i < space_.leaves()[0].count; ++i) bounded_logp_ -= std::log(static_cast<double>(n(i)));
-  };
-  if (const auto* one = space_.get_if<Discrete>()) integers([&](size_t) { return one->n; }), start_ = one->start;
-  if (const auto* multi = space_.get_if<MultiDiscrete>()) integers([&](size_t i) { return multi->nvec[i]; });
-  if (space_.get_if<MultiBinary>()) integers([](size_t) { return 2; });
-  if (const auto* box = space_.get_if<Box>())
-    for (size_t i = 0; i < space_.leaves()[0].count; ++i) {
-      const double low = bound_at(box->low, i), high = bound_at(box->high, i);
-      if (std::isfinite(low) && std::isfinite(high))
-        bounded_logp_ -= high > low ? std::log(high - low) : 0.0;
-      else
-        unbounded_.push_back({i, low, high});
+      store_(action_space, false, false),
+      choices_(choices_of(action_space)),
+      row_(action_space.row_bytes()) {
+  for (const Choice& choice : choices_) choices_logp_ -= std::log(static_cast<double>(choice.n));
+  for (const Leaf& leaf : space_.leaves())
+    if (const auto* box = leaf.space->get_if<Box>()) {
+      only_choices_ = false;
+      for (size_t i = 0; i < leaf.count; ++i) {
+        const double low = bound_at(box->low, i), high = bound_at(box->high, i);
+        if (std::isfinite(low) && std::isfinite(high))
+          bounded_logp_ -= high > low ? std::log(high - low) : 0.0;
+        else
+          unbounded_.push_back({leaf.offset + i * size_of(leaf.dtype), leaf.dtype == DType::f64, low, high});
+      }
     }
 }
 
-float UniformActions::operator()(RandomStream& random, std::span<std::byte> action, const float* mask) const {
-  if (mask != nullptr) return static_cast<float>(sample_allowed(random, choices_, start_, mask, action));
-  space_.sample(random, action);
+float UniformActions::operator()(RandomStream& random, std::span<std::byte> action, const float* mask) {
+  if (mask == nullptr || !only_choices_) space_.sample(random, row_);
   double logp = bounded_logp_;
+  logp += mask != nullptr ? sample_allowed(random, choices_, mask, row_) : choices_logp_;
   for (const Unbounded& u : unbounded_) {
-    const double value = static_cast<double>(load(action.data(), u.index, dtype_ == DType::f64));
+    const std::byte* at = row_.data() + u.offset;
+    const double value = u.f64 ? load<double>(at, 0) : static_cast<double>(load<float>(at, 0));
     if (std::isfinite(u.low))
       logp -= value - u.low;  // exponential above low
     else if (std::isfinite(u.high))
@@ -365,6 +440,7 @@ float UniformActions::operator()(RandomStream& random, std::span<std::byte> acti
     else
       logp += -0.5 * value * value - static_cast<double>(kHalfLog2Pi);
   }
+  store_.store(row_, action);
   return static_cast<float>(logp);
 }
 

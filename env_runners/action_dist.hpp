@@ -1,8 +1,8 @@
 // ActionDist: from action_dist_inputs to actions and their log probabilities.
 //
 // Used by one thread; no allocation. Each environment draws from its own random stream, so what it draws does not
-// depend on its neighbours. Actions are rows of the action space (int32; float32 or float64 for Box), before the
-// ActionConnector.
+// depend on its neighbours; parts of a Composite draw from it one after the other. Actions are as fragments keep them
+// (StoredAction): rows of the action space, or float32 of a Dict or Tuple, before the ActionConnector.
 #pragma once
 
 #include <cmath>
@@ -10,6 +10,8 @@
 #include <span>
 #include <vector>
 
+#include "rl/action_mask.hpp"
+#include "rl/connector.hpp"
 #include "rl/module_spec.hpp"
 #include "rl/random.hpp"
 #include "rl/space.hpp"
@@ -39,11 +41,33 @@ class ActionDist {
   size_t row_bytes() const { return row_bytes_; }
 
  private:
+  struct Draw;
+  struct Mode;
+  struct LogProb;
+  /// What the elements of a stored action are.
+  struct Format {
+    bool floats = false;  ///< of a Composite: choices from 0, too
+    bool f64 = false;     ///< a Box of float64
+    int start = 0;        ///< Discrete::start
+  };
+  /// Those of one part, in the row of all.
+  struct Elements {
+    std::byte* row;
+    size_t first;
+    const Format& format;
+
+    Elements of(const ActionPart& part) const { return {row, static_cast<size_t>(part.element), format}; }
+    void put_choice(size_t i, int choice) const;
+    int choice(size_t i, int n) const;  ///< throws Error for one outside [0, n)
+    void put_real(size_t i, float value) const;
+    float real(size_t i) const;
+  };
+
   ActionDistribution distribution_;
+  std::vector<ActionPart> parts_;
   size_t row_bytes_;
   int inputs_;
-  int start_ = 0;     ///< Discrete::start
-  bool f64_ = false;  ///< a Box of float64
+  Format format_;
   double epsilon_ = 0.0;
   std::vector<float> cumulative_;  // scratch of sample(): the largest group's running sums
 };
@@ -57,21 +81,23 @@ int draw_choice(const float* logits, const float* cumulative, int n, double u);
 class UniformActions {
  public:
   UniformActions(const Space& action_space, bool normalize);
-  /// Writes one action and returns its log probability (density). `mask`: of the choices that are allowed, those of
-  /// each element side by side; null: all are.
-  float operator()(RandomStream& random, std::span<std::byte> action, const float* mask = nullptr) const;
+  /// Writes one action as fragments keep it and returns its log probability (density). `mask`: of the choices that are
+  /// allowed, those of each element side by side; null: all are.
+  float operator()(RandomStream& random, std::span<std::byte> action, const float* mask = nullptr);
 
  private:
   Space space_;
-  double bounded_logp_ = 0.0;  ///< of all discrete and bounded elements
+  ActionConnector store_;
+  double bounded_logp_ = 0.0, choices_logp_ = 0.0;  ///< of bounded elements of Boxes; of all choices
   struct Unbounded {
-    size_t index;
+    size_t offset;  ///< in a row of the space
+    bool f64;
     double low, high;
   };
   std::vector<Unbounded> unbounded_;  ///< Box elements without one or both bounds
-  DType dtype_ = DType::i32;
-  std::vector<int> choices_;  ///< of each element of Discrete and MultiDiscrete
-  int start_ = 0;
+  std::vector<Choice> choices_;
+  bool only_choices_ = true;    ///< no Box
+  std::vector<std::byte> row_;  ///< scratch: of the space
 };
 
 }  // namespace myriad

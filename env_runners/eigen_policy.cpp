@@ -138,7 +138,8 @@ EigenPolicy::EigenPolicy(const ModuleSpec& spec, const PolicyKernels* kernels)
     : spec_(spec.inference_part()),
       kernels_(kernels ? *kernels : policy_kernels()),
       num_weights_(spec_.num_parameters()),
-      outputs_(inputs_size(spec.distribution)) {
+      outputs_(inputs_size(spec.distribution)),
+      action_parts_(action_parts(spec.distribution)) {
   check_module(spec);
   make_parts();
   size_t panel = 0, panel_saved = 0, row = 0, row_saved = 0, padded = 0, packed = 0, gathered = 0;
@@ -400,11 +401,13 @@ void EigenPolicy::run(const Layer& layer, Pass& pass) {
 
 /// The logits of actions that obs [samples, obs_size] forbids.
 void EigenPolicy::mask_outputs(const float* obs, int samples, float* out) const {
-  for (int j = 0; j < samples; ++j) {
-    const float* mask = obs + j * spec_.obs_size + spec_.mask_offset;
-    for (int o = 0; o < outputs_; ++o)
-      if (mask[o] == 0.0f) out[j * outputs_ + o] = kMaskedLogit;
-  }
+  for (int j = 0; j < samples; ++j)
+    for (const ActionPart& part : action_parts_) {
+      const float* mask = obs + j * spec_.obs_size + spec_.mask_offset + part.choice;
+      float* logits = out + j * outputs_ + part.input;
+      for (int o = 0; o < part.num_choices; ++o)
+        if (mask[o] == 0.0f) logits[o] = kMaskedLogit;
+    }
 }
 
 /// x [height, width, channels] with a border around it; x itself where there is none.
@@ -425,23 +428,21 @@ const float* EigenPolicy::padded(const float* x, int height, int width, int chan
 
 /// head [outputs][lanes] -> out [samples, num_outputs]; `log_std` is what follows the head in the buffer.
 void EigenPolicy::write_outputs(const float* head, const float* log_std, int samples, int lanes, float* out) const {
-  const auto unpack = [&](int size) {
+  for (const ActionPart& part : action_parts_) {
+    const float* outputs = head + part.output * lanes;
+    float* inputs = out + part.input;
     for (int j = 0; j < samples; ++j)
-      for (int o = 0; o < size; ++o) out[j * outputs_ + o] = head[o * lanes + j];
-  };
-  std::visit(Overloaded{[&](const Categorical& d) { unpack(d.n); }, [&](const MultiCategorical&) { unpack(outputs_); },
-                        [&](const Beta&) { unpack(outputs_); },
-                        [&](const DiagGaussian& d) {
-                          unpack(d.free_log_std ? d.n : 2 * d.n);
-                          const float clip = spec_.log_std_clip;
-                          for (int j = 0; j < samples; ++j)
-                            for (int o = 0; o < d.n; ++o) {
-                              float& value = out[j * outputs_ + d.n + o];
-                              value = std::clamp(d.free_log_std ? log_std[o] : value, -clip, clip);
-                            }
-                        },
-                        [&](const EpsilonGreedy& d) { unpack(d.n); }},
-             spec_.distribution);
+      for (int o = 0; o < part.num_outputs; ++o) inputs[j * outputs_ + o] = outputs[o * lanes + j];
+    const DiagGaussian* gaussian = gaussian_of(part.distribution);
+    if (gaussian == nullptr) continue;
+    const float clip = spec_.log_std_clip;
+    const int n = gaussian->n;
+    for (int j = 0; j < samples; ++j)
+      for (int o = 0; o < n; ++o) {
+        float& value = inputs[j * outputs_ + n + o];
+        value = std::clamp(gaussian->free_log_std ? log_std[part.log_std + o] : value, -clip, clip);
+      }
+  }
 }
 
 }  // namespace myriad

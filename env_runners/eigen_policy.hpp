@@ -99,6 +99,7 @@ class EigenPolicy {
   std::vector<Part> parts_;    ///< the last one ends with pi
   int num_joined_ = 0;         ///< panels where what a part reads is joined
   size_t joined_size_ = 0;     ///< floats between two of them
+  std::vector<ActionPart> action_parts_;
   std::span<const float> weights_;
   std::vector<float> scratch_;  ///< what the pointers point into, 64-byte aligned
   float *panels_[2], *joined_, *panel_saved_;

@@ -63,7 +63,7 @@ Evaluator::Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec&
   const size_t n = num_envs_;
   features_.resize(n * obs_size_), filtered_.resize(features_.size());
   inputs_.resize(n * static_cast<size_t>(dist_.num_inputs())), logp_.resize(n);
-  actions_.resize(n * dist_.row_bytes()), env_actions_.resize(actions_.size());
+  actions_.resize(n * dist_.row_bytes()), env_actions_.resize(n * rules_->spec.action_space.row_bytes());
   for (size_t i = 0; i < n; ++i) {
     slots_.push_back({EnvStepper(rules_, options.seed, StreamPurpose::evaluation, i), i});
     action_streams_.emplace_back(0, StreamPurpose::evaluation, 0);
@@ -98,7 +98,8 @@ void Evaluator::step_once() {
     dist_.sample(inputs_.data(), action_streams_, actions_.data(), logp_.data());
   else
     dist_.mode(inputs_.data(), n, actions_.data(), logp_.data());
-  const auto env_action = [&](size_t i) { return std::span(env_actions_).subspan(i * row_bytes, row_bytes); };
+  const size_t env_bytes = rules_->spec.action_space.row_bytes();
+  const auto env_action = [&](size_t i) { return std::span(env_actions_).subspan(i * env_bytes, env_bytes); };
   for (size_t i = 0; i < n; ++i) {
     connector_({actions_.data() + i * row_bytes, row_bytes}, env_action(i));
     if (rules_->spec.submits) slots_[i].stepper.submit(ConstRow(env_action(i)));

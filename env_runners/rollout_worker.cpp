@@ -59,7 +59,9 @@ RolloutWorker::RolloutWorker(const Config& config, const EnvSpec& env, const Mod
       uniform_(envs_.spec().action_space, config.environment.normalize_actions),
       connector_(envs_.spec().action_space, config.environment.normalize_actions, config.environment.clip_actions),
       observed_(num_envs_ * obs_bytes_),
-      env_actions_(num_envs_ * dist_.row_bytes()) {
+      env_action_bytes_(envs_.spec().action_space.row_bytes()),
+      env_actions_(num_envs_ * env_action_bytes_),
+      own_action_(dist_.row_bytes()) {
   const int flat_size = envs_.spec().observation_space.flat_size();
   check(module.obs_size == flat_size, "the module takes {} features, {} has {}", module.obs_size, envs_.spec().id,
         flat_size);
@@ -158,7 +160,8 @@ void RolloutWorker::step_once() {
   const size_t n = num_envs_, row_bytes = dist_.row_bytes();
   choose_actions(to.obs, to.actions, to.logp, to.inputs);
   for (size_t b = 0; b < n; ++b)
-    connector_({to.actions + b * row_bytes, row_bytes}, {env_actions_.data() + b * row_bytes, row_bytes});
+    connector_({to.actions + b * row_bytes, row_bytes},
+               {env_actions_.data() + b * env_action_bytes_, env_action_bytes_});
 
   std::byte* const next_obs = frame_stack_ == 1 ? to.obs + n * obs_bytes_ : env_stacks_.data();
   std::byte* const next_final = to.final_obs + to.fragment->final_rows * obs_bytes_;
@@ -218,18 +221,19 @@ void RolloutWorker::take_frames(std::byte* final_obs) {
 /// from the policy here.
 void RolloutWorker::take_own(size_t b, const OwnAction& own) {
   const size_t inputs = static_cast<size_t>(dist_.num_inputs());
-  check(own.action.size() == dist_.row_bytes() && (own.dist_inputs.empty() || own.dist_inputs.size() == inputs),
-        "an action of {} bytes drawn from {} numbers", own.action.size(), own.dist_inputs.size());
+  check(own.dist_inputs.empty() || own.dist_inputs.size() == inputs, "an action drawn from {} numbers, want {}",
+        own.dist_inputs.size(), inputs);
+  connector_.store(own.action, own_action_);
   float* const drawn_from = target_.inputs + b * inputs;
   const auto masked = [](float input) { return input <= kMaskedLogit; };
-  if (!own.dist_inputs.empty() && std::isfinite(dist_.logp(own.dist_inputs.data(), own.action.data())) &&
+  if (!own.dist_inputs.empty() && std::isfinite(dist_.logp(own.dist_inputs.data(), own_action_.data())) &&
       std::equal(drawn_from, drawn_from + inputs, own.dist_inputs.begin(),
                  [&](float here, float there) { return masked(here) == masked(there); }))
     std::ranges::copy(own.dist_inputs, drawn_from);
-  const float logp = dist_.logp(drawn_from, own.action.data());
+  const float logp = dist_.logp(drawn_from, own_action_.data());
   // Impossible under this policy: keep the action we sent. Q-learning learns of any action.
   if (!std::isfinite(logp) && !dist_.is_epsilon_greedy()) return;
-  std::ranges::copy(own.action, target_.actions + b * dist_.row_bytes());
+  std::ranges::copy(own_action_, target_.actions + b * dist_.row_bytes());
   target_.logp[b] = logp;
 }
 

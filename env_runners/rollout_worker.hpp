@@ -89,7 +89,9 @@ class RolloutWorker {
   std::vector<float> features_;        // [B, obs_size]  of uint8, or filtered
   std::vector<float> logp_, inputs_;   // [B], [B, k]  where fragments have no such column
   std::vector<std::byte> rows_, final_rows_;  // [B, row_bytes]  where rows are not features
-  std::vector<std::byte> env_actions_;        // [B, action row_bytes]
+  size_t env_action_bytes_;
+  std::vector<std::byte> env_actions_;  // [B, env_action_bytes]
+  std::vector<std::byte> own_action_;   // of one environment, as the fragment keeps it
   bool started_ = false;
   uint64_t env_steps_ = 0;
   Target target_;

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "rl/check.hpp"
 
@@ -30,15 +31,20 @@ int start_of(const Space& action_space) {
   return discrete ? discrete->start : 0;
 }
 
-/// Each choice inside its distribution: a loss indexes with them.
-void check_choices(std::span<const int32_t> choices, const ModuleSpec& spec, int start) {
-  std::vector<int> nvec;
-  if (const auto* c = std::get_if<Categorical>(&spec.distribution)) nvec = {c->n};
-  if (const auto* q = std::get_if<EpsilonGreedy>(&spec.distribution)) nvec = {q->n};
-  if (const auto* m = std::get_if<MultiCategorical>(&spec.distribution)) nvec = m->nvec;
-  for (size_t i = 0; i < choices.size(); ++i) {
-    const int n = nvec[i % nvec.size()], choice = choices[i] - start;
-    check(choice >= 0 && choice < n, "actions[{}] is choice {} of {}", i, choice, n);
+/// Each choice inside its distribution: a loss indexes with them. `actions`: of int32 from `start` on, or of float32.
+template <class T>
+void check_choices(std::span<T> actions, const ModuleSpec& spec, int start) {
+  std::vector<int> sizes;  // of each element's choice; 0 where it is a real number
+  for (const ActionPart& part : action_parts(spec.distribution))
+    if (const auto* multi = std::get_if<MultiCategorical>(&part.distribution))
+      sizes.insert(sizes.end(), multi->nvec.begin(), multi->nvec.end());
+    else
+      sizes.insert(sizes.end(), static_cast<size_t>(part.num_elements), part.num_choices);
+  for (size_t i = 0; i < actions.size(); ++i) {
+    const int n = sizes[i % sizes.size()];
+    if (n == 0) continue;
+    const double choice = static_cast<double>(actions[i]) - start;
+    check(choice >= 0 && choice < n && choice == std::trunc(choice), "actions[{}] is choice {} of {}", i, choice, n);
   }
 }
 
@@ -104,14 +110,16 @@ void check_batch(Fragment& fragment, const ModuleSpec& spec, const Space& action
   check(layout.find("final_obs") != nullptr || fragment.final_rows == 0,
         "the fragment has final rows and no final_obs");
   const Column& actions = layout.column("actions");
-  const bool reals = has_real_actions(spec.distribution);
-  const auto* multi = std::get_if<MultiCategorical>(&spec.distribution);
-  const auto inputs = static_cast<size_t>(inputs_size(spec.distribution));
-  const size_t elements = reals ? inputs / 2 : multi ? multi->nvec.size() : 1;
-  check(actions.dtype == (reals ? DType::f32 : DType::i32) && count_of(actions) == elements,
+  const DType dtype = stored_dtype(spec.distribution);
+  size_t elements = 0;
+  for (const ActionPart& part : action_parts(spec.distribution)) elements += static_cast<size_t>(part.num_elements);
+  check(actions.dtype == dtype && count_of(actions) == elements,
         "the fragment's actions are {} {}, the module wants {} {}", count_of(actions), name_of(actions.dtype), elements,
-        reals ? "f32" : "i32");
-  if (!reals) check_choices(fragment.values<int32_t>(actions), spec, start_of(action_space));
+        name_of(dtype));
+  if (dtype == DType::i32)
+    check_choices(fragment.values<int32_t>(actions), spec, start_of(action_space));
+  else if (num_choices(spec.distribution) > 0)
+    check_choices(fragment.values<float>(actions), spec, 0);
 }
 
 TensorBatch make_tensor_batch(Fragment& fragment, const ModuleSpec& spec, const Space& action_space,

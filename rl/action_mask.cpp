@@ -20,12 +20,6 @@ void each_of(const std::byte* row, size_t count, F& f) {
   }
 }
 
-int32_t load(std::span<const std::byte> row, size_t i) {
-  int32_t value;
-  std::memcpy(&value, row.data() + i * sizeof value, sizeof value);
-  return value;
-}
-
 bool is_mask(const Space& leaf) {
   if (leaf.get_if<MultiBinary>() != nullptr) return true;
   const Box* box = leaf.get_if<Box>();
@@ -33,20 +27,33 @@ bool is_mask(const Space& leaf) {
          std::ranges::all_of(box->high, [](double high) { return high <= 1; });
 }
 
+int num_options(const std::vector<Choice>& choices) {
+  return std::accumulate(choices.begin(), choices.end(), 0, [](int sum, const Choice& c) { return sum + c.n; });
+}
+
 }  // namespace
 
-std::vector<int> choices_of(const Space& action) {
-  if (const auto* one = action.get_if<Discrete>()) return {one->n};
-  if (const auto* multi = action.get_if<MultiDiscrete>()) return multi->nvec;
-  return {};
+std::vector<Choice> choices_of(const Space& action) {
+  std::vector<Choice> choices;
+  for (const Leaf& leaf : action.leaves()) {
+    if (leaf.space->get_if<Box>() != nullptr) continue;
+    const auto* one = leaf.space->get_if<Discrete>();
+    const auto* multi = leaf.space->get_if<MultiDiscrete>();
+    for (size_t i = 0; i < leaf.count; ++i)
+      choices.push_back({one     ? one->n
+                         : multi ? multi->nvec[i]
+                                 : 2,
+                         one ? one->start : 0, leaf.offset + i * sizeof(int32_t),
+                         fmt::format("action{}{}[{}]", leaf.path.empty() ? "" : ".", leaf.path, i)});
+  }
+  return choices;
 }
 
 Space with_action_mask(const Space& observation, const Space& action) {
-  const std::vector<int> choices = choices_of(action);
-  if (choices.empty())
-    fail(Exit::usage, "unsupported-space", "actions with a mask are Discrete or MultiDiscrete, not {}",
+  const int n = num_options(choices_of(action));
+  if (n == 0)
+    fail(Exit::usage, "unsupported-space", "actions with a mask are Discrete, MultiDiscrete or MultiBinary, not {}",
          action.to_string());
-  const int n = std::accumulate(choices.begin(), choices.end(), 0);
   return Dict{{{"observation", observation},
                {std::string(ActionMask::kKey), Space::box(0, 1, {n}, observation.leaves()[0].dtype)}}};
 }
@@ -54,7 +61,7 @@ Space with_action_mask(const Space& observation, const Space& action) {
 std::optional<ActionMask> ActionMask::of(const Space& observation, const Space& action) {
   const Dict* dict = observation.get_if<Dict>();
   if (dict == nullptr) return std::nullopt;
-  ActionMask mask;
+  ActionMask mask(action);
   const Space* masked = nullptr;
   Dict rest;
   int features = 0;
@@ -66,11 +73,13 @@ std::optional<ActionMask> ActionMask::of(const Space& observation, const Space& 
     features += part.flat_size();
   }
   if (masked == nullptr) return std::nullopt;
-  mask.groups_ = choices_of(action);
-  mask.size_ = std::accumulate(mask.groups_.begin(), mask.groups_.end(), 0);
-  if (mask.groups_.empty())
+  mask.choices_ = choices_of(action);
+  mask.size_ = num_options(mask.choices_);
+  mask.all_choices_ = std::ranges::none_of(action.leaves(), [](const Leaf& leaf) { return leaf.space->get_if<Box>(); });
+  if (mask.choices_.empty())
     fail(Exit::usage, "unsupported-space",
-         "an action_mask among the observations masks Discrete and MultiDiscrete actions, not {}: give it another name",
+         "an action_mask among the observations masks Discrete, MultiDiscrete and MultiBinary actions, not {}: give it "
+         "another name",
          action.to_string());
   size_t elements = 0;
   bool fits = true;
@@ -83,7 +92,6 @@ std::optional<ActionMask> ActionMask::of(const Space& observation, const Space& 
   for (const Leaf& leaf : observation.leaves())
     if (leaf.path == kKey || leaf.path.starts_with(std::string(kKey) + "/"))
       mask.parts_.push_back({leaf.dtype, leaf.offset, leaf.count});
-  if (const auto* one = action.get_if<Discrete>()) mask.start_ = one->start;
   if (rest.spaces.size() == 1)
     mask.rest_ = rest.spaces[0].second;
   else if (!rest.spaces.empty())
@@ -117,14 +125,14 @@ void ActionMask::each(std::span<const std::byte> observation, F f) const {
 }
 
 bool ActionMask::allows_any(std::span<const std::byte> observation) const {
-  size_t group = 0;
-  int left = groups_[0];
+  size_t choice = 0;
+  int left = choices_[0].n;
   bool any = false, all = true;
   each(observation, [&](bool allowed) {
     any |= allowed;
     if (--left > 0) return;
     all &= std::exchange(any, false);
-    if (++group < groups_.size()) left = groups_[group];
+    if (++choice < choices_.size()) left = choices_[choice].n;
   });
   return all;
 }
@@ -138,31 +146,35 @@ std::vector<float> ActionMask::values(std::span<const std::byte> observation) co
 std::string ActionMask::violation(std::span<const std::byte> observation, std::span<const std::byte> action) const {
   const std::vector<float> mask = values(observation);
   size_t at = 0;
-  for (size_t i = 0; i < groups_.size(); at += static_cast<size_t>(groups_[i++])) {
-    const int value = load(action, i);
-    if (mask[at + static_cast<size_t>(value - start_)] == 0.0f)
-      return fmt::format("action[{}] = {} is masked", i, value);
+  for (const Choice& choice : choices_) {
+    int32_t value;
+    std::memcpy(&value, action.data() + choice.offset, sizeof value);
+    if (mask[at + static_cast<size_t>(value - choice.start)] == 0.0f)
+      return fmt::format("{} = {} is masked", choice.name, value);
+    at += static_cast<size_t>(choice.n);
   }
   return "";
 }
 
 void ActionMask::sample(RandomStream& random, std::span<const std::byte> observation,
                         std::span<std::byte> action) const {
-  sample_allowed(random, groups_, start_, values(observation).data(), action);
+  if (!all_choices_) action_.sample(random, action);
+  sample_allowed(random, choices_, values(observation).data(), action);
 }
 
-double sample_allowed(RandomStream& random, std::span<const int> groups, int start, const float* mask,
+double sample_allowed(RandomStream& random, std::span<const Choice> choices, const float* mask,
                       std::span<std::byte> action) {
   double logp = 0.0;
-  for (size_t i = 0; i < groups.size(); mask += groups[i++]) {
-    const auto count = std::count_if(mask, mask + groups[i], [](float m) { return m != 0.0f; });
-    check(count > 0, "an action mask allows none of {} choices", groups[i]);
+  for (const Choice& choice : choices) {
+    const auto count = std::count_if(mask, mask + choice.n, [](float m) { return m != 0.0f; });
+    check(count > 0, "an action mask allows none of {} choices", choice.n);
     auto left = static_cast<int64_t>(random.below(static_cast<uint64_t>(count)));
-    int32_t choice = 0;
-    while (mask[choice] == 0.0f || left-- > 0) ++choice;
-    const int32_t value = start + choice;
-    std::memcpy(action.data() + i * sizeof value, &value, sizeof value);
+    int32_t option = 0;
+    while (mask[option] == 0.0f || left-- > 0) ++option;
+    const int32_t value = choice.start + option;
+    std::memcpy(action.data() + choice.offset, &value, sizeof value);
     logp -= std::log(static_cast<double>(count));
+    mask += choice.n;
   }
   return logp;
 }

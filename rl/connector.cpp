@@ -68,6 +68,25 @@ size_t flatten_leaf(const Leaf& leaf, const std::byte* bytes, float* features) {
   return leaf.count;
 }
 
+bool is_real(const Leaf& leaf) { return leaf.dtype == DType::f32 || leaf.dtype == DType::f64; }
+
+int start_of(const Space& leaf) {
+  const Discrete* discrete = leaf.get_if<Discrete>();
+  return discrete ? discrete->start : 0;
+}
+
+/// Of element i of a Discrete, MultiDiscrete or MultiBinary.
+int choices_at(const Space& leaf, size_t i) {
+  if (const Discrete* discrete = leaf.get_if<Discrete>()) return discrete->n;
+  const MultiDiscrete* multi = leaf.get_if<MultiDiscrete>();
+  return multi ? multi->nvec[i] : 2;
+}
+
+template <class T>
+void put(std::span<std::byte> row, const Leaf& leaf, size_t i, T value) {
+  std::memcpy(row.data() + leaf.offset + i * sizeof value, &value, sizeof value);
+}
+
 }  // namespace
 
 // ---- ObservationFlattener ----
@@ -174,43 +193,94 @@ void MeanStdFilter::refresh() {
 
 // ---- ActionConnector ----
 
-ActionConnector::ActionConnector(const Space& space, bool normalize, bool clip) : space_(space), identity_(true) {
-  const Box* box = space_.get_if<Box>();
-  if (box == nullptr || (!normalize && !clip)) return;
-  check(box->dtype == DType::f32 || box->dtype == DType::f64,
-        "a Box action has elements of {}, want float32 or float64", name_of(box->dtype));
+StoredAction stored_action(const Space& space) {
+  if (space.is_leaf()) return {space.leaves()[0].dtype, space.leaves()[0].shape, space.row_bytes()};
+  size_t elements = 0;
+  for (const Leaf& leaf : space.leaves()) elements += leaf.count;
+  return {DType::f32, {static_cast<int>(elements)}, elements * sizeof(float)};
+}
+
+std::string stored_action_violation(const Space& space, std::span<const std::byte> action) {
+  if (space.is_leaf()) return is_real(space.leaves()[0]) ? "" : space.violation(action, "action");
+  if (const size_t want = stored_action(space).bytes; action.size() != want)
+    return fmt::format("action has {} bytes, want {}", action.size(), want);
+  size_t element = 0;
+  for (const Leaf& leaf : space.leaves())
+    for (size_t i = 0; i < leaf.count; ++i, ++element) {
+      if (is_real(leaf)) continue;
+      const float choice = load<float>(action.data(), element);
+      const int n = choices_at(*leaf.space, i);
+      if (!(choice >= 0 && choice < static_cast<float>(n) && choice == std::trunc(choice)))
+        return fmt::format("action.{}[{}] = {} outside [0, {})", leaf.path, i, choice, n);
+    }
+  return "";
+}
+
+ActionConnector::ActionConnector(const Space& space, bool normalize, bool clip)
+    : space_(space), stored_bytes_(stored_action(space).bytes), identity_(space.is_leaf()) {
+  if (identity_ && (space_.get_if<Box>() == nullptr || (!normalize && !clip))) return;
   identity_ = false;
   const float infinity = std::numeric_limits<float>::infinity();
-  const size_t count = space_.leaves()[0].count;
-  for (size_t i = 0; i < count; ++i) {
-    const double low = bound_at(box->low, i), high = bound_at(box->high, i);
-    const bool bounded = std::isfinite(low) && std::isfinite(high);  // an open side has no [-1, 1] to map
-    scale_.push_back(normalize && bounded ? static_cast<float>((high - low) / 2) : 1.0f);
-    offset_.push_back(normalize && bounded ? static_cast<float>((high + low) / 2) : 0.0f);
-    low_.push_back(clip ? static_cast<float>(low) : -infinity);
-    high_.push_back(clip ? static_cast<float>(high) : infinity);
+  for (const Leaf& leaf : space_.leaves()) {
+    const Box* box = leaf.space->get_if<Box>();
+    check(box == nullptr || is_real(leaf), "a Box action has elements of {}, want float32 or float64",
+          name_of(leaf.dtype));
+    for (size_t i = 0; i < leaf.count; ++i) {
+      const double low = box ? bound_at(box->low, i) : -INFINITY, high = box ? bound_at(box->high, i) : INFINITY;
+      const bool bounded = std::isfinite(low) && std::isfinite(high);  // an open side has no [-1, 1] to map
+      scale_.push_back(normalize && bounded ? static_cast<float>((high - low) / 2) : 1.0f);
+      offset_.push_back(normalize && bounded ? static_cast<float>((high + low) / 2) : 0.0f);
+      low_.push_back(clip ? static_cast<float>(low) : -infinity);
+      high_.push_back(clip ? static_cast<float>(high) : infinity);
+    }
   }
 }
 
 void ActionConnector::operator()(std::span<const std::byte> action, std::span<std::byte> env_action) const {
-  check(action.size() == space_.row_bytes() && env_action.size() == action.size(),
-        "actions have {} and {} bytes, want {}", action.size(), env_action.size(), space_.row_bytes());
+  check(action.size() == stored_bytes_ && env_action.size() == space_.row_bytes(),
+        "actions have {} and {} bytes, want {} and {}", action.size(), env_action.size(), stored_bytes_,
+        space_.row_bytes());
   if (identity_) {
     std::memcpy(env_action.data(), action.data(), action.size());
     return;
   }
-  const auto convert = [&](auto zero) {
-    using T = decltype(zero);
-    for (size_t i = 0; i < scale_.size(); ++i) {
-      const T value = load<T>(action.data(), i) * T{scale_[i]} + T{offset_[i]};
-      const T clipped = std::clamp(value, T{low_[i]}, T{high_[i]});
-      std::memcpy(env_action.data() + i * sizeof(T), &clipped, sizeof(T));
+  const bool is_leaf = space_.is_leaf();
+  size_t element = 0;
+  for (const Leaf& leaf : space_.leaves()) {
+    const auto convert = [&](auto zero) {
+      using T = decltype(zero);
+      for (size_t i = 0; i < leaf.count; ++i, ++element) {
+        const T given = is_leaf ? load<T>(action.data(), i) : T{load<float>(action.data(), element)};
+        const T value = given * T{scale_[element]} + T{offset_[element]};
+        put(env_action, leaf, i, std::clamp(value, T{low_[element]}, T{high_[element]}));
+      }
+    };
+    if (leaf.dtype == DType::f64)
+      convert(double{});
+    else if (leaf.dtype == DType::f32)
+      convert(float{});
+    else
+      for (size_t i = 0; i < leaf.count; ++i, ++element)
+        put(env_action, leaf, i, start_of(*leaf.space) + static_cast<int32_t>(load<float>(action.data(), element)));
+  }
+}
+
+void ActionConnector::store(std::span<const std::byte> drawn, std::span<std::byte> action) const {
+  check(drawn.size() == space_.row_bytes() && action.size() == stored_bytes_,
+        "actions have {} and {} bytes, want {} and {}", drawn.size(), action.size(), space_.row_bytes(), stored_bytes_);
+  if (space_.is_leaf()) {
+    std::memcpy(action.data(), drawn.data(), drawn.size());
+    return;
+  }
+  auto* to = action.data();
+  for (const Leaf& leaf : space_.leaves())
+    for (size_t i = 0; i < leaf.count; ++i, to += sizeof(float)) {
+      const std::byte* at = drawn.data() + leaf.offset;
+      const float value = leaf.dtype == DType::f32   ? load<float>(at, i)
+                          : leaf.dtype == DType::f64 ? static_cast<float>(load<double>(at, i))
+                                                     : static_cast<float>(load<int32_t>(at, i) - start_of(*leaf.space));
+      std::memcpy(to, &value, sizeof value);
     }
-  };
-  if (space_.leaves()[0].dtype == DType::f32)
-    convert(float{});
-  else
-    convert(double{});
 }
 
 // ---- RewardConnector ----

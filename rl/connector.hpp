@@ -10,6 +10,7 @@
 
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "rl/space.hpp"
@@ -60,17 +61,36 @@ class MeanStdFilter {
   std::vector<float> shift_, scale_;  ///< what apply uses, kept beside the statistics
 };
 
+/// How a policy gives an action and a fragment keeps it. Of a space that is one leaf: as a row of it. Of a Dict or
+/// Tuple: float32, the elements of its leaves side by side, choices counted from 0.
+struct StoredAction {
+  DType dtype;
+  std::vector<int> shape;
+  size_t bytes;
+};
+StoredAction stored_action(const Space& space);
+
+/// Of a stored action: "" where each of its choices is one of its space, else "action.move[0] = 4 outside [0, 4)". Real
+/// numbers may be any.
+std::string stored_action_violation(const Space& space, std::span<const std::byte> action);
+
 /// The policy's action -> the environment's. Box: optional unsquash of [-1, 1] to [low, high], then clip; integers as
 /// they are.
 class ActionConnector {
  public:
   ActionConnector(const Space& space, bool normalize, bool clip);
+  /// A stored action -> a row of the space.
   void operator()(std::span<const std::byte> action, std::span<std::byte> env_action) const;
+
+  /// The other way round for an action that was drawn elsewhere (OwnAction), which is a row of the space, and neither
+  /// stretched nor clipped.
+  void store(std::span<const std::byte> drawn, std::span<std::byte> action) const;
 
  private:
   Space space_;
+  size_t stored_bytes_;
   bool identity_;
-  std::vector<float> scale_, offset_, low_, high_;
+  std::vector<float> scale_, offset_, low_, high_;  // [elements]
 };
 
 /// The environment's reward -> what the learner sees: filtered, then scaled, then clipped, where asked for. The filter

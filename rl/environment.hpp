@@ -49,6 +49,10 @@ class ConstRow {
   std::span<const double> f64() const { return as<const double>(); }
   std::span<const int32_t> i32() const { return as<const int32_t>(); }
   std::span<const std::byte> bytes() const { return bytes_; }
+  /// One leaf of a Dict or Tuple.
+  ConstRow leaf(const Leaf& leaf) const {
+    return ConstRow(bytes_.subspan(leaf.offset, leaf.count * size_of(leaf.dtype)));
+  }
 
  private:
   template <class T>

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "rl/check.hpp"
+#include "rl/connector.hpp"
 #include "rl/hash.hpp"
 
 namespace myriad {
@@ -111,9 +112,9 @@ std::string fragment_violation(const FragmentLayout& layout, std::span<const std
     if (column.name == "terminateds") terminated = data;
     if (column.name == "truncateds") truncated = data;
     // Integers index the module's outputs; a Gaussian's action is clipped on its way to the environment, not before.
-    if (column.name == "actions" && column.dtype == DType::i32)
+    if (column.name == "actions" && (column.dtype == DType::i32 || !action_space.is_leaf()))
       for (size_t i = 0; i < rows; ++i) {
-        std::string fact = action_space.violation({data + i * column.row_bytes, column.row_bytes}, "action");
+        std::string fact = stored_action_violation(action_space, {data + i * column.row_bytes, column.row_bytes});
         if (!fact.empty()) return fact;
       }
   }

@@ -119,7 +119,8 @@ class Fragment {
 };
 
 /// "" when the buffer can be used: length, flags in {0, 1}, final_rows as the flags say, every float finite,
-/// integer actions inside `action_space`; else the first fact that does not hold. For bytes that came from the network.
+/// each choice of the actions inside `action_space`; else the first fact that does not hold. For bytes that came from
+/// the network.
 std::string fragment_violation(const FragmentLayout& layout, std::span<const std::byte> buffer, size_t final_rows,
                                const Space& action_space);
 

@@ -13,6 +13,9 @@ namespace json = boost::json;
 
 constexpr std::string_view kInitializers[] = {"orthogonal", "xavier_uniform", "kaiming_uniform"};  // as Initializer
 
+template <class Variant>
+json::value to_value(const Variant& variant);
+
 struct WriteField {
   json::object& object;
   void operator()(std::string_view name, int value) { object[name] = value; }
@@ -24,6 +27,11 @@ struct WriteField {
   }
   void operator()(std::string_view name, const std::vector<int>& value) {
     object[name] = json::array(value.begin(), value.end());
+  }
+  void operator()(std::string_view name, const std::vector<PartDistribution>& value) {
+    json::array list;
+    for (const PartDistribution& part : value) list.push_back(to_value(part));
+    object[name] = std::move(list);
   }
 };
 
@@ -37,6 +45,10 @@ std::string text_of(const json::value& value) {
   std::string text = json::serialize(value);
   return text.size() > 40 ? text.substr(0, 40) + "..." : text;
 }
+
+/// `what`: a layer, a distribution; `where`: which of them.
+template <class Variant>
+Variant from_value(const json::value& value, std::string_view what, const std::string& where);
 
 /// Takes an object's fields out, each by its name; what is left at the end is unknown.
 class ReadField {
@@ -71,6 +83,11 @@ class ReadField {
   }
   void operator()(std::string_view name, std::vector<int>& value) {
     for (const json::value& item : array(name)) value.push_back(integer(item, name));
+  }
+  void operator()(std::string_view name, std::vector<PartDistribution>& value) {
+    for (const json::value& item : array(name))
+      value.push_back(
+          from_value<PartDistribution>(item, "distribution", fmt::format("{}.{}.{}", where_, name, value.size())));
   }
 
   bool has(std::string_view name) const { return object_.contains(name); }
@@ -161,7 +178,6 @@ Variant alternative(std::string_view what, const std::string& kind, ReadField& r
   }
 }
 
-/// `what`: a layer, a distribution; `where`: which of them.
 template <class Variant>
 Variant from_value(const json::value& value, std::string_view what, const std::string& where) {
   ReadField read(value, where);

@@ -68,7 +68,12 @@ std::string_view kind_of(const ActionDistribution& distribution) {
 
 void check_actions(const ModuleSpec& spec, const Space& action_space, const ModelConfig& config) {
   const ActionDistribution want = distribution_for(action_space, config.free_log_std);
-  if (spec.distribution.index() == want.index() && inputs_size(spec.distribution) == inputs_size(want)) return;
+  const auto alike = [](const ActionPart& a, const ActionPart& b) {
+    return a.distribution.index() == b.distribution.index() && a.num_inputs == b.num_inputs;
+  };
+  if (spec.distribution.index() == want.index() &&
+      std::ranges::equal(action_parts(spec.distribution), action_parts(want), alike))
+    return;
   fail(Exit::usage, "bad-module", "the network gives a {} of {} inputs; actions {} want a {} of {}",
        kind_of(spec.distribution), inputs_size(spec.distribution), action_space.to_string(), kind_of(want),
        inputs_size(want));

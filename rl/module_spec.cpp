@@ -72,6 +72,11 @@ std::string gaussian_text(std::string_view name, const DiagGaussian& d) {
   return fmt::format("{} {}{}", name, d.n, d.free_log_std ? "" : " with state-dependent std");
 }
 
+/// As an ActionDistribution of its own.
+ActionDistribution whole(const PartDistribution& part) {
+  return std::visit([](const auto& d) { return ActionDistribution(d); }, part);
+}
+
 std::string distribution_text(const ActionDistribution& distribution) {
   return std::visit(
       Overloaded{[](const Categorical& d) { return fmt::format("categorical {}", d.n); },
@@ -79,7 +84,12 @@ std::string distribution_text(const ActionDistribution& distribution) {
                  [](const DiagGaussian& d) { return gaussian_text("gaussian", d); },
                  [](const SquashedGaussian& d) { return gaussian_text("squashed gaussian", d); },
                  [](const Beta& d) { return fmt::format("beta {}", d.n); },
-                 [](const EpsilonGreedy& d) { return fmt::format("epsilon-greedy {}", d.n); }},
+                 [](const EpsilonGreedy& d) { return fmt::format("epsilon-greedy {}", d.n); },
+                 [](const Composite& d) {
+                   std::vector<std::string> parts;
+                   for (const PartDistribution& part : d.parts) parts.push_back(distribution_text(whole(part)));
+                   return fmt::format("({})", fmt::join(parts, ", "));
+                 }},
       distribution);
 }
 
@@ -298,12 +308,6 @@ int check_layers(const Network& network, const int inputs) {
   return size;
 }
 
-/// Floats that pi gives.
-int policy_outputs(const ActionDistribution& distribution) {
-  const DiagGaussian* gaussian = gaussian_of(distribution);
-  return gaussian && gaussian->free_log_std ? gaussian->n : inputs_size(distribution);
-}
-
 void check_name(const ModuleSpec& spec, const Network& network) {
   const auto fits = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; };
   if (network.name.empty() || !std::ranges::all_of(network.name, fits))
@@ -361,7 +365,7 @@ void check_networks(const ModuleSpec& spec) {
   };
   if (const Network* policy = spec.find(kPolicyNetwork); policy == nullptr || !policy->acts)
     bad_module("a module has no network {} that acts", kPolicyNetwork);
-  gives(kPolicyNetwork, policy_outputs(spec.distribution));
+  gives(kPolicyNetwork, outputs_size(spec.distribution));
   if (spec.find(kValueNetwork) == nullptr) return;
   if (spec.is_q_network()) bad_module("a Q-network has its value from its Q-values, and no network {}", kValueNetwork);
   gives(kValueNetwork, 1);
@@ -650,6 +654,35 @@ std::vector<std::string> begin_spec(const Space& observation_space, const Space&
   return hidden;
 }
 
+/// The distribution of one leaf; `named`: what an error calls it.
+PartDistribution part_for(const Space& leaf, bool free_log_std, std::string_view name, const std::string& named) {
+  const auto* reals = leaf.get_if<Box>();
+  const int n = static_cast<int>(leaf.leaves()[0].count);
+  if (name == "squashed_gaussian" || name == "beta") {
+    for (size_t i = 0; i < leaf.leaves()[0].count; ++i)
+      if (!std::isfinite(bound_at(reals->low, i)) || !std::isfinite(bound_at(reals->high, i)))
+        fail(Exit::usage, "impossible",
+             "rl_module.action_distribution is {}, but {} has no bounds at element {}; want diag_gaussian", name, named,
+             i);
+    if (name == "beta") return Beta{n};
+    return SquashedGaussian{{n, free_log_std}};
+  }
+  if (const auto* discrete = leaf.get_if<Discrete>()) return Categorical{discrete->n};
+  if (const auto* multi = leaf.get_if<MultiDiscrete>()) return MultiCategorical{multi->nvec};
+  if (leaf.get_if<MultiBinary>() != nullptr) return MultiCategorical{std::vector<int>(static_cast<size_t>(n), 2)};
+  if (reals->dtype == DType::f32 || reals->dtype == DType::f64) return DiagGaussian{n, free_log_std};
+  fail(Exit::usage, "unsupported-space",
+       "no action distribution covers {}: whole numbers want bounds on both sides; make it so, or a Box of floats, "
+       "Discrete, MultiDiscrete or MultiBinary",
+       named);
+}
+
+int sum_of(const ActionDistribution& distribution, int ActionPart::*count) {
+  int sum = 0;
+  for (const ActionPart& part : action_parts(distribution)) sum += part.*count;
+  return sum;
+}
+
 /// Of an encoder of `spec`.
 int features_of(const std::vector<Layer>& encoder, const ModuleSpec& spec) {
   return encoder.empty() ? spec.obs_size : outputs_of(encoder.back());
@@ -702,19 +735,48 @@ size_t num_parameters_of(const Layer& layer) {
   return count;
 }
 
-int inputs_size(const ActionDistribution& distribution) {
-  return std::visit(
-      Overloaded{[](const Categorical& d) { return d.n; },
-                 [](const MultiCategorical& d) { return std::accumulate(d.nvec.begin(), d.nvec.end(), 0); },
-                 [](const DiagGaussian& d) { return 2 * d.n; }, [](const Beta& d) { return 2 * d.n; },
-                 [](const EpsilonGreedy& d) { return d.n; }},
-      distribution);
+std::vector<ActionPart> action_parts(const ActionDistribution& distribution) {
+  std::vector<ActionPart> parts;
+  ActionPart end;  // behind the last one
+  const auto add = [&](const auto& d, int inputs, int outputs, int elements, int log_std, int choices) {
+    parts.push_back(
+        {d, end.input, inputs, end.output, outputs, end.element, elements, end.log_std, log_std, end.choice, choices});
+    end.input += inputs, end.output += outputs, end.element += elements, end.log_std += log_std, end.choice += choices;
+  };
+  const auto choices = [&](const auto& d, int logits, int elements) { add(d, logits, logits, elements, 0, logits); };
+  const auto gaussian = [&](const auto& d) {
+    add(d, 2 * d.n, d.free_log_std ? d.n : 2 * d.n, d.n, d.free_log_std ? d.n : 0, 0);
+  };
+  const Overloaded one{[&](const Categorical& d) { choices(d, d.n, 1); },
+                       [&](const EpsilonGreedy& d) { choices(d, d.n, 1); },
+                       [&](const MultiCategorical& d) {
+                         choices(d, std::accumulate(d.nvec.begin(), d.nvec.end(), 0), static_cast<int>(d.nvec.size()));
+                       },
+                       [&](const DiagGaussian& d) { gaussian(d); },
+                       [&](const SquashedGaussian& d) { gaussian(d); },
+                       [&](const Beta& d) { add(d, 2 * d.n, 2 * d.n, d.n, 0, 0); }};
+  std::visit(Overloaded{[&](const Composite& d) {
+                          for (const PartDistribution& part : d.parts) std::visit(one, part);
+                        },
+                        one},
+             distribution);
+  return parts;
 }
 
+int inputs_size(const ActionDistribution& distribution) { return sum_of(distribution, &ActionPart::num_inputs); }
+int outputs_size(const ActionDistribution& distribution) { return sum_of(distribution, &ActionPart::num_outputs); }
+int log_std_size(const ActionDistribution& distribution) { return sum_of(distribution, &ActionPart::num_log_std); }
+int num_choices(const ActionDistribution& distribution) { return sum_of(distribution, &ActionPart::num_choices); }
+
 int actions_size(const ActionDistribution& distribution) {
-  if (const DiagGaussian* gaussian = gaussian_of(distribution)) return gaussian->n;
-  if (const auto* beta = std::get_if<Beta>(&distribution)) return beta->n;
-  return inputs_size(distribution);
+  int sum = 0;
+  for (const ActionPart& part : action_parts(distribution))
+    sum += part.num_choices > 0 ? part.num_choices : part.num_elements;
+  return sum;
+}
+
+DType stored_dtype(const ActionDistribution& distribution) {
+  return num_choices(distribution) > 0 && !std::holds_alternative<Composite>(distribution) ? DType::i32 : DType::f32;
 }
 
 const DiagGaussian* gaussian_of(const ActionDistribution& distribution) {
@@ -725,31 +787,24 @@ const DiagGaussian* gaussian_of(const ActionDistribution& distribution) {
 std::vector<std::string> action_distribution_names() { return {"auto", "diag_gaussian", "squashed_gaussian", "beta"}; }
 
 ActionDistribution distribution_for(const Space& action_space, bool free_log_std, std::string_view name) {
-  const auto* reals = action_space.get_if<Box>();
-  const bool is_real = reals != nullptr && (reals->dtype == DType::f32 || reals->dtype == DType::f64);
-  if (name != "auto" && !is_real)
+  const auto is_real = [](const Leaf& leaf) {
+    return leaf.space->get_if<Box>() != nullptr && (leaf.dtype == DType::f32 || leaf.dtype == DType::f64);
+  };
+  const auto leaves = action_space.leaves();
+  if (leaves.empty())
+    fail(Exit::usage, "unsupported-space", "the actions {} have no part: nothing is to be chosen",
+         action_space.to_string());
+  if (name != "auto" && std::ranges::none_of(leaves, is_real))
     fail(Exit::usage, "impossible",
          "rl_module.action_distribution is {}, which is for a Box of floats, not for {}; want auto", name,
          action_space.to_string());
-  if (name == "squashed_gaussian" || name == "beta") {
-    for (size_t i = 0; i < action_space.leaves()[0].count; ++i)
-      if (!std::isfinite(bound_at(reals->low, i)) || !std::isfinite(bound_at(reals->high, i)))
-        fail(Exit::usage, "impossible",
-             "rl_module.action_distribution is {}, but {} has no bounds at element {}; want "
-             "diag_gaussian",
-             name, action_space.to_string(), i);
-    if (name == "beta") return Beta{action_space.flat_size()};
-    return SquashedGaussian{{action_space.flat_size(), free_log_std}};
-  }
-  if (const auto* discrete = action_space.get_if<Discrete>()) return Categorical{discrete->n};
-  if (const auto* multi = action_space.get_if<MultiDiscrete>()) return MultiCategorical{multi->nvec};
-  if (const auto* binary = action_space.get_if<MultiBinary>())
-    return MultiCategorical{std::vector<int>(static_cast<size_t>(binary->n), 2)};
-  if (is_real) return DiagGaussian{action_space.flat_size(), free_log_std};
-  fail(Exit::usage, "unsupported-space",
-       "no action distribution covers {}; known: Discrete, MultiDiscrete, MultiBinary, Box of floats, and Box of whole "
-       "numbers within bounds",
-       action_space.to_string());
+  if (action_space.is_leaf()) return whole(part_for(*leaves[0].space, free_log_std, name, action_space.to_string()));
+  Composite all;
+  for (const Leaf& leaf : leaves)
+    all.parts.push_back(part_for(
+        *leaf.space, free_log_std, is_real(leaf) ? name : "auto",
+        fmt::format("'{}' {} of the actions {}", leaf.path, leaf.space->to_string(), action_space.to_string())));
+  return all;
 }
 
 std::string Network::layer_name(size_t index) const {
@@ -812,21 +867,33 @@ void check_module(const ModuleSpec& spec) {
   const auto positive = [](int n) {
     if (n < 1 || n > kLargest) bad_module("the distribution has a size of {}, want 1 to {}", n, kLargest);
   };
-  std::visit(Overloaded{[&](const MultiCategorical& d) {
-                          if (d.nvec.empty() || d.nvec.size() > kLargest / 1024)
-                            bad_module("the distribution has {} choices, want 1 to {}", d.nvec.size(), kLargest / 1024);
+  const auto few = [](size_t n, std::string_view what) {
+    if (n < 1 || n > kLargest / 1024) bad_module("the distribution has {} {}, want 1 to {}", n, what, kLargest / 1024);
+  };
+  const Overloaded check_part{[&](const MultiCategorical& d) {
+                                few(d.nvec.size(), "choices");
+                                int64_t sum = 0;
+                                for (const int n : d.nvec) positive(n), sum += n;
+                                positive(static_cast<int>(std::min<int64_t>(sum, kLargest + 1)));
+                              },
+                              [&](const auto& d) { positive(d.n); }};
+  std::visit(Overloaded{[&](const Composite& d) {
+                          few(d.parts.size(), "parts");
                           int64_t sum = 0;
-                          for (const int n : d.nvec) positive(n), sum += n;
+                          for (const PartDistribution& part : d.parts) {
+                            std::visit(check_part, part);
+                            sum += inputs_size(whole(part));
+                          }
                           positive(static_cast<int>(std::min<int64_t>(sum, kLargest + 1)));
                         },
-                        [&](const auto& d) { positive(d.n); }},
+                        check_part},
              spec.distribution);
   if (!std::isfinite(spec.log_std_init) || !(spec.log_std_clip >= 0) || !std::isfinite(spec.log_std_clip))
     bad_module("log_std_init is {} and log_std_clip {}, want finite ones, the second not negative", spec.log_std_init,
                spec.log_std_clip);
   if (spec.mask_offset != -1) {
-    const int last = spec.obs_size - inputs_size(spec.distribution);
-    if (has_real_actions(spec.distribution)) bad_module("a distribution of real numbers has no action mask");
+    const int last = spec.obs_size - num_choices(spec.distribution);
+    if (num_choices(spec.distribution) == 0) bad_module("a distribution of real numbers has no action mask");
     if (spec.mask_offset < 0 || spec.mask_offset > last)
       bad_module("mask_offset is {}, want -1, or 0 to {}", spec.mask_offset, last);
   }
@@ -864,7 +931,7 @@ ModuleSpec make_module_spec(const Space& observation_space, const Space& action_
   const std::vector<Layer> encoder = encoder_of(observation_space, config, hidden);
   const int features = features_of(encoder, spec), value_features = features_of(shared ? encoder : value_encoder, spec);
   // A small gain makes the first policy near uniform (Andrychowicz et al. 2021, "What Matters in On-Policy RL").
-  const Linear policy{features, policy_outputs(spec.distribution), Initializer::orthogonal, 0.01f};
+  const Linear policy{features, outputs_size(spec.distribution), Initializer::orthogonal, 0.01f};
   spec.networks = {{"encoder", {"obs"}, encoder, true}, {"pi", {"encoder"}, {policy}, true}};
   if (!shared) spec.networks.push_back({"vf_encoder", {"obs"}, value_encoder});
   spec.networks.push_back({"vf", {shared ? "encoder" : "vf_encoder"}, {Linear{value_features, 1}}});

@@ -325,16 +325,42 @@ struct EpsilonGreedy {
   }
   bool operator==(const EpsilonGreedy&) const = default;
 };  ///< Q-values [n]: the best action, or with probability epsilon (Weights::published) any; also has the value
+using PartDistribution = std::variant<Categorical, MultiCategorical, DiagGaussian, SquashedGaussian, Beta>;
+/// Of a Dict or Tuple of actions, one part for each leaf. Given the state they are independent: log probabilities,
+/// entropies and KL divergences add up. A stored action is float32, the elements of all parts side by side, choices
+/// from 0, which are exact: no part has more than 2^24.
+struct Composite {
+  std::vector<PartDistribution> parts;
+
+  static constexpr std::string_view kKind = "composite";
+  template <class Self, class F>
+  static void fields(Self& self, F f) {
+    f("parts", self.parts);
+  }
+  bool operator==(const Composite&) const = default;
+};  ///< the parts' inputs side by side
 using ActionDistribution =
-    std::variant<Categorical, MultiCategorical, DiagGaussian, SquashedGaussian, Beta, EpsilonGreedy>;
-int inputs_size(const ActionDistribution& distribution);   ///< length of action_dist_inputs
-int actions_size(const ActionDistribution& distribution);  ///< floats of an action: real numbers, or choices one-hot
+    std::variant<Categorical, MultiCategorical, DiagGaussian, SquashedGaussian, Beta, EpsilonGreedy, Composite>;
+
+/// A part of a Composite, or all of another distribution, and where its numbers lie.
+struct ActionPart {
+  ActionDistribution distribution;    ///< no Composite
+  int input = 0, num_inputs = 0;      ///< of action_dist_inputs
+  int output = 0, num_outputs = 0;    ///< of what pi gives: no free log std
+  int element = 0, num_elements = 0;  ///< of a stored action
+  int log_std = 0, num_log_std = 0;   ///< of the parameter log_std
+  int choice = 0, num_choices = 0;    ///< of an action mask, where real numbers have none
+};
+std::vector<ActionPart> action_parts(const ActionDistribution& distribution);
+int inputs_size(const ActionDistribution& distribution);     ///< length of action_dist_inputs
+int outputs_size(const ActionDistribution& distribution);    ///< of what pi gives
+int log_std_size(const ActionDistribution& distribution);    ///< of the parameter log_std; 0: there is none
+int actions_size(const ActionDistribution& distribution);    ///< floats of an action: real numbers, or choices one-hot
+int num_choices(const ActionDistribution& distribution);     ///< length of an action mask
+DType stored_dtype(const ActionDistribution& distribution);  ///< of an action in a fragment: i32 or f32
 
 /// The Gaussian of a DiagGaussian or SquashedGaussian, whose inputs are alike; null for others.
 const DiagGaussian* gaussian_of(const ActionDistribution& distribution);
-inline bool has_real_actions(const ActionDistribution& distribution) {
-  return gaussian_of(distribution) != nullptr || std::holds_alternative<Beta>(distribution);
-}
 
 /// The bound of a stored action of a SquashedGaussian: atanh of more would be too coarse in float32.
 constexpr float kSquashedBound = 1.0f - 1e-6f;
@@ -342,7 +368,8 @@ constexpr float kSquashedBound = 1.0f - 1e-6f;
 constexpr float kBetaBound = 1e-6f;
 
 std::vector<std::string> action_distribution_names();  ///< what ModelConfig::action_distribution may be
-/// `name` as ModelConfig::action_distribution. Throws Error for an action space that it does not cover.
+/// `name` as ModelConfig::action_distribution; of a Dict or Tuple it is that of each Box of floats. Throws Error for an
+/// action space that it does not cover.
 ActionDistribution distribution_for(const Space& action_space, bool free_log_std, std::string_view name = "auto");
 
 /// One tensor of the flat buffer.
@@ -362,7 +389,7 @@ struct ModelConfig {
   std::string fcnet_activation = "tanh";
   bool fcnet_use_layernorm = false;
   bool vf_share_layers = false;
-  std::string action_distribution = "auto";  ///< auto, or one for Box actions of action_distribution_names()
+  std::string action_distribution = "auto";  ///< auto, or one of action_distribution_names() for Boxes of floats
   bool free_log_std = true;
   double log_std_init = 0.0;                   ///< initial value of a free log std
   double log_std_clip_param = 20;              ///< log std is clipped to +/- this
@@ -411,10 +438,10 @@ struct ModuleSpec {
   float log_std_init = 0.0f;
   float log_std_clip = 20.0f;
   /// Where the action mask begins in an observation: the logit of an action whose feature is 0 becomes kMaskedLogit.
-  /// -1: none. Of Categorical and MultiCategorical.
+  /// -1: none. It has the choices of all Categorical and MultiCategorical parts, side by side.
   int mask_offset = -1;
 
-  int mask_size() const { return mask_offset < 0 ? 0 : inputs_size(distribution); }  ///< features
+  int mask_size() const { return mask_offset < 0 ? 0 : num_choices(distribution); }  ///< features
   const Network* find(std::string_view name) const;                                  ///< null: it has no such network
   /// Throws Error("bad-module") for a name of none.
   const Network& network(std::string_view name) const;
@@ -473,10 +500,10 @@ std::vector<float> initial_parameters(const ModuleSpec& spec, uint64_t seed);
 /// order ("encoder.0", ..., "pi", "vf_encoder.0", ..., "vf"), and log_std(n) where a free log std lies.
 template <class Visit, class OnLogStd>
 void for_each_layer(const ModuleSpec& spec, Visit visit, OnLogStd log_std) {
-  const DiagGaussian* gaussian = gaussian_of(spec.distribution);
+  const int log_stds = log_std_size(spec.distribution);
   for (const Network& network : spec.networks) {
     for (size_t i = 0; i < network.layers.size(); ++i) visit(network.layer_name(i), network.layers[i]);
-    if (network.name == kPolicyNetwork && gaussian && gaussian->free_log_std) log_std(gaussian->n);
+    if (network.name == kPolicyNetwork && log_stds > 0) log_std(log_stds);
   }
 }
 

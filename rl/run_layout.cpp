@@ -50,9 +50,7 @@ std::optional<MeanStdFilter> observation_filter(const Config& config, const Modu
 
 FragmentLayout fragment_layout(const Config& config, const EnvSpec& env, const ModuleSpec& module, int64_t steps) {
   const EnvSpec spec = configured_spec(env, config.environment.env_config);
-  check(spec.action_space.is_leaf(), "the action space {} has no single row of elements",
-        spec.action_space.to_string());
-  const Leaf& action = spec.action_space.leaves()[0];
+  const StoredAction action = stored_action(spec.action_space);
   const auto frames = static_cast<int>(config.environment.frame_stack);
   check_stack(spec.observation_space, frames);
   FragmentLayout layout(static_cast<int>(steps > 0 ? steps : config.fragment_length()),

@@ -229,26 +229,23 @@ class FrameStack final : public Wrapper {
   std::vector<Copied> leaves_;
 };
 
-/// Chooses for each element of a Box of whole numbers one of those between its bounds: MultiDiscrete, from low on.
+/// Chooses for each element of a Box of whole numbers one of those between its bounds: MultiDiscrete, from low on. The
+/// Box is all of the actions, or a part of a Dict or Tuple.
 class IntegerActions final : public Wrapper {
  public:
-  IntegerActions(std::unique_ptr<Environment> env, const Space& action_space)
-      : Wrapper(std::move(env), 0), box_(*action_space.get_if<Box>()), row_(action_space.row_bytes()) {}
+  IntegerActions(std::unique_ptr<Environment> env, const Space& action_space, const Space& chosen)
+      : Wrapper(std::move(env), 0), outer_(chosen), inner_(action_space), row_(action_space.row_bytes()) {}
 
-  /// Nothing for what is no such Box, or has an element without a bound. Throws Error for one of too many choices.
+  /// `action_space` with the choices in place of such Boxes; nothing where there are none. A Box that has an element
+  /// without a bound stays. Throws Error for too many choices.
   static std::optional<Space> space(const Space& action_space, const std::string& id) {
-    const Box* box = action_space.get_if<Box>();
-    if (box == nullptr || box->dtype == DType::f32 || box->dtype == DType::f64) return std::nullopt;
-    MultiDiscrete choices;
-    for (size_t i = 0; i < action_space.leaves()[0].count; ++i) {
-      const double n = bound_at(box->high, i) - bound_at(box->low, i) + 1;
-      if (!std::isfinite(n)) return std::nullopt;
-      if (n > kMostChoices)
-        fail(Exit::usage, "unsupported-space", "the actions of {} are {}: {} choices for element {}, want at most {}",
-             id, action_space.to_string(), n, i, kMostChoices);
-      choices.nvec.push_back(static_cast<int>(n));
-    }
-    return choices;
+    const auto is_integer = [](const Leaf& leaf) {
+      return leaf.space->get_if<Box>() != nullptr && leaf.dtype != DType::f32 && leaf.dtype != DType::f64;
+    };
+    if (std::ranges::none_of(action_space.leaves(), is_integer)) return std::nullopt;
+    Space space = choosing(action_space, fmt::format("the actions of {}", id));
+    if (std::ranges::all_of(space.leaves(), is_integer)) return std::nullopt;
+    return space;
   }
 
   void reset(RandomStream& random, Row observation) override { env_->reset(random, observation); }
@@ -260,26 +257,61 @@ class IntegerActions final : public Wrapper {
  private:
   static constexpr int kMostChoices = 1 << 16;
 
+  /// `named`: what an error calls the space.
+  static Space choosing(const Space& space, const std::string& named) {
+    const auto part_of = [&](const auto& part) { return fmt::format("'{}' of {}", part, named); };
+    if (const Dict* dict = space.get_if<Dict>()) {
+      Dict chosen;
+      for (const auto& [name, part] : dict->spaces) chosen.spaces.emplace_back(name, choosing(part, part_of(name)));
+      return chosen;
+    }
+    if (const Tuple* tuple = space.get_if<Tuple>()) {
+      Tuple chosen;
+      for (size_t i = 0; i < tuple->spaces.size(); ++i) chosen.spaces.push_back(choosing(tuple->spaces[i], part_of(i)));
+      return chosen;
+    }
+    const Box* box = space.get_if<Box>();
+    if (box == nullptr || box->dtype == DType::f32 || box->dtype == DType::f64) return space;
+    MultiDiscrete choices;
+    for (size_t i = 0; i < space.leaves()[0].count; ++i) {
+      const double n = bound_at(box->high, i) - bound_at(box->low, i) + 1;
+      if (!std::isfinite(n)) return space;
+      if (n > kMostChoices)
+        fail(Exit::usage, "unsupported-space", "{} are {}: {} choices for element {}, want at most {}", named,
+             space.to_string(), n, i, kMostChoices);
+      choices.nvec.push_back(static_cast<int>(n));
+    }
+    return choices;
+  }
+
   template <class T>
-  void write(std::span<const int32_t> choices) {
+  void write(const Box& box, std::span<const int32_t> choices, std::byte* to) {
     for (size_t i = 0; i < choices.size(); ++i) {
-      const T number = static_cast<T>(bound_at(box_.low, i) + choices[i]);
-      std::memcpy(&row_[i * sizeof number], &number, sizeof number);
+      const T number = static_cast<T>(bound_at(box.low, i) + choices[i]);
+      std::memcpy(to + i * sizeof number, &number, sizeof number);
     }
   }
   ConstRow numbers(ConstRow action) {
-    if (box_.dtype == DType::u8)
-      write<uint8_t>(action.i32());
-    else if (box_.dtype == DType::i32)
-      write<int32_t>(action.i32());
-    else
-      write<int64_t>(action.i32());
+    for (size_t i = 0; i < inner_.leaves().size(); ++i) {
+      const Leaf &leaf = inner_.leaves()[i], &chosen = outer_.leaves()[i];
+      const ConstRow from = action.leaf(chosen);
+      std::byte* const to = row_.data() + leaf.offset;
+      const Box* box = leaf.space->get_if<Box>();
+      if (box == nullptr || chosen.space->get_if<Box>() != nullptr)
+        std::ranges::copy(from.bytes(), to);
+      else if (box->dtype == DType::u8)
+        write<uint8_t>(*box, from.i32(), to);
+      else if (box->dtype == DType::i32)
+        write<int32_t>(*box, from.i32(), to);
+      else
+        write<int64_t>(*box, from.i32(), to);
+    }
     return ConstRow(row_);
   }
   void save(std::vector<double>&) const override {}
   void load(std::span<const double>) override {}
 
-  Box box_;
+  Space outer_, inner_;
   std::vector<std::byte> row_;
 };
 
@@ -289,8 +321,8 @@ void name_states(EnvSpec& spec, std::string_view name, size_t count) {
 }
 
 EnvSpec choosing(EnvSpec spec, const Space& choices) {
-  spec.make = [make = spec.make, box = spec.action_space](const EnvOptions& options) {
-    return std::make_unique<IntegerActions>(make(options), box);
+  spec.make = [make = spec.make, given = spec.action_space, choices](const EnvOptions& options) {
+    return std::make_unique<IntegerActions>(make(options), given, choices);
   };
   spec.action_space = choices;
   return spec;

@@ -64,12 +64,16 @@ class Player {
   /// The two halves of step(), between which others begin theirs; false: it was a reset.
   bool begin_step() {
     if (ended()) return reset(), false;
+    choose();
+    submit();
+    return true;
+  }
+  /// Draws an action.
+  void choose() {
     if (mask_)
       mask_->sample(actions, observation(), action());
     else
       spec_.action_space.sample(actions, action());
-    submit();
-    return true;
   }
   void end_step() {
     ++progress_.steps;
@@ -197,25 +201,39 @@ class Checks {
   }
 
   void bounds() {
-    const Box* box = spec_->action_space.get_if<Box>();
-    if (box == nullptr) return say(Verdict::ok, "actions are a choice: nothing to exceed");
-    if (box->dtype == DType::f32) return at_bounds<float>(*box);
-    if (box->dtype == DType::f64) return at_bounds<double>(*box);
+    const auto leaves = spec_->action_space.leaves();
+    if (std::ranges::none_of(leaves, [](const Leaf& leaf) { return leaf.space->get_if<Box>(); }))
+      return say(Verdict::ok, "actions are a choice: nothing to exceed");
+    if (std::ranges::all_of(leaves, [](const Leaf& leaf) {
+          return leaf.dtype == DType::f32 || leaf.dtype == DType::f64 || !leaf.space->get_if<Box>();
+        }))
+      return at_bounds();
     say(Verdict::note, "not tried with actions of whole numbers");
   }
 
   template <class T>
-  void at_bounds(const Box& box) {
+  static void put_at_bounds(const Leaf& leaf, int64_t i, std::span<std::byte> row) {
+    const Box& box = *leaf.space->get_if<Box>();
+    for (size_t j = 0; j < leaf.count; ++j) {
+      const double bound = bound_at((i / 10 + static_cast<int64_t>(j)) % 2 == 0 ? box.low : box.high, j);
+      const T value = static_cast<T>(std::isfinite(bound) ? bound : std::copysign(10.0, bound));
+      std::memcpy(row.data() + leaf.offset + j * sizeof value, &value, sizeof value);
+    }
+  }
+
+  void at_bounds() {
     Player p = player();
     p.reset();
-    const std::span<T> values(reinterpret_cast<T*>(p.action().data()), p.action().size() / sizeof(T));
     for (int64_t i = 0; i < kRoundSteps; ++i) {
-      for (size_t j = 0; j < values.size(); ++j) {
-        const auto& side = (i / 10 + static_cast<int64_t>(j)) % 2 == 0 ? box.low : box.high;
-        const double bound = side[side.size() == 1 ? 0 : j];
-        values[j] = static_cast<T>(std::isfinite(bound) ? bound : std::copysign(10.0, bound));
-      }
       if (p.ended()) p.reset();
+      p.choose();
+      for (const Leaf& leaf : spec_->action_space.leaves()) {
+        if (leaf.space->get_if<Box>() == nullptr) continue;
+        if (leaf.dtype == DType::f32)
+          put_at_bounds<float>(leaf, i, p.action());
+        else
+          put_at_bounds<double>(leaf, i, p.action());
+      }
       p.apply();
       if (const std::string fact = p.outside(); !fact.empty() || !std::isfinite(p.result.reward))
         return say(Verdict::wrong,

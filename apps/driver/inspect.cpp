@@ -26,7 +26,8 @@ namespace {
 
 namespace json = boost::json;
 
-/// The numbers of a JSON action, flat, into a row of `space`.
+/// The numbers of a JSON action, flat, into a row of `space`. Of a Dict or Tuple it may be an object of its leaves, as
+/// `play` prints it.
 void fill_row(const Space& space, const json::value& value, std::span<std::byte> row, const std::string& place) {
   std::vector<double> numbers;
   const auto collect = [&](const auto& self, const json::value& v) -> void {
@@ -37,7 +38,20 @@ void fill_row(const Space& space, const json::value& value, std::span<std::byte>
     else
       fail(Exit::usage, "bad-action", "{}: {} is no number or list of numbers", place, json::serialize(v));
   };
-  collect(collect, value);
+  if (value.is_object() && !space.is_leaf()) {
+    std::vector<std::string> paths;
+    for (const Leaf& leaf : space.leaves()) {
+      paths.push_back(leaf.path);
+      const json::value* part = value.as_object().if_contains(leaf.path);
+      if (part == nullptr) fail(Exit::usage, "bad-action", "{} has no {}", place, leaf.path);
+      collect(collect, *part);
+    }
+    for (const auto& [key, part] : value.as_object())
+      if (std::ranges::find(paths, std::string(key)) == paths.end())
+        fail(Exit::usage, "bad-action", "{} has {}{}", place, std::string(key), suggestion(std::string(key), paths));
+  } else {
+    collect(collect, value);
+  }
   size_t want = 0, next = 0;
   for (const Leaf& leaf : space.leaves()) want += leaf.count;
   if (numbers.size() != want)

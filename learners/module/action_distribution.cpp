@@ -17,6 +17,20 @@ namespace {
 
 const double kHalfLog2Pi = 0.5 * std::log(2.0 * std::numbers::pi);
 
+/// Sums `term(part)` over a Composite's parts.
+template <class Term>
+at::Tensor sum_parts(const Composite& d, Term term) {
+  at::Tensor sum;
+  for (const ActionPart& part : action_parts(d)) {
+    const at::Tensor one = term(part);
+    sum = sum.defined() ? sum + one : one;
+  }
+  return sum;
+}
+at::Tensor inputs_of(const ActionPart& part, const at::Tensor& inputs) {
+  return inputs.narrow(1, part.input, part.num_inputs);
+}
+
 /// Sums `term(group's columns, i)` over a MultiCategorical's groups.
 template <class Term>
 at::Tensor sum_groups(const MultiCategorical& d, Term term) {
@@ -215,6 +229,29 @@ void beta_terms(int n, const float* inputs, const float* behaviour, const float*
   }
 }
 
+/// Of one part of a distribution; `action`: its elements, int32 or float32. `d`: derivatives of logp, entropy and KL.
+template <class Element>
+void part_terms(const ActionDistribution& distribution, const float* inputs, const float* behaviour,
+                const Element* action, SampleTerms& out, const std::array<float*, 3>& d) {
+  const auto choice = [&](int n, int64_t logit, size_t element) {
+    categorical_terms(n, inputs + logit, behaviour + logit, static_cast<int32_t>(action[element]), out, d[0] + logit,
+                      d[1] + logit, d[2] + logit);
+  };
+  const auto reals = [&](auto terms, int n) {
+    if constexpr (std::is_same_v<Element, float>) terms(n, inputs, behaviour, action, out, d[0], d[1], d[2]);
+  };
+  std::visit(Overloaded{[&](const Categorical& c) { choice(c.n, 0, 0); },
+                        [&](const MultiCategorical& m) {
+                          int64_t logit = 0;
+                          for (size_t g = 0; g < m.nvec.size(); logit += m.nvec[g++]) choice(m.nvec[g], logit, g);
+                        },
+                        [&](const DiagGaussian& g) { reals(gaussian_terms, g.n); },
+                        [&](const SquashedGaussian& g) { reals(squashed_terms, g.n); },
+                        [&](const Beta& b) { reals(beta_terms, b.n); },
+                        [](const EpsilonGreedy&) { no_probabilities(); }, [](const Composite&) {}},
+             distribution);
+}
+
 struct TermsFunction : torch::autograd::Function<TermsFunction> {
   using Context = torch::autograd::AutogradContext;
   using List = torch::autograd::variable_list;
@@ -264,7 +301,13 @@ at::Tensor log_prob(const ActionDistribution& distribution, const at::Tensor& in
                                  return log_prob(u, inputs, at::atanh(a)) - ((1.0 - a) * (1.0 + a)).log().sum(1);
                                },
                                [&](const Beta& d) { return beta_log_prob(d, inputs, actions); },
-                               [](const EpsilonGreedy&) -> at::Tensor { no_probabilities(); }},
+                               [](const EpsilonGreedy&) -> at::Tensor { no_probabilities(); },
+                               [&](const Composite& d) {
+                                 return sum_parts(d, [&](const ActionPart& part) {
+                                   return log_prob(part.distribution, inputs_of(part, inputs),
+                                                   actions.narrow(1, part.element, part.num_elements));
+                                 });
+                               }},
                     distribution);
 }
 
@@ -282,7 +325,11 @@ at::Tensor entropy(const ActionDistribution& distribution, const at::Tensor& inp
                    return entropy(u, inputs) + squashing_entropy(inputs.narrow(1, 0, d.n), inputs.narrow(1, d.n, d.n));
                  },
                  [&](const Beta& d) { return beta_entropy(d, inputs); },
-                 [](const EpsilonGreedy&) -> at::Tensor { no_probabilities(); }},
+                 [](const EpsilonGreedy&) -> at::Tensor { no_probabilities(); },
+                 [&](const Composite& d) {
+                   return sum_parts(
+                       d, [&](const ActionPart& part) { return entropy(part.distribution, inputs_of(part, inputs)); });
+                 }},
       distribution);
 }
 
@@ -300,7 +347,12 @@ at::Tensor kl_divergence(const ActionDistribution& distribution, const at::Tenso
                    return (log_q - log_p + 0.5 * ((2 * log_p).exp() + apart * apart) * (-2 * log_q).exp() - 0.5).sum(1);
                  },
                  [&](const Beta& d) { return beta_kl(d, p, q); },
-                 [](const EpsilonGreedy&) -> at::Tensor { no_probabilities(); }},
+                 [](const EpsilonGreedy&) -> at::Tensor { no_probabilities(); },
+                 [&](const Composite& d) {
+                   return sum_parts(d, [&](const ActionPart& part) {
+                     return kl_divergence(part.distribution, inputs_of(part, p), inputs_of(part, q));
+                   });
+                 }},
       distribution);
 }
 
@@ -311,7 +363,8 @@ DistributionJacobian distribution_jacobian(const ActionDistribution& distributio
   const int64_t n = inputs.size(0), k = inputs_size(distribution), width = n == 0 ? 0 : actions.numel() / n;
   check(inputs.dim() == 2 && inputs.size(1) == k && behaviour.sizes() == inputs.sizes() && actions.size(0) == n,
         "action_dist_inputs [{}, {}] do not fit a distribution of {} inputs", n, inputs.size(1), k);
-  check((actions.scalar_type() == at::kInt) != has_real_actions(distribution), "actions are of a wrong type");
+  check(actions.scalar_type() == (stored_dtype(distribution) == DType::i32 ? at::kInt : at::kFloat),
+        "actions are of a wrong type");
   const DistributionJacobian result{at::empty({3, n}, inputs.options()), at::empty({3, n, k}, inputs.options())};
   const float* x = inputs.const_data_ptr<float>();
   const float* mu = behaviour.const_data_ptr<float>();
@@ -320,47 +373,24 @@ DistributionJacobian distribution_jacobian(const ActionDistribution& distributio
     out[i] = result.terms.mutable_data_ptr<float>() + static_cast<int64_t>(i) * n;
     d[i] = result.derivatives.mutable_data_ptr<float>() + static_cast<int64_t>(i) * n * k;
   }
-  const int32_t* indices = actions.scalar_type() == at::kInt ? actions.const_data_ptr<int32_t>() : nullptr;
-  const float* reals = indices ? nullptr : actions.const_data_ptr<float>();
-  const auto each = [&](auto sample) {
+  const std::vector<ActionPart> parts = action_parts(distribution);
+  const auto each = [&](auto* elements) {
     for (int64_t i = 0; i < n; ++i) {
       SampleTerms t;
-      sample(i, i * k, t);
+      for (const ActionPart& part : parts) {
+        const int64_t at = i * k + part.input;
+        part_terms(part.distribution, x + at, mu + at, elements + i * width + part.element, t,
+                   {d[0] + at, d[1] + at, d[2] + at});
+      }
       out[0][i] = t.logp;
       out[1][i] = t.entropy;
       out[2][i] = t.kl;
     }
   };
-  std::visit(Overloaded{[&](const Categorical& c) {
-                          each([&](int64_t i, int64_t at, SampleTerms& t) {
-                            categorical_terms(c.n, x + at, mu + at, indices[i], t, d[0] + at, d[1] + at, d[2] + at);
-                          });
-                        },
-                        [&](const MultiCategorical& m) {
-                          each([&](int64_t i, int64_t at, SampleTerms& t) {
-                            for (size_t g = 0; g < m.nvec.size(); at += m.nvec[g++])
-                              categorical_terms(m.nvec[g], x + at, mu + at,
-                                                indices[i * width + static_cast<int64_t>(g)], t, d[0] + at, d[1] + at,
-                                                d[2] + at);
-                          });
-                        },
-                        [&](const DiagGaussian& g) {
-                          each([&](int64_t i, int64_t at, SampleTerms& t) {
-                            gaussian_terms(g.n, x + at, mu + at, reals + i * width, t, d[0] + at, d[1] + at, d[2] + at);
-                          });
-                        },
-                        [&](const SquashedGaussian& g) {
-                          each([&](int64_t i, int64_t at, SampleTerms& t) {
-                            squashed_terms(g.n, x + at, mu + at, reals + i * width, t, d[0] + at, d[1] + at, d[2] + at);
-                          });
-                        },
-                        [&](const Beta& b) {
-                          each([&](int64_t i, int64_t at, SampleTerms& t) {
-                            beta_terms(b.n, x + at, mu + at, reals + i * width, t, d[0] + at, d[1] + at, d[2] + at);
-                          });
-                        },
-                        [](const EpsilonGreedy&) { no_probabilities(); }},
-             distribution);
+  if (actions.scalar_type() == at::kInt)
+    each(actions.const_data_ptr<int32_t>());
+  else
+    each(actions.const_data_ptr<float>());
   return result;
 }
 

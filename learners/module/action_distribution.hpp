@@ -11,7 +11,7 @@
 
 namespace myriad {
 
-/// log p(a | inputs): inputs [n, k], actions [n, ...] int32 indices from 0 or float32.
+/// log p(a | inputs): inputs [n, k], actions [n, ...] int32 indices from 0 or float32 (stored_dtype).
 at::Tensor log_prob(const ActionDistribution& distribution, const at::Tensor& inputs,
                     const at::Tensor& actions);  // [n]
 

@@ -85,6 +85,37 @@ at::Tensor run_network(const std::vector<Layer>& layers, const at::Tensor& row,
   return x;
 }
 
+/// What the action head gives, [n, outputs_size], as action_dist_inputs. `log_std` [log_std_size]: the parameter, where
+/// there is one.
+at::Tensor to_inputs(const std::vector<ActionPart>& parts, float clip, const at::Tensor& head,
+                     const at::Tensor& log_std) {
+  std::vector<at::Tensor> inputs;
+  for (const ActionPart& part : parts) {
+    const at::Tensor outputs = head.narrow(1, part.output, part.num_outputs);
+    const DiagGaussian* gaussian = gaussian_of(part.distribution);
+    if (gaussian == nullptr) {
+      inputs.push_back(outputs);
+      continue;
+    }
+    const at::Tensor mean = outputs.narrow(1, 0, gaussian->n);
+    const at::Tensor spread = gaussian->free_log_std ? log_std.narrow(0, part.log_std, gaussian->n).expand_as(mean)
+                                                     : outputs.narrow(1, gaussian->n, gaussian->n);
+    inputs.insert(inputs.end(), {mean, spread.clamp(-clip, clip)});
+  }
+  return inputs.size() == 1 ? inputs[0] : at::cat(inputs, 1);
+}
+
+/// `inputs` with kMaskedLogit for the choices that `masked` [n, mask_size] has.
+at::Tensor mask_inputs(const std::vector<ActionPart>& parts, const at::Tensor& inputs, const at::Tensor& masked) {
+  std::vector<at::Tensor> all;
+  for (const ActionPart& part : parts) {
+    const at::Tensor own = inputs.narrow(1, part.input, part.num_inputs);
+    all.push_back(
+        part.num_choices == 0 ? own : own.masked_fill(masked.narrow(1, part.choice, part.num_choices), kMaskedLogit));
+  }
+  return all.size() == 1 ? all[0] : at::cat(all, 1);
+}
+
 /// One pass through the networks of some names and those that they read.
 class Pass {
  public:
@@ -118,10 +149,7 @@ class Pass {
 
  private:
   size_t index_of(const Network& network) const { return static_cast<size_t>(&network - spec_.networks.data()); }
-  bool has_free_log_std() const {
-    const DiagGaussian* gaussian = gaussian_of(spec_.distribution);
-    return gaussian && gaussian->free_log_std;
-  }
+  bool has_free_log_std() const { return log_std_size(spec_.distribution) > 0; }
 
   at::Tensor row_of(const Network& network, const at::Tensor& actions) const {
     std::vector<at::Tensor> rows;
@@ -133,16 +161,12 @@ class Pass {
   }
 
   at::Tensor action_dist_inputs(at::Tensor x, std::vector<TorchLayer>::const_iterator& next, const LayerCall& call) {
-    if (const DiagGaussian* gaussian = gaussian_of(spec_.distribution)) {
-      const float clip = spec_.log_std_clip;
-      x = gaussian->free_log_std
-              ? call(*next++, x)
-              : at::cat({x.narrow(1, 0, gaussian->n), x.narrow(1, gaussian->n, gaussian->n).clamp(-clip, clip)}, 1);
-    }
+    const std::vector<ActionPart> parts = action_parts(spec_.distribution);
+    x = has_free_log_std() ? call(*next++, x) : to_inputs(parts, spec_.log_std_clip, x, at::Tensor());
     possible_ = x;
     if (spec_.mask_offset < 0) return x;
     const at::Tensor masked = obs_.narrow(1, spec_.mask_offset, spec_.mask_size()).eq(0);
-    const at::Tensor allowed = x.masked_fill(masked, kMaskedLogit);
+    const at::Tensor allowed = mask_inputs(parts, x, masked);
     possible_ = at::where(masked.all(1, /*keepdim=*/true), x, allowed);
     return allowed;
   }
@@ -177,9 +201,10 @@ std::vector<TorchLayer> layers_of(const ModuleSpec& spec) {
             [layer](const at::Tensor& x, Tensors t) { return apply(layer, x, t); });
       },
       [&](int n) {
-        add(1, static_cast<size_t>(n), [clip = spec.log_std_clip](const at::Tensor& mean, Tensors t) {
-          return at::cat({mean, t[0].expand_as(mean).clamp(-clip, clip)}, 1);
-        });
+        add(1, static_cast<size_t>(n),
+            [clip = spec.log_std_clip, parts = action_parts(spec.distribution)](const at::Tensor& head, Tensors t) {
+              return to_inputs(parts, clip, head, t[0]);
+            });
       });
   return layers;
 }

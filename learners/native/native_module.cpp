@@ -83,6 +83,7 @@ NativeModule::NativeModule(const ModuleSpec& spec, int threads, const NativeKern
       num_parameters_(spec.num_parameters()),
       num_inference_(spec.num_inference_parameters()),
       inputs_size_(inputs_size(spec.distribution)),
+      parts_(action_parts(spec.distribution)),
       has_value_head_(!spec.is_q_network()) {
   if (!supports(spec))
     fail(Exit::usage, "impossible", "learners.executor 'native' cannot train {}; 'torch' and 'auto' can",
@@ -96,11 +97,11 @@ NativeModule::NativeModule(const ModuleSpec& spec, int threads, const NativeKern
   };
   add_network(spec.network(kEncoder).layers, offset);
   policy_ = head(kPolicyNetwork);
-  if (const DiagGaussian* gaussian = gaussian_of(spec.distribution)) {
-    gaussian_ = gaussian->n;
-    free_log_std_ = gaussian->free_log_std;
-    log_std_at_ = offset;
-    if (free_log_std_) offset += static_cast<size_t>(gaussian_);
+  log_std_at_ = offset;
+  for (const ActionPart& part : parts_) {
+    const DiagGaussian* gaussian = gaussian_of(part.distribution);
+    has_state_log_std_ |= gaussian != nullptr && !gaussian->free_log_std;
+    offset += static_cast<size_t>(part.num_log_std);
   }
   if (has_value_head_) {
     if (const Network* encoder = spec.find(kValueEncoder)) add_network(encoder->layers, offset);
@@ -197,7 +198,7 @@ void NativeModule::forward(const float* parameters, const float* obs, size_t n, 
   const size_t samples = (n + kSamples - 1) / kSamples * kSamples;
   for (Trunk& network : networks_)
     if (network.activations.size() < samples * network.width) network.activations.resize(samples * network.width);
-  if (gaussian_ != 0 && !free_log_std_) raw_.resize(n * static_cast<size_t>(gaussian_));
+  if (has_state_log_std_) raw_.resize(n * static_cast<size_t>(inputs_size_));
   if (!has_value_head_) best_.resize(n);
   run(networks_.size() * lanes(), n * num_parameters_, &NativeModule::forward_task);
 }
@@ -266,27 +267,31 @@ const float* NativeModule::features_of(const Trunk& network, size_t start, size_
 }
 
 void NativeModule::policy_head(const float* features, size_t start, size_t count, AlignedVector& head) {
-  const size_t width = static_cast<size_t>(inputs_size_), g = static_cast<size_t>(gaussian_),
-               outputs = static_cast<size_t>(policy_.outputs);
+  const size_t width = static_cast<size_t>(inputs_size_);
   const float* log_std = call_.parameters + log_std_at_;
   const float clip = spec_.log_std_clip;
   k_.linear(call_.parameters + policy_.weight, call_.parameters + policy_.bias, features, static_cast<int>(count),
             policy_.inputs, policy_.outputs, head.data());
   for (size_t i = 0; i < count; ++i) {
     float* out = call_.action_dist_inputs + (start + i) * width;
-    for (size_t j = 0; j < outputs; ++j) out[j] = head[j * kSamples + i];
+    for (const ActionPart& part : parts_)
+      for (int j = 0; j < part.num_outputs; ++j)
+        out[part.input + j] = head[static_cast<size_t>(part.output + j) * kSamples + i];
     if (!has_value_head_) {
       best_[start + i] = best_of(head, start, i);
       call_.values[start + i] = out[best_[start + i]];
     }
-    if (free_log_std_) std::copy_n(log_std, g, out + g);
-    for (size_t j = width - g; j < width; ++j) {
-      if (!free_log_std_) raw_[(start + i) * g + j - g] = out[j];
-      out[j] = std::clamp(out[j], -clip, clip);
-    }
+    if (has_state_log_std_) std::copy_n(out, width, raw_.data() + (start + i) * width);
+    for (const ActionPart& part : parts_)
+      if (const DiagGaussian* gaussian = gaussian_of(part.distribution)) {
+        float* deviations = out + part.input + gaussian->n;
+        if (gaussian->free_log_std) std::copy_n(log_std + part.log_std, gaussian->n, deviations);
+        for (int j = 0; j < gaussian->n; ++j) deviations[j] = std::clamp(deviations[j], -clip, clip);
+      }
     if (const float* mask = mask_of(start + i))
-      for (size_t j = 0; j < width; ++j)
-        if (mask[j] == 0.0f) out[j] = kMaskedLogit;
+      for (const ActionPart& part : parts_)
+        for (int j = 0; j < part.num_choices; ++j)
+          if (mask[part.choice + j] == 0.0f) out[part.input + j] = kMaskedLogit;
   }
 }
 
@@ -296,25 +301,34 @@ const float* NativeModule::mask_of(size_t sample) const {
   return call_.obs + sample * static_cast<size_t>(spec_.obs_size) + spec_.mask_offset;
 }
 
-/// d(head output) [head outputs, 64]; adds a free log std's gradient.
+/// d(head output) [head outputs, 64]; adds the gradient of free log stds.
 void NativeModule::policy_head_gradient(size_t start, size_t count, AlignedVector& head, float* gradient) const {
-  const size_t width = static_cast<size_t>(inputs_size_), g = static_cast<size_t>(gaussian_);
+  const size_t width = static_cast<size_t>(inputs_size_);
   const float* d = call_.d_action_dist_inputs + start * width;
-  k_.pack(d, static_cast<int>(count), policy_.outputs, inputs_size_, head.data());
-  for (size_t i = 0; i < count && spec_.mask_offset >= 0; ++i)
-    for (size_t j = 0; j < width; ++j)
-      if (mask_of(start + i)[j] == 0.0f) head[j * kSamples + i] = 0.0f;
+  for (const ActionPart& part : parts_) {
+    float* own = head.data() + static_cast<size_t>(part.output) * kSamples;
+    k_.pack(d + part.input, static_cast<int>(count), part.num_outputs, inputs_size_, own);
+    for (size_t i = 0; i < count && spec_.mask_offset >= 0; ++i)
+      for (int j = 0; j < part.num_choices; ++j)
+        if (mask_of(start + i)[part.choice + j] == 0.0f) own[static_cast<size_t>(j) * kSamples + i] = 0.0f;
+  }
   for (size_t i = 0; i < count && !has_value_head_; ++i)
     head[static_cast<size_t>(best_[start + i]) * kSamples + i] += call_.d_values[start + i];
   const auto inside = [&](float log_std) { return std::abs(log_std) <= spec_.log_std_clip; };  // else the clip stops it
-  for (size_t i = 0; i < count && gaussian_ != 0; ++i)
-    for (size_t j = 0; j < g; ++j) {
-      if (!free_log_std_) {
-        if (!inside(raw_[(start + i) * g + j])) head[(g + j) * kSamples + i] = 0.0f;
-      } else if (inside(call_.parameters[log_std_at_ + j])) {
-        gradient[log_std_at_ + j] += d[i * width + g + j];
+  for (const ActionPart& part : parts_) {
+    const DiagGaussian* gaussian = gaussian_of(part.distribution);
+    if (gaussian == nullptr) continue;
+    const auto g = static_cast<size_t>(gaussian->n), input = static_cast<size_t>(part.input) + g,
+               output = static_cast<size_t>(part.output) + g, log_std = log_std_at_ + static_cast<size_t>(part.log_std);
+    for (size_t i = 0; i < count; ++i)
+      for (size_t j = 0; j < g; ++j) {
+        if (!gaussian->free_log_std) {
+          if (!inside(raw_[(start + i) * width + input + j])) head[(output + j) * kSamples + i] = 0.0f;
+        } else if (inside(call_.parameters[log_std + j])) {
+          gradient[log_std + j] += d[i * width + input + j];
+        }
       }
-    }
+  }
 }
 
 void NativeModule::value_head(const float* features, size_t start, size_t count, Scratch& scratch) const {

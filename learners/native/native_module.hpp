@@ -103,12 +103,13 @@ class NativeModule {
   int threads_;
   const NativeKernels& k_;
   size_t num_parameters_, num_inference_, log_std_at_ = 0;
-  int inputs_size_, gaussian_ = 0;  ///< action elements of a Gaussian, squashed or not, else 0
-  bool free_log_std_ = false, has_value_head_;
+  int inputs_size_;
+  std::vector<ActionPart> parts_;  ///< of the distribution
+  bool has_state_log_std_ = false, has_value_head_;
   std::vector<Trunk> networks_;  ///< the policy's; the value's unless they share
   Head policy_, value_;
   std::vector<int> best_;         ///< [n] greedy actions, where there is no value head
-  AlignedVector raw_;             ///< [n, gaussian] log std before it is clipped, where it depends on the state
+  AlignedVector raw_;             ///< [n, inputs_size] before log stds are clipped, where some depend on the state
   std::vector<Scratch> scratch_;  ///< one a thread
   std::vector<AlignedVector> lane_gradients_;  ///< of lanes 1, 2, ...
   Call call_;

@@ -119,8 +119,7 @@ class ClientEnvironment final : public Environment {
   explicit ClientEnvironment(ClientsFile file)
       : file_(std::move(file)),
         mask_(ActionMask::of(file_.observation, file_.action)),
-        num_inputs_(static_cast<size_t>(inputs_size(distribution_for(file_.action, false)))),
-        discrete_(file_.action.get_if<myriad::Box>() == nullptr) {
+        num_inputs_(static_cast<size_t>(inputs_size(distribution_for(file_.action, false)))) {
     if (door() < 0)
       fail(Exit::usage, "no-clients",
            "clients come to the env runners of a run alone: what evaluates or checks here has none");
@@ -194,11 +193,7 @@ class ClientEnvironment final : public Environment {
   /// What the client says it did; a client that says what cannot be is dropped.
   bool take_action(const ObservationT& seen) {
     const auto bytes = std::as_bytes(std::span(seen.action));
-    std::string wrong;
-    if (discrete_ || bytes.size() != file_.action.row_bytes())
-      wrong = file_.action.violation(bytes, "its action");
-    else if (!finite(bytes))
-      wrong = "its action is not finite";
+    std::string wrong = action_violation(bytes);
     if (wrong.empty() && mask_) wrong = mask_->violation(std::as_bytes(std::span(row_)), bytes);
     const std::vector<float>& inputs = seen.action_dist_inputs;
     if (wrong.empty() && !inputs.empty() &&
@@ -214,17 +209,28 @@ class ClientEnvironment final : public Environment {
     return true;
   }
 
-  /// Of a row of a Box.
-  bool finite(std::span<const std::byte> row) const {
-    const auto holds = [row]<class T>(T value) {
+  /// Of an action as it is drawn: the numbers of a Box may lie outside it, and are finite.
+  std::string action_violation(std::span<const std::byte> row) const {
+    if (row.size() != file_.action.row_bytes()) return file_.action.violation(row, "its action");
+    const auto finite = [row]<class T>(const myriad::Leaf& leaf, T value) {
       bool all = true;
-      for (size_t at = 0; at < row.size(); at += sizeof value) {
-        std::memcpy(&value, &row[at], sizeof value);
+      for (size_t i = 0; i < leaf.count; ++i) {
+        std::memcpy(&value, &row[leaf.offset + i * sizeof value], sizeof value);
         all &= std::isfinite(value);
       }
       return all;
     };
-    return file_.action.get_if<myriad::Box>()->dtype == DType::f64 ? holds(double{}) : holds(float{});
+    for (const myriad::Leaf& leaf : file_.action.leaves()) {
+      const std::string dot = leaf.path.empty() ? "" : ".";
+      if (leaf.space->get_if<myriad::Box>() == nullptr) {
+        const auto own = row.subspan(leaf.offset, leaf.count * size_of(leaf.dtype));
+        if (std::string wrong = leaf.space->violation(own, "its action" + dot + leaf.path); !wrong.empty())
+          return wrong;
+      } else if (leaf.dtype == DType::f64 ? !finite(leaf, double{}) : !finite(leaf, float{})) {
+        return fmt::format("its action{}{} is not finite", dot, leaf.path);
+      }
+    }
+    return "";
   }
 
   void send_weights() {
@@ -344,7 +350,7 @@ class ClientEnvironment final : public Environment {
 
   std::optional<ActionMask> mask_;
   size_t num_inputs_;
-  bool discrete_, acts_ = false;
+  bool acts_ = false;
   std::optional<uint64_t> sent_version_;
   std::vector<std::byte> action_;  // A_t of a client that acts itself
   std::vector<float> inputs_;

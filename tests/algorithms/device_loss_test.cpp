@@ -186,13 +186,15 @@ TEST_CASE("PPO: loss is sample_loss, with its gradient") {
   const auto algorithm = algorithm_of("PPO", std::move(own));
   algorithm->begin_update(0);
   at::manual_seed(3);
-  for (const Space& space : {Space::discrete(3), Space(MultiDiscrete{{2, 4}}), Space::box(-1, 1, {2})}) {
+  const Space pad = Dict{{{"aim", Space::box(-1, 1, {2})}, {"move", Space::discrete(3)}}};
+  for (const Space& space : {Space::discrete(3), Space(MultiDiscrete{{2, 4}}), Space::box(-1, 1, {2}), pad}) {
     const ModuleSpec spec = make_mlp_spec(Space::box(-1, 1, {2}), space, ModelConfig());
     const int64_t k = inputs_size(spec.distribution);
     const at::Tensor behaviour = at::randn({64, k}) * 0.3;
     const at::Tensor actions = space.get_if<Box>()        ? at::randn({64, 2})
                                : space.get_if<Discrete>() ? at::randint(3, {64, 1}, at::kInt)
-                                                          : at::randint(2, {64, 2}, at::kInt);
+                               : space.is_leaf()          ? at::randint(2, {64, 2}, at::kInt)
+                                                          : composite_actions(spec.distribution, 64);
     Columns minibatch{{"actions", actions},
                       {"logp", log_prob(spec.distribution, behaviour, actions)},
                       {"action_dist_inputs", behaviour},
@@ -245,7 +247,8 @@ TEST_CASE("PPO and PQN: targets are sample_targets'") {
 
 TEST_CASE("IMPALA and APPO: loss is sample_loss, with its gradient") {
   for (const char* name : {"IMPALA", "APPO"})
-    for (const Space& space : {Space::discrete(3), Space::box(-1, 1, {2})})
+    for (const Space& space : {Space::discrete(3), Space::box(-1, 1, {2}),
+                               Space(Dict{{{"aim", Space::box(-1, 1, {2})}, {"move", Space::discrete(3)}}})})
       for (uint64_t seed = 1; seed <= 3; ++seed) {
         CAPTURE(name);
         auto own = std::make_unique<AppoConfig>();  // IMPALA takes its part of it

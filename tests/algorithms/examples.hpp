@@ -68,6 +68,16 @@ inline TrajectoriesExample random_trajectories(uint64_t seed) {
   return e;
 }
 
+/// Stored actions of a Composite.
+inline at::Tensor composite_actions(const ActionDistribution& distribution, int64_t n) {
+  std::vector<at::Tensor> parts;
+  for (const ActionPart& part : action_parts(distribution)) {
+    const auto* one = std::get_if<Categorical>(&part.distribution);
+    parts.push_back(one ? at::randint(one->n, {n, 1}, at::kFloat) : at::randn({n, part.num_elements}).tanh());
+  }
+  return at::cat(parts, 1);
+}
+
 /// A time-major minibatch over random_trajectories(), and outputs of a module near the behaviour policy.
 struct SequenceExample {
   static constexpr int64_t kSteps = 12, kEnvironments = 5, kSamples = kSteps * kEnvironments;
@@ -83,8 +93,9 @@ struct SequenceExample {
     const int64_t k = inputs_size(spec.distribution);
     const auto* discrete = action_space.get_if<Discrete>();
     const at::Tensor behaviour = at::randn({kSamples, k}) * 0.3;
-    const at::Tensor actions =
-        discrete ? at::randint(discrete->n, {kSamples, 1}, at::kInt) : at::randn({kSamples, action_space.flat_size()});
+    const at::Tensor actions = discrete                 ? at::randint(discrete->n, {kSamples, 1}, at::kInt)
+                               : action_space.is_leaf() ? at::randn({kSamples, action_space.flat_size()})
+                                                        : composite_actions(spec.distribution, kSamples);
     std::vector<float> all = trajectories.values;
     all.insert(all.end(), trajectories.final_values.begin(), trajectories.final_values.end());
     values = at::tensor(all);

@@ -347,7 +347,7 @@ TEST_SUITE("env_runners/action_dist") {
 
   TEST_CASE("UniformActions: with a mask only what it allows, with the probability of that") {
     RandomStream random(1, StreamPurpose::action, 0);
-    const UniformActions discrete(Space::discrete(4, 10), true), pair(Space(MultiDiscrete{{2, 3}}), true);
+    UniformActions discrete(Space::discrete(4, 10), true), pair(Space(MultiDiscrete{{2, 3}}), true);
     const std::vector<float> one{0, 0, 1, 0}, few{1, 0, 1, 0, 1};
     std::vector<int32_t> action(2);
     std::vector<int> counts(3);
@@ -365,7 +365,7 @@ TEST_SUITE("env_runners/action_dist") {
   TEST_CASE("UniformActions: logp is that of the draw, in the policy's range") {
     RandomStream random(1, StreamPurpose::action, 0);
     std::vector<int32_t> choice(1);
-    const UniformActions discrete(Space::discrete(4), true);
+    UniformActions discrete(Space::discrete(4), true);
     std::vector<int> counts(4);
     for (int i = 0; i < 20000; ++i) {
       CHECK(discrete(random, {bytes(choice), 4}) == doctest::Approx(std::log(0.25)));
@@ -374,7 +374,7 @@ TEST_SUITE("env_runners/action_dist") {
     CHECK(chi_square(counts, {0.25, 0.25, 0.25, 0.25}) < 16.3);
 
     std::vector<float> action(2);
-    const UniformActions normalized(Space::box(-2, 6, {2}), true), raw(Space::box(-2, 6, {2}), false),
+    UniformActions normalized(Space::box(-2, 6, {2}), true), raw(Space::box(-2, 6, {2}), false),
         open(Space::box(-INFINITY, INFINITY, {2}), true);
     float low = 9, high = -9;
     for (int i = 0; i < 2000; ++i) {
@@ -393,7 +393,7 @@ TEST_SUITE("env_runners/action_dist") {
     // One bound: exponential from it, of density e^-distance, normalized or not.
     const Space half(Box{.low = {1, -INFINITY}, .high = {INFINITY, -2}, .shape = {2}});
     for (const bool normalize : {false, true}) {
-      const UniformActions from_bound(half, normalize);
+      UniformActions from_bound(half, normalize);
       double up = 0, down = 0;
       for (int i = 0; i < 4000; ++i) {
         const float density = from_bound(random, {bytes(action), 8});
@@ -405,5 +405,92 @@ TEST_SUITE("env_runners/action_dist") {
       CHECK(std::abs(up - 1) < 5 / std::sqrt(4000.0));  // mean and deviation of the exponential are 1
       CHECK(std::abs(down - 1) < 5 / std::sqrt(4000.0));
     }
+  }
+
+  TEST_CASE("Composite: parts draw one after the other from one stream, and their logp adds up") {
+    const Space space = Dict{{{"aim", Space::box(-1, 1, {3})},
+                              {"keys", MultiBinary{2}},
+                              {"level", Space::box(0, 1, {1}, DType::f64)},
+                              {"move", Space::discrete(3, 10)}}};
+    const Composite all{{DiagGaussian{3, true}, MultiCategorical{{2, 2}}, Beta{1}, Categorical{3}}};
+    const std::vector<float> inputs{0.1f, -0.2f, 0.3f, -0.5f, 0.0f,  -1.0f, 0.4f, -0.4f,
+                                    1.0f, 0.0f,  0.5f, -0.5f, -1.0f, 2.0f,  0.5f};
+    ActionDist dist(all, space);
+    CHECK(dist.num_inputs() == 15);
+    CHECK(dist.row_bytes() == 7 * sizeof(float));
+    ActionDist aim(DiagGaussian{3, true}, Space::box(-1, 1, {3})), keys(MultiCategorical{{2, 2}}, MultiBinary{2}),
+        level(Beta{1}, Space::box(0, 1, {1})), move(Categorical{3}, Space::discrete(3));
+    std::vector<RandomStream> together = streams(1), apart = streams(1);
+    std::vector<float> action(7);
+    for (int i = 0; i < 100; ++i) {
+      const bool draws = i < 99;  // the last one is the mode
+      float logp = 0, part[4];
+      if (draws)
+        dist.sample(inputs.data(), together, bytes(action), &logp);
+      else
+        dist.mode(inputs.data(), 1, bytes(action), &logp);
+      std::vector<float> reals(4);
+      std::vector<int32_t> choices(3);
+      const auto draw = [&](ActionDist& d, const float* in, std::byte* to, float* p) {
+        if (draws)
+          d.sample(in, apart, to, p);
+        else
+          d.mode(in, 1, to, p);
+      };
+      draw(aim, inputs.data(), bytes(reals), &part[0]);
+      draw(keys, inputs.data() + 6, bytes(choices), &part[1]);
+      draw(level, inputs.data() + 10, bytes(reals) + 3 * sizeof(float), &part[2]);
+      draw(move, inputs.data() + 12, bytes(choices) + 2 * sizeof(int32_t), &part[3]);
+      CHECK(action == std::vector<float>{reals[0], reals[1], reals[2], float(choices[0]), float(choices[1]), reals[3],
+                                         float(choices[2])});
+      CHECK(logp == part[0] + part[1] + part[2] + part[3]);
+      CHECK(dist.logp(inputs.data(), bytes(action)) == logp);
+    }
+    action[6] = 3;
+    CHECK_THROWS_AS((void)dist.logp(inputs.data(), bytes(action)), Error);
+    for (const Composite& other :
+         {Composite{{DiagGaussian{3, true}, MultiCategorical{{2, 2}}, Beta{1}}},
+          Composite{{DiagGaussian{3, true}, MultiCategorical{{2, 2}}, Beta{1}, Categorical{4}}}})
+      CHECK_THROWS_AS(ActionDist(other, space), Error);
+    CHECK_THROWS_AS(ActionDist(Composite{{Categorical{3}}}, Space::discrete(3)), Error);
+    CHECK_THROWS_AS(ActionDist(Categorical{3}, Tuple{{Space::discrete(3)}}), Error);
+  }
+
+  TEST_CASE("UniformActions: of a Dict, as fragments keep them, with and without a mask") {
+    const Space space = Dict{{{"aim", Space::box(-2, 6, {1})},
+                              {"far", Space::box(-INFINITY, INFINITY, {1}, DType::f64)},
+                              {"keys", MultiBinary{1}},
+                              {"move", Space::discrete(3, 10)}}};
+    RandomStream random(1, StreamPurpose::action, 0);
+    UniformActions uniform(space, true), raw(space, false);
+    const std::vector<float> mask{0, 1, 1, 0, 1};
+    std::vector<float> action(4);
+    std::vector<int> counts(6);
+    float low = 9, high = -9;
+    const auto density = [&](double choices) {
+      return doctest::Approx(-std::log(2.0) - 0.5 * double(action[1]) * double(action[1]) -
+                             0.5 * std::log(2 * std::numbers::pi) - choices)
+          .epsilon(1e-5);
+    };
+    for (int i = 0; i < 6000; ++i) {
+      const float logp = uniform(random, {bytes(action), 16});
+      CHECK(logp == density(std::log(6.0)));
+      low = std::min(low, action[0]), high = std::max(high, action[0]);
+      ++counts.at(static_cast<size_t>(3 * action[2] + action[3]));
+    }
+    CHECK(chi_square(counts, std::vector<double>(6, 1.0 / 6)) < 20.5);  // 99.9 % for 5 degrees of freedom
+    CHECK((low >= -1 && low < -0.98f && high <= 1 && high > 0.98f));
+    counts.assign(3, 0);
+    for (int i = 0; i < 2000; ++i) {
+      const float logp = uniform(random, {bytes(action), 16}, mask.data());
+      CHECK(logp == density(std::log(2.0)));
+      CHECK(action[2] == 1.0f);
+      ++counts.at(static_cast<size_t>(action[3]));
+    }
+    CHECK(counts[1] == 0);
+    CHECK(chi_square({counts[0], counts[2]}, {0.5, 0.5}) < 10.9);
+    high = -9;
+    for (int i = 0; i < 100; ++i) (void)raw(random, {bytes(action), 16}), high = std::max(high, action[0]);
+    CHECK(high > 4);
   }
 }

@@ -159,14 +159,22 @@ std::vector<double> naive_forward(const ModuleSpec& spec, const std::vector<floa
     rows[network.name] = naive_network(network.layers, row, w);
   }
   std::vector<double> x = rows["pi"];
-  for (int i = 0; i < spec.mask_size(); ++i)
-    if (obs[spec.mask_offset + i] == 0.0f) x[static_cast<size_t>(i)] = static_cast<double>(kMaskedLogit);
-  if (const DiagGaussian* gaussian = gaussian_of(spec.distribution)) {
-    if (gaussian->free_log_std) x.insert(x.end(), w, w + gaussian->n);
-    for (size_t i = x.size() / 2; i < x.size(); ++i)
-      x[i] = std::clamp(x[i], -static_cast<double>(spec.log_std_clip), static_cast<double>(spec.log_std_clip));
+  std::vector<double> all;
+  auto output = x.begin();
+  const float* mask = obs + std::max(spec.mask_offset, 0);
+  for (const ActionPart& part : action_parts(spec.distribution)) {
+    std::vector<double> own(output, output + part.num_outputs);
+    output += part.num_outputs;
+    for (int i = 0; i < part.num_choices && spec.mask_offset >= 0; ++i)
+      if (*mask++ == 0.0f) own[static_cast<size_t>(i)] = static_cast<double>(kMaskedLogit);
+    if (const DiagGaussian* gaussian = gaussian_of(part.distribution)) {
+      if (gaussian->free_log_std) own.insert(own.end(), w, w + gaussian->n), w += gaussian->n;
+      for (size_t i = own.size() / 2; i < own.size(); ++i)
+        own[i] = std::clamp(own[i], -static_cast<double>(spec.log_std_clip), static_cast<double>(spec.log_std_clip));
+    }
+    all.insert(all.end(), own.begin(), own.end());
   }
-  return x;
+  return all;
 }
 
 std::vector<float> normals(size_t n, uint64_t seed, float scale = 1.0f) {
@@ -298,6 +306,11 @@ TEST_SUITE("env_runners/eigen_policy") {
     for (const ModuleSpec& spec : picture_specs()) specs.push_back(spec);
     ModuleSpec masked = mlp(9, Space(MultiDiscrete{{2, 3}}), {12}, "tanh");
     masked.mask_offset = 3;
+    specs.push_back(masked);
+    const Space pad = Dict{{{"aim", box}, {"keys", MultiBinary{2}}, {"more", Tuple{{box, Space::discrete(3)}}}}};
+    for (const bool free : {true, false}) specs.push_back(mlp(5, pad, {19}, "tanh", false, free));
+    masked = mlp(9, pad, {12}, "tanh");
+    masked.mask_offset = 1;
     specs.push_back(masked);
     for (const PolicyKernels* kernels : supported_kernels())
       for (const ModuleSpec& spec : specs) {

@@ -277,7 +277,7 @@ TEST_SUITE("env_runners/evaluator") {
   }
 
   TEST_CASE("evaluate: no masked action is taken; a mask without an allowed one is an error") {
-    for (const EnvSpec* env : {&masked(), &masked_pair()})
+    for (const EnvSpec* env : {&masked(), &masked_pair(), &masked_bits(), &masked_gamepad()})
       for (const bool explore : {false, true}) {
         Config config = config_for(*env, 2, 8);
         const ModuleSpec spec = make_mlp_spec(env->observation_space, env->action_space, config.rl_module);

@@ -11,6 +11,7 @@
 #include <new>
 #include <utility>
 
+#include "rl/action_mask.hpp"
 #include "rl/check.hpp"
 #include "rl/wrappers.hpp"
 #include "tests/env_runners/toy_envs.hpp"
@@ -439,6 +440,51 @@ TEST_SUITE("env_runners/rollout_worker") {
     for (size_t t = 0; t < 6; ++t) CHECK(q.column<int32_t>("actions")[t] == 1);
   }
 
+  TEST_CASE("RolloutWorker: a Dict of actions is stored flat and arrives as its row; an environment's own, too") {
+    const Space& space = gamepad().action_space;
+    std::vector<std::vector<std::byte>> given;
+    OwnAction own;
+    std::vector<std::byte> own_row(space.row_bytes());
+    struct Told final : Environment {
+      std::vector<std::vector<std::byte>>& given;
+      const OwnAction* own;
+      Told(std::vector<std::vector<std::byte>>& to, const OwnAction* did) : given(to), own(did) {}
+      void reset(RandomStream&, Row observation) override { std::ranges::fill(observation.f32(), 0.0f); }
+      StepResult step(ConstRow action, RandomStream&, Row observation) override {
+        std::ranges::fill(observation.f32(), 0.0f);
+        given.emplace_back(action.bytes().begin(), action.bytes().end());
+        return {.own = given.size() > 5 ? own : nullptr};
+      }
+    };
+    EnvSpec spec = gamepad();
+    spec.make = [&](const EnvOptions&) { return std::make_unique<Told>(given, &own); };
+    Rig rig(config_for(gamepad(), 1, 6), spec);
+    // aim 0.5 and -1, keys 1 0, more 0.25 and 1 2, move 12: as they are drawn.
+    const std::vector<float> drawn{0.5f, -1.0f, 1, 0, 0.25f, 1, 2, 2};
+    ActionConnector(space, false, false)(std::as_bytes(std::span(drawn)), own_row);
+    own.action = own_row;
+    rig.sample();
+    const auto actions = rig.column<float>("actions"), logp = rig.column<float>("logp"),
+               inputs = rig.column<float>("action_dist_inputs");
+    REQUIRE(actions.size() == 6 * 8);
+    ActionConnector connector(space, true, true);
+    const ActionDist dist(rig.spec.distribution, space);
+    for (size_t t = 0; t < 6; ++t) {
+      const auto action = actions.subspan(8 * t, 8);
+      if (t < 5) {
+        std::vector<std::byte> row(space.row_bytes());
+        connector(std::as_bytes(action), row);
+        CHECK(row == given[t]);
+        CHECK(space.violation(given[t], "action") == "");
+      } else {
+        CHECK(std::ranges::equal(action, drawn));
+      }
+      CHECK(logp[t] ==
+            dist.logp(inputs.data() + t * inputs.size() / 6, reinterpret_cast<const std::byte*>(action.data())));
+    }
+    CHECK(fragment_violation(*rig.layout, rig.fragment.used(), rig.fragment.final_rows, space) == "");
+  }
+
   TEST_CASE("RolloutWorker: explore = false takes the mode, random_actions ignores the policy") {
     Config config = config_for(counter(), 2, 50);
     config.env_runners.explore = false;
@@ -770,7 +816,7 @@ TEST_SUITE("env_runners/rollout_worker") {
   }
 
   TEST_CASE("RolloutWorker: no masked action is taken, sampled, as the mode or at random; its logit is kMaskedLogit") {
-    for (const EnvSpec* env : {&masked(), &masked_pair()})
+    for (const EnvSpec* env : {&masked(), &masked_pair(), &masked_bits(), &masked_gamepad()})
       for (const int mode : {0, 1, 2})
         for (const int allowed : {1, 2}) {
           CAPTURE(env->id);
@@ -791,15 +837,18 @@ TEST_SUITE("env_runners/rollout_worker") {
           const auto obs = rig.column<float>("obs"), inputs = rig.column<float>("action_dist_inputs"),
                      logp = rig.column<float>("logp");
           const auto size = static_cast<size_t>(rig.spec.obs_size), k = inputs.size() / logp.size();
+          const size_t choices = choices_of(env->action_space).size();
           for (size_t i = 0; i < logp.size(); ++i) {
-            for (size_t j = 0; j < k && mode != 2; ++j) {
-              const float mask = obs[i * size + static_cast<size_t>(rig.spec.mask_offset) + j];
-              CHECK((mask == 0.0f || mask == 1.0f));
-              CHECK((inputs[i * k + j] == kMaskedLogit) == (mask == 0.0f));
-            }
+            for (const ActionPart& part : action_parts(rig.spec.distribution))
+              for (size_t j = 0; j < static_cast<size_t>(part.num_choices) && mode != 2; ++j) {
+                const float mask = obs[i * size + static_cast<size_t>(rig.spec.mask_offset + part.choice) + j];
+                CHECK((mask == 0.0f || mask == 1.0f));
+                CHECK((inputs[i * k + static_cast<size_t>(part.input) + j] == kMaskedLogit) == (mask == 0.0f));
+              }
+            if (env == &masked_gamepad()) continue;  // its Boxes have a density
             if (allowed == 1) CHECK(logp[i] == 0.0f);
             if (mode == 2 && allowed == 2)
-              CHECK(logp[i] == doctest::Approx((env == &masked() ? 1 : 2) * std::log(0.5)));
+              CHECK(logp[i] == doctest::Approx(static_cast<double>(choices) * std::log(0.5)));
           }
           CHECK(fragment_violation(*rig.layout, rig.fragment.used(), rig.fragment.final_rows, env->action_space) == "");
         }
@@ -822,7 +871,7 @@ TEST_SUITE("env_runners/rollout_worker") {
   }
 
   TEST_CASE("RolloutWorker: sampling allocates nothing once the first fragment is full") {
-    for (const EnvSpec* env : {&counter(), &rooms(), &pixels()})
+    for (const EnvSpec* env : {&counter(), &rooms(), &pixels(), &gamepad()})
       for (const auto& [random_actions, frame_stack] : {std::pair{false, 1}, {false, 3}, {true, 2}}) {
         Config config = config_for(*env, 5, 40);
         config.environment.frame_skip = random_actions ? 2 : 1;

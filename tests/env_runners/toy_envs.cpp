@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <stdexcept>
 
@@ -134,12 +135,10 @@ class Chancy : public Environment {
   double rounding_, x_ = 0, y_ = 0;
 };
 
-/// `groups`: the choices of each element.
 class Masked : public Environment {
  public:
-  Masked(std::vector<int> groups, int start, const Space& observation, const EnvOptions& options)
-      : groups_(std::move(groups)),
-        start_(start),
+  Masked(const Space& action, const Space& observation, const EnvOptions& options)
+      : choices_(choices_of(action)),
         observation_(observation),
         allowed_(static_cast<size_t>(options.at("allowed"))),
         stuck_(static_cast<int>(options.at("stuck"))) {}
@@ -151,10 +150,13 @@ class Masked : public Environment {
   StepResult step(ConstRow action, RandomStream& random, Row observation) override {
     double reward = 0;
     size_t at = 0;
-    for (size_t i = 0; i < groups_.size(); at += static_cast<size_t>(groups_[i++])) {
-      const size_t choice = at + static_cast<size_t>(action.i32()[i] - start_);
-      if (mask_.at(choice) == 0) throw std::runtime_error(fmt::format("action[{}] is masked", i));
-      reward += static_cast<double>(values_[choice]);
+    for (const Choice& choice : choices_) {
+      int32_t value;
+      std::memcpy(&value, action.bytes().data() + choice.offset, sizeof value);
+      const size_t option = at + static_cast<size_t>(value - choice.start);
+      if (mask_.at(option) == 0) throw std::runtime_error(fmt::format("{} is masked", choice.name));
+      reward += static_cast<double>(values_[option]);
+      at += static_cast<size_t>(choice.n);
     }
     ++count_;
     const bool over = random.uniform() < 0.1;
@@ -165,7 +167,7 @@ class Masked : public Environment {
  private:
   void draw(RandomStream& random, Row observation, bool none) {
     mask_.clear(), values_.clear();
-    for (const int n : groups_) {
+    for (const auto& [n, start, offset, name] : choices_) {
       std::vector<int> mask(static_cast<size_t>(n), 0);
       std::fill_n(mask.begin(), none ? 0 : std::min(allowed_, mask.size()), 1);
       shuffle(std::span(mask), random);
@@ -184,8 +186,7 @@ class Masked : public Environment {
         std::ranges::copy(mask_, row.i32().begin());
     }
   }
-  std::vector<int> groups_;
-  int start_;
+  std::vector<Choice> choices_;
   const Space observation_;
   size_t allowed_;
   int stuck_, count_ = 0;
@@ -193,14 +194,36 @@ class Masked : public Environment {
   std::vector<float> values_;
 };
 
-EnvSpec masked_spec(std::string id, const Space& observation, const Space& action, int start) {
-  return {
-      .id = std::move(id),
-      .observation_space = observation,
-      .action_space = action,
-      .source = "a toy",
-      .options = {{"allowed", 1}, {"stuck", 0}},
-      .make = [=](const EnvOptions& o) { return std::make_unique<Masked>(choices_of(action), start, observation, o); }};
+class Gamepad : public Environment {
+ public:
+  void reset(RandomStream& random, Row observation) override { draw(random, observation); }
+  StepResult step(ConstRow action, RandomStream& random, Row observation) override {
+    const Space& space = gamepad().action_space;
+    if (const std::string wrong = space.violation(action.bytes(), "action"); !wrong.empty())
+      throw std::runtime_error(wrong);
+    const auto leaf = [&](size_t i) { return action.leaf(space.leaves()[i]); };
+    const bool right = leaf(0).f32()[0] > 1 && leaf(1).i32()[0] == 1 && leaf(1).i32()[1] == 0 &&
+                       leaf(2).f64()[0] < 0.5 && leaf(3).i32()[0] == 1 && leaf(3).i32()[1] == context_ &&
+                       leaf(4).i32()[0] == 10 + context_;
+    draw(random, observation);
+    return {.reward = right ? 1.0 : 0.0};
+  }
+
+ private:
+  void draw(RandomStream& random, Row observation) {
+    context_ = static_cast<int>(random.below(3));
+    for (int i = 0; i < 3; ++i) observation.f32()[static_cast<size_t>(i)] = i == context_ ? 1.0f : 0.0f;
+  }
+  int context_ = 0;
+};
+
+EnvSpec masked_spec(std::string id, const Space& observation, const Space& action) {
+  return {.id = std::move(id),
+          .observation_space = observation,
+          .action_space = action,
+          .source = "a toy",
+          .options = {{"allowed", 1}, {"stuck", 0}},
+          .make = [=](const EnvOptions& o) { return std::make_unique<Masked>(action, observation, o); }};
 }
 
 EnvSpec counter_spec(std::string id, bool remembers) {
@@ -271,20 +294,45 @@ const EnvSpec& masked() {
   static const EnvSpec& spec = registered(
       masked_spec("ToyMasked-v0",
                   Dict{{{"action_mask", Space::box(0, 1, {4}, DType::u8)}, {"observation", Space::box(0.0, 1.0, {4})}}},
-                  Space::discrete(4, 10), 10));
+                  Space::discrete(4, 10)));
   return spec;
 }
 const EnvSpec& masked_bytes() {
   static const EnvSpec& spec = registered(masked_spec(
       "ToyMaskedBytes-v0",
       Dict{{{"observation", Space::box(0, 255, {4}, DType::u8)}, {"action_mask", Space::box(0, 1, {4}, DType::u8)}}},
-      Space::discrete(4, 10), 10));
+      Space::discrete(4, 10)));
   return spec;
 }
 const EnvSpec& masked_pair() {
   static const EnvSpec& spec = registered(masked_spec(
       "ToyMaskedPair-v0", Dict{{{"observation", Space::box(0.0, 1.0, {5})}, {"action_mask", MultiBinary{5}}}},
-      MultiDiscrete{{2, 3}}, 0));
+      MultiDiscrete{{2, 3}}));
+  return spec;
+}
+const EnvSpec& gamepad() {
+  static const EnvSpec& spec =
+      registered({.id = "ToyGamepad-v0",
+                  .observation_space = Space::box(0.0, 1.0, {3}),
+                  .action_space = Dict{{{"aim", Space::box(-2.0, 4.0, {2})},
+                                        {"keys", MultiBinary{2}},
+                                        {"more", Tuple{{Space::box(0.0, 1.0, {1}, DType::f64), MultiDiscrete{{2, 3}}}}},
+                                        {"move", Space::discrete(3, 10)}}},
+                  .max_episode_steps = 10,
+                  .source = "a toy",
+                  .make = [](const EnvOptions&) { return std::make_unique<Gamepad>(); }});
+  return spec;
+}
+const EnvSpec& masked_gamepad() {
+  static const EnvSpec& spec = registered(masked_spec(
+      "ToyMaskedGamepad-v0", Dict{{{"action_mask", MultiBinary{12}}, {"observation", Space::box(0.0, 1.0, {12})}}},
+      gamepad().action_space));
+  return spec;
+}
+const EnvSpec& masked_bits() {
+  static const EnvSpec& spec = registered(
+      masked_spec("ToyMaskedBits-v0",
+                  Dict{{{"action_mask", MultiBinary{6}}, {"observation", Space::box(0.0, 1.0, {6})}}}, MultiBinary{3}));
   return spec;
 }
 

@@ -28,12 +28,22 @@ const EnvSpec& chancy();
 /// action throws. Ends with a chance of 0.1, its last mask all zeros. options["stuck"] > 0: no action is allowed after
 /// so many steps.
 const EnvSpec& masked();
-/// The same with two elements: MultiDiscrete [2, 3], the mask a MultiBinary(5) behind a Box [5]; each element has
-/// "allowed" choices, and the reward is their sum.
+/// The same with two choices: MultiDiscrete [2, 3], the mask a MultiBinary(5) behind a Box [5]; each choice has
+/// "allowed" options, and the reward is their sum.
 const EnvSpec& masked_pair();
 
 /// masked() with an observation of four bytes, in front of the mask.
 const EnvSpec& masked_bytes();
+
+/// Dict{aim: Box [2] in [-2, 4], keys: MultiBinary(2), more: Tuple{Box [1] in [0, 1] of float64, MultiDiscrete [2, 3]},
+/// move: Discrete(3, start = 10)}. The observation is one-hot of one of three contexts c, drawn anew each step. The
+/// reward is 1 where every part is right: aim[0] > 1, keys 1 0, more < 0.5 and 1 c, move 10 + c. Throws at what lies
+/// outside the space. Ends after 10 steps.
+const EnvSpec& gamepad();
+/// masked() with these actions: of the 12 options of their six choices.
+const EnvSpec& masked_gamepad();
+/// masked() with MultiBinary(3) actions.
+const EnvSpec& masked_bits();
 
 /// A config for `env` with B environments and fragments of T steps.
 Config config_for(const EnvSpec& env, int environments, int steps, int64_t seed = 7);

@@ -24,6 +24,14 @@ at::Tensor random_tensor(int64_t n, int64_t k, uint64_t seed) {
   return tensor;
 }
 
+/// Of a Composite of DiagGaussian 2, MultiCategorical 2 and 3, SquashedGaussian 1, Categorical 5, Beta 1.
+at::Tensor composite_actions(int64_t n) {
+  const at::Tensor count = at::arange(n, at::kFloat).view({n, 1});
+  return at::cat({random_tensor(n, 2, 11), count.remainder(2), count.remainder(3), at::tanh(random_tensor(n, 1, 12)),
+                  count.remainder(5), at::tanh(random_tensor(n, 1, 13))},
+                 1);
+}
+
 }  // namespace
 
 TEST_CASE("Categorical: logits log 1, log 3 give probabilities 1/4 and 3/4") {
@@ -84,6 +92,34 @@ TEST_CASE("SquashedGaussian and Beta: numeric integrals over the actions") {
   CHECK(value(log_prob(Beta{1}, row({shape(2), shape(1)}), row({0.0f}))) == doctest::Approx(std::log(0.75)));
 }
 
+TEST_CASE("Composite: log probability, entropy and KL are the parts', added up") {
+  // A Gaussian of deviation 1 at its mean; probabilities 1/4, 3/4 and the second of them; one of three that are as
+  // likely.
+  const ActionDistribution d = Composite{{DiagGaussian{1, true}, Categorical{2}, MultiCategorical{{3}}}};
+  const at::Tensor p = row({0.5f, 0, 0, std::log(3.0f), 0, 0, 0}), q = row({0.5f, 0, 0, 0, 0, 0, 0}),
+                   action = row({0.5f, 1, 2});
+  const double half_log_2pi = 0.5 * std::log(2 * std::numbers::pi);
+  CHECK(value(log_prob(d, p, action)) == doctest::Approx(-half_log_2pi + std::log(0.75) - std::log(3.0)));
+  CHECK(value(entropy(d, p)) ==
+        doctest::Approx(half_log_2pi + 0.5 - 0.25 * std::log(0.25) - 0.75 * std::log(0.75) + std::log(3.0)));
+  CHECK(value(kl_divergence(d, p, q)) == doctest::Approx(0.25 * std::log(0.5) + 0.75 * std::log(1.5)));
+  // Of all kinds, against each part by itself.
+  const int64_t n = 20;
+  const Composite all{
+      {DiagGaussian{2, true}, MultiCategorical{{2, 3}}, SquashedGaussian{{1, false}}, Categorical{5}, Beta{1}}};
+  const at::Tensor x = random_tensor(n, 18, 3), y = random_tensor(n, 18, 4), actions = composite_actions(n);
+  at::Tensor logp = at::zeros({n}), h = at::zeros({n}), kl = at::zeros({n});
+  for (const ActionPart& part : action_parts(all)) {
+    const auto own = [&](const at::Tensor& inputs) { return inputs.narrow(1, part.input, part.num_inputs); };
+    logp = logp + log_prob(part.distribution, own(x), actions.narrow(1, part.element, part.num_elements));
+    h = h + entropy(part.distribution, own(x));
+    kl = kl + kl_divergence(part.distribution, own(x), own(y));
+  }
+  CHECK(at::allclose(log_prob(all, x, actions), logp));
+  CHECK(at::allclose(entropy(all, x), h));
+  CHECK(at::allclose(kl_divergence(all, x, y), kl));
+}
+
 TEST_CASE("distribution_terms: values and derivatives equal those of torch's operators") {
   const int64_t n = 50;
   const std::vector<std::pair<ActionDistribution, at::Tensor>> cases{
@@ -92,7 +128,10 @@ TEST_CASE("distribution_terms: values and derivatives equal those of torch's ope
        at::stack({at::arange(n, at::kInt).remainder(2), at::arange(n, at::kInt).remainder(3)}, 1).contiguous()},
       {DiagGaussian{3, true}, random_tensor(n, 3, 11)},
       {SquashedGaussian{{3, true}}, at::tanh(random_tensor(n, 3, 11))},
-      {Beta{3}, at::tanh(random_tensor(n, 3, 11))}};
+      {Beta{3}, at::tanh(random_tensor(n, 3, 11))},
+      {Composite{
+           {DiagGaussian{2, true}, MultiCategorical{{2, 3}}, SquashedGaussian{{1, false}}, Categorical{5}, Beta{1}}},
+       composite_actions(n)}};
   for (const auto& [distribution, actions] : cases) {
     const int64_t k = inputs_size(distribution);
     const at::Tensor behaviour = random_tensor(n, k, 1);
@@ -124,7 +163,8 @@ TEST_CASE("distribution_terms: values and derivatives equal those of torch's ope
 }
 
 TEST_CASE("distribution_terms: a squashed Gaussian's and a Beta's derivatives equal difference quotients") {
-  for (const ActionDistribution& d : {ActionDistribution(SquashedGaussian{{2, true}}), ActionDistribution(Beta{2})}) {
+  for (const ActionDistribution& d : {ActionDistribution(SquashedGaussian{{2, true}}), ActionDistribution(Beta{2}),
+                                      ActionDistribution(Composite{{DiagGaussian{1, true}, Beta{1}}})}) {
     const at::Tensor behaviour = row({0.1f, -0.4f, 0.3f, -0.2f}).clone(), actions = row({0.3f, -0.8f});
     for (const int term : {0, 1, 2}) {
       at::Tensor x = row({0.5f, -0.2f, 0.2f, -0.6f}).clone().set_requires_grad(true);

@@ -40,19 +40,19 @@ at::Tensor observations(const ModuleSpec& spec, const Space& action, int64_t n) 
   RandomStream random(9, StreamPurpose::simulation, 1);
   for (int64_t i = 0; i < n; ++i) {
     float* mask = obs.mutable_data_ptr<float>() + i * spec.obs_size + spec.mask_offset;
-    for (const int choices : choices_of(action)) {
-      for (int j = 0; j < choices; ++j) mask[j] = random.below(2) == 0 ? 0.0f : 1.0f;
-      mask[random.below(static_cast<uint64_t>(choices))] = 1.0f;
-      mask += choices;
+    for (const Choice& choice : choices_of(action)) {
+      for (int j = 0; j < choice.n; ++j) mask[j] = random.below(2) == 0 ? 0.0f : 1.0f;
+      mask[random.below(static_cast<uint64_t>(choice.n))] = 1.0f;
+      mask += choice.n;
     }
   }
   return obs;
 }
 
-/// The modules of both toys: the mask in front and behind, shared and separate encoders, with and without layers.
+/// The modules of the toys: the mask in front and behind, shared and separate encoders, with and without layers.
 std::vector<std::pair<ModuleSpec, const EnvSpec*>> modules() {
   std::vector<std::pair<ModuleSpec, const EnvSpec*>> all;
-  for (const EnvSpec* env : {&masked(), &masked_pair()})
+  for (const EnvSpec* env : {&masked(), &masked_pair(), &masked_bits(), &masked_gamepad()})
     for (const bool shared : {false, true})
       for (const std::vector<int>& hiddens : {std::vector<int>{}, {16, 8}}) {
         ModelConfig config;
@@ -92,9 +92,12 @@ TEST_CASE("ActionMask: in every executor the masked logits are kMaskedLogit, and
     CAPTURE(spec.to_string());
     const int64_t n = 40, k = inputs_size(spec.distribution);
     const at::Tensor obs = observations(spec, env->action_space, n);
-    const at::Tensor allowed = obs.narrow(1, spec.mask_offset, k).ne(0);
+    const at::Tensor allowed = at::ones({n, k}, at::kBool);
+    for (const ActionPart& part : action_parts(spec.distribution))
+      allowed.narrow(1, part.input, part.num_choices)
+          .copy_(obs.narrow(1, spec.mask_offset + part.choice, part.num_choices).ne(0));
     at::Tensor open = obs.clone();
-    open.narrow(1, spec.mask_offset, k).fill_(1);
+    open.narrow(1, spec.mask_offset, spec.mask_size()).fill_(1);
     EigenPolicy policy(spec);
     const std::vector<float> parameters = parameters_of(spec);
     policy.load(parameters);

@@ -82,8 +82,14 @@ TEST_CASE("NativeModule: equals torch, forward and backward, for every activatio
 }
 
 TEST_CASE("NativeModule: equals torch for every head, shared and separate, with and without hidden layers") {
-  const std::vector<Space> actions{Space::discrete(1), Space::discrete(4), Space(MultiDiscrete{{2, 3}}),
-                                   Space::box(-1, 1, {1}), Space::box(-1, 1, {3})};
+  const std::vector<Space> actions{Space::discrete(1),
+                                   Space::discrete(4),
+                                   Space(MultiDiscrete{{2, 3}}),
+                                   Space::box(-1, 1, {1}),
+                                   Space::box(-1, 1, {3}),
+                                   Dict{{{"aim", Space::box(-1, 1, {2})},
+                                         {"keys", MultiBinary{2}},
+                                         {"more", Tuple{{Space::box(0, 1, {1}, DType::f64), Space::discrete(3)}}}}}};
   for (const Space& action : actions)
     for (const bool shared : {false, true})
       for (const bool free : {false, true})
@@ -94,7 +100,7 @@ TEST_CASE("NativeModule: equals torch for every head, shared and separate, with 
           config.free_log_std = free;
           compare(spec_of(action, config), 19);
           for (const char* distribution : {"squashed_gaussian", "beta"}) {
-            if (action.get_if<Box>() == nullptr) continue;
+            if (action.get_if<Box>() == nullptr && action.is_leaf()) continue;
             config.action_distribution = distribution;
             compare(spec_of(action, config), 19);
           }
@@ -169,17 +175,19 @@ TEST_CASE("NativeModule: equals torch for layers wider than a panel and deeper t
 }
 
 TEST_CASE("NativeModule: a clipped log std passes no gradient, in both executors alike") {
-  for (const bool free : {false, true}) {
-    ModelConfig config;
-    config.fcnet_hiddens = {8};
-    config.free_log_std = free;
-    config.log_std_clip_param = 0.05;
-    const ModuleSpec spec = spec_of(Space::box(-1, 1, {4}), config);
-    const Result torch = run(spec, Executor::torch, 40), native = run(spec, Executor::native, 40);
-    CHECK(largest_difference(torch.inputs, native.inputs) <= 1e-5f);
-    for (size_t i = 0; i < torch.gradient.size(); ++i)
-      CHECK(torch.gradient[i] == doctest::Approx(native.gradient[i]).epsilon(1e-4));
-  }
+  const Space box = Space::box(-1, 1, {4});
+  for (const Space& action : {box, Space(Tuple{{Space::discrete(3), box, Space::box(-1, 1, {1})}})})
+    for (const bool free : {false, true}) {
+      ModelConfig config;
+      config.fcnet_hiddens = {8};
+      config.free_log_std = free;
+      config.log_std_clip_param = 0.05;
+      const ModuleSpec spec = spec_of(action, config);
+      const Result torch = run(spec, Executor::torch, 40), native = run(spec, Executor::native, 40);
+      CHECK(largest_difference(torch.inputs, native.inputs) <= 1e-5f);
+      for (size_t i = 0; i < torch.gradient.size(); ++i)
+        CHECK(torch.gradient[i] == doctest::Approx(native.gradient[i]).epsilon(1e-4));
+    }
 }
 
 TEST_CASE("NativeModule: the gradient is the same to the bit for any number of threads") {

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -63,10 +64,48 @@ TEST_CASE("ActionMask: one that does not fit the actions is refused with what wo
   CHECK(error(MultiBinary{5}, MultiDiscrete{{2, 3}}).empty());
   CHECK(error(MultiBinary{6}, MultiDiscrete{{2, 3}}).find("want 5 numbers") != std::string::npos);
   CHECK(error(Tuple{{MultiBinary{2}, Space::box(0, 1, {3}, DType::u8)}}, MultiDiscrete{{2, 3}}).empty());
-  for (const Space& action : {Space::box(-1, 1, {3}), Space(MultiBinary{3})})
-    CHECK(error(MultiBinary{3}, action)
-              .starts_with("error[unsupported-space] an action_mask among the observations masks Discrete and "
-                           "MultiDiscrete actions, not "));
+  CHECK(error(MultiBinary{6}, MultiBinary{3}).empty());
+  CHECK(error(MultiBinary{3}, MultiBinary{3}).find("want 6 numbers") != std::string::npos);
+  CHECK(error(MultiBinary{3}, Space::box(-1, 1, {3}))
+            .starts_with("error[unsupported-space] an action_mask among the observations masks Discrete, MultiDiscrete "
+                         "and MultiBinary actions, not Box"));
+}
+
+TEST_CASE("ActionMask: of a Dict of actions has the options of its choices, and none of a Box") {
+  const Space pad = Dict{{{"aim", Space::box(-1, 1, {2})},
+                          {"keys", MultiBinary{2}},
+                          {"more", Tuple{{Space::box(0, 1, {1}, DType::f64), MultiDiscrete{{3}}}}},
+                          {"move", Space::discrete(2, 7)}}};
+  const std::vector<Choice> choices = choices_of(pad);
+  REQUIRE(choices.size() == 4);  // f32 x 2, i32 x 2, f64, i32, i32
+  CHECK(std::vector{choices[0].offset, choices[1].offset, choices[2].offset, choices[3].offset} ==
+        std::vector<size_t>{8, 12, 24, 28});
+  CHECK(choices[2].name == "action.more/1[0]");
+  CHECK((choices[3].n == 2 && choices[3].start == 7 && choices[2].start == 0));
+  const Space space = Dict{{{"action_mask", Tuple{{MultiBinary{4}, MultiBinary{3}, MultiBinary{2}}}}, {"view", kView}}};
+  const ActionMask mask = *ActionMask::of(space, pad);
+  CHECK(mask.size() == 9);
+  std::vector<std::byte> row(space.row_bytes()), action(pad.row_bytes());
+  put(row, 0, std::vector<int32_t>{0, 1, 1, 1, 0, 1, 1, 1, 0});
+  CHECK(mask.allows_any(row));
+  RandomStream random(3, StreamPurpose::action, 0);
+  float least = 1;
+  for (int i = 0; i < 200; ++i) {
+    mask.sample(random, row, action);
+    CHECK(pad.violation(action, "action").empty());
+    CHECK(mask.violation(row, action) == "");
+    float aim;
+    std::memcpy(&aim, action.data(), sizeof aim);
+    least = std::min(least, aim);
+  }
+  CHECK(least < -0.9f);  // real numbers are drawn, too
+  put(action, 8, std::vector<int32_t>{1, 0});
+  put(action, 24, std::vector<int32_t>{1, 8});
+  CHECK(mask.violation(row, action) == "action.move[0] = 8 is masked");
+  put(action, 24, std::vector<int32_t>{0, 7});
+  CHECK(mask.violation(row, action) == "action.more/1[0] = 0 is masked");
+  put(row, 0, std::vector<int32_t>{0, 1, 0, 0, 0, 1, 1, 1, 0});
+  CHECK(!mask.allows_any(row));  // the second key can be neither
 }
 
 TEST_CASE("ActionMask: of every type says what is allowed, element by element") {
@@ -117,11 +156,11 @@ TEST_CASE("ActionMask: draws each allowed action as often, and no other") {
 
 TEST_CASE("sample_allowed: the log probability is that of the draw; nothing to draw is an error") {
   RandomStream random(3, StreamPurpose::action, 0);
-  const std::vector<int> groups{2, 3};
+  const std::vector<Choice> groups = choices_of(MultiDiscrete{{2, 3}});
   const std::vector<float> mask{1, 1, 0, 0.5f, 1}, none{1, 1, 0, 0, 0};
   std::vector<std::byte> action(8);
-  CHECK(sample_allowed(random, groups, 0, mask.data(), action) == doctest::Approx(std::log(0.25)));
-  CHECK_THROWS_AS((void)sample_allowed(random, groups, 0, none.data(), action), Error);
+  CHECK(sample_allowed(random, groups, mask.data(), action) == doctest::Approx(std::log(0.25)));
+  CHECK_THROWS_AS((void)sample_allowed(random, groups, none.data(), action), Error);
 }
 
 TEST_CASE("with_action_mask: the mask has the observation's elements' type and lies right behind them") {

@@ -6,8 +6,10 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <tuple>
 
 #include "rl/check.hpp"
+#include "rl/environment.hpp"
 #include "rl/random.hpp"
 
 namespace myriad {
@@ -215,6 +217,54 @@ TEST_SUITE("rl/connector") {
     CHECK(acted<int32_t>(ActionConnector(Space(MultiDiscrete{{2, 9}}), true, true), {1, 8}) ==
           std::vector<int32_t>{1, 8});
     CHECK_THROWS_AS(acted<int32_t>(ActionConnector(Space::discrete(5), true, true), {4, 4}), Error);
+  }
+
+  TEST_CASE("ActionConnector: a Dict's numbers lie side by side in float32, choices from 0") {
+    // A row: f32 aim 0, 4 | i32 keys 8, 12 | f64 level 16 | i32 move 24.
+    const Space space = Dict{{{"aim", Space::box(-2, 4, {2})},
+                              {"keys", MultiBinary{2}},
+                              {"more", Tuple{{Space::box(0, 1, {1}, DType::f64), Space::discrete(3, 10)}}}}};
+    const StoredAction stored = stored_action(space);
+    CHECK((stored.dtype == DType::f32 && stored.shape == std::vector{6} && stored.bytes == 24));
+    const auto acted_row = [&](const ActionConnector& connector, const std::vector<float>& action) {
+      std::vector<std::byte> row(space.row_bytes());
+      connector(bytes_of(action), row);
+      return std::tuple(ConstRow(row).f32()[0], ConstRow(row).f32()[1], ConstRow(row).i32()[2], ConstRow(row).i32()[3],
+                        ConstRow(row).f64()[2], ConstRow(row).i32()[6]);
+    };
+    // [-2, 4]: half width 3, middle 1; [0, 1]: half width 0.5, middle 0.5; the choice 2 is 10 + 2.
+    const std::vector<float> action{0.5f, 3.0f, 1, 0, 0.5f, 2};
+    CHECK(acted_row(ActionConnector(space, true, true), action) == std::tuple(2.5f, 4.0f, 1, 0, 0.75, 12));
+    CHECK(acted_row(ActionConnector(space, true, false), action) == std::tuple(2.5f, 10.0f, 1, 0, 0.75, 12));
+    CHECK(acted_row(ActionConnector(space, false, false), action) == std::tuple(0.5f, 3.0f, 1, 0, 0.5, 12));
+    // The other way round, as it was drawn.
+    std::vector<std::byte> row(space.row_bytes());
+    ActionConnector(space, false, false)(bytes_of(action), row);
+    std::vector<float> again(6);
+    ActionConnector(space, true, true).store(row, std::as_writable_bytes(std::span(again)));
+    CHECK(again == action);
+    CHECK_THROWS_AS(ActionConnector(space, true, true)(bytes_of(std::vector<float>(5)), row), Error);
+    CHECK_THROWS_AS(ActionConnector(Tuple{{Space::box(0, INFINITY, {1}, DType::i32)}}, true, true), Error);
+    // One leaf is stored as its row.
+    CHECK(stored_action(Space::box(-1, 1, {2, 3})).shape == std::vector{2, 3});
+    CHECK(stored_action(Space::discrete(3, 10)).dtype == DType::i32);
+  }
+
+  TEST_CASE("stored_action_violation: choices are whole and known, real numbers any") {
+    const Space space =
+        Dict{{{"aim", Space::box(-1, 1, {1})}, {"keys", MultiBinary{2}}, {"move", Space::discrete(3, 10)}}};
+    const auto violation = [&](std::vector<float> action) { return stored_action_violation(space, bytes_of(action)); };
+    CHECK(violation({7, 1, 0, 2}) == "");
+    CHECK(violation({0, 1, 0, 3}) == "action.move[0] = 3 outside [0, 3)");
+    CHECK(violation({0, 1, 2, 0}) == "action.keys[1] = 2 outside [0, 2)");
+    CHECK(violation({0, 0.5f, 0, 0}) == "action.keys[0] = 0.5 outside [0, 2)");
+    CHECK(violation({0, 0, -1, 0}) == "action.keys[1] = -1 outside [0, 2)");
+    CHECK(violation({0, 0, NAN, 0}) == "action.keys[1] = nan outside [0, 2)");
+    CHECK(violation({0, 0, 0}) == "action has 12 bytes, want 16");
+    CHECK(stored_action_violation(Space::discrete(3, 10), bytes_of(std::vector<int32_t>{10})) == "");
+    CHECK(stored_action_violation(Space::discrete(3, 10), bytes_of(std::vector<int32_t>{9})) ==
+          "action[0] = 9 outside [10, 13)");
+    CHECK(stored_action_violation(Space::box(-1, 1, {1}), bytes_of(std::vector<float>{9})) == "");
   }
 
   TEST_CASE("RewardConnector: scales, then clips or takes the sign; what is not finite stays so") {

@@ -193,6 +193,16 @@ TEST_SUITE("rl/fragment") {
     CHECK(violation(fragment) == "action[0] = 2 outside [0, 2)");
     fragment.values<int32_t>(fragment.layout().column("actions"))[4] = -1;
     CHECK(violation(fragment) == "action[0] = -1 outside [0, 2)");
+    // Of a Tuple: float32, a real number and a choice.
+    const Space pair = Tuple{{Space::box(-1, 1, {1}), Space::discrete(3)}};
+    auto layout = std::make_shared<FragmentLayout>(1, 2);
+    layout->add("actions", Rows::step, DType::f32, {2});
+    Fragment floats(layout);
+    const auto actions = floats.values<float>(layout->column("actions"));
+    std::ranges::copy(std::vector<float>{9, 2, -9, 0}, actions.begin());
+    CHECK(fragment_violation(*layout, floats.used(), 0, pair) == "");
+    actions[3] = 3;
+    CHECK(fragment_violation(*layout, floats.used(), 0, pair) == "action.1[0] = 3 outside [0, 3)");
   }
 
   TEST_CASE("fragment_violation: flags are 0 or 1 and final_rows is what they say") {

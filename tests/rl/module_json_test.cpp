@@ -73,6 +73,17 @@ TEST_CASE("module_json: back and forth it is the same spec, to the bit") {
                                    Space::discrete(3), config));
   CHECK(specs.back().mask_offset == 0);
   for (const LayerExample& example : layer_examples()) specs.push_back(example.spec);
+  const Space pad = Dict{{{"aim", Space::box(-1, 1, {2})}, {"keys", MultiBinary{2}}, {"move", Space::discrete(3)}}};
+  specs.push_back(make_module_spec(Space::box(-1, 1, {4}), pad, config));
+  const std::string json = to_json(specs.back());
+  CHECK(json.find(fmt::format(
+            R"("distribution":{{"kind":"composite","parts":[{{"kind":"diag_gaussian","n":2,"free_log_std":{}}},)"
+            R"({{"kind":"multi_categorical","nvec":[2,2]}},{{"kind":"categorical","n":3}}]}})",
+            config.free_log_std)) != std::string::npos);
+  CHECK(complaint(replaced(json, R"("kind":"categorical")", R"("kind":"epsilon_greedy")"))
+            .starts_with("error[bad-module] unknown kind of distribution 'epsilon_greedy'"));
+  CHECK(complaint(replaced(json, R"("nvec":[2,2])", R"("nvec":2)")) ==
+        "error[bad-module] distribution.parts.1 has nvec 2, want a list");
   for (const ModuleSpec& spec : specs) {
     const ModuleSpec again = module_from_json(to_json(spec));
     CHECK(again == spec);

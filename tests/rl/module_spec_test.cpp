@@ -196,6 +196,82 @@ TEST_CASE("ModuleSpec: action_distribution says a Box's; what it does not cover 
         }).starts_with("error[unsupported-space]"));
 }
 
+TEST_CASE("ModuleSpec: a Dict of actions has a part for each leaf") {
+  const Space pad = Dict{{{"aim", Space::box(-1, 1, {2})},
+                          {"keys", MultiBinary{3}},
+                          {"more", Tuple{{MultiDiscrete{{4, 2}}, Space::box(-1, 1, {1}, DType::f64)}}},
+                          {"move", Space::discrete(5, 10)}}};
+  ModelConfig config = model({8});
+  const ModuleSpec spec = make_module_spec(kFour, pad, config);
+  CHECK(
+      spec.to_string() ==
+      "4 -> 8 tanh -> (gaussian 2, categorical 2+2+2, categorical 4+2, gaussian 1, categorical 5); value 8 tanh -> 1");
+  const std::vector<ActionPart> parts = action_parts(spec.distribution);
+  REQUIRE(parts.size() == 5);
+  const auto column = [&](int ActionPart::*first, int ActionPart::*count) {
+    std::vector<std::pair<int, int>> all;
+    for (const ActionPart& part : parts) all.emplace_back(part.*first, part.*count);
+    return all;
+  };
+  using Pairs = std::vector<std::pair<int, int>>;
+  CHECK(column(&ActionPart::input, &ActionPart::num_inputs) == Pairs{{0, 4}, {4, 6}, {10, 6}, {16, 2}, {18, 5}});
+  CHECK(column(&ActionPart::output, &ActionPart::num_outputs) == Pairs{{0, 2}, {2, 6}, {8, 6}, {14, 1}, {15, 5}});
+  CHECK(column(&ActionPart::element, &ActionPart::num_elements) == Pairs{{0, 2}, {2, 3}, {5, 2}, {7, 1}, {8, 1}});
+  CHECK(column(&ActionPart::log_std, &ActionPart::num_log_std) == Pairs{{0, 2}, {2, 0}, {2, 0}, {2, 1}, {3, 0}});
+  CHECK(column(&ActionPart::choice, &ActionPart::num_choices) == Pairs{{0, 0}, {0, 6}, {6, 6}, {12, 0}, {12, 5}});
+  CHECK(inputs_size(spec.distribution) == 23);
+  CHECK(outputs_size(spec.distribution) == 20);
+  CHECK(outputs_of(spec.network("pi").layers.back()) == 20);
+  CHECK(actions_size(spec.distribution) == 20);  // 3 real numbers, and 17 options one-hot
+  CHECK(spec.parameters()[4].name == "log_std");
+  CHECK(spec.parameters()[4].shape == std::vector{3});
+  CHECK(num_choices(spec.distribution) == 17);
+  CHECK(stored_dtype(spec.distribution) == DType::f32);
+  CHECK(stored_dtype(Categorical{2}) == DType::i32);
+  CHECK(stored_dtype(DiagGaussian{2, true}) == DType::f32);
+  config.free_log_std = false;
+  const ModuleSpec dependent = make_module_spec(kFour, pad, config);
+  CHECK(outputs_of(dependent.network("pi").layers.back()) == 23);
+  CHECK(dependent.hash() != spec.hash());
+  // A setting for Boxes is for each Box.
+  config.action_distribution = "beta";
+  CHECK(
+      make_module_spec(kFour, pad, config).to_string().find("(beta 2, categorical 2+2+2, categorical 4+2, beta 1, ") !=
+      std::string::npos);
+  CHECK(make_module_spec(kFour, Tuple{{Space::discrete(2)}}, model({8})).to_string().find("(categorical 2)") !=
+        std::string::npos);
+}
+
+TEST_CASE("ModuleSpec: a part of the actions that nothing covers is named with its path") {
+  const auto error = [](const Space& space, const char* name = "auto") {
+    return error_of([&] { (void)distribution_for(space, true, name); });
+  };
+  const Space far = Space::box(0, INFINITY, {1}, DType::i64);
+  CHECK(error(Dict{{{"move", Space::discrete(2)}, {"more", Tuple{{far}}}}}) ==
+        "error[unsupported-space] no action distribution covers 'more/0' " + far.to_string() + " of the actions " +
+            "Dict('move': Discrete(2), 'more': Tuple(" + far.to_string() +
+            ")): whole numbers want bounds on both sides; make it so, or a Box of floats, Discrete, MultiDiscrete or "
+            "MultiBinary");
+  CHECK(error(Tuple{{Space::discrete(2), Space::box(-INFINITY, 1, {1})}}, "beta")
+            .starts_with(
+                "error[impossible] rl_module.action_distribution is beta, but '1' Box(-inf, 1.0, (1,), float32)"));
+  CHECK(error(Tuple{{Space::discrete(2)}}, "beta") ==
+        "error[impossible] rl_module.action_distribution is beta, which is for a Box of floats, not for "
+        "Tuple(Discrete(2)); want auto");
+  CHECK(error(Dict{}).starts_with("error[unsupported-space] the actions Dict() have no part"));
+  ModuleSpec spec = make_mlp_spec(kFour, Tuple{{Space::discrete(2), Space::box(-1, 1, {1})}}, model({8}));
+  spec.distribution = Composite{};
+  CHECK(error_of([&] { check_module(spec); }) == "error[bad-module] the distribution has 0 parts, want 1 to 16384");
+  spec.distribution = Composite{{Categorical{2}, Beta{0}}};
+  CHECK(error_of([&] { check_module(spec); }) ==
+        "error[bad-module] the distribution has a size of 0, want 1 to 16777216");
+  spec.distribution = Composite{{Categorical{1 << 24}, Categorical{1 << 24}}};
+  CHECK(error_of([&] { check_module(spec); }).find("want 1 to 16777216") != std::string::npos);
+  spec.distribution = Composite{{Beta{1}}};
+  spec.mask_offset = 0;
+  CHECK(error_of([&] { check_module(spec); }) == "error[bad-module] a distribution of real numbers has no action mask");
+}
+
 TEST_CASE("initial_parameters: the same for the same seed, orthonormal rows times the gain") {
   const ModuleSpec spec = make_mlp_spec(kFour, Space::discrete(2), model({16, 8}));
   const auto a = initial_parameters(spec, 7);

@@ -398,10 +398,38 @@ TEST_SUITE("rl/wrappers") {
         }
       }
     }
+    // As a part of a Dict: the other parts pass as they are.
+    const Space pad = Dict{{{"move", Space::discrete(2, 5)},
+                            {"more", Tuple{{Space::box(-1, 2, {2}, DType::i64), Space::box(-1, 1, {1})}}}}};
+    EnvSpec spec = steps_spec();
+    spec.action_space = pad;
+    spec.make = [&](const EnvOptions&) { return std::make_unique<Told>(told_bytes); };
+    const EnvSpec wrapped = wrapped_spec(spec, {});
+    CHECK(wrapped.action_space.to_string() ==
+          "Dict('move': Discrete(2, start=5), 'more': Tuple(MultiDiscrete([4 4]), Box(-1.0, 1.0, (1,), float32)))");
+    struct {
+      int32_t move = 6, choices[2] = {0, 3};
+      float level = 0.25f;
+    } action;
+    RandomStream random(1, StreamPurpose::environment, 0);
+    make_environment(wrapped, {})->step(ConstRow(std::as_bytes(std::span(&action, 1))), random, Row({}));
+    struct {
+      int32_t move, gap;
+      int64_t numbers[2];
+      float level;
+      int32_t end;
+    } given;
+    REQUIRE(told_bytes.size() == sizeof given);
+    std::memcpy(&given, told_bytes.data(), sizeof given);
+    CHECK((given.move == 6 && given.numbers[0] == -1 && given.numbers[1] == 2 && given.level == 0.25f));
     EnvSpec wide = steps_spec();
     wide.action_space = Space::box(0, 1e6, {1}, DType::i32);
     CHECK(error_of([&] { (void)wrapped_spec(wide, {}); }).find("1000001 choices for element 0, want at most 65536") !=
           std::string::npos);
+    wide.action_space = Dict{{{"move", Space::discrete(2)}, {"more", Tuple{{wide.action_space}}}}};
+    CHECK(error_of([&] {
+            (void)wrapped_spec(wide, {});
+          }).starts_with("error[unsupported-space] '0' of 'more' of the actions of " + wide.id + " are Box("));
     wide.action_space = Space::box(0, INFINITY, {1}, DType::i32);
     CHECK(wrapped_spec(wide, {}).action_space.get_if<Box>() != nullptr);
   }

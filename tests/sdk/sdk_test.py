@@ -245,7 +245,9 @@ MYRIAD_ENVIRONMENTS(Cart, Short)"""))
         for name, replaced in (
                 ("bytes", {"space": ("box(0, 1, {8})", "box(0, 255, {8}, MYRIAD_U8)"), "reset": ("float* observation) {\n    const auto", "uint8_t* observation) {\n    const auto"),
                            "step": ("random, float*", "random, uint8_t*")}),
-                ("pair", {"space": ("discrete(8)", "multi_discrete({8, 2})"), "mask": ("// the mask", "observation[16] = 1, observation[17] = 0;")})):
+                ("pair", {"space": ("discrete(8)", "multi_discrete({8, 2})"), "mask": ("// the mask", "observation[16] = 1, observation[17] = 0;")}),
+                ("bits", {"space": ("discrete(8)", "multi_binary(4)"), "taken": ("!possible[*action]", "false"),
+                          "mask": ("possible[i] = all || i == one;\n      observation[8 + i] = possible[i] ? 1 : 0;  // the mask", "observation[8 + i] = i % 2 == one % 2;  // the mask")})):
             with self.subTest(name):
                 library = self.compile(self.offers(**replaced), name)
                 self.call("check-env", f"plugin:{library}")
@@ -268,7 +270,7 @@ MYRIAD_ENVIRONMENTS(Cart, Short)"""))
         self.assertIn("action_mask allows no action", self.call("check-env", f"plugin:{library}", status=3).stdout)
         shutil.rmtree(run)
         box = self.compile(self.offers(space=("discrete(8)", "box(0, 1, {8}, MYRIAD_I32)")), "box")
-        self.refused(box, "actions with a mask are Discrete or MultiDiscrete, not Box", status=2)
+        self.refused(box, "actions with a mask are Discrete, MultiDiscrete or MultiBinary, not Box", status=2)
 
     def test_simulator_ends_an_episode_by_truncation(self):
         library = self.compile(self.cart(ends=("    return {1.0,", "    return {1.0, false, ++steps == 7};\n    return {1.0,"), count=("  double force, s[4]", "  int steps = 0;\n  double force, s[4]")))

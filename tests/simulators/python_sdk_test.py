@@ -25,8 +25,9 @@ from myriad_client import protocol_generated as p  # noqa: E402
 from myriad_client import simulator, wire  # noqa: E402
 from myriad_client import Box, Client, Dict, Discrete, EpisodeLost, MultiBinary, MultiDiscrete, Policy, Tuple  # noqa: E402
 from myriad_client.pettingzoo import World, agents_of, nothing_of  # noqa: E402
+from myriad_client.gymnasium import as_sampled, mask_row  # noqa: E402
 from myriad_client.policy import features, layer_of  # noqa: E402
-from myriad_client.spaces import Codec  # noqa: E402
+from myriad_client.spaces import Codec, values_of  # noqa: E402
 from run_test import Case, json_lines  # noqa: E402
 
 # Agents a, b, c see [episode, t, 1 | 2 | 3] and get 1 | 2 | 3 a step. `early`: a and b end two steps and one before c, whom
@@ -96,6 +97,9 @@ from myriad_client.gymnasium import space_of
 def plain(x):
     return {k: plain(v) for k, v in x.items()} if isinstance(x, dict) else [plain(v) for v in x] if isinstance(x, tuple) else np.asarray(x).tolist()
 
+def total(x):
+    return sum(map(total, x.values() if isinstance(x, dict) else x)) if isinstance(x, (dict, tuple)) else float(np.sum(x))
+
 class Recorder:
     def __init__(self, env):
         self.env, self.file = env, open(os.environ["RECORD"], "a") if "RECORD" in os.environ else None
@@ -107,6 +111,44 @@ class Recorder:
             print(json.dumps([plain(self.seen), plain(action)]), file=self.file, flush=True)
         self.seen, *rest = self.env.step(action)
         return self.seen, *rest
+"""
+# Gymnasium's, with every kind of part. One joint action in each of three contexts is worth 1. What arrives must be as
+# action_space.sample() gives it. Masked: info says which, in the form of sample(mask=...), and what it forbids is an error.
+PADS = """
+import gymnasium, numpy as np
+from gymnasium import spaces
+
+class Gamepad(gymnasium.Env):
+    observation_space = spaces.Box(0, 1, (3,))
+    action_space = spaces.Dict({"move": spaces.Discrete(3, start=5), "aim": spaces.Box(np.float32([[-2], [0]]), np.float32([[4], [1]])), "keys": spaces.MultiBinary((1, 2)),
+                                "more": spaces.Tuple([spaces.MultiDiscrete([[2], [3]]), spaces.Box(0, 1, (), np.float64), spaces.Box(-1, 1, (1,), np.int8)])})
+    def __init__(self, masked=False):
+        self.masked = masked
+    def see(self):
+        self.context = int(self.np_random.integers(3))
+        move, keys, pair = np.ones(3, np.int8), self.np_random.integers(0, 3, (1, 2), np.int8), self.np_random.integers(0, 2, 3, np.int8)
+        move[self.np_random.integers(3)] = 0
+        pair[self.np_random.integers(3)] = 1
+        self.mask = {"aim": None, "keys": keys, "more": (((np.ones(2, np.int8),), (pair,)), None, None), "move": move}
+        return np.eye(3, dtype=np.float32)[self.context], {"action_mask": self.mask} if self.masked else {}
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.see()
+    def step(self, action):
+        assert list(action) == ["aim", "keys", "more", "move"] and type(action["more"]) is tuple, action
+        aim, keys, (pair, level, whole), move = action.values()
+        assert type(move) is np.int64 and all(type(x) is np.ndarray for x in (aim, keys, pair, level, whole)), action
+        assert [x.dtype.name for x in (aim, keys, pair, level, whole)] == ["float32", "int8", "int64", "float64", "int8"], action
+        assert [x.shape for x in (aim, keys, pair, level, whole)] == [(2, 1), (1, 2), (2, 1), (), (1,)], action
+        assert self.action_space.contains(action), action
+        if self.masked:
+            assert self.mask["move"][move - 5] and self.mask["more"][0][1][0][pair[1, 0]], action
+            assert all(m in (2, key) for m, key in zip(self.mask["keys"].flat, keys.flat)), action
+        right = move == 5 + self.context and keys.tolist() == [[1, 0]] and pair[1, 0] == self.context and aim[0, 0] > 0 and level < 0.5 and whole[0] >= 0
+        observation, info = self.see()
+        return observation, float(right), False, False, info
+
+gymnasium.register("Gamepad-v0", entry_point=Gamepad, max_episode_steps=10)
 """
 GYMNASIUM = RECORDER + """
 probe = gymnasium.make("ID")
@@ -125,11 +167,12 @@ class Env:
         return {"sensors": r.uniform(-2, 3, (2, 2)), "more": (int(r.integers(-1, 2)), r.integers(0, [2, 4]), r.integers(0, 2, 2)), "eye": r.integers(0, 256, 3)}
     def step(self, action):
         self.t += 1
-        return self.see(), float(np.sum(action)), False, self.t == 20, {}
+        return self.see(), total(action), False, self.t == 20, {}
 serve(lambda options: Recorder(Env()), observation, ACTION)
 """
 
 
+PAD = 'Dict({"aim": Box(-1, [[2], [3]], (2, 1)), "keys": MultiBinary(2), "more": Tuple([Discrete(3, -4), Box(0, 1, (1,), "float64")]), "move": MultiDiscrete([2, 3])})'
 # Offers of which `allowed` can be taken; the reward is what the taken one is worth. It throws where one cannot be taken.
 MASKED = RECORDER + """
 action, groups = ACTION
@@ -273,7 +316,8 @@ class Policies(Package):
         policy, lines = Policy(run), self.recorded(run, "--episodes", 6, *more)
         self.assertGreater(len(lines), 100)
         for observation, action in lines:
-            np.testing.assert_allclose(policy.act(observation), action, rtol=1e-5, atol=1e-5)
+            for ours, theirs in zip(*(values_of(policy.action, a) for a in (policy.act(observation), action)), strict=True):
+                np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
         return policy
 
     def test_cartpole(self):
@@ -318,6 +362,10 @@ class Policies(Package):
                 ("MultiDiscrete([3, 2, 4])", ["fcnet_activation='relu'", "fcnet_use_layernorm=true"]),
                 ("MultiBinary(3)", ["fcnet_activation='linear'"]),
                 ("Discrete(2)", ["fcnet_hiddens=[]"]),
+                (PAD, []),
+                (PAD, ["free_log_std=false"]),
+                (PAD, ["action_distribution='squashed_gaussian'"]),
+                ("Tuple([Discrete(3), Box(-1, 1, (2,))])", ["action_distribution='beta'", "vf_share_layers=true"]),
         )):
             with self.subTest(action):
                 run = self.run_of(MADE_UP.replace("ACTION", action), "stop.training_iteration=3", *(f"rl_module.{s}" for s in settings), name=f"run{i}")
@@ -335,6 +383,7 @@ class Policies(Package):
         for i, (action, start, size, spaces, settings) in enumerate((
                 ("Discrete(5, 3), [5]", 3, 5, f"{mask}, {view}", ["environment.observation_filter='MeanStdFilter'"]),
                 ("MultiDiscrete([2, 4]), [2, 4]", 0, 6, f"{view}, {mask}", ["learners.executor='torch'"]),
+                ("MultiBinary(3), [2, 2, 2]", 0, 6, f"{mask}, {view}", []),
         )):
             with self.subTest(action):
                 text = MASKED.replace("ACTION", action).replace("OBSERVATION", "{" + spaces.replace("SIZE", str(size)) + "}").replace("START", str(start))
@@ -344,6 +393,64 @@ class Policies(Package):
                     self.assertTrue(policy.allows(observation, action))
                     self.assertTrue(policy.allows(observation, policy.act(observation, explore=True)))
                 self.call("train", self.root / "config.toml", "--out", self.root / f"random{i}", "env_runners.random_actions=true", "stop.training_iteration=2")
+
+    def test_a_gymnasium_environment_of_nested_actions_is_learnt(self):
+        """Of 1,000 joint actions about five earn something; the environment throws at what is not as its space's sample() gives it."""
+        self.file("pads.py", PADS)
+        env = "gymnasium:pads:Gamepad-v0"
+        said = self.call("check-env", env, "--steps", 5000).stdout
+        self.assertNotIn("wrong", said)
+        self.assertIn("1000 steps with actions at their bounds", said)
+        settings = ["training.gamma=0.0", "training.lr=0.003", "rl_module.fcnet_hiddens=[32]", "env_runners.num_envs_per_env_runner=10", "env_runners.rollout_fragment_length=25",
+                    "stop.episode_return_mean=8.5", "stop.training_iteration=1000", "environment.observation_filter='NoFilter'"]
+        for algorithm, more in (("PPO", ["training.train_batch_size=1000", "training.minibatch_size=250"]),
+                                ("IMPALA", ["training.train_batch_size=500", "training.minibatch_size=0", "training.num_epochs=1"])):
+            with self.subTest(algorithm):
+                run = self.root / algorithm
+                self.train(run, f"algorithm='{algorithm}'", *settings, *more, config=self.config_of(env))
+                first, *_, last = [row["env_runners"]["episode_return_mean"] for row in json_lines(run / "results.jsonl")]
+                self.assertLess(first, 1)
+                self.assertGreaterEqual(last, 8.5)
+                self.assertRegex(self.call("evaluate", run, "--episodes", 50).stdout, r"return (10\.00|9\.[5-9])")
+                policy = Policy(run, seed=1)
+                for context in range(3):
+                    action = policy.act(np.eye(3)[context])
+                    self.assertEqual(["aim", "keys", "more", "move"], list(action))
+                    self.assertEqual((5 + context, [1, 0]), (action["move"], action["keys"].tolist()))
+                    self.assertGreater(action["aim"][0, 0], 0)
+                    self.assertEqual(np.float64, action["more"][1].dtype)
+                    self.assertEqual(context, action["more"][0][1])
+        # Actions of a file as `play` prints them, and the same numbers one after the other. Not before seed 1's reset the context is known.
+        lines = [json.loads(line) for line in self.call("play", env, "--steps", 3, "--json").stdout.splitlines()]
+        self.assertEqual(["aim", "keys", "more/0", "more/1", "more/2", "move"], list(lines[1]["action"]))
+        taken = [{"aim": [3, 0.5], "keys": [1, 0], "more/0": [1, i], "more/1": [0.25], "more/2": [2], "move": 5 + i} for i in range(3)]
+        flat = [[3, 0.5, 1, 0, 1, i, 0.25, 2, 5 + i] for i in range(3)]
+        for actions in (taken, flat):
+            file = self.file("actions.jsonl", "".join(json.dumps(action) + "\n" for action in actions))
+            played = [json.loads(line) for line in self.call("play", env, "--actions", file, "--json").stdout.splitlines()]
+            self.assertEqual(taken, [line["action"] for line in played[1:]])
+        for wrong, said in ((dict(taken[0], moves=1), "has moves; did you mean move?"), ({k: v for k, v in taken[0].items() if k != "keys"}, "has no keys"),
+                            (dict(taken[0], move=8), "action.move[0] = 8 outside [5, 8)")):
+            self.assertIn(said, self.call("play", env, "--actions", self.file("actions.jsonl", json.dumps(wrong)), status=2).stderr)
+
+    def test_nested_actions_are_masked_in_gymnasiums_form(self):
+        self.file("pads.py", PADS)
+        env = "gymnasium:pads:Gamepad-v0?masked=true&mask=info"
+        self.assertNotIn("wrong", self.call("check-env", env, "--steps", 2000).stdout)
+        config = self.config_of(env)
+        self.train(self.root / "run", "stop.training_iteration=5", config=config)
+        self.call("evaluate", self.root / "run", "--episodes", 10)
+        self.call("evaluate", self.root / "run", "--episodes", 10, "--explore")
+        self.train(self.root / "random", "stop.training_iteration=2", "env_runners.random_actions=true", config=config)
+
+    def test_actions_that_no_head_covers_are_named(self):
+        """The leaf's path, and what to do."""
+        script = self.file("far.py", MADE_UP.replace("ACTION", 'Dict({"move": Discrete(2), "more": Tuple([Box(0, np.inf, (1,), "int64")])})'))
+        said = self.call("train", self.config_of(f"process:{sys.executable} {script}"), "--out", self.root / "none", status=2).stderr
+        self.assertIn("error[unsupported-space] no action distribution covers 'more/0' Box(0, inf, (1,), int64)", said)
+        self.assertIn("whole numbers want bounds on both sides", said)
+        said = self.call("train", self.config_of(f"process:{sys.executable} {script}"), "algorithm='PQN'", "--out", self.root / "none", status=2).stderr
+        self.assertIn("PQN wants a Discrete action space, got Dict(", said)
 
     def test_gymnasiums_mask_in_info(self):
         run = self.root / "taxi"
@@ -528,6 +635,66 @@ class ByHand(unittest.TestCase):
         self.assertEqual([False, True], [many.allows(see(1, 0, 1, 0, 1), action) for action in ([0, 1], [0, 0])])
         with self.assertRaisesRegex(ValueError, "allows no action"):
             many.act(see(1, 1, 0, 0, 0))
+
+    def test_a_dict_of_actions(self):
+        """A head of biases alone: means 0.5 and 0; logits of two keys; of a Discrete(3, 5); a Box of float64."""
+        f32 = lambda *values: np.array(values, np.float32)
+        action = Dict({"aim": Box([-2, 0], [4, 1], (2,)), "keys": MultiBinary(2), "more": Tuple([Discrete(3, 5), Box(-1, 1, (1,), "float64")])})
+        parts = [{"kind": "diag_gaussian", "n": 2, "free_log_std": True}, {"kind": "multi_categorical", "nvec": [2, 2]}, {"kind": "categorical", "n": 3},
+                 {"kind": "squashed_gaussian", "n": 1, "free_log_std": True}]
+        spec = {"obs_size": 1, "encoder": [], "action_head": {"kind": "linear", "inputs": 1, "outputs": 10}, "log_std_clip": 0.75,
+                "distribution": {"kind": "composite", "parts": parts}}
+        tensors = {"pi.weight": np.zeros((10, 1), np.float32), "pi.bias": f32(0.5, 0, 0, 1, 1, 0, 0, 2, 1, 0.25), "log_std": f32(-1, 0.5, -0.5)}
+        policy = self.policy(Box(-9, 9, (1,)), action, tensors, seed=1, spec=spec)
+        self.assertEqual([0.5, 0, -0.75, 0.5, 0, 1, 1, 0, 0, 2, 1, 0.25, -0.5], policy.action_dist_inputs([0]).tolist())
+        act = policy.act([0])
+        self.assertEqual(["aim", "keys", "more"], list(act))
+        self.assertEqual(([2.5, 0.5], [1, 0], 6), (act["aim"].tolist(), act["keys"].tolist(), act["more"][0]))  # [-1, 1] is stretched
+        self.assertAlmostEqual(math.tanh(0.25), act["more"][1][0], places=6)
+        self.assertEqual(np.float64, act["more"][1].dtype)
+        back = policy.drawn({"aim": [2.5, 0.5], "keys": [1, 0], "more": (6, [0.5])})
+        self.assertEqual(([0.5, 0], [1, 0], 6, [0.5]), (back["aim"].tolist(), back["keys"], back["more"][0], back["more"][1].tolist()))
+        drawn = [policy.draw([0])[1] for _ in range(2000)]
+        for values, mean, deviation in (([d["aim"][0] for d in drawn], 0.5, math.exp(-0.75)), (np.arctanh([d["more"][1][0] for d in drawn]), 0.25, math.exp(-0.5))):
+            z = (np.array(values) - mean) / deviation
+            self.assertLess(abs(z.mean()) * np.sqrt(z.size), 4)
+            self.assertLess(abs(z.var() - 1) * np.sqrt(z.size / 2), 4)
+        p = np.exp([0, 2, 1]) / np.exp([0, 2, 1]).sum()
+        counts = np.bincount([d["more"][0] - 5 for d in drawn], minlength=3)
+        self.assertLess(np.sum((counts - 2000 * p) ** 2 / (2000 * p)), 13.8)  # 99.9 % for 2 degrees of freedom
+        for wrong, said in ((parts[:3], "has 3 parts of an action, the actions want 4"), ([parts[0] | {"free_log_std": False}, *parts[1:]], "has 10 outputs, the actions want 12")):
+            with self.assertRaisesRegex(ValueError, said):
+                self.policy(Box(-9, 9, (1,)), action, tensors, spec=spec | {"distribution": {"kind": "composite", "parts": wrong}})
+        # A mask of the choices alone: both options of the first key, one of the second, two of the three.
+        space = Dict({"action_mask": MultiBinary(7), "observation": Box(-9, 9, (1,))})
+        masked = spec | {"obs_size": 8, "mask_offset": 0, "encoder": [{"kind": "select", "inputs": 8, "offset": 7, "size": 1}]}
+        policy = self.policy(space, action, tensors, seed=1, spec=masked)
+        see = lambda *mask: {"action_mask": mask, "observation": [0]}
+        m = float(np.float32(-1e30))
+        self.assertEqual([0, 1, m, 0, 0, m, 1], policy.action_dist_inputs(see(1, 1, 0, 1, 1, 0, 1))[4:11].tolist())
+        act = policy.act(see(1, 1, 0, 1, 1, 0, 1))
+        self.assertEqual(([1, 1], 7), (act["keys"].tolist(), act["more"][0]))
+        given = lambda keys, one: {"aim": [0, 0], "keys": keys, "more": (one, [0])}
+        self.assertEqual([True, False, False], [policy.allows(see(1, 1, 0, 1, 1, 0, 1), given(*x)) for x in (([0, 1], 5), ([0, 0], 5), ([0, 1], 6))])
+        with self.assertRaisesRegex(ValueError, "allows no action"):
+            policy.act(see(1, 1, 0, 0, 1, 1, 1))
+
+    def test_actions_as_gymnasium_samples_them(self):
+        space = box.Dict({"b": box.Tuple([box.Discrete(3, start=5), box.MultiDiscrete([[2], [3]])]), "a": box.Box(-1, 1, (1, 2), np.float64), "c": box.MultiBinary((1, 2))})
+        ours = as_sampled(space, {"a": np.float32([[0.5, 1]]), "b": (6, np.int32([1, 2])), "c": np.int32([1, 0])})
+        self.assertTrue(space.contains(ours))
+        sampled = space.sample()
+        self.assertEqual([(type(x), getattr(x, "dtype", None), np.shape(x)) for x in (sampled["a"], *sampled["b"], sampled["c"])],
+                         [(type(x), getattr(x, "dtype", None), np.shape(x)) for x in (ours["a"], *ours["b"], ours["c"])])
+        self.assertEqual((list(sampled), 6, [[1], [2]]), (list(ours), ours["b"][0], ours["b"][1].tolist()))
+        # Masks as sample() takes them. Of MultiBinary 0: it is 0, 1: it is 1, 2: either; a Box has none, one of whole numbers all.
+        mask = {"a": None, "b": (np.int8([1, 0, 1]), (np.int8([1, 0]), np.int8([0, 0, 1]))), "c": np.int8([[0, 2]])}
+        self.assertEqual([1, 0, 1, 1, 0, 0, 0, 1, 1, 0, 1, 1], mask_row(space, mask).tolist())
+        self.assertEqual([1] * 12, mask_row(space, None).tolist())
+        grid = tuple(tuple(np.int8(m) for m in row) for row in (([1, 0], [0, 1, 1]), ([1], [1, 0])))
+        self.assertEqual([1, 0, 0, 1, 1, 1, 1, 0], mask_row(box.MultiDiscrete([[2, 3], [1, 2]]), grid).tolist())
+        self.assertEqual([0, 1, 1, 1], mask_row(box.MultiBinary(2), np.int8([0, 1, 1, 1])).tolist())  # for each option, as observations have it
+        self.assertEqual([1] * 5, mask_row(box.Box(np.array([-1, 0]), np.array([1, 1]), dtype=np.int64), None).tolist())
 
     # Every kind of layer; "EigenPolicy: what myriad_client computes" (tests/env_runners/eigen_policy_test.cpp) has the same
     # module, parameters sin(1) / 2, sin(2) / 2, ..., the same observation and outputs.

@@ -346,6 +346,42 @@ class Clients(Spawning):
         for player in players:
             self.assertIsInstance(player.error, (ConnectionError, type(None)))  # the run is over
 
+    def test_clients_with_a_dict_of_actions(self):
+        """A step is worth 1 where it aimed above 0 and pressed the first key alone; one client acts, the other is told."""
+        class Player(Players):
+            space = {"observation": Box(-10, 10, (2,)), "action": Dict({"aim": Box(-2, 2, (1,)), "keys": MultiBinary(2)})}
+
+            def play(self, client):
+                worth = lambda action: float(action["aim"][0] > 0 and action["keys"].tolist() == [1, 0])
+                action = client.begin([0, 0])
+                for t in range(1, 6):
+                    action = client.act([0, t], worth(action))
+                client.end([0, 6], worth(action))
+        self.FILE = "observation = {shape = [2], low = -10, high = 10}\naction = {aim = {shape = [1], low = -2, high = 2}, keys = {binary = 2}}\n"
+        driver, run, door = self.run_of_clients("stop.training_iteration=600", "stop.episode_return_mean=5.5", "training.lr=0.01")
+        self.play_to_the_end(driver, Player(door, acts=True, seed=1), Player(door))
+        returns = [row["env_runners"]["episode_return_mean"] for row in json_lines(run / "results.jsonl")]
+        self.assertLess(returns[2], 3)  # 0.75 by chance
+        self.assertGreater(returns[-1], 5.3)
+
+        class Liar(Players):
+            space = Player.space
+
+            def play(self, client):
+                client.begin([0, 0])
+                client._did = (struct.pack("<fii", *self.more_said), client._did[1])
+                for t in range(1, 1_000_000):  # goes on until it is told
+                    client.act([0, min(t, 9)], 1.0)
+                    time.sleep(0.001)
+        driver, run, door = self.run_of_clients("stop.training_iteration=2", runners=1)
+        for said, wrong in (((0, 1, 2), "its action.keys[1] = 2 outside [0, 2)"), ((float("nan"), 1, 0), "its action.aim is not finite")):
+            liar = Liar(door, acts=True)
+            liar.more_said = said
+            liar.start()
+            liar.join(30)
+            self.assertIn(f"[bad-message] {wrong}", str(liar.error))
+        self.play_to_the_end(driver, Player(door, acts=True, seed=1))
+
     def test_a_client_that_acts_itself_explores_by_the_epsilon_of_its_weights(self):
         """Actions come from Q-values that know nothing: with epsilon 1 either one, with 0 always the same one."""
         class Acting(Players):

@@ -107,8 +107,8 @@ typedef struct {
   /* Minor version 2. */
 
   /* 1: what reset(), step() and load() write as an observation is longer than its space says: its elements are followed
-   * by as many of the same type as the action has choices (n of discrete; the sum of nvec of multi-discrete), 0 where a
-   * choice is not possible in this state, else 1. Myriad then takes none of those that are not. A state that does not
+   * by as many of the same type as the action has choices (n of discrete; the sum of nvec of multi-discrete; 2 n of
+   * multi-binary, 0 and 1 of each element), 0 where a choice is not possible in this state, else 1. Myriad then takes none of those that are not. A state that does not
    * end its episode allows something. */
   uint32_t masks_actions;
 } myriad_plugin;

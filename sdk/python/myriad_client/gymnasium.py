@@ -43,21 +43,66 @@ def action_of(space) -> object:
     return ours
 
 
+def as_sampled(space, action):
+    """An action as the Gymnasium space's sample() gives it: an np.int64, an array of the space's type and shape, a dict in its order."""
+    box = gymnasium.spaces
+    if isinstance(space, box.Dict):
+        return {name: as_sampled(part, action[name]) for name, part in space.items()}
+    if isinstance(space, box.Tuple):
+        return tuple(as_sampled(part, element) for part, element in zip(space, action, strict=True))
+    if isinstance(space, box.Discrete):
+        return space.dtype.type(action)
+    return np.asarray(action).astype(space.dtype).reshape(space.shape)
+
+
+class SampledActions(gymnasium.ActionWrapper):
+    def action(self, action):
+        return as_sampled(self.env.action_space, action)
+
+
 def masked_space(observation, action) -> gymnasium.spaces.Dict:
     """The observations together with the masks of info["action_mask"]."""
-    size = sum(spaces.choices_of(space_of(action)))
-    if size == 0:
-        raise TypeError(f"mask=info is for Discrete and MultiDiscrete actions, not {action}")
+    size = num_options(action)
+    if not 0 < size <= 1 << 20:
+        raise TypeError(f"mask=info is for actions with choices, of 1 to {1 << 20} options, not {action}")
     return gymnasium.spaces.Dict({"action_mask": gymnasium.spaces.Box(0, 1, (size,), np.uint8), "observation": observation})
 
 
-def masked(space: gymnasium.spaces.Dict, observation, info: dict, ended: bool = False) -> dict:
+def num_options(action) -> int:
+    """Of all choices of an action; a Box of whole numbers is a choice for each element."""
+    if isinstance(action, (gymnasium.spaces.Dict, gymnasium.spaces.Tuple)):
+        return sum(map(num_options, action.values() if isinstance(action, gymnasium.spaces.Dict) else action))
+    if isinstance(action, gymnasium.spaces.Box):
+        return sum(int(high) - int(low) + 1 for low, high in zip(action.low.flat, action.high.flat)) if action.dtype.kind in "iu" else 0
+    return sum(spaces.choices_of(space_of(action)))
+
+
+def joined(mask) -> np.ndarray:
+    """A MultiDiscrete's masks are a tuple, nested as its shape is."""
+    return np.concatenate([joined(part) for part in mask]) if isinstance(mask, tuple) else np.ravel(mask)
+
+
+def mask_row(space, mask) -> np.ndarray:
+    """A mask as the Gymnasium space's sample(mask=...) takes it, as a row of 0 or 1 for every option of every choice. None allows all."""
+    box = gymnasium.spaces
+    if isinstance(space, box.Dict):
+        return np.concatenate([mask_row(part, mask and mask[name]) for name, part in space.items()])
+    if isinstance(space, box.Tuple):
+        return np.concatenate([mask_row(part, own) for part, own in zip(space, mask or [None] * len(space), strict=True)])
+    if mask is None or isinstance(space, box.Box):
+        return np.ones(num_options(space))
+    row = joined(mask)
+    if isinstance(space, box.MultiBinary) and row.size == math.prod(space.shape):
+        return np.stack([row != 1, row != 0], 1).ravel()  # 0: it is 0, 1: it is 1, 2: it is either
+    return row
+
+
+def masked(action_space, observation, info: dict, ended: bool = False) -> dict:
     """An observation of masked_space(); where the episode has ended there need be no mask."""
-    mask = info.get("action_mask", np.zeros(space["action_mask"].shape) if ended else None)
-    if mask is None:
+    if "action_mask" not in info and not ended:
         raise KeyError('mask=info, but there is no info["action_mask"]')
-    parts = [np.ravel(part) for part in mask] if isinstance(mask, tuple) else [np.ravel(mask)]  # a tuple: of MultiDiscrete
-    return {"action_mask": np.concatenate(parts), "observation": observation}
+    row = mask_row(action_space, info["action_mask"]) if "action_mask" in info else np.zeros(num_options(action_space))
+    return {"action_mask": row, "observation": observation}
 
 
 class InfoMask(gymnasium.Wrapper):
@@ -69,11 +114,11 @@ class InfoMask(gymnasium.Wrapper):
 
     def reset(self, **arguments):
         observation, info = self.env.reset(**arguments)
-        return masked(self.observation_space, observation, info), info
+        return masked(self.env.action_space, observation, info), info
 
     def step(self, action):
         observation, reward, terminated, truncated, info = self.env.step(action)
-        return masked(self.observation_space, observation, info, terminated or truncated), reward, terminated, truncated, info
+        return masked(self.env.action_space, observation, info, terminated or truncated), reward, terminated, truncated, info
 
 
 def numbers_of(spec) -> dict[str, float | int | bool]:
@@ -93,7 +138,7 @@ def main() -> None:
         mask = command.takes_mask(fixed)
 
         def make(options):
-            env = gymnasium.make(env_id, disable_env_checker=True, **fixed, **command.changed(options, numbers))
+            env = SampledActions(gymnasium.make(env_id, disable_env_checker=True, **fixed, **command.changed(options, numbers)))
             return InfoMask(env) if mask else env
 
         probe = make(wire.options())

@@ -19,7 +19,7 @@ from pettingzoo.utils import BaseParallelWrapper
 from pettingzoo.utils.conversions import aec_to_parallel
 
 from myriad_client import command, wire
-from myriad_client.gymnasium import action_of, masked, masked_space, space_of
+from myriad_client.gymnasium import action_of, as_sampled, masked, masked_space, space_of
 from myriad_client.simulator import serve
 
 
@@ -51,12 +51,12 @@ class InfoMasks(BaseParallelWrapper):
 
     def reset(self, seed=None, options=None):
         seen, infos = super().reset(seed=seed, options=options)
-        return {agent: masked(self.observation_space(agent), one, infos[agent]) for agent, one in seen.items()}, infos
+        return {agent: masked(self.env.action_space(agent), one, infos[agent]) for agent, one in seen.items()}, infos
 
     def step(self, actions):
         seen, rewards, terminateds, truncateds, infos = super().step(actions)
         ended = lambda agent: bool(terminateds.get(agent) or truncateds.get(agent))
-        seen = {agent: masked(self.observation_space(agent), one, infos[agent], ended(agent)) for agent, one in seen.items()}
+        seen = {agent: masked(self.env.action_space(agent), one, infos[agent], ended(agent)) for agent, one in seen.items()}
         return seen, rewards, terminateds, truncateds, infos
 
 
@@ -65,6 +65,7 @@ class World:
 
     def __init__(self, env):
         self.env, self.agents = env, list(env.possible_agents)
+        self.actions = [env.action_space(agent) for agent in self.agents]
         self.nothing = nothing_of(env.observation_space(self.agents[0]))
 
     def reset(self, seed=None) -> list:
@@ -74,7 +75,8 @@ class World:
 
     def step(self, actions: list):
         playing = set(self.env.agents)
-        seen, rewards, terminateds, truncateds, _ = self.env.step({a: action for a, action in zip(self.agents, actions) if a in playing})
+        taken = {a: as_sampled(space, action) for a, space, action in zip(self.agents, self.actions, actions) if a in playing}
+        seen, rewards, terminateds, truncateds, _ = self.env.step(taken)
         for agent in playing:
             if terminateds.get(agent) or truncateds.get(agent):
                 self.ends[agent] = bool(terminateds.get(agent)), bool(truncateds.get(agent))

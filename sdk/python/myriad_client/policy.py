@@ -93,22 +93,15 @@ class Policy:
     def draw(self, observation, *, explore: bool = True):
         """What to do; the same as the policy draws it, for a Box before it is stretched and clipped; what it was drawn from."""
         inputs = self.action_dist_inputs(observation)
-        if not isinstance(self.action, spaces.Box):
-            parts = np.split(inputs, np.cumsum(self._groups)[:-1])
-            chosen = [self._draw(part) if explore else int(part.argmax()) for part in parts]
-            action = self.action.start + chosen[0] if isinstance(self.action, spaces.Discrete) else np.array(chosen, np.int32)
-            return action, action, inputs
-        drawn = self._draw_beta(inputs, explore) if self._kind == "beta" else self._draw_normal(inputs, explore)
-        drawn = drawn.astype(self.action.dtype)
-        action = np.clip(drawn * self._scale + self._offset, self._low, self._high)
-        return action.astype(self.action.dtype).reshape(self.action.shape), drawn.reshape(self.action.shape), inputs
+        parts = np.split(inputs, np.cumsum([head.inputs for head in self._heads])[:-1])
+        drawn = [head.draw(part, self.random, self._epsilon, explore) for head, part in zip(self._heads, parts)]
+        actions = [head.given(value) for head, value in zip(self._heads, drawn)]
+        return spaces.value_from(self.action, iter(actions)), spaces.value_from(self.action, iter(drawn)), inputs
 
     def drawn(self, action):
         """An action as the policy would have drawn it."""
-        if not isinstance(self.action, spaces.Box):
-            return action
-        flat = np.asarray(action, self.action.dtype).ravel()
-        return ((flat - self._offset) / self._scale).astype(self.action.dtype).reshape(self.action.shape)
+        values = spaces.values_of(self.action, action)
+        return spaces.value_from(self.action, (head.drawn(value) for head, value in zip(self._heads, values)))
 
     def allows(self, observation, action) -> bool:
         """Whether the observation's action_mask, where it has one, allows this action."""
@@ -116,7 +109,7 @@ class Policy:
 
     def action_dist_inputs(self, observation) -> np.ndarray:
         """The parameters of the distribution of actions: logits or Q-values (MASKED for one that the observation's action_mask forbids), or
-        means and then log standard deviations, or what makes a Beta's alphas and then its betas."""
+        means and then log standard deviations, or what makes a Beta's alphas and then its betas; of a Dict or Tuple those of each leaf."""
         x = flat(self.observation, observation)
         mask = None if self._mask is None else x[self._mask]
         if self._filter is not None:
@@ -128,36 +121,16 @@ class Policy:
             for layer in layers:
                 x = layer(x)
             given[name] = x
-        if mask is not None:
-            if not all(part.any() for part in np.split(mask, np.cumsum(self._groups)[:-1])):
-                raise ValueError("the observation's action_mask allows no action")
-            return np.where(mask != 0, x, MASKED)
-        if not isinstance(self.action, spaces.Box) or self._kind == "beta":
-            return x
-        mean, log_std = (x, self._log_std) if self._log_std is not None else np.split(x, 2)
-        return np.concatenate([mean, np.clip(log_std, -self._log_std_clip, self._log_std_clip)])
+        if mask is not None and not all(part.any() for part in np.split(mask, np.cumsum(spaces.choices_of(self.action))[:-1])):
+            raise ValueError("the observation's action_mask allows no action")
+        parts = np.split(x, np.cumsum([head.outputs for head in self._heads])[:-1])
+        inputs = []
+        for head, part in zip(self._heads, parts):
+            own, mask = (None, None) if mask is None else np.split(mask, [sum(head.groups)])
+            inputs.append(head.inputs_of(part, own, self._log_std_clip))
+        return np.concatenate(inputs)
 
     # --- how ---
-
-    def _draw_normal(self, inputs: np.ndarray, explore: bool) -> np.ndarray:
-        u, log_std = np.split(inputs, 2)
-        if explore:
-            u = u + np.exp(log_std) * self.random.standard_normal(u.size, np.float32)
-        return np.clip(np.tanh(u), -SQUASHED_BOUND, SQUASHED_BOUND) if self._kind == "squashed_gaussian" else u
-
-    def _draw_beta(self, inputs: np.ndarray, explore: bool) -> np.ndarray:
-        alpha, beta = np.split(1 + np.logaddexp(0, inputs.astype(np.float64)), 2)
-        both = alpha + beta - 2
-        x = self.random.beta(alpha, beta) if explore else np.where(both > 0, (alpha - 1) / np.where(both > 0, both, 1), 0.5)
-        return 2 * np.clip(x.astype(np.float32), BETA_BOUND, 1 - BETA_BOUND) - 1
-
-    def _draw(self, logits: np.ndarray) -> int:
-        if self._epsilon is not None:  # they are Q-values
-            possible = np.flatnonzero(logits > MASKED)
-            return int(possible[self.random.integers(possible.size)] if self.random.random() < self._epsilon else logits.argmax())
-        cumulative = np.exp((logits - logits.max()).astype(np.float64)).cumsum()
-        drawn = np.searchsorted(cumulative, self.random.random() * cumulative[-1], side="right")
-        return int(drawn) if drawn < logits.size else int(logits.argmax())  # rounding may leave none: then the likeliest
 
     def _load(self, checkpoint: pathlib.Path) -> None:
         listed = {file["name"]: file["bytes"] for file in json.loads((checkpoint / "MANIFEST.json").read_bytes())["files"]}
@@ -189,12 +162,15 @@ class Policy:
 
     def _set_module(self, spec: dict, tensors: dict[str, np.ndarray]) -> None:
         """The networks of a module.json that act (rl/module_json.cpp); the last of them is pi."""
-        self._kind = spec["distribution"].get("kind", "")
-        size, free = size_of(self.observation), isinstance(self.action, spaces.Box) and self._kind != "beta" and spec["distribution"]["free_log_std"]
+        size = size_of(self.observation)
         if spec["obs_size"] != size:
             raise ValueError(f"the module takes {spec['obs_size']} features, the observations have {size}")
+        leaves, parts = spaces.leaves_of(self.action), spec["distribution"].get("parts", [spec["distribution"]])
+        if len(parts) != len(leaves):
+            raise ValueError(f"the module has {len(parts)} parts of an action, the actions want {len(leaves)}")
+        self._heads = [Head(leaf, part) for leaf, part in zip(leaves, parts)]
         acting = [network for network in spec["networks"] if network["acts"]] if "networks" in spec else unnamed_networks(spec)
-        last, wanted = acting[-1]["layers"][-1], outputs_of(self.action, free)
+        last, wanted = acting[-1]["layers"][-1], sum(head.outputs for head in self._heads)
         if (outputs := last.get("outputs", last.get("size"))) != wanted:
             raise ValueError(f"the module has {outputs} outputs, the actions want {wanted}")
 
@@ -211,10 +187,13 @@ class Policy:
             names = [name] if len(layers) == 1 and set(inputs) - {"obs"} else [f"{name}.{i}" for i in range(len(layers))]
             self._networks.append((name, inputs, [layer_of(*both, take, open_blocks, streams) for both in zip(names, layers)]))
         offset = spec.get("mask_offset", -1)
-        self._mask = None if offset < 0 else slice(offset, offset + outputs)
-        self._log_std, self._log_std_clip = take("log_std", outputs) if free else None, np.float32(spec["log_std_clip"])
-        if not isinstance(self.action, spaces.Box):
-            self._groups = groups_of(self.action)
+        self._mask = None if offset < 0 else slice(offset, offset + sum(spaces.choices_of(self.action)))
+        self._log_std_clip = np.float32(spec["log_std_clip"])
+        free = [head for head in self._heads if head.free]
+        if free:
+            deviations = take("log_std", sum(head.outputs for head in free))
+            for head, own in zip(free, np.split(deviations, np.cumsum([head.outputs for head in free])[:-1])):
+                head.log_std = own
 
     def _set_connectors(self, config: dict, connectors: dict[str, np.ndarray]) -> None:
         """The filter of observations and the range of actions, as rl/connector.cpp; the epsilon of a Q-network's policy."""
@@ -228,15 +207,89 @@ class Policy:
                     mean, scale = mean.copy(), scale.copy()
                     mean[self._mask], scale[self._mask] = 0, 1
                 self._filter = mean.astype(np.float32), scale.astype(np.float32), np.float32(config["observation_clip"])
-        if not isinstance(self.action, spaces.Box):
+        for head in self._heads:
+            head.set_range(config["normalize_actions"], config["clip_actions"])
+
+
+class Head:
+    """What draws one leaf of the actions: `space`, from `inputs` numbers, of which `outputs` come from the network."""
+
+    def __init__(self, space, distribution: dict):
+        self.space, self.kind, self.is_box = space, distribution.get("kind", ""), isinstance(space, spaces.Box)
+        self.groups = spaces.choices_of(space)  # the number of logits of each choice
+        size = math.prod(space.shape) if self.is_box else 0
+        self.free = self.is_box and self.kind != "beta" and distribution["free_log_std"]
+        self.inputs = 2 * size if self.is_box else sum(self.groups)
+        self.outputs = size if self.free else self.inputs
+        self.log_std: np.ndarray | None = None  # where it is a parameter
+
+    def set_range(self, normalize: bool, clips: bool) -> None:
+        """[-1, 1] is stretched to a Box's bounds, and what lies outside them clipped, as rl/connector.cpp does."""
+        if not self.is_box:
             return
-        low, high = (np.broadcast_to(np.asarray(x, np.float64).ravel(), math.prod(self.action.shape)) for x in (self.action.low, self.action.high))
-        bounded = np.isfinite(low) & np.isfinite(high) & config["normalize_actions"]
+        low, high = (np.broadcast_to(np.asarray(x, np.float64).ravel(), math.prod(self.space.shape)) for x in (self.space.low, self.space.high))
+        bounded = np.isfinite(low) & np.isfinite(high) & normalize
         with np.errstate(invalid="ignore", over="ignore"):
-            self._scale = np.where(bounded, (high - low) / 2, 1).astype(np.float32)
-            self._offset = np.where(bounded, (high + low) / 2, 0).astype(np.float32)
-            clips = config["clip_actions"]
-            self._low, self._high = np.where(clips, low, -math.inf).astype(np.float32), np.where(clips, high, math.inf).astype(np.float32)
+            self.scale = np.where(bounded, (high - low) / 2, 1).astype(np.float32)
+            self.offset = np.where(bounded, (high + low) / 2, 0).astype(np.float32)
+            self.low, self.high = np.where(clips, low, -math.inf).astype(np.float32), np.where(clips, high, math.inf).astype(np.float32)
+
+    def inputs_of(self, outputs: np.ndarray, mask: np.ndarray | None, clip: np.float32) -> np.ndarray:
+        if not self.is_box:
+            return outputs if mask is None else np.where(mask != 0, outputs, MASKED)
+        if self.kind == "beta":
+            return outputs
+        mean, log_std = (outputs, self.log_std) if self.free else np.split(outputs, 2)
+        return np.concatenate([mean, np.clip(log_std, -clip, clip)])
+
+    def draw(self, inputs: np.ndarray, random: np.random.Generator, epsilon: float | None, explore: bool):
+        """A value of the space; of a Box before it is stretched and clipped."""
+        if self.is_box:
+            draw = draw_beta if self.kind == "beta" else draw_normal
+            drawn = draw(inputs, random if explore else None)
+            if self.kind == "squashed_gaussian":
+                drawn = np.clip(np.tanh(drawn), -SQUASHED_BOUND, SQUASHED_BOUND)
+            return drawn.astype(self.space.dtype).reshape(self.space.shape)
+        parts = np.split(inputs, np.cumsum(self.groups)[:-1])
+        chosen = [draw_choice(part, random, epsilon) if explore else int(part.argmax()) for part in parts]
+        return self.space.start + chosen[0] if isinstance(self.space, spaces.Discrete) else np.array(chosen, np.int32)
+
+    def given(self, drawn):
+        """What is drawn, as the environment gets it."""
+        if not self.is_box:
+            return drawn
+        action = np.clip(drawn.ravel() * self.scale + self.offset, self.low, self.high)
+        return action.astype(self.space.dtype).reshape(self.space.shape)
+
+    def drawn(self, action):
+        """The other way round."""
+        if not self.is_box:
+            return action
+        flat = np.asarray(action, self.space.dtype).ravel()
+        return ((flat - self.offset) / self.scale).astype(self.space.dtype).reshape(self.space.shape)
+
+
+# Without `random` the likeliest.
+
+def draw_normal(inputs: np.ndarray, random: np.random.Generator | None) -> np.ndarray:
+    mean, log_std = np.split(inputs, 2)
+    return mean if random is None else mean + np.exp(log_std) * random.standard_normal(mean.size, np.float32)
+
+
+def draw_beta(inputs: np.ndarray, random: np.random.Generator | None) -> np.ndarray:
+    alpha, beta = np.split(1 + np.logaddexp(0, inputs.astype(np.float64)), 2)
+    both = alpha + beta - 2
+    x = np.where(both > 0, (alpha - 1) / np.where(both > 0, both, 1), 0.5) if random is None else random.beta(alpha, beta)
+    return 2 * np.clip(x.astype(np.float32), BETA_BOUND, 1 - BETA_BOUND) - 1
+
+
+def draw_choice(logits: np.ndarray, random: np.random.Generator, epsilon: float | None) -> int:
+    if epsilon is not None:  # they are Q-values
+        possible = np.flatnonzero(logits > MASKED)
+        return int(possible[random.integers(possible.size)] if random.random() < epsilon else logits.argmax())
+    cumulative = np.exp((logits - logits.max()).astype(np.float64)).cumsum()
+    drawn = np.searchsorted(cumulative, random.random() * cumulative[-1], side="right")
+    return int(drawn) if drawn < logits.size else int(logits.argmax())  # rounding may leave none: then the likeliest
 
 
 def mlp_of(config: dict, observation, action) -> dict:
@@ -251,9 +304,10 @@ def mlp_of(config: dict, observation, action) -> dict:
             encoder.append({"kind": "activate", "activation": config["fcnet_activation"], "size": size})
     kind = config.get("action_distribution", "auto")
     free = config["free_log_std"] and kind != "beta"
-    head = {"kind": "linear", "inputs": size, "outputs": outputs_of(action, free)}
+    distribution = {"kind": kind, "free_log_std": free}
+    head = {"kind": "linear", "inputs": size, "outputs": Head(action, distribution).outputs}
     return {"obs_size": size_of(observation), "encoder": encoder, "action_head": head, "log_std_clip": config["log_std_clip_param"],
-            "distribution": {"kind": kind, "free_log_std": free}}
+            "distribution": distribution}
 
 
 def unnamed_networks(spec: dict) -> list[dict]:
@@ -265,8 +319,11 @@ def allows(observation_space, action_space, observation, action) -> bool:
     offset, size = mask_in(observation_space)
     if size == 0:
         return True
-    mask, starts = flat(observation_space, observation)[offset:offset + size], np.cumsum([0, *groups_of(action_space)[:-1]])
-    choices = [action - action_space.start] if isinstance(action_space, spaces.Discrete) else action
+    mask, starts = flat(observation_space, observation)[offset:offset + size], np.cumsum([0, *spaces.choices_of(action_space)[:-1]])
+    choices = []
+    for leaf, value in zip(spaces.leaves_of(action_space), spaces.values_of(action_space, action)):
+        if not isinstance(leaf, spaces.Box):
+            choices.extend([value - leaf.start] if isinstance(leaf, spaces.Discrete) else value)
     return bool(mask[starts + np.asarray(choices, np.int64)].all())
 
 
@@ -283,18 +340,6 @@ def mask_in(observation) -> tuple[int, int]:
 def size_of(observation) -> int:
     """The number of features."""
     return sum(part.size for part in features(observation, sample_of(observation)))
-
-
-def outputs_of(action, free_log_std: bool) -> int:
-    """What the head of actions gives."""
-    if isinstance(action, spaces.Box):
-        return math.prod(action.shape) * (1 if free_log_std else 2)
-    return sum(groups_of(action))
-
-
-def groups_of(action) -> list[int]:
-    """The number of logits of each choice."""
-    return [2] * action.n if isinstance(action, spaces.MultiBinary) else spaces.choices_of(action)
 
 
 def layer_of(name: str, layer: dict, take, open_blocks: list[np.ndarray], streams: list[np.ndarray]):

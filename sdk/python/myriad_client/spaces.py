@@ -44,10 +44,38 @@ class Tuple:
     spaces: list[object]
 
 
+def leaves_of(space) -> list:
+    """The space, or of a Dict or Tuple the spaces that are neither, in order."""
+    parts = space.spaces.values() if isinstance(space, Dict) else space.spaces if isinstance(space, Tuple) else None
+    return [space] if parts is None else [leaf for part in parts for leaf in leaves_of(part)]
+
+
+def values_of(space, value) -> list:
+    """Of each leaf, its value."""
+    if isinstance(space, Dict):
+        return [leaf for name, part in space.spaces.items() for leaf in values_of(part, value[name])]
+    if isinstance(space, Tuple):
+        return [leaf for part, element in zip(space.spaces, value, strict=True) for leaf in values_of(part, element)]
+    return [value]
+
+
+def value_from(space, leaves):
+    """The value of `space` that has these values of its leaves, an iterator."""
+    if isinstance(space, Dict):
+        return {name: value_from(part, leaves) for name, part in space.spaces.items()}
+    if isinstance(space, Tuple):
+        return tuple(value_from(part, leaves) for part in space.spaces)
+    return next(leaves)
+
+
 def choices_of(action) -> list[int]:
-    """Of each element of a Discrete or MultiDiscrete; none of another space."""
+    """How many options each choice has: elements of Discrete, MultiDiscrete and MultiBinary, of all leaves."""
+    if isinstance(action, (Dict, Tuple)):
+        return [n for leaf in leaves_of(action) for n in choices_of(leaf)]
     if isinstance(action, Discrete):
         return [action.n]
+    if isinstance(action, MultiBinary):
+        return [2] * action.n
     return list(action.nvec) if isinstance(action, MultiDiscrete) else []
 
 
