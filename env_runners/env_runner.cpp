@@ -11,9 +11,9 @@
 
 #include "env_runners/rollout_worker.hpp"
 #include "rl/check.hpp"
+#include "rl/env_context.hpp"
 #include "rl/module_json.hpp"
 #include "rl/run_layout.hpp"
-#include "rl/simulator/channel.hpp"
 #include "rl/simulator/clients.hpp"
 #include "rl/wire/messages.hpp"
 #include "rl/wire/packed.hpp"
@@ -27,8 +27,8 @@ constexpr size_t kMaxMessageBytes = size_t{64} << 20;
 
 class EnvRunner {
  public:
-  EnvRunner(const RunnerSetup& setup, uint32_t slot, uint32_t incarnation, int socket, const std::byte* weights,
-            RunnerPage& page)
+  EnvRunner(const RunnerSetup& setup, uint32_t slot, uint32_t incarnation, int socket, int door,
+            const std::byte* weights, RunnerPage& page)
       : setup_(setup),
         slot_(slot),
         incarnation_(incarnation),
@@ -38,6 +38,12 @@ class EnvRunner {
         weights_(setup.weights_layout, weights, page),
         clock_(make_system_clock()),
         fragment_(std::make_shared<Fragment>(setup.layout)) {
+    policy_.weights = [this] { return weights_for_clients(); };
+    // A simulator that does not answer is named before the agent takes the runner for hung.
+    context_.answer_timeout = context_.start_timeout = seconds(0.8 * setup.config.env_runners.step_timeout_s);
+    context_.alive = [&page] { page.progress.fetch_add(1, std::memory_order_relaxed); };
+    context_.door = door;
+    context_.policy = &policy_;
     if (const char* directory = std::getenv("MYRIAD_LEDGER"))
       ledger_ = ::open((std::string(directory) + "/produced-" + std::to_string(setup.run) + ".bin").c_str(),
                        O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
@@ -92,10 +98,9 @@ class EnvRunner {
   }
 
   void begin(std::span<const std::byte> state) {
-    simulator::policy_source().weights = [this] { return weights_for_clients(); };
     worker_.emplace(setup_.config, setup_.env, setup_.spec,
                     uint64_t{slot_} * static_cast<uint64_t>(setup_.config.env_runners.num_envs_per_env_runner),
-                    incarnation_);
+                    incarnation_, context_);
     if (!state.empty())
       if (const std::string note = worker_->set_state(state); !note.empty())
         std::fprintf(stderr, "runner %u: %s\n", slot_, note.c_str());
@@ -130,7 +135,7 @@ class EnvRunner {
     const auto weights = weights_.acquire();
     check(weights.has_value() && worker_, "a permit came before weights");
     current_ = *weights;
-    simulator::policy_source().version = weights->version;
+    policy_.version = weights->version;
     worker_->begin(*fragment_, *weights);
     while (!worker_->step_some(kStepsBetweenSigns)) page_.progress.fetch_add(1, std::memory_order_relaxed);
     weights_.release();
@@ -173,6 +178,8 @@ class EnvRunner {
   int ledger_ = -1;
   std::unique_ptr<Clock> clock_;
   std::shared_ptr<Fragment> fragment_;
+  simulator::PolicySource policy_;
+  EnvContext context_;  ///< inside the sandbox: what its environments start is inside by itself
   std::optional<RolloutWorker> worker_;
   std::optional<WeightsView> current_;  ///< of the fragment that is sampled
   uint64_t granted_ = 0, produced_ = 0, want_state_ = 0, state_sent_ = 0;
@@ -197,14 +204,10 @@ RunnerSetup RunnerSetup::load(uint64_t run, uint64_t epoch, std::string_view con
           weights};
 }
 
-int run_env_runner(const RunnerSetup& setup, uint32_t slot, uint32_t incarnation, int socket, const std::byte* weights,
-                   RunnerPage& page, const Sandbox& sandbox) {
+int run_env_runner(const RunnerSetup& setup, uint32_t slot, uint32_t incarnation, int socket, int door,
+                   const std::byte* weights, RunnerPage& page, const Sandbox& sandbox) {
   std::optional<Error> last_word;
-  // A simulator that does not answer is named before the agent takes the runner for hung.
-  simulator::patience() = {.answer = seconds(0.8 * setup.config.env_runners.step_timeout_s),
-                           .start = seconds(0.8 * setup.config.env_runners.step_timeout_s),
-                           .alive = [&page] { page.progress.fetch_add(1, std::memory_order_relaxed); }};
-  EnvRunner runner(setup, slot, incarnation, socket, weights, page);
+  EnvRunner runner(setup, slot, incarnation, socket, door, weights, page);
   try {
     sandbox.enter();  // the ledger is open, foreign code not loaded
     ::close(sandbox.fd());

@@ -27,9 +27,9 @@ struct RunnerSetup {
   static RunnerSetup load(uint64_t run, uint64_t epoch, std::string_view config_toml);
 };
 
-/// Enters `sandbox`, then makes environments and runs until the agent closes `socket`. Returns the exit status; what
-/// went wrong was said to the agent.
-int run_env_runner(const RunnerSetup& setup, uint32_t slot, uint32_t incarnation, int socket, const std::byte* weights,
-                   RunnerPage& page, const Sandbox& sandbox);
+/// Enters `sandbox`, then makes environments and runs until the agent closes `socket`. `door`: socket to the agent's
+/// ClientDoor, or -1. Returns the exit status; what went wrong was said to the agent.
+int run_env_runner(const RunnerSetup& setup, uint32_t slot, uint32_t incarnation, int socket, int door,
+                   const std::byte* weights, RunnerPage& page, const Sandbox& sandbox);
 
 }  // namespace myriad

@@ -5,11 +5,12 @@
 
 namespace myriad {
 
-EnvRules::EnvRules(const EnvSpec& given, const EnvOptions& options, int64_t max_episode_steps)
-    : spec(configured_spec(given, options)),
+EnvRules::EnvRules(const EnvSpec& given, const EnvOptions& options, int64_t max_episode_steps, EnvContext made_in)
+    : spec(configured_spec(given, options, made_in)),
       time_limit(static_cast<uint32_t>(max_episode_steps)),
       observations(spec.observation_space),
-      mask(ActionMask::of(spec.observation_space, spec.action_space)) {
+      mask(ActionMask::of(spec.observation_space, spec.action_space)),
+      context(std::move(made_in)) {
   check(max_episode_steps >= 0 && max_episode_steps <= std::numeric_limits<uint32_t>::max(), "a time limit of {} steps",
         max_episode_steps);
 }
@@ -23,7 +24,7 @@ EnvError::EnvError(std::string_view code, const std::string& who, std::string at
 
 EnvStepper::EnvStepper(std::shared_ptr<const EnvRules> rules, uint64_t seed, StreamPurpose purpose, uint64_t index)
     : rules_(std::move(rules)),
-      env_(make_environment(rules_->spec, rules_->spec.options)),
+      env_(make_environment(rules_->spec, rules_->spec.options, rules_->context)),
       random_(seed, purpose, index),
       purpose_(purpose),
       seed_(seed),
@@ -38,7 +39,7 @@ void EnvStepper::set_options(const EnvOptions& options) {
   episode_return_ = 0.0;
   episode_length_ = 0;
   guarded([&] {
-    if (!env_->set_options(options)) env_ = make_environment(rules_->spec, options);
+    if (!env_->set_options(options)) env_ = make_environment(rules_->spec, options, rules_->context);
   });
 }
 

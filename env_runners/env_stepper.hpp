@@ -18,6 +18,7 @@
 #include "env_runners/row_check.hpp"
 #include "rl/action_mask.hpp"
 #include "rl/check.hpp"
+#include "rl/env_context.hpp"
 #include "rl/environment.hpp"
 #include "rl/random.hpp"
 
@@ -25,14 +26,15 @@ namespace myriad {
 
 /// What the steppers of one environment share.
 struct EnvRules {
-  /// `spec` with `options` over its own; `max_episode_steps` [env steps]: 0 = no time limit. Throws
-  /// Error("unknown-env-option").
-  EnvRules(const EnvSpec& spec, const EnvOptions& options, int64_t max_episode_steps);
+  /// `spec` with `options` over its own; `max_episode_steps` [env steps]: 0 = no time limit; environments are made in
+  /// `context`. Throws Error("unknown-env-option").
+  EnvRules(const EnvSpec& spec, const EnvOptions& options, int64_t max_episode_steps, EnvContext context = {});
 
   EnvSpec spec;         ///< as configured: its options are those environments are made with
   uint32_t time_limit;  ///< env steps; 0 = none
   RowCheck observations;
   std::optional<ActionMask> mask;
+  EnvContext context;
 };
 
 /// An environment broke the contract, or threw.

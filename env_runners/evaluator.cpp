@@ -36,7 +36,8 @@ Evaluator::Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec&
                      const Options& options)
     : rules_(std::make_shared<const EnvRules>(
           env, config.environment.env_config,
-          config.environment.max_episode_steps > 0 ? config.environment.max_episode_steps : env.max_episode_steps)),
+          config.environment.max_episode_steps > 0 ? config.environment.max_episode_steps : env.max_episode_steps,
+          options.context)),
       weights_(std::move(weights)),
       options_(options),
       flatten_(rules_->spec.observation_space),

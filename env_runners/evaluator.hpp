@@ -55,6 +55,7 @@ class Evaluator {
     bool explore = false;  ///< sample actions instead of taking the mode
     size_t max_envs = 16;  ///< side by side: a panel of the policy; 1: the episodes come in their order
     EpisodeObserver* observer = nullptr;
+    EnvContext context = {};  ///< environments are made in it
   };
   /// Keeps `weights`. Throws what making the environments throws.
   Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec& module, WeightsPtr weights,

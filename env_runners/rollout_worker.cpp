@@ -39,14 +39,14 @@ const Tensor& tensor_of(const TensorMap& tensors, const std::string& name) {
 }  // namespace
 
 RolloutWorker::RolloutWorker(const Config& config, const EnvSpec& env, const ModuleSpec& module,
-                             uint64_t first_env_index, uint32_t incarnation)
+                             uint64_t first_env_index, uint32_t incarnation, const EnvContext& context)
     : num_envs_(static_cast<size_t>(config.env_runners.num_envs_per_env_runner)),
       obs_size_(static_cast<size_t>(module.obs_size)),
       frame_stack_(static_cast<size_t>(config.environment.frame_stack)),
       mode_(config.env_runners.random_actions ? Mode::uniform
             : config.env_runners.explore      ? Mode::sample
                                               : Mode::mode),
-      envs_(env, env_options(config, env, first_env_index, incarnation)),
+      envs_(env, env_options(config, env, first_env_index, incarnation), context),
       flatten_(envs_.spec().observation_space),
       bytes_(observation_dtype(config, envs_.spec().observation_space) == DType::u8),
       flat_(bytes_ || flatten_.is_identity()),

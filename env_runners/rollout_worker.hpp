@@ -29,9 +29,9 @@ namespace myriad {
 class RolloutWorker {
  public:
   /// `first_env_index` is slot * B; `incarnation`: a restarted runner draws other numbers than the process it replaces.
-  /// `env` may be the registered spec or the configured one.
+  /// `env` may be the registered spec or the configured one; environments are made in `context`.
   RolloutWorker(const Config& config, const EnvSpec& env, const ModuleSpec& module, uint64_t first_env_index,
-                uint32_t incarnation = 0);
+                uint32_t incarnation = 0, const EnvContext& context = {});
 
   /// Fills all T steps under `weights`: begin() and step_some(T). The fragment's id is the caller's to set.
   void sample(Fragment& fragment, const WeightsView& weights);

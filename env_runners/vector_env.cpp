@@ -23,8 +23,8 @@ const Tensor& tensor_of(const TensorMap& state, const std::string& name, size_t 
 
 }  // namespace
 
-VectorEnv::VectorEnv(const EnvSpec& spec, const Options& options)
-    : rules_(std::make_shared<const EnvRules>(spec, options.env_config, options.max_episode_steps)),
+VectorEnv::VectorEnv(const EnvSpec& spec, const Options& options, const EnvContext& context)
+    : rules_(std::make_shared<const EnvRules>(spec, options.env_config, options.max_episode_steps, context)),
       options_(options),
       all_options_(rules_->spec.options),
       to_learner_(options.rewards, static_cast<size_t>(options.num_envs)),

@@ -47,7 +47,7 @@ class VectorEnv {
   };
 
   /// Makes the environments. Throws Error("unknown-env-option") and what the simulator throws.
-  VectorEnv(const EnvSpec& spec, const Options& options);
+  VectorEnv(const EnvSpec& spec, const Options& options, const EnvContext& context = {});
 
   int num_envs() const { return static_cast<int>(slots_.size()); }
   const EnvSpec& spec() const { return rules_->spec; }

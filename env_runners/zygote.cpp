@@ -17,7 +17,6 @@
 #include "env_runners/memory_watch.hpp"
 #include "env_runners/runner_limits.hpp"
 #include "rl/descriptors.hpp"
-#include "rl/simulator/clients.hpp"
 
 namespace myriad {
 namespace {
@@ -112,10 +111,7 @@ class Home {
     report.slot = order.slot;
     report.incarnation = order.incarnation;
     report.pid = ::fork();
-    if (report.pid == 0) {
-      simulator::door() = door;
-      become_runner(order, runner_socket, page_fd);
-    }
+    if (report.pid == 0) { become_runner(order, runner_socket, page_fd, door); }
     if (report.pid < 0) report.pid = -errno;
     ::close(runner_socket);
     ::close(page_fd);
@@ -127,7 +123,7 @@ class Home {
     send(report);
   }
 
-  [[noreturn]] void become_runner(const Order& order, int runner_socket, int page_fd) {
+  [[noreturn]] void become_runner(const Order& order, int runner_socket, int page_fd, int door) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     ::prctl(PR_SET_NAME, "env-runner");
     sigset_t none;
@@ -141,8 +137,8 @@ class Home {
     try {
       SharedMemory page = SharedMemory::map(page_fd, sizeof(RunnerPage), true);
       page.close_fd();
-      close_descriptors_but({runner_socket, simulator::door(), sandbox_->fd()});
-      status = run_env_runner(*setup_, order.slot, order.incarnation, runner_socket, weights_->data(),
+      close_descriptors_but({runner_socket, door, sandbox_->fd()});
+      status = run_env_runner(*setup_, order.slot, order.incarnation, runner_socket, door, weights_->data(),
                               *reinterpret_cast<RunnerPage*>(page.data()), *sandbox_);
     } catch (const std::exception& error) { std::fprintf(stderr, "runner %u: %s\n", order.slot, error.what()); }
     ::_exit(status);

@@ -43,8 +43,8 @@ class Zygote {
   /// Sends the resolved config; the answer is ready or failed.
   void set_up(uint64_t run, uint64_t epoch, uint32_t agent, const std::string& config_toml);
   void share_weights(const SharedMemory& region);
-  /// Takes over `runner_socket` and `door` (simulator::door(), or -1), the runner's ends, and closes them here. Throws
-  /// Error(resource) when the zygote is gone.
+  /// Takes over `runner_socket` and `door` (of ClientDoor::add_runner(), or -1), the runner's ends, and closes them
+  /// here. Throws Error(resource) when the zygote is gone.
   void spawn(uint32_t slot, uint32_t incarnation, int runner_socket, int page_fd, int door = -1);
 
   std::optional<ZygoteReport> receive();  ///< what came; throws Error(internal, "zygote-lost") when it died

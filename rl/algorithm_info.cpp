@@ -43,7 +43,7 @@ std::string plugin_path(std::string_view algorithm) {
 ModuleSpec policy_and_value(const Space& observation_space, const Space& action_space, const Config& config) {
   const ModelConfig model = model_of(config);
   if (!model.encoder.starts_with(kPluginPrefix)) return make_module_spec(observation_space, action_space, model);
-  ModuleSpec spec = plugin_module(model.encoder, observation_space, action_space, model);
+  ModuleSpec spec = plugin_module(model.encoder, observation_space, action_space, model, sandbox_options(config));
   (void)spec.network(kValueNetwork);  // throws where there is none
   return spec;
 }

@@ -13,7 +13,6 @@
 #include <cstring>
 
 #include "rl/check.hpp"
-#include "rl/sandbox.hpp"
 
 namespace myriad {
 namespace json = boost::json;
@@ -75,8 +74,9 @@ json::object answer_from(int child, int fd, const std::string& library, std::chr
   return object;
 }
 
-json::object call_in_child(const std::string& library, const std::function<json::object()>& f) {
-  const Sandbox sandbox(foreign_sandbox());
+json::object call_in_child(const std::string& library, const Sandbox::Options& options,
+                           const std::function<json::object()>& f) {
+  const Sandbox sandbox(options);
   int ends[2];
   check(::pipe2(ends, O_CLOEXEC) == 0, "pipe2: {}", std::strerror(errno));
   const pid_t parent = ::getpid(), child = ::fork();

@@ -9,6 +9,8 @@
 #include <functional>
 #include <string>
 
+#include "rl/sandbox.hpp"
+
 namespace myriad {
 
 /// What `f` gives, or what it threw. `library` is for messages: the file that `f` calls.
@@ -19,7 +21,8 @@ boost::json::object answer_of(const std::string& library, const std::function<bo
 /// written for `patience`.
 boost::json::object answer_from(int child, int fd, const std::string& library, std::chrono::seconds patience);
 
-/// What `f` gives in a forked child that is inside foreign_sandbox() and has 30 s. Throws as answer_from().
-boost::json::object call_in_child(const std::string& library, const std::function<boost::json::object()>& f);
+/// What `f` gives in a forked child that is inside `sandbox` and has 30 s. Throws as answer_from().
+boost::json::object call_in_child(const std::string& library, const Sandbox::Options& sandbox,
+                                  const std::function<boost::json::object()>& f);
 
 }  // namespace myriad

@@ -11,8 +11,8 @@ namespace myriad {
 namespace {
 
 /// A curriculum cannot change an option that changes a space: a module has one input and one output.
-void refuse_other_spaces(const EnvSpec& env, const std::string& option, double value) {
-  const EnvSpec changed = configured_spec(env, {{option, value}});
+void refuse_other_spaces(const EnvSpec& env, const std::string& option, double value, const EnvContext& context) {
+  const EnvSpec changed = configured_spec(env, {{option, value}}, context);
   for (const auto& [name, before, after] :
        {std::tuple{"observation", &env.observation_space, &changed.observation_space},
         std::tuple{"action", &env.action_space, &changed.action_space}})
@@ -33,7 +33,7 @@ std::vector<std::string> Curriculum::options_of(const CurriculumConfig& config) 
   return {options.begin(), options.end()};
 }
 
-Curriculum::Curriculum(const CurriculumConfig& config, const EnvSpec& env)
+Curriculum::Curriculum(const CurriculumConfig& config, const EnvSpec& env, const EnvContext& context)
     : config_(config), defaults_(env.options), options_(options_of(config)) {
   std::map<std::string, std::set<double>> values;
   for (const auto& [option, schedule] : config.schedules)
@@ -42,7 +42,7 @@ Curriculum::Curriculum(const CurriculumConfig& config, const EnvSpec& env)
   for (const OptionRanges& level : config.levels)
     for (const auto& [option, range] : level) values[option].insert({range.low, range.high});
   for (const auto& [option, all] : values)
-    for (const double value : all) refuse_other_spaces(env, option, value);
+    for (const double value : all) refuse_other_spaces(env, option, value, context);
 }
 
 OptionRange Curriculum::range(const std::string& option, uint64_t env_steps, uint32_t level) const {

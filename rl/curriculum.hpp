@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "rl/config.hpp"
+#include "rl/env_context.hpp"
 
 namespace myriad {
 
@@ -22,7 +23,7 @@ class Curriculum {
  public:
   /// `env`: as environment_spec() gives it. Throws Error("unknown-env-option", or "impossible" for an option that
   /// changes a space).
-  Curriculum(const CurriculumConfig& config, const EnvSpec& env);
+  Curriculum(const CurriculumConfig& config, const EnvSpec& env, const EnvContext& context = {});
 
   /// The options that a config sets, sorted; independent of the environment.
   static std::vector<std::string> options_of(const CurriculumConfig& config);

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "rl/check.hpp"
+#include "rl/env_context.hpp"
 #include "rl/system.hpp"
 
 namespace myriad {
@@ -103,11 +104,13 @@ std::string EnvRegistry::absolute(const std::string& id) {
   return fmt::format("{}:{}", prefix->prefix, path.string());
 }
 
-const EnvSpec& EnvRegistry::find(const std::string& id) {
+const EnvSpec& EnvRegistry::find(const std::string& id) { return find(id, {}); }
+
+const EnvSpec& EnvRegistry::find(const std::string& id, const EnvContext& context) {
   if (!specs_.contains(id)) {
     if (const EnvPrefix* prefix = prefix_of(id)) {
       const std::string whole = absolute(id);
-      EnvSpec spec = prefix->make_spec(whole.substr(prefix->prefix.size() + 1));
+      EnvSpec spec = prefix->make_spec(whole.substr(prefix->prefix.size() + 1), context);
       spec.id = id;
       add(std::move(spec));
     } else {
@@ -137,8 +140,12 @@ void EnvRegistry::load_modules() {
   modules_loaded_ = true;
 }
 
+std::unique_ptr<Environment> make_environment(const EnvSpec& spec, const EnvOptions& options,
+                                              const EnvContext& context) {
+  return spec.make(merged_options(spec, options), context);
+}
 std::unique_ptr<Environment> make_environment(const EnvSpec& spec, const EnvOptions& options) {
-  return spec.make(merged_options(spec, options));
+  return make_environment(spec, options, {});
 }
 
 void check_state_length(std::string_view id, size_t got, size_t want) {
@@ -146,10 +153,12 @@ void check_state_length(std::string_view id, size_t got, size_t want) {
     fail(Exit::usage, "env-state-length", "a state of {} has {} values, want {}", id, got, want);
 }
 
-EnvSpec configured_spec(const EnvSpec& spec, const EnvOptions& options) {
+EnvSpec configured_spec(const EnvSpec& spec, const EnvOptions& options) { return configured_spec(spec, options, {}); }
+
+EnvSpec configured_spec(const EnvSpec& spec, const EnvOptions& options, const EnvContext& context) {
   EnvSpec configured = spec;
   configured.options = merged_options(spec, options);
-  if (configured.configure && configured.options != spec.options) configured.configure(configured);
+  if (configured.configure && configured.options != spec.options) configured.configure(configured, context);
   return configured;
 }
 

@@ -6,6 +6,7 @@
 // anywhere.
 #pragma once
 
+#include <cstddef>
 #include <functional>
 #include <map>
 #include <memory>
@@ -13,6 +14,8 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "rl/frame.hpp"
@@ -20,6 +23,8 @@
 #include "rl/space.hpp"
 
 namespace myriad {
+
+struct EnvContext;  // rl/env_context.hpp
 
 /// A row of a space: bytes with typed doors. The caller guarantees size and alignment; each door names the leaf's type.
 class Row {
@@ -113,6 +118,25 @@ class Environment {
   virtual double render_fps() const { return 30.0; }
 };
 
+/// A function R(Argument, const EnvContext&), or R(Argument) where the context is of no use: most environments.
+template <class R, class Argument>
+class WithContext {
+ public:
+  WithContext(std::nullptr_t = nullptr) {}
+  template <class F>
+  requires(!std::is_same_v<std::remove_cvref_t<F>, WithContext>) WithContext(F f) {
+    if constexpr (std::is_invocable_v<F&, Argument, const EnvContext&>)
+      call_ = std::move(f);
+    else
+      call_ = [f = std::move(f)](Argument argument, const EnvContext&) -> R { return f(argument); };
+  }
+  explicit operator bool() const { return static_cast<bool>(call_); }
+  R operator()(Argument argument, const EnvContext& context) const { return call_(argument, context); }
+
+ private:
+  std::function<R(Argument, const EnvContext&)> call_;
+};
+
 /// An environment's facts, known without making one.
 struct EnvSpec {
   std::string id;  ///< Gymnasium's id where one exists
@@ -128,16 +152,15 @@ struct EnvSpec {
   bool needs_network = false;                   ///< it opens sockets itself: its runners' sandbox lets it
   int agents = 1;  ///< so many environments, made one after the other, are agents of one world: they begin and end
                    ///< together, and only a multiple of them can be stepped
-  std::function<std::unique_ptr<Environment>(const EnvOptions& options)> make;  ///< receives every option
-  std::function<void(EnvSpec& spec)> configure =
-      {};  ///< sets the spaces to those of spec.options, where options change them
+  WithContext<std::unique_ptr<Environment>, const EnvOptions&> make = {};  ///< receives every option
+  WithContext<void, EnvSpec&> configure = {};  ///< sets the spaces to those of spec.options, where options change them
 };
 
 /// Environments named "PREFIX:REST", of which there are as many as there are RESTs: files, ids of another library.
 struct EnvPrefix {
-  std::string prefix;                                         ///< "plugin"
-  bool names_file = false;                                    ///< REST is a path
-  std::function<EnvSpec(const std::string& rest)> make_spec;  ///< the registry sets its id; throws Error
+  std::string prefix;                                    ///< "plugin"
+  bool names_file = false;                               ///< REST is a path
+  WithContext<EnvSpec, const std::string&> make_spec{};  ///< the registry sets its id; throws Error
 };
 
 class EnvRegistry {
@@ -148,7 +171,8 @@ class EnvRegistry {
   void add(EnvPrefix prefix);
 
   /// Of a registered environment, or one of a registered prefix. Throws Error("unknown-env") naming the closest ids.
-  /// Loads the sims modules beside the program on the first miss.
+  /// Loads the sims modules beside the program on the first miss. `context`: of what a prefix starts to answer.
+  const EnvSpec& find(const std::string& id, const EnvContext& context);
   const EnvSpec& find(const std::string& id);
 
   /// `id` with the path in it absolute, where its prefix names files, as a run's config keeps it.
@@ -170,13 +194,17 @@ struct RegisterEnv {
   explicit RegisterEnv(EnvPrefix prefix) { EnvRegistry::instance().add(std::move(prefix)); }
 };
 
-/// Makes an environment; `options` must be among the spec's. Throws Error("unknown-env-option").
+/// Makes an environment; `options` must be among the spec's. Without a context: EnvContext{}. Throws
+/// Error("unknown-env-option").
+std::unique_ptr<Environment> make_environment(const EnvSpec& spec, const EnvOptions& options,
+                                              const EnvContext& context);
 std::unique_ptr<Environment> make_environment(const EnvSpec& spec, const EnvOptions& options);
 
 /// For set_state: throws Error("env-state-length") unless `got` == `want`.
 void check_state_length(std::string_view id, size_t got, size_t want);
 
 /// The spec with `options` over its defaults and the spaces which follow from them. Throws Error("unknown-env-option").
+EnvSpec configured_spec(const EnvSpec& spec, const EnvOptions& options, const EnvContext& context);
 EnvSpec configured_spec(const EnvSpec& spec, const EnvOptions& options);
 
 }  // namespace myriad

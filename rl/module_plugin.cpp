@@ -88,9 +88,9 @@ void check_observations(const ModuleSpec& spec, const Space& observation_space) 
 }
 
 ModuleSpec plugin_module(const std::string& encoder, const Space& observation_space, const Space& action_space,
-                         const ModelConfig& config) {
+                         const ModelConfig& config, const Sandbox::Options& sandbox) {
   const auto [path, name] = parts_of(encoder);
-  const boost::json::object answer = call_in_child(path, [&, &path = path, &name = name] {
+  const boost::json::object answer = call_in_child(path, sandbox, [&, &path = path, &name = name] {
     const ModulePlugin& plugin = open_modules(path);
     return boost::json::object{
         {"module", to_json(find_module(plugin, path, name).make(observation_space, action_space, config))}};

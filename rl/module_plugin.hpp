@@ -10,6 +10,7 @@
 
 #include "rl/module_spec.hpp"
 #include "rl/plugin_build.hpp"
+#include "rl/sandbox.hpp"
 
 namespace myriad {
 
@@ -28,11 +29,11 @@ struct ModulePlugin {
   size_t count;
 };
 
-/// The network of `encoder`, "plugin:PATH[:NAME]", asked in a child process. Throws Error("no-plugin" | "plugin-abi" |
-/// "plugin-broken"); Error("bad-module") for a spec that cannot be, or is of other spaces; Error("impossible") for a
-/// library of networks in torch's operators.
+/// The network of `encoder`, "plugin:PATH[:NAME]", asked in a child process inside `sandbox`. Throws Error("no-plugin"
+/// | "plugin-abi" | "plugin-broken"); Error("bad-module") for a spec that cannot be, or is of other spaces;
+/// Error("impossible") for a library of networks in torch's operators.
 ModuleSpec plugin_module(const std::string& encoder, const Space& observation_space, const Space& action_space,
-                         const ModelConfig& config);
+                         const ModelConfig& config, const Sandbox::Options& sandbox);
 
 /// Throws Error("bad-module") unless `spec` takes these observations.
 void check_observations(const ModuleSpec& spec, const Space& observation_space);

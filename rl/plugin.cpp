@@ -11,6 +11,7 @@
 #include "rl/action_mask.hpp"
 #include "rl/check.hpp"
 #include "rl/child_call.hpp"
+#include "rl/env_context.hpp"
 #include "rl/plugin_environment.hpp"
 
 namespace myriad {
@@ -133,13 +134,13 @@ const RegisterEnv plugins{EnvPrefix{.prefix = "plugin", .names_file = true, .mak
 
 }  // namespace
 
-EnvSpec plugin_spec(const std::string& name) {
+EnvSpec plugin_spec(const std::string& name, const EnvContext& context) {
   const std::string path = plugin_library(name);
   if (!fs::exists(path)) fail(Exit::usage, "no-plugin", "there is no file {}", path);
-  const auto ask = [name, path](const EnvOptions& options) {
-    return call_in_child(path, [&] { return describe(name, options); });
+  const auto ask = [name, path](const EnvOptions& options, const EnvContext& asks) {
+    return call_in_child(path, asks.sandbox, [&] { return describe(name, options); });
   };
-  const json::object facts = ask({});
+  const json::object facts = ask({}, context);
   const Space action = space_of(facts, "action", path);
   EnvSpec spec{.id = "plugin:" + name,
                .observation_space = observation_of(facts, action, path),
@@ -153,8 +154,8 @@ EnvSpec plugin_spec(const std::string& name) {
   spec.submits = facts.at("submits").as_bool();
   for (const json::value& option : facts.at("options").as_array())
     spec.options[std::string(option.at(0).as_string())] = number_of(option.at(1));
-  spec.configure = [path, ask](EnvSpec& configured) {
-    const json::object other = ask(configured.options);
+  spec.configure = [path, ask](EnvSpec& configured, const EnvContext& configures) {
+    const json::object other = ask(configured.options, configures);
     configured.action_space = space_of(other, "action", path);
     configured.observation_space = observation_of(other, configured.action_space, path);
   };

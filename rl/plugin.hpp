@@ -8,7 +8,7 @@
 namespace myriad {
 
 /// The spec of the environment `name`, "PATH" or "PATH#ID". The library is asked in a child process, inside the
-/// sandbox. Throws Error("no-plugin" | "plugin-abi" | "plugin-broken" | "unknown-env").
-EnvSpec plugin_spec(const std::string& name);
+/// context's sandbox. Throws Error("no-plugin" | "plugin-abi" | "plugin-broken" | "unknown-env").
+EnvSpec plugin_spec(const std::string& name, const EnvContext& context);
 
 }  // namespace myriad

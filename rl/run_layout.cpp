@@ -49,7 +49,7 @@ std::optional<MeanStdFilter> observation_filter(const Config& config, const Modu
 }
 
 FragmentLayout fragment_layout(const Config& config, const EnvSpec& env, const ModuleSpec& module, int64_t steps) {
-  const EnvSpec spec = configured_spec(env, config.environment.env_config);
+  const EnvSpec spec = configured_spec(env, config.environment.env_config, EnvContext::of(config));
   const StoredAction action = stored_action(spec.action_space);
   const auto frames = static_cast<int>(config.environment.frame_stack);
   check_stack(spec.observation_space, frames);

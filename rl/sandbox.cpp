@@ -130,7 +130,6 @@ void Sandbox::enter() const {
   if (ruleset_ >= 0 && ::syscall(SYS_landlock_restrict_self, ruleset_, 0) != 0) refused("Landlock", errno);
   const sock_fprog program{static_cast<unsigned short>(filter_.size()), const_cast<sock_filter*>(filter_.data())};
   if (!filter_.empty() && ::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) != 0) refused("seccomp", errno);
-  foreign_sandbox() = {};
 }
 
 void Sandbox::make_ruleset() {
@@ -164,11 +163,6 @@ void Sandbox::make_ruleset() {
 Sandbox::Options sandbox_options(const Config& config, bool needs_network) {
   const EnvRunnersConfig& runners = config.env_runners;
   return {runners.sandbox, runners.sandbox_write, runners.sandbox_network || needs_network};
-}
-
-Sandbox::Options& foreign_sandbox() {
-  static Sandbox::Options options;
-  return options;
 }
 
 void close_descriptors_but(std::initializer_list<int> kept) {

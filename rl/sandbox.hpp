@@ -58,10 +58,6 @@ class Sandbox {
 /// The sandbox of a run's config, for an environment that needs the network or not (EnvSpec).
 Sandbox::Options sandbox_options(const Config& config, bool needs_network = false);
 
-/// That of children of this process which run foreign code: a plugin that is asked for its facts, a simulator. Set by
-/// environment_spec(Config); off in a process that is inside, as its children are.
-Sandbox::Options& foreign_sandbox();
-
 /// Closes every descriptor but 0, 1, 2 and these.
 void close_descriptors_but(std::initializer_list<int> kept);
 

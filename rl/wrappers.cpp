@@ -6,7 +6,6 @@
 
 #include "rl/action_mask.hpp"
 #include "rl/check.hpp"
-#include "rl/sandbox.hpp"
 
 namespace myriad {
 namespace {
@@ -321,8 +320,9 @@ void name_states(EnvSpec& spec, std::string_view name, size_t count) {
 }
 
 EnvSpec choosing(EnvSpec spec, const Space& choices) {
-  spec.make = [make = spec.make, given = spec.action_space, choices](const EnvOptions& options) {
-    return std::make_unique<IntegerActions>(make(options), given, choices);
+  spec.make = [make = spec.make, given = spec.action_space, choices](const EnvOptions& options,
+                                                                    const EnvContext& context) {
+    return std::make_unique<IntegerActions>(make(options, context), given, choices);
   };
   spec.action_space = choices;
   return spec;
@@ -330,8 +330,9 @@ EnvSpec choosing(EnvSpec spec, const Space& choices) {
 
 EnvSpec sticky(EnvSpec spec, double probability) {
   name_states(spec, "sticky_actions", StickyActions::own_size(spec.action_space));
-  spec.make = [make = spec.make, probability, space = spec.action_space](const EnvOptions& options) {
-    return std::make_unique<StickyActions>(make(options), probability, space);
+  spec.make = [make = spec.make, probability, space = spec.action_space](const EnvOptions& options,
+                                                                         const EnvContext& context) {
+    return std::make_unique<StickyActions>(make(options, context), probability, space);
   };
   return spec;
 }
@@ -339,8 +340,9 @@ EnvSpec sticky(EnvSpec spec, double probability) {
 EnvSpec skipping(EnvSpec spec, int64_t skip, int64_t max_episode_steps) {
   name_states(spec, "frame_skip", FrameSkip::kOwn);
   const int64_t limit = max_episode_steps > 0 ? 0 : spec.max_episode_steps;
-  spec.make = [make = spec.make, skip, limit, submits = spec.submits](const EnvOptions& options) {
-    return std::make_unique<FrameSkip>(make(options), skip, limit, submits);
+  spec.make = [make = spec.make, skip, limit, submits = spec.submits](const EnvOptions& options,
+                                                                      const EnvContext& context) {
+    return std::make_unique<FrameSkip>(make(options, context), skip, limit, submits);
   };
   spec.max_episode_steps = static_cast<int>((limit + skip - 1) / skip);
   return spec;
@@ -350,8 +352,9 @@ EnvSpec stacking(EnvSpec spec, int64_t k) {
   const Space one = spec.observation_space;
   name_states(spec, "frame_stack", FrameStack::own_size(k, one));
   spec.observation_space = FrameStack::space(k, one);
-  spec.make = [make = spec.make, k, one, stacked = spec.observation_space](const EnvOptions& options) {
-    return std::make_unique<FrameStack>(make(options), k, one, stacked);
+  spec.make = [make = spec.make, k, one, stacked = spec.observation_space](const EnvOptions& options,
+                                                                           const EnvContext& context) {
+    return std::make_unique<FrameStack>(make(options, context), k, one, stacked);
   };
   return spec;
 }
@@ -384,19 +387,17 @@ EnvSpec wrapped_spec(const EnvSpec& spec, const EnvironmentConfig& config) {
   if (config.frame_stack > 1) wrapped = stacking(std::move(wrapped), config.frame_stack);
   if (config.max_episode_steps > 0) wrapped.max_episode_steps = static_cast<int>(config.max_episode_steps);
   if (spec.configure)  // other options, perhaps of other spaces: the same wrappers
-    wrapped.configure = [spec, config](EnvSpec& changed) {
-      changed = wrapped_spec(configured_spec(spec, changed.options), config);
+    wrapped.configure = [spec, config](EnvSpec& changed, const EnvContext& context) {
+      changed = wrapped_spec(configured_spec(spec, changed.options, context), config);
     };
   return wrapped;
 }
 
-EnvSpec environment_spec(const EnvironmentConfig& config) {
-  return wrapped_spec(configured_spec(EnvRegistry::instance().find(config.env), config.env_config), config);
+EnvSpec environment_spec(const EnvironmentConfig& config, const EnvContext& context) {
+  const EnvSpec& env = EnvRegistry::instance().find(config.env, context);
+  return wrapped_spec(configured_spec(env, config.env_config, context), config);
 }
 
-EnvSpec environment_spec(const Config& config) {
-  foreign_sandbox() = sandbox_options(config);
-  return environment_spec(config.environment);
-}
+EnvSpec environment_spec(const Config& config) { return environment_spec(config.environment, EnvContext::of(config)); }
 
 }  // namespace myriad

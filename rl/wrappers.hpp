@@ -10,6 +10,7 @@
 #pragma once
 
 #include "rl/config.hpp"
+#include "rl/env_context.hpp"
 #include "rl/environment.hpp"
 
 namespace myriad {
@@ -20,7 +21,7 @@ EnvSpec wrapped_spec(const EnvSpec& spec, const EnvironmentConfig& config);
 
 /// The environment of a config: found in the registry, with its options, in its wrappers. Throws Error("unknown-env" |
 /// "unknown-env-option").
-EnvSpec environment_spec(const EnvironmentConfig& config);
+EnvSpec environment_spec(const EnvironmentConfig& config, const EnvContext& context = {});
 
 /// The same of a run's; foreign code that is asked for it runs in the run's sandbox.
 EnvSpec environment_spec(const Config& config);

@@ -93,7 +93,11 @@ void evaluate_inside(const SavedPolicy& policy, const Evaluator::Options& option
 }  // namespace
 
 EvaluationResult evaluate_policy(const SavedPolicy& policy, const Evaluator::Options& options) {
-  if (!policy.env.isolated || options.observer != nullptr) return evaluate_here(policy, options);
+  if (!policy.env.isolated || options.observer != nullptr) {
+    Evaluator::Options here = options;
+    here.context = EnvContext::of(policy.config);
+    return evaluate_here(policy, here);
+  }
   EvaluationResult result;
   result.episodes.resize(static_cast<size_t>(options.episodes));
   const SharedMemory memory = SharedMemory::create(

@@ -100,7 +100,7 @@ class Run {
         router_(links.router),
         clock_(make_system_clock()),
         env_(env),
-        curriculum_(config.curriculum, env_),
+        curriculum_(config.curriculum, env_, EnvContext::of(config)),
         core_(core_options(saved)),
         checkpoints_(files, (directory_.path() / "checkpoints").string(),
                      static_cast<uint32_t>(config_.checkpointing.num_to_keep)),
@@ -434,7 +434,7 @@ EnvSpec check_environment(const Config& config) {
   if (const auto* box = env.action_space.get_if<Box>(); box != nullptr && box->dtype != DType::f32)
     fail(Exit::usage, "unsupported-space", "the actions of {} are {}; a policy's are float32: declare them so",
          config.environment.env, env.action_space.to_string());
-  (void)Curriculum(config.curriculum, env);
+  (void)Curriculum(config.curriculum, env, EnvContext::of(config));
   check_agents(config, env);
   if (simulator::clients_file_of(config.environment.env).empty()) return env;
   if (config.env_runners.num_envs_per_env_runner != 1)

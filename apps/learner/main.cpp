@@ -188,7 +188,7 @@ class LearnerShell {
         config_(load_config_with_plugin(welcome.config, "config")),
         algorithm_calls_(find_algorithm(config_.algorithm)),
         env_(environment_spec(config_)),
-        curriculum_(config_.curriculum, env_),
+        curriculum_(config_.curriculum, env_, EnvContext::of(config_)),
         data_(context, welcome.data_endpoint),
         learner_(algorithm_calls_([this] {
           return Learner(config_, env_.observation_space, env_.action_space, device_of(config_, hello_.shard));

@@ -22,13 +22,8 @@ Clock& clock() {
 
 }  // namespace
 
-Patience& patience() {
-  static Patience all;
-  return all;
-}
-
-Channel::Channel(int fd, std::string name, bool takes_descriptors)
-    : fd_(fd), takes_descriptors_(takes_descriptors), name_(std::move(name)) {
+Channel::Channel(int fd, std::string name, bool takes_descriptors, std::function<void()> alive)
+    : fd_(fd), takes_descriptors_(takes_descriptors), name_(std::move(name)), alive_(std::move(alive)) {
   const timeval sign{1, 0};  // so often a wait looks around
   check(::setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &sign, sizeof sign) == 0, "SO_RCVTIMEO: {}", std::strerror(errno));
 }
@@ -41,6 +36,7 @@ Channel::Channel(Channel&& other) noexcept
       passed_(std::exchange(other.passed_, -1)),
       takes_descriptors_(other.takes_descriptors_),
       name_(std::move(other.name_)),
+      alive_(std::move(other.alive_)),
       bytes_(std::move(other.bytes_)),
       filled_(other.filled_) {}
 Channel& Channel::operator=(Channel&& other) noexcept {
@@ -48,6 +44,7 @@ Channel& Channel::operator=(Channel&& other) noexcept {
   std::swap(passed_, other.passed_);
   std::swap(takes_descriptors_, other.takes_descriptors_);
   std::swap(name_, other.name_);
+  std::swap(alive_, other.alive_);
   std::swap(bytes_, other.bytes_);
   std::swap(filled_, other.filled_);
   return *this;
@@ -93,7 +90,7 @@ void Channel::fill(size_t size, Time until, Time deadline) {
       fail(Exit::environment, "simulator-gone", "{} cannot be read: {}", name_, std::strerror(errno));
     if (clock().now() >= until)
       fail(Exit::environment, "simulator-silent", "{} gave no answer for {:.0f} s", name_, to_seconds(deadline));
-    if (patience().alive) patience().alive();
+    if (alive_) alive_();
   }
 }
 

@@ -11,19 +11,11 @@
 
 namespace myriad::simulator {
 
-/// How long this process waits for a simulator's message, and what it calls every second while it waits.
-struct Patience {
-  Time answer = std::chrono::seconds(30);  ///< to a Reset or Step
-  Time start = std::chrono::seconds(60);   ///< until its Hello
-  std::function<void()> alive = {};
-};
-Patience& patience();
-
 class Channel {
  public:
   /// Takes over `fd`, a connected stream socket; `name`: the peer's, for messages.
-  /// `takes_descriptors`: one may come with a message.
-  Channel(int fd, std::string name, bool takes_descriptors = false);
+  /// `takes_descriptors`: one may come with a message; `alive` is called every second while receive() waits.
+  Channel(int fd, std::string name, bool takes_descriptors = false, std::function<void()> alive = {});
   ~Channel();
   Channel(Channel&& other) noexcept;
   Channel& operator=(Channel&& other) noexcept;
@@ -48,6 +40,7 @@ class Channel {
   int fd_, passed_ = -1;
   bool takes_descriptors_;
   std::string name_;
+  std::function<void()> alive_;
   std::vector<std::byte> bytes_;  // what came: its first filled_
   size_t filled_ = 0;
 };

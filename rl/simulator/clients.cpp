@@ -17,6 +17,7 @@
 #include "rl/action_mask.hpp"
 #include "rl/check.hpp"
 #include "rl/descriptors.hpp"
+#include "rl/env_context.hpp"
 #include "rl/module_spec.hpp"
 #include "rl/simulator/channel.hpp"
 #include "rl/toml.hpp"
@@ -116,11 +117,12 @@ bool is_loopback(const std::string& bind) {
 
 class ClientEnvironment final : public Environment {
  public:
-  explicit ClientEnvironment(ClientsFile file)
+  ClientEnvironment(ClientsFile file, EnvContext context)
       : file_(std::move(file)),
+        context_(std::move(context)),
         mask_(ActionMask::of(file_.observation, file_.action)),
         num_inputs_(static_cast<size_t>(inputs_size(distribution_for(file_.action, false)))) {
-    if (door() < 0)
+    if (context_.door < 0)
       fail(Exit::usage, "no-clients",
            "clients come to the env runners of a run alone: what evaluates or checks here has none");
     tell(DoorMessage::Kind::free);
@@ -234,10 +236,10 @@ class ClientEnvironment final : public Environment {
   }
 
   void send_weights() {
-    const PolicySource& source = policy_source();
-    if (!acts_ || !channel_ || !source.version || source.version == sent_version_) return;
-    sent_version_ = source.version;
-    send(frame_of(source.weights()));
+    const PolicySource* source = context_.policy;
+    if (!acts_ || !channel_ || source == nullptr || !source->version || source->version == sent_version_) return;
+    sent_version_ = source->version;
+    send(frame_of(source->weights()));
   }
 
   ObservationT first_observation() {
@@ -261,9 +263,9 @@ class ClientEnvironment final : public Environment {
 
   /// A second at most, until `fd` has something or the door has a connection, which is taken.
   bool wait(int fd) {
-    std::array<pollfd, 2> poll{pollfd{door(), POLLIN, 0}, pollfd{fd, POLLIN, 0}};
+    std::array<pollfd, 2> poll{pollfd{context_.door, POLLIN, 0}, pollfd{fd, POLLIN, 0}};
     const int ready = ::poll(poll.data(), poll.size(), 1000);
-    if (patience().alive) patience().alive();
+    if (context_.alive) context_.alive();
     if (ready > 0 && poll[0].revents != 0) take();
     return ready > 0 && poll[1].revents != 0;
   }
@@ -272,11 +274,11 @@ class ClientEnvironment final : public Environment {
     DoorMessage message{};
     const iovec part{&message, sizeof message};
     int fd = -1;
-    const ssize_t got = receive_with_descriptors(door(), {&part, 1}, {&fd, 1});
+    const ssize_t got = receive_with_descriptors(context_.door, {&part, 1}, {&fd, 1});
     if (got == 0) ::_exit(0);  // the agent is gone
     if (got != sizeof message || fd < 0) return;
     name_ = message.name;
-    channel_.emplace(fd, fmt::format("client {}", name_));
+    channel_.emplace(fd, fmt::format("client {}", name_), false, context_.alive);
     WelcomeT welcome;
     welcome.protocol = kProtocol;
     welcome.session.assign(message.session.begin(), message.session.end());
@@ -335,10 +337,11 @@ class ClientEnvironment final : public Environment {
   void tell(DoorMessage::Kind kind) const {
     DoorMessage message{.kind = kind, .session = session_, .name = {}, .episode = episode_, .steps = t_, .acts = 0};
     name_.copy(message.name, sizeof message.name - 1);
-    (void)!::send(door(), &message, sizeof message, MSG_NOSIGNAL);
+    (void)!::send(context_.door, &message, sizeof message, MSG_NOSIGNAL);
   }
 
   ClientsFile file_;
+  EnvContext context_;
   std::optional<Channel> channel_;
   Session session_{};
   std::string name_, why_lost_;
@@ -367,7 +370,9 @@ EnvSpec clients_spec(const std::string& path) {
           .reward_threshold = file.reward_threshold,
           .source = fmt::format("clients of {}", path),
           .isolated = true,
-          .make = [file](const EnvOptions&) { return std::make_unique<ClientEnvironment>(file); }};
+          .make = [file](const EnvOptions&, const EnvContext& context) {
+            return std::make_unique<ClientEnvironment>(file, context);
+          }};
 }
 
 const RegisterEnv clients{EnvPrefix{.prefix = kPrefix, .names_file = true, .make_spec = clients_spec}};
@@ -411,16 +416,6 @@ Session new_session() {
   Session session;
   check(::getrandom(session.data(), session.size(), 0) == std::ssize(session), "getrandom: {}", std::strerror(errno));
   return session;
-}
-
-PolicySource& policy_source() {
-  static PolicySource source;
-  return source;
-}
-
-int& door() {
-  static int fd = -1;
-  return fd;
 }
 
 }  // namespace myriad::simulator

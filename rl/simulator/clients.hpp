@@ -47,14 +47,10 @@ struct DoorMessage {
   uint32_t acts;  ///< client: whether it chooses its actions itself
 };
 
-/// The policy of the moment, for clients that act themselves. An env runner sets it.
+/// The policy that a runner samples with, for clients that act themselves.
 struct PolicySource {
-  std::optional<uint64_t> version = {};
+  std::optional<uint64_t> version = {};  ///< of its weights; none before the first
   std::function<WeightsT()> weights = {};
 };
-PolicySource& policy_source();
-
-/// The way to the door, in a runner; -1 elsewhere, where these environments cannot be made.
-int& door();
 
 }  // namespace myriad::simulator

@@ -22,7 +22,8 @@ size_t agents_of(const HelloT& hello) { return std::clamp<uint32_t>(hello.agents
 /// reset, in as many simulators as they need.
 class Group {
  public:
-  Group(Source source, EnvOptions options) : source_(std::move(source)), options_(std::move(options)) {}
+  Group(Source source, EnvOptions options, EnvContext context)
+      : source_(std::move(source)), options_(std::move(options)), context_(std::move(context)) {}
 
   size_t join() { return places_++; }
   bool is_open() const { return simulators_.empty(); }
@@ -71,7 +72,7 @@ class Group {
   void open() {
     submitted_.assign(places_, false), begun_.assign(places_, false), seeded_.assign(places_, std::nullopt);
     for (size_t first = 0; first < places_;) {
-      auto simulator = std::make_unique<Simulator>(source_, options_);
+      auto simulator = std::make_unique<Simulator>(source_, options_, context_);
       if (const size_t agents = agents_of(simulator->hello()); places_ % agents != 0)
         fail(
             Exit::usage, "impossible",
@@ -92,6 +93,7 @@ class Group {
 
   Source source_;
   EnvOptions options_;
+  EnvContext context_;
   std::vector<std::unique_ptr<Simulator>> simulators_;
   size_t places_ = 0, each_ = 1;
   std::vector<bool> submitted_;  // its action is known, its answer not read
@@ -130,21 +132,21 @@ std::string python_path() {
   return "";
 }
 
-std::function<std::unique_ptr<Environment>(const EnvOptions& options)> make_of(const Source& source) {
-  return [source](const EnvOptions& options) -> std::unique_ptr<Environment> {
+auto make_of(const Source& source) {
+  return [source](const EnvOptions& options, const EnvContext& context) -> std::unique_ptr<Environment> {
     // Those made before one of them is reset share.
     thread_local std::map<std::pair<std::string, EnvOptions>, std::weak_ptr<Group>> groups;
     std::erase_if(groups, [](const auto& entry) { return entry.second.expired(); });  // a curriculum makes many
     std::weak_ptr<Group>& kept = groups[{source.name(), options}];
     std::shared_ptr<Group> group = kept.lock();
-    if (!group || !group->is_open()) kept = group = std::make_shared<Group>(source, options);
+    if (!group || !group->is_open()) kept = group = std::make_shared<Group>(source, options, context);
     return std::make_unique<SimulatedEnvironment>(std::move(group));
   };
 }
 
 /// The EnvSpec of a simulator's Hello.
-EnvSpec spec_of(const Source& source) {
-  const HelloT hello = Simulator(source, {}).hello();
+EnvSpec spec_of(const Source& source, const EnvContext& context) {
+  const HelloT hello = Simulator(source, {}, context).hello();
   EnvSpec spec{.id = "",
                .observation_space = to_space(hello.observation.get(), "observation"),
                .action_space = to_space(hello.action.get(), "action"),
@@ -158,8 +160,8 @@ EnvSpec spec_of(const Source& source) {
   if (!std::isnan(hello.reward_threshold)) spec.reward_threshold = hello.reward_threshold;
   for (const auto& option : hello.options)
     if (option && std::isfinite(option->value)) spec.options[option->name] = option->value;
-  spec.configure = [source](EnvSpec& configured) {
-    const HelloT other = Simulator(source, configured.options).hello();
+  spec.configure = [source](EnvSpec& configured, const EnvContext& configures) {
+    const HelloT other = Simulator(source, configured.options, configures).hello();
     configured.observation_space = to_space(other.observation.get(), "observation");
     configured.action_space = to_space(other.action.get(), "action");
     configured.agents = static_cast<int>(agents_of(other));
@@ -167,23 +169,28 @@ EnvSpec spec_of(const Source& source) {
   return spec;
 }
 
-const RegisterEnv process{EnvPrefix{.prefix = "process", .make_spec = [](const std::string& command) {
-                                      return spec_of({{"/bin/sh", "-c", "exec " + command}, "", python_path()});
-                                    }}};
-const RegisterEnv connected{EnvPrefix{.prefix = "connect", .make_spec = [](const std::string& address) {
-                                        return spec_of({{}, address});
-                                      }}};
-
 /// The Python package's way to environments of others.
 Source python_module(const char* module, const std::string& id) {
   return {{python(), "-m", module, id}, "", python_path()};
 }
-const RegisterEnv gymnasium{EnvPrefix{.prefix = "gymnasium", .make_spec = [](const std::string& id) {
-                                        return spec_of(python_module("myriad_client.gymnasium", id));
-                                      }}};
-const RegisterEnv pettingzoo{EnvPrefix{.prefix = "pettingzoo", .make_spec = [](const std::string& id) {
-                                         return spec_of(python_module("myriad_client.pettingzoo", id));
-                                       }}};
+
+EnvSpec process_spec(const std::string& command, const EnvContext& context) {
+  return spec_of({{"/bin/sh", "-c", "exec " + command}, "", python_path()}, context);
+}
+EnvSpec connected_spec(const std::string& address, const EnvContext& context) {
+  return spec_of({{}, address}, context);
+}
+EnvSpec gymnasium_spec(const std::string& id, const EnvContext& context) {
+  return spec_of(python_module("myriad_client.gymnasium", id), context);
+}
+EnvSpec pettingzoo_spec(const std::string& id, const EnvContext& context) {
+  return spec_of(python_module("myriad_client.pettingzoo", id), context);
+}
+
+const RegisterEnv process{EnvPrefix{.prefix = "process", .make_spec = process_spec}};
+const RegisterEnv connected{EnvPrefix{.prefix = "connect", .make_spec = connected_spec}};
+const RegisterEnv gymnasium{EnvPrefix{.prefix = "gymnasium", .make_spec = gymnasium_spec}};
+const RegisterEnv pettingzoo{EnvPrefix{.prefix = "pettingzoo", .make_spec = pettingzoo_spec}};
 
 }  // namespace
 }  // namespace myriad::simulator

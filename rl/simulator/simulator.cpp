@@ -12,7 +12,6 @@
 #include <cstring>
 
 #include "rl/check.hpp"
-#include "rl/sandbox.hpp"
 #include "rl/simulator/address.hpp"
 
 namespace myriad::simulator {
@@ -34,13 +33,14 @@ std::string Source::name() const {
                                  : fmt::format("{}", fmt::join(command, " "));
 }
 
-Simulator::Simulator(const Source& source, const EnvOptions& options) {
+Simulator::Simulator(const Source& source, const EnvOptions& options, const EnvContext& context)
+    : answer_timeout_(context.answer_timeout) {
   if (source.command.empty())
-    connect(source.address);
+    connect(source.address, context);
   else
-    start(source, options);
+    start(source, options, context);
   explained([&] {
-    MessageT message = channel_->receive(patience().start);
+    MessageT message = channel_->receive(context.start_timeout);
     auto* hello = as<HelloT>(message);
     if (hello == nullptr)
       fail(Exit::environment, "simulator-malformed", "{} begins with a {}, want a Hello", channel_->name(),
@@ -90,7 +90,7 @@ std::string Simulator::ending() {
                              : fmt::format("ended with exit status {}; its words are in the log", WEXITSTATUS(status));
 }
 
-void Simulator::start(const Source& source, const EnvOptions& options) {
+void Simulator::start(const Source& source, const EnvOptions& options, const EnvContext& context) {
   int ends[2];
   check(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0, "socketpair: {}", std::strerror(errno));
   // Everything that allocates comes before the fork.
@@ -101,7 +101,7 @@ void Simulator::start(const Source& source, const EnvOptions& options) {
   if (const char* before = std::getenv("PYTHONPATH"); !path.empty() && before != nullptr)
     path += std::string(":") + before;
   const std::string text = text_of(options);
-  const Sandbox sandbox(foreign_sandbox());
+  const Sandbox sandbox(context.sandbox);
   const pid_t parent = ::getpid();
   pid_ = ::fork();
   if (pid_ < 0) {
@@ -136,11 +136,11 @@ void Simulator::start(const Source& source, const EnvOptions& options) {
     ::_exit(127);
   }
   ::close(ends[1]);
-  channel_.emplace(ends[0], "the simulator " + source.name());
+  channel_.emplace(ends[0], "the simulator " + source.name(), false, context.alive);
   local_ = true;
 }
 
-void Simulator::connect(const std::string& address) {
+void Simulator::connect(const std::string& address, const EnvContext& context) {
   local_ = is_path(address);
   int fd = -1;
   try {
@@ -148,7 +148,7 @@ void Simulator::connect(const std::string& address) {
   } catch (const std::runtime_error& error) {
     fail(Exit::environment, "simulator-gone", "no simulator answers at {}: {}; start it first", address, error.what());
   }
-  channel_.emplace(fd, fmt::format("the simulator at {}", address));
+  channel_.emplace(fd, fmt::format("the simulator at {}", address), false, context.alive);
 }
 
 void Simulator::welcome(size_t num_envs, const EnvOptions& options) {
@@ -212,7 +212,7 @@ void Simulator::reset(size_t env, std::optional<uint64_t> seed) {
 
 /// The answer; without shared memory it has the rows, and those of one environment are kept, or of all.
 void Simulator::hear(const char* asked, std::optional<size_t> only) {
-  const MessageT message = channel_->receive(patience().answer);
+  const MessageT message = channel_->receive(answer_timeout_);
   const auto* stepped = as<SteppedT>(message);
   if (stepped == nullptr)
     fail(Exit::environment, "simulator-malformed", "{} answers a {} with a {}", channel_->name(), asked,

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "rl/env_context.hpp"
 #include "rl/environment.hpp"
 #include "rl/shared_memory.hpp"
 #include "rl/simulator/channel.hpp"
@@ -30,7 +31,7 @@ struct Source {
 class Simulator {
  public:
   /// Starts or connects, and receives its Hello. Throws Error.
-  Simulator(const Source& source, const EnvOptions& options);
+  Simulator(const Source& source, const EnvOptions& options, const EnvContext& context);
   ~Simulator();
   Simulator(const Simulator&) = delete;
 
@@ -53,8 +54,8 @@ class Simulator {
   uint8_t flags(size_t env) const { return static_cast<uint8_t>(*block(rows_.flags + env)); }
 
  private:
-  void start(const Source& source, const EnvOptions& options);
-  void connect(const std::string& address);
+  void start(const Source& source, const EnvOptions& options, const EnvContext& context);
+  void connect(const std::string& address, const EnvContext& context);
   void hear(const char* asked, std::optional<size_t> only);
   std::string ending();  // "ended with exit status 1"; waits for it, a second at most
   void check_row(const char* what, size_t bytes, size_t mine) const;
@@ -63,6 +64,7 @@ class Simulator {
   std::byte* block(size_t offset) const { return memory_->data() + offset; }
   uint8_t* active() const { return reinterpret_cast<uint8_t*>(block(rows_.active)); }
 
+  Time answer_timeout_;
   int pid_ = -1;
   std::optional<Channel> channel_;
   HelloT hello_;

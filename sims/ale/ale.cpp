@@ -29,7 +29,8 @@ std::string ale_library(const std::string& game) {
 const RegisterEnv games{EnvPrefix{
     .prefix = "ale",
     .names_file = false,
-    .make_spec = [](const std::string& game) { return plugin_spec(ale_library(game) + "#" + game); },
+    .make_spec = [](const std::string& game,
+                    const EnvContext& context) { return plugin_spec(ale_library(game) + "#" + game, context); },
 }};
 
 }  // namespace

@@ -301,6 +301,9 @@ EnvSpec mjcf_spec(const std::string& path) {
   const std::string text{std::istreambuf_iterator<char>(in), {}};
   const auto task = std::make_shared<const TaskFile>(read_task(text, path));
   const std::string xml = model_path(*task, path);
+  const auto describe = [task, xml](EnvSpec& configured) {
+    MjcfEnv(*task, load_model(xml), configured.options).describe(configured);
+  };
   EnvSpec spec{
       .id = path,
       .observation_space = mujoco_observation_space(1),
@@ -311,11 +314,8 @@ EnvSpec mjcf_spec(const std::string& path) {
       .options = task->options,
       .make = [task,
                xml](const EnvOptions& options) { return std::make_unique<MjcfEnv>(*task, load_model(xml), options); },
-      .configure =
-          [task, xml](EnvSpec& configured) {
-            MjcfEnv(*task, load_model(xml), configured.options).describe(configured);
-          }};
-  spec.configure(spec);
+      .configure = describe};
+  describe(spec);
   return spec;
 }
 

@@ -206,6 +206,22 @@ TEST_SUITE("env_runners/env_stepper") {
     CHECK(stage.env().scale == 1);  // made anew, by a spec that makes all alike
   }
 
+  TEST_CASE("EnvStepper: environments are made in the context of the rules, also anew") {
+    std::vector<int> doors;
+    EnvSpec spec = obedient();
+    spec.make = [&](const EnvOptions&, const EnvContext& context) {
+      doors.push_back(context.door);
+      return std::make_unique<Obedient>();
+    };
+    EnvContext context;
+    context.door = 5;
+    EnvStepper stepper(std::make_shared<const EnvRules>(spec, EnvOptions{}, 0, context), 1, StreamPurpose::environment,
+                       0);
+    stepper.set_options({{"scale", 2}});
+    stepper.set_options({{"scale", 13}});
+    CHECK(doors == std::vector<int>{5, 5});
+  }
+
   TEST_CASE("EnvStepper: submit hands on the action") {
     Stage stage;
     const int32_t told = 5;

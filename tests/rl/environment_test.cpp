@@ -3,6 +3,9 @@
 #include <doctest/doctest.h>
 
 #include "rl/check.hpp"
+#include "rl/config.hpp"
+#include "rl/env_context.hpp"
+#include "rl/wrappers.hpp"
 #include "tests/error_of.hpp"
 
 namespace myriad {
@@ -96,6 +99,46 @@ TEST_SUITE("rl/environment") {
     const EnvSpec& spec = EnvRegistry::instance().find("TestEcho-v0");
     CHECK(configured_spec(spec, {{"scale", 4.0}}).action_space.to_string() == "Box(0.0, 4.0, (1,), float32)");
     CHECK(spec.action_space.to_string() == "Box(-1.0, 1.0, (1,), float32)");
+  }
+
+  TEST_CASE("EnvContext: what makes an environment, its spaces or its spec gets it, through wrappers, too") {
+    std::vector<int> doors;  // 100 more: of configure
+    EnvSpec spec = echo_spec("TestLent-v0");
+    spec.make = [&](const EnvOptions&, const EnvContext& context) {
+      doors.push_back(context.door);
+      return std::make_unique<Echo>(1.0);
+    };
+    spec.configure = [&](EnvSpec&, const EnvContext& context) { doors.push_back(100 + context.door); };
+    EnvContext context;
+    context.door = 7;
+    (void)make_environment(spec, {});
+    (void)make_environment(spec, {}, context);
+    (void)configured_spec(spec, {{"scale", 4.0}}, context);
+    CHECK(doors == std::vector<int>{-1, 7, 107});
+    EnvironmentConfig config;
+    config.frame_skip = config.frame_stack = 2, config.sticky_actions = 0.5;
+    const EnvSpec wrapped = wrapped_spec(spec, config);
+    doors.clear();
+    (void)make_environment(wrapped, {}, context);
+    (void)configured_spec(wrapped, {{"scale", 4.0}}, context);
+    CHECK(doors == std::vector<int>{7, 107});
+    EnvRegistry& registry = EnvRegistry::instance();
+    registry.add(EnvPrefix{.prefix = "lent", .make_spec = [](const std::string&, const EnvContext& asked) {
+                             EnvSpec lent = echo_spec("any");
+                             lent.source = fmt::format("{}", asked.door);
+                             return lent;
+                           }});
+    CHECK(registry.find("lent:a", context).source == "7");
+    CHECK(registry.find("lent:b").source == "-1");
+  }
+
+  TEST_CASE("EnvContext: of a run's config it has the run's sandbox") {
+    Config config;
+    config.env_runners.sandbox = "strict";
+    config.env_runners.sandbox_write = "/tmp";
+    CHECK(EnvContext::of(config).sandbox.level == "strict");
+    CHECK(EnvContext::of(config).sandbox.writable == "/tmp");
+    CHECK(EnvContext{}.sandbox.level == "off");
   }
 
   TEST_CASE("Environment: one without a state refuses to restore one") {
