@@ -86,7 +86,8 @@ int run(int argc, char** argv) {
   play_verb->add_option("--seed", play_options.seed, "of the reset and of random actions");
   play_verb->add_option("--steps", play_options.steps, "how many random steps at most")->check(CLI::PositiveNumber);
   play_verb->add_option("--option", play_options.env_options, "key=value of the environment");
-  play_verb->add_option("--wrapper", play_options.wrappers, "key=value of [environment], such as frame_stack=4");
+  play_verb->add_option("--wrapper", play_options.wrappers,
+                        "key=value of [environment], such as frame_stack=4; or plugin:PATH");
   play_verb->add_option("--render", play_options.render,
                         "draw every state: FILE.webm, FILE.png (the last one), a folder for one PNG a step, or ansi");
   play_verb->add_option("--size", play_options.size, "of a frame: WIDTHxHEIGHT (640x480; ansi: 80x48)");
@@ -99,7 +100,8 @@ int run(int argc, char** argv) {
   check_verb->add_option("env", check_options.env, "an id of `myriad envs`, plugin:PATH, ale:GAME or mjcf:PATH.toml")
       ->required();
   check_verb->add_option("--option", check_options.env_options, "key=value of the environment");
-  check_verb->add_option("--wrapper", check_options.wrappers, "key=value of [environment], such as frame_stack=4");
+  check_verb->add_option("--wrapper", check_options.wrappers,
+                         "key=value of [environment], such as frame_stack=4; or plugin:PATH");
   check_verb->add_option("--seed", check_options.seed, "of resets and random actions");
   check_verb->add_option("--steps", check_options.steps, "of the longest check")
       ->check(CLI::Range(10'000, 100'000'000));
@@ -157,6 +159,12 @@ int run(int argc, char** argv) {
       app.add_subcommand("new-module", "write a network of your own to start from, built out of tree");
   new_module_verb->add_option("name", new_name, "its folder, in lower case: my_net")->required();
   new_module_verb->callback([&] { verb = [&] { return new_module(new_name); }; });
+
+  CLI::App* new_wrapper_verb = app.add_subcommand(
+      "new-wrapper",
+      "write a wrapper of observations, actions and rewards of your own to start from, built out of tree");
+  new_wrapper_verb->add_option("name", new_name, "its folder, in lower case: my_wrapper")->required();
+  new_wrapper_verb->callback([&] { verb = [&] { return new_wrapper(new_name); }; });
 
   std::string resolved;
   CLI::App* config_verb = app.add_subcommand("config", "print every setting with default, unit and meaning");

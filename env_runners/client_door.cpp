@@ -237,7 +237,7 @@ void ClientDoor::hear(uint32_t slot, Runner& runner) {
   DoorMessage message{};
   for (;;) {
     const ssize_t got = ::recv(runner.fd, &message, sizeof message, MSG_DONTWAIT);
-    if (got == 0) ::epoll_ctl(epoll_, EPOLL_CTL_DEL, runner.fd, nullptr);  // its end is told by others
+    if (got == 0) ::epoll_ctl(epoll_, EPOLL_CTL_DEL, runner.fd, nullptr);  // remove_runner() frees it
     if (got != sizeof message) return;
     message.name[sizeof message.name - 1] = '\0';
     if (message.kind == DoorMessage::Kind::free) {
@@ -259,7 +259,7 @@ void ClientDoor::refuse(Waiting& client, const std::string& code, const std::str
   const uint64_t before = refused_[code]++;
   if (before < 20 || before % 1000 == 0)
     say_(fmt::format("a client from {} was refused [{}]: {}", client.from, code, text));
-  ::shutdown(client.fd, SHUT_WR);  // not a reset: what was said is to arrive
+  ::shutdown(client.fd, SHUT_WR);  // not a reset: the Refused is to arrive
   drop(client);
 }
 

@@ -2,7 +2,7 @@
 //
 //   connect -> Hello -> looked at -> a runner with a place -> the connection is handed over -> Welcome from the runner
 //
-// Nothing a client sends later passes through here. What connects and says nothing, too much, or what is no Hello is
+// Nothing a client sends later passes through here. A connection that sends nothing, too much, or no Hello is
 // sent away; there is room for a bounded number of those that wait. A client that comes again with its session goes
 // back to its runner. One thread, nothing blocks.
 #pragma once
@@ -70,7 +70,7 @@ class ClientDoor {
   std::map<int, std::unique_ptr<Waiting>> waiting_;  // by descriptor
   std::map<uint32_t, Runner> runners_;               // by slot
   uint64_t sent_away_ = 0;
-  std::map<std::string, uint64_t> refused_;  // by code; the first twenty of each are told, then every thousandth
+  std::map<std::string, uint64_t> refused_;  // by code; the first twenty of each are reported, then every thousandth
 };
 
 }  // namespace myriad

@@ -58,8 +58,8 @@ float* pack_weights(const Conv2d& l, const float* weight, float* packed) {
   return packed + patch * pitch;
 }
 
-/// `samples` rows, `pitch` apart -> panel [size][lanes]; lanes without a sample are zero, and nobody reads what becomes
-/// of them.
+/// `samples` rows, `pitch` apart -> panel [size][lanes]; lanes without a sample are zero, and nothing reads what
+/// becomes of them.
 void pack(const float* rows, int samples, int size, int pitch, int lanes, float* panel) {
   for (int j = 0; j < samples; ++j)
     for (int i = 0; i < size; ++i) panel[i * lanes + j] = rows[j * pitch + i];

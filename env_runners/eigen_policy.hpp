@@ -2,7 +2,7 @@
 //
 // Owned by one RolloutWorker or Evaluator, used by one thread; nothing is allocated per forward. Samples are processed
 // in panels of 16 (8 or 4 where fewer are left): sample j is SIMD lane j of every instruction and a sum runs over
-// the inputs in order, so a sample's result is the same bits whoever shares its call.
+// the inputs in order, so a sample's result is the same bits whatever shares its call.
 //
 //   obs [n, in] --transpose--> panel [in][16] --Linear: y[o][:] = b[o] + sum_i W[o][i] x[i][:]--> ... --> [n, out]
 //

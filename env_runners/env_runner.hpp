@@ -28,7 +28,7 @@ struct RunnerSetup {
 };
 
 /// Enters `sandbox`, then makes environments and runs until the agent closes `socket`. `door`: socket to the agent's
-/// ClientDoor, or -1. Returns the exit status; what went wrong was said to the agent.
+/// ClientDoor, or -1. Returns the exit status, after sending the agent the error.
 int run_env_runner(const RunnerSetup& setup, uint32_t slot, uint32_t incarnation, int socket, int door,
                    const std::byte* weights, RunnerPage& page, const Sandbox& sandbox);
 

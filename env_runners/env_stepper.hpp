@@ -3,8 +3,8 @@
 //
 //   reset -> S_0;  [submit A_t ->] step A_t -> R_{t+1}, S_{t+1};  ...until terminated or truncated;  reset -> S_0
 //
-// It adds the time limit, sums the episode, checks what the environment gives, and says in every error which
-// environment failed, where. One thread; a step neither allocates nor locks.
+// It adds the time limit, sums the episode, checks what the environment gives, and names environment and step in
+// every error. One thread; a step neither allocates nor locks.
 #pragma once
 
 #include <cmath>

@@ -105,7 +105,7 @@ void Evaluator::step_once() {
     connector_({actions_.data() + i * row_bytes, row_bytes}, env_action(i));
     if (rules_->spec.submits) slots_[i].stepper.submit(ConstRow(env_action(i)));
   }
-  for (size_t i = n; i-- > 0;) {  // downwards: the last slot moves into a place whose turn is over
+  for (size_t i = n; i-- > 0;) {  // downwards: the last slot moves into a place that was stepped already
     auto& [stepper, episode] = slots_[i];
     const StepResult result = stepper.step(ConstRow(env_action(i)), Row(row_));
     stepper.check_step(result, result.reward, Row(row_));

@@ -53,7 +53,7 @@ HostMemory read_host_memory(const std::string& root = "/");
 /// Memory the process holds, /proc/PID/statm; 0 when it is gone.
 uint64_t resident_bytes(int pid);
 
-/// Moves this process forward (0 to 1000) in the kernel's choice of whom to kill; runners take 500. Best effort.
+/// Moves this process forward (0 to 1000) in the kernel's choice of what to kill; runners take 500. Best effort.
 void prefer_for_oom(int score);
 
 }  // namespace myriad

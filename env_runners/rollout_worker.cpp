@@ -217,8 +217,8 @@ void RolloutWorker::take_frames(std::byte* final_obs) {
   }
 }
 
-/// What environment `b` did instead of what it was told. Where it does not say what it drew from, it counts as drawn
-/// from the policy here.
+/// Records what environment `b` did in place of the action sent. Without the inputs it was drawn from it counts as
+/// drawn from the policy here.
 void RolloutWorker::take_own(size_t b, const OwnAction& own) {
   const size_t inputs = static_cast<size_t>(dist_.num_inputs());
   check(own.dist_inputs.empty() || own.dist_inputs.size() == inputs, "an action drawn from {} numbers, want {}",

@@ -161,7 +161,7 @@ RunnerLimits::Controller RunnerLimits::find_v1(const std::string& controller) co
   return can_make_groups_in(parent) ? Controller{Version::v1, parent} : Controller{};
 }
 
-// Permission bits say little here (read-only mounts, root without capabilities): make one and remove it.
+// Permission bits mean little here (read-only mounts, root without capabilities): make one and remove it.
 bool RunnerLimits::can_make_groups_in(const std::string& parent) const {
   const std::string probe = group({Version::none, parent}, UINT32_MAX);
   return ::mkdir(probe.c_str(), 0755) == 0 && ::rmdir(probe.c_str()) == 0;

@@ -5,8 +5,8 @@
 //   a page a runner:   [pinned buffer][progress]                                      shared by it and the agent alone
 //
 // A runner pins the newest buffer for a fragment (hazard pointers: Michael 2004): it writes the pin, then sees that the
-// buffer is still the newest. The agent writes only where nobody's pin is. What a runner writes to its page can delay
-// new weights, never break them.
+// buffer is still the newest. The agent writes only to buffers without a pin. What a runner writes to its page can
+// delay new weights, never break them.
 #pragma once
 
 #include <array>

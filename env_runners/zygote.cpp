@@ -43,7 +43,7 @@ class Home {
   explicit Home(int socket) : socket_(socket) {}
 
   [[noreturn]] void live() {
-    ::prctl(PR_SET_CHILD_SUBREAPER, 1);  // simulators whose runner was killed are buried here
+    ::prctl(PR_SET_CHILD_SUBREAPER, 1);  // reaps simulators of killed runners
     sigset_t signals;
     ::sigemptyset(&signals);
     ::sigaddset(&signals, SIGCHLD);

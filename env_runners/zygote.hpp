@@ -15,7 +15,7 @@
 
 namespace myriad {
 
-/// What a zygote says.
+/// A message of the zygote to its agent.
 struct ZygoteReport {
   enum class Kind : uint32_t { ready, failed, spawned, exited } kind;
   // ready

@@ -119,6 +119,8 @@ void EnvironmentConfig::settings(SettingVisitor& v) {
   v.visit({"max_episode_steps", "env steps", "time limit; 0: the environment's own", 0, 2147483647}, max_episode_steps);
   v.visit({"normalize_actions", "", "Box actions: the policy's [-1, 1] becomes [low, high]"}, normalize_actions);
   v.visit({"clip_actions", "", "Box actions are clipped to [low, high] before the step"}, clip_actions);
+  v.visit({"wrappers", "", "of your own, the innermost first: plugin:PATH or plugin:PATH:NAME (myriad new-wrapper)"},
+          wrappers);
   v.visit({"frame_skip", "env steps", "of one action, their rewards summed; everything else counts one", 1, 10000},
           frame_skip);
   v.visit(

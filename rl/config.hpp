@@ -69,10 +69,11 @@ class SettingVisitor {
 struct EnvironmentConfig {
   std::string env = "CartPole-v1";
   EnvOptions env_config;
-  int64_t max_episode_steps = 0;  ///< 0: the environment's own limit
-  bool normalize_actions = true;  ///< Box actions: the policy's [-1, 1] is unsquashed to [low, high]
-  bool clip_actions = true;       ///< Box actions are clipped to [low, high] before the step
-  int64_t frame_skip = 1;         ///< wrappers: rl/wrappers.hpp
+  int64_t max_episode_steps = 0;           ///< 0: the environment's own limit
+  bool normalize_actions = true;           ///< Box actions: the policy's [-1, 1] is unsquashed to [low, high]
+  bool clip_actions = true;                ///< Box actions are clipped to [low, high] before the step
+  std::vector<std::string> wrappers = {};  ///< of plugins, the innermost first: rl/wrapper_plugin.hpp
+  int64_t frame_skip = 1;                  ///< wrappers: rl/wrappers.hpp
   int64_t frame_stack = 1;
   double sticky_actions = 0.0;
   std::string reward_filter =

@@ -16,13 +16,6 @@ namespace {
 
 constexpr const char* kDocs = "docs/howto-module.md";
 
-/// PATH and NAME of "plugin:PATH[:NAME]"; no NAME is "".
-std::pair<std::string, std::string> parts_of(const std::string& encoder) {
-  const size_t colon = encoder.rfind(':');
-  if (colon < kPluginPrefix.size() || encoder.find('/', colon) != std::string::npos) return {plugin_path(encoder), ""};
-  return {plugin_path(std::string_view(encoder).substr(0, colon)), encoder.substr(colon + 1)};
-}
-
 /// Runners have no torch: a network that computes with it cannot be data.
 [[noreturn]] void refuse_torch(const std::string& path) {
   fail(
@@ -89,7 +82,7 @@ void check_observations(const ModuleSpec& spec, const Space& observation_space) 
 
 ModuleSpec plugin_module(const std::string& encoder, const Space& observation_space, const Space& action_space,
                          const ModelConfig& config, const Sandbox::Options& sandbox) {
-  const auto [path, name] = parts_of(encoder);
+  const auto [path, name] = plugin_parts(encoder);
   const boost::json::object answer = call_in_child(path, sandbox, [&, &path = path, &name = name] {
     const ModulePlugin& plugin = open_modules(path);
     return boost::json::object{
@@ -101,12 +94,6 @@ ModuleSpec plugin_module(const std::string& encoder, const Space& observation_sp
   check_observations(spec, observation_space);
   check_actions(spec, action_space, config);
   return spec;
-}
-
-std::string absolute_encoder(const std::string& encoder) {
-  if (!encoder.starts_with(kPluginPrefix)) return encoder;
-  const auto [path, name] = parts_of(encoder);
-  return fmt::format("{}{}{}{}", kPluginPrefix, path, name.empty() ? "" : ":", name);
 }
 
 }  // namespace myriad

@@ -38,9 +38,6 @@ ModuleSpec plugin_module(const std::string& encoder, const Space& observation_sp
 /// Throws Error("bad-module") unless `spec` takes these observations.
 void check_observations(const ModuleSpec& spec, const Space& observation_space);
 
-/// "plugin:PATH[:NAME]" with the path absolute; anything else as it is.
-std::string absolute_encoder(const std::string& encoder);
-
 }  // namespace myriad
 
 /// The networks of a library, once, at global scope: MYRIAD_MODULES({"residual", residual}, {"wide", wide})

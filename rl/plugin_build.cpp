@@ -5,6 +5,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "rl/algorithm_info.hpp"
 #include "rl/check.hpp"
 
 namespace myriad {
@@ -23,6 +24,19 @@ void check_build(const std::string& path, const PluginBuild& got, const PluginBu
   fail(Exit::environment, "plugin-abi",
        "{} was built with {}; this program with {}: install this program's SDK (myriad install-sdk) and build it again",
        path, text_of(got), text_of(want));
+}
+
+std::pair<std::string, std::string> plugin_parts(std::string_view plugin) {
+  if (!plugin.starts_with(kPluginPrefix)) return {};
+  const size_t colon = plugin.rfind(':');
+  if (colon < kPluginPrefix.size() || plugin.find('/', colon) != std::string_view::npos)
+    return {plugin_path(plugin), ""};
+  return {plugin_path(plugin.substr(0, colon)), std::string(plugin.substr(colon + 1))};
+}
+
+std::string absolute_plugin(const std::string& plugin) {
+  const auto [path, name] = plugin_parts(plugin);
+  return path.empty() ? plugin : fmt::format("{}{}{}{}", kPluginPrefix, path, name.empty() ? "" : ":", name);
 }
 
 const void* plugin_table(const std::string& path, const char* entry, const char* docs) {

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <string>
+#include <string_view>
+#include <utility>
 
 #include "plugin_interface_generated.h"
 
@@ -36,6 +38,12 @@ struct PluginBuild {
 
 /// Throws Error("plugin-abi") with both builds, unless the classes of a plugin built with `got` are those of `want`.
 void check_build(const std::string& path, const PluginBuild& got, const PluginBuild& want);
+
+/// PATH, made absolute, and NAME of "plugin:PATH[:NAME]"; without a name "". Both "" for what is no plugin.
+std::pair<std::string, std::string> plugin_parts(std::string_view plugin);
+
+/// "plugin:PATH[:NAME]" with the path absolute; anything else as it is.
+std::string absolute_plugin(const std::string& plugin);
 
 /// The table that function `entry` of the library gives; the library stays open. Throws Error("no-plugin" |
 /// "plugin-broken"), naming file, entry and `docs`.

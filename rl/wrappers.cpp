@@ -6,6 +6,8 @@
 
 #include "rl/action_mask.hpp"
 #include "rl/check.hpp"
+#include "rl/simulator/clients.hpp"
+#include "rl/wrapper_plugin.hpp"
 
 namespace myriad {
 namespace {
@@ -394,8 +396,17 @@ EnvSpec wrapped_spec(const EnvSpec& spec, const EnvironmentConfig& config) {
 }
 
 EnvSpec environment_spec(const EnvironmentConfig& config, const EnvContext& context) {
-  const EnvSpec& env = EnvRegistry::instance().find(config.env, context);
-  return wrapped_spec(configured_spec(env, config.env_config, context), config);
+  const EnvSpec& found = EnvRegistry::instance().find(config.env, context);
+  if (config.wrappers.empty()) return wrapped_spec(configured_spec(found, config.env_config, context), config);
+  if (!simulator::clients_file_of(config.env).empty())
+    fail(
+        Exit::usage, "impossible",
+        "environment.wrappers: the clients of {} are told actions and, where they act themselves, the policy, and know "
+        "nothing of wrappers; want wrappers = []",
+        config.env);
+  EnvSpec env = configured_spec(found, known_options(found, config.env_config), context);
+  for (const std::string& wrapper : config.wrappers) env = wrapped_by(env, wrapper, config.env_config, context);
+  return wrapped_spec(configured_spec(env, config.env_config, context), config);  // with no option unknown to all
 }
 
 EnvSpec environment_spec(const Config& config) { return environment_spec(config.environment, EnvContext::of(config)); }

@@ -1,6 +1,7 @@
 // Wrappers: environments around an environment, as Gymnasium's, by the settings of [environment].
 //
-//   agent --action--> FrameStack --> FrameSkip --> StickyActions --> [IntegerActions] --> the environment
+//   agent --action--> FrameStack --> FrameSkip --> StickyActions --> [IntegerActions] --> wrappers of your own -->
+//   the environment
 //
 // IntegerActions is there by itself where actions are, or have as a part, a Box of whole numbers within bounds: the
 // agent sees a MultiDiscrete, whose choice 0 is an element's lowest number. The spec of a wrapped environment is an

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Installs what an author of simulators, algorithms and networks needs: `install_sdk.py PREFIX`. `ninja install` calls it without one."""
+"""Installs what an author of simulators, algorithms, networks and wrappers needs: `install_sdk.py PREFIX`. `ninja install` calls it without one."""
 import json
 import os
 import pathlib
@@ -39,6 +39,7 @@ Description: headers for networks of Myriad, interface %s
 Version: %s
 Cflags: -I${prefix}/include -I${prefix}/include/myriad
 """
+WRAPPER_PC = MODULE_PC.replace("myriad-module", "myriad-wrapper").replace("networks", "wrappers of environments")
 
 
 def torch_root(build: pathlib.Path) -> str:
@@ -74,6 +75,7 @@ def main() -> int:
     shutil.copy(generated, headers)
     (pkgconfig / "myriad-algorithm.pc").write_text(ALGORITHM_PC % (torch_root(build), interface, version))
     (pkgconfig / "myriad-module.pc").write_text(MODULE_PC % (interface, version))
+    (pkgconfig / "myriad-wrapper.pc").write_text(WRAPPER_PC % (interface, version))
     (pkgconfig / "myriad-sdk.pc").write_text(PC % (abi, version))
     (pkgconfig / "myriad-client.pc").write_text(CLIENT_PC % version)
     shutil.copy(build / "sdk/libmyriad_client.so", prefix / "lib")

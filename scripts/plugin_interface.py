@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The C++ headers that plugins of algorithms and modules are compiled against, and the version that names them.
+"""The C++ headers that plugins of algorithms, modules and wrappers are compiled against, and the version that names them.
 
 `plugin_interface.py HEADER DEPFILE VERSION` writes the version as macros, for the programs and for what install_sdk.py installs.
 """
@@ -11,7 +11,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # What a plugin includes -> its name below <myriad/...>. Everything these include is installed with its path in the tree.
-ENTRIES = {"algorithms/plugin.hpp": "algorithm.hpp", "rl/module_plugin.hpp": "module.hpp"}
+ENTRIES = {"algorithms/plugin.hpp": "algorithm.hpp", "rl/module_plugin.hpp": "module.hpp", "rl/wrapper_plugin.hpp": "wrapper.hpp"}
 
 
 def headers() -> list[str]:

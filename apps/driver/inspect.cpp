@@ -112,7 +112,12 @@ EnvOptions parse_options(const std::vector<std::string>& pairs) {
 EnvSpec chosen_environment(const std::string& env, const std::vector<std::string>& options,
                            const std::vector<std::string>& wrappers) {
   std::vector<std::string> settings;
+  std::vector<std::string> plugins;
   for (const std::string& wrapper : wrappers) {
+    if (wrapper.starts_with(kPluginPrefix)) {
+      plugins.push_back(wrapper);
+      continue;
+    }
     const std::string key = wrapper.substr(0, wrapper.find('='));
     const std::vector<std::string> known{"frame_skip", "frame_stack", "sticky_actions", "max_episode_steps"};
     if (std::ranges::find(known, key) == known.end())
@@ -122,6 +127,7 @@ EnvSpec chosen_environment(const std::string& env, const std::vector<std::string
   Config config = load_config("", "--wrapper", settings);
   config.environment.env = env;
   config.environment.env_config = parse_options(options);
+  config.environment.wrappers = std::move(plugins);
   return environment_spec(config.environment);
 }
 

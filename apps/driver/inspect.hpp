@@ -19,7 +19,8 @@ int print_config(const std::string& resolved, const std::vector<std::string>& ov
 /// Of "key=value" pairs. Throws Error("bad-option").
 EnvOptions parse_options(const std::vector<std::string>& pairs);
 
-/// An environment with options ("key=value") in wrappers ("frame_stack=4": settings of [environment]).
+/// An environment with options ("key=value") in wrappers ("frame_stack=4": settings of [environment]; or
+/// "plugin:PATH[:NAME]").
 EnvSpec chosen_environment(const std::string& env, const std::vector<std::string>& options,
                            const std::vector<std::string>& wrappers);
 

@@ -69,7 +69,8 @@ void say_what_is_next(const std::string& name, const std::string& language, cons
       name, language, command_name(), what);
 }
 
-/// A library in C++20 against the program's own headers, which `setting` of a config names.
+/// A library in C++20 against the program's own headers; `setting`: what of a config names it, as a word of sh with $1
+/// for its path.
 int new_library(const std::string& name, const std::string& kind, const std::string& setting, const std::string& what) {
   TemplateFiles files{{kind + "/NAME.cpp.in", name + ".cpp"}, {kind + "/train.toml", "train.toml"}};
   for (const char* file : {"meson.build", "CMakeLists.txt", "check.sh"})
@@ -96,7 +97,14 @@ int new_env(const std::string& name, const std::string& language) {
   return 0;
 }
 
-int new_algorithm(const std::string& name) { return new_library(name, "algorithm", "algorithm", "an algorithm"); }
-int new_module(const std::string& name) { return new_library(name, "module", "rl_module.encoder", "a network"); }
+int new_algorithm(const std::string& name) {
+  return new_library(name, "algorithm", "algorithm=plugin:$1", "an algorithm");
+}
+int new_module(const std::string& name) {
+  return new_library(name, "module", "rl_module.encoder=plugin:$1", "a network");
+}
+int new_wrapper(const std::string& name) {
+  return new_library(name, "wrapper", R"(environment.wrappers=[\"plugin:$1\"])", "a wrapper");
+}
 
 }  // namespace myriad

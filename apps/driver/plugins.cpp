@@ -77,7 +77,8 @@ Config load_user_config(std::string_view text, std::string_view name, const std:
   }
   Config config = load_config(text, name, overrides);
   config.algorithm = find_algorithm(config.algorithm).id();
-  config.rl_module.encoder = absolute_encoder(config.rl_module.encoder);
+  config.rl_module.encoder = absolute_plugin(config.rl_module.encoder);
+  for (std::string& wrapper : config.environment.wrappers) wrapper = absolute_plugin(wrapper);
   config.plugins = {.algorithm = facts, .module = ""};
   return config;
 }

@@ -45,7 +45,7 @@ class Ant final : public MujocoEnv {
           z(o, "healthy_z_range"),
           contact_force(o, "contact_force_range") {}
     double forward_reward_weight, ctrl_cost_weight, contact_cost_weight, healthy_reward, reset_noise_scale;
-    int main_body;  // whose velocity is rewarded
+    int main_body;  // its velocity is rewarded
     bool terminate_when_unhealthy, observes_contacts;
     size_t skipped_qpos;           // x and y
     OptionRange z, contact_force;  // m; N m and N

@@ -1,4 +1,4 @@
-// "mjcf:PATH": a task of any MJCF model, said in a TOML file (task_file.hpp, docs/howto-mjcf.md).
+// "mjcf:PATH": a task of any MJCF model, described by a TOML file (task_file.hpp, docs/howto-mjcf.md).
 //
 // Everything that the file names becomes an address in mjData or mjModel, and every expression part of one Program,
 // when an environment is made. A step copies the action, simulates, runs the program and copies its values out.

@@ -1,6 +1,6 @@
 // Arrays of MuJoCo by their names: "xpos:torso", "qpos:elbow", "sensor:touch"; "body_mass:torso", "opt.gravity".
 //
-// A name is that of mjData or mjModel; after the colon stands an object of the model, whose rows are meant.
+// A name is that of mjData or mjModel; after the colon stands an object of the model, which selects its rows.
 #pragma once
 
 #include <span>

@@ -1,4 +1,4 @@
-// TaskFile: what a task's TOML file says of an MJCF model, checked as far as it can be without the model.
+// TaskFile: the contents of a task's TOML file, checked as far as it can be without the model.
 //
 //   model = "arm.xml"                                     [reward]
 //   frame_skip = 5                                        reach = "-norm(site_xpos:tip - xpos:target)"

@@ -1,4 +1,4 @@
-// CliffWalking-v1, CliffWalkingSlippery-v1: walk from one end of a cliff to the other; who falls starts again.
+// CliffWalking-v1, CliffWalkingSlippery-v1: walk from one end of a cliff to the other; a fall leads back to the start.
 //
 // Sutton and Barto 2018, "Reinforcement Learning: An Introduction", Example 6.6; Gymnasium's CliffWalking.
 #include <algorithm>

@@ -6,6 +6,7 @@
 #include "rl/config.hpp"
 #include "rl/module_json.hpp"
 #include "rl/module_plugin.hpp"
+#include "rl/plugin_build.hpp"
 #include "rl/run_layout.hpp"
 #include "tests/error_of.hpp"
 
@@ -160,13 +161,13 @@ TEST_SUITE("rl/algorithm_facts") {
           "error[no-plugin] plugin: names no file: want plugin:./libmine.so");
   }
 
-  TEST_CASE("absolute_encoder: the path of a plugin becomes absolute, its name stays") {
-    CHECK(absolute_encoder("auto") == "auto");
-    CHECK(absolute_encoder("plugin:/a/../b/x.so") == "plugin:/b/x.so");
-    CHECK(absolute_encoder("plugin:/a/x.so:wide") == "plugin:/a/x.so:wide");
-    CHECK(absolute_encoder("plugin:/a:b/x.so") == "plugin:/a:b/x.so");
-    CHECK(absolute_encoder("plugin:x.so:wide").ends_with("/x.so:wide"));
-    CHECK(error_of([] { (void)absolute_encoder("plugin:"); }).starts_with("error[no-plugin]"));
+  TEST_CASE("absolute_plugin: the path of a plugin becomes absolute, its name stays") {
+    CHECK(absolute_plugin("auto") == "auto");
+    CHECK(absolute_plugin("plugin:/a/../b/x.so") == "plugin:/b/x.so");
+    CHECK(absolute_plugin("plugin:/a/x.so:wide") == "plugin:/a/x.so:wide");
+    CHECK(absolute_plugin("plugin:/a:b/x.so") == "plugin:/a:b/x.so");
+    CHECK(absolute_plugin("plugin:x.so:wide").ends_with("/x.so:wide"));
+    CHECK(error_of([] { (void)absolute_plugin("plugin:"); }).starts_with("error[no-plugin]"));
   }
 }
 

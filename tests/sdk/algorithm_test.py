@@ -1,4 +1,4 @@
-"""Algorithms and networks out of tree, as their authors meet them: `algorithm_test.py BUILD [CASE ...]`.
+"""Algorithms, networks and wrappers out of tree, as their authors meet them: `algorithm_test.py BUILD [CASE ...]`.
 
 Built against an installed SDK in a folder outside the tree, and run by the built programs. An algorithm compiles torch's
 headers, so two are built for all cases: the template, and one with faults that a setting chooses.
@@ -160,7 +160,7 @@ class OutOfTree(Case):
         self.refused(r"error\[impossible\] .*training.sampling is 'async'.*samples sync or lag1", 2, library, "training.sampling=async")
 
     def test_new_projects_want_a_name_and_no_folder_of_it(self):
-        for verb in ("new-algorithm", "new-module"):
+        for verb in ("new-algorithm", "new-module", "new-wrapper"):
             self.assertRegex(self.call(verb, "MyNet", status=2).stderr, r"error\[bad-name\] MyNet cannot be the name here; want lower case")
             self.call(verb, "mine_" + verb.replace("-", "_"))
             self.assertRegex(self.call(verb, "mine_" + verb.replace("-", "_"), status=2).stderr, r"error\[exists\]")
@@ -258,6 +258,98 @@ class OutOfTree(Case):
         net = "namespace at { struct Tensor; Tensor* relu(Tensor*); }\nat::Tensor* forward(at::Tensor* x) { return at::relu(x); }\n"
         self.refused(r"error\[impossible\] .*torchnet.so computes with libtorch.*inference server", 2,
                      f"rl_module.encoder=plugin:{self.compile(net + self.modules('return {};'), 'torchnet')}")
+
+    # --- wrappers ---
+
+    def wrapper(self) -> pathlib.Path:
+        return from_howto("howto-environment.md", "Wrappers of your own")[0] / "my_wrapper/build/my_wrapper.so"
+
+    def wrappers(self, body: str, *names: str) -> str:
+        """A library with the class Mine of this body under these names."""
+        listed = ", ".join(f'wrapper<Mine>("{name}")' for name in names or ("mine",))
+        return ("#include <myriad/wrapper.hpp>\n#include <stdexcept>\nusing namespace myriad;\n"
+                f"struct Mine : EnvWrapper {{ using EnvWrapper::EnvWrapper;\n{body} }};\nMYRIAD_WRAPPERS({listed})\n")
+
+    def steps(self, *arguments: object) -> list[dict]:
+        return [json.loads(line) for line in self.call("play", *arguments, "--seed", "3", "--steps", "8", "--json").stdout.splitlines()]
+
+    def test_howto_of_wrappers_as_it_is_written(self):
+        folder, out = from_howto("howto-environment.md", "Wrappers of your own")
+        self.assertRegex(out, r"done +episode_return_mean 4[5-9]\d")
+        self.assertIn(f'wrappers = ["plugin:{self.wrapper()}"]', (next((folder / "my_wrapper/runs").iterdir()) / "config.effective.toml").read_text())
+
+    def test_wrapper_changes_what_is_seen_done_and_rewarded(self):
+        at = ("--wrapper", f"plugin:{self.wrapper()}", "--option", "tilt_cost=10")
+        bare, seen = self.steps("CartPole-v1"), self.steps("CartPole-v1", *at)
+        for x, y in zip(bare, seen, strict=True):
+            for a, b, unit in zip(x["observation"], y["observation"], (2.4, 2.0, 0.2095, 2.0), strict=True):
+                self.assertAlmostEqual(a, b * unit, delta=1e-6)
+            if "reward" in x:
+                self.assertAlmostEqual(x["reward"] - 10 * abs(x["observation"][2]), y["reward"], delta=1e-6)
+        self.assertNotEqual(seen[1]["observation"], self.steps("CartPole-v1", *at, "--option", "reversed=1")[1]["observation"])
+        out = self.call("check-env", "CartPole-v1", "--steps", "10000", *at).stdout
+        self.assertEqual([], [line for line in out.splitlines() if not line.startswith("ok ")])
+
+    def test_run_with_a_wrapper_resumes_bit_for_bit_and_evaluates(self):
+        library = shutil.copy(self.wrapper(), self.root / "mine.so")
+        config = self.file("wrapped.toml", run_test.CARTPOLE.replace('"CartPole-v1"', '"CartPole-v1"\nframe_stack = 2\nenv_config = { tilt_cost = 0.25 }\nwrappers = ["plugin:./mine.so"]'))
+        self.train(self.root / "whole", "stop.training_iteration=4", config=config)
+        self.train(self.root / "run", "stop.training_iteration=2", config=config)
+        self.call("train", "--resume", self.root / "run", "stop.training_iteration=4")
+        self.assert_same_state(self.checkpoints(self.root / "whole")[-1], self.checkpoints(self.root / "run")[-1])
+        self.assert_counted_once(self.root / "run", 4)
+        self.assertIn("over 3 episodes", self.call("evaluate", self.root / "run", "--episodes", "3").stdout)
+        os.rename(library, self.root / "moved.so")
+        self.assertRegex(self.call("evaluate", self.root / "run", "--episodes", "3", status=2).stderr, r"error\[no-plugin\] there is no file .*/mine.so")
+
+    def test_wrapper_crops_pictures_below_a_stack_of_frames(self):
+        crop = """  static void describe(EnvSpec& env) {
+    Box box = *env.observation_space.get_if<Box>();
+    box.shape[0] = 6;  // the lower rows
+    env.observation_space = box;
+    env.max_episode_steps = 40;
+  }
+  void see(ConstRow inside, Row seen) override { std::ranges::copy(inside.bytes().last(seen.bytes().size()), seen.bytes().begin()); }
+"""
+        library = self.compile("#include <algorithm>\n" + self.wrappers(crop), "crop")
+        config = self.file("crop.toml", run_test.CARTPOLE.replace('"CartPole-v1"', f'"MinAtar/Breakout-v1"\nframe_stack = 2\nwrappers = ["plugin:{library}"]'))
+        self.train(self.root / "run", "stop.training_iteration=2", config=config)
+        bare, seen = self.steps("MinAtar/Breakout-v1"), self.steps("MinAtar/Breakout-v1", "--wrapper", f"plugin:{library}")
+        flat = lambda value: [x for item in value for x in flat(item)] if isinstance(value, list) else [value]
+        for x, y in zip(bare, seen, strict=True):
+            self.assertEqual(flat(x["observation"])[-len(flat(y["observation"])):], flat(y["observation"]))
+        self.assertEqual(len(flat(bare[0]["observation"])) * 6 // 10, len(flat(seen[0]["observation"])))
+
+    def test_wrapper_that_cannot_be_is_refused_before_a_run_begins(self):
+        at = lambda library: f'environment.wrappers=["plugin:{library}"]'
+        named = lambda body, name: at(self.compile(self.wrappers(body), name))
+        self.refused(r"error\[no-plugin\] there is no file /.*/nothing.so", 2, at("nothing.so"))
+        self.refused(r"error\[out-of-range\] environment.wrappers has 'frame_stack'; want plugin:PATH or plugin:PATH:NAME", 2, 'environment.wrappers=["frame_stack"]')
+        self.refused(r"error\[no-plugin\] .*empty.so has no myriad_wrapper_plugin\(\); see docs/howto-environment.md", 3, at(self.compile("int x;", "empty")))
+        self.refused(r"error\[plugin-broken\] .*crash.so ended with .* while it was loaded", 3, named("static void describe(EnvSpec&) { __builtin_trap(); }", "crash"))
+        self.refused(r"error\[plugin-broken\] .*words.so: want pictures", 3, named('static void describe(EnvSpec&) { throw std::invalid_argument("want pictures"); }', "words"))
+        self.refused(r"error\[unknown-env-option\] CartPole-v1 has no option tilt_cots; did you mean tilt_cost", 2, at(self.wrapper()), "environment.env_config={tilt_cots=1}")
+        self.refused(r"error\[plugin-broken\] .*twice.so: its option sutton_barto_reward is an option of CartPole-v1, too", 3,
+                     named('static EnvOptions options() { return {{"sutton_barto_reward", 1}}; }', "twice"))
+        two = self.compile(self.wrappers("", "one", "two"), "two")
+        self.refused(rf'error\[out-of-range\] .*two.so has 2 wrappers: want environment.wrappers = \["plugin:.*:NAME"\] with one of one, two', 2, at(two))
+        self.refused(r"error\[out-of-range\] .*two.so has no wrapper twoo; did you mean two", 2, at(f"{two}:twoo"))
+        older = self.wrappers("").replace("MYRIAD_WRAPPERS", '#undef MYRIAD_PLUGIN_HEADERS\n#define MYRIAD_PLUGIN_HEADERS "0123456789ab"\nMYRIAD_WRAPPERS')
+        interface = re.search(r'HEADERS "(\w+)"', (prefix() / "include/myriad/plugin_interface_generated.h").read_text())[1]
+        self.refused(rf"error\[plugin-abi\] .*older.so was built with Myriad .* \(headers 0123456789ab\).*this program with Myriad .* \(headers {interface}\)", 3,
+                     at(self.compile(older, "older")))
+
+    def test_exception_of_a_wrapper_names_it_and_the_step_and_of_the_environment_does_not(self):
+        throws = 'void adjust(StepResult&, ConstRow, ConstRow) override { if (++steps == 3) throw std::runtime_error("no such colour"); } int steps = 0;'
+        library = self.compile(self.wrappers(throws, "paint", "other"), "throws")
+        result = self.call("train", self.config, "--out", self.root / "run", f'environment.wrappers=["plugin:{library}:paint"]', status=3)
+        self.assertRegex(result.stderr, r"error\[env-exception\] CartPole-v1 env \d+ \(seed \d+\) at step 3 of its episode: the simulator threw: "
+                                        r"the wrapper paint of /.*/throws.so: no such colour")
+        plain = self.compile(self.wrappers(""), "plain")
+        inner = f'plugin:{library}:paint'
+        said = self.call("play", "CartPole-v1", "--wrapper", inner, "--wrapper", f"plugin:{plain}", status=3).stderr
+        self.assertIn("the wrapper paint of", said)
+        self.assertNotIn("plain.so", said)
 
 
 if __name__ == "__main__":

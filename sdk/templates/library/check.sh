@@ -5,7 +5,7 @@ folder=$(cd "$(dirname "$0")" && pwd)
 runs=$(mktemp -d)
 trap 'rm -rf "$runs"' EXIT
 for run in first second; do
-  "${MYRIAD:-myriad}" train "$folder/train.toml" --out "$runs/$run" "@SETTING@=plugin:$1" stop.training_iteration=2 evaluation.evaluate_at_end=false
+  "${MYRIAD:-myriad}" train "$folder/train.toml" --out "$runs/$run" "@SETTING@" stop.training_iteration=2 evaluation.evaluate_at_end=false
 done
 parameters=checkpoints/000000002/learner_group/modules/default_policy.safetensors
 cmp "$runs/first/$parameters" "$runs/second/$parameters"
