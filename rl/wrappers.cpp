@@ -323,7 +323,7 @@ void name_states(EnvSpec& spec, std::string_view name, size_t count) {
 
 EnvSpec choosing(EnvSpec spec, const Space& choices) {
   spec.make = [make = spec.make, given = spec.action_space, choices](const EnvOptions& options,
-                                                                    const EnvContext& context) {
+                                                                     const EnvContext& context) {
     return std::make_unique<IntegerActions>(make(options, context), given, choices);
   };
   spec.action_space = choices;
