@@ -67,6 +67,16 @@ void pack(const float* rows, int samples, int size, int pitch, int lanes, float*
     for (int i = 0; i < size; ++i) panel[i * lanes + j] = 0.0f;
 }
 
+/// x = (x - mean) factor + bias by channel, where `factor`, room for one float a channel, is gain / sqrt(var + 1e-5).
+/// `weights`: gain, bias, mean, var.
+void normalize(const BatchNorm& l, const float* weights, int lanes, float* factor, float* x) {
+  const float *bias = weights + l.channels, *mean = bias + l.channels, *var = mean + l.channels;
+  for (int c = 0; c < l.channels; ++c) factor[c] = weights[c] / std::sqrt(var[c] + 1e-5f);
+  for (int pixel = 0; pixel < l.size / l.channels; ++pixel)
+    for (int c = 0; c < l.channels; ++c)
+      for (int lane = 0; lane < lanes; ++lane, ++x) *x = (*x - mean[c]) * factor[c] + bias[c];
+}
+
 /// y[pixel][channel] = the mean of x, which has its border, in the window.
 void average(const AvgPool2d& l, const float* x, float* y) {
   const int row = (l.width + 2 * l.padding) * l.channels;
@@ -358,6 +368,10 @@ void EigenPolicy::run(const Layer& layer, Pass& pass) {
                           kernels_.layer_norm(pass.weights, pass.weights + l.size, pass.x, l.size, pass.lanes);
                           pass.weights += 2 * l.size;
                         },
+                        [&](const BatchNorm& l) {
+                          normalize(l, pass.weights, pass.lanes, pass.y, pass.x);
+                          pass.weights += 4 * l.channels;
+                        },
                         [&](const Scale& l) { kernels_.scale(l.factor, pass.x, count(l.size), pass.x); },
                         [&](const ChannelsLast& l) {
                           const int pixels = l.height * l.width;
@@ -387,6 +401,7 @@ void EigenPolicy::run(const Layer& layer, Pass& pass) {
                           std::copy_n(pass.x + l.offset * pass.lanes, count(l.size), pass.y);
                           std::swap(pass.x, pass.y);
                         },
+                        [](const RandomShift&) {},                   // of training alone
                         [](const Stream&) {}, [](const Concat&) {},  // add_parts() took them out
                         [&](const ResidualBegin& l) {
                           std::copy_n(pass.x, count(l.size), pass.saved);

@@ -48,7 +48,9 @@ RolloutWorker::RolloutWorker(const Config& config, const EnvSpec& env, const Mod
                                               : Mode::mode),
       envs_(env, env_options(config, env, first_env_index, incarnation), context),
       flatten_(envs_.spec().observation_space),
-      bytes_(observation_dtype(config, envs_.spec().observation_space) == DType::u8),
+      runs_(observation_runs(config, envs_.spec().observation_space)),
+      run_rows_(runs_.size() == 1 ? 0 : runs_.size()),
+      bytes_(runs_.size() == 1 && runs_[0].dtype == DType::u8),
       flat_(bytes_ || flatten_.is_identity()),
       obs_bytes_(obs_size_ * (bytes_ ? 1 : sizeof(float))),
       frame_bytes_(obs_bytes_ / frame_stack_),
@@ -122,7 +124,7 @@ void RolloutWorker::begin(Fragment& fragment, const WeightsView& weights) {
   const auto floats = [&](const char* name) { return reinterpret_cast<float*>(start(name)); };
   const auto flags = [&](const char* name) { return reinterpret_cast<uint8_t*>(start(name)); };
   target_ = {.fragment = &fragment,
-             .obs = frame_stack_ == 1 ? start("obs") : observed_.data(),
+             .obs = in_place() ? start("obs") : observed_.data(),
              .frames = frame_stack_ == 1 ? nullptr : start("frames"),
              .final_obs = start("final_obs"),
              .actions = start("actions"),
@@ -133,10 +135,17 @@ void RolloutWorker::begin(Fragment& fragment, const WeightsView& weights) {
              .truncateds = flags("truncateds"),
              .logp_stride = logp_stride,
              .inputs_stride = inputs_stride};
-  if (frame_stack_ == 1)
-    std::copy(observed_.begin(), observed_.end(), target_.obs);
-  else
+  if (frame_stack_ > 1) {
     write_first_stacks();
+  } else if (in_place()) {
+    std::copy(observed_.begin(), observed_.end(), target_.obs);
+  } else {
+    size_t run = 0;
+    for (const Column& column : layout.columns())
+      if (column.holds_observations() && run < run_rows_.size()) run_rows_[run++] = fragment.row(column, 0);
+    check(run == run_rows_.size(), "a fragment of {} columns of observations, want {}", run, run_rows_.size());
+    write_runs();
+  }
   const size_t samples = static_cast<size_t>(layout.steps()) * num_envs_;
   if (mode_ == Mode::uniform) std::fill_n(drawn_from, inputs_stride > 0 ? samples * inputs : num_envs_ * inputs, 0.0f);
   fragment.weights_version = weights.version;
@@ -150,7 +159,7 @@ bool RolloutWorker::step_some(int steps) {
   const int end = std::min(target_.fragment->layout().steps(), target_.t + steps);
   while (target_.t < end) step_once();
   if (end < target_.fragment->layout().steps()) return false;
-  if (frame_stack_ == 1) std::copy_n(target_.obs, observed_.size(), observed_.begin());  // the next fragment's row 0
+  if (in_place()) std::copy_n(target_.obs, observed_.size(), observed_.begin());  // the next fragment's row 0
   target_.fragment = nullptr;
   return true;
 }
@@ -163,7 +172,9 @@ void RolloutWorker::step_once() {
     connector_({to.actions + b * row_bytes, row_bytes},
                {env_actions_.data() + b * env_action_bytes_, env_action_bytes_});
 
-  std::byte* const next_obs = frame_stack_ == 1 ? to.obs + n * obs_bytes_ : env_stacks_.data();
+  std::byte* const next_obs = frame_stack_ > 1 ? env_stacks_.data()
+                              : in_place()     ? to.obs + n * obs_bytes_
+                                               : observed_.data();
   std::byte* const next_final = to.final_obs + to.fragment->final_rows * obs_bytes_;
   const size_t final_rows = envs_.step(env_actions_.data(), {.obs = flat_ ? next_obs : rows_.data(),
                                                              .rewards = to.rewards,
@@ -178,15 +189,34 @@ void RolloutWorker::step_once() {
     to_features(final_rows_.data(), final_rows, next_final);
   }
   to.fragment->final_rows += final_rows;
-  if (frame_stack_ == 1)
-    to.obs = next_obs;
-  else
+  if (frame_stack_ > 1) {
     take_frames(next_final);
+  } else {
+    to.obs = next_obs;
+    if (!in_place()) write_runs();
+  }
   to.actions += n * row_bytes;
   to.rewards += n, to.terminateds += n, to.truncateds += n;
   to.logp += to.logp_stride, to.inputs += to.inputs_stride;
   ++to.t;
   env_steps_ += n;
+}
+
+/// observed_, whose features are floats, run by run.
+void RolloutWorker::write_runs() {
+  const auto* from = reinterpret_cast<const float*>(observed_.data());
+  for (size_t b = 0; b < num_envs_; ++b)
+    for (size_t i = 0; i < runs_.size(); ++i) {
+      const auto size = static_cast<size_t>(runs_[i].size);
+      if (runs_[i].dtype == DType::u8) {
+        std::transform(from, from + size, run_rows_[i], [](float x) { return static_cast<std::byte>(x); });
+        run_rows_[i] += size;
+      } else {
+        std::memcpy(run_rows_[i], from, size * sizeof(float));
+        run_rows_[i] += size * sizeof(float);
+      }
+      from += size;
+    }
 }
 
 /// Rows 0 to k-1 of the fragment's frames.

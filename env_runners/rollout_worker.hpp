@@ -53,13 +53,15 @@ class RolloutWorker {
  private:
   struct Target {  // where step t of the fragment being filled goes
     Fragment* fragment = nullptr;
-    std::byte *obs, *frames, *final_obs, *actions;  // either in the fragment: obs, or frames
+    std::byte *obs, *frames, *final_obs, *actions;  // obs: in the fragment, or observed_
     float *rewards, *logp, *inputs;
     uint8_t *terminateds, *truncateds;
     size_t logp_stride, inputs_stride;  // floats to the next step's; 0 where the fragment has no such column
     int t = 0;
   };
   void step_once();
+  bool in_place() const { return frame_stack_ == 1 && run_rows_.empty(); }  ///< environments write into fragments
+  void write_runs();
   void write_first_stacks();
   void take_frames(std::byte* final_obs);
   void take_own(size_t b, const OwnAction& own);
@@ -73,8 +75,10 @@ class RolloutWorker {
   Mode mode_;
   VectorEnv envs_;
   ObservationFlattener flatten_;
-  bool bytes_;  ///< fragments carry observations as the env's uint8
-  bool flat_;   ///< an env row is what they carry
+  std::vector<ObservationRun> runs_;  ///< how fragments carry observations
+  std::vector<std::byte*> run_rows_;  ///< where the next row of each goes; none where there is one run
+  bool bytes_;                        ///< fragments carry observations as the env's uint8
+  bool flat_;                         ///< an env row is what they carry
   size_t obs_bytes_, frame_bytes_;
   int mask_offset_;  ///< of the action mask in features; -1: none
   std::optional<MeanStdFilter> filter_;
@@ -84,7 +88,7 @@ class RolloutWorker {
   ActionConnector connector_;
   std::vector<RandomStream> action_streams_;              // [B]
   std::vector<std::pair<size_t, const OwnAction*>> own_;  ///< of one step
-  std::vector<std::byte> observed_;    // [B, obs_bytes]  S_t where the next fragment starts; of stacks of frames: S_t
+  std::vector<std::byte> observed_;    // [B, obs_bytes]  S_t where the next fragment starts; S_t where it has no obs
   std::vector<std::byte> env_stacks_;  // [B, obs_bytes]  where observations are stacks: the environments' own
   std::vector<float> features_;        // [B, obs_size]  of uint8, or filtered
   std::vector<float> logp_, inputs_;   // [B], [B, k]  where fragments have no such column

@@ -21,7 +21,7 @@ Learner::Learner(const Config& config, const Space& observation_space, const Spa
       lr_(config.training.lr),
       algorithm_(make_algorithm(config)),
       plan_(algorithm_->plan()),
-      has_target_(target_of(plan_).has_value()),
+      has_target_(myriad::target_of(plan_).has_value()),
       spec_(module_of(config, observation_space, action_space)),
       shard_(static_cast<Shard>(std::ranges::find(kShards, config.learners.shard) - kShards.begin())),
       parts_(spec_.num_parameters(), config.learners.redundancy) {
@@ -94,6 +94,7 @@ void Learner::train(Fragment* fragment, Share share, UpdateResult& result) {
                         .filter = filter_ ? &*filter_ : nullptr,
                         .lr = lr,
                         .minibatches = RandomStream(seed_, StreamPurpose::minibatch, version_ << 16 | rank()),
+                        .augmentation = RandomStream(seed_, StreamPurpose::augmentation, version_ << 16 | rank()),
                         .buffer = RandomStream(seed_, StreamPurpose::circular_buffer, version_)},
                        books_);
   result.grad_updates = trained.grad_updates;
@@ -104,7 +105,7 @@ void Learner::train(Fragment* fragment, Share share, UpdateResult& result) {
   update_filter(observed);
   env_steps_ += rows;
   result.metrics["default_optimizer_learning_rate"] = lr;
-  result.metrics["num_trainable_parameters"] = static_cast<double>(spec().num_parameters());
+  result.metrics["num_trainable_parameters"] = static_cast<double>(spec().num_trainable_parameters());
   result.metrics["num_env_steps_trained_lifetime"] = static_cast<double>(env_steps_);
   result.metrics["num_module_steps_trained_lifetime"] = static_cast<double>(books_.module_steps);
   result.metrics["num_grad_updates"] = static_cast<double>(result.grad_updates);

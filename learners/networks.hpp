@@ -4,6 +4,8 @@
 //   q      = networks.online({"qf"}, {obs, actions})[0]              a gradient to parameters and inputs
 //   q_next = networks.target({"qf"}, {next_obs, next_actions})[0]    no gradient to parameters
 //   q_pi   = networks.frozen({"qf"}, {obs, pi_actions})[0]           a gradient to pi_actions alone: an actor's loss
+//
+// online() is a TrainingPass: BatchNorm and RandomShift train in it, and do not in the others.
 #pragma once
 
 #include <string>

@@ -95,7 +95,12 @@ at::Tensor observations(Fragment& fragment) {
   const auto rows = [&](const char* name, int64_t times) {
     return view(fragment, layout.column(name), {times, environments});
   };
-  if (layout.find("frames") == nullptr) return rows("obs", steps + 1).view({steps + 1, environments, -1});
+  if (layout.find("frames") == nullptr) {
+    std::vector<at::Tensor> runs;
+    for (const Column* column : layout.observation_columns())
+      runs.push_back(view(fragment, *column, {steps + 1, environments}).view({steps + 1, environments, -1}));
+    return runs.size() == 1 ? runs[0] : at::cat(runs, 2);  // bytes beside floats become floats
+  }
   return stacked(rows("frames", steps + k).view({steps + k, environments, -1}), rows("terminateds", steps),
                  rows("truncateds", steps), k);
 }
@@ -103,10 +108,15 @@ at::Tensor observations(Fragment& fragment) {
 void check_batch(Fragment& fragment, const ModuleSpec& spec, const Space& action_space) {
   const FragmentLayout& layout = fragment.layout();
   const Column* frames = layout.find("frames");
-  const Column& obs = frames ? *frames : layout.column("obs");
-  const size_t obs_size = count_of(obs) * (frames ? static_cast<size_t>(layout.frame_stack()) : 1);
-  check((obs.dtype == DType::f32 || obs.dtype == DType::u8) && obs_size == static_cast<size_t>(spec.obs_size),
-        "the fragment's obs are {} {}, the module wants {} f32 or u8", obs_size, name_of(obs.dtype), spec.obs_size);
+  const std::vector<const Column*> columns = frames ? std::vector{frames} : layout.observation_columns();
+  size_t obs_size = 0;
+  for (const Column* column : columns) {
+    check(column->dtype == DType::f32 || column->dtype == DType::u8, "the fragment's {} are {}, want f32 or u8",
+          column->name, name_of(column->dtype));
+    obs_size += count_of(*column) * (frames ? static_cast<size_t>(layout.frame_stack()) : 1);
+  }
+  check(obs_size == static_cast<size_t>(spec.obs_size), "the fragment's obs are of {} features, the module wants {}",
+        obs_size, spec.obs_size);
   check(layout.find("final_obs") != nullptr || fragment.final_rows == 0,
         "the fragment has final rows and no final_obs");
   const Column& actions = layout.column("actions");

@@ -47,8 +47,9 @@ class Trainer {
     Share share;                            ///< how much each shard has; without columns
     const MeanStdFilter* filter = nullptr;  ///< of observations; null: none
     double lr = 0.0;
-    RandomStream minibatches;  ///< of this shard
-    RandomStream buffer;       ///< the same at every shard
+    RandomStream minibatches;   ///< of this shard
+    RandomStream augmentation;  ///< of this shard: RandomShift's
+    RandomStream buffer;        ///< the same at every shard
   };
   /// What an update counts, over the run.
   struct Books {

@@ -33,6 +33,8 @@ void model_settings(ModelConfig& model, SettingVisitor& v) {
   v.visit({"fcnet_hiddens", "", "sizes of the hidden layers", 1, 65536}, model.fcnet_hiddens);
   v.visit(choice("fcnet_activation", "after each hidden layer", activations), model.fcnet_activation);
   v.visit({"fcnet_use_layernorm", "", "LayerNorm before each activation"}, model.fcnet_use_layernorm);
+  v.visit({"fcnet_use_batchnorm", "", "BatchNorm before each activation, with running statistics"},
+          model.fcnet_use_batchnorm);
   v.visit({"vf_share_layers", "", "policy and value share the encoder"}, model.vf_share_layers);
   v.visit(choice("action_distribution",
                  "of Box actions; auto: diag_gaussian; squashed_gaussian and beta stay within the bounds",
@@ -57,6 +59,8 @@ void model_settings(ModelConfig& model, SettingVisitor& v) {
           model.channels);
   v.visit({"scale_uint8", "", "bytes of a picture are taken by 1 / 255; false with a filter of observations"},
           model.scale_uint8);
+  v.visit({"random_shift", "", "pixels that pictures are moved by at random in training, at most; 0: they stay", 0, 64},
+          model.random_shift);
   v.visit({"embedding_size", "", "of each integer of Discrete and MultiDiscrete observations; 0: one-hot as it is", 0,
            65536},
           model.embedding_size);

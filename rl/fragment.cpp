@@ -47,6 +47,13 @@ const Column* FragmentLayout::find(std::string_view name) const {
   return nullptr;
 }
 
+std::vector<const Column*> FragmentLayout::observation_columns() const {
+  std::vector<const Column*> found;
+  for (const Column& column : columns_)
+    if (column.holds_observations()) found.push_back(&column);
+  return found;
+}
+
 const Column& FragmentLayout::column(std::string_view name) const {
   const Column* column = find(name);
   check(column != nullptr, "a fragment of this run has no column {}", name);

@@ -1,6 +1,7 @@
 // Fragment: the one unit of experience, T steps of B environments in one contiguous buffer of time-major columns.
 //
 //   obs                [T+1, B, ...]  S_t, in the row layout of the observation the module sees; row T bootstraps
+//   obs.0, obs.1, ...  [T+1, B, ...]  in its place where neighbouring features of S_t are of several types
 //   frames             [T+k, B, ...]  in its place where observations are stacks of k frames: each frame once
 //   actions            [T, B, ...]    A_t
 //   rewards            [T, B]         R_{t+1}
@@ -43,6 +44,8 @@ struct Column {
   std::vector<int> shape;  ///< of one row
   size_t row_bytes;
   size_t offset;  ///< bytes from the start of the buffer; 64-byte aligned
+
+  bool holds_observations() const { return name == "obs" || name.starts_with("obs."); }
 };
 
 /// Where each column lies; the same for every fragment of a run, so shapes stay fixed (CUDA graphs need that).
@@ -60,6 +63,8 @@ class FragmentLayout {
   std::span<const Column> columns() const { return columns_; }
   const Column& column(std::string_view name) const;  ///< throws Error for an unknown name
   const Column* find(std::string_view name) const;
+  /// Those that hold S_t, in the order of its features: obs, or obs.0, obs.1, ...; none where there are frames.
+  std::vector<const Column*> observation_columns() const;
   size_t rows(const Column& column) const;  ///< rows it can hold
   size_t capacity_bytes() const { return capacity_bytes_; }
   /// The bytes in use when `final_rows` rows of final_obs are.

@@ -138,7 +138,8 @@ std::string structure(const ModuleSpec& spec) {
                        std::string all(L::kKind);
                        L::fields(l, Overloaded{[&](std::string_view, int value) { all += fmt::format(" {}", value); },
                                                [&](std::string_view name, float value) {
-                                                 if (name != "gain") all += fmt::format(" {}", value);
+                                                 if (name != "gain" && name != "momentum")
+                                                   all += fmt::format(" {}", value);
                                                },
                                                [](std::string_view, Initializer) {}});
                        return all + ';';
@@ -239,6 +240,12 @@ void check_layer(const std::string& name, const Layer& layer) {
           if (int64_t{l.offset} + l.size > l.inputs)
             bad_module("{} ({}) takes features [{}, {}) of {}", name, L::kKind, l.offset, int64_t{l.offset} + l.size,
                        l.inputs);
+        if constexpr (std::is_same_v<L, BatchNorm>) {
+          if (l.size % l.channels != 0)
+            bad_module("{} ({}) has size {}, want a multiple of its {} channels", name, L::kKind, l.size, l.channels);
+          if (!(l.momentum > 0 && l.momentum <= 1))
+            bad_module("{} ({}) has momentum {}, want above 0 and at most 1", name, L::kKind, l.momentum);
+        }
         int64_t row = input_size(l);
         if constexpr (requires { l.padding; }) {
           const auto check_kernel = [&](std::string_view field, int kernel, int64_t side) {
@@ -387,6 +394,7 @@ void add_hiddens(std::vector<Layer>& layers, int inputs, const ModelConfig& conf
     if (hidden < 1) fail(Exit::usage, "out-of-range", "fcnet_hiddens has a layer of {} units, want at least 1", hidden);
     layers.push_back(Linear{inputs, hidden, Initializer::orthogonal, kGain});
     if (config.fcnet_use_layernorm) layers.push_back(LayerNorm{hidden});
+    if (config.fcnet_use_batchnorm) layers.push_back(BatchNorm{hidden, hidden});
     add_activation(layers, activation, hidden);
     inputs = hidden;
   }
@@ -397,6 +405,7 @@ class PictureLayers {
  public:
   PictureLayers(const Picture& picture, const Space& space, const ModelConfig& config)
       : layernorm_(config.fcnet_use_layernorm),
+        batchnorm_(config.fcnet_use_batchnorm),
         height_(picture.height),
         width_(picture.width),
         channels_(picture.frames * picture.channels) {
@@ -407,6 +416,8 @@ class PictureLayers {
       layers_.push_back(ChannelsLast{channels_, height_, width_, 1});
     else if (!picture.channels_first && picture.frames > 1)
       layers_.push_back(ChannelsLast{picture.frames, height_, width_, picture.channels});
+    if (config.random_shift > 0)
+      layers_.push_back(RandomShift{height_, width_, channels_, static_cast<int>(config.random_shift)});
   }
 
   int size() const { return height_ * width_ * channels_; }
@@ -432,6 +443,7 @@ class PictureLayers {
   }
   void activate(Activation activation) {
     if (layernorm_) layers_.push_back(LayerNorm{size()});
+    if (batchnorm_) layers_.push_back(BatchNorm{size(), channels_});
     add_activation(layers_, activation, size());
   }
   void relu() { activate(Activation::relu); }
@@ -452,7 +464,7 @@ class PictureLayers {
   }
 
   std::vector<Layer> layers_;
-  bool layernorm_;
+  bool layernorm_, batchnorm_;
   int height_, width_, channels_;
 };
 
@@ -624,6 +636,8 @@ std::vector<PartOfRow> parts_of(const Space& space, const ModelConfig& config, c
 
 /// What sees all of the observations but `hidden`.
 std::vector<Layer> encoder_of(const Space& space, const ModelConfig& config, const std::vector<std::string>& hidden) {
+  if (config.fcnet_use_layernorm && config.fcnet_use_batchnorm)
+    fail(Exit::usage, "impossible", "rl_module has fcnet_use_layernorm and fcnet_use_batchnorm, want one of them");
   std::vector<PartOfRow> parts = parts_of(space, config, hidden);
   std::vector<Layer> layers;
   int outputs = 0;
@@ -651,6 +665,10 @@ std::vector<std::string> begin_spec(const Space& observation_space, const Space&
     spec.mask_offset = mask->offset();
     if (mask->rest()) hidden.emplace_back(ActionMask::kKey);
   }
+  if (config.random_shift > 0 && std::ranges::none_of(parts_of(observation_space, config, hidden), &PartOfRow::picture))
+    fail(Exit::usage, "impossible",
+         "rl_module.random_shift is {}, but no part of the observations {} goes through convolutions; want 0",
+         config.random_shift, observation_space.to_string());
   return hidden;
 }
 
@@ -836,15 +854,16 @@ ModuleSpec ModuleSpec::inference_part() const {
 std::vector<Parameter> ModuleSpec::parameters() const {
   std::vector<Parameter> list;
   size_t offset = 0;
-  const auto add = [&](std::string name, std::vector<int> shape) {
+  const auto add = [&](std::string name, std::vector<int> shape, float momentum = 0.0f) {
     const size_t count = count_of(shape);
-    list.push_back({std::move(name), std::move(shape), offset, count});
+    list.push_back({std::move(name), std::move(shape), offset, count, momentum});
     offset += count;
   };
   for_each_layer(
       *this,
       [&](const std::string& name, const Layer& layer) {
-        for (const LayerTensor& tensor : tensors_of(layer)) add(fmt::format("{}.{}", name, tensor.name), tensor.shape);
+        for (const LayerTensor& tensor : tensors_of(layer))
+          add(fmt::format("{}.{}", name, tensor.name), tensor.shape, tensor.momentum);
       },
       [&](int n) { add("log_std", {n}); });
   return list;
@@ -853,6 +872,13 @@ std::vector<Parameter> ModuleSpec::parameters() const {
 size_t ModuleSpec::num_parameters() const {
   const std::vector<Parameter> list = parameters();
   return list.empty() ? 0 : list.back().offset + list.back().count;
+}
+
+size_t ModuleSpec::num_trainable_parameters() const {
+  size_t count = 0;
+  for (const Parameter& p : parameters())
+    if (p.momentum == 0.0f) count += p.count;
+  return count;
 }
 
 size_t ModuleSpec::num_inference_parameters() const { return inference_part().num_parameters(); }

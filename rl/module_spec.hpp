@@ -39,6 +39,9 @@ struct LayerTensor {
   std::string_view name;  ///< within the layer
   std::vector<int> shape;
   float initial = 0.0f;  ///< each element of a fresh one
+  /// 0: it is trained. Else it is a running statistic: each gradient step moves it so much of the way to the
+  /// minibatch's.
+  float momentum = 0.0f;
 };
 
 /// Places of a window on a picture's side: `stride` apart, the border is `padding` wide.
@@ -98,6 +101,30 @@ struct LayerNorm {
   bool operator==(const LayerNorm&) const = default;
 };
 
+/// (x - mean) / sqrt(var + 1e-5) * gain + bias of each channel, where a row is pixels of `channels` each, or one (Ioffe
+/// and Szegedy 2015). In training mean and var are those of the rows that one gradient is computed of; else they are
+/// running ones, which lie beside gain and bias. The momentum is that of Bhatt et al. 2024, "CrossQ: Batch
+/// Normalization in Deep Reinforcement Learning for Greater Sample Efficiency and Simplicity".
+struct BatchNorm {
+  int size, channels;
+  float momentum = 0.01f;
+
+  static constexpr std::string_view kKind = "batchnorm";
+  static constexpr bool kIsSuffix = true;
+  template <class Self, class F>
+  static void fields(Self& self, F f) {
+    f("size", self.size), f("channels", self.channels), f("momentum", self.momentum);
+  }
+  std::vector<LayerTensor> tensors() const {
+    return {{"gain", {channels}, 1.0f},
+            {"bias", {channels}},
+            {"running_mean", {channels}, 0.0f, momentum},
+            {"running_var", {channels}, 1.0f, momentum}};
+  }
+  std::string text() const { return std::string(kKind); }
+  bool operator==(const BatchNorm&) const = default;
+};
+
 /// y = factor x: bytes of a picture by 1 / 255.
 struct Scale {
   int size;
@@ -126,6 +153,23 @@ struct ChannelsLast {
   int64_t output_size() const { return input_size(); }
   std::string text() const { return fmt::format("{}x{}x{}", height, width, channels * depth); }
   bool operator==(const ChannelsLast&) const = default;
+};
+
+/// In training each picture is moved by up to `pixels` up or down and left or right, at random, all its channels alike;
+/// what comes in is the nearest pixel of its border (Yarats et al. 2021, "Image Augmentation Is All You Need:
+/// Regularizing Deep Reinforcement Learning from Pixels"). Else y = x.
+struct RandomShift {
+  int height, width, channels, pixels;
+
+  static constexpr std::string_view kKind = "random_shift";
+  template <class Self, class F>
+  static void fields(Self& self, F f) {
+    f("height", self.height), f("width", self.width), f("channels", self.channels), f("pixels", self.pixels);
+  }
+  int64_t input_size() const { return int64_t{height} * width * channels; }
+  int64_t output_size() const { return input_size(); }
+  std::string text() const { return fmt::format("shift {}", pixels); }
+  bool operator==(const RandomShift&) const = default;
 };
 
 /// [height, width, inputs] -> [output_height, output_width, outputs], each output pixel from kernel x kernel input
@@ -254,8 +298,8 @@ struct Concat {
   bool operator==(const Concat&) const = default;
 };
 
-using Layer = std::variant<Linear, Activate, LayerNorm, Scale, ChannelsLast, Conv2d, MaxPool2d, AvgPool2d,
-                           ResidualBegin, ResidualEnd, Select, Stream, Concat>;
+using Layer = std::variant<Linear, Activate, LayerNorm, BatchNorm, Scale, ChannelsLast, RandomShift, Conv2d, MaxPool2d,
+                           AvgPool2d, ResidualBegin, ResidualEnd, Select, Stream, Concat>;
 
 std::string_view kind_of(const Layer& layer);
 int inputs_of(const Layer& layer);   ///< floats of a row it takes
@@ -378,6 +422,7 @@ struct Parameter {
   std::vector<int> shape;
   size_t offset;  ///< floats from the start of the buffer
   size_t count;
+  float momentum = 0.0f;  ///< as LayerTensor's: above 0 for a running statistic
 };
 
 /// Whether a path is `name` or lies in it: "encoder.0.weight" in "encoder"; "camera/rgb" in "camera" with '/'.
@@ -388,6 +433,7 @@ struct ModelConfig {
   std::vector<int> fcnet_hiddens{256, 256};
   std::string fcnet_activation = "tanh";
   bool fcnet_use_layernorm = false;
+  bool fcnet_use_batchnorm = false;
   bool vf_share_layers = false;
   std::string action_distribution = "auto";  ///< auto, or one of action_distribution_names() for Boxes of floats
   bool free_log_std = true;
@@ -398,6 +444,7 @@ struct ModelConfig {
   std::string conv_activation = "relu";        ///< after each of conv_filters
   std::string channels = "auto";               ///< auto | first | last: where a picture has them
   bool scale_uint8 = true;                     ///< bytes of a picture by 1 / 255
+  int64_t random_shift = 0;                    ///< pixels that pictures are moved by in training, at most
   int64_t embedding_size = 0;                  ///< of each integer of Discrete and MultiDiscrete; 0: one-hot as it is
   std::vector<std::string> ignored_parts;      ///< of a Dict or Tuple, by path: the module does not see them
   std::vector<std::string> critic_only_parts;  ///< the value function alone sees them
@@ -451,6 +498,7 @@ struct ModuleSpec {
   ModuleSpec inference_part() const;          ///< the networks that act
   std::vector<Parameter> parameters() const;  ///< in buffer order
   size_t num_parameters() const;              ///< floats, all
+  size_t num_trainable_parameters() const;    ///< without running statistics
   size_t num_inference_parameters() const;    ///< floats of the leading inference part
   uint64_t hash() const;                      ///< of the structure: names, sizes, kinds, order
   bool operator==(const ModuleSpec&) const = default;

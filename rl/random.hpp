@@ -35,7 +35,8 @@ enum class StreamPurpose : uint32_t {
   initial_weights = 4,
   evaluation = 5,
   simulation = 6,
-  circular_buffer = 7
+  circular_buffer = 7,
+  augmentation = 8
 };
 
 class RandomStream {

@@ -11,6 +11,8 @@
 namespace myriad {
 namespace {
 
+constexpr size_t kSmallestByteRun = 64;  // below, a column of its own saves nothing
+
 /// Throws Error unless `space` is what FrameStack makes of `frames` frames.
 void check_stack(const Space& space, int64_t frames) {
   if (frames == 1) return;
@@ -34,12 +36,22 @@ ModuleSpec module_of(const Config& config, const Space& observation_space, const
   return spec;
 }
 
-DType observation_dtype(const Config& config, const Space& observation_space) {
-  const bool bytes = std::ranges::all_of(observation_space.leaves(), [](const Leaf& leaf) {
+std::vector<ObservationRun> observation_runs(const Config& config, const Space& observation_space) {
+  const int flat_size = observation_space.flat_size();
+  if (config.environment.filters_observations()) return {{DType::f32, flat_size}};
+  std::vector<ObservationRun> runs;
+  bool only_bytes = true;
+  for (const Leaf& leaf : observation_space.leaves()) {
     const Box* box = leaf.space->get_if<Box>();
-    return box != nullptr && box->dtype == DType::u8;
-  });
-  return bytes && !config.environment.filters_observations() ? DType::u8 : DType::f32;
+    const bool bytes = box != nullptr && box->dtype == DType::u8;
+    only_bytes = only_bytes && bytes;
+    const DType dtype = bytes && leaf.count >= kSmallestByteRun ? DType::u8 : DType::f32;
+    if (runs.empty() || runs.back().dtype != dtype) runs.push_back({dtype, 0});
+    runs.back().size += leaf.space->flat_size();
+  }
+  if (only_bytes) return {{DType::u8, flat_size}};
+  if (config.environment.frame_stack > 1) return {{DType::f32, flat_size}};
+  return runs;
 }
 
 std::optional<MeanStdFilter> observation_filter(const Config& config, const ModuleSpec& module) {
@@ -55,11 +67,15 @@ FragmentLayout fragment_layout(const Config& config, const EnvSpec& env, const M
   check_stack(spec.observation_space, frames);
   FragmentLayout layout(static_cast<int>(steps > 0 ? steps : config.fragment_length()),
                         static_cast<int>(config.env_runners.num_envs_per_env_runner), frames);
-  const DType observation = observation_dtype(config, spec.observation_space);
-  if (frames == 1)
+  const std::vector<ObservationRun> runs = observation_runs(config, spec.observation_space);
+  const DType observation = runs.size() == 1 ? runs[0].dtype : DType::f32;  // of final_obs, which are few
+  if (frames > 1)
+    layout.add("frames", Rows::frame, observation, {module.obs_size / frames});
+  else if (runs.size() == 1)
     layout.add("obs", Rows::step_and_bootstrap, observation, {module.obs_size});
   else
-    layout.add("frames", Rows::frame, observation, {module.obs_size / frames});
+    for (size_t i = 0; i < runs.size(); ++i)
+      layout.add(fmt::format("obs.{}", i), Rows::step_and_bootstrap, runs[i].dtype, {runs[i].size});
   layout.add("actions", Rows::step, action.dtype, action.shape)
       .add("rewards", Rows::step, DType::f32, {})
       .add("terminateds", Rows::step, DType::u8, {})

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "rl/algorithm_info.hpp"
 #include "rl/connector.hpp"
@@ -27,9 +28,15 @@ struct RunLayout {
 ModuleSpec module_of(const Config& config, const EnvSpec& env);
 ModuleSpec module_of(const Config& config, const Space& observation_space, const Space& action_space);
 
-/// How fragments carry observations: u8 where the space has nothing but Boxes of uint8, whose bytes are the features,
-/// and nothing filters them: a quarter of the bytes; else f32 features.
-DType observation_dtype(const Config& config, const Space& observation_space);
+/// Neighbouring features of an observation that fragments carry in one type.
+struct ObservationRun {
+  DType dtype;
+  int size;
+};
+/// How fragments carry observations. One run of u8 where the space has nothing but Boxes of uint8, whose bytes are the
+/// features, and nothing filters them: a quarter of the bytes. Beside other parts such a Box is a run of its own from
+/// 64 elements on (not in stacks of frames); everything else is f32 features.
+std::vector<ObservationRun> observation_runs(const Config& config, const Space& observation_space);
 
 /// The filter of observations, where the config has one, before it has seen any. An action mask passes it unchanged.
 std::optional<MeanStdFilter> observation_filter(const Config& config, const ModuleSpec& module);

@@ -45,6 +45,7 @@ bool DeviceBatch::load(Fragment& fragment, const Filter* filter) {
   if (filter) shared.push_back(filter->shift);
   work_.run(fmt::format("load {} {}", final_capacity_, filter != nullptr), shared, [this, filter] {
     if (frames_.defined()) stack(frames_, column("terminateds"), column("truncateds"), stack_, batch_.obs);
+    if (!runs_.empty()) batch_.obs.copy_(at::cat(runs_, 2));
     if (filter)
       for (const at::Tensor& obs : {batch_.obs, batch_.final_obs.narrow(0, 0, final_capacity_)})
         obs.sub_(filter->shift).mul_(filter->scale).clamp_(-filter->clip, filter->clip);
@@ -68,12 +69,17 @@ void DeviceBatch::prepare(const FragmentLayout& layout) {
   for (const Column& column : layout.columns())
     if (column.rows == Rows::step) batch_.columns[column.name] = view_of(slab_, layout, column, {steps, environments});
   frames_.reset();
+  runs_.clear();
   stack_ = layout.frame_stack();
   if (const Column* frames = layout.find("frames")) {
     frames_ = view_of(slab_, layout, *frames, {steps + stack_, environments}).flatten(2);
     batch_.obs = at::zeros({steps + 1, environments, obs_size}, options.dtype(frames_.scalar_type()));
   } else {
-    batch_.obs = view_of(slab_, layout, layout.column("obs"), {steps + 1, environments}).flatten(2);
+    for (const Column* column : layout.observation_columns())
+      runs_.push_back(view_of(slab_, layout, *column, {steps + 1, environments}).flatten(2));
+    batch_.obs =
+        runs_.size() == 1 ? runs_[0] : at::zeros({steps + 1, environments, obs_size}, options.dtype(at::kFloat));
+    if (runs_.size() == 1) runs_.clear();
   }
   batch_.columns["obs"] = batch_.obs.narrow(0, 0, steps);
   const Column* final_obs = layout.find("final_obs");
@@ -103,14 +109,14 @@ void DeviceBatch::refresh_final_index() {
 
 void DeviceBatch::keep(Columns& kept) const {
   kept[kSlab] = slab_.narrow(0, 0, static_cast<int64_t>(slab_bytes_)).clone();
-  if (frames_.defined()) kept[kStacks] = batch_.obs.clone();
+  if (frames_.defined() || !runs_.empty()) kept[kObs] = batch_.obs.clone();
 }
 
 void DeviceBatch::bring_back(const Columns& kept) {
   if (!has_copy(kept)) return;
   const at::Tensor& slab = kept.at(kSlab);
   slab_.narrow(0, 0, slab.size(0)).copy_(slab);
-  if (frames_.defined()) batch_.obs.copy_(kept.at(kStacks));
+  if (frames_.defined() || !runs_.empty()) batch_.obs.copy_(kept.at(kObs));
   const std::array<at::Tensor, 1> shared{slab_};
   work_.run("final index", shared, [this] { refresh_final_index(); });
 }

@@ -60,7 +60,7 @@ class DeviceBatch {
   Columns minibatch(const at::Tensor& units) const;
 
  private:
-  static constexpr const char *kSlab = "slab", *kStacks = "stacks";
+  static constexpr const char *kSlab = "slab", *kObs = "obs";
 
   void prepare(const FragmentLayout& layout);
   void grow_final_rows(int64_t rows);
@@ -76,13 +76,14 @@ class DeviceBatch {
 
   // What lies on the device for good, for batches of one layout.
   uint64_t layout_hash_ = 0;
-  at::Tensor slab_;             // [bytes]  the fragment's buffer
-  size_t slab_bytes_ = 0;       ///< with final_capacity_ rows of final_obs
-  at::Tensor frames_;           ///< view of slab_, [T+k, N, frame]; undefined where observations are no stacks
-  TensorBatch batch_;           ///< views of slab_, all the rows final_obs can have among them; columns beside it
-  int64_t stack_ = 1;           ///< k
-  int64_t final_capacity_ = 0;  ///< rows of final_obs that go through the module; never shrinks
-  at::Tensor order_;            // [units]
+  at::Tensor slab_;               // [bytes]  the fragment's buffer
+  size_t slab_bytes_ = 0;         ///< with final_capacity_ rows of final_obs
+  at::Tensor frames_;             ///< view of slab_, [T+k, N, frame]; undefined where observations are no stacks
+  std::vector<at::Tensor> runs_;  ///< views of slab_, [T+1, N, n]; none where they are one column of observations
+  TensorBatch batch_;             ///< views of slab_, all the rows final_obs can have among them; columns beside it
+  int64_t stack_ = 1;             ///< k
+  int64_t final_capacity_ = 0;    ///< rows of final_obs that go through the module; never shrinks
+  at::Tensor order_;              // [units]
   std::map<int64_t, at::Tensor> chosen_;  ///< a minibatch's units, by their number
 };
 

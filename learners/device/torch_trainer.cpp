@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <optional>
 
 #include "learners/module/action_distribution.hpp"
 #include "learners/module/autocast.hpp"
@@ -17,6 +18,14 @@ namespace {
 constexpr int64_t kSkipsAllowed = 2;  // in a row, as Optimizer's
 constexpr int64_t kFit = ValueFit::kNumbers;
 
+bool has_random_shift(const ModuleSpec& spec) {
+  bool has = false;
+  for_each_layer(
+      spec, [&](const std::string&, const Layer& layer) { has = has || std::holds_alternative<RandomShift>(layer); },
+      [](int) {});
+  return has;
+}
+
 }  // namespace
 
 TorchTrainer::TorchTrainer(const Config& config, const Algorithm& algorithm, const ModuleSpec& spec,
@@ -27,7 +36,9 @@ TorchTrainer::TorchTrainer(const Config& config, const Algorithm& algorithm, con
       support_(std::move(support)),
       work_(*support_, config.learners.cuda_graph),
       batch_(spec_, action_space, algorithm_, *support_, work_),
-      lr_ranges_(lr_ranges(spec, training_.lr_multipliers)) {
+      lr_ranges_(lr_ranges(spec, training_.lr_multipliers)),
+      shifts_pictures_(has_random_shift(spec)),
+      shift_numbers_(0, StreamPurpose::augmentation, 0) {
   const at::TensorOptions options = at::TensorOptions(at::kFloat).device(support_->device());
   support_->run([&] {
     optimizer_ =
@@ -46,6 +57,7 @@ TorchTrainer::TorchTrainer(const Config& config, const Algorithm& algorithm, con
 
 void TorchTrainer::load(const Update& update) {
   set_numbers(update);
+  shift_numbers_ = update.augmentation;
   const bool filters = update.filter != nullptr && update.filter->active();
   // In a group all batches of this shard are of one layout, and all shards make the same passes.
   if (update.batch != nullptr && !batch_.load(*update.batch, filters ? &filter_ : nullptr) && alone()) empty_buffer();
@@ -129,6 +141,10 @@ void TorchTrainer::train_minibatch(const Minibatch& minibatch) {
     if (!std::exchange(order_is_there_, true)) batch_.set_order(order_);
     shared.push_back(chosen_ = batch_.choose(begin, count));
   }
+  if (shifts_pictures_) {
+    draw_shifts(count);
+    shared.push_back(drawn_shifts_);
+  }
   const auto gradient = [this, minibatch] { compute_gradient(minibatch); };
   const std::string shape = fmt::format("{} of {}, {}, {}", count, minibatch.units,
                                         chosen_.defined() ? "chosen" : "all", batch_.final_capacity());
@@ -164,9 +180,11 @@ ModuleOutput TorchTrainer::infer(const at::Tensor& home, const at::Tensor& obs) 
 
 /// The passes of one loss. In parts every shard makes the same ones, and one without rows knows of one.
 struct TorchTrainer::Passes final : Networks {
-  explicit Passes(const TorchTrainer& t) : Networks(t.spec_), trainer(t) {}
+  Passes(const TorchTrainer& t, TrainingPass::Rows r) : Networks(t.spec_), trainer(t), rows(std::move(r)) {}
 
   ModuleOutput forward(Parameters with, const at::Tensor& obs) override {
+    std::optional<TrainingPass> training;
+    if (with == Parameters::online) training.emplace(rows);
     if (!trainer.parted_) return trainer.pass(tensors_of(with), obs);
     if (with != Parameters::online || std::exchange(passed, true)) refuse();
     const Autocast autocast(trainer.flat_.device().type(), trainer.bfloat16_);
@@ -174,6 +192,8 @@ struct TorchTrainer::Passes final : Networks {
   }
   std::vector<at::Tensor> outputs(Parameters with, const Names& names, const NetworkInputs& inputs) override {
     if (trainer.parted_) refuse();
+    std::optional<TrainingPass> training;
+    if (with == Parameters::online) training.emplace(rows);
     const std::vector<at::Tensor> tensors = tensors_of(with);
     const Autocast autocast(trainer.flat_.device().type(), trainer.bfloat16_);
     return run_networks(spec(), trainer.layers_, names, inputs, [&](const TorchLayer& layer, const at::Tensor& x) {
@@ -195,12 +215,31 @@ struct TorchTrainer::Passes final : Networks {
   }
 
   const TorchTrainer& trainer;
+  const TrainingPass::Rows rows;
   bool passed = false;
 };
+
+/// For all rows of `count` units, part after part of those that are accumulated.
+void TorchTrainer::draw_shifts(int64_t count) {
+  const int64_t parts = std::min(count, accumulation_);
+  const int64_t rows = sequences_ ? (batch_.steps() + 1) * count + parts * batch_.final_capacity() : count;
+  std::vector<float> numbers(static_cast<size_t>(2 * rows));
+  for (float& x : numbers) x = static_cast<float>(shift_numbers_.uniform());
+  at::Tensor& place = shifts_[rows];
+  if (!place.defined()) place = at::zeros({rows, 2}, flat_.options());
+  support_->upload(std::as_bytes(std::span<const float>(numbers)), place.mutable_data_ptr());
+  drawn_shifts_ = place;
+}
+
+at::Tensor TorchTrainer::next_shifts(int64_t rows) {
+  if (!shifts_pictures_) return {};
+  return drawn_shifts_.narrow(0, std::exchange(next_shift_, next_shift_ + rows), rows);
+}
 
 void TorchTrainer::begin_gradient() {
   gradient_.zero_();
   buckets_.stop();  // of a minibatch that was broken off
+  next_shift_ = 0;
 }
 
 void TorchTrainer::begin_last_part() {
@@ -219,7 +258,9 @@ void TorchTrainer::add_gradient(const Minibatch& whole, Piece part, int64_t inde
   Columns minibatch = batch_.minibatch(chosen_.defined() ? chosen_.narrow(0, part.begin, part.count) : chosen_);
   for (const auto& [name, value] : coefficients_) minibatch[name] = value;
   const double share = whole.share_of(part.count);
-  Passes passes(*this);
+  Passes passes(*this, {.share = share,
+                        .counted = sequences_ ? minibatch.at(kFinalIndex).numel() : 0,
+                        .shifts = next_shifts(minibatch.at("obs").size(0))});
   const Loss loss = algorithm_.loss(passes, minibatch);
   const at::Tensor total = loss.total * (loss_is_sum(plan_) ? 1.0 : share);
   std::vector<at::Tensor> parts;
@@ -258,8 +299,12 @@ void TorchTrainer::sum_gradient() {
   gradients_->finish();
 }
 
-/// What is frozen has no part in the gradient's norm.
+/// What is frozen has no part in the gradient's norm, and what moves running statistics is none of it.
 void TorchTrainer::clear_frozen() {
+  for (const Statistic& s : statistics_) {
+    s.difference.copy_(s.gradient);
+    s.gradient.zero_();
+  }
   const Range own = placement_.gradients();
   for (const auto& [range, multiplier] : lr_ranges_)
     if (const Range here = own.overlap(range); multiplier == 0 && here.count() > 0)
@@ -277,6 +322,9 @@ void TorchTrainer::step() {
   const at::Tensor gradient = gradient_.narrow(0, 0, num_gradients_), found = tail();
   const at::Tensor norm = parted_ ? found[-1].sqrt() : at::linalg_vector_norm(gradient);
   optimizer_->step(mine(flat_), mine(gradient), lr_, norm);
+  for (const Statistic& s : statistics_)
+    s.value.sub_(
+        at::where(at::logical_and(at::isfinite(norm), at::isfinite(s.difference)), s.difference * s.momentum, 0.0));
   steps_.write(at::cat({parted_ ? found.slice(0, 0, -1) : found, norm.reshape({1})}));
 }
 

@@ -69,6 +69,8 @@ class TorchTrainer final : public Trainer {
   struct Passes;
   ModuleOutput pass(const std::vector<at::Tensor>& tensors, const at::Tensor& obs) const;
   ModuleOutput infer(const at::Tensor& home, const at::Tensor& obs);
+  void draw_shifts(int64_t count);
+  at::Tensor next_shifts(int64_t rows);
   void sum_gradient();
   void clear_frozen();
   void step();
@@ -100,7 +102,13 @@ class TorchTrainer final : public Trainer {
   // loss, its metrics, and where time-major the fits of A accumulated parts of S shards, each in a place of its own.
   // By layer [c + the same + 1]: of the gradient this shard's part, and last a sum of squares
   at::Tensor gradient_;
-  int64_t num_gradients_ = 0;         ///< P or c
+  int64_t num_gradients_ = 0;  ///< P or c
+  /// A running statistic: views of flat_ and gradient_, and what moves it, which is no part of the gradient.
+  struct Statistic {
+    at::Tensor value, gradient, difference;
+    double momentum;
+  };
+  std::vector<Statistic> statistics_;
   GradientBuckets buckets_;           ///< of gradient_, which are summed while backward is at work
   std::vector<at::Tensor> snapshot_;  ///< of state_tensors()
   DeviceOptimizer::Counters snapshot_counters_;
@@ -108,6 +116,12 @@ class TorchTrainer final : public Trainer {
   std::span<const int64_t> order_;  ///< of this epoch
   bool shuffled_ = false, order_is_there_ = false;
   at::Tensor chosen_;  ///< units of the minibatch; undefined: all of the batch
+
+  const bool shifts_pictures_;
+  RandomStream shift_numbers_;            ///< of this update
+  std::map<int64_t, at::Tensor> shifts_;  // [rows, 2]  of a minibatch's rows, by their number
+  at::Tensor drawn_shifts_;               ///< of the minibatch; one of them
+  int64_t next_shift_ = 0;                ///< the next part's first row of them
 
   at::Tensor numbers_;                              // [1 + c + 2 * obs_size]  what the host says of an update:
   at::Tensor lr_;                                   // [], a part of it

@@ -39,6 +39,21 @@ void TorchTrainer::make_room() {
   gradient_ = at::zeros({num_gradients_ + found + (placement_.gradients_in_parts ? 1 : 0)}, options);
   steps_.set_width(metrics, fits, options);
 
+  const std::vector<Parameter> list = spec_.parameters();
+  const std::vector<double> multipliers = lr_multipliers(spec_, training_.lr_multipliers);
+  const Range own = placement_.gradients();
+  statistics_.clear();
+  for (size_t i = 0; i < list.size(); ++i) {
+    const Range here = own.overlap({list[i].offset, list[i].offset + list[i].count});
+    if (list[i].momentum == 0.0f || here.count() == 0) continue;
+    const auto part = [&](const at::Tensor& all, size_t begin) {
+      return all.narrow(0, static_cast<int64_t>(here.begin - begin), static_cast<int64_t>(here.count()));
+    };
+    const at::Tensor gradient = part(gradient_, own.begin);
+    statistics_.push_back({part(flat_, placement_.parameters_in_parts ? own.begin : 0), gradient,
+                           at::zeros_like(gradient), multipliers[i] == 0 ? 0.0 : double{list[i].momentum}});
+  }
+
   views_.clear();
   buckets_ = {};
   parted_.reset();
@@ -47,7 +62,6 @@ void TorchTrainer::make_room() {
         std::make_unique<PartedModule>(spec_, placement_, *gradients_, flat_, gradient_.narrow(0, 0, num_gradients_));
     return;
   }
-  const std::vector<Parameter> list = spec_.parameters();
   for (const at::Tensor& part : parameter_views(spec_, flat_)) views_.push_back(part.detach().set_requires_grad(true));
   // A sum that goes through the host's memory would wait for a GPU amid backward.
   if (alone() || !(recordable() || flat_.is_cpu())) return;

@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "learners/module/autocast.hpp"
 #include "rl/check.hpp"
@@ -43,6 +44,10 @@ struct PartedModule::LayerFunction : torch::autograd::Function<LayerFunction> {
     context->saved_data["layer"] = reinterpret_cast<int64_t>(layer);
     context->saved_data["x"] = x.requires_grad();
     context->saved_data["autocast"] = Autocast::is_on(x.device().type());
+    if (const TrainingPass::Rows* rows = TrainingPass::current()) {
+      context->saved_data["share"] = rows->share;
+      context->saved_data["counted"] = rows->counted;
+    }
     return layer->function(x, module->tensors_of(*layer, *home));
   }
 
@@ -55,6 +60,10 @@ struct PartedModule::LayerFunction : torch::autograd::Function<LayerFunction> {
     {
       const at::AutoGradMode record(true);
       const Autocast autocast(x.device().type(), context->saved_data["autocast"].toBool());
+      std::optional<TrainingPass> training;
+      if (context->saved_data.count("share") > 0)
+        training.emplace(
+            TrainingPass::Rows{context->saved_data["share"].toDouble(), context->saved_data["counted"].toInt()});
       for (const at::Tensor& tensor : module->tensors_of(*layer, module->parameters_))
         inputs.push_back(tensor.detach().set_requires_grad(true));
       const at::Tensor y = layer->function(x, inputs);

@@ -1,6 +1,7 @@
 #include "learners/module/torch_layers.hpp"
 
 #include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 #include <utility>
@@ -36,6 +37,53 @@ at::Tensor pictures(const at::Tensor& rows, int height, int width, int channels)
 }
 at::Tensor rows(const at::Tensor& pictures) { return pictures.permute({0, 2, 3, 1}).flatten(1); }
 
+thread_local const TrainingPass::Rows* training_rows = nullptr;
+
+/// y, and on the way back `share` of what running statistics lack to a minibatch's as their gradient: that is the
+/// gradient of half the square of the difference, so that a step of gradient descent moves them there.
+struct Follow : torch::autograd::Function<Follow> {
+  using Context = torch::autograd::AutogradContext;
+  using List = torch::autograd::variable_list;
+
+  static at::Tensor forward(Context* context, const at::Tensor& y, const at::Tensor& running_mean,
+                            const at::Tensor& running_var, const at::Tensor& mean, const at::Tensor& var,
+                            double share) {
+    context->saved_data["mean"] = (running_mean - mean) * share;
+    context->saved_data["var"] = (running_var - var) * share;
+    return y.view_as(y);
+  }
+  static List backward(Context* context, List d) {
+    return {d[0], context->saved_data["mean"].toTensor(), context->saved_data["var"].toTensor(), {}, {}, {}};
+  }
+};
+
+at::Tensor batch_norm(const BatchNorm& l, const at::Tensor& x, at::ArrayRef<at::Tensor> t) {
+  const at::Tensor pixels = x.to(t[0].scalar_type()).reshape({-1, l.channels});  // of bfloat16 under autocast
+  const auto normalized = [&](const at::Tensor& mean, const at::Tensor& var) {
+    return (pixels - mean) * (var + 1e-5).rsqrt() * t[0] + t[1];
+  };
+  const TrainingPass::Rows* training = TrainingPass::current();
+  if (training == nullptr) return normalized(t[2], t[3]).reshape(x.sizes());
+  const int64_t counted = training->counted * (l.size / l.channels);
+  const auto [var, mean] = at::var_mean(counted == 0 ? pixels : pixels.narrow(0, 0, counted), at::IntArrayRef{0},
+                                        /*unbiased=*/false);
+  return Follow::apply(normalized(mean, var).reshape(x.sizes()), t[2], t[3], mean.detach(), var.detach(),
+                       training->share);
+}
+
+at::Tensor random_shift(const RandomShift& l, const at::Tensor& x) {
+  const TrainingPass::Rows* training = TrainingPass::current();
+  if (training == nullptr || !training->shifts.defined()) return x;
+  check(training->shifts.size(0) == x.size(0), "{} random shifts for {} rows", training->shifts.size(0), x.size(0));
+  const int64_t most = 2 * int64_t{l.pixels};
+  const at::Tensor corner = (training->shifts * (most + 1)).to(at::kLong).clamp_max(most);  // of 1.0, where rounded up
+  const auto from = [&](int64_t axis, int64_t side) {  // [rows, side]  where a pixel of a row or column comes from
+    return (at::arange(side, corner.options()) + corner.select(1, axis).unsqueeze(1) - l.pixels).clamp(0, side - 1);
+  };
+  const at::Tensor pixel = (from(0, l.height).unsqueeze(2) * l.width + from(1, l.width).unsqueeze(1)).flatten(1);
+  return x.reshape({x.size(0), -1, l.channels}).gather(1, pixel.unsqueeze(2).expand({-1, -1, l.channels})).flatten(1);
+}
+
 /// What a layer computes; residual blocks and streams are run_network's.
 at::Tensor apply(const Layer& layer, const at::Tensor& x, at::ArrayRef<at::Tensor> t) {
   return std::visit(
@@ -43,10 +91,11 @@ at::Tensor apply(const Layer& layer, const at::Tensor& x, at::ArrayRef<at::Tenso
           [&](const Linear&) { return at::linear(x, t[0], t[1]); },
           [&](const Activate& l) { return activate(l.activation, x); },
           [&](const LayerNorm& l) { return at::layer_norm(x, {l.size}, t[0], t[1], 1e-5); },
-          [&](const Scale& l) { return x * l.factor; },
+          [&](const BatchNorm& l) { return batch_norm(l, x, t); }, [&](const Scale& l) { return x * l.factor; },
           [&](const ChannelsLast& l) {
             return x.reshape({x.size(0), l.channels, l.height * l.width, l.depth}).transpose(1, 2).flatten(1);
           },
+          [&](const RandomShift& l) { return random_shift(l, x); },
           [&](const Conv2d& l) {
             return rows(at::conv2d(pictures(x, l.height, l.width, l.inputs), t[0].permute({0, 3, 1, 2}), t[1], l.stride,
                                    l.padding));
@@ -184,6 +233,10 @@ LayerCall call_with(const std::vector<at::Tensor>& tensors) {
 }
 
 }  // namespace
+
+TrainingPass::TrainingPass(Rows rows) : rows_(std::move(rows)), outer_(std::exchange(training_rows, &rows_)) {}
+TrainingPass::~TrainingPass() { training_rows = outer_; }
+const TrainingPass::Rows* TrainingPass::current() { return training_rows; }
 
 std::vector<TorchLayer> layers_of(const ModuleSpec& spec) {
   std::vector<TorchLayer> layers;

@@ -25,6 +25,30 @@ struct NetworkInputs {
   at::Tensor actions = {};  // [n, actions_size], for networks that read it
 };
 
+/// While it lives, passes of this thread train: BatchNorm normalises with the statistics of their rows, and backward()
+/// gives a running statistic, as its gradient, `share` of what it lacks to theirs; RandomShift moves pictures. Without
+/// one, BatchNorm has its running statistics, and RandomShift does nothing.
+class TrainingPass {
+ public:
+  struct Rows {
+    double share = 1.0;   ///< of the group's minibatch
+    int64_t counted = 0;  ///< the leading rows that statistics are made of; 0: all
+    /// [rows, 2]  uniform in [0, 1): how far down and right RandomShift cuts a picture out of one whose border is wider
+    /// by its pixels. Undefined: it does nothing.
+    at::Tensor shifts = {};
+  };
+  explicit TrainingPass(Rows rows);
+  ~TrainingPass();
+  TrainingPass(const TrainingPass&) = delete;
+  TrainingPass& operator=(const TrainingPass&) = delete;
+
+  static const Rows* current();  ///< of this thread; null: none
+
+ private:
+  Rows rows_;
+  const Rows* outer_;
+};
+
 /// Named tensors, in order, as views of a flat one that begins with the first of them.
 std::vector<at::Tensor> parameter_views(std::span<const Parameter> tensors, const at::Tensor& flat);
 /// All of the spec's, of a flat one [P].

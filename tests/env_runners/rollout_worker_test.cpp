@@ -871,7 +871,7 @@ TEST_SUITE("env_runners/rollout_worker") {
   }
 
   TEST_CASE("RolloutWorker: sampling allocates nothing once the first fragment is full") {
-    for (const EnvSpec* env : {&counter(), &rooms(), &pixels(), &gamepad()})
+    for (const EnvSpec* env : {&counter(), &rooms(), &pixels(), &gamepad(), &camera()})
       for (const auto& [random_actions, frame_stack] : {std::pair{false, 1}, {false, 3}, {true, 2}}) {
         Config config = config_for(*env, 5, 40);
         config.environment.frame_skip = random_actions ? 2 : 1;

@@ -108,6 +108,29 @@ class Rooms : public Environment {
   double x_ = 0, count_ = 0;
 };
 
+class Camera : public Environment {
+ public:
+  void reset(RandomStream& random, Row observation) override {
+    count_ = 0;
+    draw(random, observation);
+  }
+  StepResult step(ConstRow, RandomStream& random, Row observation) override {
+    ++count_;
+    draw(random, observation);
+    return {.terminated = random.uniform() < 0.1, .truncated = random.uniform() < 0.1};
+  }
+
+ private:
+  void draw(RandomStream& random, Row observation) const {
+    const Space& space = camera().observation_space;
+    const auto leaf = [&](size_t i) { return observation.leaf(space.leaves()[i]); };
+    for (float& x : leaf(0).f32()) x = static_cast<float>(random.uniform());
+    for (uint8_t& x : leaf(1).u8()) x = static_cast<uint8_t>(random.below(256));
+    leaf(2).i32()[0] = count_ % 3;
+  }
+  int count_ = 0;
+};
+
 class Chancy : public Environment {
  public:
   explicit Chancy(double rounding) : rounding_(rounding) {}
@@ -277,6 +300,17 @@ const EnvSpec& rooms() {
                   .max_episode_steps = 5,
                   .source = "a toy",
                   .make = [](const EnvOptions&) { return std::make_unique<Rooms>(); }});
+  return spec;
+}
+const EnvSpec& camera() {
+  static const EnvSpec& spec =
+      registered({.id = "ToyCamera-v0",
+                  .observation_space = Dict{{{"pose", Space::box(0.0, 1.0, {2})},
+                                             {"picture", Space::box(0, 255, {8, 8, 1}, DType::u8)},
+                                             {"room", Space::discrete(3)}}},
+                  .action_space = Space::discrete(2),
+                  .source = "a toy",
+                  .make = [](const EnvOptions&) { return std::make_unique<Camera>(); }});
   return spec;
 }
 const EnvSpec& chancy() {

@@ -18,6 +18,9 @@ const EnvSpec& faulty();
 const EnvSpec& pixels();
 /// Dict{pose: Box [2], room: Discrete 3}; Box action [2] in [-2, 4]; reward = sum of the action.
 const EnvSpec& rooms();
+/// Dict{pose: Box [2], picture: Box [8, 8, 1] of uint8, room: Discrete 3}, where all but the room is drawn anew in each
+/// step; Discrete(2) actions; reward 0; ends with a chance of 0.1, cut with 0.1.
+const EnvSpec& camera();
 
 /// Box [2], both drawn anew; Discrete(2) actions; reward 0. After each step the episode is over with probability 0.3,
 /// cut with 0.2. set_state() shows a first feature that is off by options["rounding"].

@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include "env_runners/rollout_worker.hpp"
+#include "learners/device/device_batch.hpp"
 #include "rl/check.hpp"
 #include "rl/random.hpp"
 #include "rl/wrappers.hpp"
@@ -159,6 +160,51 @@ TEST_CASE("make_tensor_batch: of frames, the very observations that a runner's p
       CHECK(inputs == std::vector<float>(seen.begin(), seen.end()));
     }
   }
+}
+
+TEST_CASE("make_tensor_batch: of a picture beside floats, which stays bytes, the very observations that a policy saw") {
+  Config config = test::config_for(test::camera(), 3, 7);
+  const EnvSpec& env = test::camera();
+  const ModuleSpec spec = make_mlp_spec(env.observation_space, env.action_space, config.rl_module);
+  const auto layout = std::make_shared<const FragmentLayout>(fragment_layout(config, env, spec));
+  REQUIRE(layout->observation_columns().size() == 3);
+  CHECK(layout->column("obs.0").row_bytes == 2 * sizeof(float));
+  CHECK(layout->column("obs.1").dtype == DType::u8);
+  CHECK(layout->column("obs.1").row_bytes == 64);
+  CHECK(layout->column("obs.2").row_bytes == 3 * sizeof(float));  // one-hot
+  CHECK(layout->column("final_obs").row_bytes == 69 * sizeof(float));
+  CHECK(layout->find("obs") == nullptr);
+  RolloutWorker worker(config, env, spec, 0);
+  const Weights weights{.version = 1, .layout_hash = spec.hash(), .values = initial_parameters(spec, 1), .filter = {}};
+  EigenPolicy policy(spec);
+  policy.load(weights.values);
+  const auto support = make_cpu_support();
+  const auto algorithm = make_algorithm(config);
+  RecordedWork work(*support, false);
+  DeviceBatch device(spec, env.action_space, *algorithm, *support, work);
+  size_t final_rows = 0;
+  for (int i = 0; i < 20; ++i) {
+    Fragment fragment(layout);
+    worker.sample(fragment, weights);
+    final_rows += fragment.final_rows;
+    CHECK(fragment_violation(*layout, fragment.used(), fragment.final_rows, env.action_space) == "");
+    const TensorBatch batch = make_tensor_batch(fragment, spec, env.action_space, nullptr);
+    REQUIRE(batch.obs.sizes().vec() == std::vector<int64_t>{8, 3, 69});
+    std::vector<float> inputs(7 * 3 * 2);
+    policy.forward(batch.obs.const_data_ptr<float>(), 7 * 3, inputs.data());
+    const auto seen = fragment.values<float>(layout->column("action_dist_inputs"));
+    CHECK(inputs == std::vector<float>(seen.begin(), seen.end()));
+    device.load(fragment, nullptr);
+    const at::Tensor rows = batch.obs.reshape({-1, 69});
+    CHECK(at::equal(device.all_obs().narrow(0, 0, rows.size(0)), rows));
+    Columns kept;
+    device.keep(kept);
+    device.bring_back(kept);
+    CHECK(at::equal(device.all_obs().narrow(0, 0, rows.size(0)), rows));
+  }
+  CHECK(final_rows > 0);
+  config.environment.observation_filter = "MeanStdFilter";
+  CHECK(fragment_layout(config, env, spec).column("obs").dtype == DType::f32);
 }
 
 TEST_CASE("make_tensor_batch: columns that do not fit the module are refused") {

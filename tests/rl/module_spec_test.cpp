@@ -157,6 +157,47 @@ TEST_CASE("ModuleSpec: fcnet_use_layernorm is before each activation, also of a 
         "400 -> conv 2 3x3 layernorm relu -> 7 layernorm tanh -> epsilon-greedy 3; value: the greatest");
 }
 
+TEST_CASE("ModuleSpec: fcnet_use_batchnorm is where LayerNorm would be, and its statistics are no parameters") {
+  ModelConfig config = with_encoder("minatar_cnn");
+  config.fcnet_use_batchnorm = true;
+  const Space space = Space::box(0, 1, {10, 10, 4}, DType::u8);
+  const ModuleSpec spec = make_q_spec(space, Space::discrete(3), config);
+  CHECK(spec.to_string() ==
+        "400 -> conv 16 3x3 batchnorm relu -> 128 batchnorm relu -> epsilon-greedy 3; value: the greatest");
+  CHECK(make_mlp_spec(kFour, Space::discrete(2), config).to_string().starts_with("4 -> 256 batchnorm tanh ->"));
+  const std::vector<float> values = initial_parameters(spec, 1);
+  int statistics = 0;
+  for (const Parameter& p : spec.parameters()) {
+    const bool is_statistic = p.name.ends_with(".running_mean") || p.name.ends_with(".running_var");
+    CHECK(p.momentum == (is_statistic ? 0.01f : 0.0f));
+    if (!is_statistic) continue;
+    ++statistics;
+    CHECK(p.count == (p.name.starts_with("encoder.1") ? 16 : 128));  // of each channel; of each feature
+    for (size_t i = 0; i < p.count; ++i) CHECK(values[p.offset + i] == (p.name.ends_with("var") ? 1.0f : 0.0f));
+  }
+  CHECK(statistics == 4);
+  ModuleSpec other = spec;
+  for (Layer& layer : other.network("encoder").layers)
+    if (auto* norm = std::get_if<BatchNorm>(&layer)) norm->momentum = 0.5f;
+  CHECK(other.hash() == spec.hash());  // runners do not need it
+  config.fcnet_use_layernorm = true;
+  CHECK(error_of([&] { make_q_spec(space, Space::discrete(3), config); }) ==
+        "error[impossible] rl_module has fcnet_use_layernorm and fcnet_use_batchnorm, want one of them");
+}
+
+TEST_CASE("ModuleSpec: random_shift is before the first convolution, once for all frames of a stack") {
+  ModelConfig config = with_encoder("minatar_cnn");
+  config.random_shift = 2;
+  CHECK(picture(bytes({2, 12, 11, 3}), config)
+            .to_string()
+            .starts_with("792 -> x 0.003922 -> 12x11x6 -> shift 2 -> conv 16 3x3 relu"));
+  config.encoder = "mlp";
+  CHECK(error_of([&] {
+          picture(bytes({2, 12, 11, 3}), config);
+        }) == "error[impossible] rl_module.random_shift is 2, but no part of the observations " +
+                  bytes({2, 12, 11, 3}).to_string() + " goes through convolutions; want 0");
+}
+
 TEST_CASE("ModuleSpec: each action space has its distribution") {
   CHECK(inputs_size(distribution_for(Space::discrete(3), true)) == 3);
   CHECK(inputs_size(distribution_for(Space(MultiDiscrete{{2, 3}}), true)) == 5);
@@ -757,6 +798,10 @@ TEST_CASE("check_module: sizes that cannot be, or do not fit, are named") {
           Conv2d{12, 12, 2, 16, 3, 1, 1, Initializer::orthogonal, std::sqrt(2.0f)});
   CHECK(complaint(at(0, Scale{288, NAN})) ==
         "error[bad-module] encoder.0 (scale) has factor nan, want a finite number");
+  CHECK(complaint(at(0, BatchNorm{288, 7})) ==
+        "error[bad-module] encoder.0 (batchnorm) has size 288, want a multiple of its 7 channels");
+  CHECK(complaint(at(0, BatchNorm{288, 2, 0.0f})) ==
+        "error[bad-module] encoder.0 (batchnorm) has momentum 0, want above 0 and at most 1");
   CHECK(complaint(at(1, Select{288, 280, 9})) ==
         "error[bad-module] encoder.1 (select) takes features [280, 289) of 288");
   CHECK(complaint(at(1, Select{288, -1, 9})) ==

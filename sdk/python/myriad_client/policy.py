@@ -376,6 +376,11 @@ def layer_of(name: str, layer: dict, take, open_blocks: list[np.ndarray], stream
     if kind == "layernorm":
         gain, shift = take(f"{name}.gain", layer["size"]), take(f"{name}.bias", layer["size"])
         return lambda x: (x - x.mean()) / np.sqrt(x.var() + np.float32(1e-5)) * gain + shift
+    if kind == "batchnorm":
+        gain, shift, mean, var = (take(f"{name}.{tensor}", layer["channels"]) for tensor in ("gain", "bias", "running_mean", "running_var"))
+        return lambda x: ((x.reshape(-1, layer["channels"]) - mean) / np.sqrt(var + np.float32(1e-5)) * gain + shift).ravel()
+    if kind == "random_shift":  # of training alone
+        return lambda x: x
     if kind == "scale":
         return lambda x: x * np.float32(layer["factor"])
     if kind == "channels_last":
