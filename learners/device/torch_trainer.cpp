@@ -219,12 +219,18 @@ struct TorchTrainer::Passes final : Networks {
   bool passed = false;
 };
 
-/// For all rows of `count` units, part after part of those that are accumulated.
+/// For all rows of `count` units, part after part of those that are accumulated. Rows of final_obs stay where they are:
+/// there are as many as a batch had at most so far, which a resumed learner does not know.
 void TorchTrainer::draw_shifts(int64_t count) {
-  const int64_t parts = std::min(count, accumulation_);
-  const int64_t rows = sequences_ ? (batch_.steps() + 1) * count + parts * batch_.final_capacity() : count;
-  std::vector<float> numbers(static_cast<size_t>(2 * rows));
-  for (float& x : numbers) x = static_cast<float>(shift_numbers_.uniform());
+  std::vector<float> numbers;
+  for (int64_t i = 0; i < accumulation_; ++i) {
+    const int64_t units = piece_of(count, i, accumulation_).count;
+    if (units == 0) continue;
+    const size_t drawn = numbers.size() + static_cast<size_t>(2 * units * (sequences_ ? batch_.steps() + 1 : 1));
+    while (numbers.size() < drawn) numbers.push_back(static_cast<float>(shift_numbers_.uniform()));
+    if (sequences_) numbers.resize(drawn + static_cast<size_t>(2 * batch_.final_capacity()), 0.5f);
+  }
+  const auto rows = static_cast<int64_t>(numbers.size() / 2);
   at::Tensor& place = shifts_[rows];
   if (!place.defined()) place = at::zeros({rows, 2}, flat_.options());
   support_->upload(std::as_bytes(std::span<const float>(numbers)), place.mutable_data_ptr());

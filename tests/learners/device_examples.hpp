@@ -59,12 +59,6 @@ inline void check_metrics(const Metrics& got, const Metrics& want, double epsilo
   }
 }
 
-/// Without what was replayed, which is not the same in a learner that begins.
-inline Metrics without_work(Metrics metrics) {
-  std::erase_if(metrics, [](const auto& m) { return m.first.starts_with("num_device_work"); });
-  return metrics;
-}
-
 /// The number of time limits in batch `update`: it grows and shrinks.
 inline size_t cuts_of(uint64_t update) { return update % 3 == 2 ? 20 : update; }
 

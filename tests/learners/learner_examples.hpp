@@ -164,4 +164,10 @@ inline Fragment slice_of(Fragment& batch, int first, int count) {
   return slice;
 }
 
+/// Without what was replayed, which the torch executor alone counts, and otherwise in a learner that begins.
+inline Metrics without_work(Metrics metrics) {
+  std::erase_if(metrics, [](const auto& m) { return m.first.starts_with("num_device_work"); });
+  return metrics;
+}
+
 }  // namespace myriad

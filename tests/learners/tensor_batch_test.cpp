@@ -164,6 +164,7 @@ TEST_CASE("make_tensor_batch: of frames, the very observations that a runner's p
 
 TEST_CASE("make_tensor_batch: of a picture beside floats, which stays bytes, the very observations that a policy saw") {
   Config config = test::config_for(test::camera(), 3, 7);
+  config.algorithm_config = find_algorithm(config.algorithm).make_config();
   const EnvSpec& env = test::camera();
   const ModuleSpec spec = make_mlp_spec(env.observation_space, env.action_space, config.rl_module);
   const auto layout = std::make_shared<const FragmentLayout>(fragment_layout(config, env, spec));
