@@ -309,7 +309,7 @@ TEST_CASE("Learner: a frozen part stays to the bit, whole and in parts over lear
     Learners one = make_learners(
         1,
         [&] {
-          Config c = config_of("torch");
+          Config c = config_of();
           c.training.lr_multipliers = {{"vf", multiplier}, {"vf_encoder", multiplier}};
           return c;
         },

@@ -28,11 +28,12 @@ inline std::array<const char*, 2> losses_of(std::string_view name) {
   return name == "PQN" ? std::array{"qf_loss", "qf_mean"} : std::array{"vf_loss", "entropy"};
 }
 
+/// Of the native executor, but where a learner is given a device.
 inline Config device_config(std::string_view name) {
-  Config config = name == "PPO"    ? config_of("torch")
-                  : name == "PQN"  ? pqn_config("torch")
-                  : name == "APPO" ? async_config("APPO", "torch", 3)
-                                   : async_config("IMPALA", "torch");
+  Config config = name == "PPO"    ? config_of()
+                  : name == "PQN"  ? pqn_config()
+                  : name == "APPO" ? async_config("APPO", "native", 3)
+                                   : async_config("IMPALA");
   if (name == "IMPALA, minibatches") config.training.minibatch_size = 3 * kSteps;
   if (auto* appo = dynamic_cast<AppoConfig*>(config.algorithm_config.get()); appo != nullptr && name == "APPO")
     appo->target_network_update_freq = 0.5;  // each three passes

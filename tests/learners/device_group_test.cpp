@@ -175,6 +175,7 @@ TEST_CASE("DeviceGroup: state in parts moves over a backend as through the host,
       CAPTURE(kind);
       Config config = device_config(name);
       config.learners.shard = kind;
+      config.learners.executor = "torch";
       std::array<std::array<LearnerState, 2>, 3> states;
       int64_t replays = 0;
       for (const Way way : {host, backend, recorded}) {
@@ -210,6 +211,7 @@ TEST_CASE("DeviceGroup: layers that come one by one are multiplied in bfloat16, 
   std::map<std::string, std::array<LearnerState, 2>> states;
   for (const char* kind : {"none", "gradients", "parameters"}) {
     config.learners.shard = kind;
+    config.learners.executor = "torch";
     std::array<LearnerState, 2>& of_kind = states[kind];
     ThreadGroup threads(2);
     in_threads(2, [&](uint32_t rank) {

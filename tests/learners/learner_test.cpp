@@ -89,14 +89,13 @@ TEST_CASE("Learner: from frames it learns what it learns from whole stacks, to t
 TEST_CASE("Learner: of uint8 observations it learns what it learns of the same numbers as floats, to the bit") {
   const Space actions = Space::discrete(3);
   for (const char* algorithm : {"PPO", "IMPALA", "APPO"})
-    for (const std::string way : {"native", "torch", "device"}) {
+    for (const std::string way : {"native", "torch"}) {
       CAPTURE(algorithm);
       CAPTURE(way);
       Config config = algorithm == std::string("PPO") ? config_of() : async_config(algorithm);
       config.environment.observation_filter = "NoFilter";
-      config.learners.executor = way == "native" ? "native" : "torch";
-      const auto support = [&] { return way == "device" ? make_cpu_support() : nullptr; };
-      Learner of_floats(config, kObs, actions, support()), of_bytes(config, kObs, actions, support());
+      config.learners.executor = way;
+      Learner of_floats(config, kObs, actions), of_bytes(config, kObs, actions);
       for (uint64_t seed = 1; seed <= 3; ++seed) {
         Fragment floats = batch_of(actions, seed, 2);
         auto layout = std::make_shared<FragmentLayout>(kSteps, kEnvironments);
@@ -225,7 +224,7 @@ TEST_CASE("Learner: a skipped minibatch is no part of the epoch's means, and its
   const Space actions = Space::discrete(2);
   for (const bool on_device : {false, true}) {
     CAPTURE(on_device);
-    Config config = config_of("torch");
+    Config config = config_of();
     config.training.num_epochs = 1;
     config.training.shuffle_batch_per_epoch = false;  // minibatch i is rows 32 i to 32 i + 31
     config.training.lr = 0.0;                         // the same policy in all of them
@@ -257,7 +256,7 @@ TEST_CASE("Learner: grad_clip and adam_epsilon arrive at the optimizer") {
   const Space actions = Space::discrete(2);
   for (const bool on_device : {false, true}) {
     CAPTURE(on_device);
-    Config config = config_of("torch");
+    Config config = config_of();
     config.training.num_epochs = 1;
     config.training.minibatch_size = 0;  // one step
     config.training.lr = 1.0;
@@ -301,7 +300,6 @@ TEST_CASE("Learner: the learning rate follows its schedule over env steps of the
   config.training.lr = Schedule({{0.0, 1e-3}, {256.0, 0.0}});
   for (const bool on_device : {false, true}) {
     CAPTURE(on_device);
-    config.learners.executor = on_device ? "torch" : "native";
     Learner learner(config, kObs, actions, on_device ? make_cpu_support() : nullptr);
     const auto parameters = [&] { return flat_parameters(learner.spec(), learner.state().module, "test"); };
     std::vector<float> before = parameters();
@@ -477,7 +475,7 @@ TEST_CASE("Learner: the target moves by tau of the way to the policy") {
   const Space actions = Space::discrete(2);
   for (const bool on_device : {false, true}) {
     CAPTURE(on_device);
-    Config config = async_config("APPO", "torch");
+    Config config = async_config("APPO");
     auto& own = dynamic_cast<AppoConfig&>(*config.algorithm_config);
     own.tau = 0.125;
     own.target_network_update_freq = 0.0;  // after each pass
@@ -508,7 +506,7 @@ TEST_CASE("Learner: each update shuffles its rows anew") {
     for (const bool shuffles : {false, true}) {
       CAPTURE(on_device);
       CAPTURE(shuffles);
-      Config config = config_of("torch");
+      Config config = config_of();
       PpoConfig own;
       own.use_kl_loss = false;  // a coefficient that adapts
       config.algorithm_config = std::make_unique<PpoConfig>(own);
@@ -529,7 +527,7 @@ TEST_CASE("Learner: each update shuffles its rows anew") {
 TEST_CASE("Learner: the losses it reports are those of its last epoch") {
   const Space actions = Space::discrete(2);
   const auto vf_loss = [&](int64_t epochs, double lr, bool on_device) {
-    Config config = config_of("torch");
+    Config config = config_of();
     config.training.num_epochs = epochs;
     config.training.minibatch_size = 0;  // an epoch's loss is that of the policy before its one step
     config.training.lr = lr;

@@ -8,7 +8,7 @@ using namespace myriad;
 
 TEST_SUITE_BEGIN("learners/device/torch_trainer");
 
-TEST_CASE("TorchTrainer: trains as the CPU's learner does, batch after batch") {
+TEST_CASE("TorchTrainer: trains as the native executor does, batch after batch") {
   for (const char* name : kDeviceCases)
     for (const Space& actions : action_spaces_of(name)) {
       CAPTURE(name);
@@ -106,7 +106,7 @@ TEST_CASE("TorchTrainer: what is recorded never waits for the device") {
 
 TEST_CASE("TorchTrainer: a batch of another layout is trained on, and what was recorded is forgotten") {
   int64_t replays = 0;
-  Config config = async_config("IMPALA", "torch");
+  Config config = async_config("IMPALA");
   const Space actions = Space::discrete(2);
   Learner here(config, kObs, actions), there(config, kObs, actions, std::make_unique<RecordingSupport>(&replays));
   Fragment wide = batch_of(actions), narrow = batch_of(actions, 2, 0, 4);
@@ -119,12 +119,12 @@ TEST_CASE("TorchTrainer: a batch of another layout is trained on, and what was r
   CHECK(replays == 1);
 }
 
-TEST_CASE("TorchTrainer: its checkpoint continues bit for bit, and on a CPU as well as on a device") {
+TEST_CASE("TorchTrainer: its checkpoint continues bit for bit, and in the native executor as well") {
   for (const char* name : kDeviceCases) {
     CAPTURE(name);
     const Space actions = action_spaces_of(name).back();
     Config config = device_config(name);
-    if (config.algorithm == "APPO") config = async_config("APPO", "torch");  // a larger buffer is not saved
+    if (config.algorithm == "APPO") config = async_config("APPO");  // a larger buffer is not saved
     Learner a(config, kObs, actions, make_cpu_support()), b(config, kObs, actions, make_cpu_support()),
         here(config, kObs, actions);
     for (uint64_t seed : {1, 2, 3}) {
@@ -149,7 +149,7 @@ TEST_CASE("TorchTrainer: a batch with NaN changes nothing, is counted, and the t
   const Space actions = Space::discrete(2);
   for (const char* algorithm : {"PPO", "IMPALA"}) {
     CAPTURE(algorithm);
-    Config config = algorithm == std::string("PPO") ? config_of("torch") : async_config(algorithm, "torch");
+    Config config = algorithm == std::string("PPO") ? config_of() : async_config(algorithm);
     config.training.num_epochs = 1;
     config.training.minibatch_size = 0;
     config.training.grad_clip = 1.0;
@@ -195,9 +195,9 @@ TEST_CASE("TorchTrainer: bfloat16 trains nearly as float32 does") {
   }
 }
 
-TEST_CASE("TorchTrainer: target_kl_stop ends the epochs of an update where the CPU's learner ends them") {
+TEST_CASE("TorchTrainer: target_kl_stop ends the epochs of an update where the native executor ends them") {
   const Space actions = Space::discrete(2);
-  Config config = config_of("torch");
+  Config config = config_of();
   PpoConfig own;
   own.target_kl_stop = 1e-3;
   config.algorithm_config = std::make_unique<PpoConfig>(own);
@@ -225,7 +225,7 @@ TEST_CASE("TorchTrainer: IMPALA and APPO learn a two-step problem from batches o
 
 TEST_CASE("TorchTrainer: batches it cannot use are errors before anything is trained") {
   const Space actions = Space::discrete(2);
-  Learner learner(config_of("torch"), kObs, actions, make_cpu_support());
+  Learner learner(config_of(), kObs, actions, make_cpu_support());
   Fragment other = batch_of(Space::box(-1, 1, {1}));
   CHECK_THROWS_AS(learner.update(&other), Error);
   Fragment outside = batch_of(actions);
