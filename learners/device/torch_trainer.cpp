@@ -270,7 +270,7 @@ void TorchTrainer::add_gradient(const Minibatch& whole, Piece part, int64_t inde
   const Loss loss = algorithm_.loss(passes, minibatch);
   const at::Tensor total = loss.total * (loss_is_sum(plan_) ? 1.0 : share);
   std::vector<at::Tensor> parts;
-  if (parted_)
+  if (parted_ || in_place_)
     total.backward();
   else
     parts = torch::autograd::grad({total}, views_, {}, /*retain_graph=*/false, /*create_graph=*/false,

@@ -109,6 +109,7 @@ class TorchTrainer final : public Trainer {
     double momentum;
   };
   std::vector<Statistic> statistics_;
+  bool in_place_ = false;             ///< backward adds to gradient_ itself
   GradientBuckets buckets_;           ///< of gradient_, which are summed while backward is at work
   std::vector<at::Tensor> snapshot_;  ///< of state_tensors()
   DeviceOptimizer::Counters snapshot_counters_;

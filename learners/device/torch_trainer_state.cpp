@@ -56,6 +56,7 @@ void TorchTrainer::make_room() {
 
   views_.clear();
   buckets_ = {};
+  in_place_ = false;
   parted_.reset();
   if (placement_.gradients_in_parts) {
     parted_ =
@@ -63,6 +64,12 @@ void TorchTrainer::make_room() {
     return;
   }
   for (const at::Tensor& part : parameter_views(spec_, flat_)) views_.push_back(part.detach().set_requires_grad(true));
+  // On a CPU copies of the gradient would cost more than an operator for each tensor.
+  in_place_ = flat_.is_cpu() && (alone() || gradients_->overlap_floats() == 0);
+  if (in_place_) {
+    const std::vector<at::Tensor> gradients = parameter_views(spec_, gradient_.narrow(0, 0, num_gradients_));
+    for (size_t i = 0; i < views_.size(); ++i) views_[i].mutable_grad() = gradients[i];
+  }
   // A sum that goes through the host's memory would wait for a GPU amid backward.
   if (alone() || !(recordable() || flat_.is_cpu())) return;
   buckets_ = GradientBuckets(list, gradients_->overlap_floats());
