@@ -398,7 +398,7 @@ class Policies(Package):
         """Of 1,000 joint actions about five earn something; the environment throws at what is not as its space's sample() gives it."""
         self.file("pads.py", PADS)
         env = "gymnasium:pads:Gamepad-v0"
-        said = self.call("check-env", env, "--steps", 5000).stdout
+        said = self.call("check-env", env, "--steps", 10000).stdout
         self.assertNotIn("wrong", said)
         self.assertIn("1000 steps with actions at their bounds", said)
         settings = ["training.gamma=0.0", "training.lr=0.003", "rl_module.fcnet_hiddens=[32]", "env_runners.num_envs_per_env_runner=10", "env_runners.rollout_fragment_length=25",
@@ -436,7 +436,7 @@ class Policies(Package):
     def test_nested_actions_are_masked_in_gymnasiums_form(self):
         self.file("pads.py", PADS)
         env = "gymnasium:pads:Gamepad-v0?masked=true&mask=info"
-        self.assertNotIn("wrong", self.call("check-env", env, "--steps", 2000).stdout)
+        self.assertNotIn("wrong", self.call("check-env", env, "--steps", 10000).stdout)
         config = self.config_of(env)
         self.train(self.root / "run", "stop.training_iteration=5", config=config)
         self.call("evaluate", self.root / "run", "--episodes", 10)
