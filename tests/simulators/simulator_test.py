@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -373,6 +374,7 @@ class Clients(Spawning):
                 for t in range(1, 1_000_000):  # goes on until it is told
                     client.act([0, min(t, 9)], 1.0)
                     time.sleep(0.001)
+        shutil.rmtree(run)
         driver, run, door = self.run_of_clients("stop.training_iteration=2", runners=1)
         for said, wrong in (((0, 1, 2), "its action.keys[1] = 2 outside [0, 2)"), ((float("nan"), 1, 0), "its action.aim is not finite")):
             liar = Liar(door, acts=True)
