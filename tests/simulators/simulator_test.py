@@ -359,7 +359,7 @@ class Clients(Spawning):
                     action = client.act([0, t], worth(action))
                 client.end([0, 6], worth(action))
         self.FILE = "observation = {shape = [2], low = -10, high = 10}\naction = {aim = {shape = [1], low = -2, high = 2}, keys = {binary = 2}}\n"
-        driver, run, door = self.run_of_clients("stop.training_iteration=600", "stop.episode_return_mean=5.5", "training.lr=0.01")
+        driver, run, door = self.run_of_clients("stop.training_iteration=600", "stop.episode_return_mean=5.5", "training.lr=0.003", "training.grad_clip=0.5")
         self.play_to_the_end(driver, Player(door, acts=True, seed=1), Player(door))
         returns = [row["env_runners"]["episode_return_mean"] for row in json_lines(run / "results.jsonl")]
         self.assertLess(returns[2], 3)  # 0.75 by chance
