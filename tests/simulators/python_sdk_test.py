@@ -126,11 +126,14 @@ class Gamepad(gymnasium.Env):
         self.masked = masked
     def see(self):
         self.context = int(self.np_random.integers(3))
+        observation = np.eye(3, dtype=np.float32)[self.context]
+        if not self.masked:
+            return observation, {}
         move, keys, pair = np.ones(3, np.int8), self.np_random.integers(0, 3, (1, 2), np.int8), self.np_random.integers(0, 2, 3, np.int8)
         move[self.np_random.integers(3)] = 0
         pair[self.np_random.integers(3)] = 1
         self.mask = {"aim": None, "keys": keys, "more": (((np.ones(2, np.int8),), (pair,)), None, None), "move": move}
-        return np.eye(3, dtype=np.float32)[self.context], {"action_mask": self.mask} if self.masked else {}
+        return observation, {"action_mask": self.mask}
     def reset(self, seed=None, options=None):
         super().reset(seed=seed)
         return self.see()
