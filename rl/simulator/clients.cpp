@@ -379,11 +379,6 @@ const RegisterEnv clients{EnvPrefix{.prefix = kPrefix, .names_file = true, .make
 
 }  // namespace
 
-std::string clients_file_of(std::string_view env) {
-  const std::string prefix = fmt::format("{}:", kPrefix);
-  return std::string(env.starts_with(prefix) ? env.substr(prefix.size()) : "");
-}
-
 ClientsFile read_clients_file(const std::string& path) {
   std::ifstream stream(path);
   std::stringstream text;

@@ -11,6 +11,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "rl/environment.hpp"
 #include "rl/simulator/messages.hpp"
@@ -19,7 +20,10 @@
 namespace myriad::simulator {
 
 /// FILE of "clients:FILE", "" of other environments.
-std::string clients_file_of(std::string_view env);
+inline std::string clients_file_of(std::string_view env) {
+  constexpr std::string_view kPrefix = "clients:";
+  return std::string(env.starts_with(kPrefix) ? env.substr(kPrefix.size()) : "");
+}
 
 /// The contents of FILE.
 struct ClientsFile {
