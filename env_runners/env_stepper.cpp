@@ -71,11 +71,8 @@ void EnvStepper::fail_exception() const {
   std::string fact = "the simulator threw something that is not a std::exception";
   try {
     throw;
-  } catch (const std::exception& error) {
-    const auto* known = dynamic_cast<const Error*>(&error);
-    if (known != nullptr && known->exit_status() == Exit::usage) throw;  // of the call, not of the simulator
-    fact = fmt::format("the simulator threw: {}", error.what());
-  } catch (...) {}  // no text
+  } catch (const std::exception& error) { fact = fmt::format("the simulator threw: {}", error.what()); } catch (...) {
+  }  // no text
   fail("env-exception", std::move(fact));
 }
 

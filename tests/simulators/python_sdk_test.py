@@ -288,7 +288,7 @@ class PettingZoo(Package):
         self.assertIn("environment.frame_skip is 2", self.refused("pettingzoo:team", "environment.frame_skip=2"))
         self.assertIn("[curriculum]", self.refused("pettingzoo:team", "curriculum.randomize={length=[3, 5]}"))
         self.assertIn("has no option lenght; did you mean length", self.refused("pettingzoo:team", "environment.env_config.lenght=3"))
-        self.assertIn("want a multiple of 3 (`myriad play`", self.call("play", "pettingzoo:team", status=2).stderr)
+        self.assertIn("want a multiple of 3 (`myriad play`", self.call("play", "pettingzoo:team", status=3).stderr)
 
     def test_unlike_agents_are_refused(self):
         self.file("unlike.py", TEAM.replace(" SPACE", " + (agent == 'b')"))
