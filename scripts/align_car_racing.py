@@ -24,12 +24,11 @@ import itertools
 import math
 import os
 import pathlib
-import subprocess
 import sys
-import tempfile
 import time
 
 from random_stream import RandomStream
+from replayed_goldens import Goldens
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
@@ -150,21 +149,6 @@ def long_goldens(episodes):
         yield f"{name}.txt", golden(options, played, now_and_then)
 
 
-def replay(build_dir, folder):
-    program = pathlib.Path(build_dir) / "tests" / "sims" / "sims_test"
-    environment = dict(os.environ, MYRIAD_CAR_RACING_GOLDENS=str(folder))
-    return subprocess.run([program, "--test-case=CarRacing-v3: aligned*"], check=False, env=environment).returncode != 0
-
-
-def check(build_dir):
-    failed = False
-    for name, text in goldens():
-        same = text == (GOLDEN / name).read_text()
-        failed |= not same
-        print(f"{'ok  ' if same else 'FAIL'} {name}")
-    return failed | (bool(build_dir) and replay(build_dir, GOLDEN))
-
-
 def speed():
     env = gymnasium.make("CarRacing-v3")
     env.action_space.seed(0)
@@ -178,28 +162,21 @@ def speed():
     return steps / (time.process_time() - began)
 
 
+def summary(text):
+    steps, pictures = text.count(" | ") // 2, text.count("\npicture")
+    return f"{steps} steps, {pictures} pictures"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    action = parser.add_mutually_exclusive_group(required=True)
-    action.add_argument("--write", action="store_true", help="write the goldens")
-    action.add_argument("--check", metavar="BUILD_DIR", nargs="?", const="", help="compare with the goldens")
-    action.add_argument("--long", metavar=("EPISODES", "BUILD_DIR"), nargs=2, help="replay long ones")
-    action.add_argument("--speed", action="store_true", help="measure Gymnasium")
+    files = Goldens(GOLDEN, goldens, long_goldens, summary, test_case="CarRacing-v3: aligned*", variable="MYRIAD_CAR_RACING_GOLDENS")
+    files.add_actions(parser, "EPISODES").add_argument("--speed", action="store_true", help="measure Gymnasium")
     arguments = parser.parse_args()
     if arguments.speed:
         print(f"{speed():.0f} steps/s")
         return 0
     CarRacing._render = lambda self, mode: None  # only where a golden has a picture
-    if arguments.check is not None:
-        return check(arguments.check)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = pathlib.Path(temporary) if arguments.long else GOLDEN
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in long_goldens(int(arguments.long[0])) if arguments.long else goldens():
-            (folder / name).write_text(text)
-            steps, pictures = text.count(" | ") // 2, text.count("\npicture")
-            print(f"{name}: {steps} steps, {pictures} pictures, {len(text)} bytes", flush=True)
-        return replay(arguments.long[1], folder) if arguments.long else 0
+    return files.run(arguments)
 
 
 if __name__ == "__main__":

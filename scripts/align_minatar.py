@@ -23,14 +23,12 @@ Needs the wheels minatar 1.0.15 and numpy (not in scripts/requirements.txt: the 
 
 import argparse
 import copy
-import os
 import pathlib
 import random
-import subprocess
 import sys
-import tempfile
 
 from random_stream import RandomStream
+from replayed_goldens import Goldens
 
 try:
     import minatar
@@ -144,40 +142,18 @@ def long_goldens(steps):
             yield f"{name}.{kind}.options.txt", golden(game, "v0", OPTIONS, [(policy, 100000, steps // 4, 10000)])
 
 
-def replay(build_dir, folder):
-    program = pathlib.Path(build_dir) / "tests" / "sims" / "sims_test"
-    environment = dict(os.environ, MYRIAD_MINATAR_GOLDENS=str(folder))
-    return subprocess.run([program, "--test-case=MinAtar: aligned*"], check=False, env=environment).returncode != 0
-
-
-def check(build_dir):
-    failed = False
-    for name, text in goldens():
-        same = text == (GOLDEN / name).read_text()
-        failed |= not same
-        print(f"{'ok  ' if same else 'FAIL'} {name}")
-    return failed | (bool(build_dir) and replay(build_dir, GOLDEN))
+def summary(text):
+    steps = [line for line in text.splitlines() if line[0].isdigit()]
+    episodes = text.count("\nepisode ")
+    reward = sum(int(line.split("|")[1].split()[0]) for line in steps)
+    return f"{len(steps)} steps, {episodes} episodes, rewards of {reward}"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    action = parser.add_mutually_exclusive_group(required=True)
-    action.add_argument("--write", action="store_true", help="write the goldens")
-    action.add_argument("--check", metavar="BUILD_DIR", nargs="?", const="", help="compare with the goldens")
-    action.add_argument("--long", metavar=("STEPS", "BUILD_DIR"), nargs=2, help="replay long ones")
-    arguments = parser.parse_args()
-    if arguments.check is not None:
-        return check(arguments.check)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = pathlib.Path(temporary) if arguments.long else GOLDEN
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in long_goldens(int(arguments.long[0])) if arguments.long else goldens():
-            (folder / name).write_text(text)
-            steps = sum(line[0].isdigit() for line in text.splitlines())
-            episodes = text.count("\nepisode ")
-            reward = sum(int(line.split("|")[1].split()[0]) for line in text.splitlines() if line[0].isdigit())
-            print(f"{name}: {steps} steps, {episodes} episodes, rewards of {reward}, {len(text)} bytes", flush=True)
-        return replay(arguments.long[1], folder) if arguments.long else 0
+    files = Goldens(GOLDEN, goldens, long_goldens, summary, test_case="MinAtar: aligned*", variable="MYRIAD_MINATAR_GOLDENS")
+    files.add_actions(parser, "STEPS")
+    return files.run(parser.parse_args())
 
 
 if __name__ == "__main__":
