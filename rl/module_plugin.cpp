@@ -45,14 +45,9 @@ const ModulePlugin& open_modules(const std::string& path) {
 
 const NamedModule& find_module(const ModulePlugin& plugin, const std::string& path, const std::string& name) {
   std::vector<std::string> known;
-  for (size_t i = 0; i < plugin.count; ++i) {
-    if (plugin.modules[i].name == name || (name.empty() && plugin.count == 1)) return plugin.modules[i];
-    known.emplace_back(plugin.modules[i].name);
-  }
-  if (name.empty())
-    fail(Exit::usage, "out-of-range", "{} has {} networks: want rl_module.encoder = \"plugin:{}:NAME\" with one of {}",
-         path, known.size(), path, fmt::join(known, ", "));
-  fail(Exit::usage, "out-of-range", "{} has no network {}{}", path, name, suggestion(name, known));
+  for (size_t i = 0; i < plugin.count; ++i) known.emplace_back(plugin.modules[i].name);
+  const std::string setting = fmt::format("rl_module.encoder = \"plugin:{}:NAME\"", path);
+  return plugin.modules[find_entry(path, name, known, "network", setting)];
 }
 
 std::string_view kind_of(const ActionDistribution& distribution) {

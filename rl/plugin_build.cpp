@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 
@@ -49,6 +50,18 @@ const void* plugin_table(const std::string& path, const char* entry, const char*
   const void* table = function();
   if (table == nullptr) fail(Exit::environment, "plugin-broken", "{}() of {} returned a null pointer", entry, path);
   return table;
+}
+
+size_t find_entry(const std::string& path, const std::string& name, const std::vector<std::string>& known,
+                  std::string_view what, std::string_view setting) {
+  if (name.empty() && known.size() == 1) return 0;
+  if (name.empty())
+    fail(Exit::usage, "out-of-range", "{} has {} {}s: want {} with one of {}", path, known.size(), what, setting,
+         fmt::join(known, ", "));
+  const auto found = std::ranges::find(known, name);
+  if (found == known.end())
+    fail(Exit::usage, "out-of-range", "{} has no {} {}{}", path, what, name, suggestion(name, known));
+  return static_cast<size_t>(found - known.begin());
 }
 
 }  // namespace myriad

@@ -4,6 +4,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "plugin_interface_generated.h"
 
@@ -48,5 +49,10 @@ std::string absolute_plugin(const std::string& plugin);
 /// The table that function `entry` of the library gives; the library stays open. Throws Error("no-plugin" |
 /// "plugin-broken"), naming file, entry and `docs`.
 const void* plugin_table(const std::string& path, const char* entry, const char* docs);
+
+/// Which of the library's entries, whose names are `known`, NAME of plugin_parts() means: without a name its only one.
+/// `what`: they are ("network"); `setting`: where one is asked for. Throws Error("out-of-range").
+size_t find_entry(const std::string& path, const std::string& name, const std::vector<std::string>& known,
+                  std::string_view what, std::string_view setting);
 
 }  // namespace myriad

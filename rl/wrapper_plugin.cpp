@@ -20,15 +20,9 @@ const NamedWrapper& find_wrapper(const std::string& path, const std::string& nam
   const auto& plugin = *static_cast<const WrapperPlugin*>(plugin_table(path, "myriad_wrapper_plugin", kDocs));
   check_build(path, plugin.build, MYRIAD_PLUGIN_BUILD(""));
   std::vector<std::string> known;
-  for (size_t i = 0; i < plugin.count; ++i) {
-    if (plugin.wrappers[i].name == name || (name.empty() && plugin.count == 1)) return plugin.wrappers[i];
-    known.emplace_back(plugin.wrappers[i].name);
-  }
-  if (name.empty())
-    fail(Exit::usage, "out-of-range",
-         "{} has {} wrappers: want environment.wrappers = [\"plugin:{}:NAME\"] with one of {}", path, known.size(),
-         path, fmt::join(known, ", "));
-  fail(Exit::usage, "out-of-range", "{} has no wrapper {}{}", path, name, suggestion(name, known));
+  for (size_t i = 0; i < plugin.count; ++i) known.emplace_back(plugin.wrappers[i].name);
+  const std::string setting = fmt::format("environment.wrappers = [\"plugin:{}:NAME\"]", path);
+  return plugin.wrappers[find_entry(path, name, known, "wrapper", setting)];
 }
 
 // ---- what a wrapper says of itself: a Hello in hexadecimal digits, which is verified as a simulator's is ----

@@ -349,10 +349,9 @@ void TorchTrainer::finish(Metrics& of_batch) {
   support_->begin_download(flat_.const_data_ptr(), flat_.nbytes());
   read_steps();
   for (size_t i = 0; i < target_names_.size(); ++i) of_batch[std::string(target_names_[i])] = target_numbers_[i];
-  for (const auto& [kind, count] : work_.counts()) {
-    if (device().is_cpu() && !work_.counts().contains("replayed")) break;  // it records nothing but in tests
-    of_batch["num_device_work_" + kind + "_lifetime"] = static_cast<double>(count);
-  }
+  if (!device().is_cpu() || work_.counts().contains("replayed"))  // a CPU records nothing but in tests
+    for (const auto& [kind, count] : work_.counts())
+      of_batch["num_device_work_" + kind + "_lifetime"] = static_cast<double>(count);
   if (const int64_t row = optimizer_->counters().longest_row; row > kSkipsAllowed) diverged(row);
 }
 
