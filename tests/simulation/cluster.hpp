@@ -106,6 +106,7 @@ struct Produced {
   bool arrived = false;   // at a learner, from an agent that takes part
   bool used = false;      // trained on in an update that counts
   bool done = false;      // used, or dropped
+  bool presumed = false;  // done as dropped, by its agent's mark alone
 };
 
 struct Runner {

@@ -94,9 +94,9 @@ void World::book_acknowledged(Process& learner, Process& agent, uint64_t receive
     const auto& [number, id, seq] = node.relayed.front();
     Runner& runner = *processes_[id].runner;
     Produced& produced = runner.produced[seq];
-    // A shard that died may have dropped it, and told nobody but by its mark.
+    // A shard that died may have dropped it, and told nobody but by its mark; one that was paused tells it later.
     if (!produced.done && learner.learner->part.epoch > 1) {
-      produced.done = true;
+      produced.done = produced.presumed = true;
       ++result_.dropped;
     }
     rule(produced.done, "I2", "fragment {} of runner {}.{} is released and nowhere", seq, runner.slot,
@@ -198,7 +198,8 @@ void World::book_consumed(const LearnerNode& learner, const LearnerCore::Consume
          id.seq, id.slot, id.incarnation, runner.lowest_open);
     return;
   }
-  rule(!produced.done || (again && !produced.used), "I1",
+  const bool told_late = std::exchange(produced.presumed, false);
+  rule(!produced.done || (!produced.used && (again || told_late)), "I1",
        "fragment {} of runner {}.{} is dropped after it was consumed", id.seq, id.slot, id.incarnation);
   if (!std::exchange(produced.done, true)) ++result_.dropped;
   if (consumed.dropped == "invalid")
