@@ -20,13 +20,11 @@ constexpr size_t kSmallModule = 200'000;  // parameters; below, torch's threads 
 bool is_native(const Config& run, const ModuleSpec& spec, bool sampled) {
   const LearnersConfig& config = run.learners;
   if (config.device != "cpu") return false;
-  if (config.native() && config.shards_by_layer())
-    fail(Exit::usage, "impossible", "learners.shard '{}' goes layer by layer; executor 'native' cannot, 'torch' can",
-         config.shard);
   if (config.native() && !sampled)
     fail(Exit::usage, "impossible",
          "{} has no loss by hand, which executor 'native' wants; 'auto' and 'torch' train it", run.algorithm);
-  if (config.executor == "auto") return !config.shards_by_layer() && sampled && NativeModule::supports(spec);
+  if (config.executor == "auto")
+    return !config.shards_by_layer() && sampled && NativeModule::supports(spec) && NativeModule::pays(spec);
   if (config.native()) return true;
   if (config.executor == "torch") return false;
   const std::vector<std::string> known{"auto", "native", "torch"};

@@ -218,6 +218,127 @@ void linear_backward(const float* w, const float* x, const float* dy, int n, int
   if (dx) multiply_transposed(w, dy, n, in, out, dx);
 }
 
+/// Calls visit(pixel, feature, tap, count) for each output pixel and each row of its window that lies on the picture:
+/// `count` features from `feature` on meet as many of a patch from `tap` on.
+template <class Visit>
+void each_window_row(const NativeWindows& w, Visit visit) {
+  const int c = w.channels;
+  for (int i = 0; i < w.down; ++i)
+    for (int j = 0; j < w.across; ++j) {
+      const int top = i * w.stride - w.padding, left = j * w.stride - w.padding;
+      const int from = left < 0 ? -left : 0, to = w.width - left < w.kernel ? w.width - left : w.kernel;
+      for (int row = 0; row < w.kernel; ++row)
+        if (const int y = top + row; y >= 0 && y < w.height)
+          visit(i * w.across + j, (y * w.width + left + from) * c, (row * w.kernel + from) * c, (to - from) * c);
+    }
+}
+
+void convolve(const NativeWindows& windows, const float* w, const float* b, const float* x, int n, int out, float* y) {
+  const int patch = windows.kernel * windows.kernel * windows.channels;
+  int begun = -1;
+  each_window_row(windows, [&](int pixel, int feature, int tap, int count) {
+    const bool first = pixel != begun;
+    begun = pixel;
+    multiply_deep({.a = w + tap,
+                   .a_row = patch,
+                   .a_step = 1,
+                   .b = x + feature * kPanel,
+                   .depth = count,
+                   .c = y + pixel * out * kPanel,
+                   .c_row = kPanel,
+                   .bias = first ? b : nullptr,
+                   .add = !first},
+                  out, in_vectors(n));
+  });
+}
+
+void convolve_backward(const NativeWindows& windows, const float* w, const float* x, const float* dy, int n, int out,
+                       float* room, float* dw, float* db, float* dx) {
+  const int patch = windows.kernel * windows.kernel * windows.channels, pixels = windows.down * windows.across;
+  alignas(64) float samples[kPanel * kPanel];  // of up to kPanel outputs of a pixel, a row for each sample
+  for (int first = 0; first < out; first += kPanel) {
+    const int outputs = out - first < kPanel ? out - first : kPanel;
+    __builtin_memset(room, 0, sizeof(float) * static_cast<size_t>(patch * outputs));  // dw transposed
+    int begun = -1;
+    each_window_row(windows, [&](int pixel, int feature, int tap, int count) {
+      if (pixel != begun)
+        for (int o = 0; o < outputs; o += kWidth)
+          for (int s = 0; s < n; s += kWidth)
+            transpose_square(dy + (pixel * out + first + o) * kPanel + s, kPanel, outputs - o, samples + s * kPanel + o,
+                             kPanel);
+      begun = pixel;
+      multiply({.a = x + feature * kPanel,
+                .a_row = kPanel,
+                .a_step = 1,
+                .b = samples,
+                .depth = n,
+                .c = room + tap * outputs,
+                .c_row = outputs,
+                .bias = nullptr,
+                .add = true},
+               count, outputs);
+    });
+    for (int o = 0; o < outputs; ++o)
+      for (int i = 0; i < patch; ++i) dw[(first + o) * patch + i] += room[i * outputs + o];
+  }
+  for (int pixel = 0; pixel < pixels; ++pixel)
+    for (int o = 0; o < out; ++o) db[o] += ConstArray(dy + (pixel * out + o) * kPanel, n).sum();
+  if (dx == nullptr) return;
+  __builtin_memset(dx, 0,
+                   sizeof(float) * kPanel * static_cast<size_t>(windows.height * windows.width) *
+                       static_cast<size_t>(windows.channels));
+  each_window_row(windows, [&](int pixel, int feature, int tap, int count) {
+    multiply_deep({.a = w + tap,
+                   .a_row = 1,
+                   .a_step = patch,
+                   .b = dy + pixel * out * kPanel,
+                   .depth = out,
+                   .c = dx + feature * kPanel,
+                   .c_row = kPanel,
+                   .bias = nullptr,
+                   .add = true},
+                  count, in_vectors(n));
+  });
+}
+
+void max_pool(const NativeWindows& windows, const float* x, float* y) {
+  const int row = windows.channels * kPanel;
+  int begun = -1;
+  each_window_row(windows, [&](int pixel, int feature, int /*tap*/, int count) {
+    float* out = y + pixel * row;
+    for (int at = 0; at < count * kPanel; at += row) {
+      const float* in = x + feature * kPanel + at;
+      if (begun != pixel)
+        __builtin_memcpy(out, in, sizeof(float) * static_cast<size_t>(row));
+      else
+        for (int i = 0; i < row; ++i) out[i] = in[i] > out[i] ? in[i] : out[i];
+      begun = pixel;
+    }
+  });
+}
+
+void max_pool_backward(const NativeWindows& windows, const float* x, const float* y, const float* dy, float* dx) {
+  const int row = windows.channels * kPanel;
+  __builtin_memset(dx, 0, sizeof(float) * static_cast<size_t>(windows.height * windows.width * row));
+  for (int channel = 0; channel < windows.channels; ++channel) {
+    float left[kPanel];  // of dy, until the window's largest is met
+    int begun = -1;
+    each_window_row(windows, [&](int pixel, int feature, int /*tap*/, int count) {
+      const float* largest = y + pixel * row + channel * kPanel;
+      if (begun != pixel) __builtin_memcpy(left, dy + pixel * row + channel * kPanel, sizeof left);
+      begun = pixel;
+      for (int at = 0; at < count * kPanel; at += row) {
+        const ptrdiff_t input = (feature + channel) * kPanel + at;
+        for (int i = 0; i < kPanel; ++i) {
+          const bool met = x[input + i] == largest[i];
+          dx[input + i] += met ? left[i] : 0.0f;
+          left[i] = met ? 0.0f : left[i];
+        }
+      }
+    });
+  }
+}
+
 void activate(NativeActivation f, const float* x, float* y, size_t count) {
   const auto n = static_cast<Eigen::Index>(count);
   const ConstArray in(x, n);
@@ -351,6 +472,10 @@ void add(const float* x, float* y, size_t count) {
   for (size_t i = 0; i < count; ++i) y[i] += x[i];
 }
 
+void scale(float factor, float* x, size_t count) {
+  for (size_t i = 0; i < count; ++i) x[i] *= factor;
+}
+
 }  // namespace
 
 #define MYRIAD_JOIN_(a, b) a##b
@@ -362,13 +487,18 @@ const NativeKernels& MYRIAD_JOIN(native_kernels_, MYRIAD_ISA)() {
                                        pack,
                                        linear,
                                        linear_backward,
+                                       convolve,
+                                       convolve_backward,
+                                       max_pool,
+                                       max_pool_backward,
                                        activate,
                                        activate_backward,
                                        layer_norm,
                                        layer_norm_backward,
                                        sum_squares,
                                        adam,
-                                       add};
+                                       add,
+                                       scale};
   return table;
 }
 

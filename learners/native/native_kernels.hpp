@@ -26,6 +26,13 @@ struct AdamStep {
   float gradient_scale;  ///< what global-norm clipping leaves, 1 without
 };
 
+/// Windows of kernel x kernel pixels, `stride` apart, on a picture [height, width, channels] whose border is `padding`
+/// wide.
+struct NativeWindows {
+  int height, width, channels, kernel, stride, padding;
+  int across, down;  ///< windows side by side, and one below the other
+};
+
 struct NativeKernels {
   const char* isa;
 
@@ -37,6 +44,17 @@ struct NativeKernels {
   /// dw [out, in] += dy x^T, db [out] += sum of dy, dx [in, 64] = w^T dy (dx may be null).
   void (*linear_backward)(const float* w, const float* x, const float* dy, int n, int in, int out, float* dw, float* db,
                           float* dx);
+
+  /// y [down, across, out, 64] = w [out, kernel, kernel, channels] x [height, width, channels, 64] + b, the border 0.
+  void (*convolve)(const NativeWindows& windows, const float* w, const float* b, const float* x, int n, int out,
+                   float* y);
+  /// dw, db += and dx = as linear_backward's; `room`: kernel * kernel * channels * 64 floats.
+  void (*convolve_backward)(const NativeWindows& windows, const float* w, const float* x, const float* dy, int n,
+                            int out, float* room, float* dw, float* db, float* dx);
+  /// y [down, across, channels, 64] = the largest of each window, where the border is never it.
+  void (*max_pool)(const NativeWindows& windows, const float* x, float* y);
+  /// dx [height, width, channels, 64] = dy where x is the first of its window that is y.
+  void (*max_pool_backward)(const NativeWindows& windows, const float* x, const float* y, const float* dy, float* dx);
 
   /// y = f(x); y may be x.
   void (*activate)(NativeActivation f, const float* x, float* y, size_t count);
@@ -54,6 +72,7 @@ struct NativeKernels {
   void (*adam)(const AdamStep& step, const float* gradient, float* parameter, float* first, float* second,
                size_t count);
   void (*add)(const float* x, float* y, size_t count);  ///< y += x
+  void (*scale)(float factor, float* x, size_t count);  ///< x *= factor
 };
 
 /// The best table this CPU supports.

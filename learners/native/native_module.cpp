@@ -26,15 +26,44 @@ std::string_view encoder_of(const ModuleSpec& spec, std::string_view head) {
   return head == kValueNetwork && spec.find(kValueEncoder) ? kValueEncoder : kEncoder;
 }
 
+bool is_known(const Layer& layer) {
+  return std::visit(
+      []<class L>(const L&) {
+        return std::is_same_v<L, Linear> || std::is_same_v<L, Activate> || std::is_same_v<L, LayerNorm> ||
+               std::is_same_v<L, Scale> || std::is_same_v<L, ChannelsLast> || std::is_same_v<L, Conv2d> ||
+               std::is_same_v<L, MaxPool2d> || std::is_same_v<L, ResidualBegin> || std::is_same_v<L, ResidualEnd>;
+      },
+      layer);
+}
+
+NativeWindows windows_of(const Conv2d& l) {
+  return {l.height, l.width, l.inputs, l.kernel, l.stride, l.padding, l.output_width(), l.output_height()};
+}
+NativeWindows windows_of(const MaxPool2d& l) {
+  return {l.height, l.width, l.channels, l.kernel, l.stride, l.padding, l.output_width(), l.output_height()};
+}
+
+/// Calls visit(output, input) for each row of a panel, which is one feature of 64 samples.
+template <class Visit>
+void each_moved(const ChannelsLast& l, Visit visit) {
+  const auto pixels = static_cast<size_t>(l.height) * static_cast<size_t>(l.width);
+  const auto channels = static_cast<size_t>(l.channels), depth = static_cast<size_t>(l.depth);
+  for (size_t pixel = 0, output = 0; pixel < pixels; ++pixel)
+    for (size_t channel = 0; channel < channels; ++channel)
+      for (size_t d = 0; d < depth; ++d, ++output)
+        visit(output * kSamples, ((channel * pixels + pixel) * depth + d) * kSamples);
+}
+
 }  // namespace
 
 /// One layer, with its place among the parameters and in a chunk's activations.
 struct NativeModule::Step {
-  enum class Kind { linear, activate, layer_norm } kind;
-  NativeActivation activation = NativeActivation::linear;
+  Layer layer;
   int inputs = 0, outputs = 0;
   size_t weight = 0, bias = 0;         // floats from the start of the parameters
   size_t input_at = 0, output_at = 0;  // floats a sample into the network's activations; 0 = the observation
+  size_t begun_at = 0;                 // of a ResidualEnd: its block's input
+  bool first_trained = false;          // no parameters before it
 };
 
 struct NativeModule::Trunk {
@@ -43,7 +72,9 @@ struct NativeModule::Trunk {
   size_t width = 0;                  // floats a sample keeps
   size_t features_at = 0;
   int features = 0, widest = 1;
-  AlignedVector activations;  // [panel][layer][feature, sample in panel]
+  size_t num_open = 0;         // residual blocks inside each other
+  size_t multiplications = 0;  // of a sample
+  AlignedVector activations;   // [panel][layer][feature, sample in panel]
 };
 
 const NativeKernels& native_kernels() {
@@ -68,12 +99,20 @@ std::string NativeModule::obstacle(const ModuleSpec& spec) {
     if (!(encodes || (is_head && is_linear)) || !network.reads_only(input)) return "the network " + network.name;
     for (const Layer& layer : network.layers) {
       const bool first = &layer == network.layers.data();
-      if (!std::holds_alternative<Linear>(layer) && !std::holds_alternative<Activate>(layer) &&
-          !std::holds_alternative<LayerNorm>(layer) && !(first && std::holds_alternative<Select>(layer)))
+      if (!is_known(layer) && !(first && std::holds_alternative<Select>(layer)))
         return fmt::format("a layer of kind {}", kind_of(layer));
     }
   }
   return "";
+}
+
+bool NativeModule::pays(const ModuleSpec& spec) {
+  constexpr int kLargestRow = 32'768;
+  return std::ranges::all_of(spec.networks, [](const Network& network) {
+    return std::ranges::all_of(network.layers, [](const Layer& layer) {
+      return std::max(inputs_of(layer), outputs_of(layer)) <= kLargestRow || !is_on_picture(layer);
+    });
+  });
 }
 
 NativeModule::NativeModule(const ModuleSpec& spec, int threads, const NativeKernels& kernels)
@@ -111,6 +150,7 @@ NativeModule::NativeModule(const ModuleSpec& spec, int threads, const NativeKern
   check(policy_.inputs == networks_.front().features &&
             (!has_value_head_ || (value_.inputs == networks_.back().features && value_.outputs == 1)),
         "a head does not fit its encoder");
+  for (const Trunk& network : networks_) multiplications_ += network.multiplications;
   scratch_.resize(static_cast<size_t>(threads_));
   for (Scratch& s : scratch_)
     for (const Trunk& network : networks_) {
@@ -119,6 +159,10 @@ NativeModule::NativeModule(const ModuleSpec& spec, int threads, const NativeKern
       s.value.resize(kSamples);
       s.head.resize(kSamples * static_cast<size_t>(inputs_size_));
       s.activations.resize(std::max(s.activations.size(), kSamples * network.width));
+      s.saved.resize(std::max(s.saved.size(), kSamples * network.num_open * static_cast<size_t>(network.widest)));
+      for (const Step& step : network.steps)
+        if (const auto* l = std::get_if<Conv2d>(&step.layer))
+          s.room.resize(std::max(s.room.size(), kSamples * static_cast<size_t>(l->patch_size())));
     }
   if (threads_ > 1) workers_ = std::make_unique<WorkerThreads>(threads_ - 1);
 }
@@ -138,37 +182,34 @@ void NativeModule::add_network(const std::vector<Layer>& layers, size_t& offset)
   const auto place = [&](int outputs) {
     return std::exchange(network.width, network.width + static_cast<size_t>(outputs));
   };
-  size_t at = place(size);  // the observation
+  size_t at = place(size);   // the observation
+  bool trained = false;      // a layer so far
+  bool kept = false;         // what lies at `at` is wanted by the layer before, or by a residual block
+  std::vector<size_t> open;  // where the inputs of residual blocks lie
   for (const Layer& layer : rest) {
-    const bool after_activation = !network.steps.empty() && network.steps.back().kind == Step::Kind::activate;
-    Step step = std::visit(
-        Overloaded{[&](const Linear& l) {
-                     check(l.inputs == size, "a layer takes {} features and gets {}", l.inputs, size);
-                     const size_t bias = offset + static_cast<size_t>(l.inputs) * static_cast<size_t>(l.outputs);
-                     return Step{Step::Kind::linear, {}, l.inputs, l.outputs, offset, bias, at, place(l.outputs)};
-                   },
-                   [&](const Activate& l) {
-                     // Where backward needs the output only, the output takes the input's place.
-                     const bool in_place =
-                         !after_activation && l.activation != Activation::silu && l.activation != Activation::gelu;
-                     return Step{Step::Kind::activate,         native(l.activation), l.size, l.size, 0, 0, at,
-                                 in_place ? at : place(l.size)};
-                   },
-                   [&](const LayerNorm& l) {
-                     return Step{
-                         Step::Kind::layer_norm, {}, l.size, l.size, offset, offset + static_cast<size_t>(l.size), at,
-                         place(l.size)};
-                   },
-                   [](const auto& l) -> Step {
-                     fail(Exit::internal, "internal", "the native module has no {}", std::decay_t<decltype(l)>::kKind);
-                   }},
-        layer);
-    check(step.inputs == size, "a layer takes {} features and gets {}", step.inputs, size);
-    if (step.kind != Step::Kind::activate) offset = step.bias + static_cast<size_t>(step.outputs);
-    at = step.output_at;
+    check(inputs_of(layer) == size, "a layer takes {} features and gets {}", inputs_of(layer), size);
+    Step step{.layer = layer, .inputs = size, .outputs = outputs_of(layer), .weight = offset, .input_at = at};
+    const size_t count = num_parameters_of(layer);
+    step.bias = offset + count - (count == 0 ? 0 : static_cast<size_t>(tensors_of(layer).back().shape[0]));
+    step.first_trained = count > 0 && !std::exchange(trained, true);
+    offset += count;
+    const auto* activate = std::get_if<Activate>(&layer);
+    const auto* convolution = std::get_if<Conv2d>(&layer);
+    network.multiplications +=
+        count * static_cast<size_t>(convolution ? convolution->output_height() * convolution->output_width() : 1);
+    // Where backward does not need the input, the output takes its place.
+    const bool begins = std::holds_alternative<ResidualBegin>(layer), ends = std::holds_alternative<ResidualEnd>(layer);
+    const bool by_output =
+        activate && activate->activation != Activation::silu && activate->activation != Activation::gelu;
+    const bool in_place = begins || (!kept && (by_output || ends || std::holds_alternative<Scale>(layer)));
+    at = step.output_at = in_place ? at : place(step.outputs);
+    if (begins) open.push_back(at);
+    if (ends) step.begun_at = open.back(), open.pop_back();
+    network.num_open = std::max(network.num_open, open.size());
+    kept = begins || activate || std::holds_alternative<MaxPool2d>(layer);
     size = step.outputs;
-    network.widest = std::max(network.widest, size);
-    network.steps.push_back(step);
+    network.widest = std::max({network.widest, step.inputs, size});
+    network.steps.push_back(std::move(step));
   }
   network.features = size;
   network.features_at = at;
@@ -200,7 +241,7 @@ void NativeModule::forward(const float* parameters, const float* obs, size_t n, 
     if (network.activations.size() < samples * network.width) network.activations.resize(samples * network.width);
   if (has_state_log_std_) raw_.resize(n * static_cast<size_t>(inputs_size_));
   if (!has_value_head_) best_.resize(n);
-  run(networks_.size() * lanes(), n * num_parameters_, &NativeModule::forward_task);
+  run(networks_.size() * lanes(), n * multiplications_, &NativeModule::forward_task);
 }
 
 /// The parameters of networks [first, first + networks) and their heads.
@@ -223,7 +264,7 @@ void NativeModule::backward(const float* parameters, const float* d_action_dist_
     call_.first = first;
     call_.networks = step;
     const Range range = range_of(first, step);
-    run(step * count, 2 * call_.n * range.count(), &NativeModule::backward_task);
+    run(step * count, 2 * call_.n * multiplications_ * step / networks_.size(), &NativeModule::backward_task);
     for (size_t lane = 1; lane < count; ++lane)
       k_.add(lane_gradient(lane) + range.begin, gradient + range.begin, range.count());
     if (finished) finished(range);
@@ -232,7 +273,7 @@ void NativeModule::backward(const float* parameters, const float* d_action_dist_
 
 void NativeModule::values(const float* parameters, const float* obs, size_t n, float* values) {
   const Call kept = std::exchange(call_, {.parameters = parameters, .obs = obs, .n = n, .values = values});
-  run(lanes(), n * num_parameters_ / networks_.size(), &NativeModule::values_task);
+  run(lanes(), n * multiplications_ / networks_.size(), &NativeModule::values_task);
   call_ = kept;
 }
 
@@ -250,17 +291,26 @@ const float* NativeModule::features_of(const Trunk& network, size_t start, size_
   const int n = static_cast<int>(count);
   for (const Step& s : network.steps) {
     float* y = activations + s.output_at * kSamples;
-    switch (s.kind) {
-      case Step::Kind::linear:
-        k_.linear(call_.parameters + s.weight, call_.parameters + s.bias, x, n, s.inputs, s.outputs, y);
-        break;
-      case Step::Kind::activate:
-        k_.activate(s.activation, x, y, kSamples * static_cast<size_t>(s.outputs));
-        break;
-      case Step::Kind::layer_norm:
-        k_.layer_norm(call_.parameters + s.weight, call_.parameters + s.bias, x, n, s.outputs, y);
-        break;
-    }
+    const float *weight = call_.parameters + s.weight, *bias = call_.parameters + s.bias;
+    const size_t floats = kSamples * static_cast<size_t>(s.outputs);
+    std::visit(Overloaded{[&](const Linear&) { k_.linear(weight, bias, x, n, s.inputs, s.outputs, y); },
+                          [&](const Activate& l) { k_.activate(native(l.activation), x, y, floats); },
+                          [&](const LayerNorm&) { k_.layer_norm(weight, bias, x, n, s.outputs, y); },
+                          [&](const Conv2d& l) { k_.convolve(windows_of(l), weight, bias, x, n, l.outputs, y); },
+                          [&](const MaxPool2d& l) { k_.max_pool(windows_of(l), x, y); },
+                          [&](const Scale& l) {
+                            if (y != x) std::copy_n(x, floats, y);
+                            k_.scale(l.factor, y, floats);
+                          },
+                          [&](const ChannelsLast& l) {
+                            each_moved(l, [&](size_t to, size_t from) { std::copy_n(x + from, kSamples, y + to); });
+                          },
+                          [&](const ResidualEnd&) {
+                            if (y != x) std::copy_n(x, floats, y);
+                            k_.add(activations + s.begun_at * kSamples, y, floats);
+                          },
+                          [](const auto&) {}},
+               s.layer);
     x = y;
   }
   return x;
@@ -361,24 +411,42 @@ void NativeModule::trunk_backward(const Trunk& network, const float* activations
                                   Scratch& scratch) const {
   float* d = scratch.a.data();  // gradient of the features, replaced layer by layer
   float* spare = scratch.b.data();
+  float* saved = scratch.saved.data();  // of open residual blocks
   for (auto s = network.steps.rbegin(); s != network.steps.rend(); ++s) {
     const float* x = activations + s->input_at * kSamples;
     const float* y = activations + s->output_at * kSamples;
-    switch (s->kind) {
-      case Step::Kind::linear:
-        k_.linear_backward(call_.parameters + s->weight, x, d, n, s->inputs, s->outputs, gradient + s->weight,
-                           gradient + s->bias, s->input_at == 0 ? nullptr : spare);
-        std::swap(d, spare);
-        break;
-      case Step::Kind::activate:
-        k_.activate_backward(s->activation, x, y, d, kSamples * static_cast<size_t>(s->outputs));
-        break;
-      case Step::Kind::layer_norm:
-        k_.layer_norm_backward(call_.parameters + s->weight, x, n, s->outputs, gradient + s->weight, gradient + s->bias,
-                               d);
-        break;
-    }
-    if (s->input_at == 0) return;  // no parameters before it
+    const float* weight = call_.parameters + s->weight;
+    float *d_weight = gradient + s->weight, *d_bias = gradient + s->bias, *dx = s->first_trained ? nullptr : spare;
+    const size_t floats = kSamples * static_cast<size_t>(s->outputs);
+    std::visit(
+        Overloaded{[&](const Linear&) {
+                     k_.linear_backward(weight, x, d, n, s->inputs, s->outputs, d_weight, d_bias, dx);
+                     std::swap(d, spare);
+                   },
+                   [&](const Activate& l) { k_.activate_backward(native(l.activation), x, y, d, floats); },
+                   [&](const LayerNorm&) { k_.layer_norm_backward(weight, x, n, s->outputs, d_weight, d_bias, d); },
+                   [&](const Conv2d& l) {
+                     k_.convolve_backward(windows_of(l), weight, x, d, n, l.outputs, scratch.room.data(), d_weight,
+                                          d_bias, dx);
+                     std::swap(d, spare);
+                   },
+                   [&](const MaxPool2d& l) {
+                     k_.max_pool_backward(windows_of(l), x, y, d, spare);
+                     std::swap(d, spare);
+                   },
+                   [&](const Scale& l) { k_.scale(l.factor, d, floats); },
+                   [&](const ChannelsLast& l) {
+                     each_moved(l, [&](size_t from, size_t to) { std::copy_n(d + from, kSamples, spare + to); });
+                     std::swap(d, spare);
+                   },
+                   [&](const ResidualEnd&) { saved = std::copy_n(d, floats, saved); },
+                   [&](const ResidualBegin&) {
+                     saved -= floats;
+                     k_.add(saved, d, floats);
+                   },
+                   [](const auto&) {}},
+        s->layer);
+    if (s->first_trained) return;
   }
 }
 

@@ -210,10 +210,14 @@ ModuleOutput NativeTrainer::forward(const AlignedVector& parameters, const at::T
 }
 
 at::Tensor NativeTrainer::values_of(const at::Tensor& obs) {
-  const at::Tensor rows = floats_of(obs);
-  at::Tensor values = at::empty({rows.size(0)}, rows.options());
-  module_.values(parameters_.data(), rows.const_data_ptr<float>(), static_cast<size_t>(rows.size(0)),
-                 values.mutable_data_ptr<float>());
+  constexpr int64_t kRows = 2048;  // as floats at a time
+  const int64_t n = obs.size(0);
+  at::Tensor values = at::empty({n}, at::kFloat);
+  for (int64_t i = 0; i < n; i += kRows) {
+    const at::Tensor rows = floats_of(obs.narrow(0, i, std::min(kRows, n - i)));
+    module_.values(parameters_.data(), rows.const_data_ptr<float>(), static_cast<size_t>(rows.size(0)),
+                   values.mutable_data_ptr<float>() + i);
+  }
   return values;
 }
 

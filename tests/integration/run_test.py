@@ -1278,7 +1278,7 @@ class Verbs(Case):
         self.assertRegex(resolved, r"(?m)^lr = 0.25$")
         self.assertRegex(resolved, r"\A# network: 4 -> .* -> categorical 2; value .* -> 1\n")
         self.assertNotIn("cannot be trained", self.call("config", "--resolved", self.config, "learners.executor=native").stdout)
-        pictures = ["environment.env=MinAtar/Breakout-v1", "learners.executor=native"]
+        pictures = ["environment.env=MinAtar/Breakout-v1", "rl_module.encoder=impoola_cnn", "learners.executor=native"]
         self.assertRegex(self.call("config", "--resolved", self.config, *pictures).stdout,
                          r"\n# cannot be trained: learners.executor 'native' cannot train .*; 'torch' and 'auto' can\n")
         unknown = self.call("config", "--resolved", self.config, "environment.env='plugin:nowhere.so'").stdout

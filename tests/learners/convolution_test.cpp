@@ -217,32 +217,83 @@ TEST_CASE("Streams: what the value alone sees moves the value and not the policy
   CHECK(!at::equal(torch_forward(spec, parameters, obs).action_dist_inputs, before.action_dist_inputs));
 }
 
-TEST_CASE("Convolution: the native executor refuses it and names the layer") {
-  const ModuleSpec spec = preset({10, 10, 4}, "minatar_cnn");
-  CHECK(NativeModule::obstacle(spec) == "a layer of kind scale");
-  CHECK(!NativeModule::supports(spec));
-  CHECK(NativeModule::supports(with_encoder(3, {Linear{3, 3}, Activate{Activation::elu, 3}, LayerNorm{3}})));
-  ModuleSpec value = with_encoder(4, {Linear{4, 4}});
-  value.network("vf_encoder").layers = {ResidualBegin{4}, Linear{4, 4}, ResidualEnd{4}};
-  CHECK(NativeModule::obstacle(value) == "a layer of kind residual_begin");
-  CHECK(error_of([&] { NativeModule(spec, 1); }) ==
-        "error[impossible] learners.executor 'native' cannot train a layer of kind scale; 'torch' and 'auto' can");
-  CHECK(error_of([&] {
-          Learner(config_of_pictures("native"), kObs, Space::discrete(2));
-        }).ends_with("cannot train a layer of kind conv2d; 'torch' and 'auto' can"));
+TEST_CASE("Convolution: the native executor equals torch, forward and backward") {
+  const auto relu = [](int size) { return Activate{Activation::relu, size}; };
+  const std::vector<ModuleSpec> specs{
+      with_encoder(60, {ChannelsLast{3, 5, 2, 2}, Scale{60, 0.5f}, Linear{60, 5}}),
+      with_encoder(60, {Linear{60, 60}, relu(60), Scale{60, 0.5f}, Conv2d{5, 4, 3, 7, 3, 1, 1}, relu(140),
+                        ChannelsLast{7, 5, 4}, Conv2d{5, 4, 7, 70, 2, 2}, LayerNorm{280}}),
+      with_encoder(60, {Conv2d{5, 4, 3, 3, 3, 1, 1}, relu(60), MaxPool2d{5, 4, 3, 3, 2, 1}, relu(18), Linear{18, 4}}),
+      with_encoder(60, {Conv2d{5, 4, 3, 3, 3, 1, 1}, ResidualBegin{60}, relu(60), Conv2d{5, 4, 3, 3, 3, 1, 1},
+                        ResidualBegin{60}, Activate{Activation::gelu, 60}, Linear{60, 60}, ResidualEnd{60},
+                        ResidualEnd{60}, relu(60), ResidualBegin{60}, ResidualEnd{60}}),
+      preset({10, 10, 4}, "minatar_cnn"),
+      preset({4, 84, 84}, "nature_cnn"),
+      preset({2, 30, 28, 3}, "impala_resnet"),
+      q_network({10, 10, 4}),
+  };
+  for (const ModuleSpec& spec : specs) {
+    CAPTURE(spec.to_string());
+    REQUIRE(NativeModule::obstacle(spec) == "");
+    std::vector<float> parameters = initial_parameters(spec, 5);
+    const std::vector<float> moves = normals(parameters.size(), 4);
+    for (size_t i = 0; i < moves.size(); ++i) parameters[i] += 0.01f * moves[i];  // no bias stays 0
+    for (const int64_t n : {1, 70}) {
+      const at::Tensor obs = tensor_of(normals(static_cast<size_t>(n * spec.obs_size), 6), {n, spec.obs_size});
+      const int64_t width = inputs_size(spec.distribution);
+      const at::Tensor d_inputs = tensor_of(normals(static_cast<size_t>(n * width), 7), {n, width}) / n,
+                       d_values = tensor_of(normals(static_cast<size_t>(n), 8), {n}) / n;
+      const ModulePass torch = pass_of(spec, parameters, Executor::torch, obs, d_inputs, d_values),
+                       native = pass_of(spec, parameters, Executor::native, obs, d_inputs, d_values);
+      CHECK(at::allclose(torch.inputs, native.inputs, 1e-5, 1e-5));
+      CHECK(at::allclose(torch.values, native.values, 1e-5, 1e-5));
+      float size = 0, worst = 0;
+      for (size_t i = 0; i < moves.size(); ++i) {
+        size = std::max(size, std::abs(torch.gradient[i]));
+        worst = std::max(worst, std::abs(torch.gradient[i] - native.gradient[i]));
+      }
+      CHECK(size > 0.1f);
+      CHECK(worst <= 1e-5f * std::max(1.0f, size));
+    }
+  }
 }
 
-TEST_CASE("Convolution: a learner trains it by itself with torch, and its policy is the runner's") {
+TEST_CASE("Convolution: the native executor refuses what it does not know and names the layer") {
+  const ModuleSpec spec = preset({2, 30, 28, 3}, "impoola_cnn");
+  CHECK(NativeModule::obstacle(spec) == "a layer of kind avg_pool2d");
+  CHECK(!NativeModule::supports(spec));
+  CHECK(NativeModule::obstacle(in_streams()) == "a layer of kind stream");
+  CHECK(NativeModule::supports(with_encoder(3, {Linear{3, 3}, Activate{Activation::elu, 3}, LayerNorm{3}})));
+  ModuleSpec value = with_encoder(4, {Linear{4, 4}});
+  value.network("vf_encoder").layers = {BatchNorm{4, 4}};
+  CHECK(NativeModule::obstacle(value) == "a layer of kind batchnorm");
+  CHECK(error_of([&] { NativeModule(spec, 1); }) ==
+        "error[impossible] learners.executor 'native' cannot train a layer of kind avg_pool2d; 'torch' and 'auto' can");
+}
+
+TEST_CASE("Convolution: the native executor trains by itself what is no larger than the caches") {
+  CHECK(NativeModule::pays(preset({84, 84, 4}, "nature_cnn")));
+  CHECK(NativeModule::pays(preset({40, 40, 3}, "impala_resnet")));
+  CHECK(!NativeModule::pays(preset({84, 84, 4}, "impala_resnet")));
+  CHECK(NativeModule::pays(with_encoder(40000, {Linear{40000, 2}})));
+}
+
+TEST_CASE("Convolution: a learner trains it by either executor alike, and by itself with the native one") {
   const Space actions = Space::discrete(2);
-  Learner chosen(config_of_pictures("auto"), kObs, actions), torch(config_of_pictures("torch"), kObs, actions);
-  REQUIRE(chosen.spec().to_string().starts_with("3 -> conv 4 1x1 relu -> 16 tanh"));
-  const std::vector<float> before = chosen.weights().values;
-  Fragment batch = batch_of(actions);
-  CHECK(chosen.update(&batch).metrics.at("num_grad_updates") == 16);
-  torch.update(&batch);
-  const std::vector<float> after = chosen.weights().values;
-  CHECK(after == torch.weights().values);
-  for (size_t i = 0; i < 8; ++i) CHECK(after[i] != before[i]);  // the convolution's weight and bias
+  std::vector<std::vector<float>> after;
+  for (const char* executor : {"auto", "native", "torch"}) {
+    Learner learner(config_of_pictures(executor), kObs, actions);
+    REQUIRE(learner.spec().to_string().starts_with("3 -> conv 4 1x1 relu -> 16 tanh"));
+    const std::vector<float> before = learner.weights().values;
+    Fragment batch = batch_of(actions);
+    CHECK(learner.update(&batch).metrics.at("num_grad_updates") == 16);
+    after.push_back(learner.weights().values);
+    for (size_t i = 0; i < 8; ++i) CHECK(after.back()[i] != before[i]);  // the convolution's weight and bias
+  }
+  CHECK(after[0] == after[1]);
+  float worst = 0;
+  for (size_t i = 0; i < after[0].size(); ++i) worst = std::max(worst, std::abs(after[0][i] - after[2][i]));
+  CHECK(worst <= 2e-5f);
 }
 
 TEST_CASE("Convolution: whole and in parts over learners, on a CPU and on a device, alike") {

@@ -372,11 +372,9 @@ TEST_CASE("Shard: without redundancy a dead shard's part is lost, and a foreign 
   CHECK_THROWS_AS(shards[0]->join(nullptr, {.root = 0, .holders = {0, 0, 0}, .everybody = false}), Error);
 }
 
-TEST_CASE("Shard: by layer wants the torch executor") {
+TEST_CASE("Shard: by layer takes the torch executor by itself") {
   for (const char* kind : {"gradients", "parameters"}) {
     Config config = sharded(plain_config("PPO"), kind);
-    config.learners.executor = "native";
-    CHECK_THROWS_WITH_AS(Learner(config, kObs, kActions), doctest::Contains("layer by layer"), Error);
     config.learners.executor = "auto";
     Learner learner(config, kObs, kActions);
     Fragment batch = batch_of(kActions);

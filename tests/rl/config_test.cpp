@@ -353,6 +353,9 @@ length = [0.3, 1.0]
                         "error[out-of-range] cartpole.toml:2:10: learners.device is \"" + std::string(device) +
                             "\", want cpu, cuda or cuda:N"));
     }
+    CHECK(complaint("[learners]\nexecutor = \"native\"\nshard = \"gradients\"\n") ==
+          "error[impossible] cartpole.toml:2:12: learners.shard 'gradients' goes layer by layer; executor 'native' "
+          "cannot, 'torch' can");
     CHECK(complaint("", {"learners.autocast=bfloat16"}) ==
           "error[impossible] override learners.autocast=bfloat16: learners.autocast is \"bfloat16\", which needs a "
           "CUDA device");
