@@ -6,13 +6,15 @@
 namespace myriad {
 namespace {
 
+/// The finite range of T; of double that of float32, which networks compute in.
+template <class T>
+using Finite = std::numeric_limits<std::conditional_t<std::is_same_v<T, double>, float, T>>;
+
 /// `value` within T's finite range, rounded to T as Gymnasium stores bounds.
 template <class T>
 T finite_bound(double value) {
-  constexpr double kLow = static_cast<double>(std::numeric_limits<T>::lowest());
-  constexpr double kHigh = static_cast<double>(std::numeric_limits<T>::max());
-  if (value <= kLow) return std::numeric_limits<T>::lowest();
-  return value >= kHigh ? std::numeric_limits<T>::max() : static_cast<T>(value);
+  if (value <= static_cast<double>(Finite<T>::lowest())) return Finite<T>::lowest();
+  return value >= static_cast<double>(Finite<T>::max()) ? T{Finite<T>::max()} : static_cast<T>(value);
 }
 
 }  // namespace
@@ -30,11 +32,12 @@ RowCheck::RowCheck(const Space& space) {
     if (!any) ranges_.push_back({dtype, leaf.offset, leaf.count, first});
   };
   for (const Leaf& leaf : space.leaves()) {
-    const auto integers = [&](int start, auto n) {
+    const auto integers = [&](auto start, auto n) {
       add(
-          leaf, DType::i32, low_i32_, high_i32_, [=](size_t) { return double(start); },
-          [=](size_t i) { return double(start) + n(i) - 1; });
+          leaf, DType::i32, low_i32_, high_i32_, [=](size_t i) { return double(start(i)); },
+          [=](size_t i) { return double(start(i)) + n(i) - 1; });
     };
+    const auto zero = [](size_t) { return 0; };
     if (const auto* box = leaf.space->get_if<Box>()) {
       const auto low = [box](size_t i) { return bound_at(box->low, i); };
       const auto high = [box](size_t i) { return bound_at(box->high, i); };
@@ -56,11 +59,11 @@ RowCheck::RowCheck(const Space& space) {
           break;
       }
     } else if (const auto* one = leaf.space->get_if<Discrete>()) {
-      integers(one->start, [one](size_t) { return one->n; });
+      integers([one](size_t) { return one->start; }, [one](size_t) { return one->n; });
     } else if (const auto* multi = leaf.space->get_if<MultiDiscrete>()) {
-      integers(0, [multi](size_t i) { return multi->nvec[i]; });
+      integers([multi](size_t i) { return multi->start_at(i); }, [multi](size_t i) { return multi->nvec[i]; });
     } else {
-      integers(0, [](size_t) { return 2; });  // MultiBinary
+      integers(zero, [](size_t) { return 2; });  // MultiBinary
     }
   }
 }

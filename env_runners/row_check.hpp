@@ -24,8 +24,9 @@ class RowCheck {
   template <class T>
   bool range_holds(const Range& range, const T* low, const T* high, const std::byte* row) const;
 
-  std::vector<Range> ranges_;              ///< leaves whose type alone does not keep them in the space
-  std::vector<float> low_f32_, high_f32_;  ///< infinite bounds are the largest finite floats: NaN and inf fail too
+  std::vector<Range> ranges_;  ///< leaves whose type alone does not keep them in the space
+  std::vector<float> low_f32_,
+      high_f32_;  ///< infinite bounds are the largest finite floats: NaN, inf and what is beyond fail
   std::vector<double> low_f64_, high_f64_;
   std::vector<uint8_t> low_u8_, high_u8_;
   std::vector<int32_t> low_i32_, high_i32_;

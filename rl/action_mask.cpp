@@ -43,7 +43,10 @@ std::vector<Choice> choices_of(const Space& action) {
       choices.push_back({one     ? one->n
                          : multi ? multi->nvec[i]
                                  : 2,
-                         one ? one->start : 0, leaf.offset + i * sizeof(int32_t),
+                         one     ? one->start
+                         : multi ? multi->start_at(i)
+                                 : 0,
+                         leaf.offset + i * sizeof(int32_t),
                          fmt::format("action{}{}[{}]", leaf.path.empty() ? "" : ".", leaf.path, i)});
   }
   return choices;

@@ -59,7 +59,7 @@ size_t flatten_leaf(const Leaf& leaf, const std::byte* bytes, float* features) {
   if (const MultiDiscrete* multi = leaf.space->get_if<MultiDiscrete>()) {
     size_t offset = 0;
     for (size_t i = 0; i < leaf.count; ++i) {
-      one_hot(load<int32_t>(bytes, i), multi->nvec[i], features + offset);
+      one_hot(int64_t{load<int32_t>(bytes, i)} - multi->start_at(i), multi->nvec[i], features + offset);
       offset += static_cast<size_t>(multi->nvec[i]);
     }
     return offset;

@@ -70,7 +70,8 @@ class ConstRow {
 /// What an environment did in place of the action it was told: a client that acts itself.
 struct OwnAction {
   std::span<const std::byte> action;  ///< a row of the action space, as the policy draws it: before the ActionConnector
-  std::span<const float> dist_inputs;  ///< what it was drawn from; empty: not known
+  std::span<const float> dist_inputs;    ///< what it was drawn from; empty: not known
+  std::optional<uint64_t> version = {};  ///< of the weights it was drawn with, where that is known
 };
 
 /// R_{t+1} and whether S_{t+1} is terminal. Time limits are not terminations: VectorEnv adds its own; a
@@ -152,6 +153,8 @@ struct EnvSpec {
   bool needs_network = false;                   ///< it opens sockets itself: its runners' sandbox lets it
   int agents = 1;  ///< so many environments, made one after the other, are agents of one world: they begin and end
                    ///< together, and only a multiple of them can be stepped
+  /// What the environment takes, where `action_space` has choices in place of it: rl/wrappers.hpp, IntegerActions.
+  std::optional<Space> given_actions = {};
   WithContext<std::unique_ptr<Environment>, const EnvOptions&> make = {};  ///< receives every option
   WithContext<void, EnvSpec&> configure = {};  ///< sets the spaces to those of spec.options, where options change them
 };

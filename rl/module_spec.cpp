@@ -526,10 +526,20 @@ constexpr int kSmallestSide = 8, kMostChannels = 16;       // of what auto takes
 constexpr int kLargestMinAtar = 16, kSmallestNature = 36;  // sides: the last convolution of nature_cnn needs 36
 
 /// A Box [frames,] a, b, c.
-bool has_picture_rank(const Box& box) { return box.shape.size() == 3 || box.shape.size() == 4; }
+/// Bytes of the whole range.
+bool has_bytes(const Box& box) {
+  return box.dtype == DType::u8 && std::ranges::all_of(box.high, [](double high) { return high >= 255; });
+}
+
+/// Height, width and channels, perhaps of several frames; bytes of height and width are grey.
+bool has_picture_rank(const Box& box) {
+  const size_t rank = box.shape.size();
+  return rank == 3 || rank == 4 || (rank == 2 && has_bytes(box) && std::ranges::min(box.shape) >= kSmallestSide);
+}
 
 Picture picture(const Box& box, bool channels_first) {
   const auto last = box.shape.end();
+  if (box.shape.size() == 2) return {1, last[-2], last[-1], 1, false};
   const int frames = box.shape.size() == 4 ? box.shape.front() : 1;
   return channels_first ? Picture{frames, last[-2], last[-1], last[-3], true}
                         : Picture{frames, last[-3], last[-2], last[-1], false};
@@ -542,12 +552,13 @@ std::string_view encoder_for(const Space& space, const ModelConfig& config) {
   const auto looks_like_one = [](const Picture& p) {
     return std::min(p.height, p.width) >= kSmallestSide && p.channels <= kMostChannels;
   };
+  const std::string_view between = has_bytes(*box) ? "impala_resnet" : "mlp";  // it takes any size
   const bool first = looks_like_one(picture(*box, true)), last = looks_like_one(picture(*box, false));
   if (!(config.channels == "auto" ? first || last : config.channels == "first" ? first : last)) return "mlp";
   const Picture p = picture_of(space, config.channels);
   if (!looks_like_one(p)) return "mlp";
   if (std::max(p.height, p.width) <= kLargestMinAtar) return "minatar_cnn";
-  return std::min(p.height, p.width) >= kSmallestNature ? "nature_cnn" : "mlp";
+  return std::min(p.height, p.width) >= kSmallestNature ? "nature_cnn" : between;
 }
 
 /// The preset that `config` names for a picture, or conv_filters without what follows them.
@@ -887,6 +898,24 @@ uint64_t ModuleSpec::hash() const { return fnv1a(structure(*this)); }
 
 std::string ModuleSpec::to_string() const { return networks_text(*this); }
 
+void check_num_parameters(const ModuleSpec& spec, const Space& observation_space, const Space& action_space) {
+  double acting = 0, all = 0;
+  for (const Network& network : spec.networks)
+    for (const Layer& layer : network.layers) {
+      const auto count = static_cast<double>(num_parameters_of(layer));
+      all += count;
+      if (network.acts) acting += count;
+    }
+  if (acting <= kMostInferenceParameters) return;
+  fail(Exit::usage, "impossible",
+       "a network of {:.0f} M parameters to act with, {:.0f} M in all: {} features of the observations {}, {} outputs "
+       "for the actions {}; runners are sent {:.0f} M at most. A Discrete or MultiDiscrete has one for each of its "
+       "values: make it numbers of a Box, or say rl_module.embedding_size, smaller rl_module.fcnet_hiddens, or "
+       "rl_module.ignored_parts",
+       acting / 1e6, all / 1e6, spec.obs_size, observation_space.to_string(), outputs_size(spec.distribution),
+       action_space.to_string(), static_cast<double>(kMostInferenceParameters) / 1e6);
+}
+
 void check_module(const ModuleSpec& spec) {
   if (spec.obs_size < 1 || spec.obs_size > kLargestRow)
     bad_module("obs_size is {}, want 1 to {}", spec.obs_size, kLargestRow);
@@ -934,7 +963,7 @@ Picture picture_of(const Space& observation_space, const std::string& channels) 
     fail(Exit::usage, "impossible",
          "convolutions want a Box of height, width and channels, got {}; rl_module.encoder \"mlp\" takes any",
          observation_space.to_string());
-  if (channels != "auto") return picture(*box, channels == "first");
+  if (channels != "auto" || box->shape.size() == 2) return picture(*box, channels == "first");
   const int a = box->shape.end()[-3], b = box->shape.end()[-2], c = box->shape.end()[-1];
   const bool first = a < std::min(b, c), last = c < std::min(a, b);
   if (!first && !last)
@@ -963,6 +992,7 @@ ModuleSpec make_module_spec(const Space& observation_space, const Space& action_
   spec.networks.push_back({"vf", {shared ? "encoder" : "vf_encoder"}, {Linear{value_features, 1}}});
   spec.log_std_init = static_cast<float>(config.log_std_init);
   spec.log_std_clip = static_cast<float>(config.log_std_clip_param);
+  check_num_parameters(spec, observation_space, action_space);
   check_module(spec);
   return spec;
 }
@@ -984,6 +1014,7 @@ ModuleSpec make_q_spec(const Space& observation_space, const Space& action_space
   const std::vector<Layer> encoder = encoder_of(observation_space, config, hidden);
   const Linear q_values{features_of(encoder, spec), discrete->n};
   spec.networks = {{"encoder", {"obs"}, encoder, true}, {"pi", {"encoder"}, {q_values}, true}};
+  check_num_parameters(spec, observation_space, action_space);
   check_module(spec);
   return spec;
 }

@@ -505,6 +505,11 @@ struct ModuleSpec {
   std::string to_string() const;  ///< "4 -> 64 tanh -> 64 tanh -> categorical 2; value 64 tanh -> 64 tanh -> 1"
 };
 
+inline constexpr int64_t kMostInferenceParameters = 1 << 26;  ///< a payload of a message, as float32
+
+/// Throws Error("impossible") for more parameters that act than can be sent, with the features and actions they are of.
+void check_num_parameters(const ModuleSpec& spec, const Space& observation_space, const Space& action_space);
+
 /// Throws Error("bad-module") for a spec whose sizes cannot be, or do not fit each other; for a network that reads none
 /// before it, or one that acts and reads what runners do not have; and for names that stand twice.
 void check_module(const ModuleSpec& spec);

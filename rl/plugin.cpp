@@ -20,8 +20,6 @@ namespace {
 namespace fs = std::filesystem;
 namespace json = boost::json;
 
-constexpr int64_t kMaxElements = 1 << 26;
-
 // --- facts, through a pipe: numbers as text, since JSON has no infinity ---
 
 json::string text_of(double x) { return json::string(fmt::format("{}", x)); }
@@ -35,28 +33,14 @@ json::array numbers_of(const T* values, size_t count) {
 }
 
 json::object to_json(const myriad_space& space, const char* name) {
-  const auto broken = [&](const char* what) { throw std::runtime_error(fmt::format("its {} space {}", name, what)); };
+  if (const std::string problem = problem_of(space); !problem.empty())
+    throw std::runtime_error(fmt::format("its {} space {}", name, problem));
   json::object object{{"kind", space.kind}, {"dtype", space.dtype}, {"n", space.n}, {"start", space.start}};
   if (space.kind == MYRIAD_BOX) {
-    int64_t elements = 1;
-    if (space.num_dims > 8 || (space.num_dims > 0 && space.shape == nullptr)) broken("has no shape of up to 8 sizes");
-    for (uint32_t i = 0; i < space.num_dims; ++i) {
-      if (space.shape[i] <= 0 || (elements *= space.shape[i]) > kMaxElements) broken("has a shape that is none");
-    }
-    if (space.dtype > MYRIAD_I32) broken("has a dtype that is none");
-    if (space.low == nullptr || space.high == nullptr || (space.num_bounds != 1 && space.num_bounds != elements))
-      broken("wants one bound, or one for every element");
     object["shape"] = numbers_of(space.shape, space.num_dims);
     object["low"] = numbers_of(space.low, space.num_bounds);
     object["high"] = numbers_of(space.high, space.num_bounds);
-  } else if (space.kind > MYRIAD_MULTI_BINARY) {
-    broken("is of a kind that is none");
-  } else if (space.n <= 0 || space.n > kMaxElements) {
-    broken("wants n > 0");
   } else if (space.kind == MYRIAD_MULTI_DISCRETE) {
-    if (space.nvec == nullptr) broken("has no nvec");
-    for (int32_t i = 0; i < space.n; ++i)
-      if (space.nvec[i] <= 0) broken("wants nvec > 0");
     object["nvec"] = numbers_of(space.nvec, static_cast<size_t>(space.n));
   }
   return object;

@@ -1,7 +1,10 @@
 // Calls of a plugin's table (sdk/include/myriad/env.h): its arguments and its errors.
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
 #include <stdexcept>
+#include <string>
 
 #include "rl/random.hpp"
 #include "sdk/include/myriad/env.h"
@@ -22,6 +25,26 @@ struct PluginRandom : myriad_random {
     return *static_cast<const PluginRandom*>(random)->stream;
   }
 };
+
+/// "" or what keeps a plugin's space from being one, after its name.
+inline std::string problem_of(const myriad_space& space) {
+  constexpr int64_t kMaxElements = 1 << 26;
+  if (space.kind > MYRIAD_MULTI_BINARY) return "is of a kind that is none";
+  if (space.kind == MYRIAD_BOX) {
+    int64_t elements = 1;
+    if (space.num_dims > 8 || (space.num_dims > 0 && space.shape == nullptr)) return "has no shape of up to 8 sizes";
+    for (uint32_t i = 0; i < space.num_dims; ++i)
+      if (space.shape[i] <= 0 || (elements *= space.shape[i]) > kMaxElements) return "has a shape that is none";
+    if (space.dtype > MYRIAD_I32) return "has a dtype that is none";
+    if (space.low == nullptr || space.high == nullptr || (space.num_bounds != 1 && space.num_bounds != elements))
+      return "wants one bound, or one for every element";
+    return "";
+  }
+  if (space.n <= 0 || space.n > kMaxElements) return "wants n > 0";
+  if (space.kind != MYRIAD_MULTI_DISCRETE) return "";
+  if (space.nvec == nullptr) return "has no nvec";
+  return std::all_of(space.nvec, space.nvec + space.n, [](int32_t n) { return n > 0; }) ? "" : "wants nvec > 0";
+}
 
 /// Runs a function of the table. Throws std::runtime_error with the plugin's message.
 template <class Call>

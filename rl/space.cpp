@@ -65,6 +65,8 @@ void describe(const Space::Kind& kind, Leaf& leaf) {
                         },
                         [&](const MultiDiscrete& multi) {
                           for (int n : multi.nvec) check(n >= 1, "MultiDiscrete has n = {}, want at least 1", n);
+                          check(multi.start.empty() || multi.start.size() == multi.nvec.size(),
+                                "MultiDiscrete has {} starts, want {}", multi.start.size(), multi.nvec.size());
                           leaf.shape = {static_cast<int>(multi.nvec.size())}, leaf.dtype = DType::i32;
                         },
                         [&](const MultiBinary& binary) { leaf.shape = {binary.n}, leaf.dtype = DType::i32; },
@@ -82,11 +84,23 @@ void describe(const Space::Kind& kind, Leaf& leaf) {
   }
 }
 
-int flat_size_of(const Space::Kind& kind, size_t count) {
+int64_t flat_size_of(const Space::Kind& kind, size_t count) {
   if (const Discrete* discrete = std::get_if<Discrete>(&kind)) return discrete->n;
   if (const MultiDiscrete* multi = std::get_if<MultiDiscrete>(&kind))
-    return std::accumulate(multi->nvec.begin(), multi->nvec.end(), 0);
-  return static_cast<int>(count);
+    return std::accumulate(multi->nvec.begin(), multi->nvec.end(), int64_t{0});
+  return static_cast<int64_t>(count);
+}
+
+/// What stands for "no bound" of real numbers becomes infinite.
+Space::Kind with_open_bounds(Space::Kind kind) {
+  Box* box = std::get_if<Box>(&kind);
+  if (box == nullptr || (box->dtype != DType::f32 && box->dtype != DType::f64)) return kind;
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  for (double& low : box->low)
+    if (low <= -kUnbounded) low = -kInfinity;
+  for (double& high : box->high)
+    if (high >= kUnbounded) high = kInfinity;
+  return kind;
 }
 
 /// The first violation in one leaf, after the row's name: "[3] = nan".
@@ -98,34 +112,40 @@ std::string box_violation(const Box& box, const Leaf& leaf, std::span<const std:
     const T low = bound_as<T>(bound_at(box.low, i)), high = bound_as<T>(bound_at(box.high, i));
     if constexpr (std::is_floating_point_v<T>)
       if (!std::isfinite(value)) return fmt::format("[{}] = {}", i, value);
+    if constexpr (std::is_same_v<T, double>)
+      if (std::abs(value) > static_cast<double>(std::numeric_limits<float>::max()))
+        return fmt::format("[{}] = {} is beyond float32, which a network computes in", i, value);
     if (!(value >= low && value <= high)) return fmt::format("[{}] = {} outside [{}, {}]", i, value, low, high);
   }
   return "";
 }
 
-/// Integers of Discrete kinds: element i must lie in [start, start + n(i)).
-template <class N>
-std::string integer_violation(const Leaf& leaf, std::span<const std::byte> row, int start, N n) {
-  for (size_t i = 0; i < leaf.count; ++i) {
-    const int64_t value = load<int32_t>(row, leaf.offset, i), end = int64_t{start} + n(i);
-    if (value < start || value >= end) return fmt::format("[{}] = {} outside [{}, {})", i, value, start, end);
-  }
-  return "";
+/// Of Discrete kinds element i lies in [start(i), start(i) + n(i)): calls f(start, n).
+template <class F>
+void with_integers(const Space::Kind& kind, F&& f) {
+  if (const Discrete* one = std::get_if<Discrete>(&kind))
+    f([one](size_t) { return one->start; }, [one](size_t) { return one->n; });
+  else if (const MultiDiscrete* multi = std::get_if<MultiDiscrete>(&kind))
+    f([multi](size_t i) { return multi->start_at(i); }, [multi](size_t i) { return multi->nvec[i]; });
+  else
+    f([](size_t) { return 0; }, [](size_t) { return 2; });  // MultiBinary
+}
+
+std::string integer_violation(const Leaf& leaf, std::span<const std::byte> row) {
+  std::string found;
+  with_integers(leaf.space->kind(), [&](auto start, auto n) {
+    for (size_t i = 0; i < leaf.count && found.empty(); ++i) {
+      const int64_t value = load<int32_t>(row, leaf.offset, i), end = int64_t{start(i)} + n(i);
+      if (value < start(i) || value >= end) found = fmt::format("[{}] = {} outside [{}, {})", i, value, start(i), end);
+    }
+  });
+  return found;
 }
 
 std::string leaf_violation(const Leaf& leaf, std::span<const std::byte> row) {
-  return std::visit(
-      Overloaded{
-          [&](const Box& box) {
-            return with_type(leaf.dtype, [&](auto zero) { return box_violation<decltype(zero)>(box, leaf, row); });
-          },
-          [&](const Discrete& one) { return integer_violation(leaf, row, one.start, [&](size_t) { return one.n; }); },
-          [&](const MultiDiscrete& multi) {
-            return integer_violation(leaf, row, 0, [&](size_t i) { return multi.nvec[i]; });
-          },
-          [&](const MultiBinary&) { return integer_violation(leaf, row, 0, [](size_t) { return 2; }); },
-          [](const auto&) { return std::string(); }},
-      leaf.space->kind());
+  const Box* box = leaf.space->get_if<Box>();
+  if (box == nullptr) return integer_violation(leaf, row);
+  return with_type(leaf.dtype, [&](auto zero) { return box_violation<decltype(zero)>(*box, leaf, row); });
 }
 
 /// Gymnasium's Box.sample: uniform between two bounds, exponential from one, standard normal without any.
@@ -147,21 +167,25 @@ T sample_box(double low, double high, RandomStream& random) {
 }
 
 void sample_leaf(const Leaf& leaf, RandomStream& random, std::span<std::byte> row) {
-  const auto integers = [&](int start, auto n) {
+  const Box* box = leaf.space->get_if<Box>();
+  if (box == nullptr)
+    return with_integers(leaf.space->kind(), [&](auto start, auto n) {
+      for (size_t i = 0; i < leaf.count; ++i)
+        store(row, leaf.offset, i, static_cast<int32_t>(start(i) + static_cast<int64_t>(random.below(n(i)))));
+    });
+  with_type(leaf.dtype, [&](auto zero) {
     for (size_t i = 0; i < leaf.count; ++i)
-      store(row, leaf.offset, i, static_cast<int32_t>(start + static_cast<int64_t>(random.below(n(i)))));
-  };
-  std::visit(Overloaded{[&](const Box& box) {
-                          with_type(leaf.dtype, [&](auto zero) {
-                            for (size_t i = 0; i < leaf.count; ++i)
-                              store(row, leaf.offset, i,
-                                    sample_box<decltype(zero)>(bound_at(box.low, i), bound_at(box.high, i), random));
-                          });
-                        },
-                        [&](const Discrete& one) { integers(one.start, [&](size_t) { return one.n; }); },
-                        [&](const MultiDiscrete& multi) { integers(0, [&](size_t i) { return multi.nvec[i]; }); },
-                        [&](const MultiBinary&) { integers(0, [](size_t) { return 2; }); }, [](const auto&) {}},
-             leaf.space->kind());
+      store(row, leaf.offset, i, sample_box<decltype(zero)>(bound_at(box->low, i), bound_at(box->high, i), random));
+  });
+}
+
+/// Numbers as numpy prints them: "[2 3]", "[[5 5] [3 3]]".
+std::string nested(std::span<const int> numbers, std::span<const int> shape) {
+  if (shape.size() < 2) return fmt::format("[{}]", fmt::join(numbers, " "));
+  std::vector<std::string> rows;
+  const size_t size = numbers.size() / static_cast<size_t>(shape[0]);
+  for (size_t i = 0; i < numbers.size(); i += size) rows.push_back(nested(numbers.subspan(i, size), shape.subspan(1)));
+  return fmt::format("[{}]", fmt::join(rows, " "));
 }
 
 /// One bound for all elements as a number, else as a list, in the element's type: "-1.0" or "[-4.8 -inf]".
@@ -188,7 +212,8 @@ std::string_view name_of(DType dtype) {
   return kNames[static_cast<size_t>(dtype)];
 }
 
-Space::Space(Kind kind) {
+Space::Space(Kind given) {
+  Kind kind = with_open_bounds(std::move(given));
   // A leaf's own Space must outlive copies and moves of this object, so it lives beside the shared kind.
   struct Shared {
     Kind kind;
@@ -218,13 +243,20 @@ void Space::lay_out(const Space* self) {
     leaves_.push_back(std::move(leaf));
   }
   size_t alignment = 1;
+  int64_t features = 0;
   const auto align = [](size_t bytes, size_t to) { return (bytes + to - 1) / to * to; };
   for (Leaf& leaf : leaves_) {
     leaf.offset = align(row_bytes_, size_of(leaf.dtype));
     row_bytes_ = leaf.offset + leaf.count * size_of(leaf.dtype);
     alignment = std::max(alignment, size_of(leaf.dtype));
-    flat_size_ += flat_size_of(leaf.space->kind(), leaf.count);
+    features += flat_size_of(leaf.space->kind(), leaf.count);
   }
+  if (features > kMaxFeatures)
+    fail(Exit::usage, "unsupported-space",
+         "{} has {} features (a Discrete has one for each of its values), at most {}; make it numbers of a Box",
+         leaves_.size() == 1 ? leaves_[0].space->to_string() : fmt::format("a space of {} parts", leaves_.size()),
+         features, kMaxFeatures);
+  flat_size_ = static_cast<int>(features);
   row_bytes_ = align(row_bytes_, alignment);
 }
 
@@ -268,26 +300,31 @@ std::string Space::to_string() const {
     return fmt::format("{}", fmt::join(texts, ", "));
   };
   return std::visit(
-      Overloaded{
-          [](const Box& box) {
-            return fmt::format("Box({}, {}, ({}{}), {})", bounds_to_string(box.low, box.dtype),
-                               bounds_to_string(box.high, box.dtype), fmt::join(box.shape, ", "),
-                               box.shape.size() == 1 ? "," : "", name_of(box.dtype));
-          },
-          [](const Discrete& one) {
-            return one.start == 0 ? fmt::format("Discrete({})", one.n)
-                                  : fmt::format("Discrete({}, start={})", one.n, one.start);
-          },
-          [](const MultiDiscrete& multi) { return fmt::format("MultiDiscrete([{}])", fmt::join(multi.nvec, " ")); },
-          [](const MultiBinary& binary) { return fmt::format("MultiBinary({})", binary.n); },
-          [&](const Dict& dict) {
-            return fmt::format("Dict({})", each(dict.spaces, [](const auto& item) {
-                                 return fmt::format("'{}': {}", item.first, item.second.to_string());
-                               }));
-          },
-          [&](const Tuple& tuple) {
-            return fmt::format("Tuple({})", each(tuple.spaces, [](const Space& s) { return s.to_string(); }));
-          }},
+      Overloaded{[](const Box& box) {
+                   return fmt::format("Box({}, {}, ({}{}), {})", bounds_to_string(box.low, box.dtype),
+                                      bounds_to_string(box.high, box.dtype), fmt::join(box.shape, ", "),
+                                      box.shape.size() == 1 ? "," : "", name_of(box.dtype));
+                 },
+                 [](const Discrete& one) {
+                   return one.start == 0 ? fmt::format("Discrete({})", one.n)
+                                         : fmt::format("Discrete({}, start={})", one.n, one.start);
+                 },
+                 [](const MultiDiscrete& multi) {
+                   return fmt::format("MultiDiscrete({}{})", nested(multi.nvec, multi.shape),
+                                      multi.start.empty() ? "" : ", start=" + nested(multi.start, multi.shape));
+                 },
+                 [](const MultiBinary& binary) {
+                   return binary.shape.empty() ? fmt::format("MultiBinary({})", binary.n)
+                                               : fmt::format("MultiBinary(({}))", fmt::join(binary.shape, ", "));
+                 },
+                 [&](const Dict& dict) {
+                   return fmt::format("Dict({})", each(dict.spaces, [](const auto& item) {
+                                        return fmt::format("'{}': {}", item.first, item.second.to_string());
+                                      }));
+                 },
+                 [&](const Tuple& tuple) {
+                   return fmt::format("Tuple({})", each(tuple.spaces, [](const Space& s) { return s.to_string(); }));
+                 }},
       *kind_);
 }
 

@@ -23,12 +23,14 @@ enum class DType : uint8_t { f32 = 0, f64 = 1, u8 = 2, i32 = 3, i64 = 4 };
 size_t size_of(DType dtype);
 std::string_view name_of(DType dtype);
 
-/// Real vectors or tensors between `low` and `high` (one value each, or one for every element).
+/// Real vectors or tensors between `low` and `high` (one value each, or one for every element). In a Space bounds of
+/// real numbers from kUnbounded on are infinite: what stands for "any", as the largest float32, is no range.
 struct Box {
   std::vector<double> low, high;
   std::vector<int> shape;
   DType dtype = DType::f32;
 };
+inline constexpr double kUnbounded = 1e30;
 /// Of element i: bounds are one, or one of each.
 inline double bound_at(const std::vector<double>& bounds, size_t i) { return bounds[bounds.size() == 1 ? 0 : i]; }
 /// "" or what keeps it from being a space, after its name: "has a low above its high, or no number".
@@ -40,10 +42,16 @@ struct Discrete {
 };  ///< one integer in [start, start + n)
 struct MultiDiscrete {
   std::vector<int> nvec;
-};  ///< element i in [0, nvec[i])
+  std::vector<int> start = {};  ///< the least value of each; empty: 0
+  std::vector<int> shape = {};  ///< as its owner sees it; empty: one dimension
+  int start_at(size_t i) const { return start.empty() ? 0 : start[i]; }
+};  ///< element i in [start_at(i), start_at(i) + nvec[i])
 struct MultiBinary {
   int n = 0;
-};  ///< n elements in {0, 1}
+  std::vector<int> shape = {};  ///< as that of MultiDiscrete
+};                              ///< n elements in {0, 1}
+
+inline constexpr int64_t kMaxFeatures = 1 << 26;  ///< of one Space: Space::flat_size()
 
 class Space;
 struct Dict {
@@ -66,6 +74,7 @@ struct Leaf {
 class Space {
  public:
   using Kind = std::variant<Box, Discrete, MultiDiscrete, MultiBinary, Dict, Tuple>;
+  /// Throws Error("unsupported-space") for more than kMaxFeatures features.
   Space(Kind kind);  // NOLINT: a Space is made from any of its kinds
   template <class K>
   requires std::is_constructible_v<Kind, K> Space(K kind) : Space(Kind(std::move(kind))) {}

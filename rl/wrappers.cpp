@@ -230,33 +230,48 @@ class FrameStack final : public Wrapper {
   std::vector<Copied> leaves_;
 };
 
-/// Chooses for each element of a Box of whole numbers one of those between its bounds: MultiDiscrete, from low on. The
-/// Box is all of the actions, or a part of a Dict or Tuple.
+/// Chooses for each element of a Box of whole numbers one of those between its bounds, and for each of a MultiDiscrete
+/// that does not start at 0 one of its values: MultiDiscrete, from the least on. The Box is all of the actions, or a
+/// part of a Dict or Tuple.
 class IntegerActions final : public Wrapper {
  public:
   IntegerActions(std::unique_ptr<Environment> env, const Space& action_space, const Space& chosen)
-      : Wrapper(std::move(env), 0), outer_(chosen), inner_(action_space), row_(action_space.row_bytes()) {}
+      : Wrapper(std::move(env), 0),
+        outer_(chosen),
+        inner_(action_space),
+        row_(inner_.row_bytes()),
+        own_row_(outer_.row_bytes()) {}
 
-  /// `action_space` with the choices in place of such Boxes; nothing where there are none. A Box that has an element
+  /// `action_space` with the choices in place of such parts; nothing where there are none. A Box that has an element
   /// without a bound stays. Throws Error for too many choices.
   static std::optional<Space> space(const Space& action_space, const std::string& id) {
-    const auto is_integer = [](const Leaf& leaf) {
-      return leaf.space->get_if<Box>() != nullptr && leaf.dtype != DType::f32 && leaf.dtype != DType::f64;
-    };
-    if (std::ranges::none_of(action_space.leaves(), is_integer)) return std::nullopt;
+    if (std::ranges::none_of(action_space.leaves(), is_chosen)) return std::nullopt;
     Space space = choosing(action_space, fmt::format("the actions of {}", id));
-    if (std::ranges::all_of(space.leaves(), is_integer)) return std::nullopt;
+    if (std::ranges::all_of(space.leaves(), is_chosen)) return std::nullopt;
     return space;
   }
 
   void reset(RandomStream& random, Row observation) override { env_->reset(random, observation); }
   void submit(ConstRow action, RandomStream& random) override { env_->submit(numbers(action), random); }
   StepResult step(ConstRow action, RandomStream& random, Row observation) override {
-    return env_->step(numbers(action), random, observation);
+    StepResult result = env_->step(numbers(action), random, observation);
+    if (result.own != nullptr) [[unlikely]] {
+      own_ = *result.own;
+      own_.action = choices(own_.action);
+      result.own = &own_;
+    }
+    return result;
   }
 
  private:
   static constexpr int kMostChoices = 1 << 16;
+
+  static bool is_integer(const Box& box) { return box.dtype != DType::f32 && box.dtype != DType::f64; }
+  static bool is_chosen(const Leaf& leaf) {
+    const Box* box = leaf.space->get_if<Box>();
+    const MultiDiscrete* multi = leaf.space->get_if<MultiDiscrete>();
+    return box != nullptr ? is_integer(*box) : multi != nullptr && !multi->start.empty();
+  }
 
   /// `named`: what an error calls the space.
   static Space choosing(const Space& space, const std::string& named) {
@@ -271,49 +286,84 @@ class IntegerActions final : public Wrapper {
       for (size_t i = 0; i < tuple->spaces.size(); ++i) chosen.spaces.push_back(choosing(tuple->spaces[i], part_of(i)));
       return chosen;
     }
+    if (const MultiDiscrete* multi = space.get_if<MultiDiscrete>())
+      return MultiDiscrete{.nvec = multi->nvec, .shape = multi->shape};
     const Box* box = space.get_if<Box>();
-    if (box == nullptr || box->dtype == DType::f32 || box->dtype == DType::f64) return space;
+    if (box == nullptr || !is_integer(*box)) return space;
     MultiDiscrete choices;
     for (size_t i = 0; i < space.leaves()[0].count; ++i) {
       const double n = bound_at(box->high, i) - bound_at(box->low, i) + 1;
       if (!std::isfinite(n)) return space;
       if (n > kMostChoices)
-        fail(Exit::usage, "unsupported-space", "{} are {}: {} choices for element {}, want at most {}", named,
-             space.to_string(), n, i, kMostChoices);
+        fail(Exit::usage, "unsupported-space",
+             "{} are {}: {} choices for element {}, want at most {}; make it a Box of float32 that the environment "
+             "rounds, or several elements",
+             named, space.to_string(), n, i, kMostChoices);
       choices.nvec.push_back(static_cast<int>(n));
     }
     return choices;
   }
 
-  template <class T>
-  void write(const Box& box, std::span<const int32_t> choices, std::byte* to) {
-    for (size_t i = 0; i < choices.size(); ++i) {
-      const T number = static_cast<T>(bound_at(box.low, i) + choices[i]);
-      std::memcpy(to + i * sizeof number, &number, sizeof number);
+  /// Calls f(part of the inner row, part of the outer row, element's type, least value of element i) for what is
+  /// chosen, and `copy` for what is as it is.
+  template <class F, class Copy>
+  void each_part(F f, Copy copy) const {
+    for (size_t part = 0; part < inner_.leaves().size(); ++part) {
+      const Leaf &leaf = inner_.leaves()[part], &chosen = outer_.leaves()[part];
+      const Box* box = leaf.space->get_if<Box>();
+      const MultiDiscrete* multi = leaf.space->get_if<MultiDiscrete>();
+      if (multi != nullptr) {
+        f(leaf, chosen, int32_t{}, [multi](size_t i) { return int64_t{multi->start_at(i)}; });
+      } else if (box == nullptr || chosen.space->get_if<Box>() != nullptr) {
+        copy(leaf, chosen);
+      } else {
+        const auto low = [box](size_t i) { return static_cast<int64_t>(bound_at(box->low, i)); };
+        if (box->dtype == DType::u8)
+          f(leaf, chosen, uint8_t{}, low);
+        else if (box->dtype == DType::i32)
+          f(leaf, chosen, int32_t{}, low);
+        else
+          f(leaf, chosen, int64_t{}, low);
+      }
     }
   }
+
+  /// What the environment takes for the choices of the agent.
   ConstRow numbers(ConstRow action) {
-    for (size_t i = 0; i < inner_.leaves().size(); ++i) {
-      const Leaf &leaf = inner_.leaves()[i], &chosen = outer_.leaves()[i];
-      const ConstRow from = action.leaf(chosen);
-      std::byte* const to = row_.data() + leaf.offset;
-      const Box* box = leaf.space->get_if<Box>();
-      if (box == nullptr || chosen.space->get_if<Box>() != nullptr)
-        std::ranges::copy(from.bytes(), to);
-      else if (box->dtype == DType::u8)
-        write<uint8_t>(*box, from.i32(), to);
-      else if (box->dtype == DType::i32)
-        write<int32_t>(*box, from.i32(), to);
-      else
-        write<int64_t>(*box, from.i32(), to);
-    }
+    each_part(
+        [&]<class T>(const Leaf& leaf, const Leaf& chosen, T, auto low) {
+          const std::span<const int32_t> from = action.leaf(chosen).i32();
+          for (size_t i = 0; i < from.size(); ++i) {
+            const T number = static_cast<T>(low(i) + from[i]);
+            std::memcpy(row_.data() + leaf.offset + i * sizeof number, &number, sizeof number);
+          }
+        },
+        [&](const Leaf& leaf, const Leaf& chosen) {
+          std::ranges::copy(action.leaf(chosen).bytes(), row_.data() + leaf.offset);
+        });
     return ConstRow(row_);
+  }
+  /// The other way round.
+  std::span<const std::byte> choices(std::span<const std::byte> action) {
+    each_part(
+        [&]<class T>(const Leaf& leaf, const Leaf& chosen, T number, auto low) {
+          for (size_t i = 0; i < leaf.count; ++i) {
+            std::memcpy(&number, action.data() + leaf.offset + i * sizeof number, sizeof number);
+            const auto choice = static_cast<int32_t>(number - low(i));
+            std::memcpy(own_row_.data() + chosen.offset + i * sizeof choice, &choice, sizeof choice);
+          }
+        },
+        [&](const Leaf& leaf, const Leaf& chosen) {
+          std::ranges::copy(ConstRow(action).leaf(leaf).bytes(), own_row_.data() + chosen.offset);
+        });
+    return own_row_;
   }
   void save(std::vector<double>&) const override {}
   void load(std::span<const double>) override {}
 
   Space outer_, inner_;
-  std::vector<std::byte> row_;
+  std::vector<std::byte> row_, own_row_;
+  OwnAction own_;
 };
 
 void name_states(EnvSpec& spec, std::string_view name, size_t count) {
@@ -326,6 +376,7 @@ EnvSpec choosing(EnvSpec spec, const Space& choices) {
                                                                      const EnvContext& context) {
     return std::make_unique<IntegerActions>(make(options, context), given, choices);
   };
+  spec.given_actions = spec.action_space;
   spec.action_space = choices;
   return spec;
 }

@@ -3,11 +3,11 @@
 //   agent --action--> FrameStack --> FrameSkip --> StickyActions --> [IntegerActions] --> wrappers of your own -->
 //   the environment
 //
-// IntegerActions is there by itself where actions are, or have as a part, a Box of whole numbers within bounds: the
-// agent sees a MultiDiscrete, whose choice 0 is an element's lowest number. The spec of a wrapped environment is an
-// EnvSpec like any other: its spaces and time limit are what the agent sees, and its `make` puts the wrappers on. So
-// whoever makes environments from it (runners, evaluation, `myriad play`, `myriad check-env`) has the same ones, and
-// without these settings there is nothing around the environment.
+// IntegerActions is there by itself where actions are, or have as a part, a Box of whole numbers within bounds, or a
+// MultiDiscrete that does not start at 0: the agent sees a MultiDiscrete, whose choice 0 is an element's lowest number.
+// The spec of a wrapped environment is an EnvSpec like any other: its spaces and time limit are what the agent sees,
+// and its `make` puts the wrappers on. So whoever makes environments from it (runners, evaluation, `myriad play`,
+// `myriad check-env`) has the same ones, and without these settings there is nothing around the environment.
 #pragma once
 
 #include "rl/config.hpp"

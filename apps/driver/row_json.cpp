@@ -22,9 +22,17 @@ json::object space_json(const Space& space) {
             {"low", bounds_json(box->low)},
             {"high", bounds_json(box->high)}};
   if (const auto* one = space.get_if<Discrete>()) return {{"kind", "Discrete"}, {"n", one->n}, {"start", one->start}};
-  if (const auto* multi = space.get_if<MultiDiscrete>())
-    return {{"kind", "MultiDiscrete"}, {"nvec", json::value_from(multi->nvec)}};
-  if (const auto* binary = space.get_if<MultiBinary>()) return {{"kind", "MultiBinary"}, {"n", binary->n}};
+  if (const auto* multi = space.get_if<MultiDiscrete>()) {
+    json::object said{{"kind", "MultiDiscrete"}, {"nvec", json::value_from(multi->nvec)}};
+    if (!multi->start.empty()) said["start"] = json::value_from(multi->start);
+    if (!multi->shape.empty()) said["shape"] = json::value_from(multi->shape);
+    return said;
+  }
+  if (const auto* binary = space.get_if<MultiBinary>()) {
+    json::object said{{"kind", "MultiBinary"}, {"n", binary->n}};
+    if (!binary->shape.empty()) said["shape"] = json::value_from(binary->shape);
+    return said;
+  }
   json::array names, spaces;
   if (const auto* dict = space.get_if<Dict>())
     for (const auto& [name, part] : dict->spaces)

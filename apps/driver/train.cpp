@@ -214,7 +214,8 @@ class Run {
       if (auto* commit = std::get_if<CheckpointWriter::Commit>(&save->input)) {
         commit->extra["driver.json"] = driver_json(core_, core_.time_total_s(clock_->now()));
         commit->extra["config.toml"] = to_toml(config_);
-        commit->extra["spaces.json"] = spaces_json(env_.observation_space, env_.action_space);
+        commit->extra["spaces.json"] =
+            spaces_json(env_.observation_space, env_.given_actions.value_or(env_.action_space));
       }
       const auto result = checkpoints_.step(save->input, clock_->now());
       step(DriverCore::Saved{result});
@@ -404,6 +405,8 @@ void check_agents(const Config& config, const EnvSpec& env) {
          env.agents, env.id);
 }
 
+static_assert(size_t{kMostInferenceParameters} * sizeof(float) <= kMaxPayloadBytes);
+
 /// A fragment is one payload of a message. Throws Error for one that is too large, with the longest that fits.
 void check_fragment_size(const Config& config, const EnvSpec& env, const ModuleSpec& module) {
   const auto bytes_of = [&](int64_t length) { return fragment_layout(config, env, module, length).capacity_bytes(); };
@@ -427,6 +430,7 @@ void check_fragment_size(const Config& config, const EnvSpec& env, const ModuleS
 EnvSpec check_environment(const Config& config) {
   EnvSpec env = environment_spec(config);
   const ModuleSpec module = module_of(config, env);
+  check_num_parameters(module, env.observation_space, env.action_space);
   check_fragment_size(config, env, module);
   (void)lr_multipliers(module, config.training.lr_multipliers);
   if (const ModelConfig& model = config.rl_module; model.init_from.empty() && !model.init_parts.empty())

@@ -29,6 +29,7 @@ using myriad::Dict, myriad::DType, myriad::Space;  // not the messages
 
 constexpr const char* kPrefix = "clients";
 constexpr Time kFrame = std::chrono::seconds(10);  // from a message's first byte to its last
+constexpr int kMostInteger = 1 << 26;
 
 // ---- the file ----
 
@@ -37,22 +38,18 @@ double number_in(const TomlValue& value, std::string_view what) {
   return *value.number();
 }
 
-std::vector<int> integers_in(const TomlValue& value, std::string_view what) {
-  std::vector<int> all;
-  if (value.array() == nullptr) value.wrong_type(what, "an array of integers");
-  for (const TomlValue& item : *value.array()) {
-    const double number = number_in(item, what);
-    if (number != std::trunc(number) || number < 1 || number > 1 << 26) item.wrong_type(what, "integers of 1 or more");
-    all.push_back(static_cast<int>(number));
-  }
-  return all;
-}
-
 int integer_in(const TomlValue& value, std::string_view what, int least) {
   const double number = number_in(value, what);
-  if (number != std::trunc(number) || number < least || number > 1 << 26)
-    value.wrong_type(what, fmt::format("an integer of {} or more", least));
+  if (number != std::trunc(number) || number < least || number > kMostInteger)
+    value.wrong_type(what, fmt::format("an integer of {} to {}", least, kMostInteger));
   return static_cast<int>(number);
+}
+
+std::vector<int> integers_in(const TomlValue& value, std::string_view what, int least) {
+  std::vector<int> all;
+  if (value.array() == nullptr) value.wrong_type(what, "an array of integers");
+  for (const TomlValue& item : *value.array()) all.push_back(integer_in(item, what, least));
+  return all;
 }
 
 std::vector<double> bounds_in(const TomlValue* value, double otherwise, std::string_view what) {
@@ -63,8 +60,8 @@ std::vector<double> bounds_in(const TomlValue* value, double otherwise, std::str
   return all;
 }
 
-/// {shape = [4], low = -1, high = 1, dtype = "float32"} | {n = 2, start = 0} | {nvec = [2, 3]} | {binary = 4} | a table
-/// of these by name.
+/// {shape = [4], low = -1, high = 1, dtype = "float32"} | {n = 2, start = 0} | {nvec = [2, 3], start = [0, 0]} |
+/// {binary = 4} | a table of these by name.
 Space space_in(const TomlValue& value, const std::string& what) {
   if (value.table() == nullptr || value.table()->empty())
     value.wrong_type(what, "a space: {shape = [4]}, {n = 2}, {nvec = [2, 3]}, {binary = 4}, or a table of spaces");
@@ -79,7 +76,7 @@ Space space_in(const TomlValue& value, const std::string& what) {
     }
     Box box{bounds_in(value.find("low"), dtype == DType::u8 ? 0 : -INFINITY, what + ".low"),
             bounds_in(value.find("high"), dtype == DType::u8 ? 255 : INFINITY, what + ".high"),
-            integers_in(*shape, what + ".shape"), dtype};
+            integers_in(*shape, what + ".shape", 1), dtype};
     if (const std::string problem = problem_of(box); !problem.empty())
       fail(Exit::usage, "wrong-type", "{}: {} {}", value.place, what, problem);
     return box;
@@ -88,11 +85,16 @@ Space space_in(const TomlValue& value, const std::string& what) {
     value.allow_keys(what, {"n", "start"});
     const TomlValue* start = value.find("start");
     return Space::discrete(integer_in(*n, what + ".n", 1),
-                           start == nullptr ? 0 : integer_in(*start, what + ".start", -(1 << 26)));
+                           start == nullptr ? 0 : integer_in(*start, what + ".start", -kMostInteger));
   }
   if (const TomlValue* nvec = value.find("nvec")) {
-    value.allow_keys(what, {"nvec"});
-    return MultiDiscrete{integers_in(*nvec, what + ".nvec")};
+    value.allow_keys(what, {"nvec", "start"});
+    MultiDiscrete multi{integers_in(*nvec, what + ".nvec", 1)};
+    const TomlValue* start = value.find("start");
+    if (start != nullptr) multi.start = integers_in(*start, what + ".start", -kMostInteger);
+    if (start != nullptr && multi.start.size() != multi.nvec.size())
+      start->wrong_type(what + ".start", fmt::format("{} integers, as nvec has", multi.nvec.size()));
+    return multi;
   }
   if (const TomlValue* n = value.find("binary")) {
     value.allow_keys(what, {"binary"});
@@ -207,7 +209,11 @@ class ClientEnvironment final : public Environment {
     }
     action_.assign(bytes.begin(), bytes.end());
     inputs_ = inputs;
-    own_ = {action_, inputs_};
+    own_ = {action_, inputs_, std::nullopt};
+    // Newer ones are of before the run went back to a checkpoint.
+    const std::optional<uint64_t> newest = context_.policy == nullptr ? std::nullopt : context_.policy->version;
+    if (seen.weights_version >= 0 && newest && static_cast<uint64_t>(seen.weights_version) <= *newest)
+      own_.version = static_cast<uint64_t>(seen.weights_version);
     return true;
   }
 
@@ -362,6 +368,11 @@ class ClientEnvironment final : public Environment {
 
 EnvSpec clients_spec(const std::string& path) {
   const ClientsFile file = read_clients_file(path);
+  for (const myriad::Leaf& leaf : file.action.leaves())
+    if (leaf.space->get_if<Box>() != nullptr && leaf.dtype != DType::f32 && leaf.dtype != DType::f64)
+      fail(Exit::usage, "unsupported-space",
+           "{}: action{}{} is {}: whole numbers of a client are choices: write {{nvec = [...], start = [...]}}", path,
+           leaf.path.empty() ? "" : ".", leaf.path, leaf.space->to_string());
   (void)distribution_for(file.action, false);  // a client gets its actions as they are drawn
   return {.id = "",
           .observation_space = file.observation,

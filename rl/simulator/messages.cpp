@@ -10,23 +10,60 @@ namespace {
 constexpr int64_t kMaxElements = 1 << 26;
 constexpr int kMaxDepth = 8;
 
-[[noreturn]] void bad(const char* name, std::string_view what) {
+/// `name`: "observation", or with the path of a part: "observation 'a/b'".
+[[noreturn]] void bad(const std::string& name, std::string_view what) {
   fail(Exit::environment, "bad-space", "the simulator's {} space {}", name, what);
 }
 
-int64_t positive(int64_t n, const char* name, std::string_view what) {
+std::string below(const std::string& name, const std::string& part) {
+  return name.ends_with('\'') ? fmt::format("{}/{}'", name.substr(0, name.size() - 1), part)
+                              : fmt::format("{} '{}'", name, part);
+}
+
+int64_t positive(int64_t n, const std::string& name, std::string_view what) {
   if (n <= 0 || n > kMaxElements) bad(name, fmt::format("has {} {}, want 1 to {}", what, n, kMaxElements));
   return n;
 }
 
-myriad::Space box(const SpaceT& space, const char* name) {
+/// The dimensions of a space of `n` elements: none where it has one.
+std::vector<int> shape_of(const SpaceT& space, size_t n, const std::string& name) {
+  int64_t elements = 1;
+  for (const int32_t size : space.shape)
+    elements = std::min(elements * positive(size, name, "a size of"), kMaxElements);
+  if (!space.shape.empty() && elements != static_cast<int64_t>(n))
+    bad(name, fmt::format("has a shape of {} elements, and has {}", elements, n));
+  return {space.shape.begin(), space.shape.end()};
+}
+
+myriad::Space multi_discrete(const SpaceT& space, const std::string& name) {
+  positive(std::ssize(space.nvec), name, "elements:");
+  if (!space.starts.empty() && space.starts.size() != space.nvec.size())
+    bad(name, fmt::format("has {} starts, want {}", space.starts.size(), space.nvec.size()));
+  for (size_t i = 0; i < space.nvec.size(); ++i) {
+    positive(space.nvec[i], name, "nvec =");
+    if (!space.starts.empty() && int64_t{space.starts[i]} + space.nvec[i] > INT32_MAX)
+      bad(name, "has values beyond int32");
+  }
+  return myriad::MultiDiscrete{{space.nvec.begin(), space.nvec.end()},
+                               {space.starts.begin(), space.starts.end()},
+                               shape_of(space, space.nvec.size(), name)};
+}
+
+/// A part's name has a place in its path.
+void check_part(const myriad::Dict& before, const std::string& part, const std::string& name) {
+  if (part.empty()) bad(name, "has a part without a name");
+  for (const auto& [other, space] : before.spaces)
+    if (other == part) bad(name, fmt::format("has two parts of the name '{}'", part));
+}
+
+myriad::Space box(const SpaceT& space, const std::string& name) {
   myriad::Box box{
       space.low, space.high, {space.shape.begin(), space.shape.end()}, static_cast<myriad::DType>(space.dtype)};
   if (const std::string problem = problem_of(box); !problem.empty()) bad(name, problem);
   return box;
 }
 
-myriad::Space convert(const SpaceT* space, const char* name, int depth) {
+myriad::Space convert(const SpaceT* space, const std::string& name, int depth) {
   if (space == nullptr) bad(name, "is missing");
   if (depth > kMaxDepth) bad(name, "is nested too deeply");
   if (space->dtype > DType::MAX) bad(name, "has a dtype that is none");
@@ -38,22 +75,26 @@ myriad::Space convert(const SpaceT* space, const char* name, int depth) {
       if (int64_t{space->start} + space->n > INT32_MAX) bad(name, "has values beyond int32");
       return myriad::Space::discrete(space->n, space->start);
     case SpaceKind::MultiDiscrete:
-      positive(std::ssize(space->nvec), name, "elements:");
-      for (const int32_t n : space->nvec) positive(n, name, "nvec =");
-      return myriad::MultiDiscrete{{space->nvec.begin(), space->nvec.end()}};
-    case SpaceKind::MultiBinary:
-      return myriad::MultiBinary{static_cast<int>(positive(space->n, name, "n ="))};
+      return multi_discrete(*space, name);
+    case SpaceKind::MultiBinary: {
+      const auto n = static_cast<int>(positive(space->n, name, "n ="));
+      return myriad::MultiBinary{n, shape_of(*space, static_cast<size_t>(n), name)};
+    }
     case SpaceKind::Dict: {
       myriad::Dict dict;
       if (space->spaces.empty() || space->names.size() != space->spaces.size()) bad(name, "wants a name for each part");
-      for (size_t i = 0; i < space->spaces.size(); ++i)
-        dict.spaces.emplace_back(space->names[i], convert(space->spaces[i].get(), name, depth + 1));
+      for (size_t i = 0; i < space->spaces.size(); ++i) {
+        const std::string& part = space->names[i];
+        check_part(dict, part, name);
+        dict.spaces.emplace_back(part, convert(space->spaces[i].get(), below(name, part), depth + 1));
+      }
       return dict;
     }
     case SpaceKind::Tuple: {
       myriad::Tuple tuple;
       if (space->spaces.empty()) bad(name, "has no parts");
-      for (const auto& part : space->spaces) tuple.spaces.push_back(convert(part.get(), name, depth + 1));
+      for (size_t i = 0; i < space->spaces.size(); ++i)
+        tuple.spaces.push_back(convert(space->spaces[i].get(), below(name, std::to_string(i)), depth + 1));
       return tuple;
     }
   }
@@ -126,9 +167,12 @@ std::unique_ptr<SpaceT> to_wire(const myriad::Space& space) {
   } else if (const auto* multi = space.get_if<myriad::MultiDiscrete>()) {
     out->kind = SpaceKind::MultiDiscrete;
     out->nvec.assign(multi->nvec.begin(), multi->nvec.end());
+    out->starts.assign(multi->start.begin(), multi->start.end());
+    out->shape.assign(multi->shape.begin(), multi->shape.end());
   } else if (const auto* binary = space.get_if<myriad::MultiBinary>()) {
     out->kind = SpaceKind::MultiBinary;
     out->n = binary->n;
+    out->shape.assign(binary->shape.begin(), binary->shape.end());
   } else if (const auto* dict = space.get_if<myriad::Dict>()) {
     out->kind = SpaceKind::Dict;
     for (const auto& [name, part] : dict->spaces) {

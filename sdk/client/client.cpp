@@ -30,7 +30,10 @@ namespace {
 
 constexpr Time kForever = std::chrono::hours(24 * 365);
 
-std::unique_ptr<SpaceT> space_message(const myriad_space& space) {
+/// `name`: "observation" or "action".
+std::unique_ptr<SpaceT> space_message(const myriad_space& space, const char* name) {
+  if (const std::string problem = problem_of(space); !problem.empty())
+    fail(Exit::usage, "bad-space", "the {} space {}", name, problem);
   auto out = std::make_unique<SpaceT>();
   switch (space.kind) {
     case MYRIAD_BOX:
@@ -130,8 +133,8 @@ class Host {
     hello.protocol = kProtocol;
     hello.role = Role::steps;
     hello.name = hello.source = plugin_.id;
-    hello.observation = space_message(observation);
-    hello.action = space_message(action);
+    hello.observation = space_message(observation, "observation");
+    hello.action = space_message(action, "action");
     if (masks_actions(plugin_))
       hello.observation = to_wire(
           with_action_mask(to_space(hello.observation.get(), "observation"), to_space(hello.action.get(), "action")));
@@ -206,6 +209,10 @@ class Host {
       return plugin_.step(envs_[i], data_ + rows_.actions + i * rows_.action_bytes, &random, row, &reward, &ended,
                           error);
     });
+    if (plugin_.size == offsetof(myriad_plugin, render)) ended = ended != 0 ? MYRIAD_TERMINATED : 0;  // minor version 0
+    if (ended > (MYRIAD_TERMINATED | MYRIAD_TRUNCATED))
+      throw std::runtime_error(
+          fmt::format("`ended` is {}, want MYRIAD_TERMINATED, MYRIAD_TRUNCATED or 0", static_cast<int>(ended)));
     std::memcpy(data_ + rows_.rewards + i * sizeof reward, &reward, sizeof reward);
     data_[rows_.flags + i] = std::byte{ended};
     if (ended == 0) return;
@@ -283,8 +290,8 @@ struct myriad_client {
     hello.role = Role::asks;
     hello.name = name == nullptr ? "" : name;
     hello.token = token == nullptr ? "" : token;
-    hello.observation = space_message(observation_space);
-    hello.action = space_message(action_space);
+    hello.observation = space_message(observation_space, "observation");
+    hello.action = space_message(action_space, "action");
     row_bytes = to_space(hello.observation.get(), "observation").row_bytes();
     action_bytes = to_space(hello.action.get(), "action").row_bytes();
     connect();

@@ -43,10 +43,13 @@ ModelConfig with_encoder(const char* name) {
   config.encoder = name;
   return config;
 }
-/// The preset that auto takes: by the first convolution.
+/// The preset that auto takes: by residual blocks, or the first convolution.
 std::string chosen(const Space& space, ModelConfig config = {}) {
   config.fcnet_hiddens = {3};
-  for (const Layer& layer : layers_of(picture(space, config)))
+  const std::vector<Layer> layers = layers_of(picture(space, config));
+  for (const Layer& layer : layers)
+    if (std::holds_alternative<ResidualBegin>(layer)) return "impala_resnet";
+  for (const Layer& layer : layers)
     if (const auto* conv = std::get_if<Conv2d>(&layer)) return conv->kernel == 8 ? "nature_cnn" : "minatar_cnn";
   return "mlp";
 }
@@ -459,15 +462,21 @@ TEST_CASE("ModuleSpec: auto takes a picture's size, and an MLP for everything el
   CHECK(chosen(bytes({10, 10, 4})) == "minatar_cnn");
   CHECK(chosen(bytes({16, 16, 3})) == "minatar_cnn");
   CHECK(chosen(bytes({8, 9, 4})) == "minatar_cnn");
-  CHECK(chosen(bytes({17, 16, 3})) == "mlp");
-  CHECK(chosen(bytes({35, 84, 3})) == "mlp");
+  CHECK(chosen(bytes({17, 16, 3})) == "impala_resnet");
+  CHECK(chosen(bytes({35, 84, 3})) == "impala_resnet");
+  CHECK(chosen(Space::box(0, 1, {35, 84, 3})) == "mlp");
+  CHECK(chosen(Space::box(0, 9, {32, 32, 3}, DType::u8)) == "mlp");  // codes
   CHECK(chosen(bytes({36, 84, 3})) == "nature_cnn");
   CHECK(chosen(Space::box(0, 1, {3, 84, 84})) == "nature_cnn");
   CHECK(chosen(bytes({4, 84, 84, 3})) == "nature_cnn");  // four stacked pictures
   CHECK(chosen(bytes({7, 9, 3})) == "mlp");
   CHECK(chosen(bytes({84, 84, 16})) == "nature_cnn");
   CHECK(chosen(bytes({84, 84, 17})) == "mlp");
-  CHECK(chosen(bytes({84, 84})) == "mlp");
+  CHECK(chosen(bytes({84, 84})) == "nature_cnn");  // grey
+  CHECK(chosen(bytes({10, 10})) == "minatar_cnn");
+  CHECK(chosen(bytes({7, 84})) == "mlp");
+  CHECK(chosen(Space::box(0, 1, {84, 84}, DType::u8)) == "mlp");
+  CHECK(chosen(Space::box(0, 255, {84, 84})) == "mlp");
   CHECK(chosen(Space::box(0, 9, {84, 84, 3}, DType::i32)) == "mlp");
   CHECK(chosen(Space::discrete(300)) == "mlp");
   CHECK(chosen(Space(Tuple{{bytes({84, 84, 3})}})) == "nature_cnn");
@@ -518,6 +527,15 @@ TEST_CASE("ModuleSpec: bytes are scaled, what is 0 or 1 and floats are not") {
 }
 
 TEST_CASE("ModuleSpec: a preset refuses what is no picture, and an unknown one is named") {
+  ModelConfig narrow = with_encoder("mlp");
+  narrow.fcnet_hiddens = {32};
+  CHECK(error_of([&] { picture(Space::discrete(20'000'000), narrow); })
+            .starts_with("error[impossible] a network of 640 M parameters to act with, 640 M in all: 20000000 features "
+                         "of the observations Discrete(20000000), 2 outputs for the actions Discrete(2); runners are "
+                         "sent 67 M at most."));
+  CHECK(error_of([&] {
+          (void)make_module_spec(kFour, Space::discrete(3'000'000), narrow);
+        }).find("3000000 outputs for the actions Discrete(3000000)") != std::string::npos);
   CHECK(error_of([] { picture(kFour, with_encoder("nature_cnn")); }) ==
         "error[impossible] convolutions want a Box of height, width and channels, got Box(-1.0, 1.0, (4,), float32); "
         "rl_module.encoder \"mlp\" takes any");

@@ -114,5 +114,50 @@ TEST_SUITE("rl/simulator_messages") {
     simulator::SpaceT none;
     none.kind = SpaceKind::Discrete;
     CHECK(refused(none) == "the simulator's action space has n = 0, want 1 to 67108864");
+    simulator::SpaceT multi;
+    multi.kind = SpaceKind::MultiDiscrete;
+    multi.nvec = {2, 3};
+    multi.starts = {1};
+    CHECK(refused(multi) == "the simulator's action space has 1 starts, want 2");
+    multi.starts = {0, INT32_MAX};
+    CHECK(refused(multi) == "the simulator's action space has values beyond int32");
+    multi.starts = {0, 5};
+    multi.shape = {2, 2};
+    CHECK(refused(multi) == "the simulator's action space has a shape of 4 elements, and has 2");
+    multi.shape = {-1, -2};
+    CHECK(refused(multi).find("has a size of -1") != std::string::npos);
+    simulator::SpaceT binary;
+    binary.kind = SpaceKind::MultiBinary;
+    binary.n = 4;
+    binary.shape = {1 << 25, 1 << 25, 1 << 25};
+    CHECK(refused(binary) == "the simulator's action space has a shape of 67108864 elements, and has 4");
+  }
+
+  TEST_CASE("a part that is no space is refused with its path; parts have names of their own") {
+    const auto dict = [](std::vector<std::string> names, int32_t n) {
+      simulator::SpaceT space;
+      space.kind = SpaceKind::Dict;
+      space.names = std::move(names);
+      for (size_t i = 0; i < space.names.size(); ++i) {
+        space.spaces.push_back(std::make_unique<simulator::SpaceT>());
+        space.spaces.back()->kind = SpaceKind::Discrete;
+        space.spaces.back()->n = n;
+      }
+      return space;
+    };
+    CHECK(refused(dict({"a", "b"}, 2)) == "");
+    CHECK(refused(dict({"a", "b"}, 0)) == "the simulator's action 'a' space has n = 0, want 1 to 67108864");
+    CHECK(refused(dict({"a", "a"}, 2)) == "the simulator's action space has two parts of the name 'a'");
+    CHECK(refused(dict({"a", ""}, 2)) == "the simulator's action space has a part without a name");
+    simulator::SpaceT tuple;
+    tuple.kind = SpaceKind::Tuple;
+    tuple.spaces.push_back(std::make_unique<simulator::SpaceT>(dict({"x"}, 0)));
+    CHECK(refused(tuple) == "the simulator's action '0/x' space has n = 0, want 1 to 67108864");
+  }
+
+  TEST_CASE("starts and shapes go over the wire") {
+    const Space space =
+        Tuple{{MultiDiscrete{{2, 3, 4, 5}, {-1, 0, 25, 3}, {2, 2}}, MultiBinary{6, {2, 3}}, MultiDiscrete{{2}}}};
+    CHECK(simulator::to_space(simulator::to_wire(space).get(), "action").to_string() == space.to_string());
   }
 }

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "rl/check.hpp"
+#include "tests/error_of.hpp"
 
 namespace myriad {
 namespace {
@@ -88,6 +89,12 @@ TEST_SUITE("rl/space") {
     CHECK(violation<int32_t>(Space::discrete(2, -1), {-1}) == "");
     CHECK(violation<int32_t>(Space::discrete(2, -1), {1}) == "obs[0] = 1 outside [-1, 1)");
     CHECK(violation<int32_t>(MultiDiscrete{{3, 2}}, {2, 2}) == "obs[1] = 2 outside [0, 2)");
+    CHECK(violation<int32_t>(MultiDiscrete{{3, 2}, {-1, 25}}, {1, 26}) == "");
+    CHECK(violation<int32_t>(MultiDiscrete{{3, 2}, {-1, 25}}, {2, 26}) == "obs[0] = 2 outside [-1, 2)");
+    CHECK(violation<int32_t>(MultiDiscrete{{3, 2}, {-1, 25}}, {1, 1}) == "obs[1] = 1 outside [25, 27)");
+    const Space wide = Space::box(-kInf, kInf, {2}, DType::f64);
+    CHECK(violation<double>(wide, {3.4e38, -3.4e38}) == "");
+    CHECK(violation<double>(wide, {0, -1e300}) == "obs[1] = -1e+300 is beyond float32, which a network computes in");
     CHECK(violation<int32_t>(MultiBinary{2}, {0, -1}) == "obs[1] = -1 outside [0, 2)");
     CHECK(violation<uint8_t>(Space::box(0, 10, {2}, DType::u8), {10, 11}) == "obs[1] = 11 outside [0, 10]");
   }
@@ -105,6 +112,7 @@ TEST_SUITE("rl/space") {
     const Space spaces[] = {robot(),
                             Space::discrete(3, -1),
                             MultiDiscrete{{2, 5}},
+                            MultiDiscrete{{2, 5}, {-7, 25}, {2, 1}},
                             Space::box(-2, 2, {4}),
                             Box{.low = {-kInf, 1, -kInf}, .high = {kInf, kInf, -1}, .shape = {3}},
                             Space::box(0, 255, {8}, DType::u8),
@@ -152,11 +160,37 @@ TEST_SUITE("rl/space") {
     CHECK(Space::discrete(2).to_string() == "Discrete(2)");
     CHECK(Space::discrete(2, 1).to_string() == "Discrete(2, start=1)");
     CHECK(Space(MultiDiscrete{{2, 3}}).to_string() == "MultiDiscrete([2 3])");
+    CHECK(Space(MultiDiscrete{{2, 3, 4, 5}, {0, 1, 2, 3}, {2, 2}}).to_string() ==
+          "MultiDiscrete([[2 3] [4 5]], start=[[0 1] [2 3]])");
+    CHECK(Space(MultiBinary{6, {2, 3}}).to_string() == "MultiBinary((2, 3))");
     CHECK(Space(Dict{{{"a", MultiBinary{2}}, {"b", Tuple{{Space::discrete(3)}}}}}).to_string() ==
           "Dict('a': MultiBinary(2), 'b': Tuple(Discrete(3)))");
   }
 
+  TEST_CASE("Space: what stands for no bound of real numbers is none") {
+    for (const double bound : {1e30, 3.4028234663852886e38, 1e300})
+      for (const DType dtype : {DType::f32, DType::f64}) {
+        const Space space = Box{.low = {-bound, -1}, .high = {1e29, bound}, .shape = {2}, .dtype = dtype};
+        const Box& box = *space.get_if<Box>();
+        CHECK((box.low[0] == -kInf && box.low[1] == -1 && box.high[0] == 1e29 && box.high[1] == kInf));
+      }
+    CHECK(Space::box(-1e30, 1e30, {1}, DType::i64).get_if<Box>()->high[0] == 1e30);
+  }
+
+  TEST_CASE("Space: more features than memory is taken for are refused") {
+    const auto refused = [](Space::Kind kind) { return error_of([&] { (void)Space(std::move(kind)); }); };
+    CHECK(refused(Discrete{100'000'000}) ==
+          "error[unsupported-space] Discrete(100000000) has 100000000 features (a Discrete has one for each of its "
+          "values), at most 67108864; make it numbers of a Box");
+    CHECK(refused(MultiDiscrete{std::vector<int>(100, 60'000'000)}).find("has 6000000000 features") !=
+          std::string::npos);
+    CHECK(refused(Tuple{{Space::discrete(60'000'000), Space::discrete(60'000'000)}}).find("a space of 2 parts") !=
+          std::string::npos);
+    CHECK(Space::discrete(1 << 26).flat_size() == 1 << 26);
+  }
+
   TEST_CASE("Space: numbers which make no space are refused") {
+    CHECK_THROWS_AS(Space(MultiDiscrete{{2, 3}, {1}}), Error);
     CHECK_THROWS_WITH_AS(Space::discrete(0), "Discrete has n = 0, want at least 1", Error);
     CHECK_THROWS_WITH_AS(Space::box(1, -1, {2}), "Box has bounds [1, -1] at element 0, want low <= high", Error);
     CHECK_THROWS_WITH_AS(Space(Box{.low = {0, 0}, .high = {1}, .shape = {3}}), "Box has 2 bounds, want 1 or 3", Error);

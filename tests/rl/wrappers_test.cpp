@@ -432,6 +432,48 @@ TEST_SUITE("rl/wrappers") {
           }).starts_with("error[unsupported-space] '0' of 'more' of the actions of " + wide.id + " are Box("));
     wide.action_space = Space::box(0, INFINITY, {1}, DType::i32);
     CHECK(wrapped_spec(wide, {}).action_space.get_if<Box>() != nullptr);
+    CHECK(!wrapped_spec(wide, {}).given_actions);
+  }
+
+  TEST_CASE("Wrappers: a MultiDiscrete that does not start at 0 is chosen from its least values on, both ways") {
+    struct Own : Environment {  // does what it is told, and says so
+      void reset(RandomStream&, Row) override {}
+      StepResult step(ConstRow action, RandomStream&, Row) override {
+        told.assign(action.bytes().begin(), action.bytes().end());
+        own = {told, {}, 7};
+        return {.own = &own};
+      }
+      std::vector<std::byte> told;
+      OwnAction own;
+    };
+    EnvSpec spec = steps_spec();
+    spec.action_space = Dict{{{"level", Space::box(-1, 1, {1})},
+                              {"move", MultiDiscrete{{2, 11}, {0, 25}, {1, 2}}},
+                              {"whole", Space::box(-3, 4, {1}, DType::i64)}}};
+    Own* made = nullptr;
+    spec.make = [&](const EnvOptions&) {
+      auto env = std::make_unique<Own>();
+      made = env.get();
+      return env;
+    };
+    const EnvSpec wrapped = wrapped_spec(spec, {});
+    CHECK(wrapped.action_space.to_string() ==
+          "Dict('level': Box(-1.0, 1.0, (1,), float32), 'move': MultiDiscrete([[2 11]]), 'whole': MultiDiscrete([8]))");
+    REQUIRE(wrapped.given_actions);
+    CHECK(wrapped.given_actions->to_string() == spec.action_space.to_string());
+    struct {
+      float level = 0.5f;
+      int32_t move[2] = {1, 10}, whole = 5;
+    } action;
+    const auto bytes = std::as_bytes(std::span(&action, 1));
+    RandomStream random(1, StreamPurpose::environment, 0);
+    const auto env = make_environment(wrapped, {});
+    const StepResult result = env->step(ConstRow(bytes), random, Row({}));
+    CHECK(spec.action_space.violation(made->told, "action") == "");
+    CHECK(std::ranges::equal(ConstRow(made->told).leaf(spec.action_space.leaves()[1]).i32(), std::array{1, 35}));
+    REQUIRE(result.own != nullptr);
+    CHECK(std::ranges::equal(result.own->action, bytes));  // what it did, as the agent chooses
+    CHECK(result.own->version == 7);
   }
 
   TEST_CASE("Wrappers: those that act or show more than one step are refused with an action mask") {

@@ -231,6 +231,9 @@ struct Plugin {
   /// Whether a pointer to T can be to a row of this space.
   template <class T>
   static bool fits(const Space& space) {
+    if (!std::is_same<T, float>::value && !std::is_same<T, double>::value && !std::is_same<T, uint8_t>::value &&
+        !std::is_same<T, int32_t>::value)
+      throw std::runtime_error("observations and actions are rows of float, double, uint8_t or int32_t");
     const uint32_t type = std::is_same<T, float>::value     ? MYRIAD_F32
                           : std::is_same<T, double>::value  ? MYRIAD_F64
                           : std::is_same<T, uint8_t>::value ? MYRIAD_U8

@@ -11,6 +11,7 @@ import numpy as np
 from myriad_client import protocol_generated as p
 from myriad_client import spaces, wire
 from myriad_client.policy import Policy, allows
+from myriad_client.returned import flag_of, reward_of
 
 
 class Client:
@@ -24,7 +25,10 @@ class Client:
 
     With `acts=True` the actions are chosen here, by the run's policy of the moment (`client.policy`), and no answer is waited for.
     `begin` and `act` then also take an action that was chosen in another way, by a person or a script: the run learns from
-    it as if its policy had drawn it.
+    it as if its policy had drawn it. No answer is waited for, and so a client may act by weights that are older than those the run
+    trains with: what each action was drawn with is told, and counted (env_runners/policy_lag_*).
+
+    Values that are not of their space, rewards that are no numbers: spaces.DoesNotFit, a ValueError, before anything is said.
 
     A connection that is lost is made again, for `patience_s`; what was said already counts once. `EpisodeLost` says that the
     run has given the episode up meanwhile: begin another.
@@ -33,13 +37,13 @@ class Client:
     def __init__(self, address: str, *, observation, action, token: str = "", name: str = "", patience_s: float = 60.0, acts: bool = False,
                  seed: int | None = None):
         self.address, self.patience_s = address, patience_s
-        self.observation, self.action = spaces.Codec(observation), spaces.Codec(action)
+        self.observation, self.action = spaces.Codec(observation, "obs"), spaces.Codec(action, "action")
         self._row = bytearray(self.observation.row_bytes)
         self._leaves = self.observation.views(self._row, 1)[0]
         self._hello = observation, action, token, name or f"{socket.gethostname()}-{os.getpid()}"
         self.acts, self._seed = acts, seed
         self.policy: Policy | None = None  # acts: of the newest weights
-        self._did: tuple[bytes, np.ndarray] | None = None  # acts: the last action, and what it was drawn from
+        self._did: tuple[bytes, np.ndarray, int] | None = None  # acts: the last action, what it was drawn from, of which version
         self._session = b""
         self._connection: wire.Connection | None = None
         self._episode, self._t, self._reward, self._playing = -1, 0, 0.0, False
@@ -51,7 +55,7 @@ class Client:
         """The first observation of an episode; returns what to do."""
         if self._playing:
             raise RuntimeError("the episode before has not ended: say end() first")
-        self._refuse_masked(observation, action)
+        self._look_at(observation, action)
         self._episode, self._t, self._reward, self._playing = self._episode + 1, 0, 0.0, True
         self._did = None
         return self._ask(observation, action)
@@ -60,19 +64,21 @@ class Client:
         """Adds to the reward of the next act() or end()."""
         if not self._playing:
             raise RuntimeError("a reward after the end of the episode counts for nothing")
-        self._reward += reward
+        self._reward += reward_of(reward)
 
     def act(self, observation, reward: float = 0.0, action=None):
         """What the last action led to; returns what to do now."""
-        self._refuse_masked(observation, action)
+        self._look_at(observation, action)
         self._advance(reward)
         return self._ask(observation, action)
 
     def end(self, observation, reward: float = 0.0, *, terminated: bool = True) -> None:
         """The last observation; terminated=False: cut off (a time limit), it would have gone on."""
+        terminated = flag_of(terminated, "terminated")
+        self._look_at(observation, None)
         self._advance(reward)
         self._playing = False
-        self._say(observation, terminated=terminated, truncated=not terminated)
+        self._say(terminated=terminated, truncated=not terminated)
 
     def close(self) -> None:
         if self._connection is not None:
@@ -87,18 +93,25 @@ class Client:
 
     # --- how ---
 
-    def _refuse_masked(self, observation, action) -> None:
-        if action is not None and not allows(self.observation.space, self.action.space, observation, action):
+    def _look_at(self, observation, action) -> None:
+        """Raises for what does not fit, before the episode has moved."""
+        self.observation.write(self._leaves, observation)
+        if action is None:
+            return
+        if not self.acts:
+            raise ValueError("an action of one's own is for a client with acts=True")
+        if not allows(self.observation.space, self.action.space, observation, action):
             raise ValueError(f"the observation's action_mask forbids the action {action}")
 
     def _advance(self, reward: float) -> None:
         if not self._playing:
             raise RuntimeError("no episode runs: say begin() first")
+        reward = reward_of(reward)
         self._t += 1
         self._reward += reward
 
-    def _frame(self, observation, terminated: bool, truncated: bool) -> bytes:
-        self.observation.write(self._leaves, observation)
+    def _frame(self, terminated: bool, truncated: bool) -> bytes:
+        """The observation that was looked at."""
         b = flatbuffers.Builder(len(self._row) + 256)
         row = b.CreateByteVector(bytes(self._row))
         if self._did is not None:
@@ -106,14 +119,15 @@ class Client:
         p.ObservationStart(b)
         if self._did is not None:
             p.ObservationAddAction(b, did[0]), p.ObservationAddActionDistInputs(b, did[1])
+            p.ObservationAddWeightsVersion(b, self._did[2])
         p.ObservationAddEpisode(b, self._episode), p.ObservationAddT(b, self._t), p.ObservationAddObservation(b, row)
         p.ObservationAddReward(b, self._reward)
         p.ObservationAddTerminated(b, terminated), p.ObservationAddTruncated(b, truncated)
         self._reward = 0.0
         return wire.frame(b, p.Body.Observation, p.ObservationEnd(b))
 
-    def _say(self, observation, terminated: bool = False, truncated: bool = False) -> bytes:
-        said = self._frame(observation, terminated, truncated)
+    def _say(self, terminated: bool = False, truncated: bool = False) -> bytes:
+        said = self._frame(terminated, truncated)
         try:
             if self._connection is None:
                 raise wire.Closed
@@ -130,9 +144,7 @@ class Client:
                 self._connection.receive()
 
     def _ask(self, observation, action):
-        if action is not None and not self.acts:
-            raise ValueError("an action of one's own is for a client with acts=True")
-        said = self._say(observation)
+        said = self._say()
         if self.acts:
             return self._choose(said, observation, action)
         while True:
@@ -162,11 +174,12 @@ class Client:
                 self._come_back(said)
         if action is None:
             action, drawn, inputs = self.policy.draw(observation)
+            version = self.policy.version
         else:
-            drawn, inputs = self.policy.drawn(action), np.zeros(0, np.float32)
+            drawn, inputs, version = self.policy.drawn(action), np.zeros(0, np.float32), -1
         row = bytearray(self.action.row_bytes)
         self.action.write(self.action.views(row, 1)[0], drawn)
-        self._did = bytes(row), inputs.astype(np.float32)
+        self._did = bytes(row), inputs.astype(np.float32), version
         return action
 
     def _come_back(self, said: bytes) -> None:

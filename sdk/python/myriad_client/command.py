@@ -6,6 +6,7 @@ import json
 import urllib.parse
 
 from myriad_client import wire
+from myriad_client.returned import said_of
 
 
 def arguments(module: str, doc: str) -> tuple[str, dict, str]:
@@ -53,7 +54,7 @@ def told():
     try:
         yield
     except Exception as error:
-        said = f"{type(error).__name__}: {error}"
+        said = said_of(error)
         if (started := wire.session_socket()) is not None:
             wire.Connection(started).send(wire.failure(said))
         raise SystemExit(said) from None

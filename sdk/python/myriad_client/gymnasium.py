@@ -4,7 +4,9 @@ What follows the question mark are keyword arguments that are no numbers; number
 registers ID is named before a colon, as in gymnasium.make: "my_package:MyEnv-v0".
 
 Where info["action_mask"] says which actions are possible, `mask=info` puts it into the observations: "gymnasium:Taxi-v3?mask=info".
+`drop=mission` leaves a part of Dict or Tuple observations out, by its path; several: `drop=mission,extra/0`.
 """
+import contextlib
 import importlib
 import math
 
@@ -12,35 +14,91 @@ import gymnasium
 import numpy as np
 
 from myriad_client import command, spaces, wire
+from myriad_client.returned import flag_of, method_place, reset_parts, step_parts
 from myriad_client.simulator import serve
 
 
-def space_of(space) -> object:
-    """A Gymnasium space as one of ours."""
+def space_of(space, path: str = "obs") -> object:
+    """A Gymnasium space as one of ours. Raises TypeError with the path of a part that has no fixed size."""
     box = gymnasium.spaces
     if isinstance(space, box.Box):
-        same = lambda x: float(x.flat[0]) if x.size and (x == x.flat[0]).all() else x
-        return spaces.Box(same(space.low), same(space.high), space.shape, str(spaces.dtype_of(space.dtype)))
+        same = lambda x: x.flat[0].item() if x.size and (x == x.flat[0]).all() else x
+        return spaces.Box(same(space.low), same(space.high), space.shape, str(space.dtype))
     if isinstance(space, box.Discrete):
         return spaces.Discrete(int(space.n), int(space.start))
     if isinstance(space, box.MultiDiscrete):
-        return spaces.MultiDiscrete([int(n) for n in space.nvec.ravel()])
+        return spaces.MultiDiscrete(space.nvec.tolist(), space.start.tolist() if space.start.any() else None)
     if isinstance(space, box.MultiBinary):
-        return spaces.MultiBinary(math.prod(space.shape))
+        return spaces.MultiBinary(space.shape if len(space.shape) != 1 else space.shape[0])
     if isinstance(space, box.Dict):
-        return spaces.Dict({name: space_of(part) for name, part in space.items()})
+        return spaces.Dict({name: space_of(part, spaces.below(path, name)) for name, part in space.items()})
     if isinstance(space, box.Tuple):
-        return spaces.Tuple([space_of(part) for part in space])
-    raise TypeError(f"a {type(space).__name__} space has no fixed size and cannot be sent: wrap the environment so that it has Box, "
-                    "Discrete, MultiDiscrete, MultiBinary, Dict or Tuple spaces")
+        return spaces.Tuple([space_of(part, spaces.below(path, i)) for i, part in enumerate(space)])
+    drop = spaces.leave_out(path) + ", or " if "." in path and path.startswith("obs") else ""
+    way = WAYS.get(type(space).__name__, "Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple")
+    raise TypeError(f"{path}: {type(space).__name__} has no fixed size and cannot be sent: {drop}make it another space in a wrapper of your own ({way})")
+
+
+# What such a space may be instead.
+WAYS = {"Text": "a Box of the letters' numbers, or a Discrete of the texts there are", "Sequence": "a Box of the most elements there can be, and how many are used",
+        "Graph": "Boxes of the most nodes and edges there can be", "OneOf": "a Discrete that says which, beside a part for each"}
 
 
 def action_of(space) -> object:
     """The same of actions, which a policy gives as float32."""
-    ours = space_of(space)
+    ours = space_of(space, "action")
     if isinstance(ours, spaces.Box) and ours.dtype == "float64":
         ours.dtype = "float32"
     return ours
+
+
+# --- parts that are left out ---
+
+def dropped_space(space, paths: list[str], path: str = ""):
+    """A Gymnasium space without the parts at `paths`; those that are found are taken out of the list."""
+    box = gymnasium.spaces
+    if not isinstance(space, (box.Dict, box.Tuple)):
+        return space
+    parts = [(name, below_part(path, name), part) for name, part in (space.items() if isinstance(space, box.Dict) else enumerate(space))]
+    kept = [(name, dropped_space(part, paths, at)) for name, at, part in parts if at not in paths]
+    for _, at, _ in parts:
+        if at in paths:
+            paths.remove(at)
+    return box.Dict(kept) if isinstance(space, box.Dict) else box.Tuple([part for _, part in kept])
+
+
+def below_part(path: str, name) -> str:
+    return f"{path}/{name}" if path else str(name)
+
+
+def dropped(space, value, paths: frozenset[str], path: str = ""):
+    """The same of a value; what is no dict or tuple is left as it is, for what looks at it next."""
+    box = gymnasium.spaces
+    if isinstance(space, box.Dict) and isinstance(value, dict):
+        own = {name: below_part(path, name) for name in value}
+        return {name: dropped(space[name], part, paths, own[name]) if name in space.spaces else part for name, part in value.items() if own[name] not in paths}
+    if isinstance(space, box.Tuple) and isinstance(value, (tuple, list)) and len(value) == len(space):
+        return tuple(dropped(part, element, paths, below_part(path, i)) for i, (part, element) in enumerate(zip(space, value)) if below_part(path, i) not in paths)
+    return value
+
+
+def dropped_of(space, names: str):
+    """drop=NAMES: the space without them, and what makes a value one of it."""
+    wanted = [name for name in names.split(",") if name]
+    left = list(wanted)
+    small = dropped_space(space, left)
+    if left:
+        raise ValueError(f"drop={left[0]}, but no part of the observations {space} has this path: KEY, or KEY/KEY and KEY/NUMBER within Dicts and Tuples")
+    paths = frozenset(wanted)
+    return small, lambda value: dropped(space, value, paths)
+
+
+class Dropped(gymnasium.ObservationWrapper):
+    """drop=NAMES."""
+
+    def __init__(self, env, names: str):
+        super().__init__(env)
+        self.observation_space, self.observation = dropped_of(env.observation_space, names)
 
 
 def as_sampled(space, action):
@@ -70,11 +128,7 @@ def masked_space(observation, action) -> gymnasium.spaces.Dict:
 
 def num_options(action) -> int:
     """Of all choices of an action; a Box of whole numbers is a choice for each element."""
-    if isinstance(action, (gymnasium.spaces.Dict, gymnasium.spaces.Tuple)):
-        return sum(map(num_options, action.values() if isinstance(action, gymnasium.spaces.Dict) else action))
-    if isinstance(action, gymnasium.spaces.Box):
-        return sum(int(high) - int(low) + 1 for low, high in zip(action.low.flat, action.high.flat)) if action.dtype.kind in "iu" else 0
-    return sum(spaces.choices_of(space_of(action)))
+    return sum(spaces.choices_of(space_of(action, "action")))
 
 
 def joined(mask) -> np.ndarray:
@@ -113,12 +167,30 @@ class InfoMask(gymnasium.Wrapper):
         self.observation_space = masked_space(env.observation_space, env.action_space)
 
     def reset(self, **arguments):
-        observation, info = self.env.reset(**arguments)
+        observation, info = reset_parts(self.env.reset(**arguments))
         return masked(self.env.action_space, observation, info), info
 
     def step(self, action):
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        return masked(self.env.action_space, observation, info, terminated or truncated), reward, terminated, truncated, info
+        observation, reward, terminated, truncated, info = step_parts(self.env.step(action))
+        ended = flag_of(terminated, "terminated") or flag_of(truncated, "truncated")
+        return masked(self.env.action_space, observation, info, ended), reward, terminated, truncated, info
+
+
+def look_at_first(env) -> None:
+    """Of the environment's own reset and step the first returns, before Gymnasium's wrappers take them apart."""
+    for method, parts in (("reset", reset_parts), ("step", step_parts)):
+        def look(*arguments, method=method, parts=parts, own=getattr(env, method), **keywords):
+            result = own(*arguments, **keywords)
+            try:
+                parts(result)
+            except spaces.DoesNotFit as error:
+                error.place = method_place(env, method)
+                raise
+            delattr(env, method)
+            return result
+
+        with contextlib.suppress(AttributeError):  # an environment without a __dict__
+            setattr(env, method, look)
 
 
 def numbers_of(spec) -> dict[str, float | int | bool]:
@@ -135,10 +207,13 @@ def main() -> None:
             importlib.import_module(module)
         spec = gymnasium.spec(name)
         numbers = {name: value for name, value in numbers_of(spec).items() if name not in fixed}
-        mask = command.takes_mask(fixed)
+        mask, drop = command.takes_mask(fixed), fixed.pop("drop", "")
 
         def make(options):
-            env = SampledActions(gymnasium.make(env_id, disable_env_checker=True, **fixed, **command.changed(options, numbers)))
+            env = gymnasium.make(env_id, disable_env_checker=True, **fixed, **command.changed(options, numbers))
+            look_at_first(env.unwrapped)
+            env = SampledActions(env)
+            env = Dropped(env, drop) if drop else env
             return InfoMask(env) if mask else env
 
         probe = make(wire.options())

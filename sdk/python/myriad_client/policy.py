@@ -99,7 +99,7 @@ class Policy:
         return spaces.value_from(self.action, iter(actions)), spaces.value_from(self.action, iter(drawn)), inputs
 
     def drawn(self, action):
-        """An action as the policy would have drawn it."""
+        """An action as the policy would have drawn it. Raises spaces.DoesNotFit for one that is not of the space."""
         values = spaces.values_of(self.action, action)
         return spaces.value_from(self.action, (head.drawn(value) for head, value in zip(self._heads, values)))
 
@@ -110,7 +110,7 @@ class Policy:
     def action_dist_inputs(self, observation) -> np.ndarray:
         """The parameters of the distribution of actions: logits or Q-values (MASKED for one that the observation's action_mask forbids), or
         means and then log standard deviations, or what makes a Beta's alphas and then its betas; of a Dict or Tuple those of each leaf."""
-        x = flat(self.observation, observation)
+        x = flat(self._codec, observation)
         mask = None if self._mask is None else x[self._mask]
         if self._filter is not None:
             shift, scale, clip = self._filter
@@ -152,6 +152,7 @@ class Policy:
     def _put_together(self, config: dict, observation, action, module: dict[str, np.ndarray], connectors: dict[str, np.ndarray],
                       spec: dict | None = None) -> None:
         self.observation, self.action = observation, action
+        self._codec = spaces.Codec(observation, "obs")
         if spec is None:
             spec = mlp_of(config["rl_module"], observation, action)
         try:
@@ -215,7 +216,8 @@ class Head:
     """What draws one leaf of the actions: `space`, from `inputs` numbers, of which `outputs` come from the network."""
 
     def __init__(self, space, distribution: dict):
-        self.space, self.kind, self.is_box = space, distribution.get("kind", ""), isinstance(space, spaces.Box)
+        self.space, self.kind = space, distribution.get("kind", "")
+        self.is_box = isinstance(space, spaces.Box) and not spaces.is_whole(space)  # of real numbers
         self.groups = spaces.choices_of(space)  # the number of logits of each choice
         size = math.prod(space.shape) if self.is_box else 0
         self.free = self.is_box and self.kind != "beta" and distribution["free_log_std"]
@@ -227,7 +229,7 @@ class Head:
         """[-1, 1] is stretched to a Box's bounds, and what lies outside them clipped, as rl/connector.cpp does."""
         if not self.is_box:
             return
-        low, high = (np.broadcast_to(np.asarray(x, np.float64).ravel(), math.prod(self.space.shape)) for x in (self.space.low, self.space.high))
+        low, high = map(np.ravel, spaces.bounds_of(self.space))
         bounded = np.isfinite(low) & np.isfinite(high) & normalize
         with np.errstate(invalid="ignore", over="ignore"):
             self.scale = np.where(bounded, (high - low) / 2, 1).astype(np.float32)
@@ -252,7 +254,10 @@ class Head:
             return drawn.astype(self.space.dtype).reshape(self.space.shape)
         parts = np.split(inputs, np.cumsum(self.groups)[:-1])
         chosen = [draw_choice(part, random, epsilon) if explore else int(part.argmax()) for part in parts]
-        return self.space.start + chosen[0] if isinstance(self.space, spaces.Discrete) else np.array(chosen, np.int32)
+        if isinstance(self.space, spaces.Discrete):
+            return self.space.start + chosen[0]
+        dtype = self.space.dtype if isinstance(self.space, spaces.Box) else np.int32
+        return (spaces.starts_of(self.space) + chosen).astype(dtype).reshape(self.space.shape)
 
     def given(self, drawn):
         """What is drawn, as the environment gets it."""
@@ -266,7 +271,8 @@ class Head:
         if not self.is_box:
             return action
         flat = np.asarray(action, self.space.dtype).ravel()
-        return ((flat - self.offset) / self.scale).astype(self.space.dtype).reshape(self.space.shape)
+        scale = np.where(self.scale == 0, 1, self.scale)  # low == high: any number does
+        return ((flat - self.offset) / scale).astype(self.space.dtype).reshape(self.space.shape)
 
 
 # Without `random` the likeliest.
@@ -316,15 +322,31 @@ def unnamed_networks(spec: dict) -> list[dict]:
 
 
 def allows(observation_space, action_space, observation, action) -> bool:
+    choices = choices_made(action_space, action)
     offset, size = mask_in(observation_space)
     if size == 0:
         return True
     mask, starts = flat(observation_space, observation)[offset:offset + size], np.cumsum([0, *spaces.choices_of(action_space)[:-1]])
-    choices = []
-    for leaf, value in zip(spaces.leaves_of(action_space), spaces.values_of(action_space, action)):
-        if not isinstance(leaf, spaces.Box):
-            choices.extend([value - leaf.start] if isinstance(leaf, spaces.Discrete) else value)
     return bool(mask[starts + np.asarray(choices, np.int64)].all())
+
+
+def choices_made(action_space, action) -> list[int]:
+    """Of each choice in an action, which option it is, from 0 on. Raises spaces.DoesNotFit for an action that is not of the space."""
+    codec, choices = spaces.Codec(action_space, "action"), []
+    for leaf, row in zip(codec.leaves, codec.converted(action)):
+        own, whole = row.ravel(), not isinstance(leaf.space, spaces.Box) or spaces.is_whole(leaf.space)
+        if whole:
+            low = spaces.starts_of(leaf.space)
+            high = low + spaces.choices_of(leaf.space) - 1
+        else:
+            low, high = (np.ravel(bound).astype(leaf.dtype) for bound in spaces.bounds_of(leaf.space))
+        outside = ~((own >= low) & (own <= high))
+        if outside.any():
+            i = int(outside.argmax())
+            raise spaces.DoesNotFit(f"{leaf.path}[{i}] = {own[i]} outside [{low[i]}, {high[i]}]")
+        if whole:
+            choices.extend((own - low).tolist())
+    return choices
 
 
 def mask_in(observation) -> tuple[int, int]:
@@ -339,7 +361,8 @@ def mask_in(observation) -> tuple[int, int]:
 
 def size_of(observation) -> int:
     """The number of features."""
-    return sum(part.size for part in features(observation, sample_of(observation)))
+    one_each = (spaces.Box, spaces.MultiBinary)
+    return sum(math.prod(leaf.shape) if isinstance(leaf, one_each) else sum(spaces.choices_of(leaf)) for leaf in spaces.leaves_of(observation))
 
 
 def layer_of(name: str, layer: dict, take, open_blocks: list[np.ndarray], streams: list[np.ndarray]):
@@ -412,20 +435,18 @@ def layer_of(name: str, layer: dict, take, open_blocks: list[np.ndarray], stream
 
 
 def features(space, value) -> list[np.ndarray]:
-    """What the module sees of an observation: Box and MultiBinary as they are, integers one-hot."""
-    if isinstance(space, spaces.Dict):
-        return [part for name, inner in space.spaces.items() for part in features(inner, value[name])]
-    if isinstance(space, spaces.Tuple):
-        return [part for inner, element in zip(space.spaces, value, strict=True) for part in features(inner, element)]
-    if isinstance(space, spaces.Discrete):
-        return [one_hot(int(value) - space.start, space.n)]
-    if isinstance(space, spaces.MultiDiscrete):
-        return [one_hot(int(element), n) for element, n in zip(value, space.nvec, strict=True)]
-    shape, dtype = (space.shape, space.dtype) if isinstance(space, spaces.Box) else ((space.n,), "int32")
-    row = np.asarray(value, dtype)
-    if row.shape != tuple(shape):
-        raise ValueError(f"an observation of shape {row.shape}, want {tuple(shape)}")
-    return [row.astype(np.float32)]
+    """What the module sees of an observation: Box and MultiBinary as they are, integers one-hot. Raises spaces.DoesNotFit."""
+    codec, parts = space if isinstance(space, spaces.Codec) else spaces.Codec(space, "obs"), []
+    for leaf, own in zip(codec.leaves, codec.converted(value)):
+        if isinstance(leaf.space, (spaces.Discrete, spaces.MultiDiscrete)):
+            indices = own.ravel() - spaces.starts_of(leaf.space)
+            for i, (index, n) in enumerate(zip(indices.tolist(), spaces.choices_of(leaf.space))):
+                if not 0 <= index < n:
+                    raise spaces.DoesNotFit(f"{leaf.path}[{i}] = {own.ravel()[i]} outside [{own.ravel()[i] - index}, {own.ravel()[i] - index + n})")
+                parts.append(one_hot(index, n))
+        else:
+            parts.append(own.astype(np.float32))
+    return parts
 
 
 def flat(space, value) -> np.ndarray:
@@ -435,17 +456,6 @@ def flat(space, value) -> np.ndarray:
 
 def one_hot(index: int, n: int) -> np.ndarray:
     return (np.arange(n) == index).astype(np.float32)
-
-
-def sample_of(space):
-    """Some value of the space."""
-    if isinstance(space, spaces.Dict):
-        return {name: sample_of(inner) for name, inner in space.spaces.items()}
-    if isinstance(space, spaces.Tuple):
-        return [sample_of(inner) for inner in space.spaces]
-    if isinstance(space, spaces.Discrete):
-        return space.start
-    return np.zeros(space.shape if isinstance(space, spaces.Box) else len(space.nvec) if isinstance(space, spaces.MultiDiscrete) else space.n)
 
 
 def space_of(said: dict):
@@ -458,6 +468,11 @@ def space_of(said: dict):
         return spaces.Dict(dict(zip(said["names"], map(space_of, said["spaces"]), strict=True)))
     if kind == "Tuple":
         return spaces.Tuple([space_of(part) for part in said["spaces"]])
+    if kind == "MultiDiscrete":
+        shaped = lambda values: np.reshape(values, said.get("shape", -1)).tolist()
+        return spaces.MultiDiscrete(shaped(said["nvec"]), shaped(said["start"]) if "start" in said else None)
+    if kind == "MultiBinary":
+        return spaces.MultiBinary(tuple(said.get("shape", [said["n"]])))
     return getattr(spaces, kind)(**{name: value for name, value in said.items() if name != "kind"})
 
 

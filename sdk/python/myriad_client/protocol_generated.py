@@ -246,7 +246,34 @@ class Space(object):
         o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(22))
         return o == 0
 
-def SpaceStart(builder): builder.StartObject(10)
+    # Space
+    def Starts(self, j):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(24))
+        if o != 0:
+            a = self._tab.Vector(o)
+            return self._tab.Get(flatbuffers.number_types.Int32Flags, a + flatbuffers.number_types.UOffsetTFlags.py_type(j * 4))
+        return 0
+
+    # Space
+    def StartsAsNumpy(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(24))
+        if o != 0:
+            return self._tab.GetVectorAsNumpy(flatbuffers.number_types.Int32Flags, o)
+        return 0
+
+    # Space
+    def StartsLength(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(24))
+        if o != 0:
+            return self._tab.VectorLen(o)
+        return 0
+
+    # Space
+    def StartsIsNone(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(24))
+        return o == 0
+
+def SpaceStart(builder): builder.StartObject(11)
 def SpaceAddKind(builder, kind): builder.PrependUint8Slot(0, kind, 0)
 def SpaceAddDtype(builder, dtype): builder.PrependUint8Slot(1, dtype, 0)
 def SpaceAddShape(builder, shape): builder.PrependUOffsetTRelativeSlot(2, flatbuffers.number_types.UOffsetTFlags.py_type(shape), 0)
@@ -263,6 +290,8 @@ def SpaceAddNames(builder, names): builder.PrependUOffsetTRelativeSlot(8, flatbu
 def SpaceStartNamesVector(builder, numElems): return builder.StartVector(4, numElems, 4)
 def SpaceAddSpaces(builder, spaces): builder.PrependUOffsetTRelativeSlot(9, flatbuffers.number_types.UOffsetTFlags.py_type(spaces), 0)
 def SpaceStartSpacesVector(builder, numElems): return builder.StartVector(4, numElems, 4)
+def SpaceAddStarts(builder, starts): builder.PrependUOffsetTRelativeSlot(10, flatbuffers.number_types.UOffsetTFlags.py_type(starts), 0)
+def SpaceStartStartsVector(builder, numElems): return builder.StartVector(4, numElems, 4)
 def SpaceEnd(builder): return builder.EndObject()
 
 
@@ -777,7 +806,14 @@ class Observation(object):
         o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(18))
         return o == 0
 
-def ObservationStart(builder): builder.StartObject(8)
+    # Observation
+    def WeightsVersion(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(20))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Int64Flags, o + self._tab.Pos)
+        return -1
+
+def ObservationStart(builder): builder.StartObject(9)
 def ObservationAddEpisode(builder, episode): builder.PrependUint64Slot(0, episode, 0)
 def ObservationAddT(builder, t): builder.PrependUint32Slot(1, t, 0)
 def ObservationAddObservation(builder, observation): builder.PrependUOffsetTRelativeSlot(2, flatbuffers.number_types.UOffsetTFlags.py_type(observation), 0)
@@ -789,6 +825,7 @@ def ObservationAddAction(builder, action): builder.PrependUOffsetTRelativeSlot(6
 def ObservationStartActionVector(builder, numElems): return builder.StartVector(1, numElems, 1)
 def ObservationAddActionDistInputs(builder, actionDistInputs): builder.PrependUOffsetTRelativeSlot(7, flatbuffers.number_types.UOffsetTFlags.py_type(actionDistInputs), 0)
 def ObservationStartActionDistInputsVector(builder, numElems): return builder.StartVector(4, numElems, 4)
+def ObservationAddWeightsVersion(builder, weightsVersion): builder.PrependInt64Slot(8, weightsVersion, -1)
 def ObservationEnd(builder): return builder.EndObject()
 
 

@@ -6,18 +6,19 @@ step(action) -> (observation, reward, terminated, truncated, info).
 With `agents` it returns a world of so many agents, each of which is an environment of Myriad's: reset(seed=...) -> observations,
 step(actions) -> (observations, rewards, terminateds, truncateds), lists of one element an agent. They end in the same step.
 """
+import contextlib
 import math
 import os
 import signal
 import socket
 import sys
-import traceback
 
 import flatbuffers
 import numpy as np
 
 from myriad_client import protocol_generated as p
 from myriad_client import spaces, wire
+from myriad_client.returned import agents_parts, flag_of, method_place, reset_parts, reward_of, said_of, step_parts
 
 TERMINATED, TRUNCATED = 1, 2
 ALIGN = 64
@@ -30,6 +31,7 @@ def serve(make_env, observation, action, *, name: str = "", source: str = "", ma
     hello = _hello(observation, action, name, source, max_envs, max_episode_steps, reward_threshold, options or {}, agents)
     started = wire.session_socket()
     if started is not None:
+        sys.excepthook = sys.__excepthook__  # from here on errors are told below
         _serve_one(started, hello, make_env, observation, action, agents)
         return
     if not listen:
@@ -59,6 +61,7 @@ def listener(address: str) -> socket.socket:
 
 
 def _hello(observation, action, name, source, max_envs, max_episode_steps, reward_threshold, options, agents) -> bytes:
+    spaces.check_space(observation, "obs"), spaces.check_space(action, "action")
     b = flatbuffers.Builder(1024)
     rows = []
     for key, value in options.items():
@@ -85,11 +88,38 @@ def _serve_one(sock: socket.socket, hello: bytes, make_env, observation, action,
     except wire.Closed:
         pass  # the run is over
     except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        try:
-            connection.send(wire.failure(f"{type(error).__name__}: {error} ({os.path.basename(where.filename)}:{where.lineno})"))
-        except wire.Closed:
-            pass
+        _tell(connection, error)
+        raise
+
+
+def _tell(connection: wire.Connection, error: BaseException) -> None:
+    try:
+        connection.send(wire.failure(said_of(error)))
+    except wire.Closed:
+        pass
+
+
+def _tell_before_serve(kind, error, trace) -> None:
+    """An error of a program that Myriad started, and that has not come to serve() yet: Myriad waits for its first word."""
+    try:
+        if issubclass(kind, Exception) and (started := wire.session_socket()) is not None:
+            _tell(wire.Connection(started), error)
+    except OSError:
+        pass  # not the process that Myriad started, but a child of it
+    sys.__excepthook__(kind, error, trace)
+
+
+if wire.is_started() and sys.excepthook is sys.__excepthook__:
+    sys.excepthook = _tell_before_serve
+
+
+@contextlib.contextmanager
+def _from(env, method: str):
+    """What does not fit came from this method."""
+    try:
+        yield
+    except spaces.DoesNotFit as error:
+        error.place = method_place(env, method)
         raise
 
 
@@ -98,7 +128,7 @@ class _Host:
         self.connection, self.agents = connection, agents
         self.n = n = welcome.NumEnvs()
         options = {wire.text(welcome.Options(i).Name()): welcome.Options(i).Value() for i in range(welcome.OptionsLength())}
-        self.observation, self.action = spaces.Codec(observation), spaces.Codec(action)
+        self.observation, self.action = spaces.Codec(observation, "obs"), spaces.Codec(action, "action")
         if (self.observation.row_bytes, self.action.row_bytes) != (welcome.ObservationBytes(), welcome.ActionBytes()):
             raise RuntimeError("Myriad lays these spaces out in other rows: update the client")
         self.shared = welcome.SharedBytes() > 0
@@ -150,29 +180,40 @@ class _Host:
             elif kind == p.Body.Reset:
                 for k in range(message.EnvsLength()):
                     seed = message.Seeds(k) if k < message.SeedsLength() else None
-                    i = message.Envs(k)
-                    self.observation.write(self.observations[i], self.reset(i, seed))
+                    self.reset(message.Envs(k), seed)
             else:
                 raise RuntimeError("Myriad sent what a simulator does not take: update the client")
             self.connection.send(self.stepped if self.shared else self._stepped())
 
-    def reset(self, i: int, seed: int | None):
-        return self.envs[i].reset(seed=seed)[0]
+    def reset(self, i: int, seed: int | None) -> None:
+        self._begin(i, seed=seed)
+
+    def _begin(self, i: int, **seed) -> None:
+        env = self.envs[i]
+        result = env.reset(**seed)
+        with _from(env, "reset"):
+            self.observation.write(self.observations[i], reset_parts(result)[0])
 
     def step(self) -> None:
         read, write = self.action.read, self.observation.write
         for i, env in enumerate(self.envs):
             if not self.active[i]:
                 continue
-            observation, reward, terminated, truncated, _ = env.step(read(self.actions[i]))
-            self.rewards[i] = reward
-            if terminated or truncated:
-                self.flags[i] = (TERMINATED if terminated else 0) | (TRUNCATED if truncated else 0)
-                write(self.finals[i], observation)
-                observation = env.reset()[0]
-            else:
-                self.flags[i] = 0
-            write(self.observations[i], observation)
+            result = env.step(read(self.actions[i]))
+            try:
+                observation, reward, terminated, truncated, _ = step_parts(result)
+                self.rewards[i] = reward_of(reward)
+                if terminated is False and truncated is False:
+                    flags = 0
+                else:
+                    flags = (TERMINATED if flag_of(terminated, "terminated") else 0) | (TRUNCATED if flag_of(truncated, "truncated") else 0)
+                self.flags[i] = flags
+                write((self.finals if flags else self.observations)[i], observation)
+            except spaces.DoesNotFit as error:
+                error.place = method_place(env, "step")
+                raise
+            if flags:
+                self._begin(i)
 
 
 class _Worlds(_Host):
@@ -182,12 +223,18 @@ class _Worlds(_Host):
         super().__init__(*arguments)
         self.first: list[dict] = [{} for _ in self.envs]  # of a new episode: S_0 of the agents that have not asked for it
 
-    def reset(self, i: int, seed: int | None):
+    def reset(self, i: int, seed: int | None) -> None:
         """The first agent that asks begins an episode, the others join it: its seed is the world's."""
         world, agent = divmod(i, self.agents)
         if agent not in self.first[world]:
-            self.first[world] = dict(enumerate(self.envs[world].reset(seed=seed)))
-        return self.first[world].pop(agent)
+            self.first[world] = dict(enumerate(self._begun(self.envs[world], seed)))
+        with _from(self.envs[world], "reset"):
+            self.observation.write(self.observations[i], self.first[world].pop(agent))
+
+    def _begun(self, world, seed: int | None):
+        result = world.reset(seed=seed)
+        with _from(world, "reset"):
+            return agents_parts(result, "reset", self.agents)[0]
 
     def step(self) -> None:
         for k, world in enumerate(self.envs):
@@ -198,13 +245,19 @@ class _Worlds(_Host):
             if not all(active):
                 raise RuntimeError(f"agent {active.index(0)} of a world has no action: its {self.agents} agents act together")
             self.first[k] = {}
-            observations, rewards, terminateds, truncateds = world.step([self.action.read(self.actions[i]) for i in rows])
-            ends = [(TERMINATED if a else 0) | (TRUNCATED if b else 0) for a, b in zip(terminateds, truncateds, strict=True)]
-            if any(ends) and not all(ends):
-                raise RuntimeError("some agents of a world ended and others go on: they begin, and so end, together")
-            begun = world.reset(seed=None) if any(ends) else observations
-            for agent, i in enumerate(rows):
-                self.rewards[i], self.flags[i] = rewards[agent], ends[agent]
-                if ends[agent]:
-                    self.observation.write(self.finals[i], observations[agent])
-                self.observation.write(self.observations[i], begun[agent])
+            result = world.step([self.action.read(self.actions[i]) for i in rows])
+            with _from(world, "step"):
+                observations, rewards, terminateds, truncateds = agents_parts(result, "step", self.agents)
+                ends = [(TERMINATED if flag_of(a, "terminated") else 0) | (TRUNCATED if flag_of(b, "truncated") else 0)
+                        for a, b in zip(terminateds, truncateds)]
+                if any(ends) and not all(ends):
+                    raise RuntimeError("some agents of a world ended and others go on: they begin, and so end, together")
+                to = self.finals if any(ends) else self.observations
+                for agent, i in enumerate(rows):
+                    self.rewards[i], self.flags[i] = reward_of(rewards[agent]), ends[agent]
+                    self.observation.write(to[i], observations[agent])
+            if any(ends):
+                begun = self._begun(world, None)
+                with _from(world, "reset"):
+                    for agent, i in enumerate(rows):
+                        self.observation.write(self.observations[i], begun[agent])

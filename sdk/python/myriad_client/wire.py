@@ -113,10 +113,14 @@ def text(value: bytes | None) -> str:
     return (value or b"").decode(errors="replace")
 
 
+def is_started() -> bool:
+    """Whether Myriad started this process."""
+    return "MYRIAD_SIMULATOR_FD" in os.environ
+
+
 def session_socket() -> socket.socket | None:
     """The connection that Myriad made before it started this process."""
-    number = os.environ.get("MYRIAD_SIMULATOR_FD")
-    return None if number is None else socket.socket(fileno=int(number))
+    return socket.socket(fileno=int(os.environ["MYRIAD_SIMULATOR_FD"])) if is_started() else None
 
 
 def options() -> dict[str, float]:
