@@ -228,7 +228,11 @@ bool ClientDoor::hand_over(Waiting& client, uint32_t slot, Runner& runner) {
   // To a runner that is gone nothing goes: the client sees its connection close.
   (void)send_with_descriptors(runner.fd, {&part, 1}, {&client.fd, 1}, MSG_NOSIGNAL | MSG_DONTWAIT);
   ::close(client.fd);
-  if (runner.free) say_(fmt::format("client {} from {} is with runner {}", client.name, client.from, slot));
+  if (runner.free)
+    say_(fmt::format("client {} from {} is with runner {}{}", client.name, client.from, slot,
+                     client.acts ? ", and chooses its actions itself: sync and lag1 cannot promise that they are of a "
+                                   "round's weights; env_runners/policy_lag_* counts how old theirs are"
+                                 : ""));
   runner.free = false;
   return true;
 }

@@ -143,7 +143,7 @@ class EnvRunner {
     fragment_->weights_version = weights->version;
     note_in_ledger();
     return send(fragment_message(fragment_, static_cast<uint64_t>((clock_->now() - start).count()),
-                                 static_cast<uint64_t>(waited.count())));
+                                 static_cast<uint64_t>(waited.count()), worker_->clients_lag()));
   }
 
   /// For tests of what is lost: every fragment that exists, as the learner notes every one it uses (apps/learner/main).

@@ -106,6 +106,7 @@ void RolloutWorker::begin(Fragment& fragment, const WeightsView& weights) {
     published = published.first(published.size() - 1);
   }
   envs_.set_curriculum(published);
+  clients_lag_ = 0;
   if (!started_) {
     envs_.reset(flat_ ? observed_.data() : rows_.data());
     if (!flat_) to_features(rows_.data(), num_envs_, observed_.data());
@@ -253,6 +254,9 @@ void RolloutWorker::take_own(size_t b, const OwnAction& own) {
   const size_t inputs = static_cast<size_t>(dist_.num_inputs());
   check(own.dist_inputs.empty() || own.dist_inputs.size() == inputs, "an action drawn from {} numbers, want {}",
         own.dist_inputs.size(), inputs);
+  check(!own.version || *own.version <= target_.fragment->weights_version, "an action of weights {}, newer than {}",
+        own.version.value_or(0), target_.fragment->weights_version);
+  if (own.version) clients_lag_ = std::max(clients_lag_, target_.fragment->weights_version - *own.version);
   connector_.store(own.action, own_action_);
   float* const drawn_from = target_.inputs + b * inputs;
   const auto masked = [](float input) { return input <= kMaskedLogit; };

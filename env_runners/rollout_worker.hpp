@@ -43,6 +43,8 @@ class RolloutWorker {
   bool step_some(int steps);
 
   uint64_t num_env_steps() const { return env_steps_; }  ///< by this object, over all B
+  /// Of the newest fragment: versions between its weights and the oldest that a client chose an action in it with.
+  uint64_t clients_lag() const { return clients_lag_; }
 
   /// Everything the next fragment depends on but the weights, as safetensors; only between fragments.
   std::vector<std::byte> state() const;
@@ -97,7 +99,7 @@ class RolloutWorker {
   std::vector<std::byte> env_actions_;  // [B, env_action_bytes]
   std::vector<std::byte> own_action_;   // of one environment, as the fragment keeps it
   bool started_ = false;
-  uint64_t env_steps_ = 0;
+  uint64_t env_steps_ = 0, clients_lag_ = 0;
   Target target_;
 };
 

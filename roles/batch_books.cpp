@@ -23,6 +23,7 @@ void BatchBooks::placed(uint32_t place, RunnerMessage fragment, Time waited) {
   const auto& header = *fragment.message.as<wire::FragmentHeaderT>();
   facts_[place] = {.id = id_of(header),
                    .weights_version = header.weights_version,
+                   .clients_lag = std::min(header.clients_lag, header.weights_version),
                    .queue_age = waited,
                    .sampling_ns = header.sampling_ns,
                    .waiting_ns = header.waiting_ns,

@@ -21,7 +21,8 @@ Combine combine_of(std::string_view metric);
 struct FragmentFacts {
   FragmentId id;
   uint64_t weights_version = 0;  ///< it was sampled with
-  uint64_t policy_lag = 0;       ///< versions between that and the one its batch is trained at
+  uint64_t clients_lag = 0;      ///< versions between that and the oldest that a client acted with in it
+  uint64_t policy_lag = 0;       ///< versions between the oldest and the one its batch is trained at
   Time queue_age{};              ///< arrival to placement
   uint64_t sampling_ns = 0, waiting_ns = 0;
   std::vector<wire::Episode> episodes;

@@ -425,7 +425,8 @@ void LearnerCore::start_update(Time now, std::vector<Output>& outputs) {
   uint64_t oldest = UINT64_MAX;
   for (FragmentFacts& facts : taken.facts) {
     oldest = std::min(oldest, facts.weights_version);
-    facts.policy_lag = weights_->version - facts.weights_version;  // the others may have updated since it was placed
+    // The others may have updated since it was placed.
+    facts.policy_lag = weights_->version - facts.weights_version + facts.clients_lag;
     metrics_.add_fragment(std::move(facts));
   }
   outputs.push_back(Update{tally.fragments > 0, oldest, tally.encode(options_.num_agents)});

@@ -113,10 +113,10 @@ void StreamBatch::take_fragment(RunnerMessage fragment, Time now) {
   waiting_.push_back({std::move(fragment), now});
 }
 
-/// Of the batch that is filled now, should a fragment of this version be in it.
-bool StreamBatch::outdated(uint64_t weights_version) const {
+/// Of the batch that is filled now, should a fragment of this version, `clients_lag` behind in a part, be in it.
+bool StreamBatch::outdated(uint64_t weights_version, uint64_t clients_lag) const {
   const uint64_t trained_at = version_ + (updating_ ? 1 : 0);
-  return max_policy_lag_ && trained_at - weights_version > *max_policy_lag_;
+  return max_policy_lag_ && trained_at - weights_version + std::min(clients_lag, weights_version) > *max_policy_lag_;
 }
 
 void StreamBatch::fill(Time now) {
@@ -124,7 +124,7 @@ void StreamBatch::fill(Time now) {
     Waiting& oldest = waiting_.front();
     const MessageSource source = oldest.fragment.source;
     const auto& header = *oldest.fragment.message.as<wire::FragmentHeaderT>();
-    const bool too_old = outdated(header.weights_version);
+    const bool too_old = outdated(header.weights_version, header.clients_lag);
     if (AgentQueue* agent = queue_of(source); agent != nullptr && !agent->waiting.empty()) agent->waiting.pop_front();
     if (too_old && updating_)
       owed_.push_back(source);
@@ -165,7 +165,8 @@ bool StreamBatch::ready(Time now) {
 /// A fragment in its place saw updates that the other shards made without this one: it may be too old now.
 void StreamBatch::drop_outdated() {
   for (uint32_t place = 0; place < num_places_; ++place) {
-    if (!outdated(books_.facts()[place].weights_version)) continue;
+    const FragmentFacts& facts = books_.facts()[place];
+    if (!outdated(facts.weights_version, facts.clients_lag)) continue;
     books_.drop_placed(place, Drop::policy_lag);
     ++drops_[static_cast<size_t>(Drop::policy_lag)];
     free_places_.push_back(place);

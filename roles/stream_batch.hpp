@@ -57,7 +57,7 @@ class StreamBatch final : public NextBatch {
   std::optional<Drop> why_not(const RunnerMessage& fragment, const FragmentId& id, bool is_new,
                               bool within_credit) const;
   bool is_full() const { return num_places_ > 0 && free_places_.empty(); }
-  bool outdated(uint64_t weights_version) const;
+  bool outdated(uint64_t weights_version, uint64_t clients_lag) const;
   AgentQueue* queue_of(const MessageSource& source);
   void give_back(const MessageSource& source);
   void free_all_places();

@@ -144,10 +144,12 @@ FragmentId id_of(const wire::FragmentHeaderT& header) {
   return {header.key->slot(), header.key->incarnation(), header.key->seq()};
 }
 
-Message fragment_message(std::shared_ptr<Fragment> fragment, uint64_t sampling_ns, uint64_t waiting_ns) {
+Message fragment_message(std::shared_ptr<Fragment> fragment, uint64_t sampling_ns, uint64_t waiting_ns,
+                         uint64_t clients_lag) {
   wire::FragmentHeaderT header;
   header.key = std::make_unique<wire::FragmentKey>(fragment->id.slot, fragment->id.incarnation, fragment->id.seq);
   header.weights_version = fragment->weights_version;
+  header.clients_lag = clients_lag;
   header.steps = static_cast<uint32_t>(fragment->layout().steps());
   header.environments = static_cast<uint32_t>(fragment->layout().environments());
   header.final_rows = fragment->final_rows;

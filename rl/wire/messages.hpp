@@ -62,7 +62,8 @@ std::string_view name_of(Malformed malformed);
 std::variant<Message, Malformed> decode(const Frames& frames);
 
 /// The header and payload of a fragment; the payload shares the fragment's buffer.
-Message fragment_message(std::shared_ptr<Fragment> fragment, uint64_t sampling_ns, uint64_t waiting_ns);
+Message fragment_message(std::shared_ptr<Fragment> fragment, uint64_t sampling_ns, uint64_t waiting_ns,
+                         uint64_t clients_lag = 0);
 FragmentId id_of(const wire::FragmentHeaderT& header);
 
 /// The weights message; payloads share `weights`. And back: nullopt when payload sizes make no sense.

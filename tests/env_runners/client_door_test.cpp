@@ -124,6 +124,17 @@ TEST_SUITE("env_runners/client_door") {
     CHECK(open.heard(0));
   }
 
+  TEST_CASE("ClientDoor: of a client that acts itself it is said what cannot be promised") {
+    Rig rig;
+    for (const uint32_t slot : {0u, 1u}) {
+      rig.add(slot);
+      HelloT said = hello();
+      said.acts = slot == 1;
+      CHECK(fate(rig, std::move(said)) == "");
+      CHECK(rig.said.back().ends_with(slot == 0 ? "with runner 0" : "policy_lag_* counts how old theirs are"));
+    }
+  }
+
   TEST_CASE("ClientDoor: a Hello that is none, or of another protocol, role or space, is refused with its reason") {
     Rig rig;
     rig.add(0);

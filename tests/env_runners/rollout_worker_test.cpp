@@ -410,6 +410,7 @@ TEST_SUITE("env_runners/rollout_worker") {
         const int way = count++ % 3;
         inputs = {0.25f, way == 2 ? INFINITY : 1.5f};
         own = {std::as_bytes(std::span(&action, 1)), std::span<const float>(inputs).first(way == 0 ? 0 : 2)};
+        if (count == 3 || count == 5) own.version = 3 - static_cast<uint64_t>(count == 3 ? 2 : 1);
         return {.reward = 1.0, .own = &own};
       }
       int count = 0;
@@ -422,6 +423,7 @@ TEST_SUITE("env_runners/rollout_worker") {
     spec.make = [](const EnvOptions&) { return std::make_unique<Itself>(); };
     Rig itself(config_for(counter(), 1, 6), spec);
     itself.sample();
+    CHECK(itself.worker.clients_lag() == 2);
     const auto inputs = itself.column<float>("action_dist_inputs"), logp = itself.column<float>("logp");
     for (size_t t = 0; t < 6; ++t) {
       CAPTURE(t);

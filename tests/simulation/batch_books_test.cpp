@@ -42,14 +42,16 @@ TEST_SUITE("roles/batch_books") {
   TEST_CASE("BatchBooks: facts are by place, and gone when they are taken") {
     BatchBooks books(1, 2);
     books.placed(1, {{0, 0, 0}, 0, fragment(0, 0, 0, 5), true}, std::chrono::seconds(3));
-    books.placed(0, {{0, 0, 1}, 0, fragment(0, 0, 1, 6), true}, {});
+    books.placed(0, {{0, 0, 1}, 0, fragment(0, 0, 1, 6, 4), true}, {});
     REQUIRE(books.take_accepted().size() == 2);
     CHECK(books.take_accepted().empty());
     books.drop_placed(1, Drop::policy_lag);
-    books.placed(1, {{0, 0, 2}, 0, fragment(0, 0, 2, 7), true}, {});
+    books.placed(1, {{0, 0, 2}, 0, fragment(0, 0, 2, 7, 9), true}, {});
     const std::vector<FragmentFacts> facts = books.take_facts();
     REQUIRE(facts.size() == 2);
     CHECK(facts[0].weights_version == 6);
+    CHECK(facts[0].clients_lag == 4);
+    CHECK(facts[1].clients_lag == 7);  // there are no older weights
     CHECK(facts[1].id == FragmentId{0, 0, 2});
     CHECK(facts[1].queue_age == Time{});
     CHECK(ends(books.settle({})) == Ends{"0.0.0 policy_lag", "0.0.1 trained", "0.0.2 trained"});

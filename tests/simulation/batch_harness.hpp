@@ -18,10 +18,11 @@ inline Message slot_state(uint32_t slot, uint32_t incarnation, bool up) {
   body.up = up;
   return make_message(body);
 }
-inline Message fragment(uint32_t slot, uint32_t incarnation, uint64_t seq, uint64_t version) {
+inline Message fragment(uint32_t slot, uint32_t incarnation, uint64_t seq, uint64_t version, uint64_t clients_lag = 0) {
   wire::FragmentHeaderT body;
   body.key = std::make_unique<wire::FragmentKey>(slot, incarnation, seq);
   body.weights_version = version;
+  body.clients_lag = clients_lag;
   body.episodes.emplace_back(static_cast<double>(10 * slot + seq), 1, 0, 0);
   return make_message(std::move(body), {SharedBytes::of(std::vector<std::byte>(4))});
 }

@@ -154,6 +154,18 @@ TEST_SUITE("roles/stream_batch") {
     CHECK(ends(s.update().fragments) == Ends{"0.0.0 policy_lag", "0.0.1 trained", "1.0.0 trained"});
   }
 
+  TEST_CASE("StreamBatch: a fragment is as old as the oldest weights that a client acted with in it") {
+    StreamBatch::Options with = options();
+    with.max_policy_lag = 2;
+    Agents s(with);
+    s.published = 5;
+    s.granted(0);
+    s.agent0.send(0, fragment(0, 0, 0, 6, 2)), s.agent0.send(0, fragment(0, 0, 1, 7, 2)), s.send(1, 0, 6);
+    s.batch.fill({});
+    CHECK(placed(s.batch) == Placed{"0:0.0.1", "1:1.0.0"});
+    CHECK(dropped(s.batch, Drop::policy_lag) == 1);
+  }
+
   TEST_CASE("StreamBatch: the credit of what is too old for the next update comes back when this one ended") {
     StreamBatch::Options with = options();
     with.max_policy_lag = 1;
