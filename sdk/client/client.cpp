@@ -301,6 +301,10 @@ struct myriad_client {
     if (playing != wanted) throw std::runtime_error(what);
   }
 
+  static void check_reward(double r) {
+    if (!std::isfinite(r)) throw std::runtime_error(fmt::format("reward = {}", r));
+  }
+
   void begin(const void* observation, void* action) {
     need(false, "the episode before has not ended: say end() first");
     ++episode;
@@ -311,6 +315,7 @@ struct myriad_client {
   }
   void act(const void* observation, double r, void* action) {
     need(true, "no episode runs: say begin() first");
+    check_reward(r);
     ++t;
     reward += r;
     ask(observation, action);
@@ -319,6 +324,7 @@ struct myriad_client {
     need(true, "no episode runs: say begin() first");
     if (ended != MYRIAD_TERMINATED && ended != MYRIAD_TRUNCATED)
       throw std::runtime_error("an episode ends MYRIAD_TERMINATED or MYRIAD_TRUNCATED");
+    check_reward(r);
     ++t;
     reward += r;
     playing = false;
@@ -451,6 +457,7 @@ int myriad_client_act(myriad_client* client, const void* observation, double rew
 int myriad_client_log_reward(myriad_client* client, double reward, myriad_error* error) {
   return guarded(error, [&] {
     client->need(true, "a reward after the end of the episode counts for nothing");
+    client->check_reward(reward);
     client->reward += reward;
   });
 }

@@ -1,11 +1,10 @@
 """Values and spaces at the border to Python, each whole or refused by name: `values_test.py BUILD [CASE ...]`."""
 import json
 import math
-import os
 import pathlib
 import socket
-import subprocess
 import sys
+import tempfile
 import threading
 import types
 import unittest
@@ -346,6 +345,82 @@ class Served(unittest.TestCase):
                             (step(seen=[[0], [0.0, 0.0]]), "^obs: a list of 2"), (step(terminateds=[1, 0]), "they begin, and so end, together")):
             with self.subTest(said):
                 self.assertRegex(self.word_of(world, one, agents=2), said)
+
+
+class Asking(unittest.TestCase):
+    def test_a_client_says_nothing_that_does_not_fit(self):
+        """What is refused is refused before the episode has moved, and can be said again."""
+        with tempfile.TemporaryDirectory(dir="/tmp") as folder, simulator.listener(f"{folder}/s") as door:
+            heard = []
+
+            def run() -> None:
+                sock, _ = door.accept()
+                connection = wire.Connection(sock)
+                connection.receive()
+                b = flatbuffers.Builder(64)
+                p.WelcomeStart(b)
+                connection.send(wire.frame(b, p.Body.Welcome, p.WelcomeEnd(b)))
+                for _ in range(3):
+                    _, seen = connection.receive()
+                    heard.append((seen.Episode(), seen.T(), np.frombuffer(seen.ObservationAsNumpy().tobytes(), np.float32).tolist(), seen.Reward(), seen.Terminated()))
+                    b = flatbuffers.Builder(64)
+                    row = b.CreateByteVector(bytes(4))
+                    p.ActionStart(b)
+                    p.ActionAddEpisode(b, seen.Episode()), p.ActionAddT(b, seen.T()), p.ActionAddAction(b, row)
+                    connection.send(wire.frame(b, p.Body.Action, p.ActionEnd(b)))
+                sock.close()
+
+            thread = threading.Thread(target=run, daemon=True)
+            thread.start()
+            with Client(f"{folder}/s", observation=Box(-9, 9, (2,)), action=Discrete(2)) as client:
+                for wrong in ([0], [0, "x"], [0, math.nan]):
+                    with self.assertRaisesRegex(DoesNotFit, "^obs"):
+                        client.begin(wrong)
+                client.begin([1, 2])
+                for observation, reward in (([0, 0], "1"), ([0, 0], math.nan), ([0, 0], None), ([0], 1.0)):
+                    with self.assertRaises(DoesNotFit):
+                        client.act(observation, reward)
+                with self.assertRaisesRegex(DoesNotFit, "^reward is"):
+                    client.log_reward([1, 2])
+                client.act([3, 4], np.array([0.5]))
+                with self.assertRaisesRegex(DoesNotFit, "^terminated is 'no'"):
+                    client.end([5, 6], 1, terminated="no")
+                with self.assertRaisesRegex(ValueError, "acts=True"):
+                    client.act([5, 6], 1, 0)
+                client.end([5, 6], 1, terminated=np.bool_(True))
+                thread.join(20)
+            self.assertEqual([(0, 0, [1, 2], 0, False), (0, 1, [3, 4], 0.5, False), (0, 2, [5, 6], 1, True)], heard)
+
+
+    def test_an_action_tells_the_weights_it_was_drawn_with(self):
+        with tempfile.TemporaryDirectory(dir="/tmp") as folder, simulator.listener(f"{folder}/s") as door:
+            heard = []
+
+            def run() -> None:
+                sock, _ = door.accept()
+                connection = wire.Connection(sock)
+                connection.receive()
+                b = flatbuffers.Builder(64)
+                p.WelcomeStart(b)
+                connection.send(wire.frame(b, p.Body.Welcome, p.WelcomeEnd(b)))
+                for _ in range(4):
+                    _, seen = connection.receive()
+                    heard.append((seen.ActionLength() > 0, seen.WeightsVersion()))
+                sock.close()
+
+            thread = threading.Thread(target=run, daemon=True)
+            thread.start()
+            with Client(f"{folder}/s", observation=Box(-9, 9, (1,)), action=Discrete(2), acts=True) as client:
+                client.policy = types.SimpleNamespace(version=41, draw=lambda seen: (1, 1, np.zeros(2)), drawn=lambda action: action)
+                client.begin([0])
+                client.act([1], 1.0)
+                client.policy.version = 42  # newer ones came after the action
+                client.act([2], 1.0, 0)
+                client.end([3], 1.0)  # what a person did is of no version
+                with self.assertRaisesRegex(DoesNotFit, r"action\[0\] = 2 outside \[0, 1\]"):
+                    client.begin([0], 2)
+                thread.join(20)
+            self.assertEqual([(False, -1), (True, 41), (True, 41), (True, -1)], heard)
 
 
 # --- with the programs ---

@@ -1,5 +1,6 @@
 """A program that asks for actions at its own pace: a game, a robot, a service (env = "clients:FILE")."""
 import contextlib
+import math
 import os
 import random
 import socket
@@ -64,7 +65,7 @@ class Client:
         """Adds to the reward of the next act() or end()."""
         if not self._playing:
             raise RuntimeError("a reward after the end of the episode counts for nothing")
-        self._reward += reward_of(reward)
+        self._reward += finite(reward)
 
     def act(self, observation, reward: float = 0.0, action=None):
         """What the last action led to; returns what to do now."""
@@ -96,6 +97,10 @@ class Client:
     def _look_at(self, observation, action) -> None:
         """Raises for what does not fit, before the episode has moved."""
         self.observation.write(self._leaves, observation)
+        for leaf, row in zip(self.observation.leaves, self._leaves):
+            if row.dtype.kind == "f" and not np.isfinite(row).all():
+                i = int(np.isfinite(row.ravel()).argmin())
+                raise spaces.DoesNotFit(f"{leaf.path}[{i}] = {row.ravel()[i]}")
         if action is None:
             return
         if not self.acts:
@@ -106,7 +111,7 @@ class Client:
     def _advance(self, reward: float) -> None:
         if not self._playing:
             raise RuntimeError("no episode runs: say begin() first")
-        reward = reward_of(reward)
+        reward = finite(reward)
         self._t += 1
         self._reward += reward
 
@@ -231,6 +236,13 @@ class Client:
         p.HelloAddToken(b, said[1]), p.HelloAddSession(b, said[2]), p.HelloAddObservation(b, said[3]), p.HelloAddAction(b, said[4])
         p.HelloAddActs(b, self.acts)
         return wire.frame(b, p.Body.Hello, p.HelloEnd(b))
+
+
+def finite(reward) -> float:
+    reward = reward_of(reward)
+    if not math.isfinite(reward):
+        raise spaces.DoesNotFit(f"reward = {reward}")
+    return reward
 
 
 class EpisodeLost(Exception):
