@@ -375,7 +375,8 @@ TEST_SUITE("env_runners/vector_env") {
                               {"e", Space(MultiBinary{2})},
                               {"f", Space::box(-INFINITY, 5, {1}, DType::f64)},
                               {"g", Space::box(-7, 7, {1}, DType::i64)},
-                              {"h", Space::box(-INFINITY, INFINITY, {1})}}};
+                              {"h", Space::box(-INFINITY, INFINITY, {1})},
+                              {"i", Space(MultiDiscrete{{2, 4}, {-1, 25}})}}};
     const RowCheck check(space);
     RandomStream random(3, StreamPurpose::environment, 0);
     std::vector<std::byte> row(space.row_bytes());
@@ -389,5 +390,8 @@ TEST_SUITE("env_runners/vector_env") {
     }
     CHECK(inside > 1000);
     CHECK(outside > 300);
+    const Space wide = Space::box(-INFINITY, INFINITY, {1}, DType::f64);
+    for (const double value : {3.4e38, -3.4e38, 3.5e38, -1e300, static_cast<double>(INFINITY)})
+      CHECK(RowCheck(wide).holds(reinterpret_cast<const std::byte*>(&value)) == (std::abs(value) < 3.45e38));
   }
 }

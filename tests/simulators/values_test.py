@@ -490,7 +490,7 @@ class Programs(Case):
         alone = self.command(SERVED.replace("SPACES", "s.Box(-1, 1, (3,)), s.MultiDiscrete([[2, 11]], start=[[0, 25]])"), "alone.py")
         self.train(self.root / "alone", config=self.file("alone.toml", CONFIG.replace("ENV", json.dumps(alone), 1)))
         self.assertIn(Policy(self.root / "alone").act(np.zeros(3))[0, 1], range(25, 36))
-        self.call("check-env", env, "--steps", 200)
+        self.train(self.root / "random", "env_runners.random_actions=true", "stop.training_iteration=1", config=self.root / "config.toml")
 
     def test_what_a_program_returns_wrongly_is_told_before_a_run_begins_or_with_its_line(self):
         text = "import numpy as np\nfrom gymnasium import spaces as s\nfrom myriad_client import Box, Discrete, serve\nfrom myriad_client.gymnasium import space_of\n"
@@ -507,10 +507,6 @@ class Programs(Case):
         self.assertIn("make it numbers of a Box", said)
         said = self.refused(self.command(SERVED.replace("SPACES", "s.Discrete(2), s.Discrete(20_000_000)"), "many.py"), status=2)
         self.assertIn("20000000 outputs for the actions Discrete(20000000)", said)
-
-    def test_numbers_beyond_float32_are_named(self):
-        text = SERVED.replace("obs.sample()", "np.full(2, 1e300)").replace("SPACES", "s.Box(-np.inf, np.inf, (2,), np.float64), s.Discrete(2)")
-        self.assertIn("obs[0] = 1e+300 is beyond float32", self.call("play", self.command(text), "--steps", 1, status=3).stderr)
 
     def test_a_part_of_a_gymnasium_environment_is_dropped(self):
         self.file("talks.py", """

@@ -462,7 +462,10 @@ def space_of(said: dict):
     """A space of spaces.json."""
     kind = said["kind"]
     if kind == "Box":
-        bounds = lambda values, endless: np.array([endless if x is None else x for x in values]).reshape(said["shape"] if len(values) > 1 else (1,))
+        def bounds(values: list, endless: float):
+            numbers = [endless if x is None else x for x in values]
+            return numbers[0] if len(numbers) == 1 else np.reshape(numbers, said["shape"])
+
         return spaces.Box(bounds(said["low"], -math.inf), bounds(said["high"], math.inf), tuple(said["shape"]), said["dtype"])
     if kind == "Dict":
         return spaces.Dict(dict(zip(said["names"], map(space_of, said["spaces"]), strict=True)))
