@@ -84,6 +84,13 @@ struct StepResult {
   const OwnAction* own = nullptr;  ///< valid until the next step()
 };
 
+/// What an environment says of an episode beside its return.
+struct EpisodeNumber {
+  std::string_view name;
+  double mean;  ///< over the steps of the episode that had it
+  double last;  ///< of the last of these
+};
+
 /// Keyword options of an environment, e.g. {"ctrl_cost_weight": 0.1}; unknown ones are errors.
 using EnvOptions = std::map<std::string, double>;
 
@@ -117,6 +124,13 @@ class Environment {
 
   /// Frames a second at which one frame a step shows the simulation's own time.
   virtual double render_fps() const { return 30.0; }
+
+  /// Of the episode that the last step() belongs to, for the results of the run; asked where the episode ends. Valid
+  /// until the next call.
+  virtual std::span<const EpisodeNumber> numbers() { return {}; }
+
+  /// What went wrong in that episode without ending it, in words; "": nothing.
+  virtual std::string_view warning() { return {}; }
 };
 
 /// A function R(Argument, const EnvContext&), or R(Argument) where the context is of no use: most environments.

@@ -248,10 +248,13 @@ class Checks {
     Player p = player();
     p.reset();
     int64_t terminated = 0, truncated = 0;
+    std::string warning;
     for (int64_t i = 0; i < options_.steps / 10; ++i) {
       if (p.ended()) ++(p.result.terminated ? terminated : truncated);
       p.step();
+      if (warning.empty()) warning = p.stepper.env().warning();
     }
+    if (!warning.empty()) say(Verdict::wrong, warning);
     const std::string limit = spec_->max_episode_steps > 0
                                   ? fmt::format("{} at the limit of {} steps", truncated, spec_->max_episode_steps)
                                   : "";

@@ -104,6 +104,16 @@ void Program::run() const {
   for (const Instruction& instruction : instructions_) instruction.execute(instruction);
 }
 
+void Program::begin() const {
+  // From S_0 as many steps as there are memories, without a step: an inner before() comes first.
+  for (size_t i = 0; i < remembered_.size(); ++i) {
+    if (at_start_ != nullptr) *at_start_ = 1;
+    run();
+    remember();
+  }
+  if (at_start_ != nullptr) *at_start_ = 1;
+}
+
 void Program::remember() const {
   // From the last: a before() of a before() takes what the inner one gave.
   for (size_t i = remembered_.size(); i-- > 0;)
@@ -119,6 +129,13 @@ std::span<double> Program::allocate(size_t size, const std::string& where) {
   return {at, size};
 }
 
+std::span<double> Program::remember_later(const Value& value, const std::string& where) {
+  const std::span<double> memory = allocate(value.size, where);
+  forgotten_.push_back(value);
+  remembered_.push_back(memory);
+  return memory;
+}
+
 Value Program::constant(double value) {
   const std::span<double> at = allocate(1, "a number");
   at[0] = value;
@@ -128,18 +145,30 @@ Value Program::constant(double value) {
 /// Recursive descent over one text; each function is a line of the grammar.
 class Program::Compiler {
  public:
-  Compiler(Program& program, std::string_view text, const std::string& where, const Program::Names& names)
-      : program_(program), text_(text), where_(where), names_(names) {}
+  Compiler(Program& program, std::string_view text, const std::string& where, const Program::Names& names,
+           const Program::Memory* memory)
+      : program_(program), text_(text), where_(where), names_(names), memory_(memory) {}
 
   Value compile() {
     constexpr size_t kMaxText = 4096;
     if (text_.size() > kMaxText) wrong(fmt::format("{} characters are too many; at most {}", text_.size(), kMaxText));
+    if (memory_ == nullptr) return whole();
+    if (program_.at_start_ == nullptr)
+      program_.at_start_ = program_.remember_later(program_.constant(0), where_).data();
+    const std::span<double> now = program_.allocate(memory_->start.size, where_);
+    last_ = program_.remember_later({now.data(), now.size()}, where_);
+    const Value next = whole();
+    if (next.size != 1 && next.size != now.size())
+      wrong(fmt::format("it has {} values, and its start {}", next.size, now.size()), 0);
+    return emit_to(now.data(), "where", {{program_.at_start_, 1}, memory_->start, next});
+  }
+
+ private:
+  Value whole() {
     const Value value = disjunction();
     if (peek() != '\0') wrong(fmt::format("{} is not expected", shown()));
     return value;
   }
-
- private:
   // disjunction := conjunction { "or" conjunction };  conjunction := negation { "and" negation }
   Value disjunction() {
     Value left = conjunction();
@@ -231,11 +260,15 @@ class Program::Compiler {
     } catch (const Error& error) { wrong(error.what(), start); }
   }
   Value call(const std::string& name, size_t start) {
+    if (name == "before" && memory_ != nullptr) {
+      const size_t argument = at_;
+      peek();
+      if (take_name() == memory_->name && take(")")) return {last_.data(), last_.size()};
+      at_ = argument;
+    }
     const std::vector<Value> arguments = list(")");
     if (name == "before" && arguments.size() == 1) {
-      const std::span<double> memory = program_.allocate(arguments[0].size, where_);
-      program_.forgotten_.push_back(arguments[0]);
-      program_.remembered_.push_back(memory);
+      const std::span<double> memory = program_.remember_later(arguments[0], where_);
       return {memory.data(), memory.size()};
     }
     const std::vector<std::string> names = Program::function_names();
@@ -369,12 +402,14 @@ class Program::Compiler {
   std::string_view text_;
   const std::string& where_;
   const Program::Names& names_;
+  const Program::Memory* memory_;
+  std::span<double> last_;  // of memory_
   size_t at_ = 0;
   int depth_ = 0;
 };
 
-Value Program::compile(std::string_view text, const std::string& where, const Names& names) {
-  return Compiler(*this, text, where, names).compile();
+Value Program::compile(std::string_view text, const std::string& where, const Names& names, const Memory* memory) {
+  return Compiler(*this, text, where, names, memory).compile();
 }
 
 }  // namespace myriad

@@ -29,17 +29,28 @@ class Program {
   /// What a name stands for. Throws Error for an unknown one.
   using Names = std::function<Value(const std::string& name)>;
 
-  /// Adds `text`; its value is up to date after each run(). Throws Error("bad-expression"): "`where`: ... at column N".
+  /// Of a value `name` that goes on from its last one: air = where(contact, 0, before(air) + dt).
+  struct Memory {
+    std::string name;
+    Value start;
+  };
+
+  /// Adds `text`; its value is up to date after each run(). With `memory` it may ask for its own last value, and is
+  /// `memory->start` at first: its size, too. Throws Error("bad-expression"): "`where`: ... at column N".
   /// Any text is safe.
-  Value compile(std::string_view text, const std::string& where, const Names& names);
+  Value compile(std::string_view text, const std::string& where, const Names& names, const Memory* memory = nullptr);
 
   void run() const;
 
-  /// What before(...) will give: the values of the last run().
+  /// At S_0, which has nothing before it: every before(e) is e, and a value with memory its start.
+  void begin() const;
+  /// Before a step: what before(...) will give, the values of the last run().
   void remember() const;
   const std::vector<std::span<double>>& remembered() const { return remembered_; }
 
   Value constant(double value);
+  /// Numbers that change in other ways than by run().
+  std::span<double> variable(size_t size) { return allocate(size, "numbers of the task"); }
   static std::vector<std::string> function_names();
 
  private:
@@ -59,12 +70,14 @@ class Program {
   static void fold(const Instruction& i);
   static const std::vector<Function>& functions();
   std::span<double> allocate(size_t size, const std::string& where);
+  std::span<double> remember_later(const Value& value, const std::string& where);
 
   std::pmr::monotonic_buffer_resource memory_;  // addresses stay
   size_t allocated_ = 0;                        // doubles
   std::vector<Instruction> instructions_;
   std::vector<Value> forgotten_;               // what remember() copies ...
   std::vector<std::span<double>> remembered_;  // ... here
+  double* at_start_ = nullptr;                 // 1 at S_0, then 0; one of remembered_; nullptr: nothing asks
 };
 
 }  // namespace myriad

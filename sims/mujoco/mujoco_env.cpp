@@ -3,26 +3,19 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
-#include <map>
-#include <mutex>
 
 #include "rl/check.hpp"
+#include "sims/mujoco/guarded.hpp"
+#include "sims/mujoco/model_file.hpp"
 
 namespace myriad {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// Without handlers MuJoCo writes MUJOCO_LOG.TXT into the working folder: ten thousand runners share one.
-void print_warning(const char* message) { std::fprintf(stderr, "warning: MuJoCo: %s\n", message); }
-
-[[noreturn]] void print_error_and_exit(const char* message) {
-  std::fprintf(stderr, "error[mujoco] %s\n", message);
-  std::_Exit(static_cast<int>(Exit::internal));  // MuJoCo's error handler must not return
-}
 
 /// assets/ beside the file this code was loaded from, so that the build tree can be moved.
 fs::path assets_folder() {
@@ -43,39 +36,24 @@ double median_of_geoms(const mjModel& model, const mjData& data, int axis) {
 
 }  // namespace
 
-std::shared_ptr<const mjModel> load_model(const std::string& xml) {
-  static std::mutex mutex;
-  static std::map<std::string, std::shared_ptr<const mjModel>> models;
-  const std::scoped_lock lock(mutex);
-  std::shared_ptr<const mjModel>& model = models[xml];
-  if (model) return model;
-  mju_user_error = print_error_and_exit;
-  const std::string file = (assets_folder() / xml).string();
-  // Of our files' age MuJoCo warns in vain: they are pinned, with the wheel.
-  mju_user_warning = file == xml ? print_warning : [](const char*) {};
-  char error[1000] = "";
-  mjModel* loaded = mj_loadXML(file.c_str(), nullptr, error, sizeof error);
-  std::ranges::replace(error, '\n', ' ');
-  if (loaded == nullptr) fail(Exit::environment, "mujoco-model", "MuJoCo cannot load {}: {}", file, error);
-  mju_user_warning = print_warning;
-  model.reset(loaded, [](const mjModel* m) { mj_deleteModel(const_cast<mjModel*>(m)); });
-  return model;
-}
-
-bool has_model(const std::string& xml) {
+std::string asset_path(const std::string& xml) {
+  const fs::path file = assets_folder() / xml;
   std::error_code missing;
-  return fs::exists(assets_folder() / xml, missing);
+  return fs::exists(file, missing) ? file.string() : "";
 }
 
 MujocoEnv::MujocoEnv(const std::string& xml, int frame_skip, std::vector<MujocoField> fields)
-    : MujocoEnv(load_model(xml), frame_skip) {
+    : MujocoEnv(
+          build_model({.path = (assets_folder() / xml).string(), .task_folder = "", .settings = {}, .ours = true}), xml,
+          frame_skip) {
   for (const MujocoField& field : fields) depend_on(field);
 }
 
-MujocoEnv::MujocoEnv(std::shared_ptr<const mjModel> model, int frame_skip)
-    : model_(std::move(model)), data_(mj_makeData(model_.get())), frame_skip_(frame_skip) {
+MujocoEnv::MujocoEnv(std::shared_ptr<const mjModel> model, std::string name, int frame_skip)
+    : model_(std::move(model)), name_(std::move(name)), frame_skip_(frame_skip) {
   if (frame_skip < 1) fail(Exit::usage, "env-option", "frame_skip is {}, want at least 1", frame_skip);
-  check(data_ != nullptr, "MuJoCo cannot make mjData");
+  guarded(name_, [&] { data_.reset(mj_makeData(model_.get())); });
+  if (data_ == nullptr) fail(Exit::resource, "mujoco", "{}: no memory for a simulation", name_);
 }
 
 void MujocoEnv::depend_on(const MujocoField& field) {
@@ -87,9 +65,14 @@ void MujocoEnv::depend_on(const MujocoField& field) {
 }
 
 void MujocoEnv::reset(RandomStream& random, Row observation) {
-  mj_resetData(model_.get(), data_.get());
-  add_reset_noise(random, {data_->qpos, qpos().size()}, {data_->qvel, qvel().size()});
-  mj_forward(model_.get(), data_.get());
+  lost_ = {};
+  warning_.clear();
+  guarded(name_, [&] {
+    mj_resetData(model_.get(), data_.get());
+    add_reset_noise(random, {data_->qpos, qpos().size()}, {data_->qvel, qvel().size()});
+    mj_forward(model_.get(), data_.get());
+  });
+  note_warnings();
   start_memory();
   observe(observation);
 }
@@ -108,9 +91,43 @@ void MujocoEnv::simulate(std::span<const float> controls) {
 }
 
 void MujocoEnv::advance() {
-  for (int i = 0; i < frame_skip_; ++i) mj_step(model_.get(), data_.get());
-  if (forces_) mj_rnePostConstraint(model_.get(), data_.get());
-  if (subtree_velocities_) mj_subtreeVel(model_.get(), data_.get());
+  guarded(name_, [&] {
+    for (int i = 0; i < frame_skip_; ++i) mj_step(model_.get(), data_.get());
+    if (forces_) mj_rnePostConstraint(model_.get(), data_.get());
+    if (subtree_velocities_) mj_subtreeVel(model_.get(), data_.get());
+  });
+  note_warnings();
+}
+
+void MujocoEnv::note_warnings() {
+  const auto& warnings = data_->warning;
+  for (const int kind : {mjWARN_BADQPOS, mjWARN_BADQVEL, mjWARN_BADQACC})
+    if (warnings[kind].number > 0) [[unlikely]]
+      fail(Exit::environment, "unstable",
+           "{}: the simulation became unstable: {}; a smaller timestep, more damping or narrower [randomize] may help",
+           name_, mju_warningText(kind, static_cast<size_t>(warnings[kind].lastinfo)));
+  for (size_t i = 0; i < kLosses.size(); ++i)
+    if (warnings[kLosses[i].kind].number != lost_[i]) [[unlikely]]
+      note_loss(i);
+}
+
+void MujocoEnv::note_loss(size_t i) {
+  const mjWarningStat& warning = data_->warning[kLosses[i].kind];
+  lost_[i] = warning.number;
+  if (warning_.empty())
+    warning_ =
+        fmt::format("{}: MuJoCo: {} What finds no room is left out: <size memory=\"...\"/> in the model makes more",
+                    name_, mju_warningText(kLosses[i].kind, static_cast<size_t>(warning.lastinfo)));
+  static std::array<std::atomic_flag, kLosses.size()> told{};
+  if (!told[i].test_and_set()) std::fprintf(stderr, "warning: %s\n", warning_.c_str());
+}
+
+std::span<const EpisodeNumber> MujocoEnv::numbers() {
+  numbers_.clear();
+  add_numbers(numbers_);
+  for (size_t i = 0; i < kLosses.size(); ++i)
+    if (const double lost = lost_[i]; lost > 0) numbers_.push_back({kLosses[i].name, lost, lost});
+  return numbers_;
 }
 
 std::optional<std::vector<double>> MujocoEnv::state() const {
@@ -122,6 +139,8 @@ std::optional<std::vector<double>> MujocoEnv::state() const {
 }
 
 void MujocoEnv::set_state(std::span<const double> state, Row observation) {
+  lost_ = {};
+  warning_.clear();
   const size_t nq = qpos().size(), short_size = nq + qvel().size();
   const size_t simulation = mj_stateSize(model_.get(), mjSTATE_INTEGRATION);
   size_t full = simulation;
@@ -132,10 +151,12 @@ void MujocoEnv::set_state(std::span<const double> state, Row observation) {
          "a state of this MuJoCo environment has {} values, want {} or [qpos, qvel], {}", state.size(), full,
          short_size);
   if (state.size() != full) {
-    mj_resetData(model_.get(), data_.get());
-    std::copy_n(state.begin(), nq, data_->qpos);
-    std::copy(state.begin() + nq, state.end(), data_->qvel);
-    mj_forward(model_.get(), data_.get());
+    guarded(name_, [&] {
+      mj_resetData(model_.get(), data_.get());
+      std::copy_n(state.begin(), nq, data_->qpos);
+      std::copy(state.begin() + nq, state.end(), data_->qvel);
+      mj_forward(model_.get(), data_.get());
+    });
     start_memory();
   } else {
     size_t at = full;
@@ -144,11 +165,13 @@ void MujocoEnv::set_state(std::span<const double> state, Row observation) {
       std::copy_n(state.begin() + at, memory.size(), memory.begin());
       at += memory.size();
     }
-    restore_memory();
-    mj_resetData(model_.get(), data_.get());
-    mj_setState(model_.get(), data_.get(), state.data(), mjSTATE_INTEGRATION);
-    mj_forward(model_.get(), data_.get());  // what the task reads and its state has not
-    mj_setState(model_.get(), data_.get(), state.data(), mjSTATE_INTEGRATION);  // the solver's warm start again
+    guarded(name_, [&] {
+      restore_memory();
+      mj_resetData(model_.get(), data_.get());
+      mj_setState(model_.get(), data_.get(), state.data(), mjSTATE_INTEGRATION);
+      mj_forward(model_.get(), data_.get());  // what the task reads and its state has not
+      mj_setState(model_.get(), data_.get(), state.data(), mjSTATE_INTEGRATION);  // the solver's warm start again
+    });
     at = simulation;
     for (const MujocoField& field : fields_) {
       std::copy_n(state.begin() + at, read(field).size(), data_.get()->*field.values);
@@ -172,9 +195,11 @@ std::optional<Frame> MujocoEnv::render(int width, int height) {
       camera.distance = model_->stat.extent;
       place_camera(camera);
     }
-    renderer_ = std::make_unique<MujocoRenderer>(*model_, camera);
+    guarded(name_, [&] { renderer_ = std::make_unique<MujocoRenderer>(*model_, camera); });
   }
-  return renderer_->render(*data_, width, height);
+  std::optional<Frame> frame;
+  guarded(name_, [&] { frame = renderer_->render(*data_, width, height); });
+  return frame;
 }
 
 int MujocoEnv::body_id(const char* name) const {

@@ -11,12 +11,14 @@
 #include <mujoco/mujoco.h>
 
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <initializer_list>
 #include <limits>
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -53,14 +55,18 @@ class MujocoEnv : public Environment {
 
   /// Seen by the model's camera "track" where it has one, as Gymnasium does; else by a free one (place_camera).
   std::optional<Frame> render(int width, int height) final;
+
+  /// The task's, and how often MuJoCo left out contacts or constraints, where it did: warning() has its words.
+  std::span<const EpisodeNumber> numbers() final;
+  std::string_view warning() final { return warning_; }
   double render_fps() const final { return 1 / dt(); }
 
  protected:
   /// Loads assets/`xml`; `fields` are what the observation and the next step's reward read beside qpos and qvel.
   /// Throws Error("mujoco-model") with MuJoCo's own words.
   MujocoEnv(const std::string& xml, int frame_skip, std::vector<MujocoField> fields = {});
-  /// The same of a model that was loaded: by load_model, or a copy for one environment.
-  MujocoEnv(std::shared_ptr<const mjModel> model, int frame_skip);
+  /// The same of a model that was loaded, or a copy for one environment; `name` is for errors.
+  MujocoEnv(std::shared_ptr<const mjModel> model, std::string name, int frame_skip);
 
   /// Adds to the fields.
   void depend_on(const MujocoField& field);
@@ -79,7 +85,11 @@ class MujocoEnv : public Environment {
   virtual void restore_memory() {}
   virtual void start_memory() {}
 
-  /// Applies the controls for one env step.
+  /// Adds the task's own numbers of an episode.
+  virtual void add_numbers(std::vector<EpisodeNumber>&) const {}
+
+  /// Applies the controls for one env step. Throws Error("mujoco") for a fatal error of MuJoCo, Error("unstable") for a
+  /// simulation that it gave up.
   void simulate(std::span<const float> controls);
 
   /// The same with the controls that mjData has.
@@ -110,22 +120,33 @@ class MujocoEnv : public Environment {
     void operator()(mjData* data) const { mj_deleteData(data); }
   };
 
+  /// Contacts or constraints that were left out: MuJoCo's warning, and their name among numbers().
+  struct Loss {
+    mjtWarning kind;
+    std::string_view name;
+  };
+  static constexpr std::array<Loss, 2> kLosses{
+      {{mjWARN_CONTACTFULL, "mujoco_contacts_lost"}, {mjWARN_CNSTRFULL, "mujoco_constraints_lost"}}};
+
+  void note_warnings();
+  void note_loss(size_t i);
+
   std::shared_ptr<const mjModel> model_;
+  std::string name_;
   std::unique_ptr<mjData, Free> data_;
   int frame_skip_;
   std::vector<MujocoField> fields_;
   std::unique_ptr<MujocoRenderer> renderer_;  // from the first render() on
   std::vector<std::span<double>> memory_;
+  std::array<int, kLosses.size()> lost_{};  // how often, in this episode
+  std::string warning_;
+  std::vector<EpisodeNumber> numbers_;
   bool forces_ = false;              // mj_rnePostConstraint: of contacts, inside and outside bodies
   bool subtree_velocities_ = false;  // mj_subtreeVel
 };
 
-/// Loads assets/`xml`, or any other file where `xml` is an absolute path; one model a file and process. Throws
-/// Error("mujoco-model") with MuJoCo's own words.
-std::shared_ptr<const mjModel> load_model(const std::string& xml);
-
-/// Whether assets/ has it.
-bool has_model(const std::string& xml);
+/// assets/`xml`; "" where there is none.
+std::string asset_path(const std::string& xml);
 
 /// A pair of Gymnasium's, two options here: `name`_low and `name`_high.
 struct OptionRange {

@@ -334,7 +334,7 @@ void simulator_seeds() {
 }
 
 void task_seeds() {
-  for (const char* name : {"arm", "hopper", "half-cheetah"}) {
+  for (const char* name : {"arm", "hopper", "half-cheetah", "quadruped"}) {
     std::ifstream file(std::filesystem::path(__FILE__).parent_path() / "../../configs/tasks" /
                        (std::string(name) + ".toml"));
     const std::string text{std::istreambuf_iterator<char>(file), {}};

@@ -18,6 +18,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto compile = [&](Program& program, std::string_view text) {
     try {
       const Value value = program.compile(text, "file", names);
+      program.begin();
       for (int i = 0; i < 2; ++i) program.run(), program.remember();
       volatile double sum = 0;
       for (size_t i = 0; i < value.size; ++i) sum = sum + value.at[i];
@@ -36,10 +37,21 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     return 0;
   }
   fuzz::require(!task.observation.empty() && !task.reward.empty() && task.frame_skip > 0, "a task has what it needs");
-  for (const NamedFormula& value : task.values) compile(program, value.formula.text);
+  for (const NamedFormula& value : task.values) {
+    compile(program, value.formula.text);
+    if (!value.start) continue;
+    try {
+      const Program::Memory memory{value.name, program.compile(value.start->text, "file", names)};
+      (void)program.compile(value.formula.text, "file", names, &memory);
+      program.begin();
+    } catch (const Error& error) {
+      fuzz::require(error.code() == "bad-expression", "a value that remembers and is refused is the user's to change");
+    }
+  }
+  for (const PoseEntry& entry : task.pose) (void)fits(entry.joint.text, "FL_hip_joint");
   for (const ObservationTerm& term : task.observation) compile(program, term.value.text);
   for (const RewardTerm& term : task.reward) compile(program, term.value.text), compile(program, term.weight.text);
-  for (const ResetNoise& noise : task.noise) compile(program, noise.noise.first.text);
+  for (const JointNoise& noise : task.noise) compile(program, noise.noise.first.text);
   for (const Randomized& one : task.randomize) compile(program, one.distribution.second.text);
   return 0;
 }

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <map>
 
 #include "rl/check.hpp"
 #include "rl/environment.hpp"
@@ -58,6 +59,11 @@ class Folder {
  public:
   Folder() { std::ofstream(path_ / "model.xml") << kModel; }
 
+  void write(const std::string& file, const std::string& text) {
+    fs::create_directories((path_ / file).parent_path());
+    std::ofstream(path_ / file) << text;
+  }
+
   /// The environment id of a new task file.
   std::string task(const std::string& text) {
     const fs::path file = path_ / fmt::format("{}.toml", files_++);
@@ -107,6 +113,11 @@ class Play {
     env_->set_state(state, Row(std::as_writable_bytes(std::span(observation_))));
   }
   std::vector<double> state() const { return *env_->state(); }
+  std::map<std::string, EpisodeNumber> numbers() {
+    std::map<std::string, EpisodeNumber> all;
+    for (const EpisodeNumber& number : env_->numbers()) all.emplace(number.name, number);
+    return all;
+  }
   const std::vector<double>& observation() const { return observation_; }
   const EnvSpec& spec() const { return spec_; }
   RandomStream& random() { return random_; }
@@ -227,7 +238,7 @@ TEST_SUITE("sims/mjcf") {
     check("1 < 2 )", "at column 7 of the expression: ')' is not expected");
     check("time:hinge", "at column 1 of the expression: no value time:hinge; did you mean time?");
     check("something",
-          "at column 1 of the expression: no value something; known: action, dt, time and the arrays of mjData");
+          "at column 1 of the expression: no value something; known: action, dt, pose, time and the arrays of mjData");
     check("qM", "at column 1 of the expression: no value qM; did you mean dt?");
     check(std::string(300, '('), "at column 101 of the expression: it is nested too deeply");
     check(std::string(5000, '1'), "at column 1 of the expression: 5000 characters are too many; at most 4096");
@@ -422,7 +433,290 @@ qpos = { uniform = 0.0 }
     Folder folder;
     Play play(
         folder.task(std::string(kTask) + "[randomize]\n\"opt.gravity[2]\" = { uniform = [-1e13, -1e13], set = true }"));
-    CHECK(error_of([&] { play.step(); }).starts_with("error[unstable] the simulation became unstable: "));
+    CHECK(error_of([&] { play.step(); }).find("model.xml: the simulation became unstable: ") != std::string::npos);
+  }
+
+  /// A tower of two links on a base; its mesh is in a package; a finger follows the second joint.
+  constexpr const char* kUrdf = R"(<?xml version="1.0"?>
+<robot name="tower">
+  <!-- <mujoco><compiler meshdir="nowhere"/></mujoco> -->
+  <link name="base"><inertial><mass value="2"/><inertia ixx="1" ixy="0" ixz="0" iyy="1" iyz="0" izz="1"/></inertial>
+    <visual><geometry><mesh filename="package://tower/meshes/missing.dae"/></geometry></visual></link>
+  <link name="upper"><inertial><mass value="1"/><inertia ixx="1" ixy="0" ixz="0" iyy="1" iyz="0" izz="1"/></inertial>
+    <collision><geometry><mesh filename="package://tower/meshes/block.obj"/></geometry></collision></link>
+  <link name="lower"><inertial><mass value="1"/><inertia ixx="1" ixy="0" ixz="0" iyy="1" iyz="0" izz="1"/></inertial></link>
+  <link name="finger"><inertial><mass value="1"/><inertia ixx="1" ixy="0" ixz="0" iyy="1" iyz="0" izz="1"/></inertial></link>
+  <joint name="hip" type="revolute"><parent link="base"/><child link="upper"/><axis xyz="0 0 1"/>
+    <limit lower="-1" upper="1" effort="10" velocity="1"/></joint>
+  <joint name="knee" type="revolute"><parent link="upper"/><child link="lower"/><axis xyz="0 0 1"/>
+    <limit lower="-2" upper="2" effort="5" velocity="1"/></joint>
+  <joint name="tip" type="revolute"><parent link="lower"/><child link="finger"/><axis xyz="0 0 1"/>
+    <mimic joint="knee" multiplier="-0.5" offset="0.25"/><limit lower="-9" upper="9" effort="5" velocity="1"/></joint>
+</robot>)";
+  constexpr const char* kBlock = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 3 2\nf 1 2 4\nf 1 4 3\nf 2 3 4\n";
+  constexpr const char* kUrdfTask =
+      "[observation]\nterms = [\"qpos\", \"ctrl\", \"qfrc_actuator\"]\n[reward]\nr = 0\n[model]\nfile = "
+      "\"tower/urdf/tower.urdf\"\n";
+
+  TEST_CASE("URDF: it plays as it is: motors by effort, meshes of packages, joints that mimic others") {
+    Folder folder;
+    folder.write("tower/urdf/tower.urdf", kUrdf);
+    folder.write("tower/meshes/block.obj", kBlock);
+    CHECK(folder.refusal(kUrdfTask) ==
+          "error[no-actuators] 0.toml:6:8: model.file: the model has no actuator; [action] joints = [\"*\"] gives each "
+          "of "
+          "its 2 joints (hip, knee) a motor, and kp = 20 and kd = 0.5 beside it make that a servo");
+    Play play(folder.task(std::string(kUrdfTask) + "[action]\njoints = [\"*\"]"));
+    CHECK(play.spec().action_space.to_string() == "Box([-10.0 -5.0], [10.0 5.0], (2,), float32)");
+    play.step({3, -2});
+    CHECK(play.observation()[5] == 3);
+    CHECK(play.observation()[6] == -2);
+    for (int t = 0; t < 1000; ++t) play.step({0, 0.5f});
+    const double knee = play.observation()[1], tip = play.observation()[2];
+    CHECK(std::abs(knee) > 0.1);
+    CHECK(tip == doctest::Approx(0.25 - 0.5 * knee).epsilon(0.05));
+  }
+
+  TEST_CASE("URDF: a free root, a floor, MuJoCo's compiler and options by setting") {
+    Folder folder;
+    folder.write("tower/urdf/tower.urdf", kUrdf);
+    folder.write("tower/meshes/block.obj", kBlock);
+    Play play(folder.task(
+        "[observation]\nterms = [\"qpos:root\", \"geom_xpos:floor\", \"dt\"]\n[reward]\nr = 0\n[model]\nfile = "
+        "\"tower/urdf/tower.urdf\"\nbase_height = 5\nfloor = true\noption = { timestep = 0.01 }\ncompiler = { "
+        "boundmass = 3 }\n[action]\njoints = [\"hip\"]\nforce = 2"));
+    CHECK(play.observation() == std::vector<double>{0, 0, 5, 1, 0, 0, 0, 0, 0, 0, 0.01});
+    CHECK(play.spec().action_space.to_string() == "Box(-2.0, 2.0, (1,), float32)");
+    play.step({0});
+    CHECK(play.observation()[2] < 5);
+    Play heavy(
+        folder.task("[observation]\nterms = [\"cinert:lower[9]\"]\n[reward]\nr = 0\n[model]\nfile = "
+                    "\"tower/urdf/tower.urdf\"\ncompiler = { boundmass = 3 }\n[action]\njoints = [\"*\"]"));
+    CHECK(heavy.observation()[0] == 3);
+  }
+
+  TEST_CASE(
+      "URDF: meshes that are elsewhere are found by setting; what MuJoCo cannot take is told with what to write") {
+    Folder folder;
+    folder.write("robot.urdf", kUrdf);
+    folder.write("shapes/block.obj", kBlock);
+    folder.write("far/meshes/block.obj", kBlock);
+    const auto task = [](const std::string& model) {
+      return "[observation]\nterms = [\"qpos\"]\n[reward]\nr = 0\n[action]\njoints = [\"*\"]\n[model]\nfile = "
+             "\"robot.urdf\"\n" +
+             model;
+    };
+    const std::string lost = folder.refusal(task(""));
+    CHECK(lost.starts_with("error[mujoco-model] MuJoCo cannot load robot.urdf: "));
+    CHECK(lost.ends_with(
+        "; no package://tower/meshes/block.obj: [model] packages = { NAME = \"FOLDER\" } says where it lies"));
+    CHECK(Play(folder.task(task("meshes = \"shapes\""))).observation().size() == 3);
+    CHECK(Play(folder.task(task("packages = { tower = \"far\" }"))).observation().size() == 3);
+    folder.write("robot.urdf", "<robot name=\"r\" xmlns:xacro=\"x\"><xacro:include filename=\"y\"/></robot>");
+    CHECK(folder.refusal(task("floor = true")) ==
+          "error[mujoco-model] robot.urdf is a xacro file: xacro robot.urdf > robot.urdf makes a URDF of it");
+    CHECK(
+        folder
+            .refusal("[observation]\nterms = [1]\n[reward]\nr = 0\n[model]\nfile = \"model.xml\"\ncompiler = { a = 1 }")
+            .ends_with("model.xml is MJCF, and has elements of its own for them"));
+  }
+
+  TEST_CASE("MjcfEnv: plugins that come with MuJoCo are there") {
+    Folder folder;
+    folder.write("pid.xml",
+                 R"(<mujoco><extension><plugin plugin="mujoco.pid"><instance name="p"><config key="kp" value="4"/>
+      </instance></plugin></extension><worldbody><body><joint name="j" axis="0 0 1"/><geom size=".1"/></body></worldbody>
+      <actuator><plugin joint="j" plugin="mujoco.pid" instance="p" ctrlrange="-1 1" actdim="0"/></actuator></mujoco>)");
+    Play play(folder.task("model = \"pid.xml\"\n[observation]\nterms = [\"qfrc_actuator\"]\n[reward]\nr = 0"));
+    play.step({0.5f});
+    CHECK(play.observation()[0] == 2);
+  }
+
+  /// Balls in a pile, with memory for `memory` of contacts and constraints.
+  std::string pile(const std::string& memory) {
+    std::string xml = "<mujoco><size memory=\"" + memory + "\"/><worldbody><geom type=\"plane\" size=\"5 5 .1\"/>";
+    for (int i = 0; i < 8; ++i)
+      xml += fmt::format("<body pos=\"0 0 {}\"><freejoint/><geom size=\".1\"/></body>", 0.09 + 0.19 * i);
+    return xml +
+           "<body pos=\"1 0 .5\"><joint name=\"j\" type=\"slide\"/><geom size=\".1\"/></body></worldbody>"
+           "<actuator><motor joint=\"j\" ctrlrange=\"-1 1\"/></actuator></mujoco>";
+  }
+  constexpr const char* kPileTask = "model = \"pile.xml\"\n[observation]\nterms = [\"qpos:j\"]\n[reward]\nr = 1\n";
+
+  TEST_CASE("MujocoEnv: a fatal error of MuJoCo is an error with its words and the model's name") {
+    Folder folder;
+    folder.write("pile.xml", pile("48K"));
+    const std::string id = folder.task(kPileTask);
+    const std::string line = error_of([&] {
+      Play play(id);
+      for (int t = 0; t < 100; ++t) play.step({0});
+    });
+    CHECK(line.starts_with("error[mujoco] "));
+    CHECK(line.find("pile.xml: MuJoCo: mj_stackAlloc: out of memory") != std::string::npos);
+  }
+
+  TEST_CASE("MujocoEnv: contacts and constraints that MuJoCo leaves out are counted") {
+    Folder folder;
+    folder.write("pile.xml", pile("22K"));
+    Play play(folder.task(kPileTask));
+    for (int t = 0; t < 10; ++t) play.step({0});
+    CHECK(play.numbers().at("mujoco_constraints_lost").last >= 10);
+    folder.write("roomy.xml", pile("4M"));
+    Play roomy(folder.task("model = \"roomy.xml\"\n[observation]\nterms = [\"qpos:j\"]\n[reward]\nr = 1\n"));
+    for (int t = 0; t < 10; ++t) roomy.step({0});
+    CHECK(roomy.numbers().size() == 1);
+  }
+
+  TEST_CASE("MjcfEnv: an actuator without ctrlrange is named with its joint; [action] range is a way out") {
+    Folder folder;
+    folder.write("servo.xml",
+                 R"(<mujoco><worldbody><body><joint name="j" range="-90 90" limited="true"/><geom size=".1"/>
+      </body></worldbody><actuator><position name="servo" joint="j" kp="50"/><motor name="torque" joint="j"/></actuator></mujoco>)");
+    const auto task = [](const std::string& action) {
+      return "model = \"servo.xml\"\n[observation]\nterms = [\"ctrl\"]\n[reward]\nr = 0\n[action]\n" + action;
+    };
+    CHECK(
+        folder.refusal(task("actuators = [\"*\"]")) ==
+        "error[no-ctrlrange] 0.toml:1:9: model: actuator 0 'servo' (a position servo of joint 'j') has no ctrlrange, "
+        "which bounds the actions; in the model: inheritrange=\"1\" (the range of its joint); or in the task: [action] "
+        "range = [-1.571, 1.571]");
+    CHECK(folder.refusal(task("actuators = [\"torque\"]")) ==
+          "error[no-ctrlrange] 1.toml:1:9: model: actuator 1 'torque' (a motor of joint 'j') has no ctrlrange, which "
+          "bounds the actions; in the model: ctrlrange=\"-1 1\"; or in the task: [action] range = [-1, 1]");
+    Play play(folder.task(
+        task("range = [-1, 1]\n\"range:servo\" = [-0.5, 0.5]\n\"scale:tor*\" = 3\n\"offset:servo\" = 0.25")));
+    CHECK(play.spec().action_space.to_string() == "Box([-0.5 -1.0], [0.5 1.0], (2,), float32)");
+    CHECK(play.observation() == std::vector<double>{0.25, 0});
+    play.step({0.5f, 1});
+    CHECK(play.observation() == std::vector<double>{0.75, 3});
+    CHECK(folder.refusal(task("range = [-1, 1]\n\"scale:tork\" = 3")) ==
+          "error[unknown-object] 3.toml:8:16: action.scale:tork: the model has no actuator or joint that acts 'tork'; "
+          "known: servo, torque");
+  }
+
+  TEST_CASE("MjcfEnv: joint targets are counted from the pose, with the gains given") {
+    Folder folder;
+    const std::string task =
+        "model = \"model.xml\"\n[options]\nkp = 8\n[observation]\nterms = [\"qpos:hinge\", \"ctrl\", "
+        "\"actuator_force\", "
+        "\"pose[0]\"]\n[reward]\nr = 0\n[pose]\nhinge = 0.5\n[action]\njoints = [\"finger-tip\", \"hinge\"]\nkp = "
+        "\"kp\"\nkd = 0.25\nscale = 0.1\n\"kp:finger-tip\" = 20\n";
+    Play play(folder.task(task));
+    CHECK(play.spec().action_space.to_string() == "Box(-1.0, 1.0, (2,), float32)");
+    CHECK(play.observation() == std::vector<double>{0.5, 0.5, 0, 0, 0, 0.5});
+    play.step({0.5f, 1});
+    CHECK(play.observation()[1] == doctest::Approx(0.6));  // the model's order: torque of hinge, push of finger-tip
+    CHECK(play.observation()[2] == doctest::Approx(0.05));
+    CHECK(play.observation()[3] == doctest::Approx(8 * 0.1));  // gear, once 2, is 1
+    CHECK(play.observation()[4] == doctest::Approx(20 * 0.05));
+    Play stiff(folder.task(task), 1, {{"kp", 100}});
+    stiff.step({0, 1});
+    CHECK(stiff.observation()[3] == doctest::Approx(2 * 3));  // what the motor could do: gear x ctrlrange
+    CHECK(folder.refusal(task + "\"kd:*toe\" = 1")
+              .ends_with(
+                  "action.kd:*toe: the model has no joint among [action] joints '*toe'; known: finger-tip, hinge"));
+  }
+
+  TEST_CASE("MjcfEnv: rewards may remember: air time") {
+    Folder folder;
+    Play play(folder.task(
+        "model = \"model.xml\"\n[values]\nup = \"action[0] < 0.5\"\nair = { value = \"where(up, before(air) + 1, 0)\", "
+        "start = "
+        "0 }\npair = { value = \"before(pair) * 2\", start = \"[1, 10]\" }\n[observation]\nterms = [\"air\", "
+        "\"pair\"]\n[reward]\nlanding = \"where(up, 0, before(air))\"\n[info]\nlongest = \"air\""));
+    CHECK(play.observation() == std::vector<double>{0, 1, 10});
+    CHECK(play.step({0, 0}).reward == 0);
+    CHECK(play.observation() == std::vector<double>{1, 2, 20});
+    play.step({0, 0}), play.step({0, 0});
+    CHECK(play.observation() == std::vector<double>{3, 8, 80});
+    CHECK(play.step({1, 0}).reward == 3);
+    CHECK(play.observation()[0] == 0);
+    CHECK(play.step({1, 0}).reward == 0);
+    const std::map<std::string, EpisodeNumber> numbers = play.numbers();
+    CHECK(numbers.at("reward_landing").mean == 3.0 / 5);
+    CHECK(numbers.at("reward_landing").last == 0);
+    CHECK(numbers.at("longest").mean == (1 + 2 + 3) / 5.0);
+    play.reset();
+    CHECK(play.observation() == std::vector<double>{0, 1, 10});
+    play.step({0, 0});
+    CHECK(play.observation() == std::vector<double>{1, 2, 20});
+    CHECK(folder
+              .refusal(
+                  "model = \"model.xml\"\n[values]\nair = { value = \"air + 1\", start = 0 }\n[observation]\nterms = "
+                  "[\"air\"]\n[reward]\nr = 0")
+              .find("no value air") != std::string::npos);
+  }
+
+  TEST_CASE("MjcfEnv: commands are drawn again in time; the reward is of the one that was seen") {
+    Folder folder;
+    Play play(
+        folder.task("model = \"model.xml\"\n[commands]\nspeed = { uniform = [1, 2], every = 0.03 }\nonce = { normal = "
+                    "[5, 0] }\n[observation]\nterms = "
+                    "[\"speed\", \"once\"]\n[reward]\nr = \"speed\""));
+    std::vector<double> seen;
+    for (int t = 0; t < 9; ++t) {
+      const double speed = play.observation()[0];
+      if (seen.empty() || seen.back() != speed) seen.push_back(speed);
+      CHECK((speed >= 1 && speed < 2));
+      CHECK(play.step({0, 0}).reward == speed);
+    }
+    CHECK(seen.size() == 3);
+    CHECK(play.observation()[1] == 5);
+  }
+
+  TEST_CASE("MjcfEnv: observations and actions may be late, and noisy; robots are pushed") {
+    Folder folder;
+    Play play(
+        folder.task("model = \"model.xml\"\n[observation]\nterms = [\"time\", { value = \"time\", delay = 2 }, { value "
+                    "= \"0\", noise = { "
+                    "uniform = 0.5 }, scale = 10 }, \"ctrl:torque\", { value = \"time\", delay = [0, 3] "
+                    "}]\n[reward]\nr = 0\n[action]\ndelay = 1"));
+    double least = 9, most = 0;
+    for (int episode = 0; episode < 40; ++episode) {
+      for (int t = 1; t < 8; ++t) {
+        play.step({static_cast<float>(t) / 10, 0});
+        CHECK(play.observation()[1] == doctest::Approx(std::max(0, t - 2) * 0.01));
+        CHECK(play.observation()[3] == doctest::Approx((t - 1) / 10.0));
+        CHECK((play.observation()[2] > -5 && play.observation()[2] < 5 && play.observation()[2] != 0));
+      }
+      const double late = std::round((play.observation()[0] - play.observation()[4]) * 100);
+      least = std::min(least, late), most = std::max(most, late);
+      play.reset();
+      CHECK(play.observation()[3] == 0);
+    }
+    CHECK((least == 0 && most == 3));
+    Play pushed(
+        folder.task("model = \"model.xml\"\n[observation]\nterms = [\"qvel:flight\"]\n[reward]\nr = 0\n[push]\nevery = "
+                    "0.05\n\"qvel:flight[0:2]\" = { uniform = [7, 8] }"));
+    for (int t = 0; t < 5; ++t) pushed.step({0, 0});
+    CHECK(pushed.observation()[0] == doctest::Approx(0));
+    pushed.step({0, 0});
+    CHECK((pushed.observation()[0] > 6.9 && pushed.observation()[1] > 6.9));
+    CHECK(pushed.observation()[4] == doctest::Approx(0));
+  }
+
+  TEST_CASE("MjcfEnv: all that a task remembers is part of its state") {
+    Folder folder;
+    const std::string id = folder.task(
+        "model = \"model.xml\"\n[values]\nair = { value = \"before(air) + action[0]\", start = 1 }\n[commands]\nspeed "
+        "= { uniform = [1, "
+        "2], every = [0.02, 0.09] }\n[observation]\nterms = [\"speed\", \"air\", { value = \"qvel\", delay = [1, 3], "
+        "noise = { normal = "
+        "0.1 } }]\n[reward]\nr = \"air\"\n[action]\ndelay = [0, 3]\n[push]\nevery = [0.05, 0.1]\nqvel = { normal = 0.1 "
+        "}");
+    Play play(id), copy(id, 7);
+    play.reset();
+    for (int t = 0; t < 10; ++t) play.step();
+    copy.set_state(play.state());
+    copy.random() = play.random();
+    for (int t = 0; t < 60; ++t) {
+      REQUIRE(copy.observation() == play.observation());
+      const double want = play.step({0.5f, -1.0f}).reward, got = copy.step({0.5f, -1.0f}).reward;
+      REQUIRE(got == want);
+      if (t == 40) play.reset(), copy.reset();
+    }
+    CHECK(copy.state() == play.state());
+    CHECK(copy.numbers().at("reward_r").mean == play.numbers().at("reward_r").mean);
   }
 }
 
