@@ -133,7 +133,7 @@ def main() -> int:
         (root / "t").mkdir()
         (root / "soak.toml").write_text(CONFIG.format(runners=args.runners, hosts=args.hosts))
         # Each slot is killed every few minutes on average: no reason to give it up.
-        settings = ["fault_tolerance.max_crashes_per_minute=1000", *args.overrides]
+        settings = ["fault_tolerance.max_failures_in_a_row=1000", *args.overrides]
         samples, run_number, session, status = soak(args, root, settings)
         bad = judge(args, samples, left_behind(session, root / "t", run_number), status)
     return 1 if bad else 0

@@ -64,6 +64,10 @@ class EnvRunner {
 
   void send_error(const Error& error) {
     wire::ProcessErrorT last_word;
+    if (const auto* failure = dynamic_cast<const EnvError*>(&error)) {
+      last_word.failures = failure->in_a_row;
+      last_word.ends_run = !failure->mendable || setup_.config.environment.on_failure == "end";
+    }
     last_word.slot = slot_;
     last_word.code = error.code();
     last_word.message = error.what();
@@ -101,6 +105,13 @@ class EnvRunner {
     worker_.emplace(setup_.config, setup_.env, setup_.spec,
                     uint64_t{slot_} * static_cast<uint64_t>(setup_.config.env_runners.num_envs_per_env_runner),
                     incarnation_, context_);
+    worker_->on_event([this](std::string_view kind, const std::string& text) {
+      std::fprintf(stderr, "runner %u: %s\n", slot_, text.c_str());
+      wire::EventT event;
+      event.kind = kind;
+      event.text = fmt::format("runner {}: {}", slot_, text);
+      (void)send(make_message(std::move(event)));
+    });
     if (!state.empty())
       if (const std::string note = worker_->set_state(state); !note.empty())
         std::fprintf(stderr, "runner %u: %s\n", slot_, note.c_str());
@@ -206,19 +217,20 @@ RunnerSetup RunnerSetup::load(uint64_t run, uint64_t epoch, std::string_view con
 
 int run_env_runner(const RunnerSetup& setup, uint32_t slot, uint32_t incarnation, int socket, int door,
                    const std::byte* weights, RunnerPage& page, const Sandbox& sandbox) {
-  std::optional<Error> last_word;
   EnvRunner runner(setup, slot, incarnation, socket, door, weights, page);
+  const auto end_with = [&](const Error& error) {
+    std::fprintf(stderr, "runner %u: %s\n", slot, error.line().c_str());
+    runner.send_error(error);
+    return static_cast<int>(error.exit_status());
+  };
   try {
     sandbox.enter();  // the ledger is open, foreign code not loaded
     ::close(sandbox.fd());
     runner.run();
     return 0;
-  } catch (const Error& error) { last_word = error; } catch (const std::exception& error) {
-    last_word = Error(Exit::internal, "internal", error.what());
+  } catch (const Error& error) { return end_with(error); } catch (const std::exception& error) {
+    return end_with(Error(Exit::internal, "internal", error.what()));
   }
-  std::fprintf(stderr, "runner %u: %s\n", slot, last_word->line().c_str());
-  runner.send_error(*last_word);
-  return static_cast<int>(last_word->exit_status());
 }
 
 }  // namespace myriad

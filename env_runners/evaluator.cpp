@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 
 #include "rl/check.hpp"
 
@@ -12,24 +13,39 @@ constexpr uint64_t kActions = uint64_t{1} << 32;  // index of the episode's acti
 
 }  // namespace
 
-double EvaluationResult::return_mean() const {
+namespace {
+
+template <class F>
+double mean_of(const EvaluationResult& result, F&& value) {
+  const size_t count = result.episodes.size() - result.num_failed();
   double sum = 0.0;
-  for (const Episode& episode : episodes) sum += episode.episode_return;
-  return episodes.empty() ? 0.0 : sum / static_cast<double>(episodes.size());
+  for (const EvaluationResult::Episode& episode : result.episodes)
+    if (!episode.failed) sum += value(episode);
+  return count == 0 ? 0.0 : sum / static_cast<double>(count);
+}
+
+}  // namespace
+
+size_t EvaluationResult::num_failed() const {
+  return static_cast<size_t>(std::ranges::count_if(episodes, &Episode::failed));
+}
+
+double EvaluationResult::return_mean() const {
+  return mean_of(*this, [](const Episode& episode) { return episode.episode_return; });
 }
 
 double EvaluationResult::return_stddev() const {
-  if (episodes.size() < 2) return 0.0;
+  const size_t count = episodes.size() - num_failed();
+  if (count < 2) return 0.0;
   const double mean = return_mean();
-  double squares = 0.0;
-  for (const Episode& episode : episodes) squares += (episode.episode_return - mean) * (episode.episode_return - mean);
-  return std::sqrt(squares / static_cast<double>(episodes.size() - 1));
+  const double variance = mean_of(*this, [mean](const Episode& episode) {
+    return (episode.episode_return - mean) * (episode.episode_return - mean);
+  });
+  return std::sqrt(variance * static_cast<double>(count) / static_cast<double>(count - 1));
 }
 
 double EvaluationResult::length_mean() const {
-  double sum = 0.0;
-  for (const Episode& episode : episodes) sum += episode.length;
-  return episodes.empty() ? 0.0 : sum / static_cast<double>(episodes.size());
+  return mean_of(*this, [](const Episode& episode) { return static_cast<double>(episode.length); });
 }
 
 Evaluator::Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec& module, WeightsPtr weights,
@@ -37,9 +53,11 @@ Evaluator::Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec&
     : rules_(std::make_shared<const EnvRules>(
           env, config.environment.env_config,
           config.environment.max_episode_steps > 0 ? config.environment.max_episode_steps : env.max_episode_steps,
-          options.context)),
+          options.context, out_of_bounds_of(config.environment.out_of_bounds))),
       weights_(std::move(weights)),
       options_(options),
+      restarts_(config.environment.on_failure == "restart" && rules_->spec.agents == 1),
+      may_fail_(config.fault_tolerance.max_failed_episodes * options.episodes),
       flatten_(rules_->spec.observation_space),
       policy_(module),
       dist_(module.distribution, rules_->spec.action_space),
@@ -69,7 +87,8 @@ Evaluator::Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec&
     slots_.push_back({EnvStepper(rules_, options.seed, StreamPurpose::evaluation, i), i});
     action_streams_.emplace_back(0, StreamPurpose::evaluation, 0);
   }
-  for (size_t i = 0; i < n; ++i) start(i);
+  for (size_t i = 0; i < slots_.size();)
+    if (begin(i)) ++i;
 }
 
 void Evaluator::start(size_t i) {
@@ -107,28 +126,60 @@ void Evaluator::step_once() {
   }
   for (size_t i = n; i-- > 0;) {  // downwards: the last slot moves into a place that was stepped already
     auto& [stepper, episode] = slots_[i];
-    const StepResult result = stepper.step(ConstRow(env_action(i)), Row(row_));
-    stepper.check_step(result, result.reward, Row(row_));
+    StepResult result;
+    try {
+      result = stepper.step(ConstRow(env_action(i)), Row(row_));
+      stepper.check_step(result, result.reward, Row(row_));
+    } catch (const EnvError& error) {
+      drop_episode(i, error);
+      if (next(i)) begin(i);
+      continue;
+    }
     result_.episodes[episode] = {stepper.episode_return(), stepper.episode_length()};
     read_observation(i);
     if (options_.observer != nullptr)
       options_.observer->stepped(episode, stepper.env(),
                                  {stepper.episode_length(), ConstRow(env_action(i)), ConstRow(row_), result});
-    if (result.terminated || result.truncated) finish(i);
+    if (!result.terminated && !result.truncated) continue;
+    stepper.add_numbers(result_.numbers);
+    if (next(i)) begin(i);
   }
 }
 
-/// The slot's episode is over: it starts its next one, num_envs_ further on, or leaves.
-void Evaluator::finish(size_t i) {
+/// Begins the slot's episode, or if that fails one of the next. False: there is none, and the slot is another one.
+bool Evaluator::begin(size_t i) {
+  for (;;) {
+    try {
+      start(i);
+      return true;
+    } catch (const EnvError& error) { drop_episode(i, error); }
+    if (!next(i)) return false;
+  }
+}
+
+/// The slot's episode is over: the next one is num_envs_ further on. False: the slot has left, and the last one is in
+/// its place.
+bool Evaluator::next(size_t i) {
   ++finished_;
   slots_[i].episode += num_envs_;
-  if (slots_[i].episode < result_.episodes.size()) return start(i);
+  if (slots_[i].episode < result_.episodes.size()) return true;
   const size_t last = slots_.size() - 1;
   std::copy_n(features_.data() + last * obs_size_, obs_size_, features_.data() + i * obs_size_);
   if (i != last) slots_[i] = std::move(slots_[last]);
   action_streams_[i] = action_streams_[last];
   slots_.pop_back();
   action_streams_.pop_back();
+  return false;
+}
+
+/// The slot's episode fails; its environment is made anew.
+void Evaluator::drop_episode(size_t i, const EnvError& error) {
+  auto& [stepper, episode] = slots_[i];
+  if (!restarts_ || !error.mendable || static_cast<double>(++failed_) > may_fail_) throw error;
+  result_.episodes[episode] = {stepper.episode_return(), stepper.episode_length(), true};
+  if (options_.observer != nullptr) options_.observer->failed(episode);
+  if (is_told(failed_)) std::fprintf(stderr, "%s\n", error.line().c_str());
+  stepper.renew(rules_->spec.options, error.what());
 }
 
 EvaluationResult evaluate(const Config& config, const EnvSpec& env, const ModuleSpec& module, const Weights& weights,

@@ -1,7 +1,8 @@
 // Evaluator: runs exactly N episodes of a policy and reports each one.
 //
 // One thread. Episode i has its own random streams and is run by environment i mod B; an environment with no episode
-// left rests. So no short episode is counted in place of a long one, and results do not depend on B.
+// left rests. So no short episode is counted in place of a long one, and results do not depend on B. An episode that
+// fails (environment.on_failure) is left out of the means and counted.
 #pragma once
 
 #include <cstdint>
@@ -24,9 +25,13 @@ struct EvaluationResult {
   struct Episode {
     double episode_return = 0.0;  ///< undiscounted sum of the environment's own rewards
     uint32_t length = 0;          ///< env steps
+    bool failed = false;          ///< it was not played to its end: return and length are of its beginning
   };
   std::vector<Episode> episodes;  ///< by episode number
+  std::vector<NumberStats> numbers = {};
 
+  size_t num_failed() const;
+  // Of the episodes that did not fail.
   double return_mean() const;
   double return_stddev() const;  ///< of the sample (n - 1); 0 for fewer than two
   double length_mean() const;
@@ -45,6 +50,7 @@ class EpisodeObserver {
   virtual ~EpisodeObserver() = default;
   virtual void began(size_t episode, Environment& env, ConstRow observation) = 0;
   virtual void stepped(size_t episode, Environment& env, const SeenStep& step) = 0;
+  virtual void failed(size_t) {}  ///< this episode ends without another step
 };
 
 class Evaluator {
@@ -61,7 +67,9 @@ class Evaluator {
   Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec& module, WeightsPtr weights,
             const Options& options);
 
-  /// At most `steps` steps of every environment; true when all episodes are over. Throws EnvError.
+  /// At most `steps` steps of every environment; true when all episodes are over. Throws EnvError: the first where
+  /// environment.on_failure is "end" or agents share a world; else when more than fault_tolerance.max_failed_episodes
+  /// of the episodes have failed.
   bool step_some(int steps);
   size_t num_finished() const { return finished_; }
   const EvaluationResult& result() const { return result_; }
@@ -72,13 +80,17 @@ class Evaluator {
     size_t episode;  // which one it runs
   };
   void start(size_t slot);
+  bool begin(size_t slot);
+  bool next(size_t slot);
+  void drop_episode(size_t slot, const EnvError& error);
   void step_once();
-  void finish(size_t slot);
   void read_observation(size_t slot);
 
   std::shared_ptr<const EnvRules> rules_;
   WeightsPtr weights_;
   Options options_;
+  bool restarts_;
+  double may_fail_;  // episodes
   ObservationFlattener flatten_;
   std::optional<MeanStdFilter> filter_;
   EigenPolicy policy_;
@@ -91,7 +103,7 @@ class Evaluator {
   std::vector<float> inputs_, logp_;              // [slots, n], [slots]
   std::vector<std::byte> row_;                    // of one observation
   std::vector<std::byte> actions_, env_actions_;  // [slots] rows
-  size_t finished_ = 0;
+  size_t finished_ = 0, failed_ = 0;
   EvaluationResult result_;
 };
 

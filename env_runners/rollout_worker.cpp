@@ -10,6 +10,9 @@
 namespace myriad {
 namespace {
 
+/// An environment that fails so often in a row is made anew with its process: what is broken may be more than itself.
+constexpr int64_t kFailuresInAProcess = 3;
+
 /// Streams of different incarnations start 2^40 draws apart.
 uint64_t first_draw(uint32_t incarnation) { return uint64_t{incarnation} << 40; }
 
@@ -27,7 +30,11 @@ VectorEnv::Options env_options(const Config& config, const EnvSpec& env, uint64_
                       .gamma = config.training.gamma,
                       .scale = e.reward_scale,
                       .clip = e.reward_clip,
-                      .sign = e.reward_sign}};
+                      .sign = e.reward_sign},
+          .out_of_bounds = out_of_bounds_of(e.out_of_bounds),
+          .restarts = e.on_failure == "restart",
+          .max_failures_in_a_row =
+              static_cast<uint32_t>(std::min(kFailuresInAProcess, config.fault_tolerance.max_failures_in_a_row))};
 }
 
 const Tensor& tensor_of(const TensorMap& tensors, const std::string& name) {
@@ -70,8 +77,8 @@ RolloutWorker::RolloutWorker(const Config& config, const EnvSpec& env, const Mod
   if (frame_stack_ > 1) env_stacks_.resize(observed_.size());
   if (filter_ || bytes_) features_.resize(num_envs_ * obs_size_);
   if (!flat_) {
-    rows_.resize(num_envs_ * envs_.row_bytes());
-    final_rows_.resize(rows_.size());
+    for (std::vector<std::byte>& rows : rows_) rows.resize(num_envs_ * envs_.row_bytes());
+    final_rows_.resize(rows_[0].size());
   }
   action_streams_.reserve(num_envs_);
   for (size_t b = 0; b < num_envs_; ++b)
@@ -108,8 +115,8 @@ void RolloutWorker::begin(Fragment& fragment, const WeightsView& weights) {
   envs_.set_curriculum(published);
   clients_lag_ = 0;
   if (!started_) {
-    envs_.reset(flat_ ? observed_.data() : rows_.data());
-    if (!flat_) to_features(rows_.data(), num_envs_, observed_.data());
+    envs_.reset(flat_ ? observed_.data() : rows_[0].data());
+    if (!flat_) to_features(rows_[0].data(), num_envs_, observed_.data());
     started_ = true;
   }
   const auto start = [&](const char* name) { return fragment.row(layout.column(name), 0); };
@@ -161,7 +168,7 @@ bool RolloutWorker::step_some(int steps) {
   while (target_.t < end) step_once();
   if (end < target_.fragment->layout().steps()) return false;
   if (in_place()) std::copy_n(target_.obs, observed_.size(), observed_.begin());  // the next fragment's row 0
-  target_.fragment = nullptr;
+  std::exchange(target_.fragment, nullptr)->report = envs_.take_report();
   return true;
 }
 
@@ -177,16 +184,20 @@ void RolloutWorker::step_once() {
                               : in_place()     ? to.obs + n * obs_bytes_
                                                : observed_.data();
   std::byte* const next_final = to.final_obs + to.fragment->final_rows * obs_bytes_;
-  const size_t final_rows = envs_.step(env_actions_.data(), {.obs = flat_ ? next_obs : rows_.data(),
+  std::swap(rows_[0], rows_[1]);
+  const size_t final_rows = envs_.step(env_actions_.data(), {.obs = flat_ ? next_obs : rows_[0].data(),
                                                              .rewards = to.rewards,
                                                              .terminateds = to.terminateds,
                                                              .truncateds = to.truncateds,
                                                              .final_obs = flat_ ? next_final : final_rows_.data(),
                                                              .episodes = &to.fragment->episodes,
-                                                             .own = &own_});
+                                                             .own = &own_,
+                                                             .before = !flat_       ? rows_[1].data()
+                                                                       : in_place() ? to.obs
+                                                                                    : observed_.data()});
   for (const auto& [b, own] : std::exchange(own_, {})) take_own(b, *own);
   if (!flat_) {
-    to_features(rows_.data(), n, next_obs);
+    to_features(rows_[0].data(), n, next_obs);
     to_features(final_rows_.data(), final_rows, next_final);
   }
   to.fragment->final_rows += final_rows;
@@ -326,8 +337,8 @@ std::string RolloutWorker::set_state(std::span<const std::byte> bytes) {
     fail(Exit::usage, "foreign-checkpoint",
          "the runner's state has {} environments of {} features in all, want {} of {}", positions.size(), obs.size(),
          num_envs_, num_envs_ * obs_size_);
-  const std::vector<int> restarted = envs_.set_state(tensors, flat_ ? observed_.data() : rows_.data());
-  if (!flat_) to_features(rows_.data(), num_envs_, observed_.data());
+  const std::vector<int> restarted = envs_.set_state(tensors, flat_ ? observed_.data() : rows_[0].data());
+  if (!flat_) to_features(rows_[0].data(), num_envs_, observed_.data());
   for (size_t b = 0; b < num_envs_; ++b) {
     action_streams_[b].set_position(static_cast<uint64_t>(positions[b]));
     // The observation as it was, should the simulator's own be of another rounding; not of an episode that began anew.

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -42,6 +43,10 @@ class RolloutWorker {
   /// At most `steps` vector steps; true when the fragment is full. Throws Error (exit 3) when an environment fails.
   bool step_some(int steps);
 
+  /// Is told what VectorEnv tells.
+  void on_event(std::function<void(std::string_view kind, const std::string& text)> tell) {
+    envs_.on_event(std::move(tell));
+  }
   uint64_t num_env_steps() const { return env_steps_; }  ///< by this object, over all B
   /// Of the newest fragment: versions between its weights and the oldest that a client chose an action in it with.
   uint64_t clients_lag() const { return clients_lag_; }
@@ -94,7 +99,8 @@ class RolloutWorker {
   std::vector<std::byte> env_stacks_;  // [B, obs_bytes]  where observations are stacks: the environments' own
   std::vector<float> features_;        // [B, obs_size]  of uint8, or filtered
   std::vector<float> logp_, inputs_;   // [B], [B, k]  where fragments have no such column
-  std::vector<std::byte> rows_, final_rows_;  // [B, row_bytes]  where rows are not features
+  std::vector<std::byte> rows_[2];     // [B, row_bytes]  where rows are not features: of S_t, and of the state before
+  std::vector<std::byte> final_rows_;  // [B, row_bytes]
   size_t env_action_bytes_;
   std::vector<std::byte> env_actions_;  // [B, env_action_bytes]
   std::vector<std::byte> own_action_;   // of one environment, as the fragment keeps it

@@ -24,7 +24,8 @@ const Tensor& tensor_of(const TensorMap& state, const std::string& name, size_t 
 }  // namespace
 
 VectorEnv::VectorEnv(const EnvSpec& spec, const Options& options, const EnvContext& context)
-    : rules_(std::make_shared<const EnvRules>(spec, options.env_config, options.max_episode_steps, context)),
+    : rules_(std::make_shared<const EnvRules>(spec, options.env_config, options.max_episode_steps, context,
+                                              options.out_of_bounds)),
       options_(options),
       all_options_(rules_->spec.options),
       to_learner_(options.rewards, static_cast<size_t>(options.num_envs)),
@@ -62,10 +63,90 @@ void VectorEnv::apply_options(Slot& slot) {
   slot.stepper.set_options(all_options_);
 }
 
-void VectorEnv::start_episode(Slot& slot, Row observation) {
+void VectorEnv::try_start(Slot& slot, Row observation) {
   if (!curriculum_.empty()) draw_options(slot);
   slot.stepper.reset(observation);
   slot.stepper.check_start(observation);
+}
+
+void VectorEnv::start_episode(Slot& slot, Row observation) {
+  try {
+    try_start(slot, observation);
+  } catch (const EnvError& error) {
+    note_failure(slot, error);
+    restart(slot, error.what(), observation);
+  }
+}
+
+/// Makes an environment that failed anew, until it begins an episode.
+void VectorEnv::restart(Slot& slot, std::string why, Row observation) {
+  for (;;) {
+    try {
+      for (size_t i = 0; i < slot.options.size(); ++i) all_options_.at(options_.curriculum[i]) = slot.options[i];
+      slot.stepper.renew(all_options_, why);
+      return try_start(slot, observation);
+    } catch (const EnvError& error) {
+      note_failure(slot, error);
+      why = error.what();
+    }
+  }
+}
+
+/// The step of environment b ends its episode at `last`, a row that is known.
+void VectorEnv::cut(size_t b, const std::byte* last, const Destination& to, size_t& final_rows) const {
+  to.terminateds[b] = 0;
+  to.truncateds[b] = 1;
+  std::memcpy(to.final_obs + final_rows++ * row_bytes_, last, row_bytes_);
+}
+
+/// The step of environment b failed. Where it is an agent, its whole world begins anew.
+void VectorEnv::fail_episode(size_t b, const EnvError& error, const Destination& to, size_t& final_rows) {
+  note_failure(slots_[b], error);
+  const size_t agents = static_cast<size_t>(rules_->spec.agents), first = b - b % agents;
+  for (size_t a = first; a < first + agents; ++a) {
+    if (a >= b) to.rewards[a] = 0.0f;
+    cut(a, (a < b ? to.obs : to.before) + a * row_bytes_, to, final_rows);
+  }
+  for (size_t a = first; a < first + agents; ++a) restart(slots_[a], error.what(), row(to.obs, a));
+}
+
+/// Throws it where nothing would be gained by another try.
+void VectorEnv::note_failure(Slot& slot, const EnvError& error) {
+  if (!options_.restarts || !error.mendable) throw error;
+  const size_t b = static_cast<size_t>(&slot - slots_.data());
+  const bool in_step = slot.stepper.episode_length() > 0;
+  if (!in_step && b % static_cast<size_t>(rules_->spec.agents) != 0) throw error;  // its world has begun without it
+  const bool early = slot.fresh && slot.stepper.episode_length() <= kEarly;
+  slot.failures_in_a_row = early ? slot.failures_in_a_row + 1 : 1;
+  slot.fresh = true;
+  const auto cause = static_cast<size_t>(error.cause);
+  ++report_.failures[cause];
+  tell_rarely("env-failure", ++failures_[cause], error.what());
+  if (slot.failures_in_a_row < options_.max_failures_in_a_row) return;
+  EnvError last = error;
+  last.in_a_row = slot.failures_in_a_row;
+  throw last;
+}
+
+void VectorEnv::tell_rarely(std::string_view kind, uint64_t count, const std::string& text) const {
+  if (tell_ && is_told(count)) tell_(kind, count == 1 ? text : fmt::format("{} times, the last: {}", count, text));
+}
+
+EnvReport VectorEnv::take_report() {
+  uint64_t outside = 0;
+  const std::string* first = nullptr;
+  for (const Slot& slot : slots_) {
+    outside += slot.stepper.num_outside();
+    if (first == nullptr && slot.stepper.num_outside() > 0) first = &slot.stepper.first_outside();
+  }
+  report_.outside = outside - outside_;
+  if (outside_ == 0 && outside > 0) tell_rarely("env-out-of-bounds", 1, *first);
+  outside_ = outside;
+  EnvReport report = report_;
+  std::erase_if(report.numbers, [](const NumberStats& stats) { return stats.episodes == 0; });
+  report_.failures = {};
+  for (NumberStats& stats : report_.numbers) stats = {.name = std::move(stats.name)};
+  return report;
 }
 
 void VectorEnv::reset(std::byte* obs) {
@@ -76,25 +157,50 @@ size_t VectorEnv::step(const std::byte* actions, const Destination& to) {
   size_t final_rows = 0;
   const auto action = [&](size_t b) { return ConstRow({actions + b * action_bytes_, action_bytes_}); };
   if (rules_->spec.submits)
-    for (size_t b = 0; b < slots_.size(); ++b) slots_[b].stepper.submit(action(b));
+    for (size_t b = 0; b < slots_.size(); ++b) {
+      try {
+        slots_[b].stepper.submit(action(b));
+      } catch (const EnvError&) { slots_[b].not_submitted = std::current_exception(); }
+    }
   for (size_t b = 0; b < slots_.size(); ++b) {
-    EnvStepper& stepper = slots_[b].stepper;
+    Slot& slot = slots_[b];
+    EnvStepper& stepper = slot.stepper;
     const Row observation = row(to.obs, b);
-    const StepResult result = stepper.step(action(b), observation);
+    StepResult result;
+    try {
+      if (slot.not_submitted) [[unlikely]]
+        std::rethrow_exception(std::exchange(slot.not_submitted, nullptr));
+      result = stepper.step(action(b), observation);
+      to.rewards[b] = to_learner_(b, result.reward, result.terminated);
+      stepper.check_step(result, to.rewards[b], observation);
+    } catch (const EnvError& error) {
+      if (rules_->spec.agents > 1 && (result.terminated || result.truncated)) {  // its world's next episode has begun
+        note_failure(slot, error);
+        to.rewards[b] = 0.0f;
+        cut(b, to.before + b * row_bytes_, to, final_rows);
+        start_episode(slot, observation);
+      } else {
+        fail_episode(b, error, to, final_rows);
+        b += static_cast<size_t>(rules_->spec.agents) - 1 - b % static_cast<size_t>(rules_->spec.agents);
+      }
+      continue;
+    }
     if (result.own != nullptr && to.own != nullptr) [[unlikely]]
       to.own->emplace_back(b, result.own);
-    const float reward = to_learner_(b, result.reward, result.terminated);
-    stepper.check_step(result, reward, observation);
-    to.rewards[b] = reward;
     to.terminateds[b] = result.terminated;
     to.truncateds[b] = result.truncated;
     if (!result.terminated && !result.truncated) continue;
-    if (!result.abandoned)
+    slot.fresh = false;
+    if (!result.abandoned) {
       to.episodes->push_back({stepper.episode_return(), stepper.episode_length(),
-                              static_cast<uint32_t>(options_.first_env_index + b), slots_[b].level});
+                              static_cast<uint32_t>(options_.first_env_index + b), slot.level});
+      try {
+        stepper.add_numbers(report_.numbers);
+      } catch (const EnvError& error) { tell_rarely("env-numbers", ++bad_numbers_, error.what()); }
+    }
     if (!result.terminated)
       std::memcpy(to.final_obs + final_rows++ * row_bytes_, observation.bytes().data(), row_bytes_);
-    start_episode(slots_[b], observation);
+    start_episode(slot, observation);
   }
   return final_rows;
 }

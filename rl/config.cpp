@@ -141,6 +141,15 @@ void EnvironmentConfig::settings(SettingVisitor& v) {
   v.visit(choice("observation_filter", "running normalization of observations", {"NoFilter", "MeanStdFilter"}),
           observation_filter);
   v.visit({"observation_clip", "std", "filtered observations are clipped to +/- this", 1e-6, 1e9}, observation_clip);
+  v.visit(
+      choice("on_failure",
+             "an environment throws, gives NaN, leaves its space: restart: that costs its episode; end: the run ends",
+             {"restart", "end"}),
+      on_failure);
+  v.visit(
+      choice("out_of_bounds", "a Box's observation outside its bounds: error: a failure; warn: taken; clip: clipped",
+             {"error", "warn", "clip"}),
+      out_of_bounds);
 }
 
 void CurriculumConfig::settings(SettingVisitor& v) {
@@ -261,7 +270,12 @@ void FaultToleranceConfig::settings(SettingVisitor& v) {
            1e6},
           restart_backoff_s);
   v.visit({"restart_backoff_max_s", "s", "where the doubling ends", 0, 1e6}, restart_backoff_max_s);
-  v.visit({"max_crashes_per_minute", "crashes", "of one slot; then it is quarantined", 1, 1e6}, max_crashes_per_minute);
+  v.visit({"max_failures_in_a_row", "failures",
+           "of one slot, with no finished episode (a learner: iteration) between; then it is quarantined", 1, 1e6},
+          max_failures_in_a_row);
+  v.visit({"max_failed_episodes", "", "share of the last 100 episodes or more that may fail; more end the run; 1: all",
+           0, 1},
+          max_failed_episodes);
 }
 
 void StopConfig::settings(SettingVisitor& v) {

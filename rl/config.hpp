@@ -83,6 +83,8 @@ struct EnvironmentConfig {
   bool reward_sign = false;
   std::string observation_filter = "NoFilter";
   double observation_clip = 10.0;
+  std::string on_failure = "restart";   ///< of an environment: restart | end
+  std::string out_of_bounds = "error";  ///< observations outside their space: error | warn | clip
   bool filters_observations() const { return observation_filter == "MeanStdFilter"; }
   bool filters_rewards() const { return reward_filter == "discounted_return_std"; }
   void settings(SettingVisitor& v);
@@ -189,7 +191,8 @@ struct CheckpointingConfig {
 struct FaultToleranceConfig {
   double restart_backoff_s = 0.1;
   double restart_backoff_max_s = 30.0;
-  int64_t max_crashes_per_minute = 5;  ///< then the slot is quarantined
+  int64_t max_failures_in_a_row = 5;  ///< of a slot without a finished episode; then it is quarantined
+  double max_failed_episodes = 0.5;   ///< share of the last ones; then the run ends
   void settings(SettingVisitor& v);
 };
 

@@ -112,6 +112,14 @@ class Environment {
   /// False: it cannot, and is made anew.
   virtual bool set_options(const EnvOptions&) { return false; }
 
+  /// It has failed, or gave what cannot be: it begins anew, as if just made, for the reason `why`; the next call is
+  /// reset(). False: it cannot, and its owner makes another.
+  virtual bool renew(std::string_view) { return false; }
+
+  /// Of the episode that the last step() belongs to, for the results of the run; asked where the episode ends. Valid
+  /// until the next call.
+  virtual std::span<const EpisodeNumber> numbers() { return {}; }
+
   /// The whole simulator state, from which set_state continues bit for bit; nullopt where it cannot be given.
   virtual std::optional<std::vector<double>> state() const { return std::nullopt; }
 

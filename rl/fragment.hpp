@@ -30,6 +30,7 @@
 #include <string>
 #include <vector>
 
+#include "rl/env_failure.hpp"
 #include "rl/space.hpp"
 
 namespace myriad {
@@ -94,6 +95,21 @@ struct EpisodeStats {
   uint32_t level = 0;           ///< of the curriculum, when it began
 };
 
+/// A number that environments gave of episodes that ended in a fragment: EpisodeNumber.
+struct NumberStats {
+  std::string name;
+  uint64_t episodes = 0;
+  double mean_sum = 0, mean_min = 0, mean_max = 0;  ///< of the episodes' means
+  double last_sum = 0;
+};
+
+/// What the environments of a fragment did beside its columns.
+struct EnvReport {
+  EnvFailureCounts failures{};
+  uint64_t outside = 0;  ///< observations that were clipped or let through
+  std::vector<NumberStats> numbers;
+};
+
 class Fragment {
  public:
   explicit Fragment(std::shared_ptr<const FragmentLayout> layout);
@@ -114,6 +130,7 @@ class Fragment {
   uint64_t weights_version = 0;  ///< of the behaviour policy, the same for all T steps
   size_t final_rows = 0;         ///< rows of final_obs in use
   std::vector<EpisodeStats> episodes;
+  EnvReport report;
 
  private:
   struct Free {

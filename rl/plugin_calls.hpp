@@ -46,15 +46,19 @@ inline std::string problem_of(const myriad_space& space) {
   return std::all_of(space.nvec, space.nvec + space.n, [](int32_t n) { return n > 0; }) ? "" : "wants nvec > 0";
 }
 
+/// What a plugin wrote.
+inline std::string plugin_text(myriad_error& error) {
+  error.text[sizeof error.text - 1] = '\0';
+  for (char& c : error.text)
+    if (c < 0) c = '?';  // it need not be UTF-8, and may end in the middle of a character
+  return error.text[0] != '\0' ? error.text : "the plugin gave no reason";
+}
+
 /// Runs a function of the table. Throws std::runtime_error with the plugin's message.
 template <class Call>
 void call_plugin(Call f) {
   myriad_error error{};
-  if (f(&error) == 0) return;
-  error.text[sizeof error.text - 1] = '\0';
-  for (char& c : error.text)
-    if (c < 0) c = '?';  // it need not be UTF-8, and may end in the middle of a character
-  throw std::runtime_error(error.text[0] != '\0' ? error.text : "the plugin gave no reason");
+  if (f(&error) != 0) throw std::runtime_error(plugin_text(error));
 }
 
 }  // namespace myriad

@@ -52,6 +52,7 @@ class PluginEnvironment final : public Environment {
     if (turn_ == Turn::submitted) step_batch();
     if (turn_ == Turn::stepped) {
       turn_ = Turn::none;
+      if ((ended_ & MYRIAD_FAILED) != 0) throw std::runtime_error(batch_.why);
       std::memcpy(observation.bytes().data(), row_.data(), observation.bytes().size());
       return result(reward_, ended_);
     }
@@ -62,6 +63,15 @@ class PluginEnvironment final : public Environment {
       return plugin_.step(env_, action.bytes().data(), &numbers, observation.bytes().data(), &reward, &ended, error);
     });
     return result(reward, ended);
+  }
+
+  std::span<const EpisodeNumber> numbers() override {
+    if (plugin_.num_numbers == 0 || plugin_.numbers == nullptr) return {};
+    std::vector<double> values(plugin_.num_numbers);
+    call_plugin([&](myriad_error* error) { return plugin_.numbers(env_, values.data(), error); });
+    given_.clear();
+    for (size_t i = 0; i < values.size(); ++i) given_.push_back({plugin_.number_names[i], values[i], values[i]});
+    return given_;
   }
 
   std::optional<std::vector<double>> state() const override {
@@ -97,6 +107,7 @@ class PluginEnvironment final : public Environment {
     std::vector<void*> observations;
     std::vector<double> rewards;
     std::vector<uint8_t> ended;
+    std::string why;  // those that failed did
   };
   enum class Turn : uint8_t { none, submitted, stepped };
 
@@ -119,10 +130,12 @@ class PluginEnvironment final : public Environment {
     b.members.clear();
     b.rewards.assign(b.envs.size(), 0.0);
     b.ended.assign(b.envs.size(), 0);
-    call_plugin([&](myriad_error* error) {
-      return plugin_.step_batch(b.envs.size(), b.envs.data(), b.actions.data(), b.randoms.data(), b.observations.data(),
-                                b.rewards.data(), b.ended.data(), error);
-    });
+    myriad_error error{};
+    const int failed = plugin_.step_batch(b.envs.size(), b.envs.data(), b.actions.data(), b.randoms.data(),
+                                          b.observations.data(), b.rewards.data(), b.ended.data(), &error);
+    if (failed != 0) b.ended.assign(b.envs.size(), MYRIAD_FAILED);  // which of them were stepped is not known
+    if (std::ranges::any_of(b.ended, [](uint8_t ended) { return (ended & MYRIAD_FAILED) != 0; }))
+      b.why = plugin_text(error);
     for (size_t i = 0; i < b.running.size(); ++i) {
       b.running[i]->turn_ = Turn::stepped;
       b.running[i]->reward_ = b.rewards[i], b.running[i]->ended_ = b.ended[i];
@@ -156,6 +169,7 @@ class PluginEnvironment final : public Environment {
   const void* action_ = nullptr;  // while submitted
   PluginRandom numbers_{nullptr};
   std::vector<double> row_;  // S_{t+1} of a batch's step; doubles for their alignment
+  std::vector<EpisodeNumber> given_;
   double reward_ = 0;
   uint8_t ended_ = 0;
 };

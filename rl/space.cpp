@@ -108,14 +108,18 @@ template <class T>
 std::string box_violation(const Box& box, const Leaf& leaf, std::span<const std::byte> row) {
   for (size_t i = 0; i < leaf.count; ++i) {
     const T value = load<T>(row, leaf.offset, i);
-    // A bound like -1.2 is compared as Gymnasium stores it: rounded to the element's type.
+    // A bound like -1.2 is compared as Gymnasium stores it: rounded to the element's type. A float64 is compared as
+    // the float32 that a policy sees, so that arithmetic in float64 may miss a bound by a hair.
+    using Compared = std::conditional_t<std::is_floating_point_v<T>, float, T>;
     const T low = bound_as<T>(bound_at(box.low, i)), high = bound_as<T>(bound_at(box.high, i));
     if constexpr (std::is_floating_point_v<T>)
       if (!std::isfinite(value)) return fmt::format("[{}] = {}", i, value);
     if constexpr (std::is_same_v<T, double>)
       if (std::abs(value) > static_cast<double>(std::numeric_limits<float>::max()))
         return fmt::format("[{}] = {} is beyond float32, which a network computes in", i, value);
-    if (!(value >= low && value <= high)) return fmt::format("[{}] = {} outside [{}, {}]", i, value, low, high);
+    if (!(static_cast<Compared>(value) >= static_cast<Compared>(low) &&
+          static_cast<Compared>(value) <= static_cast<Compared>(high)))
+      return fmt::format("[{}] = {} outside [{}, {}]", i, value, low, high);
   }
   return "";
 }

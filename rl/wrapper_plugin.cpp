@@ -105,6 +105,9 @@ class Inside final : public Environment {
   bool set_options(const EnvOptions& options) override {
     return marked([&] { return env_->set_options(known_options(spec_, options)); });
   }
+  std::span<const EpisodeNumber> numbers() override {
+    return marked([&] { return env_->numbers(); });
+  }
   std::optional<std::vector<double>> state() const override {
     return marked([&] { return env_->state(); });
   }
@@ -147,6 +150,9 @@ class Outside final : public Environment {
   }
   bool set_options(const EnvOptions& options) override {
     return !has_options_ && named(who_, [&] { return wrapper_->set_options(options); });
+  }
+  std::span<const EpisodeNumber> numbers() override {
+    return named(who_, [&] { return wrapper_->numbers(); });
   }
   std::optional<std::vector<double>> state() const override {
     return named(who_, [&] { return wrapper_->state(); });

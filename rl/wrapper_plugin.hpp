@@ -30,6 +30,7 @@ class EnvWrapper : public Environment {
   void submit(ConstRow action, RandomStream& random) final;
   StepResult step(ConstRow action, RandomStream& random, Row observation) final;
   bool set_options(const EnvOptions& options) override { return env_->set_options(options); }
+  std::span<const EpisodeNumber> numbers() override { return env_->numbers(); }
   std::optional<std::vector<double>> state() const final;  ///< the environment's, then what save() appends
   void set_state(std::span<const double> state, Row observation) final;
   std::optional<Frame> render(int width, int height) override { return env_->render(width, height); }

@@ -45,6 +45,8 @@ class Wrapper : public Environment {
 
   void submit(ConstRow action, RandomStream& random) override { env_->submit(action, random); }
   bool set_options(const EnvOptions& options) final { return env_->set_options(options); }
+  bool renew(std::string_view why) final { return env_->renew(why); }
+  std::span<const EpisodeNumber> numbers() final { return env_->numbers(); }
   std::optional<Frame> render(int width, int height) final { return env_->render(width, height); }
   double render_fps() const override { return env_->render_fps(); }
 

@@ -27,7 +27,11 @@ void BatchBooks::placed(uint32_t place, RunnerMessage fragment, Time waited) {
                    .queue_age = waited,
                    .sampling_ns = header.sampling_ns,
                    .waiting_ns = header.waiting_ns,
-                   .episodes = header.episodes};
+                   .episodes = header.episodes,
+                   .failures = header.failures,
+                   .outside = header.outside};
+  for (const auto& numbers : header.numbers)
+    if (numbers) facts_[place].numbers.push_back(*numbers);
   ended_.push_back({fragment.source, {facts_[place].id, ""}});
   accepted_.push_back({place, std::move(fragment.message)});
 }

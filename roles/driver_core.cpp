@@ -4,6 +4,8 @@
 #include <limits>
 #include <numeric>
 
+#include "roles/iteration_metrics.hpp"
+
 namespace myriad {
 namespace {
 
@@ -231,8 +233,11 @@ void DriverCore::apply_fleet(Fleet::Outputs& results, Time now, std::vector<Outp
       outputs.push_back(*spawn);
     else if (const auto* kill = std::get_if<KillAgent>(&result))
       outputs.push_back(*kill);
-    else
-      outputs.push_back(std::get<Event>(result));
+    else {
+      const auto& event = std::get<Event>(result);
+      if (event.kind == "env-failure") last_failure_ = event.text;
+      outputs.push_back(event);
+    }
   }
 }
 
@@ -307,10 +312,35 @@ void DriverCore::report(const wire::IterationReportT& report, Time now, std::vec
     }
   }
   if (levels_.count() > 1) judge_level(report.episodes, outputs);
+  judge_failures(report);
   // First the answer, so that the learners do not wait for the disk; but not while it fills a disk with a checkpoint.
   const auto answer = static_cast<std::ptrdiff_t>(outputs.size());
   go_on(now, outputs);
   outputs.insert(phase_ == Phase::saving ? outputs.begin() + answer : outputs.end(), Report{report});
+}
+
+/// Ends the run where too many episodes fail: what is trained on is little more than their beginnings.
+void DriverCore::judge_failures(const wire::IterationReportT& report) {
+  Outcomes now;
+  for (const auto& row : report.metrics) {
+    if (row->key.starts_with(kEnvFailures)) now.failed += row->value;
+    if (row->key == "num_episodes_left_out") now.finished += row->value;
+  }
+  now.finished += static_cast<double>(report.episodes.size());
+  outcomes_.push_back(now);
+  judged_.failed += now.failed, judged_.finished += now.finished;
+  const auto total = [](const Outcomes& some) { return some.failed + some.finished; };
+  while (total(judged_) - total(outcomes_.front()) >= kJudged) {
+    judged_.failed -= outcomes_.front().failed, judged_.finished -= outcomes_.front().finished;
+    outcomes_.pop_front();
+  }
+  if (finishing() || total(judged_) < kJudged || judged_.failed <= options_.max_failed_episodes * total(judged_))
+    return;
+  exit_ = Exit::environment;
+  exit_code_ = "episodes-failed";
+  stop_reason_ = fmt::format(
+      "{:.0f} of the last {:.0f} episodes failed, more than fault_tolerance.max_failed_episodes = {} lets; one was: {}",
+      judged_.failed, total(judged_), options_.max_failed_episodes, last_failure_);
 }
 
 /// By environment, so that the last ones are the same ones however environments are split over runners.

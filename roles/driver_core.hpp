@@ -42,6 +42,7 @@ class DriverCore {
     uint32_t smoothing_episodes = 100;
     std::deque<double> recent_returns, recent_lengths;  ///< of the checkpoint
     Levels::Options levels;                             ///< of the curriculum
+    double max_failed_episodes = 1.0;                   ///< share of the last kJudged or more; 1: all may fail
     /// The constructor fills in what the fields above already say, and slots and agents of the group.
     Fleet::Options fleet;
     LearnerGroup::Options learners;
@@ -50,6 +51,7 @@ class DriverCore {
   static constexpr Time kRetry = std::chrono::milliseconds(250);
   static constexpr Time kStopDeadline = std::chrono::seconds(15);  ///< from Stop to SIGKILL
   static constexpr Time kSaveDeadline = std::chrono::seconds(60);
+  static constexpr uint64_t kJudged = 100;  ///< episodes, by whole iterations
 
   explicit DriverCore(Options options);
 
@@ -134,6 +136,7 @@ class DriverCore {
   void checkpoint_done(const wire::CheckpointDoneT& done, std::vector<Output>& outputs);
   void formed(Time now, std::vector<Output>& outputs);
   void report(const wire::IterationReportT& report, Time now, std::vector<Output>& outputs);
+  void judge_failures(const wire::IterationReportT& report);
   void judge_level(std::vector<wire::Episode> episodes, std::vector<Output>& outputs);
   void apply_fleet(Fleet::Outputs& results, Time now, std::vector<Output>& outputs);
   void apply_learners(LearnerGroup::Outputs& results, Time now, std::vector<Output>& outputs);
@@ -151,8 +154,14 @@ class DriverCore {
   uint64_t iteration_ = 0, env_steps_ = 0, episodes_ = 0;
   std::deque<double> returns_, lengths_;
   Levels levels_;
-  wire::CommandT command_;  // the newest; repeated until answered
-  std::string save_error_;  // of the learner, until the partial directory is gone
+  struct Outcomes {
+    double failed = 0, finished = 0;
+  };
+  std::deque<Outcomes> outcomes_;  // of the last iterations, kJudged episodes at least once there were so many
+  Outcomes judged_;                // their sum
+  std::string last_failure_;       // that an event told
+  wire::CommandT command_;         // the newest; repeated until answered
+  std::string save_error_;         // of the learner, until the partial directory is gone
   uint64_t checkpoint_sequence_ = 0, saved_iteration_ = UINT64_MAX, committed_iteration_ = UINT64_MAX;
   bool commit_pending_ = false, save_again_ = false;
   std::string last_checkpoint_;

@@ -257,7 +257,8 @@ void Fleet::status(const std::string& peer, uint64_t epoch, const wire::AgentSta
   if (!place.up) return;
   place.heard = now;
   place.status = status;
-  if (!place.outside) supervise(SlotSupervisor::Progress{status.agent, status.incarnation}, now, outputs);
+  if (!place.outside)
+    supervise(SlotSupervisor::Progress{status.agent, status.incarnation, status.fragments > 0}, now, outputs);
   if (epoch < epoch_ && !stopping_) move(status.agent, now, outputs);
   if (stopping_) {
     tell_to_stop(peer, stop_reason_, outputs);
@@ -293,7 +294,7 @@ void Fleet::last_words(uint32_t agent, const wire::ProcessErrorT& error, Outputs
   } else {
     place.runner_error = error;
     // Restarting cannot mend it: the user has to act, so the run ends with the runner's error.
-    if (error.exit == static_cast<int32_t>(Exit::usage)) outputs.push_back(over_with(error));
+    if (error.exit == static_cast<int32_t>(Exit::usage) || error.ends_run) outputs.push_back(over_with(error));
   }
 }
 
@@ -366,9 +367,9 @@ void Fleet::supervise(const SlotSupervisor::Input& input, Time now, Outputs& out
     } else {
       const auto& quarantined = std::get<SlotSupervisor::Quarantined>(result);
       outputs.push_back(
-          Event{"agent-quarantined",
-                fmt::format("host agent {} is given up after {} crashes in a minute: {}", quarantined.slot,
-                            options_.agents.max_crashes_per_minute, quarantined.cause)});
+          Event{"agent-quarantined", fmt::format("host agent {} is given up: {} failures in a row without a fragment "
+                                                 "(fault_tolerance.max_failures_in_a_row), the last: {}",
+                                                 quarantined.slot, quarantined.failures, quarantined.cause)});
       // Also one that never sent a hello: the learner waits for its slots until it is told that they are down.
       places_[quarantined.slot].announced = places_[quarantined.slot].incarnation;
       announce(quarantined.slot, outputs);

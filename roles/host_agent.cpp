@@ -219,7 +219,9 @@ void HostAgent::from_runner(const FromRunner& from, Time now, std::vector<Output
       parcels_.add(from.packed);
       relayed_.push_back({Relayed::Kind::fragment, from.slot, from.incarnation});
       if (!options_.by_slot) waiting_.push_back({from.slot, from.incarnation});
-      apply_supervisor(SlotSupervisor::Progress{from.slot - options_.first_slot, from.incarnation}, now, outputs);
+      apply_supervisor(
+          SlotSupervisor::Progress{from.slot - options_.first_slot, from.incarnation, !fragment->episodes.empty()}, now,
+          outputs);
     }
   } else if (const auto* state = message->as<wire::RunnerStateT>()) {
     if (state->slot != from.slot || state->incarnation != from.incarnation) {
@@ -228,7 +230,10 @@ void HostAgent::from_runner(const FromRunner& from, Time now, std::vector<Output
       parcels_.add(from.packed);
       relayed_.push_back({Relayed::Kind::other, from.slot, from.incarnation});
     }
+  } else if (const auto* told = message->as<wire::EventT>()) {
+    event(told->kind, told->text, outputs);
   } else if (const auto* error = message->as<wire::ProcessErrorT>()) {
+    s.failures = error->failures;
     s.last_word = fmt::format("error[{}] {}", error->code, error->message);
     wire::ProcessErrorT forwarded = *error;
     forwarded.slot = from.slot;
@@ -249,10 +254,11 @@ void HostAgent::ended(uint32_t index, uint32_t incarnation, const std::string& c
   last_cause_ = s.last_word.empty() ? cause : s.last_word;
   if (!said_down_) relay_state(index, incarnation, false);  // also of one that never came up: the learner expects it
   if (!options_.by_slot) used_fragments_ -= s.granted - s.received;  // its credit goes to the others
-  s = Slot{};
+  const uint32_t failures = std::exchange(s, Slot{}).failures;
   sampling_.erase(index);
   changed_.erase(index);
-  apply_supervisor(SlotSupervisor::Exited{index - options_.first_slot, incarnation, last_cause_}, now, outputs);
+  apply_supervisor(SlotSupervisor::Exited{index - options_.first_slot, incarnation, last_cause_, false, failures}, now,
+                   outputs);
 }
 
 void HostAgent::apply_supervisor(const SlotSupervisor::Input& input, Time now, std::vector<Output>& outputs) {
@@ -275,11 +281,11 @@ void HostAgent::apply_supervisor(const SlotSupervisor::Input& input, Time now, s
             outputs);
     } else {
       const auto& quarantined = std::get<SlotSupervisor::Quarantined>(result);
-      event(
-          "runner-quarantined",
-          fmt::format("runner {} is given up after {} crashes in a minute: {}", options_.first_slot + quarantined.slot,
-                      options_.slots.max_crashes_per_minute, quarantined.cause),
-          outputs);
+      event("runner-quarantined",
+            fmt::format("runner {} is given up: {} failures in a row without a finished episode "
+                        "(fault_tolerance.max_failures_in_a_row), the last: {}",
+                        options_.first_slot + quarantined.slot, quarantined.failures, quarantined.cause),
+            outputs);
       send_status(now, outputs);
     }
   }

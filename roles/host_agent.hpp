@@ -131,6 +131,7 @@ class HostAgent {
     uint64_t permitted = 0;  // sent to the runner
     uint64_t told_state = 0;
     std::string last_word;  // the error it sent before it exited
+    uint32_t failures = 1;  // in a row, of an environment, that it stands for
   };
   struct Waiting {
     uint32_t slot, incarnation;

@@ -30,6 +30,19 @@ void IterationMetrics::add_fragment(FragmentFacts facts) {
   sampling_s_ += static_cast<double>(facts.sampling_ns) * 1e-9;
   waiting_s_ += static_cast<double>(facts.waiting_ns) * 1e-9;
   episodes_.insert(episodes_.end(), facts.episodes.begin(), facts.episodes.end());
+  for (size_t i = 0; i < std::min(failures_.size(), facts.failures.size()); ++i) failures_[i] += facts.failures[i];
+  outside_ += facts.outside;
+  for (const wire::NumberStatsT& more : facts.numbers) {
+    if (more.episodes == 0 || (numbers_.size() == kMaxNumbers && !numbers_.contains(more.name))) continue;
+    const auto [found, is_new] = numbers_.try_emplace(more.name, more);
+    if (is_new) continue;
+    wire::NumberStatsT& all = found->second;
+    all.episodes += more.episodes;
+    all.mean_sum += more.mean_sum;
+    all.mean_min = std::min(all.mean_min, more.mean_min);
+    all.mean_max = std::max(all.mean_max, more.mean_max);
+    all.last_sum += more.last_sum;
+  }
 }
 
 void IterationMetrics::add_lags(std::map<std::string, double>& rows) const {
@@ -65,6 +78,14 @@ std::map<std::string, double> IterationMetrics::take(uint32_t num_slots, std::ve
   rows["queue_age_mean_s"] = queue_s_ / fragments;
   rows["queue_age_max_s"] = queue_max_s_;
   add_lags(rows);
+  for (size_t i = 0; i < failures_.size(); ++i)
+    rows[fmt::format("{}{}", kEnvFailures, kEnvFailureNames[i])] = failures_[i];
+  rows[std::string(kOutside)] = static_cast<double>(outside_);
+  for (const auto& [name, all] : numbers_)
+    for (const auto& [part, value] : {std::pair("episodes", static_cast<double>(all.episodes)),
+                                      std::pair("mean_sum", all.mean_sum), std::pair("mean_min", all.mean_min),
+                                      std::pair("mean_max", all.mean_max), std::pair("last_sum", all.last_sum)})
+      rows[fmt::format("{}{}/{}", kNumbers, name, part)] = value;
   const size_t left_out = episodes_.size() - std::min(episodes_.size(), kMaxEpisodes);
   rows["num_episodes_left_out"] = static_cast<double>(left_out);
   episodes.assign(episodes_.begin() + static_cast<std::ptrdiff_t>(left_out), episodes_.end());

@@ -26,10 +26,18 @@ struct FragmentFacts {
   Time queue_age{};              ///< arrival to placement
   uint64_t sampling_ns = 0, waiting_ns = 0;
   std::vector<wire::Episode> episodes;
+  std::vector<uint32_t> failures = {};  ///< as in FragmentHeader, as the next two
+  uint64_t outside = 0;
+  std::vector<wire::NumberStatsT> numbers = {};
 };
+
+/// Keys of what the environments report; after the last slash of kNumbers + name: episodes, mean_sum, mean_min, ...
+constexpr std::string_view kEnvFailures = "num_env_failures/", kOutside = "num_observations_out_of_bounds",
+                           kNumbers = "numbers/";
 
 class IterationMetrics {
  public:
+  static constexpr size_t kMaxNumbers = 256;      ///< of other names than the first ones are left out
   static constexpr size_t kMaxEpisodes = 40'000;  ///< a report is one message; the newest stay
 
   void add_update(const std::map<std::string, double>& metrics);
@@ -48,6 +56,9 @@ class IterationMetrics {
   std::map<std::string, Value> values_;
   std::map<uint64_t, uint64_t> lags_;  // fragments by lag
   std::vector<wire::Episode> episodes_;
+  EnvFailureCounts failures_{};
+  uint64_t outside_ = 0;
+  std::map<std::string, wire::NumberStatsT> numbers_;
   uint64_t updates_ = 0, fragments_ = 0;
   double sampling_s_ = 0, waiting_s_ = 0, queue_s_ = 0, queue_max_s_ = 0;
 };

@@ -4,6 +4,8 @@
 #include <csignal>
 #include <numeric>
 
+#include "roles/iteration_metrics.hpp"
+
 namespace myriad {
 namespace {
 
@@ -15,13 +17,16 @@ bool counts_since_start(std::string_view metric) {
 
 bool adds_up(std::string_view metric) {
   return counts_since_start(metric) || metric.starts_with("policy_lag_hist/") || metric == "num_fragments" ||
-         metric == "num_episodes_left_out";
+         metric == "num_episodes_left_out" || metric.starts_with(kEnvFailures) || metric == kOutside ||
+         (metric.starts_with(kNumbers) && (metric.ends_with("/episodes") || metric.ends_with("_sum")));
 }
 
 constexpr size_t kMedianOf = 15;  // updates
 constexpr uint32_t kNobody = UINT32_MAX;
 
 bool is_a_maximum(std::string_view metric) { return metric.ends_with("_max") || metric.ends_with("_max_s"); }
+
+bool is_a_minimum(std::string_view metric) { return metric.starts_with(kNumbers) && metric.ends_with("_min"); }
 
 wire::RendezvousT entries_of(const std::map<std::string, std::vector<uint8_t>>& values) {
   wire::RendezvousT message;
@@ -380,11 +385,11 @@ void LearnerGroup::exited(uint32_t shard, uint32_t incarnation, const std::strin
 
 void LearnerGroup::lost(Time now, const std::string& shard, const std::string& cause,
                         const std::optional<wire::ProcessErrorT>& error, Outputs& outputs) {
-  while (!crashes_.empty() && now - crashes_.front() > std::chrono::minutes(1)) crashes_.pop_front();
-  crashes_.push_back(now);
+  ++failures_in_a_row_;
   const bool survivors = std::ranges::any_of(members_, [](const Member& m) { return m.alive && m.veteran; });
   const bool hopeless = error && (!ever_formed_ || error->exit == static_cast<int32_t>(Exit::usage));
-  if (hopeless || (ever_formed_ && !survivors) || crashes_.size() > size_t{options_.max_crashes_per_minute} * size_) {
+  if (hopeless || (ever_formed_ && !survivors) ||
+      failures_in_a_row_ > uint64_t{options_.max_failures_in_a_row} * size_) {
     outputs.push_back(error ? Over{static_cast<Exit>(error->exit), error->message, error->code}
                             : Over{Exit::internal, fmt::format("{} ended: {}", shard, cause), "learner-lost"});
     return;
@@ -520,7 +525,10 @@ void LearnerGroup::close_iteration(Outputs& outputs) {
     for (const auto& row : report.metrics) {
       auto [it, is_new] = sums.try_emplace(row->key, row->value);
       ++counts[row->key];
-      if (!is_new) it->second = is_a_maximum(row->key) ? std::max(it->second, row->value) : it->second + row->value;
+      if (is_new) continue;
+      it->second = is_a_maximum(row->key)   ? std::max(it->second, row->value)
+                   : is_a_minimum(row->key) ? std::min(it->second, row->value)
+                                            : it->second + row->value;
     }
   }
   if (reports_.size() < formed_size_) {
@@ -530,7 +538,7 @@ void LearnerGroup::close_iteration(Outputs& outputs) {
                                                        all.training_iteration, reports_.size())});
   }
   for (auto& [key, value] : sums) {
-    if (!adds_up(key) && !is_a_maximum(key)) value /= static_cast<double>(counts[key]);
+    if (!adds_up(key) && !is_a_maximum(key) && !is_a_minimum(key)) value /= static_cast<double>(counts[key]);
     const auto before = before_.find(key);
     // Runners that contributed are known to the cores that follow.
     if (counts_since_start(key) && before != before_.end() && !key.starts_with("num_env_runners_contributed"))
@@ -547,6 +555,7 @@ void LearnerGroup::close_iteration(Outputs& outputs) {
     if (update_s_.size() > kMedianOf) update_s_.pop_front();
   }
   iteration_ = all.training_iteration;
+  failures_in_a_row_ = 0;
   reports_.clear();
   outputs.push_back(Reported{std::move(all)});
 }

@@ -35,10 +35,10 @@ class LearnerGroup {
     std::string checkpoint;                                                     ///< to start from, or ""
     uint32_t num_learners = 1;
     uint32_t num_agents = 1, num_slots = 1, fragments_per_batch = 1;  ///< of the run
-    bool shares_by_speed = false;  ///< of a batch: no place belongs to a slot (async)
-    bool sharded = false;          ///< a shard's state is with itself and its neighbour only
-    uint32_t max_crashes_per_minute = 5;
-    uint64_t training_iteration = 0;  ///< to start from
+    bool shares_by_speed = false;        ///< of a batch: no place belongs to a slot (async)
+    bool sharded = false;                ///< a shard's state is with itself and its neighbour only
+    uint32_t max_failures_in_a_row = 5;  ///< of each shard, on average, with no iteration between
+    uint64_t training_iteration = 0;     ///< to start from
   };
   static constexpr Time kRetry = std::chrono::milliseconds(250);
   static constexpr Time kStart = std::chrono::seconds(120);   ///< from the start of its process to its hello
@@ -171,7 +171,7 @@ class LearnerGroup {
   std::set<std::string> new_keys_;
   Time broken_at_{};  // since then there is no group
 
-  std::deque<Time> crashes_;
+  uint64_t failures_in_a_row_ = 0;  // of all shards, since an iteration ended
   Time last_sent_{};
   uint64_t iteration_;                                  // reported
   std::deque<double> update_s_;                         // the newest updates

@@ -46,7 +46,7 @@ void SlotSupervisor::step(const Input& input, Time now, std::vector<Output>& out
     if (progress->slot >= slots_.size()) return;
     Slot& slot = slots_[progress->slot];
     if (slot.state != State::running || slot.incarnation != progress->incarnation) return;
-    if (slot.progressed && now - slot.since > Time::zero()) slot.crashes_in_a_row = 0;
+    if (progress->achieved) slot.failures_in_a_row = 0;
     if (!slot.progressed) next_ = std::min(next_, now + options_.step_timeout);  // may be sooner than the start's
     slot.progressed = true;
     slot.since = now;
@@ -67,17 +67,16 @@ void SlotSupervisor::ended(const Exited& exited, Time now, std::vector<Output>& 
   }
   Time delay = Time::zero();
   if (!exited.asked) {
-    std::erase_if(slot.crashes, [&](Time t) { return now - t > std::chrono::minutes(1); });
-    slot.crashes.push_back(now);
-    const uint32_t in_a_row = slot.crashes_in_a_row++;
-    if (slot.crashes.size() >= options_.max_crashes_per_minute) {
+    const uint32_t in_a_row = slot.failures_in_a_row;
+    slot.failures_in_a_row += std::min(exited.failures, UINT32_MAX - in_a_row);
+    if (slot.failures_in_a_row >= options_.max_failures_in_a_row) {
       enter(slot, State::quarantined, now);
       outputs.push_back(Down{exited.slot, slot.incarnation, exited.cause, Time::max()});
-      outputs.push_back(Quarantined{exited.slot, exited.cause});
+      outputs.push_back(Quarantined{exited.slot, exited.cause, slot.failures_in_a_row});
       return;
     }
-    // The first crash restarts at once; then 1, 2, 4 ... back-offs, spread by up to half so that slots do not march in
-    // step.
+    // The first failure restarts at once; then 1, 2, 4 ... back-offs, spread by up to half so that slots do not march
+    // in step.
     if (in_a_row > 0)
       delay = std::min(options_.backoff_max, options_.backoff * (int64_t{1} << std::min(in_a_row - 1, 20u)));
     delay += Time(static_cast<int64_t>(static_cast<double>(delay.count()) * 0.5 * random_.uniform()));

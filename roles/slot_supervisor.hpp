@@ -1,8 +1,9 @@
 // SlotSupervisor: keeps a process running in each runner slot: restart with back-off, quarantine, hang detection.
 //
-// A slot's process has an incarnation, one higher each time. Crashes within a minute are counted; at the limit the slot
-// is quarantined and its last cause kept. Jitter comes in as a random stream. Made for ten thousand slots: only a Tick
-// at which something may be due looks at all of them. A state machine: one thread, time comes in.
+// A slot's process has an incarnation, one higher each time. Failures in a row are counted, with nothing achieved in
+// between, however long they take; at the limit the slot is quarantined and its last cause kept. Jitter comes in as a
+// random stream. Made for ten thousand slots: only a Tick at which something may be due looks at all of them. A state
+// machine: one thread, time comes in.
 #pragma once
 
 #include <array>
@@ -24,9 +25,9 @@ class SlotSupervisor {
   struct Options {
     uint32_t num_slots = 1;
     uint32_t first_incarnation = 0;                 ///< of every slot
-    Time backoff = std::chrono::milliseconds(100);  ///< after the second crash in a row; doubles each time
+    Time backoff = std::chrono::milliseconds(100);  ///< after the second failure in a row; doubles each time
     Time backoff_max = std::chrono::seconds(30);
-    uint32_t max_crashes_per_minute = 5;
+    uint32_t max_failures_in_a_row = 5;
     Time step_timeout = std::chrono::seconds(30);   ///< without progress for so long: hung
     Time start_timeout = std::chrono::seconds(60);  ///< from spawn to the first progress
   };
@@ -37,11 +38,13 @@ class SlotSupervisor {
   struct Exited {
     uint32_t slot, incarnation;
     std::string cause;
-    bool asked = false;  ///< it was told to end: restarted at once, and no crash
+    bool asked = false;     ///< it was told to end: restarted at once, and no failure
+    uint32_t failures = 1;  ///< in a row that this end stands for
   };
   struct Progress {
     uint32_t slot, incarnation;
-  };  ///< it connected, stepped or waits for credit
+    bool achieved = false;  ///< what a slot is for: an episode of a runner has ended, an agent has sent a fragment
+  };                        ///< it connected, stepped or waits for credit
   struct Tick {};
   struct StopAll {};  ///< no restarts from here on
   using Input = std::variant<Start, Exited, Progress, Tick, StopAll>;
@@ -62,6 +65,7 @@ class SlotSupervisor {
   struct Quarantined {
     uint32_t slot;
     std::string cause;
+    uint32_t failures;
   };
   using Output = std::variant<Spawn, Hung, Down, Quarantined>;
 
@@ -85,8 +89,7 @@ class SlotSupervisor {
     Time since{};             // spawn, last progress or, backing off, when to restart
     bool progressed = false;  // since the spawn
     bool reported_hung = false;
-    uint32_t crashes_in_a_row = 0;
-    std::vector<Time> crashes;  // of the last minute
+    uint32_t failures_in_a_row = 0;
   };
   void enter(Slot& slot, State state, Time since);
   uint32_t awaited() const { return num_running() + counts_[static_cast<size_t>(State::backing_off)]; }

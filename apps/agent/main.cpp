@@ -157,7 +157,7 @@ class AgentShell {
     options.slots.first_incarnation = first_incarnation(welcome_.incarnation);
     options.slots.backoff = seconds(config_.fault_tolerance.restart_backoff_s);
     options.slots.backoff_max = seconds(config_.fault_tolerance.restart_backoff_max_s);
-    options.slots.max_crashes_per_minute = static_cast<uint32_t>(config_.fault_tolerance.max_crashes_per_minute);
+    options.slots.max_failures_in_a_row = static_cast<uint32_t>(config_.fault_tolerance.max_failures_in_a_row);
     options.slots.step_timeout = seconds(config_.env_runners.step_timeout_s);
     options.seed = static_cast<uint64_t>(config_.seed);
     return options;

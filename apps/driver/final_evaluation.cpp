@@ -17,6 +17,7 @@ FinalEvaluation evaluate_at_end(const Config& config, const std::filesystem::pat
   return {.return_mean = result.return_mean(),
           .return_stddev = result.return_stddev(),
           .episodes = result.episodes.size(),
+          .failed = result.num_failed(),
           .videos = recorder.num_videos(),
           .failure = recorder.failure()};
 }

@@ -10,9 +10,9 @@ namespace myriad {
 
 struct FinalEvaluation {
   double return_mean, return_stddev;
-  size_t episodes;
-  int64_t videos;       ///< in the run's videos/
-  std::string failure;  ///< why recording ended early, while the evaluation went on; "" where nothing went wrong
+  size_t episodes, failed;  ///< the means are of those that did not fail
+  int64_t videos;           ///< in the run's videos/
+  std::string failure;      ///< why recording ended early, while the evaluation went on; "" where nothing went wrong
 };
 
 /// Evaluates `checkpoint` as [evaluation] of `config` says, and records its first episodes into the folder `run`.

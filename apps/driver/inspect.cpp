@@ -301,11 +301,18 @@ int evaluate_command(const EvaluateOptions& options) {
       fmt::print("{}\n", json::serialize(json::object{{"episode", i},
                                                       {"return", result.episodes[i].episode_return},
                                                       {"length", result.episodes[i].length},
+                                                      {"failed", result.episodes[i].failed},
                                                       {"seed", options.seed}}));
   } else {
-    fmt::print("return {:.2f} +/- {:.2f}, length {:.1f}, over {} episodes (seed {}, {})\n", result.return_mean(),
-               result.return_stddev(), result.length_mean(), result.episodes.size(), options.seed,
+    const size_t failed = result.num_failed();
+    fmt::print("return {:.2f} +/- {:.2f}, length {:.1f}, over {} episodes{} (seed {}, {})\n", result.return_mean(),
+               result.return_stddev(), result.length_mean(), result.episodes.size() - failed,
+               failed == 0 ? "" : fmt::format(", without {} that failed", failed), options.seed,
                options.explore ? "sampled actions" : "deterministic");
+    for (const NumberStats& number : result.numbers)
+      fmt::print("{} {:.4g}, the last of each episode {:.4g}\n", number.name,
+                 number.mean_sum / static_cast<double>(number.episodes),
+                 number.last_sum / static_cast<double>(number.episodes));
   }
   return 0;
 }

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -66,6 +67,13 @@ struct Left {
   bool done;
   Exit exit;
   char code[64], text[1024];
+  struct Number {
+    char name[128];
+    uint64_t episodes;
+    double mean_sum, mean_min, mean_max, last_sum;
+  };
+  std::array<Number, EnvStepper::kMaxNumbers> numbers;
+  size_t num_numbers;
   EvaluationResult::Episode* episodes() { return reinterpret_cast<EvaluationResult::Episode*>(this + 1); }
 };
 static_assert(std::is_trivially_copyable_v<EvaluationResult::Episode> && sizeof(Left) % 8 == 0);
@@ -82,6 +90,13 @@ void evaluate_inside(const SavedPolicy& policy, const Evaluator::Options& option
     sandbox.enter();
     const EvaluationResult result = evaluate_here(policy, options);
     std::copy(result.episodes.begin(), result.episodes.end(), left.episodes());
+    for (const NumberStats& number : result.numbers) {
+      Left::Number& to = left.numbers.at(left.num_numbers++);
+      number.name.copy(to.name, sizeof to.name - 1);
+      to.episodes = number.episodes;
+      to.mean_sum = number.mean_sum, to.mean_min = number.mean_min, to.mean_max = number.mean_max;
+      to.last_sum = number.last_sum;
+    }
   } catch (const Error& error) {
     keep(error.exit_status(), error.code(), error.what());
   } catch (const std::exception& e) { keep(Exit::internal, "internal", e.what()); } catch (...) {
@@ -117,6 +132,11 @@ EvaluationResult evaluate_policy(const SavedPolicy& policy, const Evaluator::Opt
   left.code[sizeof left.code - 1] = left.text[sizeof left.text - 1] = '\0';  // the child wrote what it liked
   if (left.code[0] != '\0') throw Error(left.exit, left.code, left.text);
   std::copy_n(left.episodes(), result.episodes.size(), result.episodes.begin());
+  for (size_t i = 0; i < std::min(left.num_numbers, left.numbers.size()); ++i) {
+    Left::Number& from = left.numbers[i];
+    from.name[sizeof from.name - 1] = '\0';
+    result.numbers.push_back({from.name, from.episodes, from.mean_sum, from.mean_min, from.mean_max, from.last_sum});
+  }
   return result;
 }
 

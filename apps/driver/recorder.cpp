@@ -86,4 +86,15 @@ void RunRecorder::stepped(size_t episode, Environment& env, const SeenStep& step
   });
 }
 
+void RunRecorder::failed(size_t episode) {
+  attempt([&] {
+    if (const auto video = videos_.find(episode); video != videos_.end()) {
+      video->second->finish();
+      videos_.erase(video);
+      ++num_videos_;
+    }
+    lines_.erase(episode);
+  });
+}
+
 }  // namespace myriad

@@ -40,6 +40,7 @@ class RunRecorder final : public EpisodeObserver {
 
   void began(size_t episode, Environment& env, ConstRow observation) override;
   void stepped(size_t episode, Environment& env, const SeenStep& step) override;
+  void failed(size_t episode) override;
 
   /// Why recording ended early, while the evaluation went on; "" where nothing went wrong.
   const std::string& failure() const { return failure_; }

@@ -1,11 +1,36 @@
 #include "apps/driver/report_rows.hpp"
 
+#include <algorithm>
 #include <cmath>
+
+#include "roles/iteration_metrics.hpp"
 
 namespace myriad {
 namespace {
 
 constexpr std::string_view kDropped = "dropped/";
+
+/// RLlib's custom_metrics: the mean, the least and the greatest of the episodes' means, and the mean of their last.
+void add_numbers(const Metrics& metrics, Report& rows) {
+  constexpr std::string_view kCount = "/episodes";
+  for (auto it = metrics.lower_bound(std::string(kNumbers)); it != metrics.end() && it->first.starts_with(kNumbers);
+       ++it) {
+    const auto& [key, episodes] = *it;
+    if (!key.ends_with(kCount) || episodes <= 0) continue;
+    const std::string name = key.substr(kNumbers.size(), key.size() - kNumbers.size() - kCount.size());
+    std::string shown = name;
+    std::ranges::replace(shown, '/', '.');  // results are nested by slashes
+    const auto part = [&](const char* part) {
+      const auto found = metrics.find(fmt::format("{}{}/{}", kNumbers, name, part));
+      return found == metrics.end() ? Snapshot::kUnknown : found->second;
+    };
+    const std::string row = "env_runners/custom_metrics/" + shown;
+    rows.push_back({row + "_mean", part("mean_sum") / episodes});
+    rows.push_back({row + "_min", part("mean_min")});
+    rows.push_back({row + "_max", part("mean_max")});
+    rows.push_back({row + "_last_mean", part("last_sum") / episodes});
+  }
+}
 
 }  // namespace
 
@@ -68,13 +93,16 @@ Report report_rows(const wire::IterationReportT& report, const Metrics& metrics,
         {"num_messages_resent_since_start", "env_runners/num_messages_resent_since_start"},
         {"num_env_runners_contributed_since_start", "env_runners/num_env_runners_contributed_since_start"},
         {"num_episodes_left_out", "env_runners/num_episodes_left_out"},
+        {"num_observations_out_of_bounds", "env_runners/num_observations_out_of_bounds"},
         {"num_updates", "learners/num_updates"}})
     if (const auto found = metrics.find(metric); found != metrics.end()) rows.push_back({key, found->second});
   for (const auto& [key, value] : metrics) {
     const std::string group = key.substr(0, key.find('/') + 1);
     if (group == "learners/" || group == kDropped || group == "timers/" || group == "policy_lag_hist/")
       rows.push_back({key, value});
+    if (group == kEnvFailures) rows.push_back({"env_runners/" + key, value});
   }
+  add_numbers(metrics, rows);
   return rows;
 }
 

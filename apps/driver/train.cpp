@@ -176,10 +176,11 @@ class Run {
     options.fleet.agents.num_slots = static_cast<uint32_t>(config_.num_hosts());
     options.fleet.agents.backoff = seconds(config_.fault_tolerance.restart_backoff_s);
     options.fleet.agents.backoff_max = seconds(config_.fault_tolerance.restart_backoff_max_s);
-    options.fleet.agents.max_crashes_per_minute = static_cast<uint32_t>(config_.fault_tolerance.max_crashes_per_minute);
+    options.fleet.agents.max_failures_in_a_row = static_cast<uint32_t>(config_.fault_tolerance.max_failures_in_a_row);
+    options.max_failed_episodes = config_.fault_tolerance.max_failed_episodes;
     options.learners.num_learners = static_cast<uint32_t>(config_.learners.num_learners);
     options.learners.fragments_per_batch = static_cast<uint32_t>(config_.fragments_per_batch());
-    options.learners.max_crashes_per_minute = static_cast<uint32_t>(config_.fault_tolerance.max_crashes_per_minute);
+    options.learners.max_failures_in_a_row = static_cast<uint32_t>(config_.fault_tolerance.max_failures_in_a_row);
     options.learners.shares_by_speed = config_.async();
     options.learners.sharded = config_.learners.shard != "none";
     options.learners.endpoint = [this](uint32_t shard, uint32_t incarnation) {
@@ -332,8 +333,9 @@ class Run {
     if (!has_saved()) return text;
     if (config_.evaluation.evaluate_at_end && finished_->exit == Exit::ok) {
       const FinalEvaluation result = evaluate_at_end(config_, directory_.path(), core_.last_checkpoint());
-      text += fmt::format("return   {:.1f} +/- {:.1f} over {} evaluation episodes\n", result.return_mean,
-                          result.return_stddev, result.episodes);
+      text += fmt::format("return   {:.1f} +/- {:.1f} over {} evaluation episodes{}\n", result.return_mean,
+                          result.return_stddev, result.episodes - result.failed,
+                          result.failed == 0 ? "" : fmt::format(", without {} that failed", result.failed));
       if (result.videos > 0) text += fmt::format("videos   {} in {}/videos\n", result.videos, place);
       if (!result.failure.empty()) {
         note_event("video", result.failure);

@@ -22,6 +22,13 @@ Clock& clock() {
 
 }  // namespace
 
+std::string readable(const std::string& text) {
+  std::string kept = text.substr(0, 4096);
+  for (char& c : kept)
+    if (static_cast<unsigned char>(c) < ' ' && c != '\n') c = ' ';
+  return kept;
+}
+
 Channel::Channel(int fd, std::string name, bool takes_descriptors, std::function<void()> alive)
     : fd_(fd), takes_descriptors_(takes_descriptors), name_(std::move(name)), alive_(std::move(alive)) {
   const timeval sign{1, 0};  // so often a wait looks around
@@ -110,10 +117,7 @@ MessageT Channel::receive(Time deadline) {
     fail(Exit::environment, "simulator-malformed", "{} sent {} bytes that are no message of docs/protocol.md", name_,
          size);
   if (const auto* failure = as<FailureT>(*message)) {
-    std::string text = failure->text.substr(0, 4096);
-    for (char& c : text)
-      if (static_cast<unsigned char>(c) < ' ' && c != '\n') c = ' ';
-    fail(Exit::environment, "simulator-failed", "{} says: {}", name_, text);
+    fail(Exit::environment, "simulator-failed", "{} says: {}", name_, readable(failure->text));
   }
   return std::move(*message);
 }

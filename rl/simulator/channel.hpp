@@ -11,6 +11,9 @@
 
 namespace myriad::simulator {
 
+/// Text of a peer, for people: 4,096 bytes at most, without control characters but newlines.
+std::string readable(const std::string& text);
+
 class Channel {
  public:
   /// Takes over `fd`, a connected stream socket; `name`: the peer's, for messages.

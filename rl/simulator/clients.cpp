@@ -180,6 +180,17 @@ class ClientEnvironment final : public Environment {
     return cut(observation, why_lost_);
   }
 
+  /// Its client is told, and the next one to come begins.
+  bool renew(std::string_view why) override {
+    drop(std::string(why));
+    tell(DoorMessage::Kind::lost);
+    tell(DoorMessage::Kind::free);
+    session_ = {};
+    in_episode_ = false;
+    next_.reset();
+    return true;
+  }
+
  private:
   void copy(Row observation) const { std::memcpy(observation.bytes().data(), row_.data(), row_.size()); }
 

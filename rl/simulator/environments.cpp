@@ -15,90 +15,161 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr uint32_t kMaxAgents = 1 << 16;
+constexpr uint8_t kNotBegun = 4;  // in flags
 
 size_t agents_of(const HelloT& hello) { return std::clamp<uint32_t>(hello.agents, 1, kMaxAgents); }
 
 /// The environments made one after the other of one source and one set of options; they come to life at the first
-/// reset, in as many simulators as they need.
+/// reset, in as many simulators as they need. A simulator that is lost takes the episodes of all its environments with
+/// it, and comes back with the first of them that is made anew.
 class Group {
  public:
   Group(Source source, EnvOptions options, EnvContext context)
       : source_(std::move(source)), options_(std::move(options)), context_(std::move(context)) {}
 
-  size_t join() { return places_++; }
-  bool is_open() const { return simulators_.empty(); }
+  size_t join() {
+    places_.emplace_back();
+    return places_.size() - 1;
+  }
+  bool is_open() const { return hosts_.empty(); }
 
   void submit(size_t place, ConstRow action) {
-    const auto [simulator, env] = at(place);
-    simulator->submit(env, action.bytes());
-    submitted_[place] = true;
+    if (places_[place].lost) return;  // step() says so
+    const auto [host, env] = at(place);
+    host->simulator->submit(env, action.bytes());
+    places_[place].submitted = true;
   }
 
   StepResult step(size_t place, ConstRow action, Row observation) {
-    const auto [simulator, env] = at(place);
-    if (!submitted_[place]) submit(place, action);
-    submitted_[place] = false;
-    if (simulator->submitted(env))  // the first of this step: all begin
-      for (const auto& all : simulators_) all->begin_step();
-    simulator->finish_step();
-    const uint8_t flags = simulator->flags(env);
+    Place& own = places_[place];
+    const auto [host, env] = at(place);
+    if (!own.lost && !own.submitted) submit(place, action);
+    own.submitted = false;
+    if (!own.lost && host->simulator->submitted(env))  // the first of this step: all begin
+      for (Host& all : hosts_) attempt(all, [&] { all.simulator->begin_step(); });
+    attempt(*host, [&, simulator = host->simulator.get()] { simulator->finish_step(); });
+    refuse_failed(own, *host, env);
+    const Simulator& simulator = *host->simulator;
+    const uint8_t flags = simulator.flags(env);
     if (flags == 0)
-      simulator->observation(env, observation.bytes());
+      simulator.observation(env, observation.bytes());
     else
-      simulator->final_observation(env, observation.bytes());
-    begun_[place] = flags != 0;
-    return {simulator->reward(env), (flags & 1) != 0, (flags & 2) != 0};
+      simulator.final_observation(env, observation.bytes());
+    own.begun = flags != 0 && (flags & kNotBegun) == 0;
+    return {simulator.reward(env), (flags & 1) != 0, (flags & 2) != 0};
   }
 
   /// Seeds the first episode; those that follow in the same stream go on drawing, as Gymnasium's do.
   void reset(size_t place, RandomStream& random, Row observation) {
     if (is_open()) open();
-    const auto [simulator, env] = at(place);
-    const bool goes_on = seeded_[place] && seeded_[place]->same_as(random);
-    if (!goes_on || !begun_[place]) {
-      simulator->finish_step();
+    Place& own = places_[place];
+    const auto [host, env] = at(place);
+    if (own.lost) throw *host->loss;
+    const bool goes_on = own.seeded && own.seeded->same_as(random);
+    if (!goes_on || !own.begun) {
       std::optional<uint64_t> seed;
       if (!goes_on) {
         seed = random.next_u64() >> 33;
-        seeded_[place] = random;
+        own.seeded = random;
       }
-      simulator->reset(env, seed);
+      attempt(*host, [&, simulator = host->simulator.get()] {
+        simulator->finish_step();
+        simulator->reset(env, seed, own.anew);
+      });
+      refuse_failed(own, *host, env);
     }
-    begun_[place] = false;
-    simulator->observation(env, observation.bytes());
+    own.begun = own.anew = false;
+    host->simulator->observation(env, observation.bytes());
+  }
+
+  void renew(size_t place) {
+    if (is_open()) return;
+    const auto [host, env] = at(place);
+    if (!host->simulator) host->simulator = start(host->size);
+    places_[place] = Place{.anew = !places_[place].lost};  // a simulator that is lost comes back with new ones
+  }
+
+  std::span<const EpisodeNumber> numbers(size_t place) {
+    numbers_.clear();
+    const auto [host, env] = at(place);
+    if (!host->simulator) return {};
+    for (size_t i = 0; i < host->simulator->number_names().size(); ++i)
+      numbers_.push_back(host->simulator->number(env, i));
+    return numbers_;
   }
 
  private:
+  struct Place {
+    bool submitted = false;  // its action is known, its answer not read
+    bool begun = false;      // S_0 of its next episode is here
+    bool lost = false;       // its episode went with its simulator
+    bool anew = false;       // to be made anew by its next reset
+    std::optional<RandomStream> seeded = {};
+  };
+  struct Host {
+    std::unique_ptr<Simulator> simulator;  // none: it was lost
+    size_t first, size;                    // its places
+    std::optional<Error> loss = {};        // the last one
+  };
+
+  std::unique_ptr<Simulator> start(size_t size) const {
+    auto simulator = std::make_unique<Simulator>(source_, options_, context_);
+    simulator->welcome(size, options_);
+    return simulator;
+  }
+
   void open() {
-    submitted_.assign(places_, false), begun_.assign(places_, false), seeded_.assign(places_, std::nullopt);
-    for (size_t first = 0; first < places_;) {
+    std::vector<Host> hosts;
+    const size_t places = places_.size();
+    for (size_t first = 0; first < places;) {
       auto simulator = std::make_unique<Simulator>(source_, options_, context_);
-      if (const size_t agents = agents_of(simulator->hello()); places_ % agents != 0)
+      if (const size_t agents = agents_of(simulator->hello()); places % agents != 0)
         fail(
             Exit::usage, "impossible",
             "{} has {} agents that act together, an environment each, and cannot have {} environments: want a multiple "
             "of {} (`myriad play` and `myriad check-env` make one)",
-            source_.name(), agents, places_, agents);
-      const size_t most = simulator->hello().max_envs == 0 ? places_ : simulator->hello().max_envs;
-      each_ = std::min(most, places_);
-      simulator->welcome(std::min(each_, places_ - first), options_);
-      first += each_;
-      simulators_.push_back(std::move(simulator));
+            source_.name(), agents, places, agents);
+      const size_t most = simulator->hello().max_envs == 0 ? places : simulator->hello().max_envs;
+      each_ = std::min(most, places);
+      const size_t size = std::min(each_, places - first);
+      simulator->welcome(size, options_);
+      hosts.push_back({std::move(simulator), first, size});
+      first += size;
+    }
+    hosts_ = std::move(hosts);
+  }
+
+  std::pair<Host*, size_t> at(size_t place) {
+    check(!is_open(), "an environment is stepped before it was reset");
+    return {&hosts_[place / each_], place % each_};
+  }
+
+  /// Speaks with a simulator; one with which that is not possible is lost, which each of its places tells.
+  template <class F>
+  void attempt(Host& host, F&& f) {
+    if (!host.simulator) return;
+    try {
+      f();
+    } catch (const Error& error) {
+      host.loss = error;
+      host.simulator.reset();
+      for (size_t i = 0; i < host.size; ++i) places_[host.first + i].lost = true;
     }
   }
-  std::pair<Simulator*, size_t> at(size_t place) const {
-    check(!is_open(), "an environment is stepped before it was reset");
-    return {simulators_[place / each_].get(), place % each_};
+
+  void refuse_failed(const Place& place, Host& host, size_t env) const {
+    if (place.lost) throw *host.loss;
+    if (const auto why = host.simulator->take_failure(env))
+      fail(Exit::environment, "simulator-failed", "{} says: {}", host.simulator->name(), *why);
   }
 
   Source source_;
   EnvOptions options_;
   EnvContext context_;
-  std::vector<std::unique_ptr<Simulator>> simulators_;
-  size_t places_ = 0, each_ = 1;
-  std::vector<bool> submitted_;  // its action is known, its answer not read
-  std::vector<bool> begun_;      // S_0 of its next episode is here
-  std::vector<std::optional<RandomStream>> seeded_;
+  std::vector<Place> places_;
+  std::vector<Host> hosts_;
+  size_t each_ = 1;
+  std::vector<EpisodeNumber> numbers_;  // of the last call
 };
 
 class SimulatedEnvironment final : public Environment {
@@ -109,6 +180,11 @@ class SimulatedEnvironment final : public Environment {
   StepResult step(ConstRow action, RandomStream&, Row observation) override {
     return group_->step(place_, action, observation);
   }
+  bool renew(std::string_view) override {
+    group_->renew(place_);
+    return true;
+  }
+  std::span<const EpisodeNumber> numbers() override { return group_->numbers(place_); }
 
  private:
   std::shared_ptr<Group> group_;

@@ -6,6 +6,9 @@
 
 namespace myriad::simulator {
 
+/// Numbers of an episode that there is room for.
+constexpr size_t kMaxNumbers = 32;
+
 /// Offsets of the blocks; observations are first.
 struct SharedRows {
   SharedRows() = default;
@@ -17,10 +20,11 @@ struct SharedRows {
         rewards(actions + aligned(n * action)),
         flags(rewards + aligned(n * sizeof(double))),
         active(flags + aligned(n)),
-        bytes(active + aligned(n)) {}
+        numbers(active + aligned(n)),
+        bytes(numbers + aligned(n * kMaxNumbers * 2 * sizeof(double))) {}
 
   size_t observation_bytes = 0, action_bytes = 0;  ///< of a row
-  size_t finals = 0, actions = 0, rewards = 0, flags = 0, active = 0;
+  size_t finals = 0, actions = 0, rewards = 0, flags = 0, active = 0, numbers = 0;
   size_t bytes = 0;  ///< of all
 
  private:

@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -167,6 +168,8 @@ void Simulator::welcome(size_t num_envs, const EnvOptions& options) {
   welcome.observation_bytes = static_cast<uint32_t>(rows_.observation_bytes);
   welcome.action_bytes = static_cast<uint32_t>(rows_.action_bytes);
   welcome.shared_bytes = local_ ? rows_.bytes : 0;
+  welcome.takes_failed = true;
+  welcome.max_numbers = kMaxNumbers;
   explained([&] { channel_->send(frame_of(std::move(welcome)), local_ ? memory_->fd() : -1); });
   memory_->close_fd();
   if (local_) step_frame_ = frame_of(StepT{});
@@ -200,8 +203,9 @@ void Simulator::finish_step() {
   std::memset(active(), 0, num_envs_);
 }
 
-void Simulator::reset(size_t env, std::optional<uint64_t> seed) {
+void Simulator::reset(size_t env, std::optional<uint64_t> seed, bool anew) {
   ResetT reset;
+  reset.anew = anew;
   reset.envs.push_back(static_cast<uint32_t>(env));
   if (seed) reset.seeds.push_back(*seed);
   explained([&] {
@@ -217,6 +221,15 @@ void Simulator::hear(const char* asked, std::optional<size_t> only) {
   if (stepped == nullptr)
     fail(Exit::environment, "simulator-malformed", "{} answers a {} with a {}", channel_->name(), asked,
          EnumNameBody(message.body.type));
+  std::erase_if(failed_, [only](const auto& failed) { return !only || failed.first == *only; });
+  for (const auto& failed : stepped->failed)
+    if (failed && failed->env < num_envs_)
+      failed_.emplace_back(failed->env, readable(failed->text.empty() ? "it gave no reason" : failed->text));
+  if (!stepped->number_names.empty()) {
+    number_names_.clear();
+    for (size_t i = 0; i < std::min(stepped->number_names.size(), kMaxNumbers); ++i)
+      number_names_.push_back(readable(stepped->number_names[i].substr(0, 128)));
+  }
   if (local_) return;
   const auto part = [&](const auto& values, size_t at, size_t bytes, const char* what, bool may_miss) {
     if (values.empty() && may_miss) return;
@@ -233,6 +246,15 @@ void Simulator::hear(const char* asked, std::optional<size_t> only) {
   part(stepped->finals, rows_.finals, rows_.observation_bytes, "finals", true);
   part(stepped->rewards, rows_.rewards, sizeof(double), "rewards", false);
   part(stepped->flags, rows_.flags, 1, "flags", false);
+  part(stepped->numbers, rows_.numbers, kMaxNumbers * 2 * sizeof(double), "numbers", true);
+}
+
+std::optional<std::string> Simulator::take_failure(size_t env) {
+  const auto found = std::ranges::find(failed_, env, &std::pair<size_t, std::string>::first);
+  if (found == failed_.end()) return std::nullopt;
+  std::string why = std::move(found->second);
+  failed_.erase(found);
+  return why;
 }
 
 /// A simulator may announce other spaces here than to the process that asked it first.

@@ -45,12 +45,21 @@ class Simulator {
   void begin_step();
   void finish_step();  ///< waits for the answer, if it has been told
   bool submitted(size_t env) const { return active()[env] != 0; }
-  void reset(size_t env, std::optional<uint64_t> seed);
+  /// `anew`: it makes the environment anew first.
+  void reset(size_t env, std::optional<uint64_t> seed, bool anew);
+  /// Why the environment failed in the newest answer, once; none: it did not.
+  std::optional<std::string> take_failure(size_t env);
 
   // An environment's part of the newest answer; copies, since the process may write at any time.
   void observation(size_t env, std::span<std::byte> row) const;
   void final_observation(size_t env, std::span<std::byte> row) const;
   double reward(size_t env) const { return reinterpret_cast<const double*>(block(rows_.rewards))[env]; }
+  const std::vector<std::string>& number_names() const { return number_names_; }
+  EpisodeNumber number(size_t env, size_t i) const {
+    const double* pair = reinterpret_cast<const double*>(block(rows_.numbers)) + 2 * (env * kMaxNumbers + i);
+    return {number_names_[i], pair[0], pair[1]};
+  }
+  const std::string& name() const { return channel_->name(); }
   uint8_t flags(size_t env) const { return static_cast<uint8_t>(*block(rows_.flags + env)); }
 
  private:
@@ -73,6 +82,8 @@ class Simulator {
   bool local_ = false, stepping_ = false;
   std::optional<SharedMemory> memory_;  // where it is not shared, filled from messages
   std::vector<std::byte> step_frame_;
+  std::vector<std::pair<size_t, std::string>> failed_;  // of the newest answer about each
+  std::vector<std::string> number_names_;
 };
 
 }  // namespace myriad::simulator

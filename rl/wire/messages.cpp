@@ -156,6 +156,17 @@ Message fragment_message(std::shared_ptr<Fragment> fragment, uint64_t sampling_n
   header.episodes.reserve(fragment->episodes.size());
   for (const EpisodeStats& e : fragment->episodes)
     header.episodes.emplace_back(e.episode_return, e.length, e.env_index, e.level);
+  const EnvReport& report = fragment->report;
+  if (report.failures != EnvFailureCounts{}) header.failures.assign(report.failures.begin(), report.failures.end());
+  header.outside = report.outside;
+  for (const NumberStats& n : report.numbers) {
+    auto stats = std::make_unique<wire::NumberStatsT>();
+    stats->name = n.name;
+    stats->episodes = n.episodes;
+    stats->mean_sum = n.mean_sum, stats->mean_min = n.mean_min, stats->mean_max = n.mean_max;
+    stats->last_sum = n.last_sum;
+    header.numbers.push_back(std::move(stats));
+  }
   header.sampling_ns = sampling_ns;
   header.waiting_ns = waiting_ns;
   const auto used = fragment->used();

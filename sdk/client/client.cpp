@@ -29,6 +29,7 @@ namespace myriad::simulator {
 namespace {
 
 constexpr Time kForever = std::chrono::hours(24 * 365);
+constexpr std::byte kNotBegun{4};  // in flags
 
 /// `name`: "observation" or "action".
 std::unique_ptr<SpaceT> space_message(const myriad_space& space, const char* name) {
@@ -60,6 +61,12 @@ bool masks_actions(const myriad_plugin& plugin) {
   return plugin.size > offsetof(myriad_plugin, masks_actions) && plugin.masks_actions != 0;
 }
 
+/// How many numbers of an episode its environments give.
+size_t num_numbers(const myriad_plugin& plugin) {
+  const bool knows = plugin.size > offsetof(myriad_plugin, numbers) && plugin.numbers != nullptr;
+  return knows ? std::min(plugin.num_numbers, kMaxNumbers) : 0;
+}
+
 /// connect_to() or listen_at(). Throws Error.
 int open_socket(int (*open)(const std::string& address), const std::string& address) try {
   return open(address);
@@ -83,7 +90,7 @@ class Host {
  public:
   Host(Channel channel, const myriad_plugin& plugin) : channel_(std::move(channel)), plugin_(plugin) {}
   ~Host() {
-    for (myriad_env* env : envs_) plugin_.destroy(env);
+    for (size_t i = 0; i < envs_.size(); ++i) discard(i);
   }
 
   /// Until Myriad is gone.
@@ -152,20 +159,47 @@ class Host {
       fail(Exit::environment, "simulator-malformed", "Myriad lays these spaces out in other rows: update the library");
     rows_ = {n_, rows_.observation_bytes, rows_.action_bytes};
     if (welcome.shared_bytes > 0)
-      memory_.emplace(SharedMemory::map(channel_.take_descriptor(), rows_.bytes, true));
+      memory_.emplace(
+          SharedMemory::map(channel_.take_descriptor(), std::min<size_t>(rows_.bytes, welcome.shared_bytes), true));
     else
       copies_.resize(rows_.bytes / sizeof(double));
     data_ = memory_ ? memory_->data() : reinterpret_cast<std::byte*>(copies_.data());
     for (const auto& option : welcome.options)
       for (size_t i = 0; i < plugin_.num_options; ++i)
         if (option && option->name == plugin_.options[i].name) values_[i] = option->value;
+    takes_failed_ = welcome.takes_failed;
+    takes_numbers_ = welcome.max_numbers == kMaxNumbers;
+    if (takes_numbers_)
+      for (size_t k = 0; k < num_numbers(plugin_); ++k) names_to_tell_.emplace_back(plugin_.number_names[k]);
+    not_begun_.resize(n_);
+    envs_.resize(n_);
     for (size_t i = 0; i < n_; ++i) {
-      myriad_env* env = nullptr;
-      call_plugin([&](myriad_error* error) { return (env = plugin_.create(values_.data(), error)) == nullptr; });
-      envs_.push_back(env);
+      make(i);
       streams_.push_back(stream_of(std::random_device{}()));
     }
     if (memory_) stepped_ = frame_of(SteppedT{});
+  }
+
+  void make(size_t i) {
+    if (envs_[i] == nullptr)
+      call_plugin([&](myriad_error* error) { return (envs_[i] = plugin_.create(values_.data(), error)) == nullptr; });
+  }
+  void discard(size_t i) {
+    if (envs_[i] != nullptr) plugin_.destroy(std::exchange(envs_[i], nullptr));
+  }
+
+  /// f(), whose error is environment i's alone.
+  template <class F>
+  void attempt(size_t i, F&& f) {
+    try {
+      f();
+    } catch (const std::exception& error) {
+      if (!takes_failed_) throw;
+      failed_.push_back(std::make_unique<FailedEnvT>());
+      failed_.back()->env = static_cast<uint32_t>(i);
+      failed_.back()->text = error.what();
+      discard(i);
+    }
   }
 
   void answer(MessageT message) {
@@ -177,20 +211,28 @@ class Host {
         std::memcpy(data_ + rows_.active, step->active.data(), n_);
       }
       for (size_t i = 0; i < n_; ++i)
-        if (data_[rows_.active + i] != std::byte{0}) this->step(i);
+        if (data_[rows_.active + i] != std::byte{0}) attempt(i, [&] { this->step(i); });
     } else if (const auto* reset = as<ResetT>(message)) {
       for (size_t k = 0; k < reset->envs.size(); ++k) {
         const size_t i = reset->envs[k];
         if (i >= n_) fail(Exit::environment, "simulator-malformed", "Myriad resets environment {} of {}", i, n_);
         if (k < reset->seeds.size()) streams_[i] = stream_of(reset->seeds[k]);
-        this->reset(i);
+        attempt(i, [&] {
+          if (reset->anew) discard(i), not_begun_[i].clear();
+          if (!not_begun_[i].empty()) throw std::runtime_error(std::exchange(not_begun_[i], ""));
+          make(i);
+          this->reset(i);
+        });
       }
     } else {
       fail(Exit::environment, "simulator-malformed", "Myriad sent a {} to a simulator",
            EnumNameBody(message.body.type));
     }
-    if (!memory_) stepped_ = frame_of(copy());
-    channel_.send(stepped_);
+    if (memory_ && failed_.empty() && names_to_tell_.empty()) return channel_.send(stepped_);
+    SteppedT stepped = memory_ ? SteppedT{} : copy();
+    stepped.number_names = std::exchange(names_to_tell_, {});
+    stepped.failed = std::exchange(failed_, {});
+    channel_.send(frame_of(std::move(stepped)));
   }
 
   void reset(size_t i) {
@@ -215,9 +257,28 @@ class Host {
           fmt::format("`ended` is {}, want MYRIAD_TERMINATED, MYRIAD_TRUNCATED or 0", static_cast<int>(ended)));
     std::memcpy(data_ + rows_.rewards + i * sizeof reward, &reward, sizeof reward);
     data_[rows_.flags + i] = std::byte{ended};
+    write_numbers(i);
     if (ended == 0) return;
     std::memcpy(data_ + rows_.finals + i * rows_.observation_bytes, row, rows_.observation_bytes);
-    reset(i);
+    try {
+      reset(i);
+    } catch (const std::exception& error) {  // the episode that has ended is none the worse
+      if (!takes_failed_) throw;
+      not_begun_[i] = error.what();
+      data_[rows_.flags + i] |= kNotBegun;
+    }
+  }
+
+  /// At each step: Myriad may end an episode without a word.
+  void write_numbers(size_t i) {
+    const size_t n = num_numbers(plugin_);
+    if (n == 0 || !takes_numbers_) return;
+    numbers_.resize(plugin_.num_numbers);
+    call_plugin([&](myriad_error* error) { return plugin_.numbers(envs_[i], numbers_.data(), error); });
+    for (size_t k = 0; k < n; ++k) {
+      const double pair[2] = {numbers_[k], numbers_[k]};
+      std::memcpy(data_ + rows_.numbers + (i * kMaxNumbers + k) * sizeof pair, pair, sizeof pair);
+    }
   }
 
   SteppedT copy() const {
@@ -228,14 +289,23 @@ class Host {
     stepped.flags = bytes(rows_.flags, n_);
     stepped.rewards.resize(n_);
     std::memcpy(stepped.rewards.data(), data_ + rows_.rewards, n_ * sizeof(double));
+    if (takes_numbers_) {
+      stepped.numbers.resize(n_ * kMaxNumbers * 2);
+      std::memcpy(stepped.numbers.data(), data_ + rows_.numbers, stepped.numbers.size() * sizeof(double));
+    }
     return stepped;
   }
 
   Channel channel_;
   const myriad_plugin& plugin_;
-  std::vector<double> values_;  // of the options
-  std::vector<myriad_env*> envs_;
+  std::vector<double> values_;     // of the options
+  std::vector<myriad_env*> envs_;  // nullptr: it failed
   std::vector<RandomStream> streams_;
+  std::vector<std::unique_ptr<FailedEnvT>> failed_;  // to be told
+  std::vector<std::string> not_begun_;               // why an environment's next episode has not begun; "": it has
+  bool takes_failed_ = false, takes_numbers_ = false;
+  std::vector<std::string> names_to_tell_;
+  std::vector<double> numbers_;  // of one environment
   size_t n_ = 0;
   SharedRows rows_;
   std::optional<SharedMemory> memory_;

@@ -157,7 +157,7 @@ TEST_SUITE("apps/launcher") {
 
   TEST_CASE("agents that end at once are started again under new incarnations, then given up") {
     DriverCore::Options options = driver_harness::Run::options();
-    options.fleet.agents.max_crashes_per_minute = 3;
+    options.fleet.agents.max_failures_in_a_row = 3;
     Driver driver(options);
     driver.launcher.agents_end_at_once = true;
     driver.step(DriverCore::Start{});

@@ -45,6 +45,25 @@ const Metrics kAsync = {{"dropped/duplicate", 0},
 }  // namespace
 
 TEST_SUITE("apps/report_rows") {
+  TEST_CASE("report_rows: failures by cause; numbers of episodes as RLlib's custom_metrics") {
+    const DriverCore core({});
+    const wire::IterationReportT told = report({{"num_env_failures/nan", 3},
+                                                {"num_observations_out_of_bounds", 9},
+                                                {"numbers/reward/forward/episodes", 4},
+                                                {"numbers/reward/forward/last_sum", 6},
+                                                {"numbers/reward/forward/mean_max", 5},
+                                                {"numbers/reward/forward/mean_min", -1},
+                                                {"numbers/reward/forward/mean_sum", 8}});
+    const Report rows = report_rows(told, metrics_of(told), core, {10.0, 2.0, 512});
+    CHECK(number_in(rows, "env_runners/num_env_failures/nan") == 3);
+    CHECK(number_in(rows, "env_runners/num_observations_out_of_bounds") == 9);
+    const std::string name = "env_runners/custom_metrics/reward.forward";
+    CHECK(number_in(rows, name + "_mean") == 2);
+    CHECK(number_in(rows, name + "_min") == -1);
+    CHECK(number_in(rows, name + "_max") == 5);
+    CHECK(number_in(rows, name + "_last_mean") == 1.5);
+  }
+
   TEST_CASE("report_rows: the learner's measures under the results' names, groups as they are, nothing twice") {
     const DriverCore core({});
     const Report rows = report_rows(report(kAsync), metrics_of(report(kAsync)), core, {10.0, 2.0, 512});

@@ -56,7 +56,7 @@ min_time_s_per_iteration = 0.05
 [checkpointing]
 checkpoint_frequency = 20
 [fault_tolerance]
-max_crashes_per_minute = 9
+max_failures_in_a_row = 9
 [evaluation]
 evaluate_at_end = false
 [stop]

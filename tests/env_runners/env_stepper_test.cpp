@@ -136,7 +136,8 @@ TEST_SUITE("env_runners/env_stepper") {
                       check = "; check: myriad check-env Obedient-v0";
     CHECK(Stage().error(Obedient::kNan) == "error[nan] " + at + "obs[1] = nan" + check);
     CHECK(Stage().error(Obedient::kOutside) ==
-          "error[obs-bounds] " + at + "obs[1] = 1.5 outside [0, 1]; widen the space or clip" + check);
+          "error[obs-bounds] " + at +
+              "obs[1] = 1.5 outside [0, 1]; widen the space, or set environment.out_of_bounds to clip or warn" + check);
     CHECK(Stage().error(Obedient::kBadReward) == "error[nan] " + at + "reward = -inf" + check);
     CHECK(Stage().error(Obedient::kThrow) ==
           "error[env-exception] " + at + "the simulator threw: the joint came off" + check);
@@ -159,7 +160,8 @@ TEST_SUITE("env_runners/env_stepper") {
     } catch (const EnvError& error) {
       CHECK(error.line().starts_with("error[obs-bounds] Obedient-v0 evaluation episode 6 (seed 9) at step 1: obs[1]"));
       CHECK(error.where == "at step 1");
-      CHECK(error.fact == "obs[1] = 1.5 outside [0, 1]; widen the space or clip");
+      CHECK(error.fact ==
+            "obs[1] = 1.5 outside [0, 1]; widen the space, or set environment.out_of_bounds to clip or warn");
       CHECK(error.exit_status() == Exit::environment);
     }
   }

@@ -293,6 +293,61 @@ TEST_SUITE("env_runners/evaluator") {
       }
   }
 
+  TEST_CASE("evaluate: episodes that fail are left out of the means; too many end it") {
+    // Its episodes end after 4 steps with a return of 4 and a number; those of an episode's first draw below `p` fail.
+    struct Breaks : Environment {
+      explicit Breaks(double chance) : p(chance) {}
+      void reset(RandomStream& random, Row observation) override {
+        breaks = random.uniform() < p;
+        t = 0;
+        std::ranges::fill(observation.f32(), 0.0f);
+      }
+      StepResult step(ConstRow, RandomStream&, Row observation) override {
+        if (broken) throw std::runtime_error("used after it broke");
+        std::ranges::fill(observation.f32(), 0.0f);
+        if (++t == 3 && breaks) {
+          broken = true;
+          throw std::runtime_error("the joint came off");
+        }
+        return {.reward = 1, .terminated = t == 4};
+      }
+      std::span<const EpisodeNumber> numbers() override { return one; }
+      std::array<EpisodeNumber, 1> one{{{"is_success", 0.5, 1}}};
+      double p;
+      bool breaks = false, broken = false;
+      int t = 0;
+    };
+    EnvSpec spec = counter();
+    spec.id = "Breaks-v0";
+    spec.options = {{"p", 0.3}};
+    spec.make = [](const EnvOptions& o) { return std::make_unique<Breaks>(o.at("p")); };
+    Config config = config_for(counter(), 2, 8);
+    const ModuleSpec module = make_mlp_spec(counter().observation_space, counter().action_space, config.rl_module);
+    const Weights weights = initial_weights(module);
+    const EvaluationResult result = evaluate(config, spec, module, weights, 60, 5, false);
+    size_t failed = 0;
+    for (uint64_t i = 0; i < 60; ++i) {
+      const bool fails = RandomStream(5, StreamPurpose::evaluation, i).uniform() < 0.3;
+      CHECK(result.episodes[i].failed == fails);
+      CHECK(result.episodes[i].length == (fails ? 3 : 4));
+      failed += fails;
+    }
+    CHECK(failed > 5);
+    CHECK(result.num_failed() == failed);
+    CHECK(result.return_mean() == 4);
+    CHECK(result.return_stddev() == 0);
+    CHECK(result.length_mean() == 4);
+    REQUIRE(result.numbers.size() == 1);
+    CHECK(result.numbers[0].episodes == 60 - failed);
+    CHECK(result.numbers[0].last_sum == static_cast<double>(60 - failed));
+    config.environment.env_config = {{"p", 0.8}};
+    CHECK_THROWS_AS(evaluate(config, spec, module, weights, 60, 5, false), EnvError);
+    config.fault_tolerance.max_failed_episodes = 1;
+    CHECK(evaluate(config, spec, module, weights, 60, 5, false).num_failed() > 30);
+    config.environment.on_failure = "end";
+    CHECK_THROWS_AS(evaluate(config, spec, module, weights, 60, 5, false), EnvError);
+  }
+
   TEST_CASE("evaluate: a failing environment is named with its episode") {
     Config config = config_for(faulty(), 2, 8);
     config.environment.env_config = {{"fault", 2}};

@@ -2,11 +2,13 @@
 
 #include <doctest/doctest.h>
 
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
 
 #include "rl/check.hpp"
+#include "rl/step_numbers.hpp"
 #include "tests/env_runners/toy_envs.hpp"
 
 using namespace myriad;
@@ -27,8 +29,14 @@ struct Bench {
         actions(n) {}
   void reset() { envs.reset(bytes(obs)); }
   size_t step() {
-    return envs.step(bytes(actions),
-                     {bytes(obs), rewards.data(), terminateds.data(), truncateds.data(), bytes(final_obs), &episodes});
+    before = obs;
+    return envs.step(bytes(actions), {.obs = bytes(obs),
+                                      .rewards = rewards.data(),
+                                      .terminateds = terminateds.data(),
+                                      .truncateds = truncateds.data(),
+                                      .final_obs = bytes(final_obs),
+                                      .episodes = &episodes,
+                                      .before = bytes(before)});
   }
   template <class T>
   static std::byte* bytes(std::vector<T>& values) {
@@ -37,7 +45,7 @@ struct Bench {
 
   VectorEnv envs;
   size_t n;
-  std::vector<float> obs, final_obs, rewards;
+  std::vector<float> obs, before, final_obs, rewards;
   std::vector<uint8_t> terminateds, truncateds;
   std::vector<int32_t> actions;
   std::vector<EpisodeStats> episodes;
@@ -78,6 +86,40 @@ struct Told : Environment {
   }
   int number, t = 0;
 };
+
+/// Does as its action says: 0 goes on, 1 terminates, 2 throws, 3 gives NaN, 4 leaves its space. Observes which one it
+/// is of all that were made, and the steps so far; the reward is 1.
+struct Fragile : Environment {
+  static constexpr int kThrow = 2, kNan = 3, kOutside = 4;
+  explicit Fragile(int n) : number(n) {}
+  void reset(RandomStream&, Row observation) override { observe(t = 0, observation); }
+  StepResult step(ConstRow action, RandomStream&, Row observation) override {
+    const int32_t told = action.i32()[0];
+    ++t;
+    observe(told == kNan ? NAN : told == kOutside ? 1e6 : t, observation);
+    if (told == kThrow) throw std::runtime_error("the joint came off");
+    return {.reward = 1, .terminated = told == 1};
+  }
+  std::span<const EpisodeNumber> numbers() override {
+    given = {{{"t", t / 2.0, double(t)}, {"none", NAN, NAN}}};
+    return given;
+  }
+  void observe(double step, Row observation) const {
+    observation.f32()[0] = static_cast<float>(number), observation.f32()[1] = static_cast<float>(step);
+  }
+  std::array<EpisodeNumber, 2> given{};
+  int number, t = 0;
+};
+
+EnvSpec fragile() {
+  EnvSpec spec = counter();
+  spec.id = "Fragile-v0";
+  spec.options.clear();
+  spec.observation_space = Space::box(0, 1000, {2});
+  spec.action_space = Space::discrete(5);
+  spec.make = [made = std::make_shared<int>(0)](const EnvOptions&) { return std::make_unique<Fragile>((*made)++); };
+  return spec;
+}
 
 /// The error of stepping the faulty environment 41 (the second of two) until it fails.
 Error fault(int kind) {
@@ -298,6 +340,137 @@ TEST_SUITE("env_runners/vector_env") {
     CHECK(std::string(reset.what()).find("at reset: obs[1] = 2 outside") != std::string::npos);
   }
 
+  TEST_CASE("VectorEnv: a failure costs its episode and no more: truncated at S_t, counted, made anew") {
+    std::vector<std::string> told;
+    Bench b(fragile(), {.num_envs = 3, .first_env_index = 5, .restarts = true, .max_failures_in_a_row = 2});
+    b.envs.on_event(
+        [&](std::string_view kind, const std::string& text) { told.push_back(std::string(kind) + ": " + text); });
+    b.reset();
+    for (int t = 0; t < 30; ++t) CHECK(b.step() == 0);
+    b.actions = {0, Fragile::kThrow, Fragile::kNan};
+    CHECK(b.step() == 2);
+    CHECK(b.truncateds == std::vector<uint8_t>{0, 1, 1});
+    CHECK(b.terminateds == std::vector<uint8_t>{0, 0, 0});
+    CHECK(b.rewards == std::vector<float>{1, 0, 0});
+    CHECK(std::vector(b.final_obs.begin(), b.final_obs.begin() + 4) == std::vector<float>{1, 30, 2, 30});
+    CHECK(b.obs == std::vector<float>{0, 31, 3, 0, 4, 0});  // numbers 3 and 4 are in place of 1 and 2
+    CHECK(b.episodes.empty());
+    EnvReport report = b.envs.take_report();
+    CHECK(report.failures == EnvFailureCounts{1, 1, 0, 0, 0, 0});
+    CHECK(b.envs.take_report().failures == EnvFailureCounts{});
+    REQUIRE(told.size() == 2);
+    CHECK(told[0].starts_with("env-failure: Fragile-v0 env 6 (seed 0) at step 31 of its episode: the simulator threw"));
+    // Those that failed go on, and an episode that ends by itself counts as ever, with its numbers.
+    b.actions = {1, 0, 0};
+    b.step();
+    b.actions = {0, 1, 0};
+    b.step();
+    REQUIRE(b.episodes.size() == 2);
+    CHECK(b.episodes[0].episode_return == 32);
+    CHECK(b.episodes[1].env_index == 6);
+    CHECK(b.episodes[1].length == 2);
+    report = b.envs.take_report();
+    REQUIRE(report.numbers.size() == 1);
+    CHECK(report.numbers[0].name == "t");
+    CHECK(report.numbers[0].episodes == 2);
+    CHECK(report.numbers[0].mean_sum == 16 + 1);
+    CHECK(report.numbers[0].mean_min == 1);
+    CHECK(report.numbers[0].mean_max == 16);
+    CHECK(report.numbers[0].last_sum == 32 + 2);
+  }
+
+  TEST_CASE("VectorEnv: failures in a row of one environment, each soon after the last, are thrown at the limit") {
+    Bench b(fragile(), {.num_envs = 2, .restarts = true, .max_failures_in_a_row = 3});
+    b.reset();
+    const auto failing = [&](int32_t told, int steps) {
+      b.actions = {0, 0};
+      for (int t = 1; t < steps; ++t) b.step();
+      b.actions = {0, told};
+      b.step();
+    };
+    for (int i = 0; i < 10; ++i) failing(Fragile::kThrow, 11);  // each has been of use for a while
+    for (int i = 0; i < 10; ++i) {                              // an episode in between
+      failing(1, 2);
+      failing(Fragile::kThrow, 2);
+      failing(Fragile::kThrow, 2);
+    }
+    failing(1, 2);
+    failing(Fragile::kThrow, 2);
+    failing(Fragile::kNan, 10);
+    try {
+      failing(Fragile::kThrow, 1);
+      FAIL("nothing was thrown");
+    } catch (const EnvError& error) {
+      CHECK(error.in_a_row == 3);
+      CHECK(error.cause == EnvFailure::exception);
+    }
+  }
+
+  TEST_CASE("VectorEnv: an environment that cannot begin is tried so often and no more") {
+    Bench b(faulty(), {.num_envs = 1, .env_config = {{"fault", 5}}, .restarts = true, .max_failures_in_a_row = 3});
+    CHECK_THROWS_AS(b.reset(), EnvError);
+    CHECK(b.envs.take_report().failures == EnvFailureCounts{0, 0, 3, 0, 0, 0});
+  }
+
+  TEST_CASE("VectorEnv: a config that cannot be is no failure of an environment") {
+    EnvSpec spec = fragile();
+    spec.make = [](const EnvOptions&) {
+      struct Impossible : Fragile {
+        Impossible() : Fragile(0) {}
+        void reset(RandomStream&, Row) override {
+          fail(Exit::usage, "impossible", "four agents in three environments");
+        }
+      };
+      return std::make_unique<Impossible>();
+    };
+    Bench b(spec, {.num_envs = 1, .restarts = true, .max_failures_in_a_row = 3});
+    try {
+      b.reset();
+      FAIL("nothing was thrown");
+    } catch (const EnvError& error) { CHECK(!error.mendable); }
+    CHECK(b.envs.take_report().failures == EnvFailureCounts{});
+  }
+
+  TEST_CASE("VectorEnv: the agents of a world end with the one that fails; other worlds go on") {
+    EnvSpec spec = fragile();
+    spec.agents = 2;
+    Bench b(spec, {.num_envs = 6, .restarts = true, .max_failures_in_a_row = 2});
+    b.reset();
+    b.step();
+    b.actions = {0, 0, 0, Fragile::kThrow, 0, 0};
+    CHECK(b.step() == 2);
+    CHECK(b.truncateds == std::vector<uint8_t>{0, 0, 1, 1, 0, 0});
+    CHECK(std::vector(b.final_obs.begin(), b.final_obs.begin() + 4) == std::vector<float>{2, 2, 3, 1});
+    CHECK(b.rewards == std::vector<float>{1, 1, 1, 0, 1, 1});
+    b.actions = {0, 0, 0, 0, Fragile::kThrow, 0};
+    CHECK(b.step() == 2);
+    CHECK(std::vector(b.final_obs.begin(), b.final_obs.begin() + 4) == std::vector<float>{4, 2, 5, 2});
+    CHECK(b.rewards == std::vector<float>{1, 1, 1, 1, 0, 0});
+    CHECK(b.obs == std::vector<float>{0, 3, 1, 3, 6, 1, 7, 1, 8, 0, 9, 0});
+    CHECK(b.envs.take_report().failures == EnvFailureCounts{2, 0, 0, 0, 0, 0});
+  }
+
+  TEST_CASE("VectorEnv: an observation outside its space is a failure, taken as it is, or clipped") {
+    for (const OutOfBounds how : {OutOfBounds::error, OutOfBounds::warn, OutOfBounds::clip}) {
+      std::vector<std::string> told;
+      Bench b(fragile(), {.num_envs = 1, .out_of_bounds = how, .restarts = true, .max_failures_in_a_row = 3});
+      b.envs.on_event([&](std::string_view kind, const std::string&) { told.emplace_back(kind); });
+      b.reset();
+      b.actions = {Fragile::kOutside};
+      b.step();
+      const bool fails = how == OutOfBounds::error;
+      CHECK(b.truncateds[0] == fails);
+      CHECK(b.obs[1] == (fails ? 0.0f : how == OutOfBounds::warn ? 1e6f : 1000.0f));
+      const EnvReport report = b.envs.take_report();
+      CHECK(report.outside == (fails ? 0 : 1));
+      CHECK(report.failures == EnvFailureCounts{0, 0, fails ? 1u : 0u, 0, 0, 0});
+      CHECK(told == std::vector<std::string>{fails ? "env-failure" : "env-out-of-bounds"});
+      b.actions = {Fragile::kNan};  // is no number at all
+      b.step();
+      CHECK(b.truncateds[0] == 1);
+    }
+  }
+
   TEST_CASE("VectorEnv: a mask without an allowed action is an error, but where the episode ends") {
     for (const EnvSpec* env : {&masked(), &masked_pair()}) {
       const ActionMask mask = *ActionMask::of(env->observation_space, env->action_space);
@@ -367,6 +540,21 @@ TEST_SUITE("env_runners/vector_env") {
     CHECK_THROWS_AS(c.envs.set_state(state, c.bytes(c.obs)), Error);
   }
 
+  TEST_CASE("StepNumbers: means and last values of an episode's steps, of those that had one") {
+    StepNumbers numbers({"forward", "effort", "is_success"});
+    numbers.begin();
+    for (const double x : {1.0, 2.0, 6.0}) numbers.add(0, x);
+    numbers.add(2, 1);
+    const auto episode = numbers.episode();
+    REQUIRE(episode.size() == 2);
+    CHECK(episode[0].name == "forward");
+    CHECK(episode[0].mean == 3);
+    CHECK(episode[0].last == 6);
+    CHECK(episode[1].name == "is_success");
+    numbers.begin();
+    CHECK(numbers.episode().empty());
+  }
+
   TEST_CASE("RowCheck: agrees with Space::violation on every kind of leaf") {
     const Space space = Dict{{{"a", Space::box(-1.0, 1.0, {2})},
                               {"b", Space::discrete(3, 2)},
@@ -384,7 +572,10 @@ TEST_SUITE("env_runners/vector_env") {
     for (int i = 0; i < 2000; ++i) {
       space.sample(random, row);
       if (i % 2 == 1) row[random.below(row.size())] ^= std::byte{static_cast<uint8_t>(1 + random.below(255))};
-      const bool holds = space.violation(row, "obs").empty();
+      double f64;
+      std::memcpy(&f64, row.data() + space.leaves()[5].offset, sizeof f64);
+      const bool fits = std::isfinite(static_cast<float>(f64)) || !std::isfinite(f64);
+      const bool holds = space.violation(row, "obs").empty() && fits;
       CHECK(check.holds(row.data()) == holds);
       ++(holds ? inside : outside);
     }
@@ -393,5 +584,28 @@ TEST_SUITE("env_runners/vector_env") {
     const Space wide = Space::box(-INFINITY, INFINITY, {1}, DType::f64);
     for (const double value : {3.4e38, -3.4e38, 3.5e38, -1e300, static_cast<double>(INFINITY)})
       CHECK(RowCheck(wide).holds(reinterpret_cast<const std::byte*>(&value)) == (std::abs(value) < 3.45e38));
+  }
+
+  TEST_CASE("RowCheck: a float64 is compared as the float32 it becomes; clip and warn take Boxes alone") {
+    const Space space = Dict{{{"x", Space::box(-1, 1, {2}, DType::f64)}, {"n", Space::discrete(3)}}};
+    const RowCheck check(space);
+    struct {
+      double x[2];
+      int32_t n, padding;
+    } row{{1 + 1e-12, -1}, 2, 0};
+    auto* const bytes = reinterpret_cast<std::byte*>(&row);
+    CHECK(check.holds(bytes));
+    CHECK(space.violation({bytes, space.row_bytes()}, "obs") == "");
+    row.x[0] = 1.001;
+    CHECK(!check.holds(bytes));
+    CHECK(!check.tolerates(bytes, OutOfBounds::error));
+    CHECK(check.tolerates(bytes, OutOfBounds::warn));
+    CHECK(row.x[0] == 1.001);
+    CHECK(check.tolerates(bytes, OutOfBounds::clip));
+    CHECK(row.x[0] == 1);
+    row.n = 3;
+    CHECK(!check.tolerates(bytes, OutOfBounds::clip));
+    row.n = 0, row.x[1] = 1e300;  // no float32
+    CHECK(!check.tolerates(bytes, OutOfBounds::clip));
   }
 }

@@ -316,7 +316,7 @@ MYRIAD_ENVIRONMENTS(Cart, Short)"""))
 
     def test_nan_is_named_with_environment_and_step(self):
         library = self.compile(self.cart(nan=("{1.0, std::abs", "{s[0] > 0.1 ? std::nan(\"\") : 1.0, std::abs")))
-        result, _ = self.train_plugin(library, status=3)
+        result, _ = self.train_plugin(library, "environment.on_failure=end", status=3)
         self.assertRegex(result.stderr, r"error\[(nan|env-contract|env-exception)\].*nan")
 
     # --- check-env ---

@@ -163,7 +163,7 @@ struct AgentNode {
   };
   std::deque<Relayed> relayed;  // fragments in parcels, not released
   uint64_t relayed_until = 0;
-  std::vector<std::deque<Time>> spawns;  // by slot
+  std::vector<uint32_t> starts;  // by slot: since an episode of it has come
   std::deque<Time> events;
 };
 
@@ -414,7 +414,7 @@ class World {
   std::map<uint64_t, uint64_t> published_;  // version -> hash, of this life
   std::map<uint64_t, State> states_;        // by iteration
   State current_;                           // after the newest update
-  std::vector<std::deque<Time>> agent_spawns_;
+  std::vector<uint32_t> agent_starts_;      // since it had a fragment
   bool deterministic_ = true;
   uint64_t iteration_ = 0;       // of the learners
   uint64_t reported_ = 0;        // by the driver

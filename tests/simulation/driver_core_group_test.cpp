@@ -223,7 +223,7 @@ TEST_SUITE("driver/driver_core") {
 
   TEST_CASE("DriverCore: a shard whose place is given up has no part of the batch") {
     auto options = Shards::options();
-    options.fleet.agents.max_crashes_per_minute = 1;
+    options.fleet.agents.max_failures_in_a_row = 1;
     Shards run(options);
     run.begins();
     const Outputs outputs = run.step(DriverCore::AgentExited{1, 0, "SIGKILL"});

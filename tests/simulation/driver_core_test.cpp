@@ -464,6 +464,58 @@ TEST_SUITE("driver/driver_core") {
     CHECK(finished->error_code == "env-contract");
   }
 
+  TEST_CASE("DriverCore: a runner's failure that no other process mends ends the run in its words") {
+    for (const bool ends_run : {false, true}) {
+      Run run(Run::options());
+      run.everybody();
+      wire::ProcessErrorT error;
+      error.slot = 3;
+      error.code = "env-exception";
+      error.message = "the joint came off";
+      error.exit = static_cast<int32_t>(Exit::environment);
+      error.ends_run = ends_run;
+      const Outputs outputs = run.receive(std::move(error), Run::peer(1, 0));
+      const auto* stop = sent<wire::StopT>(outputs);
+      REQUIRE((stop != nullptr) == ends_run);
+      if (ends_run) CHECK(stop->reason == "the joint came off");
+    }
+  }
+
+  TEST_CASE("DriverCore: a run is saved and ends when more episodes fail than may, of 100 or more") {
+    const auto reported = [](Run& run, uint64_t iteration, size_t finished, double failed) {
+      wire::IterationReportT report;
+      report.training_iteration = iteration;
+      report.episodes.assign(finished, wire::Episode(1, 1, 0, 0));
+      report.metrics.push_back(std::make_unique<wire::KeyValueT>());
+      report.metrics.back()->key = "num_env_failures/nan";
+      report.metrics.back()->value = failed;
+      return run.receive(std::move(report));
+    };
+    DriverCore::Options options = Run::options();
+    options.max_failed_episodes = 0.5;
+    Run run(options);
+    run.everybody();
+    wire::EventT event;
+    event.kind = "env-failure";
+    event.text = "runner 2: the joint came off";
+    run.receive(std::move(event), Run::peer(1, 0));
+    CHECK(find<DriverCore::Save>(reported(run, 1, 9, 90)) == nullptr);   // 99 in all: too few to judge
+    CHECK(find<DriverCore::Save>(reported(run, 2, 91, 10)) == nullptr);  // 10 of the last 101
+    CHECK(find<DriverCore::Save>(reported(run, 3, 100, 0)) == nullptr);
+    CHECK(find<DriverCore::Save>(reported(run, 4, 20, 30)) == nullptr);  // 30 of the last 150
+    const Outputs outputs = reported(run, 5, 20, 80);
+    REQUIRE(find<DriverCore::Save>(outputs) != nullptr);
+    run.complete_save(1);
+    Outputs rest;
+    const auto* finished = run.finish(rest);
+    REQUIRE(finished != nullptr);
+    CHECK(finished->exit == Exit::environment);
+    CHECK(finished->error_code == "episodes-failed");
+    CHECK(finished->reason ==
+          "80 of the last 100 episodes failed, more than fault_tolerance.max_failed_episodes = 0.5 lets; one was: "
+          "runner 2: the joint came off");
+  }
+
   TEST_CASE("DriverCore: a place nobody holds yet keeps a run of launcher none going") {
     Run run(Run::from_outside());
     run.learner_forms();

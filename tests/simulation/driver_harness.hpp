@@ -55,14 +55,14 @@ struct Run {
     options.config_toml = "seed = 1";
     options.fleet.num_slots = 4;
     options.fleet.agents.num_slots = 2;
-    options.fleet.agents.max_crashes_per_minute = 1;
+    options.fleet.agents.max_failures_in_a_row = 1;
     options.smoothing_episodes = 2;
     options.learners.endpoint = [](uint32_t, uint32_t) { return "ipc://learner"; };
     return options;
   }
   static DriverCore::Options lenient() {
     DriverCore::Options options = Run::options();
-    options.fleet.agents.max_crashes_per_minute = 9;
+    options.fleet.agents.max_failures_in_a_row = 9;
     return options;
   }
   static DriverCore::Options from_outside() {

@@ -36,6 +36,47 @@ TEST_SUITE("roles/host_agent") {
     CHECK(bodies<HostAgent::ToDriver, wire::AgentStatusT>(second).size() == 2);
   }
 
+  TEST_CASE("HostAgent: a runner's event goes to the driver; failures it tells of count with its end") {
+    Rig rig(true);
+    rig.up(kFirst);
+    wire::EventT event;
+    event.kind = "env-failure";
+    event.text = "runner 4: the joint came off";
+    const Outputs told = rig.runner(kFirst, 0, std::move(event));
+    REQUIRE(bodies<HostAgent::ToDriver, wire::EventT>(told).size() == 1);
+    CHECK(bodies<HostAgent::ToDriver, wire::EventT>(told)[0]->text == "runner 4: the joint came off");
+    CHECK(count<HostAgent::Kill>(told) == 0);
+    wire::ProcessErrorT error;
+    error.slot = kFirst;
+    error.failures = 3;
+    for (uint32_t incarnation = 0; incarnation < 2; ++incarnation) {
+      CHECK(!rig.agent.quarantined(kFirst));
+      rig.runner(kFirst, incarnation, error);
+      rig.step(HostAgent::RunnerExited{kFirst, incarnation, "exit status 3"});
+      rig.wait(Seconds(1));
+    }
+    CHECK(rig.agent.quarantined(kFirst));  // 6 of 5
+  }
+
+  TEST_CASE("HostAgent: a fragment ends the row of its runner's failures where an episode ended in it") {
+    for (const bool ended : {false, true}) {
+      Rig rig(true);
+      for (uint32_t incarnation = 0; incarnation < 5; ++incarnation) {
+        CHECK(!rig.agent.quarantined(kFirst));
+        rig.up(kFirst, incarnation);
+        rig.weights(1);
+        rig.grant_slot(kFirst, incarnation, 1);
+        wire::FragmentHeaderT header;
+        header.key = std::make_unique<wire::FragmentKey>(kFirst, incarnation, 0);
+        if (ended) header.episodes.emplace_back(1, 1, 0, 0);
+        rig.runner(kFirst, incarnation, std::move(header));
+        rig.step(HostAgent::RunnerExited{kFirst, incarnation, "SIGSEGV"});
+        rig.wait(Seconds(3));
+      }
+      CHECK(rig.agent.quarantined(kFirst) != ended);
+    }
+  }
+
   TEST_CASE("HostAgent: permits by slot wait for the weights they need") {
     Rig rig(true);
     rig.up(kFirst);

@@ -76,6 +76,40 @@ TEST_SUITE("roles/iteration_metrics") {
     CHECK(metrics.take(2, episodes).at("policy_lag_p95") == 5);  // 18 of 20 are not enough
   }
 
+  TEST_CASE("IterationMetrics: failures add up by cause, numbers of episodes over fragments") {
+    const auto numbers = [](const char* name, uint64_t episodes, double sum, double min, double max, double last) {
+      wire::NumberStatsT stats;
+      stats.name = name;
+      stats.episodes = episodes;
+      stats.mean_sum = sum, stats.mean_min = min, stats.mean_max = max, stats.last_sum = last;
+      return stats;
+    };
+    IterationMetrics metrics;
+    FragmentFacts facts = fragment(0, 1);
+    facts.failures = {2, 0, 1, 0, 0, 0, 7};  // the last of a newer peer
+    facts.outside = 4;
+    facts.numbers = {numbers("is_success", 2, 1.5, 0.5, 1, 2), numbers("none", 0, 0, 0, 0, 0)};
+    metrics.add_fragment(facts);
+    facts.failures = {1};
+    facts.numbers = {numbers("is_success", 1, 0.25, 0.25, 0.25, 0)};
+    metrics.add_fragment(facts);
+    std::vector<wire::Episode> episodes;
+    auto rows = metrics.take(1, episodes);
+    CHECK(rows.at("num_env_failures/exception") == 3);
+    CHECK(rows.at("num_env_failures/out_of_bounds") == 1);
+    CHECK(rows.at("num_env_failures/nan") == 0);
+    CHECK(rows.at("num_observations_out_of_bounds") == 8);
+    CHECK(rows.at("numbers/is_success/episodes") == 3);
+    CHECK(rows.at("numbers/is_success/mean_sum") == 1.75);
+    CHECK(rows.at("numbers/is_success/mean_min") == 0.25);
+    CHECK(rows.at("numbers/is_success/mean_max") == 1);
+    CHECK(rows.at("numbers/is_success/last_sum") == 2);
+    CHECK(!rows.contains("numbers/none/episodes"));
+    rows = metrics.take(1, episodes);
+    CHECK(rows.at("num_env_failures/exception") == 0);
+    CHECK(!rows.contains("numbers/is_success/episodes"));
+  }
+
   TEST_CASE("IterationMetrics: the bins of the lags") {
     for (const auto& [lag, bin] : {std::pair<uint64_t, const char*>{2, "2"},
                                    {3, "3-4"},

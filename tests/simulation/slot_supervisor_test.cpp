@@ -11,7 +11,7 @@ using Outputs = std::vector<SlotSupervisor::Output>;
 SlotSupervisor supervisor(uint32_t slots = 1, uint32_t max_crashes = 5) {
   SlotSupervisor::Options options;
   options.num_slots = slots;
-  options.max_crashes_per_minute = max_crashes;
+  options.max_failures_in_a_row = max_crashes;
   return {options, RandomStream(1, StreamPurpose::simulation, 0)};
 }
 
@@ -62,7 +62,7 @@ TEST_SUITE("roles/slot_supervisor") {
     CHECK(slots.num_restarts() == 5);
   }
 
-  TEST_CASE("SlotSupervisor: a process that steps ends the row of crashes, its hello alone does not") {
+  TEST_CASE("SlotSupervisor: what a slot is for ends the row of failures, steps alone do not") {
     SlotSupervisor slots = supervisor(1, 100);
     step(slots, SlotSupervisor::Start{}, Time{});
     Time now{};
@@ -74,12 +74,14 @@ TEST_SUITE("roles/slot_supervisor") {
       REQUIRE(slots.running(0));
       return restart_in;
     };
-    const auto progress = [&] { step(slots, SlotSupervisor::Progress{0, incarnation}, now += milliseconds(10)); };
+    const auto progress = [&](bool achieved) {
+      step(slots, SlotSupervisor::Progress{0, incarnation, achieved}, now += milliseconds(10));
+    };
     CHECK(crash() == Time::zero());
     CHECK(crash() >= milliseconds(100));
-    progress();  // hello
+    progress(false), progress(false);
     CHECK(crash() >= milliseconds(200));
-    progress(), progress();
+    progress(true);
     CHECK(crash() == Time::zero());  // the first of a row again
     CHECK(crash() <= milliseconds(150));
     for (int i = 0; i < 30; ++i) crash();
@@ -88,7 +90,7 @@ TEST_SUITE("roles/slot_supervisor") {
     CHECK(longest <= std::chrono::seconds(45));
   }
 
-  TEST_CASE("SlotSupervisor: so many crashes within a minute quarantine the slot, with its cause") {
+  TEST_CASE("SlotSupervisor: so many failures in a row quarantine the slot, with its cause") {
     SlotSupervisor slots = supervisor(1, 3);
     step(slots, SlotSupervisor::Start{}, Time{});
     Time now{};
@@ -98,21 +100,34 @@ TEST_SUITE("roles/slot_supervisor") {
     }
     const Outputs outputs = step(slots, SlotSupervisor::Exited{0, 2, "abort in env 7"}, now);
     CHECK(find<SlotSupervisor::Quarantined>(outputs)->cause == "abort in env 7");
+    CHECK(find<SlotSupervisor::Quarantined>(outputs)->failures == 3);
     CHECK(slots.num_quarantined() == 1);
     CHECK(slots.next_timer() == Time::max());
     CHECK(step(slots, SlotSupervisor::Tick{}, now + std::chrono::hours(1)).empty());
   }
 
-  TEST_CASE("SlotSupervisor: crashes more than a minute apart never quarantine") {
-    SlotSupervisor slots = supervisor(1, 2);
-    step(slots, SlotSupervisor::Start{}, Time{});
-    Time now{};
-    for (uint32_t crash = 0; crash < 20; ++crash) {
-      step(slots, SlotSupervisor::Exited{0, crash, "x"}, now += std::chrono::seconds(61));
-      step(slots, SlotSupervisor::Tick{}, now += std::chrono::seconds(60));
+  TEST_CASE("SlotSupervisor: failures an hour apart are in a row, where nothing was achieved between") {
+    for (const bool achieves : {false, true}) {
+      SlotSupervisor slots = supervisor(1, 3);
+      step(slots, SlotSupervisor::Start{}, Time{});
+      Time now{};
+      for (uint32_t crash = 0; crash < 20 && slots.num_quarantined() == 0; ++crash) {
+        step(slots, SlotSupervisor::Progress{0, crash, achieves}, now += std::chrono::minutes(1));
+        step(slots, SlotSupervisor::Exited{0, crash, "x"}, now += std::chrono::hours(1));
+        step(slots, SlotSupervisor::Tick{}, now += std::chrono::minutes(1));
+      }
+      CHECK(slots.num_quarantined() == (achieves ? 0 : 1));
+      CHECK(slots.num_restarts() == (achieves ? 20 : 2));
     }
-    CHECK(slots.num_quarantined() == 0);
-    CHECK(slots.num_restarts() == 20);
+  }
+
+  TEST_CASE("SlotSupervisor: an end may stand for several failures in a row") {
+    SlotSupervisor slots = supervisor(1, 5);
+    step(slots, SlotSupervisor::Start{}, Time{});
+    CHECK(find<SlotSupervisor::Spawn>(step(slots, SlotSupervisor::Exited{0, 0, "x", false, 3}, Time{})) != nullptr);
+    const Outputs outputs = step(slots, SlotSupervisor::Exited{0, 1, "x", false, 3}, Time{});
+    REQUIRE(find<SlotSupervisor::Quarantined>(outputs) != nullptr);
+    CHECK(find<SlotSupervisor::Quarantined>(outputs)->failures == 6);
   }
 
   TEST_CASE("SlotSupervisor: a process without progress is reported hung once") {

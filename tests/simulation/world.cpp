@@ -118,6 +118,9 @@ void World::deliver(uint32_t to, const Letter& letter) {
                      to == kDriver ? "driver" : fmt::format("p{}", to), wire::EnumNameBody(message.body.type)));
   result_.trace = mix(result_.trace, static_cast<uint64_t>(message.body.type));
   if (bugged(Bug::stale_epoch_accepted) && to != kDriver) message.run = kRun + life_;
+  if (const auto* status = message.as<wire::AgentStatusT>();
+      to == kDriver && status != nullptr && status->fragments > 0)
+    agent_starts_.at(status->agent) = 0;
   if (to == kDriver)
     step_driver(DriverCore::Received{std::to_string(letter.from), std::move(message)});
   else if (processes_[to].learner)

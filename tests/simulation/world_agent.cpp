@@ -159,12 +159,12 @@ void World::agent_loaded(Process& process) {
   options.by_slot = plan_.by_slot();
   options.slots.num_slots = welcome.num_slots;
   options.slots.first_incarnation = first_incarnation(welcome.incarnation);
-  options.slots.max_crashes_per_minute = plan_.max_crashes;
+  options.slots.max_failures_in_a_row = plan_.max_crashes;
   options.slots.step_timeout = plan_.step_timeout;
   options.slots.start_timeout = 2 * plan_.step_timeout;
   if (bugged(Bug::restart_without_backoff)) {
     options.slots.backoff = options.slots.backoff_max = Time::zero();
-    options.slots.max_crashes_per_minute = UINT32_MAX;
+    options.slots.max_failures_in_a_row = UINT32_MAX;
   }
   options.seed = seed_;
   node.core = std::make_unique<HostAgent>(options);
@@ -173,7 +173,7 @@ void World::agent_loaded(Process& process) {
   std::byte* const region = node.region.data() + (64 - reinterpret_cast<uintptr_t>(node.region.data()) % 64);
   node.writer = std::make_unique<SharedWeightsWriter>(weights_layout_, region);
   node.runners.assign(welcome.num_slots, kNobody);
-  node.spawns.assign(welcome.num_slots, {});
+  node.starts.assign(welcome.num_slots, {});
   if (!welcome.weights_endpoint.empty()) node.parent = static_cast<uint32_t>(std::stoul(welcome.weights_endpoint));
   SharedBytes rest = node.welcome_states;
   while (!rest.view.empty()) {
@@ -377,6 +377,7 @@ void World::from_runner(Process& process, const Letter& letter) {
     rule(letter.seq == runner.received, "I2", "agent {} takes fragment {} of runner {}.{} after {}", node.place,
          letter.seq, runner.slot, runner.incarnation, runner.received);
     runner.produced[letter.seq].received = true;
+    if (runner.produced[letter.seq].content % 3 > 0) node.starts[runner.slot - node.welcome.first_slot] = 0;
     ++runner.received;
     ++node.received;
     --node.open;
@@ -399,10 +400,8 @@ void World::runner_exited(Process& runner) {
 
 void World::spawn_runner(Process& agent, uint32_t slot, uint32_t incarnation) {
   AgentNode& node = *agent.agent;
-  auto& recent = node.spawns[slot - node.welcome.first_slot];
-  while (!recent.empty() && now_ - recent.front() > std::chrono::minutes(1)) recent.pop_front();
-  recent.push_back(now_);
-  rule(recent.size() <= plan_.max_crashes + 1, "I10", "slot {} was started {} times in a minute", slot, recent.size());
+  const uint32_t starts = ++node.starts[slot - node.welcome.first_slot];
+  rule(starts <= plan_.max_crashes, "I10", "slot {} was started {} times without an episode", slot, starts);
   if (incarnation > 0) deterministic_ = false;
   if (faulty() && dice_.chance(plan_.spawn_failure)) {
     deterministic_ = false;

@@ -25,7 +25,7 @@ void World::start_life() {
   given_up_.clear();
   held_.clear();
   of_slot_.assign(plan_.slots, {});
-  agent_spawns_.assign(plan_.agents, {});
+  agent_starts_.assign(plan_.agents, 0);
   driver_armed_ = Time::max();
   learners_.clear();
   group_ = {};
@@ -50,10 +50,10 @@ void World::start_life() {
   options.fleet.weights_fanout = plan_.weights_fanout;
   options.fleet.runner_states = saved_.states;
   options.fleet.agents.num_slots = plan_.agents;
-  options.fleet.agents.max_crashes_per_minute = plan_.max_crashes;
+  options.fleet.agents.max_failures_in_a_row = plan_.max_crashes;
   options.learners.num_learners = plan_.learners;
   options.learners.fragments_per_batch = plan_.fragments;
-  options.learners.max_crashes_per_minute = 1000;
+  options.learners.max_failures_in_a_row = 1000;
   options.learners.shares_by_speed = !plan_.by_slot();
   options.learners.endpoint = [](uint32_t, uint32_t) { return "learner"; };
   options.seed = seed_;
@@ -107,12 +107,10 @@ void World::apply_driver(DriverCore::Output& output) {
           node.shard == stop->shard && node.incarnation == stop->incarnation && !bugged(Bug::hung_learner_not_killed))
         kill(processes_[id], "SIGKILL");
   } else if (const auto* agent = std::get_if<DriverCore::SpawnAgent>(&output)) {
-    auto& recent = agent_spawns_[agent->agent];
-    while (!recent.empty() && now_ - recent.front() > std::chrono::minutes(1)) recent.pop_front();
-    recent.push_back(now_);
-    // One that drained is started again and is no crash.
-    rule(recent.size() <= plan_.max_crashes + 1 + result_.drains, "I10", "agent {} was started {} times in a minute",
-         agent->agent, recent.size());
+    const uint32_t starts = ++agent_starts_[agent->agent];
+    // One that drained is started again and is no failure.
+    rule(starts <= plan_.max_crashes + result_.drains, "I10", "agent {} was started {} times without a fragment",
+         agent->agent, starts);
     if (faulty() && dice_.chance(plan_.spawn_failure)) {
       deterministic_ = false;
       return step_driver(DriverCore::SpawnFailed{agent->agent, 0, 0, "no more processes"});

@@ -1,6 +1,7 @@
 """The Python package: PettingZoo's environments, and policies without a connection: `python_sdk_test.py BUILD [CASE ...]`."""
 import concurrent.futures
 import contextlib
+import io
 import itertools
 import json
 import math
@@ -1012,6 +1013,152 @@ class ByHand(unittest.TestCase):
         ours.close()
         thread.join(20)
         self.assertFalse(thread.is_alive())
+
+
+class Failing:
+    """An environment that does as it is told: 0 goes on, 1 terminates, 2 raises, 3 terminates and cannot begin again. Observes
+    [which one of all it is, t]; every info has `t` and, at an end, `is_success`."""
+    made, closed = 0, 0
+
+    def __init__(self, options):
+        self.number, self.stuck = Failing.made, False
+        Failing.made += 1
+
+    def reset(self, seed=None):
+        if self.stuck:
+            raise RuntimeError("the level is broken")
+        self.t = 0
+        return [self.number, 0], {}
+
+    def step(self, action):
+        self.t += 1
+        if action == 2:
+            raise ValueError("no more fuel")
+        self.stuck = action == 3
+        info = {"t": self.t, "text": "no number"} | ({"is_success": True} if action == 1 else {})
+        return [self.number, self.t], 1.0, action in (1, 3), False, info
+
+    def close(self):
+        Failing.closed += 1
+
+
+class FailingWorld:
+    """Two agents of such a kind, who see [which world, t]. A 2 of the second one raises."""
+    made = 0
+
+    def __init__(self, options):
+        self.number = FailingWorld.made
+        FailingWorld.made += 1
+
+    def reset(self, seed=None):
+        self.t = 0
+        return [[self.number, 0]] * 2
+
+    def step(self, actions):
+        self.t += 1
+        if actions[1] == 2:
+            raise ValueError("no more fuel")
+        return [[self.number, self.t]] * 2, [1.0, 1.0], [False] * 2, [False] * 2
+
+
+class Failures(unittest.TestCase):
+    """A simulator some of whose environments fail, and a Myriad by hand that steps it."""
+
+    def begin(self, make_env, n: int, agents: int = 1, takes_failed: bool = True) -> None:
+        Failing.made = Failing.closed = FailingWorld.made = 0
+        observation, action = Box(-99, 99, (2,)), Discrete(4)
+        self.n, (ours, theirs) = n, socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours.settimeout(20)
+        self.addCleanup(ours.close)
+        hello = simulator._hello(observation, action, "env", "", 0, 0, math.nan, {}, agents)
+
+        def serve() -> None:
+            with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(ValueError):
+                simulator._serve_one(theirs, hello, make_env, observation, action, agents)
+
+        threading.Thread(target=serve, daemon=True).start()
+        self.connection = wire.Connection(ours)
+        self.connection.receive()
+        b = flatbuffers.Builder(64)
+        p.WelcomeStart(b)
+        p.WelcomeAddProtocol(b, 1), p.WelcomeAddNumEnvs(b, n), p.WelcomeAddObservationBytes(b, 8), p.WelcomeAddActionBytes(b, 4)
+        p.WelcomeAddTakesFailed(b, takes_failed), p.WelcomeAddMaxNumbers(b, 3)
+        self.connection.send(wire.frame(b, p.Body.Welcome, p.WelcomeEnd(b)))
+        self.names = []
+        for i in range(n):
+            self.reset(i)
+
+    def stepped(self):
+        """What each environment sees, who failed and why, the flags, the numbers of each by name."""
+        kind, said = self.connection.receive()
+        if kind == p.Body.Failure:
+            return said.Text().decode()
+        seen = np.frombuffer(said.ObservationsAsNumpy().tobytes(), np.float32).reshape(self.n, 2).astype(int).tolist()
+        failed = {said.Failed(i).Env(): said.Failed(i).Text().decode() for i in range(said.FailedLength())}
+        if said.NumberNamesLength():
+            self.names = [said.NumberNames(i).decode() for i in range(said.NumberNamesLength())]
+        pairs = said.NumbersAsNumpy().reshape(self.n, 3, 2)
+        numbers = [{name: tuple(pairs[i, k]) for k, name in enumerate(self.names) if not math.isnan(pairs[i, k, 0])} for i in range(self.n)]
+        return seen, failed, said.FlagsAsNumpy().tolist(), numbers
+
+    def reset(self, i: int, seed: int | None = 5, anew: bool = False):
+        b = flatbuffers.Builder(64)
+        said = b.CreateNumpyVector(np.array([i], np.uint32)), b.CreateNumpyVector(np.array([] if seed is None else [seed], np.uint64))
+        p.ResetStart(b)
+        p.ResetAddEnvs(b, said[0]), p.ResetAddSeeds(b, said[1]), p.ResetAddAnew(b, anew)
+        self.connection.send(wire.frame(b, p.Body.Reset, p.ResetEnd(b)))
+        return self.stepped()
+
+    def step(self, *actions: int):
+        b = flatbuffers.Builder(64)
+        said = b.CreateByteVector(struct.pack(f"<{self.n}i", *actions)), b.CreateByteVector(bytes([1] * self.n))
+        p.StepStart(b)
+        p.StepAddActions(b, said[0]), p.StepAddActive(b, said[1])
+        self.connection.send(wire.frame(b, p.Body.Step, p.StepEnd(b)))
+        return self.stepped()
+
+    def test_one_that_raises_is_told_and_made_anew_while_the_others_go_on(self):
+        self.begin(Failing, 3)
+        seen, failed, _, _ = self.step(0, 2, 0)
+        self.assertEqual(([0, 1], [2, 1]), (seen[0], seen[2]))
+        self.assertEqual([1], list(failed))
+        self.assertRegex(failed[1], r"^ValueError: no more fuel \(python_sdk_test.py:\d+\)$")
+        self.assertEqual((3, 1), (Failing.made, Failing.closed))
+        seen, failed, _, _ = self.reset(1)
+        self.assertEqual(([3, 0], {}), (seen[1], failed))  # number 3 is in its place
+        seen, failed, _, _ = self.step(0, 0, 0)
+        self.assertEqual(([[0, 2], [3, 1], [2, 2]], {}), (seen, failed))
+        self.assertEqual([4, 0], self.reset(0, anew=True)[0][0])  # a failure that Myriad found
+
+    def test_an_end_is_an_end_where_the_next_episode_cannot_begin(self):
+        self.begin(Failing, 1)
+        _, failed, flags, _ = self.step(3)
+        self.assertEqual(({}, [simulator.TERMINATED | simulator.NOT_BEGUN]), (failed, flags))
+        _, failed, _, _ = self.reset(0, None)
+        self.assertRegex(failed[0], "RuntimeError: the level is broken")
+        seen, failed, _, _ = self.reset(0)
+        self.assertEqual(([[1, 0]], {}), (seen, failed))
+
+    def test_a_world_fails_as_one(self):
+        self.begin(FailingWorld, 4, agents=2)
+        seen, failed, _, _ = self.step(0, 2, 0, 0)
+        self.assertEqual(([0, 1], [[1, 1], [1, 1]]), (sorted(failed), seen[2:]))
+        self.assertEqual(([2, 0], [2, 0]), (self.reset(0, anew=True)[0][0], self.reset(1, anew=True)[0][1]))
+
+    def test_a_myriad_that_takes_no_failures_gets_the_old_one(self):
+        self.begin(Failing, 2, takes_failed=False)
+        self.assertRegex(self.step(0, 2), "ValueError: no more fuel")
+
+    def test_numbers_of_info_are_those_of_the_episode(self):
+        self.begin(Failing, 2)
+        self.step(0, 0)
+        _, _, _, numbers = self.step(0, 1)
+        self.assertEqual([{"t": (1.5, 2)}, {"t": (1.5, 2), "is_success": (1, 1)}], numbers)
+        _, _, _, numbers = self.step(0, 0)  # the second one's next episode
+        self.assertEqual([{"t": (2, 3)}, {"t": (1, 1)}], numbers)
+        self.reset(0)
+        _, _, _, numbers = self.step(0, 0)
+        self.assertEqual([{"t": (1, 1)}, {"t": (1.5, 2)}], numbers)
 
 
 class Installed(Case):

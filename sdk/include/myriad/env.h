@@ -4,7 +4,8 @@
  * loads it only in the processes that run environments: a crash costs one of them, and no more. Sizes, types and
  * calling convention are C's, so compiler and standard library of plugin and program need not be the same.
  *
- * A function that can fail returns 0, or another number after writing one line of text into `error`. Environments are
+ * A function that can fail returns 0, or another number after writing one line of text into `error`. That ends the
+ * episode: the environment is destroyed and another created in its place. Environments are
  * used by one thread each, several of them in one process: keep no global state that changes. Time limits and resets are
  * Myriad's: step() never resets, and never ends an episode for its length.
  *
@@ -61,7 +62,8 @@ struct myriad_random {
 /* How S_{t+1} ends its episode: 0, or these together. */
 enum {
   MYRIAD_TERMINATED = 1, /* it has no future */
-  MYRIAD_TRUNCATED = 2   /* for another reason: since minor version 1; before, all but 0 was a termination */
+  MYRIAD_TRUNCATED = 2,  /* for another reason: since minor version 1; before, all but 0 was a termination */
+  MYRIAD_FAILED = 4      /* of step_batch(), since minor version 3: this environment failed, the others did not; `error` says why */
 };
 
 typedef struct myriad_env myriad_env; /* the plugin's own */
@@ -111,6 +113,14 @@ typedef struct {
    * multi-binary, 0 and 1 of each element), 0 where a choice is not possible in this state, else 1. Myriad then takes none of those that are not. A state that does not
    * end its episode allows something. */
   uint32_t masks_actions;
+
+  /* Minor version 3. Each may be 0. */
+
+  /* Numbers of an episode for the results of a run, as "is_success"; asked where it ends: numbers() writes num_numbers of
+   * them, NAN for one that this episode has not. */
+  size_t num_numbers;
+  const char* const* number_names;
+  int (*numbers)(const myriad_env* env, double* values, myriad_error* error);
 } myriad_plugin;
 
 MYRIAD_EXPORT const myriad_plugin* myriad_env_plugin(void);

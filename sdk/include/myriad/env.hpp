@@ -14,10 +14,11 @@
 // bit for bit, `static constexpr size_t num_state`, `void save(double*) const`, `void load(const double*, float*)`.
 // To be seen: `void render(int width, int height, uint8_t* rgb)`, `static constexpr double render_fps`. Where many
 // steps at once are faster: `static void step_batch(myriad::Batch<Mine, float, float>&)`, of actions and observations.
-// Where not every action is possible in every state: `static constexpr bool masks_actions = true`; an observation is
-// then followed by a 1 for each discrete action (each choice of a multi-discrete one) that is, and a 0 for one that is
-// not. Pointers to an observation or action are of its space's type: float, double, uint8_t, int32_t. What a member
-// throws ends the environment with the exception's text.
+// For the results of a run: `static constexpr const char* number_names[] = {"is_success"}`, `void numbers(double*)
+// const`. Where not every action is possible in every state: `static constexpr bool masks_actions = true`; an
+// observation is then followed by a 1 for each discrete action (each choice of a multi-discrete one) that is, and a 0
+// for one that is not. Pointers to an observation or action are of its space's type: float, double, uint8_t, int32_t.
+// What a member throws ends the episode: the environment is destroyed and another made in its place.
 #pragma once
 
 #include <cmath>
@@ -125,6 +126,14 @@ struct Batch {
   std::vector<Random> randoms;
   std::vector<Observation*> observations;
   std::vector<Step> steps;  ///< to be filled
+
+  /// Environment i alone failed; an exception is all of theirs.
+  void fail(size_t i, std::string reason) {
+    failed.at(i) = true;
+    why = std::move(reason);
+  }
+  std::vector<bool> failed;
+  std::string why;
 };
 
 namespace detail {
@@ -192,6 +201,10 @@ template <class E, class = void>
 struct MasksActions : std::false_type {};
 template <class E>
 struct MasksActions<E, std::enable_if_t<E::masks_actions>> : std::true_type {};
+template <class E, class = void>
+struct HasNumbers : std::false_type {};
+template <class E>
+struct HasNumbers<E, std::void_t<decltype(E::number_names)>> : std::true_type {};
 template <class E, class = void>
 struct HasBatch : std::false_type {};
 template <class E>
@@ -291,12 +304,22 @@ struct Plugin {
         batch.observations.push_back(row(observations[i]));
       }
       batch.steps.assign(count, Step{});
+      batch.failed.assign(count, false);
       E::step_batch(batch);
-      for (size_t i = 0; i < count; ++i) rewards[i] = batch.steps[i].reward, ended[i] = flags(batch.steps[i]);
+      for (size_t i = 0; i < count; ++i) {
+        rewards[i] = batch.steps[i].reward;
+        ended[i] = batch.failed[i] ? static_cast<uint8_t>(MYRIAD_FAILED) : flags(batch.steps[i]);
+        if (batch.failed[i]) std::snprintf(error->text, sizeof error->text, "%s", batch.why.c_str());
+      }
     });
   }
   static int render(myriad_env* env, int32_t width, int32_t height, uint8_t* rgb, myriad_error* error) {
     return guarded(error, [&] { of(env).render(width, height, rgb); });
+  }
+  static int numbers(const myriad_env* env, double* values, myriad_error* error) {
+    return guarded(error, [&] {
+      if constexpr (HasNumbers<E>::value) reinterpret_cast<const E*>(env)->numbers(values);
+    });
   }
   static int save(const myriad_env* env, double* state, myriad_error* error) {
     return guarded(error, [&] {
@@ -333,6 +356,11 @@ struct Plugin {
       p.render_fps = FramesPerSecond<E>::value;
       if constexpr (HasBatch<E>::value) p.step_batch = step_batch;
       p.masks_actions = MasksActions<E>::value ? 1 : 0;
+      if constexpr (HasNumbers<E>::value) {
+        p.num_numbers = sizeof E::number_names / sizeof E::number_names[0];
+        p.number_names = E::number_names;
+        p.numbers = numbers;
+      }
       return p;
     }();
     return &plugin;

@@ -522,6 +522,49 @@ def HelloAddAgents(builder, agents): builder.PrependUint32Slot(13, agents, 1)
 def HelloEnd(builder): return builder.EndObject()
 
 
+# An environment that can not go on. The others do. It is made anew when it is reset.
+class FailedEnv(object):
+    __slots__ = ['_tab']
+
+    @classmethod
+    def GetRootAs(cls, buf, offset=0):
+        n = flatbuffers.encode.Get(flatbuffers.packer.uoffset, buf, offset)
+        x = FailedEnv()
+        x.Init(buf, n + offset)
+        return x
+
+    @classmethod
+    def GetRootAsFailedEnv(cls, buf, offset=0):
+        """This method is deprecated. Please switch to GetRootAs."""
+        return cls.GetRootAs(buf, offset)
+    @classmethod
+    def FailedEnvBufferHasIdentifier(cls, buf, offset, size_prefixed=False):
+        return flatbuffers.util.BufferHasIdentifier(buf, offset, b"\x4D\x59\x52\x53", size_prefixed=size_prefixed)
+
+    # FailedEnv
+    def Init(self, buf, pos):
+        self._tab = flatbuffers.table.Table(buf, pos)
+
+    # FailedEnv
+    def Env(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(4))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint32Flags, o + self._tab.Pos)
+        return 0
+
+    # FailedEnv
+    def Text(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            return self._tab.String(o + self._tab.Pos)
+        return None
+
+def FailedEnvStart(builder): builder.StartObject(2)
+def FailedEnvAddEnv(builder, env): builder.PrependUint32Slot(0, env, 0)
+def FailedEnvAddText(builder, text): builder.PrependUOffsetTRelativeSlot(1, flatbuffers.number_types.UOffsetTFlags.py_type(text), 0)
+def FailedEnvEnd(builder): return builder.EndObject()
+
+
 # steps: the answer to Reset and Step. Row i is of environment i; without shared memory all are here.
 # Of an environment that ended, `observations` has S_0 of its next episode, `finals` its last S.
 class Stepped(object):
@@ -654,7 +697,78 @@ class Stepped(object):
         o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(10))
         return o == 0
 
-def SteppedStart(builder): builder.StartObject(4)
+    # Stepped
+    def Failed(self, j):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(12))
+        if o != 0:
+            x = self._tab.Vector(o)
+            x += flatbuffers.number_types.UOffsetTFlags.py_type(j) * 4
+            x = self._tab.Indirect(x)
+            obj = FailedEnv()
+            obj.Init(self._tab.Bytes, x)
+            return obj
+        return None
+
+    # Stepped
+    def FailedLength(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(12))
+        if o != 0:
+            return self._tab.VectorLen(o)
+        return 0
+
+    # Stepped
+    def FailedIsNone(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(12))
+        return o == 0
+
+    # Stepped
+    def Numbers(self, j):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(14))
+        if o != 0:
+            a = self._tab.Vector(o)
+            return self._tab.Get(flatbuffers.number_types.Float64Flags, a + flatbuffers.number_types.UOffsetTFlags.py_type(j * 8))
+        return 0
+
+    # Stepped
+    def NumbersAsNumpy(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(14))
+        if o != 0:
+            return self._tab.GetVectorAsNumpy(flatbuffers.number_types.Float64Flags, o)
+        return 0
+
+    # Stepped
+    def NumbersLength(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(14))
+        if o != 0:
+            return self._tab.VectorLen(o)
+        return 0
+
+    # Stepped
+    def NumbersIsNone(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(14))
+        return o == 0
+
+    # Stepped
+    def NumberNames(self, j):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(16))
+        if o != 0:
+            a = self._tab.Vector(o)
+            return self._tab.String(a + flatbuffers.number_types.UOffsetTFlags.py_type(j * 4))
+        return ""
+
+    # Stepped
+    def NumberNamesLength(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(16))
+        if o != 0:
+            return self._tab.VectorLen(o)
+        return 0
+
+    # Stepped
+    def NumberNamesIsNone(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(16))
+        return o == 0
+
+def SteppedStart(builder): builder.StartObject(7)
 def SteppedAddObservations(builder, observations): builder.PrependUOffsetTRelativeSlot(0, flatbuffers.number_types.UOffsetTFlags.py_type(observations), 0)
 def SteppedStartObservationsVector(builder, numElems): return builder.StartVector(1, numElems, 1)
 def SteppedAddFinals(builder, finals): builder.PrependUOffsetTRelativeSlot(1, flatbuffers.number_types.UOffsetTFlags.py_type(finals), 0)
@@ -663,6 +777,12 @@ def SteppedAddRewards(builder, rewards): builder.PrependUOffsetTRelativeSlot(2, 
 def SteppedStartRewardsVector(builder, numElems): return builder.StartVector(8, numElems, 8)
 def SteppedAddFlags(builder, flags): builder.PrependUOffsetTRelativeSlot(3, flatbuffers.number_types.UOffsetTFlags.py_type(flags), 0)
 def SteppedStartFlagsVector(builder, numElems): return builder.StartVector(1, numElems, 1)
+def SteppedAddFailed(builder, failed): builder.PrependUOffsetTRelativeSlot(4, flatbuffers.number_types.UOffsetTFlags.py_type(failed), 0)
+def SteppedStartFailedVector(builder, numElems): return builder.StartVector(4, numElems, 4)
+def SteppedAddNumbers(builder, numbers): builder.PrependUOffsetTRelativeSlot(5, flatbuffers.number_types.UOffsetTFlags.py_type(numbers), 0)
+def SteppedStartNumbersVector(builder, numElems): return builder.StartVector(8, numElems, 8)
+def SteppedAddNumberNames(builder, numberNames): builder.PrependUOffsetTRelativeSlot(6, flatbuffers.number_types.UOffsetTFlags.py_type(numberNames), 0)
+def SteppedStartNumberNamesVector(builder, numElems): return builder.StartVector(4, numElems, 4)
 def SteppedEnd(builder): return builder.EndObject()
 
 
@@ -994,7 +1114,21 @@ class Welcome(object):
             return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
         return False
 
-def WelcomeStart(builder): builder.StartObject(10)
+    # Welcome
+    def TakesFailed(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(24))
+        if o != 0:
+            return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
+        return False
+
+    # Welcome
+    def MaxNumbers(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(26))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint32Flags, o + self._tab.Pos)
+        return 0
+
+def WelcomeStart(builder): builder.StartObject(12)
 def WelcomeAddProtocol(builder, protocol): builder.PrependUint16Slot(0, protocol, 0)
 def WelcomeAddSession(builder, session): builder.PrependUOffsetTRelativeSlot(1, flatbuffers.number_types.UOffsetTFlags.py_type(session), 0)
 def WelcomeStartSessionVector(builder, numElems): return builder.StartVector(1, numElems, 1)
@@ -1007,6 +1141,8 @@ def WelcomeAddSharedBytes(builder, sharedBytes): builder.PrependUint64Slot(6, sh
 def WelcomeAddEpisode(builder, episode): builder.PrependUint64Slot(7, episode, 0)
 def WelcomeAddT(builder, t): builder.PrependUint32Slot(8, t, 0)
 def WelcomeAddTaken(builder, taken): builder.PrependBoolSlot(9, taken, 0)
+def WelcomeAddTakesFailed(builder, takesFailed): builder.PrependBoolSlot(10, takesFailed, 0)
+def WelcomeAddMaxNumbers(builder, maxNumbers): builder.PrependUint32Slot(11, maxNumbers, 0)
 def WelcomeEnd(builder): return builder.EndObject()
 
 
@@ -1053,7 +1189,7 @@ def RefusedAddText(builder, text): builder.PrependUOffsetTRelativeSlot(1, flatbu
 def RefusedEnd(builder): return builder.EndObject()
 
 
-# steps: begin an episode in these environments. seeds: of each, or none: go on drawing.
+# steps: begin an episode in these environments. seeds: of each, or none: go on drawing. anew: make them anew first.
 class Reset(object):
     __slots__ = ['_tab']
 
@@ -1130,11 +1266,19 @@ class Reset(object):
         o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
         return o == 0
 
-def ResetStart(builder): builder.StartObject(2)
+    # Reset
+    def Anew(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        if o != 0:
+            return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
+        return False
+
+def ResetStart(builder): builder.StartObject(3)
 def ResetAddEnvs(builder, envs): builder.PrependUOffsetTRelativeSlot(0, flatbuffers.number_types.UOffsetTFlags.py_type(envs), 0)
 def ResetStartEnvsVector(builder, numElems): return builder.StartVector(4, numElems, 4)
 def ResetAddSeeds(builder, seeds): builder.PrependUOffsetTRelativeSlot(1, flatbuffers.number_types.UOffsetTFlags.py_type(seeds), 0)
 def ResetStartSeedsVector(builder, numElems): return builder.StartVector(8, numElems, 8)
+def ResetAddAnew(builder, anew): builder.PrependBoolSlot(2, anew, 0)
 def ResetEnd(builder): return builder.EndObject()
 
 

@@ -1,7 +1,8 @@
 """A simulator that Myriad resets and steps: `serve(make_env, observation, action)`.
 
 `make_env(options)` returns an object with Gymnasium's reset(seed=...) -> (observation, info) and
-step(action) -> (observation, reward, terminated, truncated, info).
+step(action) -> (observation, reward, terminated, truncated, info). What it raises ends its episode; then it is closed and another
+made in its place. Numbers of `info` go to the results of the run.
 
 With `agents` it returns a world of so many agents, each of which is an environment of Myriad's: reset(seed=...) -> observations,
 step(actions) -> (observations, rewards, terminateds, truncateds), lists of one element an agent. They end in the same step.
@@ -20,8 +21,9 @@ from myriad_client import protocol_generated as p
 from myriad_client import spaces, wire
 from myriad_client.returned import agents_parts, flag_of, method_place, reset_parts, reward_of, said_of, step_parts
 
-TERMINATED, TRUNCATED = 1, 2
+TERMINATED, TRUNCATED, NOT_BEGUN = 1, 2, 4
 ALIGN = 64
+MAX_NUMBERS = 32
 
 
 def serve(make_env, observation, action, *, name: str = "", source: str = "", max_envs: int = 0, max_episode_steps: int = 0,
@@ -123,6 +125,48 @@ def _from(env, method: str):
         raise
 
 
+class _Numbers:
+    """The numbers of each environment's `info`s: over its episode their means and the last ones, in pairs in `memory`."""
+
+    def __init__(self, memory, n: int, room: int):
+        self.pairs, self.room = memory.cast("d"), room
+        self.pairs[:] = memoryview(np.full(2 * n * room, math.nan))
+        self.names: dict[str, int] = {}
+        self.of = [{} for _ in range(n)]  # name -> [sum, count, place in pairs], or None where it is no number
+        self.over = [True] * n  # the next info begins an episode
+        self.told = 0  # names
+
+    def add(self, i: int, info: dict, ended: bool) -> None:
+        of, pairs = self.of[i], self.pairs
+        if self.over[i]:
+            for one in filter(None, of.values()):
+                one[0], one[1], pairs[one[2]] = 0.0, 0, math.nan
+        self.over[i] = ended
+        for name, value in info.items():
+            try:
+                one = of[name]
+            except KeyError:
+                one = self.begin(i, name, value)
+                if len(of) < 256:  # of an info that has other names in each step the first ones are enough
+                    of[name] = one
+            if one is not None:
+                try:
+                    one[0] += value
+                    one[1] += 1
+                    at = one[2]
+                    pairs[at] = one[0] / one[1]
+                    pairs[at + 1] = value
+                except (TypeError, OverflowError):  # no number this time, or an int of 400 digits
+                    one[0] = pairs[one[2]] = math.nan
+
+    def begin(self, i: int, name, value) -> list | None:
+        if not isinstance(name, str) or not isinstance(value, (float, int, np.number, np.bool_)):
+            return None
+        if name not in self.names and len(self.names) == min(self.room, MAX_NUMBERS):
+            return None
+        return [0.0, 0, 2 * (i * self.room + self.names.setdefault(name, len(self.names)))]
+
+
 class _Host:
     def __init__(self, connection: wire.Connection, welcome: p.Welcome, make_env, observation, action, agents: int):
         self.connection, self.agents = connection, agents
@@ -133,9 +177,10 @@ class _Host:
             raise RuntimeError("Myriad lays these spaces out in other rows: update the client")
         self.shared = welcome.SharedBytes() > 0
         aligned = lambda size: -(-size // ALIGN) * ALIGN
-        sizes = [n * self.observation.row_bytes, n * self.observation.row_bytes, n * self.action.row_bytes, 8 * n, n, n]
+        room = welcome.MaxNumbers()
+        sizes = [n * self.observation.row_bytes, n * self.observation.row_bytes, n * self.action.row_bytes, 8 * n, n, n, 16 * n * room]
         starts = [sum(map(aligned, sizes[:i])) for i in range(len(sizes))]
-        total = starts[-1] + aligned(n)
+        total = starts[-1] + aligned(sizes[-1])
         memory = connection.memory(welcome.SharedBytes()) if self.shared else bytearray(total)
         self.blocks = [memoryview(memory)[start:start + size] for start, size in zip(starts, sizes)]
         self.observations = self.observation.views(self.blocks[0], n)
@@ -143,10 +188,15 @@ class _Host:
         self.actions = self.action.views(self.blocks[2], n)
         self.rewards, self.flags = np.frombuffer(self.blocks[3], np.float64), self.blocks[4]
         self.active = self.blocks[5]
+        self.numbers = _Numbers(self.blocks[6], n, room)
+        self.takes_failed, self.failed = welcome.TakesFailed(), []  # (environment, why), to be told
+        self.num_failed = 0
+        self.not_begun: dict[int, Exception] = {}  # by world: why its next episode has not begun, to be told at its Reset
         self.stepped = self._stepped() if self.shared else b""
         if n % agents:
             raise RuntimeError(f"{n} environments are no multiple of the {agents} agents of a world")
-        self.envs = [make_env(options) for _ in range(n // agents)]
+        self.make = lambda: make_env(options)
+        self.envs = [self.make() for _ in range(n // agents)]  # None: it failed
 
     def _stepped(self) -> bytes:
         b = flatbuffers.Builder(256)
@@ -155,11 +205,71 @@ class _Host:
             for start, block in ((p.SteppedStartObservationsVector, 0), (p.SteppedStartFinalsVector, 1), (p.SteppedStartFlagsVector, 4)):
                 rows.append(b.CreateByteVector(bytes(self.blocks[block])))
             rewards = b.CreateNumpyVector(self.rewards)
+            numbers = b.CreateNumpyVector(np.array(self.numbers.pairs))
+        failed, names = [], None
+        for i, why in self.failed:
+            text = b.CreateString(why)
+            p.FailedEnvStart(b), p.FailedEnvAddEnv(b, i), p.FailedEnvAddText(b, text)
+            failed.append(p.FailedEnvEnd(b))
+        failed = spaces.vector(b, failed, p.SteppedStartFailedVector, b.PrependUOffsetTRelative)
+        if self.numbers.told < len(self.numbers.names):
+            names = [b.CreateString(name) for name in self.numbers.names]
+            names = spaces.vector(b, names, p.SteppedStartNumberNamesVector, b.PrependUOffsetTRelative)
         p.SteppedStart(b)
+        p.SteppedAddFailed(b, failed)
+        if names is not None:
+            p.SteppedAddNumberNames(b, names)
         if not self.shared:
             p.SteppedAddObservations(b, rows[0]), p.SteppedAddFinals(b, rows[1]), p.SteppedAddFlags(b, rows[2])
-            p.SteppedAddRewards(b, rewards)
+            p.SteppedAddRewards(b, rewards), p.SteppedAddNumbers(b, numbers)
         return wire.frame(b, p.Body.Stepped, p.SteppedEnd(b))
+
+    def answer(self) -> bytes:
+        if self.shared and not self.failed and self.numbers.told == len(self.numbers.names):
+            return self.stepped
+        data = self._stepped()
+        self.failed, self.numbers.told = [], len(self.numbers.names)
+        return data
+
+    def failed_in(self, world: int, error: Exception) -> None:
+        """The error is that of one world, or of one environment where each is its own: the others go on."""
+        if not self.takes_failed:
+            raise error
+        self.failed += [(i, said_of(error)) for i in range(world * self.agents, (world + 1) * self.agents)]
+        self.num_failed += 1
+        if str(self.num_failed).strip("0") == "1":  # the first, tenth, hundredth, ...
+            traceback.print_exception(error)
+        self.discard(world)
+
+    def begin_next(self, world: int, begin) -> None:
+        """Where that fails, the episode that has ended is none the worse."""
+        try:
+            begin()
+        except Exception as error:
+            if not self.takes_failed:
+                raise
+            self.not_begun[world] = error
+            for i in range(world * self.agents, (world + 1) * self.agents):
+                self.flags[i] |= NOT_BEGUN
+
+    def refuse_not_begun(self, world: int) -> None:
+        error = self.not_begun.pop(world, None)
+        if error is not None:
+            raise error
+
+    def discard(self, world: int) -> None:
+        self.not_begun.pop(world, None)
+        env, self.envs[world] = self.envs[world], None
+        try:
+            if env is not None and hasattr(env, "close"):
+                env.close()
+        except Exception as error:
+            print(f"an environment that failed cannot be closed: {said_of(error)}", file=sys.stderr)
+
+    def made(self, world: int):
+        if self.envs[world] is None:
+            self.envs[world] = self.make()
+        return self.envs[world]
 
     def run(self) -> None:
         always: bytes | None = None  # what a Step looks like where rows are shared
@@ -167,7 +277,7 @@ class _Host:
             data = self.connection.receive_bytes()
             if data == always:
                 self.step()
-                self.connection.send(self.stepped)
+                self.connection.send(self.answer())
                 continue
             kind, message = wire.parse(data)
             if kind == p.Body.Step:
@@ -180,40 +290,53 @@ class _Host:
             elif kind == p.Body.Reset:
                 for k in range(message.EnvsLength()):
                     seed = message.Seeds(k) if k < message.SeedsLength() else None
-                    self.reset(message.Envs(k), seed)
+                    i = message.Envs(k)
+                    try:
+                        self.reset(i, seed, message.Anew())
+                    except Exception as error:
+                        self.failed_in(i // self.agents, error)
             else:
                 raise RuntimeError("Myriad sent what a simulator does not take: update the client")
-            self.connection.send(self.stepped if self.shared else self._stepped())
+            self.connection.send(self.answer())
 
-    def reset(self, i: int, seed: int | None) -> None:
+    def reset(self, i: int, seed: int | None, anew: bool) -> None:
+        if anew:
+            self.discard(i)
+        self.refuse_not_begun(i)
+        self.numbers.over[i] = True
         self._begin(i, seed=seed)
 
     def _begin(self, i: int, **seed) -> None:
-        env = self.envs[i]
+        env = self.made(i)
         result = env.reset(**seed)
         with _from(env, "reset"):
             self.observation.write(self.observations[i], reset_parts(result)[0])
 
     def step(self) -> None:
-        read, write = self.action.read, self.observation.write
+        read, write, numbers = self.action.read, self.observation.write, self.numbers
         for i, env in enumerate(self.envs):
             if not self.active[i]:
                 continue
-            result = env.step(read(self.actions[i]))
             try:
-                observation, reward, terminated, truncated, _ = step_parts(result)
-                self.rewards[i] = reward_of(reward)
-                if terminated is False and truncated is False:
-                    flags = 0
-                else:
-                    flags = (TERMINATED if flag_of(terminated, "terminated") else 0) | (TRUNCATED if flag_of(truncated, "truncated") else 0)
-                self.flags[i] = flags
-                write((self.finals if flags else self.observations)[i], observation)
-            except spaces.DoesNotFit as error:
-                error.place = method_place(env, "step")
-                raise
-            if flags:
-                self._begin(i)
+                result = env.step(read(self.actions[i]))
+                try:
+                    observation, reward, terminated, truncated, info = step_parts(result)
+                    self.rewards[i] = reward_of(reward)
+                    if terminated is False and truncated is False:
+                        flags = 0
+                    else:
+                        flags = (TERMINATED if flag_of(terminated, "terminated") else 0) | (TRUNCATED if flag_of(truncated, "truncated") else 0)
+                    self.flags[i] = flags
+                    if info and numbers.room:
+                        numbers.add(i, info, flags != 0)
+                    write((self.finals if flags else self.observations)[i], observation)
+                except spaces.DoesNotFit as error:
+                    error.place = method_place(env, "step")
+                    raise
+                if flags:
+                    self.begin_next(i, lambda: self._begin(i))
+            except Exception as error:
+                self.failed_in(i, error)
 
 
 class _Worlds(_Host):
@@ -223,11 +346,14 @@ class _Worlds(_Host):
         super().__init__(*arguments)
         self.first: list[dict] = [{} for _ in self.envs]  # of a new episode: S_0 of the agents that have not asked for it
 
-    def reset(self, i: int, seed: int | None) -> None:
+    def reset(self, i: int, seed: int | None, anew: bool) -> None:
         """The first agent that asks begins an episode, the others join it: its seed is the world's."""
         world, agent = divmod(i, self.agents)
         if agent not in self.first[world]:
-            self.first[world] = dict(enumerate(self._begun(self.envs[world], seed)))
+            if anew:
+                self.discard(world)
+            self.refuse_not_begun(world)
+            self.first[world] = dict(enumerate(self._begun(self.made(world), seed)))
         with _from(self.envs[world], "reset"):
             self.observation.write(self.observations[i], self.first[world].pop(agent))
 
@@ -238,26 +364,34 @@ class _Worlds(_Host):
 
     def step(self) -> None:
         for k, world in enumerate(self.envs):
-            rows = range(k * self.agents, (k + 1) * self.agents)
-            active = [self.active[i] for i in rows]
+            active = [self.active[i] for i in range(k * self.agents, (k + 1) * self.agents)]
             if not any(active):
                 continue
-            if not all(active):
-                raise RuntimeError(f"agent {active.index(0)} of a world has no action: its {self.agents} agents act together")
-            self.first[k] = {}
-            result = world.step([self.action.read(self.actions[i]) for i in rows])
-            with _from(world, "step"):
-                observations, rewards, terminateds, truncateds = agents_parts(result, "step", self.agents)
-                ends = [(TERMINATED if flag_of(a, "terminated") else 0) | (TRUNCATED if flag_of(b, "truncated") else 0)
-                        for a, b in zip(terminateds, truncateds)]
-                if any(ends) and not all(ends):
-                    raise RuntimeError("some agents of a world ended and others go on: they begin, and so end, together")
-                to = self.finals if any(ends) else self.observations
-                for agent, i in enumerate(rows):
-                    self.rewards[i], self.flags[i] = reward_of(rewards[agent]), ends[agent]
-                    self.observation.write(to[i], observations[agent])
-            if any(ends):
-                begun = self._begun(world, None)
-                with _from(world, "reset"):
-                    for agent, i in enumerate(rows):
-                        self.observation.write(self.observations[i], begun[agent])
+            try:
+                if not all(active):
+                    raise RuntimeError(f"agent {active.index(0)} of a world has no action: its {self.agents} agents act together")
+                self.step_one(k, world)
+            except Exception as error:
+                self.failed_in(k, error)
+
+    def step_one(self, k: int, world) -> None:
+        rows = range(k * self.agents, (k + 1) * self.agents)
+        self.first[k] = {}
+        result = world.step([self.action.read(self.actions[i]) for i in rows])
+        with _from(world, "step"):
+            observations, rewards, terminateds, truncateds = agents_parts(result, "step", self.agents)
+            ends = [(TERMINATED if flag_of(a, "terminated") else 0) | (TRUNCATED if flag_of(b, "truncated") else 0)
+                    for a, b in zip(terminateds, truncateds)]
+            if any(ends) and not all(ends):
+                raise RuntimeError("some agents of a world ended and others go on: they begin, and so end, together")
+            to = self.finals if any(ends) else self.observations
+            for agent, i in enumerate(rows):
+                self.rewards[i], self.flags[i] = reward_of(rewards[agent]), ends[agent]
+                self.observation.write(to[i], observations[agent])
+        if any(ends):
+            self.begin_next(k, lambda: self._write_all(world, rows, self._begun(world, None)))
+
+    def _write_all(self, world, rows, observations) -> None:
+        with _from(world, "reset"):
+            for i, observation in zip(rows, observations):
+                self.observation.write(self.observations[i], observation)
