@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "apps/driver/check_env.hpp"
+#include "apps/driver/evaluation_process.hpp"
 #include "apps/driver/inspect.hpp"
 #include "apps/driver/join.hpp"
 #include "apps/driver/new_project.hpp"
@@ -66,6 +67,7 @@ int run(int argc, char** argv) {
   CLI::App* evaluate_verb = app.add_subcommand("evaluate", "run episodes with a saved policy");
   evaluate_verb->add_option("checkpoint", evaluate_options.checkpoint, "a checkpoint's or a run's directory")
       ->required();
+  evaluate_verb->add_flag("--best", evaluate_options.best, "of a run: its best checkpoint, not the newest");
   evaluate_verb->add_option("--episodes", evaluate_options.episodes, "how many")->check(CLI::PositiveNumber);
   evaluate_verb->add_option("--seed", evaluate_options.seed, "of environments and actions");
   evaluate_verb->add_flag("--explore", evaluate_options.explore, "sample actions instead of taking the most likely");
@@ -172,6 +174,10 @@ int run(int argc, char** argv) {
   config_verb->add_option("overrides", words, "key=value");
   config_verb->add_flag("--json", json, "one object a setting");
   config_verb->callback([&] { verb = [&] { return print_config(resolved, words, json); }; });
+
+  CLI::App* evaluation_verb = app.add_subcommand("run-evaluation")->group("");  // for train; --help does not show it
+  evaluation_verb->add_option("words", words)->required()->expected(2);
+  evaluation_verb->callback([&] { verb = [&] { return run_evaluation(words[0], words[1]); }; });
 
   // CLI11 would only say that a subcommand is required.
   if (argc > 1 && argv[1][0] != '-') {

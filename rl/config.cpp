@@ -242,7 +242,14 @@ void LearnersConfig::settings(SettingVisitor& v) {
 }
 
 void EvaluationConfig::settings(SettingVisitor& v) {
+  v.visit({"evaluation_interval", "iterations",
+           "between evaluations while it trains, of a checkpoint made for each; 0: none", 0, 1e9},
+          evaluation_interval);
   v.visit({"evaluation_duration", "episodes", "of one evaluation", 1, 1e6}, evaluation_duration);
+  v.visit({"evaluation_parallel_to_training", "", "training goes on meanwhile; false: it waits"},
+          evaluation_parallel_to_training);
+  v.visit({"evaluation_sample_timeout_s", "s", "an evaluation while it trains is given up after so long", 0.1, 1e6},
+          evaluation_sample_timeout_s);
   v.visit({"explore", "", "sample actions; false: take the most likely one"}, explore);
   v.visit({"evaluate_at_end", "", "evaluate the final policy"}, evaluate_at_end);
   v.visit({"record_video", "episodes", "of an evaluation, filmed into the run's videos/", 0, 1e6}, record_video);
@@ -262,7 +269,10 @@ void ReportingConfig::settings(SettingVisitor& v) {
 void CheckpointingConfig::settings(SettingVisitor& v) {
   v.visit({"checkpoint_frequency", "iterations", "between checkpoints; 0: only at the end", 0, 1e9},
           checkpoint_frequency);
-  v.visit({"num_to_keep", "checkpoints", "the latest; older ones are removed", 1, 1e6}, num_to_keep);
+  v.visit({"num_to_keep", "checkpoints", "the latest; older ones but the best are removed", 1, 1e6}, num_to_keep);
+  v.visit(choice("checkpoint_score_attribute", "the best checkpoint has the most of it",
+                 {kEvaluationReturn, "env_runners/episode_return_mean"}),
+          checkpoint_score_attribute);
 }
 
 void FaultToleranceConfig::settings(SettingVisitor& v) {
@@ -283,6 +293,12 @@ void StopConfig::settings(SettingVisitor& v) {
   v.visit({"num_env_steps_sampled_lifetime", "env steps", "0: not a criterion", 0}, num_env_steps_sampled_lifetime);
   v.visit({"episode_return_mean", "", "stop when the mean return reaches this"}, episode_return_mean);
   v.visit({"time_total_s", "s", "0: not a criterion", 0}, time_total_s);
+  v.visit({"evaluations_without_improvement", "evaluations",
+           "stop after so many whose return is no better than the best before; 0: not a criterion", 0},
+          evaluations_without_improvement);
+  v.visit({"iterations_without_improvement", "iterations",
+           "stop after so many whose episode_return_mean is no better than the best before; 0: not a criterion", 0},
+          iterations_without_improvement);
 }
 
 void PluginsConfig::settings(SettingVisitor& v) {

@@ -167,7 +167,10 @@ struct LearnersConfig {
 };
 
 struct EvaluationConfig {
+  int64_t evaluation_interval = 0;   ///< iterations between evaluations while it trains; 0: none
   int64_t evaluation_duration = 20;  ///< episodes
+  bool evaluation_parallel_to_training = true;
+  double evaluation_sample_timeout_s = 600.0;  ///< of one evaluation while it trains
   bool explore = false;
   bool evaluate_at_end = true;
   int64_t record_video = 0;     ///< the first episodes of an evaluation, filmed into the run's videos/
@@ -183,8 +186,11 @@ struct ReportingConfig {
 };
 
 struct CheckpointingConfig {
+  static constexpr const char* kEvaluationReturn = "evaluation/env_runners/episode_return_mean";
   int64_t checkpoint_frequency = 0;  ///< iterations between checkpoints; 0: only at the end
   int64_t num_to_keep = 3;
+  std::string checkpoint_score_attribute = kEvaluationReturn;  ///< of which the best checkpoint has the most
+  bool scores_training() const { return checkpoint_score_attribute != kEvaluationReturn; }
   void settings(SettingVisitor& v);
 };
 
@@ -201,6 +207,7 @@ struct StopConfig {
   int64_t num_env_steps_sampled_lifetime = 0;
   std::optional<double> episode_return_mean;
   double time_total_s = 0.0;
+  int64_t evaluations_without_improvement = 0, iterations_without_improvement = 0;
   void settings(SettingVisitor& v);
 };
 

@@ -138,11 +138,11 @@ CheckpointWriter::Committed CheckpointWriter::commit(const Commit& input) {
   files_.fsync(root_);
   const std::string violation = checkpoint_violation(files_, target);
   if (!violation.empty()) throw FileError{EIO, target + " read back: " + violation};
+  std::set<std::string> keep;
+  for (const uint64_t iteration : input.keep) keep.insert(fmt::format("{}/{:09}", root_, iteration));
   std::vector<std::string> valid = valid_checkpoints(files_, root_);
-  while (valid.size() > num_to_keep_ && valid.front() != target) {
-    files_.remove(valid.front());
-    valid.erase(valid.begin());
-  }
+  for (; valid.size() > num_to_keep_ && valid.front() != target; valid.erase(valid.begin()))
+    if (!keep.contains(valid.front())) files_.remove(valid.front());
   return {target, iteration_};
 }
 

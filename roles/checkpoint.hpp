@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <variant>
 #include <vector>
@@ -55,6 +56,7 @@ class CheckpointWriter {
   struct Commit {
     std::vector<CheckpointFile> files;
     std::map<std::string, std::string> extra;
+    std::set<uint64_t> keep = {};  ///< iterations whose checkpoints stay, beside the newest ones
   };
   struct Abandon {};  ///< the learner could not; the partial directory goes
   using Input = std::variant<Prepare, Commit, Abandon>;

@@ -44,14 +44,22 @@ DriverCore::DriverCore(Options options)
       episodes_(options_.num_episodes_lifetime),
       returns_(options_.recent_returns),
       lengths_(options_.recent_lengths),
-      levels_(options_.levels) {}
+      levels_(options_.levels),
+      evaluations_(options_.evaluations),
+      training_return_(options_.training_return) {}
 
 double DriverCore::episode_return_mean() const { return mean_of(returns_); }
 double DriverCore::episode_len_mean() const { return mean_of(lengths_); }
 
+/// Of as many episodes as are asked for, at the present level; NaN before they are there.
+double DriverCore::settled_return_mean() const {
+  if (levels_.count() > 1) return levels_.return_mean();
+  return returns_.size() >= options_.smoothing_episodes ? mean_of(returns_) : std::numeric_limits<double>::quiet_NaN();
+}
+
 Time DriverCore::next_timer() const {
   if (phase_ == Phase::finished) return Time::max();
-  Time next = std::min(fleet_.next_timer(), learners_.next_timer());
+  Time next = std::min({fleet_.next_timer(), learners_.next_timer(), evaluations_.next_timer()});
   if (!commit_pending_) next = std::min(next, deadline_);
   if (phase_ == Phase::running || (phase_ == Phase::saving && !commit_pending_))
     next = std::min({next, last_sent_ + kRetry, last_announced_ + kRetry});
@@ -82,12 +90,17 @@ std::string DriverCore::stop_criterion(Time now) const {
   if (stop.num_env_steps_sampled_lifetime > 0 &&
       env_steps_ >= static_cast<uint64_t>(stop.num_env_steps_sampled_lifetime))
     return fmt::format("num_env_steps_sampled_lifetime {}", env_steps_);
-  // With levels: of episodes at the last one.
-  const bool one_level = levels_.count() == 1;
-  const bool counts = one_level ? returns_.size() >= options_.smoothing_episodes : levels_.last();
-  const double return_mean = one_level ? mean_of(returns_) : levels_.return_mean();
-  if (stop.episode_return_mean && counts && return_mean >= *stop.episode_return_mean)
+  const double return_mean = settled_return_mean();
+  if (stop.episode_return_mean && levels_.last() && return_mean >= *stop.episode_return_mean)
     return fmt::format("episode_return_mean {:.1f}", return_mean);
+  if (const Improvement& returns = evaluations_.returns();
+      stop.evaluations_without_improvement > 0 &&
+      returns.since >= static_cast<uint64_t>(stop.evaluations_without_improvement))
+    return fmt::format("evaluations_without_improvement {}, the best return was {:.1f}", returns.since, *returns.best);
+  if (stop.iterations_without_improvement > 0 &&
+      training_return_.since >= static_cast<uint64_t>(stop.iterations_without_improvement))
+    return fmt::format("iterations_without_improvement {}, the best episode_return_mean was {:.1f}",
+                       training_return_.since, *training_return_.best);
   if (stop.time_total_s > 0 && time_total_s(now) >= stop.time_total_s)
     return fmt::format("time_total_s {:.1f}", time_total_s(now));
   return "";
@@ -97,10 +110,14 @@ void DriverCore::step(const Input& input, Time now, std::vector<Output>& outputs
   if (phase_ == Phase::finished) return;
   Fleet::Outputs fleet;
   LearnerGroup::Outputs learners;
+  Evaluations::Outputs evaluations;
   if (std::holds_alternative<Start>(input)) {
     started_ = last_sent_ = last_announced_ = now;
     learners_.start(now, learners);
     fleet_.start(now, fleet);
+    // What came of its evaluation is not in the checkpoint itself.
+    if (!options_.resume_directory.empty())
+      evaluations_.saved(iteration_, options_.resume_directory, settled_return_mean(), false, now, evaluations);
   } else if (const auto* received = std::get_if<Received>(&input)) {
     this->received(*received, now, fleet, learners, outputs);
   } else if (const auto* exited = std::get_if<AgentExited>(&input)) {
@@ -116,6 +133,7 @@ void DriverCore::step(const Input& input, Time now, std::vector<Output>& outputs
     if (++interrupts_ == 1 && phase_ != Phase::stopping && phase_ != Phase::starting &&
         iteration_ > options_.training_iteration) {
       stop_reason_ = "interrupted";
+      evaluations_.stop(evaluations);
       outputs.push_back(Event{"interrupt", "finishing this iteration, then saving; Ctrl-C again stops at once"});
     } else {
       fleet_.stop("interrupted", 0, now, fleet);  // for agents that are no processes of ours
@@ -128,11 +146,14 @@ void DriverCore::step(const Input& input, Time now, std::vector<Output>& outputs
     exit_ = Exit::interrupted;
   } else if (const auto* saved = std::get_if<Saved>(&input)) {
     this->saved(*saved, now, outputs);
+  } else if (const auto* evaluated = std::get_if<Evaluated>(&input)) {
+    evaluations_.evaluated(evaluated->training_iteration, evaluated->return_mean, evaluated->failure, now, evaluations);
   } else {
     learners_.tick(now, learners);
     fleet_.tick(now, fleet);
+    evaluations_.tick(now, evaluations);
     if (phase_ == Phase::running && !finishing())
-      stop_reason_ = stop_criterion(now);  // the time; acts at the next report
+      stop_reason_ = stop_criterion(now);  // acts at the next report, or at the end of an evaluation
     if (phase_ == Phase::saving && now >= deadline_ && !commit_pending_) {
       commit_pending_ = true;
       outputs.push_back(Save{CheckpointWriter::Abandon{}});
@@ -149,10 +170,13 @@ void DriverCore::step(const Input& input, Time now, std::vector<Output>& outputs
       if (learners_.formed()) fleet_.announce_all(fleet);
     }
   }
+  apply_evaluations(evaluations, outputs);
+  if (held_ && phase_ == Phase::running && (finishing() || !evaluations_.holds())) go_on(now, outputs);
   if (learners_.size() > 1) learners_.set_given_up(fleet_.given_up(), now, learners);
   apply_learners(learners, now, outputs);
   apply_fleet(fleet, now, outputs);
-  if (phase_ == Phase::stopping && learners_.num_processes() == 0 && fleet_.num_processes() == 0) {
+  if (phase_ == Phase::stopping && learners_.num_processes() == 0 && fleet_.num_processes() == 0 &&
+      !evaluations_.running()) {
     phase_ = Phase::finished;
     deadline_ = Time::max();
     outputs.push_back(Finished{exit_, stop_reason_, exit_code_, goes_on_});
@@ -208,6 +232,11 @@ void DriverCore::saved(const Saved& saved, Time now, std::vector<Output>& output
     committed_iteration_ = committed->training_iteration;
     outputs.push_back(Event{
         "checkpoint", fmt::format("iteration {} saved to {}", committed->training_iteration, committed->directory)});
+    if (stop_reason_.empty()) stop_reason_ = stop_criterion(now);
+    Evaluations::Outputs evaluations;
+    evaluations_.saved(committed->training_iteration, committed->directory, settled_return_mean(), finishing(), now,
+                       evaluations);
+    apply_evaluations(evaluations, outputs);
   } else {
     outputs.push_back(
         Event{"checkpoint-failed",
@@ -262,6 +291,19 @@ void DriverCore::apply_learners(LearnerGroup::Outputs& results, Time now, std::v
   }
 }
 
+void DriverCore::apply_evaluations(Evaluations::Outputs& results, std::vector<Output>& outputs) {
+  for (auto& result : results) {
+    if (auto* event = std::get_if<Evaluations::Event>(&result))
+      outputs.push_back(Event{std::move(event->kind), std::move(event->text)});
+    else if (auto* begin = std::get_if<Evaluate>(&result))
+      outputs.push_back(std::move(*begin));
+    else if (auto* best = std::get_if<NewBest>(&result))
+      outputs.push_back(std::move(*best));
+    else
+      outputs.push_back(KillEvaluation{});
+  }
+}
+
 /// An epoch of the learner group began.
 void DriverCore::formed(Time now, std::vector<Output>& outputs) {
   std::vector<Fleet::LearnerOf> by_place;
@@ -294,6 +336,7 @@ void DriverCore::checkpoint_done(const wire::CheckpointDoneT& done, std::vector<
     return;
   }
   CheckpointWriter::Commit commit;
+  commit.keep = evaluations_.kept();
   for (const auto& file : done.files) commit.files.push_back({file->name, file->bytes, file->crc32c});
   outputs.push_back(Save{std::move(commit)});
 }
@@ -313,6 +356,10 @@ void DriverCore::report(const wire::IterationReportT& report, Time now, std::vec
   }
   if (levels_.count() > 1) judge_level(report.episodes, outputs);
   judge_failures(report);
+  training_return_.add(settled_return_mean());
+  Evaluations::Outputs evaluations;
+  evaluations_.reported(iteration_, evaluations);
+  apply_evaluations(evaluations, outputs);
   // First the answer, so that the learners do not wait for the disk; but not while it fills a disk with a checkpoint.
   const auto answer = static_cast<std::ptrdiff_t>(outputs.size());
   go_on(now, outputs);
@@ -349,6 +396,7 @@ void DriverCore::judge_level(std::vector<wire::Episode> episodes, std::vector<Ou
   for (const wire::Episode& episode : episodes) levels_.add(episode.episode_return(), episode.level());
   const double return_mean = levels_.return_mean();
   if (!levels_.advance()) return;
+  training_return_ = {};
   outputs.push_back(
       Event{"curriculum", fmt::format("level {} of 0 to {} after iteration {}: the mean return was {:.1f}",
                                       levels_.level(), levels_.count() - 1, iteration_, return_mean)});
@@ -357,11 +405,17 @@ void DriverCore::judge_level(std::vector<wire::Episode> episodes, std::vector<Ou
 void DriverCore::go_on(Time now, std::vector<Output>& outputs) {
   if (stop_reason_.empty()) stop_reason_ = stop_criterion(now);
   const bool due = options_.checkpoint_frequency > 0 && iteration_ % options_.checkpoint_frequency == 0;
+  held_ = false;
   const bool something_new = iteration_ > options_.training_iteration && saved_iteration_ != iteration_;
-  if (something_new && (due || finishing())) {
+  if (something_new && (due || finishing() || evaluations_.wants(iteration_))) {
     begin_save(now, outputs);
   } else if (finishing()) {
     stop_all(now, exit_, stop_reason_, exit_code_, outputs);
+  } else if (evaluations_.holds()) {
+    held_ = true;
+    command_ = {};
+    command_.kind = wire::CommandKind::go;
+    command_.until = iteration_;
   } else {
     command_ = {};
     command_.kind = wire::CommandKind::go;
@@ -387,6 +441,11 @@ void DriverCore::stop_all(Time now, Exit exit, std::string reason, std::string c
   stop_reason_ = std::move(reason);
   exit_code_ = std::move(code);
   deadline_ = now + kStopDeadline;
+  if (exit_ != Exit::ok) {
+    Evaluations::Outputs evaluations;
+    evaluations_.stop(evaluations);
+    apply_evaluations(evaluations, outputs);
+  }
   LearnerGroup::Outputs learners;
   learners_.stop(stop_reason_, learners);
   const bool all_hear = learners_.connected();

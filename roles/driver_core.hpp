@@ -19,6 +19,7 @@
 #include "rl/config.hpp"
 #include "rl/wire/messages.hpp"
 #include "roles/checkpoint.hpp"
+#include "roles/evaluations.hpp"
 #include "roles/fleet.hpp"
 #include "roles/learner_group.hpp"
 #include "roles/levels.hpp"
@@ -41,8 +42,10 @@ class DriverCore {
     uint64_t checkpoint_frequency = 0;
     uint32_t smoothing_episodes = 100;
     std::deque<double> recent_returns, recent_lengths;  ///< of the checkpoint
+    Improvement training_return = {};                   ///< of the checkpoint: of the training's mean return
     Levels::Options levels;                             ///< of the curriculum
     double max_failed_episodes = 1.0;                   ///< share of the last kJudged or more; 1: all may fail
+    Evaluations::Options evaluations = {};
     /// The constructor fills in what the fields above already say, and slots and agents of the group.
     Fleet::Options fleet;
     LearnerGroup::Options learners;
@@ -80,8 +83,14 @@ class DriverCore {
   struct Saved {
     CheckpointWriter::Output result;
   };  ///< of the last Save output
+  struct Evaluated {
+    uint64_t training_iteration;
+    double return_mean;
+    std::string failure;  ///< why there is no return; "": there is
+  };
   struct Tick {};
-  using Input = std::variant<Start, Received, AgentExited, LearnerExited, SpawnFailed, Interrupted, Saved, Tick>;
+  using Input =
+      std::variant<Start, Received, AgentExited, LearnerExited, SpawnFailed, Interrupted, Saved, Evaluated, Tick>;
 
   // --- outputs ---
   using SpawnLearner = LearnerGroup::SpawnLearner;
@@ -97,13 +106,16 @@ class DriverCore {
     wire::IterationReportT report;
   };  ///< for results, view and TensorBoard
   using Event = Fleet::Event;
+  using Evaluate = Evaluations::Begin;
+  using KillEvaluation = Evaluations::Kill;
+  using NewBest = Evaluations::NewBest;
   struct Finished {
     Exit exit;
     std::string reason, error_code;
     bool goes_on = false;  ///< as Options::next_run, from the newest checkpoint
   };
-  using Output =
-      std::variant<SpawnLearner, KillLearner, SpawnAgent, KillAgent, KillAll, Send, Save, Report, Event, Finished>;
+  using Output = std::variant<SpawnLearner, KillLearner, SpawnAgent, KillAgent, KillAll, Send, Save, Report, Event,
+                              Evaluate, KillEvaluation, NewBest, Finished>;
 
   void step(const Input& input, Time now, std::vector<Output>& outputs);
 
@@ -117,6 +129,8 @@ class DriverCore {
   const std::deque<double>& recent_returns() const { return returns_; }
   const std::deque<double>& recent_lengths() const { return lengths_; }
   const Levels& levels() const { return levels_; }
+  const Evaluations& evaluations() const { return evaluations_; }
+  const Improvement& training_return() const { return training_return_; }
   uint64_t episodes_lifetime() const { return episodes_; }
   const Fleet& fleet() const { return fleet_; }
   const LearnerGroup& learners() const { return learners_; }
@@ -146,6 +160,8 @@ class DriverCore {
   void send(const std::string& peer, uint64_t epoch, Message message, std::vector<Output>& outputs);
   void send_command(Time now, std::vector<Output>& outputs);
   std::string stop_criterion(Time now) const;
+  double settled_return_mean() const;
+  void apply_evaluations(Evaluations::Outputs& results, std::vector<Output>& outputs);
 
   Options options_;
   Fleet fleet_;
@@ -160,8 +176,11 @@ class DriverCore {
   std::deque<Outcomes> outcomes_;  // of the last iterations, kJudged episodes at least once there were so many
   Outcomes judged_;                // their sum
   std::string last_failure_;       // that an event told
-  wire::CommandT command_;         // the newest; repeated until answered
-  std::string save_error_;         // of the learner, until the partial directory is gone
+  Evaluations evaluations_;
+  Improvement training_return_;
+  bool held_ = false;       // the learners wait for an evaluation
+  wire::CommandT command_;  // the newest; repeated until answered
+  std::string save_error_;  // of the learner, until the partial directory is gone
   uint64_t checkpoint_sequence_ = 0, saved_iteration_ = UINT64_MAX, committed_iteration_ = UINT64_MAX;
   bool commit_pending_ = false, save_again_ = false;
   std::string last_checkpoint_;

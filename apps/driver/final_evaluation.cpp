@@ -1,9 +1,28 @@
 #include "apps/driver/final_evaluation.hpp"
 
+#include <algorithm>
+
 #include "apps/driver/policy_file.hpp"
 #include "apps/driver/recorder.hpp"
 
 namespace myriad {
+
+Report evaluation_rows(const EvaluatedCheckpoint& checkpoint, const FinalEvaluation* result,
+                       std::optional<uint64_t> best) {
+  constexpr double kUnknown = Snapshot::kUnknown;
+  const FinalEvaluation unknown{kUnknown, kUnknown, kUnknown, kUnknown, kUnknown, 0, 0, ""};
+  const FinalEvaluation& it = result == nullptr ? unknown : *result;
+  return {{"training_iteration", checkpoint.training_iteration},
+          {"num_env_steps_sampled_lifetime", checkpoint.env_steps},
+          {"time_this_iter_s", checkpoint.time_s},
+          {"env_runners/episode_return_mean", it.return_mean},
+          {"env_runners/episode_return_stddev", it.return_stddev},
+          {"env_runners/episode_return_min", it.return_min},
+          {"env_runners/episode_return_max", it.return_max},
+          {"env_runners/episode_len_mean", it.length_mean},
+          {"env_runners/num_episodes", result == nullptr ? kUnknown : static_cast<double>(it.episodes)},
+          {"best_training_iteration", best ? static_cast<double>(*best) : kUnknown}};
+}
 
 FinalEvaluation evaluate_at_end(const Config& config, const std::filesystem::path& run, const std::string& checkpoint) {
   const EvaluationConfig& settings = config.evaluation;
@@ -14,8 +33,15 @@ FinalEvaluation evaluate_at_end(const Config& config, const std::filesystem::pat
                                                            .seed = static_cast<uint64_t>(config.seed),
                                                            .explore = settings.explore,
                                                            .observer = records ? &recorder : nullptr});
+  std::vector<double> returns;
+  for (const EvaluationResult::Episode& episode : result.episodes)
+    if (!episode.failed) returns.push_back(episode.episode_return);
+  constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
   return {.return_mean = result.return_mean(),
           .return_stddev = result.return_stddev(),
+          .return_min = returns.empty() ? kNone : std::ranges::min(returns),
+          .return_max = returns.empty() ? kNone : std::ranges::max(returns),
+          .length_mean = result.length_mean(),
           .episodes = result.episodes.size(),
           .failed = result.num_failed(),
           .videos = recorder.num_videos(),

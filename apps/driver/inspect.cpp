@@ -290,7 +290,7 @@ int play(const PlayOptions& options) {
 int evaluate_command(const EvaluateOptions& options) {
   Evaluator::Options evaluation{
       .episodes = static_cast<int>(options.episodes), .seed = options.seed, .explore = options.explore};
-  const SavedPolicy policy = load_policy(options.checkpoint);
+  const SavedPolicy policy = load_policy(options.best ? best_checkpoint(options.checkpoint) : options.checkpoint);
   Film film(options.video, options.size.empty() ? default_frame_size(options.video) : parse_frame_size(options.size),
             policy.env.id);
   if (!options.video.empty()) evaluation.max_envs = 1, evaluation.observer = &film;
@@ -305,10 +305,11 @@ int evaluate_command(const EvaluateOptions& options) {
                                                       {"seed", options.seed}}));
   } else {
     const size_t failed = result.num_failed();
-    fmt::print("return {:.2f} +/- {:.2f}, length {:.1f}, over {} episodes{} (seed {}, {})\n", result.return_mean(),
+    fmt::print("return {:.2f} +/- {:.2f}, length {:.1f}, over {} episodes{} (seed {}, {}) of checkpoint {}\n", result.return_mean(),
                result.return_stddev(), result.length_mean(), result.episodes.size() - failed,
                failed == 0 ? "" : fmt::format(", without {} that failed", failed), options.seed,
-               options.explore ? "sampled actions" : "deterministic");
+               options.explore ? "sampled actions" : "deterministic",
+               std::filesystem::path(policy.directory).filename().string());
     for (const NumberStats& number : result.numbers)
       fmt::print("{} {:.4g}, the last of each episode {:.4g}\n", number.name,
                  number.mean_sum / static_cast<double>(number.episodes),

@@ -43,6 +43,7 @@ struct EvaluateOptions {
   std::string checkpoint;
   int64_t episodes = 20;
   uint64_t seed = 0;
+  bool best = false;  ///< `checkpoint` is a run, whose best one is meant
   bool explore = false, json = false;
   std::string video;  ///< a frame of every state of all episodes, as PlayOptions::render; "" = none
   std::string size;   ///< of a frame

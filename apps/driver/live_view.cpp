@@ -55,15 +55,15 @@ double fraction(const StopProgress& p) { return p.goal > 0 ? std::clamp(p.value 
 
 bool is_return(const StopProgress& p) { return p.key == "episode_return_mean"; }
 
-/// The criterion the bar shows: the budget nearest its end; a return only where there is no budget, for it may stall.
+/// The criterion the bar shows: the budget nearest its end; a return only where there is no budget, for it may stall;
+/// and a standstill only where there is neither, for its count goes back.
 const StopProgress* leading(const Snapshot& s) {
+  const auto rank = [](const StopProgress& p) {
+    return std::pair(is_return(p) ? 1 : p.key.ends_with("_without_improvement") ? 0 : 2, fraction(p));
+  };
   const StopProgress* best = nullptr;
-  for (const StopProgress& p : s.stop) {
-    if (best == nullptr || (is_return(*best) && !is_return(p)))
-      best = &p;
-    else if (is_return(*best) == is_return(p) && fraction(p) > fraction(*best))
-      best = &p;
-  }
+  for (const StopProgress& p : s.stop)
+    if (best == nullptr || rank(p) > rank(*best)) best = &p;
   return best;
 }
 
@@ -94,6 +94,8 @@ std::string progress_line(const Snapshot& s, int width) {
 std::string return_line(const Snapshot& s) {
   std::string line = "return   train " + (known(s.return_mean) ? grouped(s.return_mean) : "-");
   if (known(s.return_best)) line += "   best " + grouped(s.return_best);
+  if (known(s.evaluation_return))
+    line += fmt::format("   evaluated {} (best {})", grouped(s.evaluation_return), grouped(s.evaluation_best));
   for (const StopProgress& p : s.stop)
     if (is_return(p)) line += "   goal " + grouped(p.goal);
   return line + fmt::format("   iteration {}", grouped(static_cast<double>(s.iteration)));
@@ -150,7 +152,9 @@ std::vector<std::pair<std::string, double>> numbers(const Snapshot& s) {
                                                      {"steps_per_s", std::round(s.steps_per_s)},
                                                      {"eta_s", std::round(s.eta_s)},
                                                      {"return_mean", s.return_mean},
-                                                     {"return_best", s.return_best}};
+                                                     {"return_best", s.return_best},
+                                                     {"evaluation_return", s.evaluation_return},
+                                                     {"evaluation_best", s.evaluation_best}};
   all.insert(all.end(), s.learner.begin(), s.learner.end());
   if (s.hosts_total > 1)
     all.insert(all.end(), {{"hosts_alive", static_cast<double>(s.hosts_alive)},

@@ -23,8 +23,19 @@
 
 namespace myriad {
 
+namespace fs = std::filesystem;
+
+std::string best_checkpoint(const std::string& run) {
+  const std::string best = run + "/best";
+  if (!fs::exists(best))
+    fail(Exit::usage, "no-checkpoint",
+         "{} has no best checkpoint: a run has one that was trained with evaluation.evaluation_interval, or with "
+         "checkpointing.checkpoint_score_attribute",
+         run);
+  return best;
+}
+
 SavedPolicy load_policy(const std::string& given) {
-  namespace fs = std::filesystem;
   const auto files = make_system_files(".");
   std::string directory = given;
   if (fs::is_directory(given + "/checkpoints")) {
@@ -51,7 +62,8 @@ SavedPolicy load_policy(const std::string& given) {
     weights.filter = filter->second.f64();
   if (const auto epsilon = connectors.find("epsilon"); epsilon != connectors.end())
     weights.published = epsilon->second.f64();  // its episodes have the options of env_config
-  return {std::move(config), std::move(env), std::move(module), std::make_shared<const Weights>(std::move(weights))};
+  return {fs::canonical(directory).string(), std::move(config), std::move(env), std::move(module),
+          std::make_shared<const Weights>(std::move(weights))};
 }
 
 namespace {

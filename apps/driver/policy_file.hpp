@@ -8,11 +8,15 @@
 namespace myriad {
 
 struct SavedPolicy {
+  std::string directory;  ///< the checkpoint
   Config config;
   EnvSpec env;
   ModuleSpec module;
   WeightsPtr weights;
 };
+
+/// `best` of a run's directory. Throws Error("no-checkpoint").
+std::string best_checkpoint(const std::string& run);
 
 /// Reads a checkpoint directory, or the newest good one of a run's directory. Throws Error("corrupt-checkpoint",
 /// "no-checkpoint").

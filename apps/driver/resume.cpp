@@ -39,18 +39,42 @@ std::deque<double> numbers(const boost::json::value& array) {
   return numbers;
 }
 
+boost::json::object improvement_json(const Improvement& improvement) {
+  return {{"best", improvement.best ? exact({*improvement.best}) : boost::json::array{}}, {"since", improvement.since}};
+}
+
+Improvement improvement_of(const boost::json::value& json) {
+  const std::deque<double> best = numbers(json.at("best"));
+  return {best.empty() ? std::nullopt : std::optional(best.front()), json.at("since").to_number<uint64_t>()};
+}
+
+/// What is gone is not the best any more: the next one that is scored is.
+std::optional<Evaluations::Best> best_of(const boost::json::object& driver, const fs::path& checkpoints) {
+  const boost::json::value* best = driver.if_contains("best_checkpoint");
+  if (best == nullptr) return std::nullopt;
+  const auto iteration = best->at("training_iteration").to_number<uint64_t>();
+  if (!fs::exists(checkpoints / fmt::format("{:09}", iteration) / "MANIFEST.json")) return std::nullopt;
+  return Evaluations::Best{iteration, numbers(best->at("score")).at(0), best->at("of_training").as_bool()};
+}
+
 }  // namespace
 
 std::string driver_json(const DriverCore& core, double time_total_s) {
-  return boost::json::serialize(boost::json::object{{"training_iteration", core.training_iteration()},
-                                                    {"num_env_steps_sampled_lifetime", core.env_steps()},
-                                                    {"num_episodes_lifetime", core.episodes_lifetime()},
-                                                    {"time_total_s", time_total_s},
-                                                    {"recent_episode_returns", exact(core.recent_returns())},
-                                                    {"recent_episode_lengths", exact(core.recent_lengths())},
-                                                    {"curriculum_level", core.levels().level()},
-                                                    {"curriculum_level_returns", exact(core.levels().returns())}}) +
-         "\n";
+  boost::json::object object{{"training_iteration", core.training_iteration()},
+                             {"num_env_steps_sampled_lifetime", core.env_steps()},
+                             {"num_episodes_lifetime", core.episodes_lifetime()},
+                             {"time_total_s", time_total_s},
+                             {"recent_episode_returns", exact(core.recent_returns())},
+                             {"recent_episode_lengths", exact(core.recent_lengths())},
+                             {"curriculum_level", core.levels().level()},
+                             {"curriculum_level_returns", exact(core.levels().returns())},
+                             {"evaluation_returns", improvement_json(core.evaluations().returns())},
+                             {"training_return", improvement_json(core.training_return())}};
+  if (const auto& best = core.evaluations().best())
+    object["best_checkpoint"] = {{"training_iteration", best->training_iteration},
+                                 {"score", exact({best->score})},
+                                 {"of_training", best->of_training}};
+  return boost::json::serialize(object) + "\n";
 }
 
 SavedRun load_saved_run(Files& files, const std::string& checkpoint, int64_t num_slots) {
@@ -69,6 +93,11 @@ SavedRun load_saved_run(Files& files, const std::string& checkpoint, int64_t num
       saved.level = object.at("curriculum_level").to_number<uint32_t>();
       saved.level_returns = numbers(object.at("curriculum_level_returns"));
     }
+    if (object.contains("evaluation_returns")) {  // as above
+      saved.evaluations = improvement_of(object.at("evaluation_returns"));
+      saved.training_return = improvement_of(object.at("training_return"));
+      saved.best = best_of(object, fs::path(checkpoint).parent_path());
+    }
   } catch (const std::exception& error) {
     fail(Exit::usage, "corrupt-checkpoint", "{}/driver.json: {}", checkpoint, error.what());
   }
@@ -80,12 +109,15 @@ SavedRun load_saved_run(Files& files, const std::string& checkpoint, int64_t num
 }
 
 fs::path run_of(const fs::path& given) {
-  return fs::exists(given / "MANIFEST.json") ? given.parent_path().parent_path() : given;
+  if (!fs::exists(given / "MANIFEST.json")) return given;
+  return fs::canonical(given).parent_path().parent_path();  // `best` of a run is a link
 }
 
 std::string checkpoint_of(Files& files, const fs::path& given) {
   std::string checkpoint = given.string();
-  if (!fs::exists(given / "MANIFEST.json")) {
+  if (fs::exists(given / "MANIFEST.json")) {
+    checkpoint = fs::canonical(given).string();  // not the link `best`, which moves on
+  } else {
     std::vector<std::string> broken;
     const auto valid = valid_checkpoints(files, (given / "checkpoints").string(), &broken);
     for (const std::string& line : broken) std::cerr << "warning[corrupt-checkpoint] left out: " << line << "\n";
@@ -116,6 +148,7 @@ void set_newer_aside(const fs::path& run, uint64_t iteration) {
 void truncate_results(const fs::path& run, int64_t iteration) {
   truncate_results_file(run, iteration);
   truncate_progress_file(run, iteration);
+  truncate_evaluations_file(run, iteration);
 }
 
 }  // namespace myriad

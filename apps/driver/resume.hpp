@@ -3,6 +3,7 @@
 
 #include <deque>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,8 +18,10 @@ struct SavedRun {
   uint64_t iteration = 0, env_steps = 0, episodes = 0;
   double time_total_s = 0;
   std::deque<double> returns, lengths;
-  uint32_t level = 0;                      ///< of the curriculum
-  std::deque<double> level_returns;        ///< at it
+  uint32_t level = 0;                     ///< of the curriculum
+  std::deque<double> level_returns;       ///< at it
+  std::optional<Evaluations::Best> best;  ///< checkpoint, where it is there
+  Improvement evaluations, training_return;
   std::vector<SharedBytes> runner_states;  ///< by slot; empty where it has none
 };
 

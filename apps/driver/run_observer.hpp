@@ -1,7 +1,7 @@
 // RunObserver: what a run shows of itself. Files, the terminal and exporters are observers of it.
 //
 //   learner --IterationReport--> Run --report, event, snapshot, finished--> results.jsonl, progress.csv, events.jsonl,
-//                                                                           tb/, the terminal
+//   evaluation ----------------->     --evaluated------------------------>  evaluations.jsonl, tb/, the terminal
 //
 // Called from the driver's one thread, which has sockets and processes to serve: an observer does not wait. Times are
 // given, never read here.
@@ -25,6 +25,8 @@ struct ReportValue {
 };
 /// One training iteration's values in the order they are printed; "training_iteration" must be among them.
 using Report = std::vector<ReportValue>;
+/// What an evaluation says lies in this group of a report.
+inline constexpr std::string_view kEvaluationGroup = "evaluation/";
 
 /// The value of a number in the report, if it has one of that key.
 std::optional<double> number_in(const Report& report, std::string_view key);
@@ -48,12 +50,15 @@ class RunObserver {
   /// After each training iteration.
   virtual void report(const RunReport&) {}
 
+  /// After an evaluation. `env_steps` is its checkpoint's, "training_iteration" among the rows, too.
+  virtual void evaluated(const RunReport&) {}
+
   virtual void event(const RunEvent&) {}
 
   /// What is known now: a few times a second, and with the last report.
   virtual void snapshot(const Snapshot&) {}
 
-  /// The last call but for events of the evaluation that may follow. `stop`: kind "stop" with the reason.
+  /// The last call but for those of the evaluation that may follow. `stop`: kind "stop" with the reason.
   virtual void finished(const RunEvent& /*stop*/) {}
 
   /// Asked after each report: an event where the observer has fallen behind, or has caught up again. A full disk or a

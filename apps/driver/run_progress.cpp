@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
+
+#include "apps/driver/final_evaluation.hpp"
 
 namespace myriad {
 namespace fs = std::filesystem;
@@ -20,7 +23,25 @@ std::vector<StopProgress> stop_progress(const StopConfig& stop, const DriverCore
   if (stop.episode_return_mean)
     progress.push_back({"episode_return_mean", "", core.episode_return_mean(), *stop.episode_return_mean});
   if (stop.time_total_s > 0) progress.push_back({"time_total_s", "s", elapsed_s, stop.time_total_s});
+  if (stop.evaluations_without_improvement > 0)
+    progress.push_back({"evaluations_without_improvement", "evaluations without improvement",
+                        static_cast<double>(core.evaluations().returns().since),
+                        static_cast<double>(stop.evaluations_without_improvement)});
+  if (stop.iterations_without_improvement > 0)
+    progress.push_back({"iterations_without_improvement", "iterations without improvement",
+                        static_cast<double>(core.training_return().since),
+                        static_cast<double>(stop.iterations_without_improvement)});
   return progress;
+}
+
+/// What every report has of the evaluations, in a run that has any.
+Report evaluation_group(const std::optional<Report>& evaluated, const DriverCore& core) {
+  const Evaluations& evaluations = core.evaluations();
+  Report rows = evaluated ? *evaluated : evaluation_rows({}, nullptr, evaluations.best_iteration());
+  rows.push_back({"num_skipped", static_cast<double>(evaluations.num_skipped())});
+  rows.push_back({"num_failed", static_cast<double>(evaluations.num_failed())});
+  for (ReportValue& row : rows) row.key.insert(0, kEvaluationGroup);
+  return rows;
 }
 
 }  // namespace
@@ -51,7 +72,17 @@ Report RunProgress::report(const wire::IterationReportT& report, const Metrics& 
   last_steps_ = steps;
   if (const double mean = core.episode_return_mean(); !std::isnan(mean)) best_ = std::fmax(best_.value_or(mean), mean);
   show_metrics(metrics, config_.training.sampling == "sync", shown_);
-  return report_rows(report, metrics, core, since);
+  if (!base_iteration_) base_iteration_ = core.training_iteration() - 1;
+  Report rows = report_rows(report, metrics, core, since);
+  if (config_.evaluation.evaluation_interval > 0)
+    for (ReportValue& row : evaluation_group(std::exchange(evaluated_, std::nullopt), core))
+      rows.push_back(std::move(row));
+  return rows;
+}
+
+void RunProgress::evaluated(const Report& rows) {
+  evaluated_ = rows;
+  shown_.evaluation_return = number_in(rows, "env_runners/episode_return_mean").value_or(Snapshot::kUnknown);
 }
 
 void RunProgress::event(const std::string& text) {
@@ -67,11 +98,17 @@ Snapshot RunProgress::snapshot(const DriverCore& core, Time now) const {
   const double done = static_cast<double>(core.env_steps() - base_steps_), spent = to_seconds(now - started_);
   if (done > 0) snapshot.steps_per_s = done / spent;
   snapshot.stop = stop_progress(config_.stop, core, snapshot.elapsed_s);
-  if (const int64_t goal = config_.stop.num_env_steps_sampled_lifetime; goal > 0 && done > 0)
-    snapshot.eta_s =
-        std::max(0.0, (static_cast<double>(goal) - static_cast<double>(core.env_steps())) / snapshot.steps_per_s);
+  // At most: a return, or its standstill, may end the run before any budget does.
+  const auto ends_in = [&](double left_s) { snapshot.eta_s = std::fmin(snapshot.eta_s, std::max(0.0, left_s)); };
+  if (const auto goal = static_cast<double>(config_.stop.num_env_steps_sampled_lifetime); goal > 0 && done > 0)
+    ends_in((goal - static_cast<double>(core.env_steps())) / snapshot.steps_per_s);
+  const double iterations = static_cast<double>(core.training_iteration() - base_iteration_.value_or(0));
+  if (const auto goal = static_cast<double>(config_.stop.training_iteration); goal > 0 && base_iteration_ && spent > 0)
+    ends_in((goal - static_cast<double>(core.training_iteration())) * spent / iterations);
+  if (config_.stop.time_total_s > 0) ends_in(config_.stop.time_total_s - snapshot.elapsed_s);
   snapshot.return_mean = core.episode_return_mean();
   snapshot.return_best = best_.value_or(Snapshot::kUnknown);
+  if (const auto& best = core.evaluations().returns().best) snapshot.evaluation_best = *best;
   const Fleet::Counts fleet = core.fleet().counts();
   snapshot.hosts_alive = fleet.hosts;
   snapshot.runners_alive = fleet.running;

@@ -22,6 +22,8 @@ class RunProgress {
 
   /// `metrics`: of `report`, the driver's own included. `core` has counted the report already.
   Report report(const wire::IterationReportT& report, const Metrics& metrics, const DriverCore& core, Time now);
+  /// An evaluation came to this. It is in the next report, and the reports between two evaluations have NaN.
+  void evaluated(const Report& rows);
   void event(const std::string& text);
   Snapshot snapshot(const DriverCore& core, Time now) const;
 
@@ -34,7 +36,9 @@ class RunProgress {
   std::optional<double> best_;
   Time started_, last_report_;
   double last_steps_;
-  Snapshot shown_;  // what does not change, and what the last report and event said
+  std::optional<uint64_t> base_iteration_;  // of the checkpoint, too; none before the first report
+  std::optional<Report> evaluated_;         // not yet in a report
+  Snapshot shown_;                          // what does not change, and what the last report and event said
 };
 
 }  // namespace myriad

@@ -30,14 +30,15 @@ struct Snapshot {
   double eta_s = kUnknown;
   std::vector<StopProgress> stop;
   double return_mean = kUnknown, return_best = kUnknown;
-  std::vector<std::pair<std::string, double>> learner;      ///< {"kl", 0.011}, ... in the order shown
-  double lag_mean = kUnknown, lag_max = kUnknown;           ///< policy lag, updates
-  int64_t dropped = 0;                                      ///< messages and fragments, all reasons
-  std::vector<std::pair<std::string, int64_t>> dropped_by;  ///< reason, number; those above zero
-  double sampling_share = kUnknown;                         ///< of a runner's time: stepping and inference, [0, 1]
-  double wait_share = kUnknown;                             ///< of a runner's time: waiting for credit or weights
-  double learner_busy_share = kUnknown;                     ///< of the learner's time
-  int64_t hosts_alive = 0, hosts_total = 1;                 ///< shown where there can be more than one
+  double evaluation_return = kUnknown, evaluation_best = kUnknown;  ///< mean returns of evaluations: last, best
+  std::vector<std::pair<std::string, double>> learner;              ///< {"kl", 0.011}, ... in the order shown
+  double lag_mean = kUnknown, lag_max = kUnknown;                   ///< policy lag, updates
+  int64_t dropped = 0;                                              ///< messages and fragments, all reasons
+  std::vector<std::pair<std::string, int64_t>> dropped_by;          ///< reason, number; those above zero
+  double sampling_share = kUnknown;          ///< of a runner's time: stepping and inference, [0, 1]
+  double wait_share = kUnknown;              ///< of a runner's time: waiting for credit or weights
+  double learner_busy_share = kUnknown;      ///< of the learner's time
+  int64_t hosts_alive = 0, hosts_total = 1;  ///< shown where there can be more than one
   int64_t runners_alive = 0, runners_total = 0, envs = 0;
   std::vector<std::string> events;  ///< newest last; the last two are shown
   std::string directory;

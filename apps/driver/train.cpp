@@ -9,6 +9,7 @@
 #include <iostream>
 #include <random>
 
+#include "apps/driver/evaluation_process.hpp"
 #include "apps/driver/final_evaluation.hpp"
 #include "apps/driver/janitor.hpp"
 #include "apps/driver/launcher.hpp"
@@ -112,11 +113,18 @@ class Run {
     observers_.push_back(std::make_unique<ResultsFile>(run));
     observers_.push_back(std::make_unique<ProgressFile>(run));
     observers_.push_back(std::make_unique<EventLog>(run));
+    if (resumed_ && due_for_evaluation(saved.iteration))  // it is evaluated again
+      truncate_evaluations_file(run, static_cast<int64_t>(saved.iteration) - 1);
+    observers_.push_back(std::make_unique<EvaluationsFile>(run));
     observers_.push_back(std::make_unique<EventFile>(
         run / "tb", wall_time_s(), resumed_ ? std::optional(static_cast<int64_t>(saved.env_steps)) : std::nullopt));
     auto terminal = std::make_unique<TerminalView>(options.json);
     terminal_ = terminal.get();
     observers_.push_back(std::move(terminal));
+    if (const auto best = core_.evaluations().best_iteration())
+      point_to_best(fmt::format("{:09}", *best));
+    else
+      remove_best();
   }
 
   /// The exit status; none when next_run_id() goes on.
@@ -133,6 +141,7 @@ class Run {
       for (signalfd_siginfo info; ::read(signal_fd, &info, sizeof info) == sizeof info;)
         if (info.ssi_signo != SIGCHLD) step(DriverCore::Interrupted{});
       take_ended();
+      take_evaluated();
       step(DriverCore::Tick{});
       if (clock_->now() >= next_snapshot_) show();
     }
@@ -162,6 +171,14 @@ class Run {
     options.stop = config_.stop;
     options.checkpoint_frequency = static_cast<uint64_t>(config_.checkpointing.checkpoint_frequency);
     options.smoothing_episodes = static_cast<uint32_t>(config_.reporting.metrics_num_episodes_for_smoothing);
+    options.training_return = saved.training_return;
+    options.evaluations = {.interval = static_cast<uint64_t>(config_.evaluation.evaluation_interval),
+                           .at_end = config_.evaluation.evaluate_at_end,
+                           .parallel = config_.evaluation.evaluation_parallel_to_training,
+                           .timeout = seconds(config_.evaluation.evaluation_sample_timeout_s),
+                           .scores_training = config_.checkpointing.scores_training(),
+                           .best = saved.best,
+                           .returns = saved.evaluations};
     options.recent_returns = saved.returns;
     options.recent_lengths = saved.lengths;
     options.levels = {.count = curriculum_.num_levels(),
@@ -224,6 +241,12 @@ class Run {
       write_report(report->report);
     } else if (const auto* event = std::get_if<DriverCore::Event>(&output)) {
       note_event(event->kind, event->text);
+    } else if (const auto* evaluate = std::get_if<DriverCore::Evaluate>(&output)) {
+      begin_evaluation(*evaluate);
+    } else if (std::holds_alternative<DriverCore::KillEvaluation>(output)) {
+      evaluations_.back().process->kill();
+    } else if (const auto* best = std::get_if<DriverCore::NewBest>(&output)) {
+      point_to_best(fs::path(best->directory).filename());
     } else if (auto* finished = std::get_if<DriverCore::Finished>(&output)) {
       finished_ = std::move(*finished);
     }
@@ -255,6 +278,67 @@ class Run {
       receive();
       step(input_of(*ended));
     }
+  }
+
+  bool due_for_evaluation(uint64_t iteration) const {
+    const int64_t interval = config_.evaluation.evaluation_interval;
+    return interval > 0 && static_cast<int64_t>(iteration) % interval == 0;
+  }
+
+  void begin_evaluation(const DriverCore::Evaluate& evaluate) {
+    try {
+      evaluations_.push_back(
+          {{static_cast<double>(evaluate.training_iteration), static_cast<double>(core_.env_steps())},
+           clock_->now(),
+           std::make_unique<EvaluationProcess>(directory_.path(), evaluate.directory,
+                                               config_.evaluation.evaluation_parallel_to_training)});
+    } catch (const Error& error) {
+      step(DriverCore::Evaluated{evaluate.training_iteration, Snapshot::kUnknown, error.line()});
+    }
+  }
+
+  /// The last one is the core's; those before it were killed.
+  void take_evaluated() {
+    for (size_t i = 0; i < evaluations_.size(); ++i) {
+      const auto ended = evaluations_[i].process->ended();
+      if (!ended) continue;
+      EvaluatedCheckpoint checkpoint = evaluations_[i].checkpoint;
+      checkpoint.time_s = to_seconds(clock_->now() - evaluations_[i].begun);
+      evaluations_.erase(evaluations_.begin() + static_cast<std::ptrdiff_t>(i--));
+      const double return_mean = ended->result ? ended->result->return_mean : Snapshot::kUnknown;
+      const uint64_t iteration = static_cast<uint64_t>(checkpoint.training_iteration);
+      step(DriverCore::Evaluated{iteration, return_mean, ended->failure});
+      if (ended->result) note_evaluation(checkpoint, *ended->result);
+    }
+  }
+
+  void note_evaluation(const EvaluatedCheckpoint& checkpoint, const FinalEvaluation& result) {
+    const auto best = core_.evaluations().best_iteration();
+    const Report rows = evaluation_rows(checkpoint, &result, best);
+    progress_.evaluated(rows);
+    for (const auto& observer : observers_)
+      observer->evaluated({rows, static_cast<int64_t>(checkpoint.env_steps), wall_time_s()});
+    note_event(
+        "evaluation",
+        fmt::format("iteration {}: return {:.1f} +/- {:.1f} over {} episodes{}", checkpoint.training_iteration,
+                    result.return_mean, result.return_stddev, result.episodes,
+                    best && static_cast<double>(*best) == checkpoint.training_iteration ? ", the best so far" : ""));
+    if (!result.failure.empty()) note_event("video", result.failure);
+    evaluated_ = {checkpoint.training_iteration, result};
+  }
+
+  /// The run's `best`, a link to the checkpoint of that name.
+  void point_to_best(const fs::path& name) {
+    const fs::path link = directory_.path() / "best", next = directory_.path() / ".best";
+    std::error_code error;
+    fs::remove(next, error);
+    fs::create_directory_symlink("checkpoints" / name, next, error);
+    if (!error) fs::rename(next, link, error);
+    if (error) note_event("best", fmt::format("{} cannot be made: {}", link.string(), error.message()));
+  }
+  void remove_best() const {
+    std::error_code ignored;
+    if (const fs::path link = directory_.path() / "best"; fs::is_symlink(link, ignored)) fs::remove(link, ignored);
   }
 
   void note_event(const std::string& kind, const std::string& text) { note_event({wall_time_s(), kind, text}); }
@@ -331,20 +415,29 @@ class Run {
                                    finished_->exit == Exit::interrupted ? "stopped" : "done   ", finished_->reason,
                                    grouped(static_cast<double>(core_.env_steps())), core_.time_total_s(clock_->now()));
     if (!has_saved()) return text;
-    if (config_.evaluation.evaluate_at_end && finished_->exit == Exit::ok) {
+    const auto last = static_cast<double>(core_.training_iteration());
+    if (config_.evaluation.evaluate_at_end && finished_->exit == Exit::ok &&
+        config_.evaluation.evaluation_interval == 0) {
+      const Time begun = clock_->now();
       const FinalEvaluation result = evaluate_at_end(config_, directory_.path(), core_.last_checkpoint());
+      note_evaluation({last, static_cast<double>(core_.env_steps()), to_seconds(clock_->now() - begun)}, result);
+    }
+    if (evaluated_ && evaluated_->first == last && finished_->exit == Exit::ok) {
+      const FinalEvaluation& result = evaluated_->second;
       text += fmt::format("return   {:.1f} +/- {:.1f} over {} evaluation episodes{}\n", result.return_mean,
                           result.return_stddev, result.episodes - result.failed,
                           result.failed == 0 ? "" : fmt::format(", without {} that failed", result.failed));
       if (result.videos > 0) text += fmt::format("videos   {} in {}/videos\n", result.videos, place);
-      if (!result.failure.empty()) {
-        note_event("video", result.failure);
-        text += fmt::format("videos   {}\n", result.failure);
-      }
+      if (!result.failure.empty()) text += fmt::format("videos   {}\n", result.failure);
     }
-    return text + fmt::format("saved    {1}\nnext     {0} evaluate {1}\n         {0} train --resume {2} stop.{3}\n",
+    const std::optional<Evaluations::Best>& best = core_.evaluations().best();
+    if (best)
+      text += fmt::format("best     {}/best, iteration {}: {} {:.1f}\n", place, best->training_iteration,
+                          config_.checkpointing.scores_training() ? "training return" : "return", best->score);
+    return text + fmt::format("saved    {1}\nnext     {0} evaluate {1}\n{4}         {0} train --resume {2} stop.{3}\n",
                               command_name(), fs::proximate(core_.last_checkpoint()).string(), place,
-                              "num_env_steps_sampled_lifetime=N   go on");
+                              "num_env_steps_sampled_lifetime=N   go on",
+                              best ? fmt::format("         {} evaluate {} --best\n", command_name(), place) : "");
   }
 
   Config& config_;
@@ -364,6 +457,13 @@ class Run {
   TerminalView* terminal_ = nullptr;  // one of the observers
   PeerBudget budget_;
   std::optional<DriverCore::Finished> finished_;
+  struct Evaluation {
+    EvaluatedCheckpoint checkpoint;
+    Time begun;
+    std::unique_ptr<EvaluationProcess> process;
+  };
+  std::vector<Evaluation> evaluations_;                          // that run
+  std::optional<std::pair<double, FinalEvaluation>> evaluated_;  // the last, with its iteration
   Time next_snapshot_{};
   uint64_t malformed_ = 0;
   bool resumed_;
@@ -399,7 +499,7 @@ void check_agents(const Config& config, const EnvSpec& env) {
            env.id, env.agents, env.agents);
   };
   multiple("env_runners.num_envs_per_env_runner", config.env_runners.num_envs_per_env_runner);
-  if (config.evaluation.evaluate_at_end)
+  if (config.evaluation.evaluate_at_end || config.evaluation.evaluation_interval > 0)
     multiple("evaluation.evaluation_duration", config.evaluation.evaluation_duration);
   const CurriculumConfig& curriculum = config.curriculum;
   if (!curriculum.schedules.empty() || !curriculum.randomize.empty() || !curriculum.levels.empty())
@@ -451,6 +551,11 @@ EnvSpec check_environment(const Config& config) {
   if (config.evaluation.evaluate_at_end)
     fail(Exit::usage, "impossible",
          "evaluation.evaluate_at_end is true, but clients come to env runners alone; want evaluate_at_end = false");
+  if (config.evaluation.evaluation_interval > 0)
+    fail(Exit::usage, "impossible",
+         "evaluation.evaluation_interval is {}, but clients come to env runners alone; want 0, and for a best "
+         "checkpoint checkpointing.checkpoint_score_attribute = \"env_runners/episode_return_mean\"",
+         config.evaluation.evaluation_interval);
   return env;
 }
 

@@ -57,6 +57,11 @@ class Combinations {
            "their bounds",
            place({"environment.normalize_actions", "rl_module.action_distribution"}), distribution);
     refuse_curriculum();
+    if (config_.stop.evaluations_without_improvement > 0 && config_.evaluation.evaluation_interval == 0)
+      fail(Exit::usage, "impossible",
+           "{}: stop.evaluations_without_improvement counts evaluations, and evaluation.evaluation_interval is 0: want "
+           "an interval, or stop.iterations_without_improvement",
+           place({"stop.evaluations_without_improvement", "evaluation.evaluation_interval"}));
     const FaultToleranceConfig& faults = config_.fault_tolerance;
     if (faults.restart_backoff_max_s < faults.restart_backoff_s)
       fail(Exit::usage, "impossible", "{}: fault_tolerance.restart_backoff_max_s {} is less than restart_backoff_s {}",

@@ -95,8 +95,21 @@ TEST_SUITE("apps/live_view") {
     CHECK(panel_lines(s, 120)[1].find(" 97 %   0:58 / 1:00   583,680 env steps") != std::string::npos);
     s.stop = {{"episode_return_mean", "", 237.5, 475}};
     CHECK(panel_lines(s, 120)[1].find(" 50 %   238 / 475 return   583,680 env steps") != std::string::npos);
+    const StopProgress standstill{"evaluations_without_improvement", "evaluations without improvement", 4, 5};
+    s.stop.push_back(standstill);  // it goes back to 0
+    CHECK(panel_lines(s, 120)[1].find(" 50 %   238 / 475 return") != std::string::npos);
+    s.stop = {standstill};
+    CHECK(panel_lines(s, 120)[1].find(" 80 %   4 / 5 evaluations without improvement   583,680") != std::string::npos);
     s.stop = {{"training_iteration", "iterations", 300, 200}};  // past it: the bar is full, not longer
     CHECK(panel_lines(s, 120)[1].starts_with("[" + std::string(28, '#') + "] 100 %   300 / 200 iterations"));
+  }
+
+  TEST_CASE("panel_lines: what evaluations came to, once there was one") {
+    Snapshot s = half_cheetah();
+    CHECK(joined(panel_lines(s, 120)).find("evaluated") == std::string::npos);
+    s.evaluation_return = 3550, s.evaluation_best = 3701;
+    CHECK(panel_lines(s, 120)[2].starts_with("return   train 3,604   best 3,981   evaluated 3,550 (best 3,701)"));
+    CHECK(plain_line(s).find(" evaluation_return=3550 evaluation_best=3701 ") != std::string::npos);
   }
 
   TEST_CASE("panel_lines: no message steers the terminal, no character is cut in two") {

@@ -230,6 +230,41 @@ TEST_SUITE("apps/results") {
     CHECK(second.values[2] == std::pair<std::string, float>("env_runners/episode_return_mean", 212.5f));
   }
 
+  TEST_CASE("EvaluationsFile: a line an evaluation, cut back to those of checkpoints that are there") {
+    const TemporaryFolder folder;
+    const auto lines = [&] { return read_file(folder.path / "evaluations.jsonl"); };
+    {
+      EvaluationsFile file(folder.path);
+      file.report({report(1, 5), 0, 0.0});  // is none
+      for (const double iteration : {2.0, 4.0, 6.0})
+        file.evaluated({{{"training_iteration", iteration}, {"env_runners/episode_return_mean", 0.5}}, 0, 0.0});
+    }
+    const std::string first = "{\"training_iteration\": 2, \"env_runners\": {\"episode_return_mean\": 0.5}}\n";
+    CHECK(lines().starts_with(first));
+    truncate_results(folder.path, 4);
+    CHECK(std::ranges::count(lines(), '\n') == 2);
+    truncate_evaluations_file(folder.path, 3);
+    CHECK(lines() == first);
+  }
+
+  TEST_CASE("EventFile: evaluations are at their checkpoint's env steps, and not once more in the report after them") {
+    const TemporaryFolder folder;
+    EventFile file(folder.path, 1000.0);
+    const auto written = [&, seen = size_t{0}]() mutable {
+      const std::string all = read_file(file.path());
+      return all.substr(std::exchange(seen, all.size()));
+    };
+    written();
+    file.evaluated({{{"env_runners/episode_return_mean", 0.5}}, 4000, 1000.0});
+    const std::string evaluated = written();
+    CHECK(evaluated.find("evaluation/env_runners/episode_return_mean") != std::string::npos);
+    CHECK(evaluated.find("\x10\xa0\x1f") != std::string::npos);  // step 4000
+    file.report({{{"training_iteration", 7.0}, {"evaluation/env_runners/episode_return_mean", 0.5}}, 8000, 1000.0});
+    const std::string reported = written();
+    CHECK(reported.find("training_iteration") != std::string::npos);
+    CHECK(reported.find("evaluation/") == std::string::npos);
+  }
+
   TEST_CASE("EventFile: a resumed run starts a file that hides what came after its checkpoint") {
     const TemporaryFolder folder;
     const EventFile before(folder.path, 1000.0), after(folder.path, 1000.0, 8000);

@@ -48,6 +48,9 @@ TEST_SUITE("apps/resume") {
     CHECK(checkpoint_of(*run.files, run.checkpoint(5)) == run.checkpoint(5));
     CHECK(run_of(run.path) == run.path);
     CHECK(run_of(run.checkpoint(5)) == run.path);
+    fs::create_directory_symlink("checkpoints/000000005", run.path / "best");
+    CHECK(checkpoint_of(*run.files, run.path / "best") == run.checkpoint(5));
+    CHECK(run_of(run.path / "best") == run.path);
     const auto code = [&](const fs::path& given) -> std::string {
       try {
         checkpoint_of(*run.files, given);
@@ -68,8 +71,11 @@ TEST_SUITE("apps/resume") {
     options.num_episodes_lifetime = 17;
     options.recent_returns = {0.1, -1e300, 1.0 / 3};
     options.recent_lengths = {11, 12, 13};
+    options.training_return = {0.3, 4};
+    options.evaluations = {.best = Evaluations::Best{5, 1.0 / 3}, .returns = {1.0 / 3, 2}};
     options.levels = {.count = 4, .advance_at = 1e9, .episodes = 5, .level = 2, .returns = {0.7, -0.2}};
     RunFolder run;
+    run.save(5);
     run.save(6, driver_json(DriverCore(options), 12.75));
     const SavedRun saved = load_saved_run(*run.files, run.checkpoint(6).string(), 3);
     CHECK(saved.directory == run.checkpoint(6));
@@ -81,6 +87,13 @@ TEST_SUITE("apps/resume") {
     CHECK(saved.lengths == options.recent_lengths);
     CHECK(saved.level == 2);
     CHECK(saved.level_returns == options.levels.returns);
+    CHECK(saved.training_return == options.training_return);
+    CHECK(saved.evaluations == options.evaluations.returns);
+    CHECK(saved.best == options.evaluations.best);
+    fs::remove_all(run.checkpoint(5));  // the best is gone: the next one that is scored is
+    CHECK_FALSE(load_saved_run(*run.files, run.checkpoint(6).string(), 3).best.has_value());
+    run.save(8, driver_json(DriverCore(Run::options()), 1));
+    CHECK(load_saved_run(*run.files, run.checkpoint(8).string(), 3).evaluations == Improvement{});
     REQUIRE(saved.runner_states.size() == 3);
     CHECK(saved.runner_states[0].view.empty());
     CHECK(saved.runner_states[1].view.size() == 9);

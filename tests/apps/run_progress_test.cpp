@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "apps/driver/final_evaluation.hpp"
 #include "tests/simulation/driver_harness.hpp"
 
 namespace myriad {
@@ -73,6 +74,68 @@ TEST_SUITE("apps/run_progress") {
     CHECK(after.learner == std::vector<std::pair<std::string, double>>{{"entropy", 0.5}});
   }
 
+  TEST_CASE("RunProgress: eta is of the budget that ends first; a return or a standstill is none") {
+    Training training;
+    training.config.stop.training_iteration = 50;  // of those that are behind it: 40
+    training.config.stop.episode_return_mean = 500;
+    training.config.stop.evaluations_without_improvement = 2;
+    const auto eta = [&] {
+      Run run(Training::options(1000));
+      RunProgress progress(training.config, "/runs/1", 1000, std::nullopt, run.now);
+      run.everybody();
+      CHECK(std::isnan(progress.snapshot(run.core, run.now).eta_s));
+      run.now += std::chrono::seconds(2);
+      wire::IterationReportT report;
+      report.training_iteration = 1;
+      report.num_env_steps_sampled_lifetime = 4000;
+      run.receive(wire::IterationReportT(report));
+      progress.report(report, {}, run.core, run.now);
+      return progress.snapshot(run.core, run.now).eta_s;
+    };
+    training.config.stop.num_env_steps_sampled_lifetime = 0;
+    CHECK(eta() == 98);  // 49 iterations of 2 s
+    training.config.stop.num_env_steps_sampled_lifetime = 10'000;
+    CHECK(eta() == 4);  // 6000 env steps at 1500 a second
+    training.config.stop.time_total_s = 5;
+    training.config.stop.num_env_steps_sampled_lifetime = 0;
+    training.config.stop.training_iteration = 0;
+    Run run(Training::options(0));
+    RunProgress progress(training.config, "/runs/1", 0, std::nullopt, run.now);
+    run.now += std::chrono::seconds(2);
+    CHECK(progress.snapshot(run.core, run.now).eta_s == 3);
+    run.now += std::chrono::seconds(9);
+    CHECK(progress.snapshot(run.core, run.now).eta_s == 0);
+    training.config.stop.time_total_s = 0;
+    CHECK(std::isnan(progress.snapshot(run.core, run.now).eta_s));
+  }
+
+  TEST_CASE("RunProgress: an evaluation is in the report that follows, and every report of such a run has its keys") {
+    Training training;
+    training.config.evaluation.evaluation_interval = 2;
+    RunProgress progress(training.config, "/runs/1", 0, std::nullopt, training.run.now);
+    const auto value = [](const Report& rows, const char* key) { return number_in(rows, key).value_or(-1); };
+    training.run.now += std::chrono::seconds(1);
+    const Report before = training.report(progress, 1, 100, 1);
+    CHECK(std::isnan(value(before, "evaluation/env_runners/episode_return_mean")));
+    CHECK(std::isnan(value(before, "evaluation/training_iteration")));
+    CHECK(value(before, "evaluation/num_failed") == 0);
+    const FinalEvaluation result{12, 3, 9, 15, 30, 20, 0, ""};
+    progress.evaluated(evaluation_rows({1, 100, 0.5}, &result, 1));
+    const Report after = training.report(progress, 2, 200, 1);
+    CHECK(value(after, "evaluation/training_iteration") == 1);
+    CHECK(value(after, "evaluation/num_env_steps_sampled_lifetime") == 100);
+    CHECK(value(after, "evaluation/env_runners/episode_return_mean") == 12);
+    CHECK(value(after, "evaluation/env_runners/episode_return_max") == 15);
+    CHECK(value(after, "evaluation/env_runners/num_episodes") == 20);
+    CHECK(value(after, "evaluation/time_this_iter_s") == 0.5);
+    CHECK(value(after, "evaluation/best_training_iteration") == 1);
+    const Report later = training.report(progress, 3, 300, 1);
+    CHECK(std::isnan(value(later, "evaluation/training_iteration")));
+    REQUIRE(before.size() == after.size());
+    for (size_t i = 0; i < before.size(); ++i) CHECK(before[i].key == after[i].key);  // columns of progress.csv
+    CHECK(progress.snapshot(training.run.core, training.run.now).evaluation_return == 12);
+  }
+
   TEST_CASE("RunProgress: a report's times and steps are those since the report before") {
     Training training;
     RunProgress progress(training.config, "/runs/1", 0, std::nullopt, training.run.now);
@@ -103,6 +166,8 @@ TEST_SUITE("apps/run_progress") {
     training.config.stop.training_iteration = 3;
     training.config.stop.episode_return_mean = 475;
     training.config.stop.time_total_s = 60;
+    training.config.stop.evaluations_without_improvement = 4;
+    training.config.stop.iterations_without_improvement = 9;
     RunProgress progress(training.config, "/runs/1", 0, std::nullopt, training.run.now);
     for (int i = 0; i < 20; ++i) progress.event(std::to_string(i));
     const Snapshot snapshot = progress.snapshot(training.run.core, training.run.now);
@@ -112,7 +177,8 @@ TEST_SUITE("apps/run_progress") {
     std::vector<std::string> keys;
     for (const StopProgress& stop : snapshot.stop) keys.push_back(stop.key);
     CHECK(keys == std::vector<std::string>{"training_iteration", "num_env_steps_sampled_lifetime",
-                                           "episode_return_mean", "time_total_s"});
+                                           "episode_return_mean", "time_total_s", "evaluations_without_improvement",
+                                           "iterations_without_improvement"});
   }
 }
 

@@ -487,6 +487,85 @@ class Training(Case):
             self.assertNotEqual(a[name], c[name], name)
 
 
+class Evaluation(Case):
+    """While it trains."""
+    EVERY_SECOND = ["evaluation.evaluation_interval=2", "evaluation.evaluation_duration=3", "stop.training_iteration=6", "checkpointing.num_to_keep=1"]
+    ENDLESS = ["evaluation.evaluation_interval=1", "evaluation.evaluation_duration=1000000"]
+
+    def test_evaluations_change_no_bit_and_keep_the_best(self):
+        waits = [*self.EVERY_SECOND, "evaluation.evaluation_parallel_to_training=false"]
+        last = self.train_all({"plain": ["stop.training_iteration=6"], "aside": self.EVERY_SECOND, "waits": waits})
+        for name in ("aside", "waits"):
+            for file in (MODULE, OPTIMIZER, "env_runners/slot-0000.safetensors"):
+                self.assertEqual((last["plain"] / file).read_bytes(), (last[name] / file).read_bytes(), f"{name} {file}")
+        self.assertFalse((self.root / "plain/best").exists())
+        run = self.root / "waits"
+        lines = json_lines(run / "evaluations.jsonl")
+        self.assertEqual([2, 4, 6], [line["training_iteration"] for line in lines])
+        self.assertEqual([1024, 2048, 3072], [line["num_env_steps_sampled_lifetime"] for line in lines])
+        means = [line["env_runners"]["episode_return_mean"] for line in lines]
+        best = 2 * (means.index(max(means)) + 1)
+        self.assertEqual(best, lines[-1]["best_training_iteration"])
+        rows = [report["evaluation"] for report in json_lines(run / "results.jsonl")]
+        self.assertEqual([None, None, 2, None, 4, None], [row["training_iteration"] for row in rows])
+        self.assertEqual([None, None, means[0], None, means[1], None], [row["env_runners"]["episode_return_mean"] for row in rows])
+        header, *values = (run / "progress.csv").read_text().splitlines()
+        column = header.split(",").index("evaluation/env_runners/episode_return_mean")
+        self.assertEqual(means[1], float(values[4].split(",")[column]))
+        self.assertIn(b"evaluation/env_runners/episode_return_mean", next((run / "tb").iterdir()).read_bytes())
+        # The best and the newest are there, and the best goes by its name.
+        self.assertEqual(sorted({f"{best:09}", "000000006"}), [c.name for c in self.checkpoints(run)])
+        self.assertEqual(f"checkpoints/{best:09}", os.readlink(run / "best"))
+        episodes = [json.loads(line) for line in self.call("evaluate", run, "--best", "--episodes", 3, "--json").stdout.splitlines()]
+        self.assertAlmostEqual(max(means), sum(e["return"] for e in episodes) / 3)
+        self.assertIn(f"checkpoint {best:09}", self.call("evaluate", run / "best", "--episodes", 1).stdout)
+        self.assertIn("error[no-checkpoint]", self.call("evaluate", self.root / "plain", "--best", status=2).stderr)
+        self.assertRegex(self.call("train", "--resume", run / "best", "stop.training_iteration=7").stdout, rf"best +\S+/best, iteration {best}: return")
+
+    def test_evaluations_that_take_too_long_are_given_up_and_the_run_is_done(self):
+        run = self.root / "run"
+        result = self.train(run, *self.ENDLESS, "evaluation.evaluate_at_end=true", "evaluation.evaluation_sample_timeout_s=0.3", "stop.training_iteration=4")
+        self.assertIn("done", result.stdout)
+        failed = [e["text"] for e in json_lines(run / "events.jsonl") if e["kind"] == "evaluation-failed"]
+        self.assertEqual(1, len(failed), "one voice for one cause")
+        self.assertIn("evaluation_sample_timeout_s = 0.3", failed[0])
+        self.assertEqual("finished", json.loads((run / "run.json").read_text())["state"])
+        self.assert_nothing_left()
+
+    def test_evaluation_ends_with_its_driver(self):
+        for end in (signal.SIGINT, signal.SIGKILL):
+            driver = self.start("train", self.config, "--out", self.root / end.name, *self.ENDLESS)
+            self.wait_for(lambda: self.processes("evaluation"), "an evaluation", driver=driver)
+            driver.send_signal(end)
+            self.finish(driver, 130 if end == signal.SIGINT else -end)
+            self.assert_nothing_left()
+
+    def test_killed_evaluation_is_told_and_the_run_goes_on(self):
+        driver, run = self.start_train(*self.ENDLESS)
+        pid, = self.wait_for(lambda: list(self.processes("evaluation")), "an evaluation", driver=driver)
+        os.kill(pid, signal.SIGKILL)
+        self.assertIn("ended with SIGKILL", self.wait_event(run, "evaluation-failed", driver)["text"])
+        self.wait_reports(run, 3, driver)
+        self.interrupt(driver)
+
+    def test_run_without_improvement_stops_and_a_resume_counts_on(self):
+        # What does not learn is at its best at once.
+        settings = ["evaluation.evaluation_interval=1", "evaluation.evaluation_parallel_to_training=false", "evaluation.evaluation_duration=2",
+                    "stop.evaluations_without_improvement=2", "training.lr=0"]
+        run = self.root / "run"
+        self.train(run, *settings, "stop.training_iteration=2")
+        self.call("train", "--resume", run, "stop.training_iteration=50")
+        record = json.loads((run / "run.json").read_text())
+        self.assertEqual(("finished", 3), (record["state"], record["last_iteration"]))
+        self.assertTrue(record["exit_reason"].startswith("evaluations_without_improvement 2, the best return was "), record["exit_reason"])
+        self.assertEqual([1, 2, 3], [line["training_iteration"] for line in json_lines(run / "evaluations.jsonl")])
+        self.assertEqual("checkpoints/000000001", os.readlink(run / "best"))
+        self.refuse("train", self.config, "stop.evaluations_without_improvement=2", "--out", self.root / "x")
+
+    def refuse(self, *words: object) -> None:
+        self.assertIn("error[impossible]", self.call(*words, status=2).stderr)
+
+
 class Faults(Case):
     def test_killed_runner_is_replaced_and_no_step_counts_twice(self):
         driver, run = self.start_train("stop.training_iteration=400")

@@ -171,6 +171,26 @@ TEST_SUITE("simulation/checkpoint_crash") {
     }
   }
 
+  TEST_CASE("CheckpointWriter: those to keep stay beside the newest num_to_keep, until they are to no longer") {
+    SimFiles files;
+    files.make_directory(kRoot);
+    CheckpointWriter writer(files, kRoot, 2);
+    const auto save_keeping = [&](uint64_t iteration, std::set<uint64_t> keep) {
+      const auto prepared = writer.step(CheckpointWriter::Prepare{iteration}, Time{});
+      const std::string directory = std::get<CheckpointWriter::Prepared>(prepared).directory;
+      CheckpointWriter::Commit commit;
+      commit.files.push_back(write_checkpoint_file(files, directory, "state", content(iteration, 40)));
+      commit.keep = std::move(keep);
+      REQUIRE(std::holds_alternative<CheckpointWriter::Committed>(writer.step(commit, Time{})));
+      return files.list(kRoot);
+    };
+    using Names = std::vector<std::string>;
+    for (const uint64_t iteration : {1, 2, 3}) save_keeping(iteration, {1, 2});
+    CHECK(files.list(kRoot) == Names{"000000001", "000000002", "000000003"});
+    CHECK(save_keeping(4, {2, 9}) == Names{"000000002", "000000003", "000000004"});
+    CHECK(save_keeping(5, {4}) == Names{"000000004", "000000005"});
+  }
+
   TEST_CASE("CheckpointWriter: after a crash the next save cleans up and holds") {
     const Recorded recorded = record_saves(2, 2);
     size_t states = 0;

@@ -49,6 +49,8 @@ struct LearnerFile {
 };
 struct DriverFile {
   uint64_t iteration, env_steps, episodes;
+  uint64_t has_best = 0, best_iteration = 0;
+  double best_score = 0;
 };
 struct WaitingFragment {
   uint64_t content, version;
@@ -89,6 +91,7 @@ enum class Kind : uint8_t {
   resize,
   crash,
   restart,
+  evaluated,  // an evaluation ended
   deadline
 };
 struct Event {
@@ -299,6 +302,9 @@ class World {
   void save(CheckpointWriter::Input& input);
   Saved load(const std::string& directory);
   void check_newest_checkpoint();
+  void begin_evaluation(const DriverCore::Evaluate& evaluate);
+  void evaluated(uint32_t number);
+  void check_kept();
 
   // world_agent.cpp
   uint32_t spawn_agent(uint32_t place, uint32_t incarnation);
@@ -382,7 +388,7 @@ class World {
   Bug bug_;
   bool verbose_;
   Plan plan_;
-  Dice dice_, network_, connections_;
+  Dice dice_, network_, connections_, evaluation_;
   std::map<std::string, uint32_t> connected_;  // to the driver: processes by routing id
   std::shared_ptr<FragmentLayout> layout_;
   std::shared_ptr<Fragment> fragment_;  // every runner's in turn
@@ -420,6 +426,8 @@ class World {
   uint64_t reported_ = 0;        // by the driver
   uint64_t updates_before_ = 0;  // the faults ended
   std::optional<uint64_t> committed_;
+  std::optional<DriverCore::Evaluate> evaluating_;
+  uint32_t evaluations_ = 0;  // begun
   Time last_update_ = -std::chrono::seconds(1), next_check_{};
   bool episodes_lost_ = false, learners_lost_ = false, interrupted_ = false, usage_error_ = false, restarting_ = false,
        done_ = false;

@@ -130,6 +130,13 @@ Plan draw_plan(uint64_t seed, uint32_t allowed, uint32_t agents, uint32_t learne
   plan.checkpoint_frequency = dice.below(4);
   plan.num_to_keep = 1 + dice.below32(3);
   plan.max_crashes = 3 + dice.below32(3);
+  Dice evaluation(mix(seed, 10));
+  if (evaluation.chance(0.4)) plan.evaluation_interval = 1 + evaluation.below(4);
+  plan.evaluation_parallel = evaluation.chance(0.6);
+  plan.evaluation_at_end = evaluation.chance(0.5);
+  plan.scores_training = evaluation.chance(0.2);
+  plan.evaluation = evaluation.log_time(milliseconds(2), Seconds(2));
+  plan.evaluation_failure = evaluation.chance(0.3) ? 0.3 : 0;
   return plan;
 }
 
@@ -142,12 +149,15 @@ std::string to_text(const Plan& plan) {
       "{}, {} learners, {} agents, {} slots, {} fragments a batch, faults until {:.2f} s:{}; loss {:.2f} dup {:.2f} "
       "flips {:.4f} "
       "jitter {:.0f} ms disk {:.2f}; start {}, stop at iteration {} / {} steps; checkpoint every {}, keep {}; sample "
-      "{:.0f} ms update {:.0f} ms loop {:.0f} ms; crash-restarts {}, step timeout {:.0f} s, fanout {}",
+      "{:.0f} ms update {:.0f} ms loop {:.0f} ms; crash-restarts {}, step timeout {:.0f} s, fanout {}; evaluation "
+      "every "
+      "{}, {}, up to {:.0f} ms",
       kModes[static_cast<size_t>(plan.mode)], plan.learners, plan.agents, plan.slots, plan.fragments,
       to_seconds(plan.faults_end), faults.empty() ? " none" : faults, plan.loss, plan.duplicates, plan.flips,
       to_seconds(plan.jitter) * 1e3, plan.disk, plan.start_iteration, plan.stop_iteration, plan.stop_steps,
       plan.checkpoint_frequency, plan.num_to_keep, to_seconds(plan.sample) * 1e3, to_seconds(plan.update) * 1e3,
-      to_seconds(plan.loop) * 1e3, plan.crashes.size(), to_seconds(plan.step_timeout), plan.weights_fanout);
+      to_seconds(plan.loop) * 1e3, plan.crashes.size(), to_seconds(plan.step_timeout), plan.weights_fanout,
+      plan.evaluation_interval, plan.evaluation_parallel ? "aside" : "waited for", to_seconds(plan.evaluation) * 1e3);
   if (!plan.by_slot())
     text += fmt::format("; queue {}, broadcast every {}, max lag {}, iteration {:.0f} ms", plan.learner_queue_size,
                         plan.broadcast_interval, plan.max_policy_lag ? static_cast<int64_t>(*plan.max_policy_lag) : -1,

@@ -94,6 +94,10 @@ struct Plan {
   uint64_t start_iteration = 0, start_steps = 0, start_version = 0;
   uint64_t stop_iteration = 0, stop_steps = 0, checkpoint_frequency = 0;
   uint32_t num_to_keep = 1, max_crashes = 5;
+  uint64_t evaluation_interval = 0;
+  bool evaluation_parallel = true, evaluation_at_end = false, scores_training = false;
+  Time evaluation{};  // how long one takes, at most
+  double evaluation_failure = 0;
 
   bool has(Fault fault) const { return (faults & bit(fault)) != 0; }
   bool by_slot() const { return mode != SamplingMode::async; }

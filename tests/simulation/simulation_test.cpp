@@ -255,6 +255,7 @@ TEST_SUITE("simulation/planted_bugs") {
         {Bug::counters_reset_on_resume, "I8"},
         {Bug::runner_state_not_restored, "determinism"},
         {Bug::newest_pruned, "I7"},
+        {Bug::best_pruned, "I7"},
         {Bug::report_not_repeated, "I9"},
         {Bug::restart_without_backoff, "I10"},
         {Bug::hung_runner_not_killed, "I9"},

@@ -26,6 +26,7 @@ World::World(const Schedule& schedule)
       dice_(mix(schedule.seed, 2)),
       network_(mix(schedule.seed, 3)),
       connections_(mix(schedule.seed, 4)),
+      evaluation_(mix(schedule.seed, 11)),
       weights_layout_{.num_values = kValues, .num_filter = kFilter, .num_published = kPublished} {
   layout_ = std::make_shared<FragmentLayout>(kSteps, kEnvironments);
   layout_->add("truth", Rows::environment, DType::i64, {4});
@@ -485,6 +486,9 @@ void World::handle(const Event& event) {
     case Kind::restart:
       start_life();
       break;
+    case Kind::evaluated:
+      if (driver_ != nullptr && event.process == life_) evaluated(event.extra);
+      break;
     case Kind::deadline:
       check_progress(true);
       break;
@@ -605,6 +609,7 @@ std::string_view name_of(Bug bug) {
                                                                                     "counters_reset_on_resume",
                                                                                     "runner_state_not_restored",
                                                                                     "newest_pruned",
+                                                                                    "best_pruned",
                                                                                     "report_not_repeated",
                                                                                     "restart_without_backoff",
                                                                                     "hung_runner_not_killed",

@@ -55,6 +55,7 @@ enum class Bug : uint8_t {
   counters_reset_on_resume,   // env steps start from 0 again
   runner_state_not_restored,  // resumed environments start anew
   newest_pruned,              // pruning removes the newest checkpoint, not the oldest
+  best_pruned,                // pruning removes the best one, or the one that is evaluated
   // processes
   report_not_repeated,      // a lost report stays lost
   restart_without_backoff,  // and without quarantine

@@ -1,5 +1,6 @@
 // The driver's shell in the simulated world, and its disk.
 #include <algorithm>
+#include <cmath>
 #include <csignal>
 #include <cstring>
 
@@ -16,7 +17,7 @@ void World::start_life() {
   const auto valid = valid_checkpoints(files_, kRoot);
   check_newest_checkpoint();
   saved_ = {};
-  saved_.driver = {plan_.start_iteration, plan_.start_steps, 0};
+  saved_.driver = {.iteration = plan_.start_iteration, .env_steps = plan_.start_steps, .episodes = 0};
   if (!valid.empty()) saved_ = load(valid.back());
   if (!saved_.complete) deterministic_ = false;
   iteration_ = reported_ = saved_.driver.iteration;
@@ -45,6 +46,15 @@ void World::start_life() {
   options.stop.num_env_steps_sampled_lifetime = static_cast<int64_t>(plan_.stop_steps);
   options.checkpoint_frequency = plan_.checkpoint_frequency;
   options.smoothing_episodes = 4;
+  options.evaluations = {.interval = plan_.evaluation_interval,
+                         .at_end = plan_.evaluation_at_end,
+                         .parallel = plan_.evaluation_parallel,
+                         .timeout = std::chrono::seconds(1),
+                         .scores_training = plan_.scores_training};
+  if (saved_.driver.has_best != 0)
+    options.evaluations.best =
+        Evaluations::Best{saved_.driver.best_iteration, saved_.driver.best_score, plan_.scores_training};
+  evaluating_.reset();
   options.fleet.num_slots = plan_.slots;
   options.fleet.spawns = !plan_.outsiders;
   options.fleet.weights_fanout = plan_.weights_fanout;
@@ -60,6 +70,7 @@ void World::start_life() {
   driver_ = std::make_unique<DriverCore>(std::move(options));
   writer_ = std::make_unique<CheckpointWriter>(files_, kRoot, plan_.num_to_keep);
   note(fmt::format("life {} starts at iteration {}", life_, iteration_));
+  check_kept();
   step_driver(DriverCore::Start{});
   if (plan_.outsiders)
     for (uint32_t i = 0; i < plan_.agents; ++i)
@@ -157,15 +168,28 @@ void World::apply_driver(DriverCore::Output& output) {
     unsigned place = 0;
     if (event->kind == "agent-quarantined" && std::sscanf(event->text.c_str(), "host agent %u", &place) == 1)
       given_up_.insert(place);
+  } else if (const auto* evaluate = std::get_if<DriverCore::Evaluate>(&output)) {
+    begin_evaluation(*evaluate);
+  } else if (std::holds_alternative<DriverCore::KillEvaluation>(output)) {
+    rule(evaluating_.has_value(), "I11", "an evaluation is killed, and none runs");
+    evaluating_.reset();
+  } else if (const auto* best = std::get_if<DriverCore::NewBest>(&output)) {
+    rule(checkpoint_violation(files_, best->directory).empty(), "I11", "the best is {}, which is no checkpoint",
+         best->directory);
   } else {
     finished_ = std::get<DriverCore::Finished>(output);
+    rule(!evaluating_ || finished_->exit != Exit::ok, "I11", "the run is over, and iteration {} is still evaluated",
+         evaluating_ ? evaluating_->training_iteration : 0);
     note(fmt::format("finished: {} [{}]", finished_->reason, finished_->error_code));
   }
 }
 
 void World::save(CheckpointWriter::Input& input) {
   if (auto* commit = std::get_if<CheckpointWriter::Commit>(&input)) {
-    const DriverFile file{driver_->training_iteration(), driver_->env_steps(), driver_->episodes_lifetime()};
+    if (bugged(Bug::best_pruned)) commit->keep.clear();
+    DriverFile file{driver_->training_iteration(), driver_->env_steps(), driver_->episodes_lifetime()};
+    if (const auto& best = driver_->evaluations().best())
+      file.has_best = 1, file.best_iteration = best->training_iteration, file.best_score = best->score;
     commit->extra["driver.bin"] = std::string(reinterpret_cast<const char*>(&file), sizeof file);
   }
   const auto result = writer_->step(input, now_);
@@ -177,9 +201,38 @@ void World::save(CheckpointWriter::Input& input) {
     committed_ = committed->training_iteration;
     check_newest_checkpoint();
     const auto valid = valid_checkpoints(files_, kRoot);
-    rule(valid.size() <= plan_.num_to_keep, "I7", "{} checkpoints kept, want {}", valid.size(), plan_.num_to_keep);
+    const size_t most = plan_.num_to_keep + driver_->evaluations().kept().size();
+    rule(valid.size() <= most, "I7", "{} checkpoints kept, want {}", valid.size(), most);
+    check_kept();
   }
   step_driver(DriverCore::Saved{result});
+}
+
+void World::begin_evaluation(const DriverCore::Evaluate& evaluate) {
+  rule(!evaluating_, "I11", "iteration {} is evaluated beside another one", evaluate.training_iteration);
+  rule(load(evaluate.directory).driver.iteration == evaluate.training_iteration, "I11",
+       "{} is evaluated as iteration {}", evaluate.directory, evaluate.training_iteration);
+  evaluating_ = evaluate;
+  push(now_ + evaluation_.time(milliseconds(1), plan_.evaluation), Kind::evaluated, static_cast<uint32_t>(life_),
+       ++evaluations_);
+}
+
+void World::evaluated(uint32_t number) {
+  if (number != evaluations_ || !evaluating_) return;  // it was killed
+  const DriverCore::Evaluate ended = *std::exchange(evaluating_, std::nullopt);
+  rule(checkpoint_violation(files_, ended.directory).empty(), "I7", "{} is gone before its evaluation ended",
+       ended.directory);
+  const bool fails = evaluation_.chance(plan_.evaluation_failure);
+  note(fmt::format("iteration {} was evaluated", ended.training_iteration));
+  step_driver(
+      DriverCore::Evaluated{ended.training_iteration, std::floor(10 * evaluation_.uniform()), fails ? "SIGSEGV" : ""});
+}
+
+/// I7: the best checkpoint, and the one that is evaluated, are on the disk.
+void World::check_kept() {
+  for (const uint64_t iteration : driver_->evaluations().kept())
+    rule(checkpoint_violation(files_, fmt::format("{}/{:09}", kRoot, iteration)).empty(), "I7",
+         "checkpoint {} was to be kept", iteration);
 }
 
 World::Saved World::load(const std::string& directory) {

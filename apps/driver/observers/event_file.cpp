@@ -84,14 +84,19 @@ EventFile::EventFile(const fs::path& directory, double wall_time_s, std::optiona
   append(session);
 }
 
-void EventFile::report(const RunReport& report) {
+void EventFile::report(const RunReport& report) { append_scalars(report, ""); }
+void EventFile::evaluated(const RunReport& report) { append_scalars(report, kEvaluationGroup); }
+
+void EventFile::append_scalars(const RunReport& report, std::string_view group) {
   std::string summary;
   for (const ReportValue& entry : report.rows) {
     const double* number = std::get_if<double>(&entry.value);
     if (number == nullptr || !std::isfinite(*number)) continue;
+    // Of a checkpoint before this report's: evaluated() has shown them at its env steps.
+    if (group.empty() && entry.key.starts_with(kEvaluationGroup)) continue;
     std::string value;
-    put_bytes(value, 1, entry.key);  // tag
-    put_tag(value, 2, fixed32);      // simple_value
+    put_bytes(value, 1, std::string(group) + entry.key);  // tag
+    put_tag(value, 2, fixed32);                           // simple_value
     put_fixed(value, static_cast<float>(*number));
     put_bytes(summary, 1, value);
   }

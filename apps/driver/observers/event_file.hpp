@@ -17,9 +17,11 @@ class EventFile final : public RunObserver {
 
   /// Finite numbers only; strings are left out.
   void report(const RunReport& report) override;
+  void evaluated(const RunReport& report) override;
   const std::filesystem::path& path() const { return path_; }
 
  private:
+  void append_scalars(const RunReport& report, std::string_view group);
   void append(std::string_view event);
   std::filesystem::path path_;
   AppendFile out_;

@@ -12,6 +12,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* kFile = "results.jsonl";
+constexpr const char* kEvaluationsFile = "evaluations.jsonl";
 constexpr const char* kIteration = "training_iteration";
 
 std::string spell(const ReportValue& entry) {
@@ -83,6 +84,14 @@ std::optional<RunEvent> ResultsFile::notice() {
   return RunEvent{wall_time_s_, "disk",
                   was_behind_ ? "results.jsonl cannot be written; its lines wait for room, training goes on"
                               : "results.jsonl is written again; no line was lost"};
+}
+
+EvaluationsFile::EvaluationsFile(const fs::path& run) : file_(open_lines(run / kEvaluationsFile)) {}
+
+void EvaluationsFile::evaluated(const RunReport& report) { file_.append(to_json_line(report.rows) + '\n'); }
+
+void truncate_evaluations_file(const fs::path& run, int64_t iteration) {
+  truncate_lines(run / kEvaluationsFile, iteration, 0, iteration_of);
 }
 
 void truncate_results_file(const fs::path& run, int64_t iteration) {

@@ -27,6 +27,21 @@ class ResultsFile final : public RunObserver {
   double wall_time_s_ = 0;  ///< of the last report
 };
 
+/// evaluations.jsonl: one object an evaluation.
+class EvaluationsFile final : public RunObserver {
+ public:
+  /// As ResultsFile's.
+  explicit EvaluationsFile(const std::filesystem::path& run);
+
+  void evaluated(const RunReport& report) override;
+
+ private:
+  AppendFile file_;
+};
+
+/// Cuts evaluations.jsonl back to those of checkpoints up to `iteration`. Throws as truncate_results_file().
+void truncate_evaluations_file(const std::filesystem::path& run, int64_t iteration);
+
 /// Cuts results.jsonl back to the reports up to `iteration`. Throws Error("corrupt-file") as truncate_lines().
 void truncate_results_file(const std::filesystem::path& run, int64_t iteration);
 
