@@ -52,12 +52,15 @@ int run(int argc, char** argv) {
                          "a TOML file or a shipped config's name, then overrides such as training.lr=1e-3");
   train_verb->add_option("--out", train_options.out, "the run's directory (default: the next one under runs/)");
   train_verb->add_option("--resume", train_options.resume, "go on with a run's directory or one checkpoint");
+  train_verb->add_option(
+      "--from", train_options.from,
+      "begin a new run with a run's or checkpoint's parameters; without CONFIG with its config, too");
   train_verb->add_flag("--json", train_options.json, "one JSON object a report");
   train_verb->callback([&] {
     verb = [&] {
       split_positionals(words, train_options.config, train_options.overrides);
-      if (train_options.config.empty() == train_options.resume.empty())
-        fail(Exit::usage, "missing-argument", "train wants a CONFIG or --resume DIR, and not both");
+      if ((train_options.config.empty() && train_options.from.empty()) == train_options.resume.empty())
+        fail(Exit::usage, "missing-argument", "train wants a CONFIG, --from DIR or both, or --resume DIR alone");
       train_options.command.assign(argv, argv + argc);
       return train(train_options);
     };

@@ -67,8 +67,10 @@ void model_settings(ModelConfig& model, SettingVisitor& v) {
   v.visit({"ignored_parts", "", "parts of Dict and Tuple observations that the module does not see, by path"},
           model.ignored_parts);
   v.visit({"init_from", "", "a run or checkpoint whose parameters this run begins with"}, model.init_from);
-  v.visit({"init_parts", "", "of them: encoder, pi, ...; empty: all, and the filter of observations"},
-          model.init_parts);
+  v.visit({"init_parts", "", "of them: encoder, pi, ...; empty: all"}, model.init_parts);
+  v.visit(choice("init_filter", "the filter of observations of init_from; auto: keep, and fresh with init_parts",
+                 {"auto", "keep", "fresh"}),
+          model.init_filter);
   v.visit({"critic_only_parts", "", "parts that the value function alone sees (asymmetric actor-critic)"},
           model.critic_only_parts);
 }

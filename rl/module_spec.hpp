@@ -450,6 +450,7 @@ struct ModelConfig {
   std::vector<std::string> critic_only_parts;  ///< the value function alone sees them
   std::string init_from;                       ///< a checkpoint whose parameters a run begins with; "": none
   std::vector<std::string> init_parts;         ///< of them, by name: "encoder", "pi"; empty: all
+  std::string init_filter = "auto";            ///< keep | fresh | auto: kept with all parameters, fresh with parts
 };
 
 /// What a forward pass gives in place of the logit of a masked action. exp(x - m) is 0 for it, exactly, and products

@@ -25,6 +25,7 @@
 #include "apps/driver/run_directory.hpp"
 #include "apps/driver/run_progress.hpp"
 #include "rl/curriculum.hpp"
+#include "rl/observation_parts.hpp"
 #include "rl/run_layout.hpp"
 #include "rl/simulator/clients.hpp"
 #include "rl/system.hpp"
@@ -591,6 +592,31 @@ int train(Config& config, const EnvSpec& env, const TrainOptions& options, Links
 
 }  // namespace
 
+namespace {
+
+/// Of a run that takes all parameters of a checkpoint with other observations. Throws Error("foreign-checkpoint") where
+/// none of these has a name of this run's.
+void tell_of_other_observations(const Config& config, const EnvSpec& env) {
+  const ModelConfig& model = config.rl_module;
+  const std::string spaces = model.init_from + "/spaces.json";
+  if (model.init_from.empty() || !model.init_parts.empty() || !fs::exists(spaces)) return;
+  const std::vector<ObservationPart> from = saved_observation_parts(read_file(spaces), spaces),
+                                     to = observation_parts(env.observation_space);
+  if (from == to) return;
+  (void)features_by_path(from, to);
+  std::vector<std::string> fresh, dropped;
+  for (const ObservationPart& part : to)
+    if (std::ranges::find(from, part) == from.end()) fresh.push_back(part.path);
+  for (const ObservationPart& part : from)
+    if (std::ranges::find(to, part) == to.end()) dropped.push_back(part.path);
+  std::cerr << fmt::format(
+      "note: other observations than {}'s: new {}; no longer there {}; what reads a new one begins with 0\n",
+      model.init_from, fresh.empty() ? "none" : fmt::format("{}", fmt::join(fresh, ", ")),
+      dropped.empty() ? "none" : fmt::format("{}", fmt::join(dropped, ", ")));
+}
+
+}  // namespace
+
 int train(const TrainOptions& options) {
   sigset_t signals;  // blocked before any thread exists, so that all of them leave signals to the signalfd
   ::sigemptyset(&signals);
@@ -599,12 +625,23 @@ int train(const TrainOptions& options) {
 
   const auto files = make_system_files("/");
   if (options.resume.empty()) {
-    const ConfigFile file = read_config(options.config);
-    Config config = load_user_config(file.text, file.name, options.overrides);
+    const std::string given = options.from.empty() ? "" : checkpoint_of(*files, fs::absolute(options.from));
+    std::vector<std::string> overrides = options.overrides;
+    // What a checkpoint's own run began with is not what this one takes.
+    if (options.config.empty())
+      overrides.insert(overrides.begin(), {"rl_module.init_parts=[]", "rl_module.init_filter='auto'"});
+    const ConfigFile file = options.config.empty()
+                                ? ConfigFile{given + "/config.toml", read_file(given + "/config.toml")}
+                                : read_config(options.config);
+    Config config = load_user_config(file.text, file.name, overrides);
     config.environment.env = EnvRegistry::instance().absolute(config.environment.env);
-    if (std::string& from = config.rl_module.init_from; !from.empty()) from = checkpoint_of(*files, fs::absolute(from));
+    if (std::string& from = config.rl_module.init_from; !given.empty())
+      from = given;
+    else if (!from.empty())
+      from = checkpoint_of(*files, fs::absolute(from));
     ask_for_module(config);
     const EnvSpec env = check_environment(config);
+    tell_of_other_observations(config, env);
     Links links(config);
     RunDirectory directory = options.out.empty() ? RunDirectory::create_numbered(fs::absolute("runs"))
                                                  : RunDirectory::create_exact(fs::absolute(options.out));

@@ -14,6 +14,7 @@ struct TrainOptions {
   std::vector<std::string> overrides;  ///< "training.lr=1e-3"
   std::string out;                     ///< the run's directory; "" = the next one under runs/
   std::string resume;                  ///< a run's directory, or one checkpoint in it
+  std::string from;                    ///< of which a new run takes parameters; its config, too, where there is none
   bool json = false;
   std::vector<std::string> command;  ///< as typed, for command.txt
 };

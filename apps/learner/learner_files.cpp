@@ -7,6 +7,7 @@
 
 #include "rl/check.hpp"
 #include "rl/module_json.hpp"
+#include "rl/observation_parts.hpp"
 
 namespace myriad {
 namespace {
@@ -171,6 +172,113 @@ void copy_pending_tail(std::vector<PendingPart>& parts, size_t first, Fragment& 
     }
 }
 
+/// What of a checkpoint's observations this run's are, where they are others: by the paths of their parts.
+class MovedFeatures {
+ public:
+  MovedFeatures(Files& files, std::string directory, const Space& observation_space)
+      : files_(files), directory_(std::move(directory)), to_(observation_parts(observation_space)) {
+    try {
+      const std::string name = directory_ + "/spaces.json";
+      from_ = saved_observation_parts(text_of(name), name);
+    } catch (const FileError&) { from_ = to_; }  // older checkpoints have none: shapes alone are compared
+  }
+
+  /// The weight by which a network reads observations, column by column; 0 where the checkpoint has no such feature.
+  /// False for every other tensor, and where the observations are the same.
+  bool take_weight(const ModuleSpec& spec, const std::string& name, const Tensor& from, Tensor& to) {
+    const auto network = std::ranges::find_if(spec.networks, [&](const Network& n) { return lies_in(name, n.name); });
+    if (from_ == to_ || network == spec.networks.end() || !network->reads_only(kObsInput)) return false;
+    if (!there_) there_ = saved_module();
+    const Network* old = there_->find(network->name);
+    const std::optional<Reader> own = reader_of(*network, spec.obs_size),
+                                other = old == nullptr ? std::nullopt : reader_of(*old, there_->obs_size);
+    if (!own || !other || own->weight != other->weight)
+      fail(Exit::usage, "foreign-checkpoint",
+           "{} has other observations than this run, and {} does not read them by one layer of weights, whose columns "
+           "could be taken by name; rl_module.init_parts says what to take",
+           directory_, network->name);
+    if (name != own->weight) return false;
+    if (from.shape.size() != 2 || from.shape[0] != to.shape[0] || from.shape[1] != other->features.size() ||
+        from.dtype != to.dtype)
+      return false;  // the caller says that the shapes differ
+    const std::vector<float> old_weights = from.f32();
+    std::vector<float> weights(to.shape[0] * to.shape[1], 0.0f);
+    for (size_t column = 0; column < own->features.size(); ++column) {
+      const int feature = features()[static_cast<size_t>(own->features[column])];
+      const auto found = std::ranges::find(other->features, feature);
+      if (feature < 0 || found == other->features.end()) continue;
+      const auto old_column = static_cast<size_t>(found - other->features.begin());
+      for (size_t row = 0; row < to.shape[0]; ++row)
+        weights[row * to.shape[1] + column] = old_weights[row * from.shape[1] + old_column];
+    }
+    to = Tensor::of(std::span<const float>(weights), to.shape);
+    return true;
+  }
+
+  /// The state of a MeanStdFilter. New features begin with mean 0 and variance 1; so that they come to their own soon,
+  /// what was counted then is at most `most` rows.
+  std::vector<double> filter(const std::vector<double>& from, double most) {
+    if (from_ == to_) return from;
+    const size_t n = features().size(), old = (from.size() - 1) / 2;
+    const double count = std::min(from[0], most);
+    std::vector<double> state(1 + 2 * n, 0.0);
+    state[0] = count;
+    for (size_t i = 0; i < n; ++i) {
+      const auto feature = static_cast<size_t>(features()[i]);
+      state[1 + i] = features()[i] < 0 ? 0.0 : from.at(1 + feature);
+      state[1 + n + i] = features()[i] < 0 ? count : from.at(1 + old + feature) * (count / std::max(from[0], 1.0));
+    }
+    return state;
+  }
+
+ private:
+  struct Reader {
+    std::string weight;
+    std::vector<int> features;  // by column
+  };
+  static std::optional<Reader> reader_of(const Network& network, int obs_size) {
+    std::vector<int> features;
+    const auto add = [&](int begin, int size) {
+      for (int i = begin; i < begin + size; ++i) features.push_back(i);
+    };
+    for (size_t i = 0; i < network.layers.size(); ++i) {
+      const Layer& layer = network.layers[i];
+      if (const auto* select = std::get_if<Select>(&layer)) {
+        add(select->offset, select->size);
+      } else if (const auto* linear = std::get_if<Linear>(&layer)) {
+        if (features.empty()) add(0, obs_size);
+        if (static_cast<size_t>(linear->inputs) != features.size()) return std::nullopt;
+        return Reader{network.layer_name(i) + ".weight", std::move(features)};
+      } else if (!std::holds_alternative<Stream>(layer) && !std::holds_alternative<Concat>(layer)) {
+        return std::nullopt;
+      }
+    }
+    return std::nullopt;
+  }
+
+  const std::vector<int>& features() {
+    if (features_.empty()) features_ = features_by_path(from_, to_);
+    return features_;
+  }
+  ModuleSpec saved_module() {
+    try {
+      return module_from_json(text_of(directory_ + "/" + kModuleSpecFile));
+    } catch (const FileError& error) {
+      fail(Exit::usage, "corrupt-file", "{}/{}: {}", directory_, kModuleSpecFile, std::strerror(error.error));
+    }
+  }
+  std::string text_of(const std::string& name) {
+    const std::vector<std::byte> bytes = files_.read(name);
+    return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+  }
+
+  Files& files_;
+  std::string directory_;
+  std::vector<ObservationPart> from_, to_;
+  std::optional<ModuleSpec> there_;
+  std::vector<int> features_;  // of from_, by feature of to_
+};
+
 using Write = std::function<void(const std::string& name, std::span<const std::byte> bytes)>;
 
 void write_replicated(const Write& write, const LearnerCore::WriteCheckpoint& request, const Learner& learner,
@@ -224,8 +332,9 @@ LearnerCounters load_learner(Files& files, const std::string& directory, Learner
   return counters;
 }
 
-void load_parameters(Files& files, const std::string& directory, const std::vector<std::string>& parts,
-                     Learner& learner) {
+void load_parameters(Files& files, const Config& config, const Space& observation_space, Learner& learner) {
+  const std::string& directory = config.rl_module.init_from;
+  const std::vector<std::string>& parts = config.rl_module.init_parts;
   const TensorMap there = read_tensors(files, directory, kModuleFile);
   LearnerState state = learner.state();
   for (const std::string& part : parts) {
@@ -235,12 +344,14 @@ void load_parameters(Files& files, const std::string& directory, const std::vect
     fail(Exit::usage, "out-of-range", "rl_module.init_parts has '{}', which is no part of the network{}", part,
          suggestion(part, known));
   }
+  MovedFeatures moved(files, directory, observation_space);
   for (auto& [name, tensor] : state.module) {
     if (!parts.empty() && std::ranges::none_of(parts, [&](const auto& part) { return lies_in(name, part); })) continue;
     const auto found = there.find(name);
     if (found == there.end())
       fail(Exit::usage, "foreign-checkpoint", "{}/{} has no {}, which rl_module.init_from wants of it", directory,
            kModuleFile, name);
+    if (moved.take_weight(learner.spec(), name, found->second, tensor)) continue;
     if (found->second.shape != tensor.shape || found->second.dtype != tensor.dtype)
       fail(Exit::usage, "foreign-checkpoint",
            "{}/{}: {} has shape [{}], this run's [{}]; rl_module.init_parts says what to take", directory, kModuleFile,
@@ -249,7 +360,8 @@ void load_parameters(Files& files, const std::string& directory, const std::vect
   }
   if (const auto target = state.scalars.find("target_parameters"); target != state.scalars.end())
     target->second = Tensor::of(flat_parameters(learner.spec(), state.module, kModuleFile), target->second.shape);
-  if (parts.empty()) {
+  const std::string& init_filter = config.rl_module.init_filter;
+  if (init_filter == "keep" || (init_filter == "auto" && parts.empty())) {
     const TensorMap connectors = read_tensors(files, directory, kConnectorsFile);
     const auto filter = connectors.find("mean_std_filter");
     const auto own = state.connectors.find("mean_std_filter");
@@ -257,10 +369,13 @@ void load_parameters(Files& files, const std::string& directory, const std::vect
     if (has != wants)
       fail(Exit::usage, "foreign-checkpoint",
            "{} was trained {} a filter of observations, this run is {}: set environment.observation_filter alike, or "
-           "take "
-           "parts of it by rl_module.init_parts",
+           "rl_module.init_filter = \"fresh\"",
            directory, has ? "with" : "without", wants ? "with one" : "without");
-    if (wants) own->second = filter->second;
+    if (wants) {
+      const std::vector<double> statistics =
+          moved.filter(filter->second.f64(), static_cast<double>(config.training.train_batch_size));
+      own->second = Tensor::of(std::span<const double>(statistics), {statistics.size()});
+    }
   }
   learner.set_state(state);
 }

@@ -35,11 +35,10 @@ std::vector<CheckpointFile> save_learner(Files& files, const LearnerCore::WriteC
 /// "foreign-checkpoint").
 LearnerCounters load_learner(Files& files, const std::string& directory, Learner& learner);
 
-/// Parameters of another run's checkpoint into a learner that has not trained: those in one of `parts` ("encoder",
-/// "encoder.0", "pi"), or with none all, and the filter of observations where this run has one. Throws Error
-/// ("corrupt-file", or "foreign-checkpoint" where nothing in it fits).
-void load_parameters(Files& files, const std::string& directory, const std::vector<std::string>& parts,
-                     Learner& learner);
+/// Parameters of another run's checkpoint, and its filter of observations, into a learner that has not trained, as
+/// rl_module.init_from, init_parts and init_filter say. Where that run had other observations, what reads them is taken
+/// by the names of their parts. Throws Error("corrupt-file", or "foreign-checkpoint" where nothing in it fits).
+void load_parameters(Files& files, const Config& config, const Space& observation_space, Learner& learner);
 
 /// The episodes of the checkpoint's pending batch, of which the places from `first_place` on are in `assembler` now;
 /// nullopt when there is none. Throws Error("corrupt-file" or "foreign-checkpoint").

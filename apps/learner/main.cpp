@@ -243,8 +243,8 @@ class LearnerShell {
     if (!checkpoint_.empty()) {
       const LearnerCounters counters = load_learner(*files_, checkpoint_, learner_);
       options.state = {counters.training_iteration, counters.num_env_steps_sampled_lifetime, {}};
-    } else if (const ModelConfig& model = config_.rl_module; !model.init_from.empty()) {
-      load_parameters(*files_, model.init_from, model.init_parts, learner_);
+    } else if (!config_.rl_module.init_from.empty()) {
+      load_parameters(*files_, config_, env_.observation_space, learner_);
     }
     options.version = start_version_ = learner_.version();
     return options;

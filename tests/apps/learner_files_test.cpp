@@ -156,12 +156,18 @@ TEST_CASE("load_parameters: a new learner begins with parts of another's paramet
   save(other, directory);
   const LearnerState there = other[0]->state();
   const auto files = make_system_files("/");
+  const auto from = [&](Config& config, const std::vector<std::string>& parts, const char* filter = "auto") -> Config& {
+    config.rl_module.init_from = directory.path();
+    config.rl_module.init_parts = parts;
+    config.rl_module.init_filter = filter;
+    return config;
+  };
   const auto begun = [&](const std::vector<std::string>& parts, const char* shard = "none") {
     Config config = config_with(shard);
     config.seed = 5;
     Learner learner(config, kObs, kActions);
     const LearnerState before = learner.state();
-    load_parameters(*files, directory.path(), parts, learner);
+    load_parameters(*files, from(config, parts), kObs, learner);
     return std::pair(before, learner.state());
   };
   const auto bytes = [](const TensorMap& tensors, const std::string& name) { return tensors.at(name).bytes; };
@@ -189,15 +195,91 @@ TEST_CASE("load_parameters: a new learner begins with parts of another's paramet
   bare.environment.observation_filter = "NoFilter";
   Learner unfiltered(bare, kObs, kActions);
   CHECK(error_of([&] {
-          load_parameters(*files, directory.path(), {}, unfiltered);
+          load_parameters(*files, from(bare, {}), kObs, unfiltered);
         }).find("was trained with a filter of observations, this run is without") != std::string::npos);
-  load_parameters(*files, directory.path(), {"encoder"}, unfiltered);
+  load_parameters(*files, from(bare, {"encoder"}), kObs, unfiltered);
+  load_parameters(*files, from(bare, {}, "fresh"), kObs, unfiltered);
+  Config filtered = config_with("none");
+  for (const char* filter : {"keep", "fresh"}) {
+    Learner learner(filtered, kObs, kActions);
+    load_parameters(
+        *files,
+        from(filtered, filter == std::string("keep") ? std::vector<std::string>{"pi"} : std::vector<std::string>{},
+             filter),
+        kObs, learner);
+    const bool kept =
+        bytes(learner.state().connectors, "mean_std_filter") == bytes(there.connectors, "mean_std_filter");
+    CHECK(kept == (filter == std::string("keep")));
+  }
   Config wide = config_with("none");
   wide.rl_module.fcnet_hiddens = {17};
   Learner learner(wide, kObs, kActions);
-  const std::string said = error_of([&] { load_parameters(*files, directory.path(), {"encoder"}, learner); });
+  const std::string said = error_of([&] { load_parameters(*files, from(wide, {"encoder"}), kObs, learner); });
   CHECK(said.starts_with("error[foreign-checkpoint]"));
   CHECK(said.find("encoder.0.bias has shape [16], this run's [17]") != std::string::npos);
+}
+
+TEST_CASE("load_parameters: what reads other observations is taken by the names of their parts") {
+  const auto box = [](int n) { return Space::box(-1, 1, {n}); };
+  const Space there = Space(Dict{{{"goal", box(1)}, {"joints", box(3)}, {"old", box(2)}}}),
+              here = Space(Dict{{{"camera", box(2)}, {"goal", box(1)}, {"joints", box(3)}}});
+  Config config = config_with("none");
+  Directory directory;
+  const auto files = make_system_files("/");
+  Learner other(config, there, kActions);
+  BatchAssembler assembler(
+      [] {
+        auto layout = std::make_shared<FragmentLayout>(1, 1);
+        layout->add("obs", Rows::step_and_bootstrap, DType::f32, {3});
+        return layout;
+      }(),
+      1);
+  LearnerState state = other.state();
+  const std::vector<double> statistics{1e6, 1, 2, 3, 4, 5, 6, 1e6, 2e6, 3e6, 4e6, 5e6, 6e6};
+  state.connectors["mean_std_filter"] = Tensor::of(std::span<const double>(statistics), {13});
+  other.set_state(state);
+  LearnerCore::WriteCheckpoint request{};
+  request.directory = directory.path();
+  save_learner(*files, request, other, 0, assembler);
+  const auto box_json = [](int n) { return fmt::format(R"({{"kind": "Box", "dtype": "f32", "shape": [{}]}})", n); };
+  const auto spaces = [&](const std::string& observation) {
+    const std::string text =
+        fmt::format(R"({{"observation": {}, "action": {{"kind": "Discrete", "n": 2}}}})", observation);
+    write_checkpoint_file(*files, directory.path(), "spaces.json", std::as_bytes(std::span(text)));
+  };
+  spaces(fmt::format(R"({{"kind": "Dict", "names": ["goal", "joints", "old"], "spaces": [{}, {}, {}]}})", box_json(1),
+                     box_json(3), box_json(2)));
+  config.seed = 5;
+  config.rl_module.init_from = directory.path();
+  const auto begun = [&](const Space& space) {
+    Learner learner(config, space, kActions);
+    load_parameters(*files, config, space, learner);
+    return learner.state();
+  };
+  const LearnerState now = begun(here);
+  const std::vector<float> old = state.module.at("encoder.0.weight").f32(),
+                           taken = now.module.at("encoder.0.weight").f32();
+  REQUIRE(old.size() == taken.size());
+  constexpr int kOldColumn[] = {-1, -1, 0, 1, 2, 3};  // camera, goal, joints
+  for (size_t row = 0; row < old.size() / 6; ++row)
+    for (size_t column = 0; column < 6; ++column)
+      CHECK(taken[row * 6 + column] ==
+            (kOldColumn[column] < 0 ? 0.0f : old[row * 6 + static_cast<size_t>(kOldColumn[column])]));
+  CHECK(now.module.at("encoder.0.bias").bytes == state.module.at("encoder.0.bias").bytes);
+  const double rows = static_cast<double>(config.training.train_batch_size);
+  CHECK(now.connectors.at("mean_std_filter").f64() ==
+        std::vector<double>{rows, 0, 0, 1, 2, 3, 4, rows, rows, rows, 2 * rows, 3 * rows, 4 * rows});
+
+  CHECK(error_of([&] {
+          begun(Space(Dict{{{"joints", box(4)}}}));
+        }) == "error[foreign-checkpoint] 'joints' has 3 features in the checkpoint's observations, this run's 4");
+  CHECK(error_of([&] { begun(box(6)); }) ==
+        "error[foreign-checkpoint] no part of the observations has the same name in the checkpoint (goal, joints, old) "
+        "and in this run (no parts)");
+  spaces(R"({"kind": "Graph"})");
+  CHECK(error_of([&] { begun(here); }).ends_with("spaces.json: a space of kind Graph"));
+  std::filesystem::remove(std::filesystem::path(directory.path()) / "spaces.json");
+  CHECK(begun(here).module.at("encoder.0.weight").f32() == old);  // of before: by shape
 }
 
 TEST_SUITE_END();

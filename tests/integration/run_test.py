@@ -565,6 +565,20 @@ class Evaluation(Case):
     def refuse(self, *words: object) -> None:
         self.assertIn("error[impossible]", self.call(*words, status=2).stderr)
 
+    def test_new_run_from_old_weights(self):
+        config = self.file("pendulum.toml", PENDULUM)
+        old, begun = self.root / "old", self.root / "new"
+        self.train(old, "stop.training_iteration=2", "rl_module.fcnet_hiddens=[32, 32]", config=config)
+        self.call("train", "--from", old, "--out", begun, "training.lr=0", "stop.training_iteration=1", "rl_module.init_filter='fresh'")
+        new = self.checkpoints(begun)[-1]
+        self.assertEqual((self.checkpoints(old)[-1] / MODULE).read_bytes(), (new / MODULE).read_bytes())
+        self.assertEqual([1], [report["training_iteration"] for report in json_lines(begun / "results.jsonl")])
+        self.assertEqual((1, 512), tuple(json.loads((new / "driver.json").read_text())[key] for key in ("training_iteration", "num_env_steps_sampled_lifetime")))
+        self.assertIn(f'init_from = "{self.checkpoints(old)[-1]}"', (begun / "config.effective.toml").read_text())
+        refused = self.call("train", config, "--from", old, "--out", self.root / "wide", "stop.training_iteration=1", status=2)
+        self.assertIn("error[foreign-checkpoint]", refused.stderr)
+        self.assertIn("error[missing-argument]", self.call("train", "--from", old, "--resume", old, status=2).stderr)
+
 
 class Faults(Case):
     def test_killed_runner_is_replaced_and_no_step_counts_twice(self):
