@@ -1,6 +1,7 @@
 #include "apps/driver/final_evaluation.hpp"
 
 #include <algorithm>
+#include <limits>
 
 #include "apps/driver/policy_file.hpp"
 #include "apps/driver/recorder.hpp"
@@ -10,7 +11,7 @@ namespace myriad {
 Report evaluation_rows(const EvaluatedCheckpoint& checkpoint, const FinalEvaluation* result,
                        std::optional<uint64_t> best) {
   constexpr double kUnknown = Snapshot::kUnknown;
-  const FinalEvaluation unknown{kUnknown, kUnknown, kUnknown, kUnknown, kUnknown, 0, 0, ""};
+  const FinalEvaluation unknown{kUnknown, kUnknown, kUnknown, kUnknown, kUnknown, 0, 0, 0, ""};
   const FinalEvaluation& it = result == nullptr ? unknown : *result;
   return {{"training_iteration", checkpoint.training_iteration},
           {"num_env_steps_sampled_lifetime", checkpoint.env_steps},
