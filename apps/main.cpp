@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 
 #include "apps/driver/check_env.hpp"
 #include "apps/driver/evaluation_process.hpp"
@@ -17,11 +18,20 @@ namespace {
 
 using namespace myriad;
 
+/// The first word is a run's folder, environment or checkpoint, whatever its letters; those after it are overrides.
+void split_first(const std::vector<std::string>& words, std::string& first, std::vector<std::string>& overrides) {
+  first = words.at(0);
+  overrides.assign(words.begin() + 1, words.end());
+  for (const std::string& word : overrides)
+    if (word.find('=') == std::string::npos)
+      fail(Exit::usage, "extra-argument", "got {} after {}; want key=value", word, first);
+}
+
 /// `train cartpole-ppo training.lr=1e-3`: what holds a '=' is an override, the other one the config.
 void split_positionals(const std::vector<std::string>& words, std::string& config,
                        std::vector<std::string>& overrides) {
   for (const std::string& word : words) {
-    if (word.find('=') != std::string::npos)
+    if (word.find('=') != std::string::npos && !std::filesystem::exists(word))
       overrides.push_back(word);
     else if (config.empty())
       config = word;
@@ -68,10 +78,14 @@ int run(int argc, char** argv) {
 
   EvaluateOptions evaluate_options;
   CLI::App* evaluate_verb = app.add_subcommand("evaluate", "run episodes with a saved policy");
-  evaluate_verb->add_option("checkpoint", evaluate_options.checkpoint, "a checkpoint's or a run's directory")
+  evaluate_verb
+      ->add_option("checkpoint", words,
+                   "a checkpoint's or a run's directory, then overrides such as environment.env_config={gravity=5}")
       ->required();
   evaluate_verb->add_flag("--best", evaluate_options.best, "of a run: its best checkpoint, not the newest");
-  evaluate_verb->add_option("--episodes", evaluate_options.episodes, "how many")->check(CLI::PositiveNumber);
+  evaluate_verb
+      ->add_option("--episodes", evaluate_options.episodes, "how many (default: evaluation.evaluation_duration)")
+      ->check(CLI::PositiveNumber);
   evaluate_verb->add_option("--seed", evaluate_options.seed, "of environments and actions");
   evaluate_verb->add_flag("--explore", evaluate_options.explore, "sample actions instead of taking the most likely");
   evaluate_verb->add_option(
@@ -79,11 +93,19 @@ int run(int argc, char** argv) {
       "draw every state: FILE.webm, FILE.png (the last one), a folder for one PNG a step, or ansi");
   evaluate_verb->add_option("--size", evaluate_options.size, "of a frame: WIDTHxHEIGHT (640x480; ansi: 80x48)");
   evaluate_verb->add_flag("--json", evaluate_options.json, "one object an episode");
-  evaluate_verb->callback([&] { verb = [&] { return evaluate_command(evaluate_options); }; });
+  evaluate_verb->callback([&] {
+    verb = [&] {
+      split_first(words, evaluate_options.checkpoint, evaluate_options.settings);
+      return evaluate_command(evaluate_options);
+    };
+  });
 
   PlayOptions play_options;
   CLI::App* play_verb = app.add_subcommand("play", "step an environment, print or draw every step");
-  play_verb->add_option("env", play_options.env, "an id of `myriad envs`, plugin:PATH, ale:GAME or mjcf:PATH.toml")
+  play_verb
+      ->add_option("env", words,
+                   "an id of `myriad envs`, plugin:PATH, ale:GAME or mjcf:PATH.toml; or a run, whose policy acts, then "
+                   "overrides of its settings")
       ->required();
   play_verb->add_option("--state", play_options.state, "simulator state to start from, a JSON list");
   play_verb->add_option("--actions", play_options.actions,
@@ -97,7 +119,12 @@ int run(int argc, char** argv) {
                         "draw every state: FILE.webm, FILE.png (the last one), a folder for one PNG a step, or ansi");
   play_verb->add_option("--size", play_options.size, "of a frame: WIDTHxHEIGHT (640x480; ansi: 80x48)");
   play_verb->add_flag("--json", play_options.json, "one object a step, full precision");
-  play_verb->callback([&] { verb = [&] { return play(play_options); }; });
+  play_verb->callback([&] {
+    verb = [&] {
+      split_first(words, play_options.env, play_options.settings);
+      return play(play_options);
+    };
+  });
 
   CheckEnvOptions check_options;
   CLI::App* check_verb =

@@ -1,6 +1,7 @@
 #include "rl/check.hpp"
 
 #include <algorithm>
+#include <cctype>
 #include <numeric>
 #include <vector>
 
@@ -23,6 +24,14 @@ size_t edit_distance(std::string_view a, std::string_view b) {
   return row.back();
 }
 
+/// "cartpole" of "CartPole-v1", where it is long enough to mean something.
+bool is_beginning(std::string_view name, std::string_view candidate) {
+  constexpr size_t kShortest = 4;
+  return name.size() >= kShortest && name.size() < candidate.size() &&
+         std::ranges::equal(name, candidate.substr(0, name.size()),
+                            [](unsigned char a, unsigned char b) { return std::tolower(a) == std::tolower(b); });
+}
+
 }  // namespace
 
 std::string nearest_name(std::string_view name, std::span<const std::string> known) {
@@ -35,6 +44,9 @@ std::string nearest_name(std::string_view name, std::span<const std::string> kno
       nearest = candidate;
     }
   }
+  if (!nearest.empty()) return nearest;
+  for (const std::string& candidate : known)  // the shortest that begins so
+    if (is_beginning(name, candidate) && (nearest.empty() || candidate.size() < nearest.size())) nearest = candidate;
   return nearest;
 }
 

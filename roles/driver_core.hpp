@@ -140,6 +140,8 @@ class DriverCore {
     return iteration_ == options_.training_iteration || committed_iteration_ == iteration_;
   }
   bool finishing() const { return !stop_reason_.empty(); }
+  /// Before Start: the criterion that a run which goes on from here has met already; "" = none.
+  std::string met_before_start() const { return stop_criterion(started_); }
 
  private:
   enum class Phase { starting, running, saving, stopping, finished };

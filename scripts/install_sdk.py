@@ -51,9 +51,13 @@ def torch_root(build: pathlib.Path) -> str:
 
 
 def main() -> int:
+    usage = "usage: ./myriad install-sdk PREFIX    headers, templates and pkg-config files for what is built out of tree, into the folder PREFIX"
+    if sys.argv[1:] in (["-h"], ["--help"]):
+        print(usage)
+        return 0
     prefix = sys.argv[1] if len(sys.argv) == 2 else os.environ.get("MESON_INSTALL_DESTDIR_PREFIX")
-    if not prefix:
-        print("usage: ./myriad install-sdk PREFIX", file=sys.stderr)
+    if not prefix or prefix.startswith("-") or len(sys.argv) > 2:
+        print(f"error[usage] install-sdk got {' '.join(sys.argv[1:]) or 'no folder'}; {usage}", file=sys.stderr)
         return 2
     prefix = pathlib.Path(prefix).resolve()
     headers, pkgconfig = prefix / "include/myriad", prefix / "lib/pkgconfig"

@@ -41,6 +41,7 @@ plugin_ale() {
 }
 
 build_plugin() {
+  [[ ${1-} == -h || ${1-} == --help ]] && { echo 'usage: ./myriad plugin ale    fetch and build the Arcade Learning Environment: ale:Pong, ale:Breakout, ...'; exit 0; }
   [[ ${1-} == ale && $# == 1 ]] || { echo "error[unknown-plugin] myriad plugin has no '$*'; known: ale" >&2; exit 2; }
   exec 9>>"$build/.lock"
   flock 9

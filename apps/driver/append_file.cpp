@@ -19,6 +19,11 @@ AppendFile::AppendFile(const fs::path& path)
 }
 AppendFile::AppendFile(AppendFile&& other) noexcept
     : fd_(std::exchange(other.fd_, -1)), pending_(std::move(other.pending_)) {}
+AppendFile& AppendFile::operator=(AppendFile&& other) noexcept {
+  std::swap(fd_, other.fd_);
+  std::swap(pending_, other.pending_);
+  return *this;
+}
 AppendFile::~AppendFile() {
   if (fd_ >= 0) ::close(fd_);
 }
@@ -46,9 +51,9 @@ AppendFile open_lines(const fs::path& path) {
   return AppendFile(path);
 }
 
-void truncate_lines(const fs::path& path, int64_t iteration, size_t header_lines,
-                    const std::function<std::optional<double>(std::string_view line)>& iteration_of) {
-  if (!fs::exists(path)) return;
+LinesUpTo lines_up_to(const fs::path& path, int64_t iteration, size_t header_lines,
+                      const std::function<std::optional<double>(std::string_view line)>& iteration_of) {
+  if (!fs::exists(path)) return {path, 0};
   const std::string text = read_file(path);
   const double limit = static_cast<double>(iteration);
   double last = -1.0;
@@ -66,7 +71,13 @@ void truncate_lines(const fs::path& path, int64_t iteration, size_t header_lines
     }
     kept = end + 1;
   }
-  if (kept != text.size()) write_atomically(path, std::string_view(text).substr(0, kept));
+  return {path, kept};
+}
+
+void truncate_lines(const LinesUpTo& kept) {
+  if (!fs::exists(kept.path)) return;
+  const std::string text = read_file(kept.path);
+  if (kept.bytes < text.size()) write_atomically(kept.path, std::string_view(text).substr(0, kept.bytes));
 }
 
 }  // namespace myriad

@@ -18,6 +18,7 @@ class AppendFile {
   /// Creates the file or appends to it. Throws Error("cannot-write").
   explicit AppendFile(const std::filesystem::path& path);
   AppendFile(AppendFile&& other) noexcept;
+  AppendFile& operator=(AppendFile&& other) noexcept;
   ~AppendFile();
 
   void append(std::string_view bytes);
@@ -32,10 +33,18 @@ class AppendFile {
 /// Error("cannot-write").
 AppendFile open_lines(const std::filesystem::path& path);
 
-/// Keeps the lines from the front for as long as `iteration_of(line)` is at most `iteration`, atomically. The first
-/// `header_lines` are kept, too. A missing file is left so. Throws Error("corrupt-file") when a line before that, of
-/// which `iteration_of` gives nothing, is followed by others.
-void truncate_lines(const std::filesystem::path& path, int64_t iteration, size_t header_lines,
-                    const std::function<std::optional<double>(std::string_view line)>& iteration_of);
+/// The front of a file of lines.
+struct LinesUpTo {
+  std::filesystem::path path;
+  size_t bytes = 0;
+};
+
+/// The lines from the front for as long as `iteration_of(line)` is at most `iteration`, and the first `header_lines`.
+/// Throws Error("corrupt-file") when a line before that, of which `iteration_of` gives nothing, is followed by others.
+LinesUpTo lines_up_to(const std::filesystem::path& path, int64_t iteration, size_t header_lines,
+                      const std::function<std::optional<double>(std::string_view line)>& iteration_of);
+
+/// Cuts off what comes after them, atomically. A missing file is left so.
+void truncate_lines(const LinesUpTo& kept);
 
 }  // namespace myriad

@@ -147,10 +147,9 @@ class Checks {
     try {
       (this->*check)();
     } catch (const EnvError& error) {
-      say(Verdict::wrong, fmt::format("it fails {}: {}", error.where, error.fact), "the text is the environment's own");
-    } catch (const std::exception& error) {
-      say(Verdict::wrong, fmt::format("it fails: {}", error.what()), "the text is the environment's own");
-    }
+      say(Verdict::wrong, fmt::format("it fails {}: {}", error.where, error.fact),
+          error.code() == "env-exception" ? "what it threw is the environment's own text" : "");
+    } catch (const std::exception& error) { say(Verdict::wrong, fmt::format("it fails: {}", error.what())); }
   }
   void begin(const char* name) {
     name_ = name;

@@ -2,9 +2,13 @@
 
 #include <fmt/color.h>
 
+#include <algorithm>
 #include <boost/json.hpp>
+#include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
+#include <limits>
 #include <set>
 
 #include "apps/driver/frames.hpp"
@@ -131,6 +135,18 @@ EnvSpec chosen_environment(const std::string& env, const std::vector<std::string
   return environment_spec(config.environment);
 }
 
+namespace {
+
+/// At most `width` characters, cut between words.
+std::string shortened(const std::string& text, size_t width) {
+  constexpr std::string_view kRest = " ...";
+  if (text.size() <= width) return text;
+  const size_t space = text.rfind(' ', width - kRest.size());
+  return text.substr(0, space == std::string::npos ? width - kRest.size() : space) + std::string(kRest);
+}
+
+}  // namespace
+
 int print_envs(bool as_json) {
   if (!as_json) fmt::print("{:<28} {:<44} {:<28} {:>6} {:>9}\n", "id", "observation", "action", "limit", "threshold");
   for (const EnvSpec* spec : EnvRegistry::instance().all()) {
@@ -148,8 +164,8 @@ int print_envs(bool as_json) {
               {"aligned_with", spec->source},
               {"options", options}}));
     } else {
-      fmt::print("{:<28} {:<44} {:<28} {:>6} {:>9}\n", spec->id, spec->observation_space.to_string().substr(0, 44),
-                 spec->action_space.to_string().substr(0, 28), spec->max_episode_steps,
+      fmt::print("{:<28} {:<44} {:<28} {:>6} {:>9}\n", spec->id, shortened(spec->observation_space.to_string(), 44),
+                 shortened(spec->action_space.to_string(), 28), spec->max_episode_steps,
                  spec->reward_threshold ? fmt::format("{}", *spec->reward_threshold) : "-");
     }
   }
@@ -173,7 +189,7 @@ std::string network_of(const Config& config) {
 }
 
 int print_config(const std::string& resolved, const std::vector<std::string>& overrides, bool as_json) {
-  Config config = load_config("", "defaults");
+  Config config = resolved.empty() ? load_user_config("", "defaults", overrides) : Config{};
   if (!resolved.empty()) {
     const ConfigFile file = read_config(resolved);
     config = load_user_config(file.text, file.name, overrides);
@@ -207,7 +223,134 @@ int print_config(const std::string& resolved, const std::vector<std::string>& ov
   return 0;
 }
 
+namespace {
+
+/// A number for people: six digits, and no powers of ten where they can be done without.
+std::string plain(double x) {
+  std::string text = fmt::format("{:.6g}", x);
+  const double size = std::abs(x);
+  if (text.find('e') == std::string::npos || !(size > 1e-15 && size < 1e15)) return text;
+  return fmt::format("{:.{}f}", x, std::max(0, 5 - static_cast<int>(std::floor(std::log10(size)))));
+}
+
+std::string plain(const json::value& value) {
+  std::vector<std::string> parts;
+  if (value.is_array()) {
+    for (const json::value& item : value.as_array()) parts.push_back(plain(item));
+    return fmt::format("[{}]", fmt::join(parts, ", "));
+  }
+  if (value.is_object()) {
+    for (const auto& [key, item] : value.as_object())
+      parts.push_back(fmt::format("{}: {}", std::string(key), plain(item)));
+    return fmt::format("{{{}}}", fmt::join(parts, ", "));
+  }
+  return value.is_double() ? plain(value.as_double()) : json::serialize(value);
+}
+
+/// The steps of an episode as lines: for people, or JSON with every digit.
+class StepPrinter {
+ public:
+  StepPrinter(const EnvSpec& spec, bool json) : spec_(spec), json_(json) {}
+
+  void start(std::span<const std::byte> observation, const Environment& env) const {
+    const json::value seen = row_json(spec_.observation_space, observation);
+    if (!json_) return fmt::print("{:>5}  obs {}\n", 0, plain(seen));
+    json::object line{{"t", 0}, {"observation", seen}};
+    if (const auto state = env.state()) line["state"] = json::array(state->begin(), state->end());
+    fmt::print("{}\n", json::serialize(line));
+  }
+
+  void step(const SeenStep& step) const {
+    const StepResult& result = step.result;
+    const json::value taken = row_json(spec_.action_space, step.action.bytes()),
+                      seen = row_json(spec_.observation_space, step.observation.bytes());
+    if (json_)
+      fmt::print("{}\n", json::serialize(json::object{{"t", step.t},
+                                                      {"observation", seen},
+                                                      {"action", taken},
+                                                      {"reward", result.reward},
+                                                      {"terminated", result.terminated},
+                                                      {"truncated", result.truncated}}));
+    else
+      fmt::print("{:>5}  action {}  reward {}  obs {}{}\n", step.t, plain(taken), plain(result.reward), plain(seen),
+                 result.terminated  ? "  terminated"
+                 : result.truncated ? "  truncated"
+                                    : "");
+  }
+
+  void end(double episode_return) const {
+    if (!json_) fmt::print("return {}\n", plain(episode_return));
+  }
+
+ private:
+  const EnvSpec& spec_;
+  bool json_;
+};
+
+bool is_run(const std::string& given) {
+  namespace fs = std::filesystem;
+  return fs::exists(fs::path(given) / "run.json") || fs::exists(fs::path(given) / "MANIFEST.json");
+}
+
+/// A target of frames, as paths are meant where it was typed.
+std::string absolute_target(const std::string& target) {
+  return target.empty() || target == "ansi" ? target : std::filesystem::absolute(target).string();
+}
+
+/// An episode's steps, printed and, where there is a film, drawn.
+class Watcher final : public EpisodeObserver {
+ public:
+  Watcher(const EnvSpec& spec, bool json, Film* film) : print_(spec, json), film_(film) {}
+  void began(size_t episode, Environment& env, ConstRow observation) override {
+    if (film_ != nullptr) film_->began(episode, env, observation);
+    print_.start(observation.bytes(), env);
+  }
+  void stepped(size_t episode, Environment& env, const SeenStep& step) override {
+    if (film_ != nullptr) film_->stepped(episode, env, step);
+    print_.step(step);
+  }
+
+ private:
+  StepPrinter print_;
+  Film* film_;
+};
+
+/// One episode of a run's policy.
+int play_policy(const PlayOptions& options) {
+  for (const auto& [set, name] : {std::pair(!options.state.empty(), "--state"),
+                                  {!options.actions.empty(), "--actions"},
+                                  {!options.env_options.empty(), "--option"},
+                                  {!options.wrappers.empty(), "--wrapper"}})
+    if (set)
+      fail(Exit::usage, "bad-option",
+           "{} goes with an environment; the policy of {} acts, and its settings follow it: "
+           "environment.env_config={{gravity=5}}",
+           name, options.env);
+  const std::string target = absolute_target(options.render);
+  const SavedPolicy policy = load_policy(options.env, options.settings);
+  Film film(target, options.size.empty() ? default_frame_size(target) : parse_frame_size(options.size), policy.env.id);
+  Watcher watcher(policy.env, options.json, target.empty() ? nullptr : &film);
+  Evaluator evaluator(policy.config, policy.env, policy.module, policy.weights,
+                      {.episodes = 1,
+                       .seed = options.seed,
+                       .explore = policy.config.evaluation.explore,
+                       .max_envs = 1,
+                       .observer = &watcher,
+                       .context = EnvContext::of(policy.config)});
+  (void)evaluator.step_some(options.steps > 0 ? static_cast<int>(options.steps) : std::numeric_limits<int>::max());
+  film.finish();
+  if (!options.json) fmt::print("return {}\n", plain(evaluator.result().episodes[0].episode_return));
+  return 0;
+}
+
+}  // namespace
+
 int play(const PlayOptions& options) {
+  if (is_run(options.env)) return play_policy(options);
+  if (!options.settings.empty())
+    fail(Exit::usage, "extra-argument",
+         "{} is a setting of a run; want --option key=number or --wrapper key=value of {}", options.settings[0],
+         options.env);
   const EnvSpec spec = chosen_environment(options.env, options.env_options, options.wrappers);
   EnvStepper stepper(std::make_shared<const EnvRules>(spec, spec.options, spec.max_episode_steps), options.seed,
                      StreamPurpose::environment, 0);
@@ -240,34 +383,14 @@ int play(const PlayOptions& options) {
                         : spec.max_episode_steps > 0 ? spec.max_episode_steps
                                                      : 1000;
   const auto mask = ActionMask::of(spec.observation_space, spec.action_space);
-  const auto print = [&](int64_t t, const json::value& taken, const StepResult* result) {
-    json::object line{{"t", t}, {"observation", row_json(spec.observation_space, observation)}};
-    if (result != nullptr) {
-      line["action"] = taken;
-      line["reward"] = result->reward;
-      line["terminated"] = result->terminated;
-      line["truncated"] = result->truncated;
-    } else if (const auto state = env.state()) {
-      line["state"] = json::array(state->begin(), state->end());
-    }
-    if (options.json)
-      fmt::print("{}\n", json::serialize(line));
-    else if (result == nullptr)
-      fmt::print("{:>5}  obs {}\n", t, json::serialize(line["observation"]));
-    else
-      fmt::print("{:>5}  action {}  reward {}  obs {}{}\n", t, json::serialize(taken), result->reward,
-                 json::serialize(line["observation"]),
-                 result->terminated  ? "  terminated"
-                 : result->truncated ? "  truncated"
-                                     : "");
-  };
+  const StepPrinter print{spec, options.json};
   const FrameSize size = options.size.empty() ? default_frame_size(options.render) : parse_frame_size(options.size);
   const auto frames = options.render.empty() ? nullptr : open_frames(options.render, size, env.render_fps());
   const auto draw = [&] {
     if (frames) frames->write(render_frame(env, spec.id, size));
   };
   draw();
-  print(0, nullptr, nullptr);
+  print.start(observation, env);
   for (int64_t t = 1; t <= limit; ++t) {
     if (actions.empty() && mask)
       mask->sample(action_random, observation, action);
@@ -279,21 +402,25 @@ int play(const PlayOptions& options) {
     if (spec.submits) stepper.submit(ConstRow(action));
     const StepResult result = stepper.step(ConstRow(action), Row(observation));
     draw();
-    print(t, row_json(spec.action_space, action), &result);
+    print.step({t, ConstRow(action), ConstRow(observation), result});
     if (result.terminated || result.truncated) break;
   }
   if (frames) frames->finish();
-  if (!options.json) fmt::print("return {}\n", stepper.episode_return());
+  print.end(stepper.episode_return());
   return 0;
 }
 
 int evaluate_command(const EvaluateOptions& options) {
+  const std::string video = absolute_target(options.video);
+  const SavedPolicy policy =
+      load_policy(options.best ? best_checkpoint(options.checkpoint) : options.checkpoint, options.settings);
+  const EvaluationConfig& settings = policy.config.evaluation;
   Evaluator::Options evaluation{
-      .episodes = static_cast<int>(options.episodes), .seed = options.seed, .explore = options.explore};
-  const SavedPolicy policy = load_policy(options.best ? best_checkpoint(options.checkpoint) : options.checkpoint);
-  Film film(options.video, options.size.empty() ? default_frame_size(options.video) : parse_frame_size(options.size),
-            policy.env.id);
-  if (!options.video.empty()) evaluation.max_envs = 1, evaluation.observer = &film;
+      .episodes = static_cast<int>(options.episodes > 0 ? options.episodes : settings.evaluation_duration),
+      .seed = options.seed,
+      .explore = options.explore || settings.explore};
+  Film film(video, options.size.empty() ? default_frame_size(video) : parse_frame_size(options.size), policy.env.id);
+  if (!video.empty()) evaluation.max_envs = 1, evaluation.observer = &film;
   const EvaluationResult result = evaluate_policy(policy, evaluation);
   film.finish();
   if (options.json) {
@@ -308,7 +435,7 @@ int evaluate_command(const EvaluateOptions& options) {
     fmt::print("return {:.2f} +/- {:.2f}, length {:.1f}, over {} episodes{} (seed {}, {}) of checkpoint {}\n", result.return_mean(),
                result.return_stddev(), result.length_mean(), result.episodes.size() - failed,
                failed == 0 ? "" : fmt::format(", without {} that failed", failed), options.seed,
-               options.explore ? "sampled actions" : "deterministic",
+               evaluation.explore ? "sampled actions" : "deterministic",
                std::filesystem::path(policy.directory).filename().string());
     for (const NumberStats& number : result.numbers)
       fmt::print("{} {:.4g}, the last of each episode {:.4g}\n", number.name,

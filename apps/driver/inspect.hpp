@@ -13,7 +13,8 @@ namespace myriad {
 int print_envs(bool json);
 int print_algorithms(bool json);
 
-/// Every setting with default, unit and meaning; with `resolved`, the whole config of that file as TOML.
+/// Every setting with default, unit and meaning, those of the algorithm that `overrides` name among them; with
+/// `resolved`, the whole config of that file as TOML.
 int print_config(const std::string& resolved, const std::vector<std::string>& overrides, bool json);
 
 /// Of "key=value" pairs. Throws Error("bad-option").
@@ -25,23 +26,25 @@ EnvSpec chosen_environment(const std::string& env, const std::vector<std::string
                            const std::vector<std::string>& wrappers);
 
 struct PlayOptions {
-  std::string env;
-  std::string state;    ///< JSON: [numbers] or {"state": [...]}; "" = reset from the seed
-  std::string actions;  ///< file with one JSON action a line (a number or a list); "" = random ones
-  std::string render;   ///< a frame of every state: FILE.webm, FILE.png (the last one), a folder, "ansi"; "" = none
-  std::string size;     ///< of a frame, "640x480"; "" = that, or what fits a terminal
+  std::string env;                    ///< or a run or checkpoint, whose policy acts
+  std::vector<std::string> settings;  ///< of the run, in place of its own: "environment.env_config={gravity=5}"
+  std::string state;                  ///< JSON: [numbers] or {"state": [...]}; "" = reset from the seed
+  std::string actions;                ///< file with one JSON action a line (a number or a list); "" = random ones
+  std::string render;  ///< a frame of every state: FILE.webm, FILE.png (the last one), a folder, "ansi"; "" = none
+  std::string size;    ///< of a frame, "640x480"; "" = that, or what fits a terminal
   uint64_t seed = 0;
   int64_t steps = 0;                     ///< 0: to the end of the episode, or of the file
   std::vector<std::string> env_options;  ///< "key=value"
   std::vector<std::string> wrappers;     ///< "frame_stack=4"
   bool json = false;
 };
-/// Replays actions from a state and prints every step, full precision.
+/// Random actions, those of a file, or a policy's; prints every step.
 int play(const PlayOptions& options);
 
 struct EvaluateOptions {
   std::string checkpoint;
-  int64_t episodes = 20;
+  std::vector<std::string> settings;  ///< in place of the run's
+  int64_t episodes = 0;               ///< 0: evaluation.evaluation_duration
   uint64_t seed = 0;
   bool best = false;  ///< `checkpoint` is a run, whose best one is meant
   bool explore = false, json = false;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -44,7 +45,15 @@ std::string filled(std::string text, const std::map<std::string, std::string>& w
 using TemplateFiles = std::vector<std::pair<std::string, std::string>>;
 using Words = std::map<std::string, std::string>;
 
-/// Writes `files` of the templates into ./NAME, with @NAME@, @CLASS@ and `words` filled in. `example`: a good name.
+/// command_name() for a shell in any folder.
+std::string command_anywhere() {
+  const std::string name = command_name();
+  if (name != "myriad") return shell_line({fs::absolute(std::getenv("MYRIAD_COMMAND")).lexically_normal().string()});
+  return shell_line({program_directory() + "/myriad"});
+}
+
+/// Writes `files` of the templates into ./NAME, with @NAME@, @CLASS@, @MYRIAD@ and `words` filled in. `example`: a good
+/// name.
 void write_project(const std::string& name, const std::string& example, const TemplateFiles& files, Words words) {
   const bool good =
       !name.empty() && std::islower(static_cast<unsigned char>(name[0])) &&
@@ -52,7 +61,7 @@ void write_project(const std::string& name, const std::string& example, const Te
   if (!good)
     fail(Exit::usage, "bad-name", "{} cannot be the name here; want lower case, digits and _, as in {}", name, example);
   if (fs::exists(name)) fail(Exit::usage, "exists", "{} is there already", name);
-  words.insert({{"@NAME@", name}, {"@CLASS@", class_name(name)}});
+  words.insert({{"@NAME@", name}, {"@CLASS@", class_name(name)}, {"@MYRIAD@", command_anywhere()}});
   const fs::path from = templates();
   fs::create_directories(name);
   for (const auto& [source, target] : files) {
@@ -66,7 +75,7 @@ void say_what_is_next(const std::string& name, const std::string& language, cons
   fmt::print(
       "{0}/ holds {3} that works: {0}.{1}, to build with meson or CMake, a test, and train.toml\n"
       "next     cd {0} && meson setup build && ninja -C build && {2} train train.toml\n",
-      name, language, command_name(), what);
+      name, language, command_name() == "myriad" ? "myriad" : command_anywhere(), what);
 }
 
 /// A library in C++20 against the program's own headers; `setting`: what of a config names it, as a word of sh with $1

@@ -13,9 +13,13 @@
 #include <type_traits>
 
 #include "apps/child.hpp"
+#include "apps/driver/origin.hpp"
+#include "apps/driver/resume.hpp"
+#include "apps/driver/resume_check.hpp"
 #include "apps/driver/run_directory.hpp"
 #include "rl/check.hpp"
 #include "rl/module_json.hpp"
+#include "rl/plugin_build.hpp"
 #include "rl/sandbox.hpp"
 #include "rl/shared_memory.hpp"
 #include "rl/wrappers.hpp"
@@ -35,24 +39,39 @@ std::string best_checkpoint(const std::string& run) {
   return best;
 }
 
-SavedPolicy load_policy(const std::string& given) {
-  const auto files = make_system_files(".");
-  std::string directory = given;
-  if (fs::is_directory(given + "/checkpoints")) {
-    const auto valid = valid_checkpoints(*files, given + "/checkpoints");
-    if (valid.empty()) fail(Exit::usage, "no-checkpoint", "{} has no checkpoint that verifies", given);
-    directory = valid.back();
+namespace {
+
+/// A policy that is trained has its network, filter and algorithm.
+void refuse_meaningless(const std::vector<std::string>& overrides) {
+  for (const std::string& override : overrides) {
+    const std::string key = override.substr(0, override.find('='));
+    if (key == "environment.observation_filter" ||
+        !(key.starts_with("environment.") || key.starts_with("evaluation.") || key.starts_with("env_runners.sandbox")))
+      fail(Exit::usage, "impossible",
+           "{}: a policy that is trained takes settings of [environment], [evaluation] and env_runners.sandbox*, and "
+           "has its filter{}",
+           override, key == "seed" ? "; the seed of its episodes is --seed" : "");
   }
-  if (!fs::is_directory(directory))
-    fail(Exit::usage, "no-checkpoint", "{} is no directory: give a checkpoint or a run", directory);
-  const std::string violation = checkpoint_violation(*files, directory);
-  if (!violation.empty()) fail(Exit::usage, "corrupt-checkpoint", "{}: {}", directory, violation);
-  Config config = load_config(read_file(directory + "/config.toml"), directory + "/config.toml");
+}
+
+}  // namespace
+
+SavedPolicy load_policy(const std::string& given, const std::vector<std::string>& overrides) {
+  refuse_meaningless(overrides);
+  const auto files = make_system_files("/");
+  fs::path place = fs::absolute(given).lexically_normal();
+  if (place.filename().empty()) place = place.parent_path();
+  const std::string directory = checkpoint_of(*files, place);
+  Config config = load_config(read_file(directory + "/config.toml"), directory + "/config.toml", overrides);
+  config.environment.env = EnvRegistry::instance().absolute(config.environment.env);
+  for (std::string& wrapper : config.environment.wrappers) wrapper = absolute_plugin(wrapper);
+  (void)revisit(run_of(directory), config, overrides);
   EnvSpec env = environment_spec(config);
   const std::string spec_file = directory + "/" + kModuleSpecFile, module_file = directory + "/" + kModuleFile,
                     connectors_file = directory + "/" + kConnectorsFile;
   ModuleSpec module = fs::exists(spec_file) ? module_from_json(read_file(spec_file))
                                             : make_mlp_spec(env.observation_space, env.action_space, config.rl_module);
+  check_policy_fits(module, config, env, directory);
   Weights weights;
   weights.layout_hash = module.hash();
   weights.values = flat_parameters(module, decode_safetensors(files->read(module_file), module_file), module_file);

@@ -1,5 +1,7 @@
 #include "apps/driver/resume.hpp"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <boost/json.hpp>
 #include <charconv>
@@ -109,19 +111,39 @@ SavedRun load_saved_run(Files& files, const std::string& checkpoint, int64_t num
 }
 
 fs::path run_of(const fs::path& given) {
-  if (!fs::exists(given / "MANIFEST.json")) return given;
-  return fs::canonical(given).parent_path().parent_path();  // `best` of a run is a link
+  const bool is_checkpoint = fs::exists(given / "MANIFEST.json") || fs::exists(given / "driver.json");
+  if (!is_checkpoint) return given;
+  // `best` of a run is a link.
+  return (fs::is_symlink(given) ? fs::canonical(given) : given).parent_path().parent_path();
 }
 
+namespace {
+
+/// Why a run has no checkpoint at all.
+std::string why_unsaved(const fs::path& run) {
+  if (!fs::exists(run / "run.json")) return "it holds no run and no checkpoint";
+  const RunRecord record = read_run(run);
+  if (const auto driver = running_pid(run); driver && *driver != ::getpid())
+    return "it is running and has saved nothing yet";
+  return fmt::format("it ended before anything was saved{}{}", record.exit_reason.empty() ? "" : ": ",
+                     record.exit_reason);
+}
+
+}  // namespace
+
 std::string checkpoint_of(Files& files, const fs::path& given) {
+  if (!fs::is_directory(given))
+    fail(Exit::usage, "no-checkpoint", "{} is no directory: give a checkpoint or a run", as_typed(given));
   std::string checkpoint = given.string();
-  if (fs::exists(given / "MANIFEST.json")) {
-    checkpoint = fs::canonical(given).string();  // not the link `best`, which moves on
-  } else {
+  if (fs::is_symlink(given)) checkpoint = fs::canonical(given).string();  // `best`, which moves on
+  // Without its manifest a checkpoint is damaged; what has neither manifest nor driver.json is none.
+  if (!fs::exists(given / "MANIFEST.json") && !fs::exists(given / "driver.json")) {
     std::vector<std::string> broken;
     const auto valid = valid_checkpoints(files, (given / "checkpoints").string(), &broken);
     for (const std::string& line : broken) std::cerr << "warning[corrupt-checkpoint] left out: " << line << "\n";
-    if (valid.empty()) fail(Exit::usage, "no-checkpoint", "{} has no checkpoint that verifies", given.string());
+    if (valid.empty())
+      fail(Exit::usage, "no-checkpoint", "{} has no checkpoint{}", as_typed(given),
+           broken.empty() ? ": " + why_unsaved(given) : " that verifies");
     checkpoint = valid.back();
   }
   // Before anything is read from it: a flipped bit is no mistake in the config.
@@ -145,10 +167,16 @@ void set_newer_aside(const fs::path& run, uint64_t iteration) {
   }
 }
 
+void check_results(const fs::path& run, int64_t iteration) {
+  (void)results_up_to(run, iteration);
+  (void)progress_up_to(run, iteration);
+  (void)evaluations_up_to(run, iteration);
+}
+
 void truncate_results(const fs::path& run, int64_t iteration) {
-  truncate_results_file(run, iteration);
-  truncate_progress_file(run, iteration);
-  truncate_evaluations_file(run, iteration);
+  truncate_lines(results_up_to(run, iteration));
+  truncate_lines(progress_up_to(run, iteration));
+  truncate_lines(evaluations_up_to(run, iteration));
 }
 
 }  // namespace myriad

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "apps/driver/origin.hpp"
 #include "rl/system.hpp"
 #include "roles/driver_core.hpp"
 
@@ -23,6 +24,8 @@ struct SavedRun {
   std::optional<Evaluations::Best> best;  ///< checkpoint, where it is there
   Improvement evaluations, training_return;
   std::vector<SharedBytes> runner_states;  ///< by slot; empty where it has none
+  Origin origin;
+  std::string note;  ///< what the resumed run has to tell at its start
 };
 
 std::string driver_json(const DriverCore& core, double time_total_s);
@@ -34,12 +37,15 @@ SavedRun load_saved_run(Files& files, const std::string& checkpoint, int64_t num
 std::filesystem::path run_of(const std::filesystem::path& given);
 
 /// The checkpoint that `given` means, verified: itself, or the run's newest that verifies. Warns of those left out on
-/// stderr. Throws Error(usage, "no-checkpoint" or "corrupt-checkpoint").
+/// stderr. Throws Error(usage, "no-checkpoint", or "corrupt-checkpoint" where what is there is damaged).
 std::string checkpoint_of(Files& files, const std::filesystem::path& given);
 
 /// Moves the checkpoints newer than `iteration` away: kept, but no longer what a resume finds or a new checkpoint of
 /// that number meets.
 void set_newer_aside(const std::filesystem::path& run, uint64_t iteration);
+
+/// Throws Error("corrupt-file") where truncate_results() would; changes nothing.
+void check_results(const std::filesystem::path& run, int64_t iteration);
 
 /// Cuts results.jsonl and progress.csv back to the reports up to `iteration`, each atomically: a resumed run goes on
 /// from its checkpoint as if the rest had not been. Throws Error("corrupt-file") when a line before that cannot be

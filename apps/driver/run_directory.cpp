@@ -39,6 +39,12 @@ static_assert(std::size(kAdjectives) == 32 && std::size(kAnimals) == 31);
 
 std::string reason() { return std::strerror(errno); }
 
+/// The folder that this program was started in; "" where it is gone.
+const fs::path kStartedIn = [] {
+  std::error_code error;
+  return fs::current_path(error);
+}();
+
 /// Closes the descriptor when the scope ends.
 struct Descriptor {
   int fd;
@@ -159,6 +165,12 @@ std::string json_string(std::string_view text) {
     std::ranges::replace_if(
         spelled, [](char c) { return static_cast<unsigned char>(c) >= 0x80; }, '?');
   return spelled;
+}
+
+std::string as_typed(const fs::path& path) {
+  std::error_code error;
+  const std::string relative = fs::proximate(path, kStartedIn, error).string();
+  return error || kStartedIn.empty() || relative.size() > path.string().size() ? path.string() : relative;
 }
 
 std::string run_name(int64_t number) {
@@ -307,6 +319,11 @@ RunDirectory& RunDirectory::operator=(RunDirectory&& other) noexcept {
 
 RunDirectory::~RunDirectory() {
   if (lock_ >= 0) ::close(lock_);
+}
+
+void RunDirectory::write_resume(const std::vector<std::string>& command, std::string_view effective_config) const {
+  write_atomically(path_ / "command.txt", read_file(path_ / "command.txt") + shell_line(command) + "\n");
+  write_atomically(path_ / "config.effective.toml", effective_config);
 }
 
 void RunDirectory::write_setup(const std::vector<std::string>& command, std::string_view config,

@@ -27,6 +27,9 @@ std::string read_file(const std::filesystem::path& path);
 /// `text` as a JSON string, quotes included; bytes that are not UTF-8 become '?'.
 std::string json_string(std::string_view text);
 
+/// `path` for messages and commands to paste: relative to the folder that this program was started in.
+std::string as_typed(const std::filesystem::path& path);
+
 /// "0007-calm-heron": the same for the same number, always.
 std::string run_name(int64_t number);
 
@@ -78,6 +81,9 @@ class RunDirectory {
   /// The record of a new run, or run.json's as it was opened; write it back with `save`.
   RunRecord record;
   void save() const { write_atomically(path_ / "run.json", to_json(record)); }
+
+  /// A run that goes on: the line in command.txt, and config.effective.toml.
+  void write_resume(const std::vector<std::string>& command, std::string_view effective_config) const;
 
   /// command.txt, config.toml, config.effective.toml and system.json.
   void write_setup(const std::vector<std::string>& command, std::string_view config, std::string_view effective_config,

@@ -6,6 +6,8 @@
 
 #include "apps/driver/final_evaluation.hpp"
 
+#include "apps/driver/run_directory.hpp"
+
 namespace myriad {
 namespace fs = std::filesystem;
 namespace {
@@ -61,7 +63,7 @@ RunProgress::RunProgress(const Config& config, const fs::path& directory, uint64
   shown_.hosts_total = config.num_hosts();
   shown_.runners_total = config.env_runners.num_env_runners;
   shown_.envs = shown_.runners_total * config.env_runners.num_envs_per_env_runner;
-  shown_.directory = fs::proximate(directory).string();
+  shown_.directory = as_typed(directory);
 }
 
 Report RunProgress::report(const wire::IterationReportT& report, const Metrics& metrics, const DriverCore& core,

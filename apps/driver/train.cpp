@@ -5,8 +5,10 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cmath>
 #include <filesystem>
 #include <iostream>
+#include <iterator>
 #include <random>
 
 #include "apps/driver/evaluation_process.hpp"
@@ -19,8 +21,10 @@
 #include "apps/driver/observers/progress_file.hpp"
 #include "apps/driver/observers/results_file.hpp"
 #include "apps/driver/observers/terminal_view.hpp"
+#include "apps/driver/origin.hpp"
 #include "apps/driver/plugins.hpp"
 #include "apps/driver/resume.hpp"
+#include "apps/driver/resume_check.hpp"
 #include "apps/driver/row_json.hpp"
 #include "apps/driver/run_directory.hpp"
 #include "apps/driver/run_progress.hpp"
@@ -81,6 +85,15 @@ struct Links {
   Router router;
 };
 
+/// A goal beyond what a criterion of [stop] has come to.
+std::string further(const StopProgress& p) {
+  const double reached = std::isnan(p.value) ? p.goal : std::max(p.value, p.goal);
+  const double twice = 2 * p.goal > reached ? 2 * p.goal : 2 * reached;
+  const double beyond = reached > 0 ? twice : reached < 0 ? reached / 2 : 1;
+  const bool whole = p.unit == "iterations" || p.unit == "env steps";
+  return whole ? fmt::format("{:.0f}", beyond) : fmt::format("{:.6g}", beyond);
+}
+
 uint64_t random_id() { return std::random_device{}() | uint64_t{std::random_device{}()} << 32; }
 
 /// From a start, or a checkpoint, to the end, or to the loss of all learners.
@@ -107,34 +120,32 @@ class Run {
         checkpoints_(files, (directory_.path() / "checkpoints").string(),
                      static_cast<uint32_t>(config_.checkpointing.num_to_keep)),
         progress_(config, directory.path(), saved.env_steps, directory.record.best, clock_->now()),
-        resumed_(!saved.directory.empty()) {
+        options_(options),
+        saved_(saved),
+        before_(directory_.record) {
     launcher_.begin({.run = life_.id, .control = router_.endpoint(), .keys = links_.keys()},
                     (directory_.path() / "logs").string());
-    const fs::path& run = directory_.path();
-    observers_.push_back(std::make_unique<ResultsFile>(run));
-    observers_.push_back(std::make_unique<ProgressFile>(run));
-    observers_.push_back(std::make_unique<EventLog>(run));
-    if (resumed_ && due_for_evaluation(saved.iteration))  // it is evaluated again
-      truncate_evaluations_file(run, static_cast<int64_t>(saved.iteration) - 1);
-    observers_.push_back(std::make_unique<EvaluationsFile>(run));
-    observers_.push_back(std::make_unique<EventFile>(
-        run / "tb", wall_time_s(), resumed_ ? std::optional(static_cast<int64_t>(saved.env_steps)) : std::nullopt));
+    observers_.push_back(std::make_unique<EventLog>(directory_.path()));
     auto terminal = std::make_unique<TerminalView>(options.json);
     terminal_ = terminal.get();
     observers_.push_back(std::move(terminal));
-    if (const auto best = core_.evaluations().best_iteration())
-      point_to_best(fmt::format("{:09}", *best));
-    else
-      remove_best();
+    if (!resumed()) open_reports();
   }
 
   /// The exit status; none when next_run_id() goes on.
   std::optional<int> run() {
+    if (resumed() && life_.previous == 0)
+      if (const std::string met = core_.met_before_start(); !met.empty()) return conclude_at_once(met);
     sigset_t signals;
     ::sigemptyset(&signals);
     for (int signal : {SIGINT, SIGTERM, SIGCHLD}) ::sigaddset(&signals, signal);
     const int signal_fd = ::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
     tell_how_to_join();
+    if (!terminal_->is_terminal() && !options_.json)
+      terminal_->note(fmt::format("run={} env={} algorithm={} seed={} directory={}", directory_.record.name,
+                                  config_.environment.env, config_.algorithm, config_.seed,
+                                  as_typed(directory_.path())));
+    if (!saved_.note.empty()) note_event("resume", saved_.note);
     step(DriverCore::Start{});
     while (!finished_) {
       wait_readable({&router_}, signal_fd, std::min(core_.next_timer(), next_snapshot_) - clock_->now());
@@ -210,6 +221,7 @@ class Run {
 
   /// The command into run.json, for scripts; on the terminal where other hosts can reach the run, or have to.
   void tell_how_to_join() {
+    directory_.record.state = "running";
     std::vector<std::string> words{"agent", "--connect", router_.endpoint(), "--run", std::to_string(life_.id)};
     if (!links_.keys().empty()) words.insert(words.end(), {"--keys", links_.keys()});
     directory_.record.join = command_name() + " " + shell_line(words);
@@ -314,6 +326,7 @@ class Run {
   }
 
   void note_evaluation(const EvaluatedCheckpoint& checkpoint, const FinalEvaluation& result) {
+    if (!reports_open_) open_reports();
     const auto best = core_.evaluations().best_iteration();
     const Report rows = evaluation_rows(checkpoint, &result, best);
     progress_.evaluated(rows);
@@ -348,7 +361,39 @@ class Run {
     for (const auto& observer : observers_) observer->event(event);
   }
 
+  bool resumed() const { return !saved_.directory.empty(); }
+
+  /// The files of reports. A run that goes on takes back what came after its checkpoint, at the first report: a resume
+  /// that never gets there changes nothing.
+  void open_reports() {
+    const fs::path& run = directory_.path();
+    std::optional<int64_t> from;
+    if (resumed()) {
+      set_newer_aside(run, saved_.iteration);
+      truncate_results(run, static_cast<int64_t>(saved_.iteration));
+      if (life_.previous == 0) {
+        directory_.write_resume(options_.command, to_toml(config_));
+        saved_.origin.save(run);
+      }
+      from = static_cast<int64_t>(saved_.env_steps);
+    }
+    std::vector<std::unique_ptr<RunObserver>> files;
+    files.push_back(std::make_unique<ResultsFile>(run));
+    files.push_back(std::make_unique<ProgressFile>(run));
+    if (resumed() && due_for_evaluation(saved_.iteration))  // it is evaluated again
+      truncate_lines(evaluations_up_to(run, static_cast<int64_t>(saved_.iteration) - 1));
+    files.push_back(std::make_unique<EvaluationsFile>(run));
+    files.push_back(std::make_unique<EventFile>(run / "tb", wall_time_s(), from));
+    observers_.insert(observers_.begin(), std::make_move_iterator(files.begin()), std::make_move_iterator(files.end()));
+    reports_open_ = true;
+    if (const auto best = core_.evaluations().best_iteration())
+      point_to_best(fmt::format("{:09}", *best));
+    else
+      remove_best();
+  }
+
   void write_report(const wire::IterationReportT& report) {
+    if (!reports_open_) open_reports();
     Metrics metrics = metrics_of(report);
     metrics["dropped/driver_malformed"] = static_cast<double>(malformed_);
     Report rows = progress_.report(report, metrics, core_, clock_->now());
@@ -377,32 +422,51 @@ class Run {
     save_record(state,
                 failed ? fmt::format("error[{}] {}", finished_->error_code, finished_->reason) : finished_->reason);
     for (const auto& observer : observers_) observer->finished({wall_time_s(), "stop", directory_.record.exit_reason});
-    const std::string place = fs::proximate(directory_.path()).string();
     if (failed) {
-      std::cerr << directory_.record.exit_reason << "\n";
-      if (has_saved() || resumed_) std::cerr << fmt::format("resume  {} train --resume {}\n", command_name(), place);
+      std::cerr << fmt::format("error[{}] {}\n", finished_->error_code, finished_->reason);
+      if (has_saved() || resumed()) std::cerr << fmt::format("resume  {}\n", way_on(""));
       return static_cast<int>(finished_->exit);
     }
-    terminal_->close(closing_text(place));
+    terminal_->close(closing_text());
     if (finished_->exit == Exit::ok && !core_.newest_is_saved()) {
-      std::cerr << fmt::format(
-          "error[unsaved] iteration {} is in no checkpoint; events.jsonl says why. Newest: {}\n",
-          core_.training_iteration(),
-          core_.last_checkpoint().empty() ? "none" : fs::proximate(core_.last_checkpoint()).string());
+      std::cerr << fmt::format("error[unsaved] iteration {} is in no checkpoint; events.jsonl says why. Newest: {}\n",
+                               core_.training_iteration(),
+                               core_.last_checkpoint().empty() ? "none" : as_typed(core_.last_checkpoint()));
       return static_cast<int>(Exit::resource);
     }
     return static_cast<int>(finished_->exit);
   }
 
+  /// Nothing was trained: the resume asks for no more than the run has.
+  int conclude_at_once(const std::string& met) {
+    terminal_->close(fmt::format(
+        "done     {} was reached before: nothing was trained, nothing has changed\nnext     {}\n", met, way_on(met)));
+    return static_cast<int>(Exit::ok);
+  }
+
+  /// The command that goes on with this run, past the criteria that it has met. `ended_by`: the reason of the core.
+  std::string way_on(std::string_view ended_by) const {
+    std::vector<std::string> words{"train", "--resume", as_typed(directory_.path())};
+    for (const StopProgress& p : progress_.snapshot(core_, clock_->now()).stop)
+      if (p.value >= p.goal || ended_by.starts_with(p.key + " "))
+        words.push_back(fmt::format("stop.{}={}", p.key, further(p)));
+    return command_name() + " " + shell_line(words);
+  }
+
   void save_record(const std::string& state, const std::string& reason) {
     RunRecord& record = directory_.record;
-    record.state = state;
-    record.end_time_s = wall_time_s();
-    record.join.clear();
-    record.exit_reason = reason;
-    record.last_iteration = static_cast<int64_t>(core_.training_iteration());
-    record.last_step = static_cast<int64_t>(core_.env_steps());
-    record.best = progress_.best();
+    // A resume that ended before its first report leaves the record of the run as it was.
+    if (resumed() && !reports_open_ && state != "finished" && before_.state != "running") {
+      record = before_;
+    } else {
+      record.state = state;
+      record.end_time_s = wall_time_s();
+      record.join.clear();
+      record.exit_reason = reason;
+      record.last_iteration = static_cast<int64_t>(core_.training_iteration());
+      record.last_step = static_cast<int64_t>(core_.env_steps());
+      record.best = progress_.best();
+    }
     try {
       directory_.save();
     } catch (const Error& error) {
@@ -410,8 +474,8 @@ class Run {
     }
   }
 
-  /// `place`: the run's directory. Evaluates the last policy where the config says so.
-  std::string closing_text(const std::string& place) {
+  /// Evaluates the last policy where the config says so.
+  std::string closing_text() {
     std::string text = fmt::format("{}  {} after {} env steps in {:.1f} s\n",
                                    finished_->exit == Exit::interrupted ? "stopped" : "done   ", finished_->reason,
                                    grouped(static_cast<double>(core_.env_steps())), core_.time_total_s(clock_->now()));
@@ -428,17 +492,20 @@ class Run {
       text += fmt::format("return   {:.1f} +/- {:.1f} over {} evaluation episodes{}\n", result.return_mean,
                           result.return_stddev, result.episodes - result.failed,
                           result.failed == 0 ? "" : fmt::format(", without {} that failed", result.failed));
-      if (result.videos > 0) text += fmt::format("videos   {} in {}/videos\n", result.videos, place);
+      if (result.videos > 0) text += fmt::format("videos   {} in {}\n", result.videos, as_typed(directory_.path() / "videos"));
       if (!result.failure.empty()) text += fmt::format("videos   {}\n", result.failure);
     }
     const std::optional<Evaluations::Best>& best = core_.evaluations().best();
     if (best)
-      text += fmt::format("best     {}/best, iteration {}: {} {:.1f}\n", place, best->training_iteration,
+      text += fmt::format("best     {}, iteration {}: {} {:.1f}\n", as_typed(directory_.path() / "best"), best->training_iteration,
                           config_.checkpointing.scores_training() ? "training return" : "return", best->score);
-    return text + fmt::format("saved    {1}\nnext     {0} evaluate {1}\n{4}         {0} train --resume {2} stop.{3}\n",
-                              command_name(), fs::proximate(core_.last_checkpoint()).string(), place,
-                              "num_env_steps_sampled_lifetime=N   go on",
-                              best ? fmt::format("         {} evaluate {} --best\n", command_name(), place) : "");
+    const std::string checkpoint = as_typed(core_.last_checkpoint());
+    text += fmt::format("saved    {}\nnext     ", checkpoint);
+    // Clients come to env runners alone.
+    if (simulator::clients_file_of(config_.environment.env).empty())
+      text += fmt::format("{} {}\n         ", command_name(), shell_line({"evaluate", checkpoint}));
+    if (best) text += fmt::format("{} {} --best\n         ", command_name(), shell_line({"evaluate", as_typed(directory_.path())}));
+    return text + way_on(finished_->reason) + "\n";
   }
 
   Config& config_;
@@ -467,7 +534,10 @@ class Run {
   std::optional<std::pair<double, FinalEvaluation>> evaluated_;  // the last, with its iteration
   Time next_snapshot_{};
   uint64_t malformed_ = 0;
-  bool resumed_;
+  const TrainOptions& options_;
+  SavedRun saved_;    // what the run goes on from; empty for a fresh one
+  RunRecord before_;  // as this life found it
+  bool reports_open_ = false;
 };
 
 }  // namespace
@@ -562,14 +632,6 @@ EnvSpec check_environment(const Config& config) {
 
 namespace {
 
-/// What came after the checkpoint is done again.
-SavedRun go_back(Files& files, const RunDirectory& directory, const std::string& checkpoint, int64_t num_slots) {
-  SavedRun saved = load_saved_run(files, checkpoint, num_slots);
-  set_newer_aside(directory.path(), saved.iteration);
-  truncate_results(directory.path(), static_cast<int64_t>(saved.iteration));
-  return saved;
-}
-
 int train(Config& config, const EnvSpec& env, const TrainOptions& options, Links& links, RunDirectory& directory,
           Files& files, SavedRun saved) {
   for (Run::Life life{random_id()};;) {
@@ -579,7 +641,7 @@ int train(Config& config, const EnvSpec& env, const TrainOptions& options, Links
       life = {run.next_run_id(), life.id, run.has_saved() ? 0 : life.in_vain + 1};
     }
     try {
-      saved = go_back(files, directory, checkpoint_of(files, directory.path()), config.env_runners.num_env_runners);
+      saved = load_saved_run(files, checkpoint_of(files, directory.path()), config.env_runners.num_env_runners);
     } catch (const Error& error) {
       directory.record.state = "failed";
       directory.record.join.clear();
@@ -647,6 +709,7 @@ int train(const TrainOptions& options) {
                                                  : RunDirectory::create_exact(fs::absolute(options.out));
     directory.record.start_time_s = wall_time_s();
     directory.write_setup(options.command, file.text, to_toml(config), MYRIAD_VERSION);
+    Origin::here(config).save(directory.path());
     directory.save();
     return train(config, env, options, links, directory, *files, SavedRun{});
   }
@@ -655,14 +718,18 @@ int train(const TrainOptions& options) {
   const fs::path run_path = run_of(given);
   RunDirectory directory = RunDirectory::open(run_path);
   const std::string checkpoint = checkpoint_of(*files, given);
-  Config config =
-      load_user_config(read_file(checkpoint + "/config.toml"), checkpoint + "/config.toml", options.overrides);
+  const std::string text = read_file(checkpoint + "/config.toml");
+  refuse_other_algorithm(text, checkpoint, options.overrides);
+  Config config = load_user_config(text, checkpoint + "/config.toml", options.overrides);
+  config.environment.env = EnvRegistry::instance().absolute(config.environment.env);  // given now: relative to here
+  Revisited revisited = revisit(run_path, config, options.overrides);
   ask_for_module(config);
   const EnvSpec env = check_environment(config);
+  SavedRun saved = load_saved_run(*files, checkpoint, config.env_runners.num_env_runners);
+  prepare_resume(*files, saved, config, env, revisited);
+  saved.origin = std::move(revisited.origin);
+  check_results(run_path, static_cast<int64_t>(saved.iteration));
   Links links(config);
-  SavedRun saved = go_back(*files, directory, checkpoint, config.env_runners.num_env_runners);
-  directory.record.state = "running";
-  directory.save();
   return train(config, env, options, links, directory, *files, std::move(saved));
 }
 

@@ -182,12 +182,14 @@ TEST_SUITE("apps/results") {
     CHECK_THROWS_AS(writer.write({{"loss", 1.0}}), Error);
   }
 
-  TEST_CASE("ProgressFile: the columns are fixed at the first report, also over a restart") {
+  TEST_CASE("ProgressFile: a value that no report had before gets a column behind its neighbour, also over a restart") {
     const TemporaryFolder folder;
-    { ReportFiles(folder.path).write({{"training_iteration", 1.0}, {"a", 1.0}, {"b", 2.0}}); }
+    { ReportFiles(folder.path).write({{"training_iteration", 1.0}, {"a", std::string("x, y")}, {"b", 2.0}}); }
     ReportFiles writer(folder.path);
-    writer.write({{"late", 9.0}, {"b", 4.0}, {"training_iteration", 2.0}});
-    CHECK(read_file(folder.path / "progress.csv") == "training_iteration,a,b\n1,1,2\n2,,4\n");
+    writer.write({{"training_iteration", 2.0}, {"late", 9.0}, {"b", 4.0}, {"last", 5.0}});
+    writer.write({{"training_iteration", 3.0}, {"b", 6.0}});
+    CHECK(read_file(folder.path / "progress.csv") ==
+          "training_iteration,late,a,b,last\n1,,\"x, y\",2,\n2,9,,4,5\n3,,,6,\n");
     CHECK(read_file(folder.path / "results.jsonl").find("\"late\": 9") != std::string::npos);
   }
 

@@ -5,9 +5,11 @@
 
 #include <fstream>
 
+#include "apps/driver/resume_check.hpp"
 #include "apps/driver/run_directory.hpp"
 #include "rl/check.hpp"
 #include "roles/checkpoint.hpp"
+#include "tests/error_of.hpp"
 #include "tests/simulation/driver_harness.hpp"
 #include "tests/temporary_folder.hpp"
 
@@ -61,6 +63,81 @@ TEST_SUITE("apps/resume") {
     run.spoil(12);
     run.spoil(5);
     CHECK(code(run.path) == "no-checkpoint");
+  }
+
+  TEST_CASE(
+      "checkpoint_of: a run that saved nothing has no checkpoint and says why; one without its manifest is damaged") {
+    RunFolder run;
+    RunRecord record;
+    record.state = "failed";
+    record.exit_reason = "error[nan] reward = nan";
+    write_atomically(run.path / "run.json", to_json(record));
+    CHECK(error_of([&] {
+            checkpoint_of(*run.files, run.path);
+          }).ends_with("has no checkpoint: it ended before anything was saved: error[nan] reward = nan"));
+    fs::remove(run.path / "checkpoints");
+    CHECK(error_of([&] { checkpoint_of(*run.files, run.path); }).starts_with("error[no-checkpoint]"));
+    CHECK(error_of([&] { checkpoint_of(*run.files, run.path / "none"); }).starts_with("error[no-checkpoint]"));
+    run.save(3);
+    fs::remove(run.checkpoint(3) / "MANIFEST.json");
+    CHECK(error_of([&] { checkpoint_of(*run.files, run.checkpoint(3)); }).starts_with("error[corrupt-checkpoint]"));
+    CHECK(run_of(run.checkpoint(3)) == run.path);
+  }
+
+  TEST_CASE("check_results: what cannot be cut back is told before anything is cut") {
+    const TemporaryFolder folder;
+    std::ofstream(folder.path / "results.jsonl") << "nonsense\n{\"training_iteration\": 1}\n";
+    CHECK(error_of([&] { check_results(folder.path, 1); }).starts_with("error[corrupt-file]"));
+    std::ofstream(folder.path / "results.jsonl") << "{\"training_iteration\": 1}\n{\"training_iteration\": 2}\n";
+    check_results(folder.path, 1);
+    CHECK(read_file(folder.path / "results.jsonl").ends_with("2}\n"));
+  }
+
+  TEST_CASE("changed_settings: by their names, but for what plugins say of themselves") {
+    Config before = load_config("algorithm = 'PPO'", "test"),
+           now = load_config("algorithm = 'PPO'", "test",
+                             {"training.clip_param=0.1", "environment.frame_skip=2", "seed=3", "plugins.module='x'"});
+    CHECK(changed_settings(before, now) ==
+          std::vector<std::string>{"seed", "environment.frame_skip", "training.clip_param"});
+  }
+
+  TEST_CASE("hashes_of: a task's hash is that of all files it names, wherever they lie") {
+    const TemporaryFolder folder;
+    const auto hash = [&](const fs::path& task) {
+      Config config;
+      config.environment.env = "mjcf:" + task.string();
+      return hashes_of(config).at("environment.env");
+    };
+    for (const char* place : {"a", "b"}) {
+      fs::create_directories(folder.path / place / "meshes");
+      std::ofstream(folder.path / place / "task.toml") << "model = \"model.xml\"\n";
+      std::ofstream(folder.path / place / "model.xml") << R"(<compiler meshdir="meshes"/><mesh file="leg.stl"/>)";
+      std::ofstream(folder.path / place / "meshes/leg.stl") << "solid";
+    }
+    CHECK(hash(folder.path / "a/task.toml") == hash(folder.path / "b/task.toml"));
+    std::ofstream(folder.path / "b/meshes/leg.stl") << "other";
+    CHECK(hash(folder.path / "a/task.toml") != hash(folder.path / "b/task.toml"));
+    Config none;
+    CHECK(hashes_of(none).empty());
+  }
+
+  TEST_CASE("DriverCore: a run that goes on from where its criterion is met knows it before it starts") {
+    DriverCore::Options options = Run::options();
+    options.training_iteration = 6;
+    options.num_env_steps_sampled_lifetime = 600;
+    options.time_total_s = 9;
+    options.stop = {};
+    CHECK(DriverCore(options).met_before_start() == "");
+    options.stop.training_iteration = 7;
+    CHECK(DriverCore(options).met_before_start() == "");
+    options.stop.training_iteration = 6;
+    CHECK(DriverCore(options).met_before_start() == "training_iteration 6");
+    options.stop = {};
+    options.stop.num_env_steps_sampled_lifetime = 500;
+    CHECK(DriverCore(options).met_before_start() == "num_env_steps_sampled_lifetime 600");
+    options.stop = {};
+    options.stop.time_total_s = 8.5;
+    CHECK(DriverCore(options).met_before_start() == "time_total_s 9.0");
   }
 
   TEST_CASE("load_saved_run: what driver_json wrote, number for number, and the state of each slot that has one") {

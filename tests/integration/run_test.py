@@ -760,6 +760,90 @@ class Checkpoints(Case):
         self.assert_counted_once(run, 4)
 
 
+class Resumes(Case):
+    """What a resume may change, and what it leaves as it was."""
+    def files(self, run: pathlib.Path) -> dict[str, bytes]:
+        """All but what a resume that comes to nothing may add to: who holds the folder, what was said."""
+        return {str(p.relative_to(run)): p.read_bytes() for p in run.rglob("*")
+                if p.is_file() and p.name not in ("run.lock", "events.jsonl") and p.parent.name != "logs"}
+
+    def pasted(self, stdout: str, verb: str) -> subprocess.CompletedProcess:
+        """The line of that verb among those printed, as a shell takes it."""
+        line = re.search(rf"^(?:next)? +(myriad {verb} .*)$", stdout, re.M)[1]
+        return subprocess.run(["sh", "-c", line], cwd=self.root, env=self.environment | {"PATH": f"{BUILD / 'apps'}:{os.environ['PATH']}"},
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=DEADLINE_S)
+
+    def iterations(self, run: pathlib.Path) -> list[int]:
+        return [row["training_iteration"] for row in json_lines(run / "results.jsonl")]
+
+    def test_what_is_printed_can_be_pasted_and_a_criterion_that_is_met_is_named(self):
+        run = self.root / "it's a run"
+        said = self.train(run, "stop.training_iteration=2", "evaluation.evaluation_duration=3").stdout
+        self.assertRegex(said, r"\Arun=it's a run env=CartPole-v1 algorithm=PPO seed=0 directory=it's a run\n")
+        self.assertIn("over 3 episodes", self.pasted(said, "evaluate").stdout)
+        before = self.files(run)
+        again = self.call("train", "--resume", run).stdout
+        self.assertIn("training_iteration 2 was reached before: nothing was trained", again)
+        self.assertEqual(before, self.files(run))
+        for text, iterations in ((said, 4), (again, 4)):
+            result = self.pasted(text, "train --resume")
+            self.assertEqual(0, result.returncode, result.stderr)
+            self.assertEqual(list(range(1, iterations + 1)), self.iterations(run))
+        self.assertEqual(2, len((run / "command.txt").read_text().splitlines()))
+        self.assertIn("training_iteration = 4", (run / "config.effective.toml").read_text())
+
+    def test_a_refused_resume_leaves_the_run_as_it_was(self):
+        run = self.root / "run"
+        self.train(run, "stop.training_iteration=4", "checkpointing.checkpoint_frequency=2")
+        before, older = self.files(run), self.checkpoints(run)[0]
+        for more, said in ((["rl_module.fcnet_hiddens=[32]"], "rl_module.fcnet_hiddens changed"), (["algorithm=A2C"], "algorithm is A2C"),
+                           (["environment.observation_filter=MeanStdFilter"], "environment.observation_filter is MeanStdFilter"),
+                           (["environment.env=Acrobot-v1"], "environment.env changed"), (["training.lrr=1"], "did you mean lr?"),
+                           (["environment.env_config={x=1}"], "has no option x"), (["learners.device=cuda:999"], "cuda:999")):
+            with self.subTest(more):
+                result = self.call("train", "--resume", older, "stop.training_iteration=8", *more, status=None)
+                self.assertNotEqual(0, result.returncode)
+                self.assertIn(said, result.stderr)
+                self.assertEqual(before, self.files(run))
+
+    def test_what_environments_are_may_change_and_their_episodes_begin_anew(self):
+        run = self.root / "run"
+        self.train(run, "stop.training_iteration=2")
+        for until, more, said in ((3, ["environment.sticky_actions=0.25"], "environment.sticky_actions changed"), (4, ["environment.frame_skip=2"], "frame_skip changed"),
+                                  (5, ["curriculum.schedules.sutton_barto_reward=[[0, 0], [100000, 1]]"], "the options of [curriculum] changed"),
+                                  (6, ["seed=5", "environment.max_episode_steps=9"], "seed, environment.max_episode_steps changed")):
+            self.call("train", "--resume", run, f"stop.training_iteration={until}", *more)
+            self.assertTrue([e for e in json_lines(run / "events.jsonl") if e["kind"] == "resume" and said in e["text"] and "episodes begin anew" in e["text"]], said)
+        self.assertEqual(list(range(1, 7)), self.iterations(run))
+        header, *rows = (run / "progress.csv").read_text().splitlines()
+        column = header.split(",").index("curriculum/sutton_barto_reward")
+        self.assertEqual([False] * 4 + [True] * 2, [row.split(",")[column] != "" for row in rows])
+        self.assertEqual({header.count(",")}, {row.count(",") for row in rows})
+
+    def test_evaluate_and_play_take_settings_of_the_environment(self):
+        run = self.root / "run=1"
+        self.train(run, "stop.training_iteration=1")
+        short = ["environment.max_episode_steps=7", "evaluation.evaluation_duration=2"]
+        lengths = [json.loads(line)["length"] for line in self.call("evaluate", run, *short, "--json").stdout.splitlines()]
+        self.assertEqual([7, 7], lengths)
+        played = [json.loads(line) for line in self.call("play", run, short[0], "--seed", 3, "--json").stdout.splitlines()]
+        self.assertEqual(8, len(played))
+        self.assertTrue(played[-1]["truncated"])
+        self.assertIn("return 7", self.call("play", run, short[0]).stdout)
+        for more, said in ((["environment.max_episode_step=7"], "did you mean max_episode_steps?"), (["training.lr=1"], "a policy that is trained takes settings of"),
+                           (["seed=1"], "--seed"), (["environment.env=Acrobot-v1"], "takes 4 features"), (["more"], "want key=value")):
+            self.assertIn(said, self.call("evaluate", run, *more, status=2).stderr)
+
+    def test_a_run_that_saved_nothing_has_no_checkpoint(self):
+        driver = self.start("train", self.config, "--out", self.root / "early", "training.num_epochs=10000", "training.minibatch_size=1")
+        self.wait_for(lambda: (self.root / "early/run.json").exists(), "a run")
+        driver.send_signal(signal.SIGINT)
+        self.finish(driver, 130)
+        for command in (["evaluate"], ["train", "--resume"]):
+            self.assertRegex(self.call(*command, self.root / "early", status=2).stderr, r"^error\[no-checkpoint\] early has no checkpoint: it ended before")
+        self.assertRegex(self.call("evaluate", self.tmp, status=2).stderr, r"^error\[no-checkpoint\] .*holds no run and no checkpoint")
+
+
 class Refusals(Case):
     def refuse(self, arguments: list[object], *texts: str, status: int = 2):
         before = sorted(self.root.iterdir())
@@ -1391,6 +1475,73 @@ class Verbs(Case):
         self.assertTrue(lines)
         for line in lines:
             json.loads(line)
+
+
+class Documents(Case):
+    """The commands of README and docs/. Those of the how-tos' sh blocks are run by tests/sdk, tests/simulators and tests/sims."""
+    PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+    OF_THE_SCRIPT = ("test", "bench", "plugin", "install-sdk")
+
+    def commands(self, page: pathlib.Path) -> list[list[str]]:
+        text = page.read_text()
+        blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S)
+        lines = [line for kind, block in blocks if kind in ("", "sh") for line in block.replace("\\\n", " ").splitlines()]
+        lines += re.findall(r"`((?:\./)?myriad [a-z][^`]*)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+        found = [re.search(r"(?:^|(?<=nohup ))(?:\./)?myriad [a-z].*", line) for line in lines]
+        return [shlex.split(match[0].split("  ")[0].split(" > ")[0], comments=True)[1:] for match in found if match]
+
+    def test_every_command_of_the_documents_is_one(self):
+        verbs = set(re.findall(r"^  ([a-z-]+) ", self.call("--help").stdout, re.M))
+        settings = {f"{s['group']}.{s['key']}".lstrip(".") for algorithm in ("PPO", "A2C", "IMPALA", "APPO", "PQN")
+                    for s in map(json.loads, self.call("config", f"algorithm={algorithm}", "--json").stdout.splitlines())}
+        help_of = {verb: self.call(verb, "--help").stdout for verb in verbs}
+        commands = {(page.name, *words) for page in self.PAGES for words in self.commands(page)}
+        self.assertGreater(len(commands), 60)
+        for page, verb, *words in sorted(commands):
+            with self.subTest(page=page, command=" ".join((verb, *words))):
+                self.assertIn(verb, verbs | set(self.OF_THE_SCRIPT))
+                if verb in self.OF_THE_SCRIPT or verb == "scale":
+                    continue
+                for word in words:
+                    if word.startswith("--"):
+                        self.assertIn(word.split("=")[0], help_of[verb])
+                    elif re.match(r"[a-z_.]+=", word) and words[max(0, words.index(word) - 1)] not in ("--option", "--wrapper"):
+                        key = word.split("=")[0]
+                        self.assertTrue(key in settings or key.rpartition(".")[0] in settings, key)
+
+    def test_the_verbs_of_the_script_explain_themselves(self):
+        for verb, script, function in (("bench", "benchmarks", "run_benchmark"), ("plugin", "plugins", "build_plugin")):
+            for word, status in (("--help", 0), ("-h", 0), ("../nothing", 2)):
+                sourced = f"set -u; root={shlex.quote(str(ROOT))} build={shlex.quote(str(BUILD))} goal=apps; source $root/scripts/{script}.sh; {function} {word}"
+                result = subprocess.run(["bash", "-c", sourced], cwd=self.root, capture_output=True, text=True)
+                self.assertEqual(status, result.returncode, result.stderr)
+                self.assertIn("error[unknown-" if status else f"usage: ./myriad {verb} ", result.stderr if status else result.stdout)
+        for words, status in ((["--help"], 0), (["--force"], 2), ([], 2), (["a", "b"], 2)):
+            result = subprocess.run([sys.executable, ROOT / "scripts/install_sdk.py", *words], cwd=self.root, capture_output=True, text=True)
+            self.assertEqual(status, result.returncode)
+            self.assertIn("usage: ./myriad install-sdk PREFIX", result.stdout + result.stderr)
+        self.assertEqual(["cartpole.toml", "t"], sorted(path.name for path in self.root.iterdir()))
+
+    def test_what_the_readme_does_after_a_run(self):
+        block = re.search(r"```\n(\./myriad evaluate .*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+        self.train(self.root / "runs/0001-brisk-otter", "stop.training_iteration=2")
+        (self.root / "cartpole-ppo.toml").symlink_to(ROOT / "configs/cartpole-ppo.toml")
+        ran = set()
+        for line in block.splitlines():
+            words = shlex.split(line, comments=True)[1:]
+            if words[0] in (*self.OF_THE_SCRIPT, "scale") or (words[0] == "check-env" and "plugin:" in words[1]):
+                continue  # the network, a run that trains, a library: of other tests
+            words[1:] = [str(ROOT / word) if word.startswith("configs/") else f"mjcf:{ROOT / word[5:]}" if word.startswith("mjcf:") else word for word in words[1:]]
+            if words[:2] == ["train", "--resume"]:
+                words.append("stop.training_iteration=3")
+            if words[0] == "play" and "Humanoid-v5" in words:
+                words += ["--steps", "2", "--size", "32x32"]
+            if words[0] == "check-env":
+                words += ["--steps", "10000"]
+            with self.subTest(line):
+                self.call(*words)
+                ran.add(words[0])
+        self.assertEqual({"evaluate", "train", "play", "envs", "algorithms", "keys", "new-env", "check-env", "config"}, ran)
 
 
 def main(cases) -> int:

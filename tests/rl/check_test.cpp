@@ -58,6 +58,12 @@ TEST_SUITE("rl/check") {
     CHECK(nearest_name("ab", std::vector<std::string>{"ac", "ad"}) == "ac");
   }
 
+  TEST_CASE("nearest_name: a beginning of four letters or more means the shortest name that begins so") {
+    const std::vector<std::string> known{"MountainCarContinuous-v0", "MountainCar-v0", "Ant-v5"};
+    CHECK(nearest_name("mountaincar", known) == "MountainCar-v0");
+    CHECK(nearest_name("Mou", known).empty());
+  }
+
   TEST_CASE("suggestion: the near name, else the known ones, else nothing") {
     CHECK(suggestion("learning_rte", kKnown) == "; did you mean learning_rate?");
     CHECK(suggestion("zzz", kKnown) == "; known: learning_rate, gamma, train_batch_size");

@@ -144,6 +144,7 @@ class OutOfTree(Case):
         self.assertIn("over 3 episodes", self.call("evaluate", self.root / "run", "--episodes", "3").stdout)
         self.assertRegex(self.call("train", "--resume", self.root / "run", "stop.training_iteration=5", status=2).stderr,
                          r"error\[no-plugin\] there is no file .*/mine.so")
+        self.call("train", "--resume", self.root / "run", "algorithm=plugin:./moved.so", "stop.training_iteration=5")
 
     def test_its_settings_are_settings(self):
         library = f"algorithm=plugin:{self.algorithm()}"

@@ -46,6 +46,25 @@ class Mjcf(Case):
         self.call("train", "--resume", "run", "stop.training_iteration=6")
         self.assert_same_state(self.checkpoints(self.root / "whole")[-1], self.checkpoints(self.root / "run")[-1])
 
+    def test_a_task_that_moved_is_asked_for_and_one_that_changed_is_told(self):
+        train = ("train", "arm-ppo.toml", "training.train_batch_size=512", "training.minibatch_size=128", "stop.training_iteration=2")
+        self.call(*train, "--out", "run", "evaluation.evaluation_duration=1")
+        (self.root / "new place").mkdir()
+        for name in ("arm.toml", "arm.xml"):
+            (self.root / name).rename(self.root / "new place" / name)
+        for command in (("evaluate", "run"), ("train", "--resume", "run", "stop.training_iteration=3")):
+            self.assertRegex(self.call(*command, status=2).stderr, r"^error\[no-file\] .*/arm.toml of run is not there any more; say where it is: environment.env=mjcf:NEW/PLACE/arm.toml\n$")
+        moved = 'environment.env="mjcf:new place/arm.toml"'
+        self.assertEqual("", self.call("evaluate", "run", moved).stderr)
+        self.call("train", "--resume", "run", moved, "stop.training_iteration=3")
+        self.assertNotIn("resume", [e["kind"] for e in json_lines(self.root / "run/events.jsonl")], "the states of its episodes fit")
+        with open(self.root / "new place/arm.xml", "a") as model:
+            model.write("<!-- longer -->\n")
+        self.assertIn("warning[changed-files] what environment.env names is not what run was trained with", self.call("evaluate", "run").stderr)
+        self.assertIn("warning[changed-files]", self.call("train", "--resume", "run", "stop.training_iteration=4").stderr)
+        self.assertIn("what environment.env names changed: all episodes begin anew", [e["text"] for e in json_lines(self.root / "run/events.jsonl") if e["kind"] == "resume"])
+        self.assertEqual("", self.call("evaluate", "run").stderr)
+
     def test_options_are_set_by_the_config(self):
         play = lambda *more, status=0: self.call("play", "mjcf:arm.toml", "--seed", "1", "--steps", "3", "--json", *more, status=status)
         self.assertNotEqual(play().stdout, play("--option", "reach=0.1").stdout)

@@ -93,6 +93,36 @@ class Simulators(Spawning):
         for row in json_lines(run / "results.jsonl"):
             self.assertEqual((15.0, 5.0), (row["env_runners"]["episode_return_mean"], row["env_runners"]["episode_len_mean"]))
 
+    def test_a_run_goes_on_and_is_evaluated_from_any_folder(self):
+        """Its command, its Python's packages and what they open are named by relative paths."""
+        place = self.root / "place"
+        (place / "packages").mkdir(parents=True)
+        (place / "packages/beside.py").write_text("scale = float(open('scale.txt').read())\n")
+        (place / "scale.txt").write_text("2.0")
+        (place / "simulator.py").write_text("import beside\nassert beside.scale == 2\n" + COUNTER.replace("AT_STEP", "pass"))
+        config, away = self.config_of(f"process:{sys.executable} simulator.py"), self.root / "away"
+        away.mkdir()
+
+        def call(folder: pathlib.Path, *words: object, path: str = "", status: int = 0) -> subprocess.CompletedProcess:
+            environment = {key: value for key, value in self.environment.items() if key != "PYTHONPATH"} | ({"PYTHONPATH": path} if path else {})
+            result = subprocess.run([run_test.BUILD / "apps/myriad", *map(str, words)], cwd=folder, env=environment, stdin=subprocess.DEVNULL,
+                                    capture_output=True, text=True, timeout=run_test.DEADLINE_S)
+            self.assertEqual(status, result.returncode, result.stdout + result.stderr)
+            return result
+
+        run = self.root / "run"
+        call(place, "train", config, "--out", run, "stop.training_iteration=2", path="packages")
+        said = call(away, "train", "--resume", "../run", "stop.training_iteration=3", "evaluation.evaluate_at_end=true").stdout
+        self.assertIn("evaluate ../run/checkpoints/000000003\n", said)
+        self.assertIn("over 2 episodes", call(away, "evaluate", "../run", "--episodes", 2).stdout)
+        # A command given now is looked up here.
+        other = f'environment.env="process:{sys.executable} other.py"'
+        call(away, "evaluate", "../run", other, status=3)
+        (away / "other.py").write_text(COUNTER.replace("AT_STEP", "pass"))
+        call(away, "evaluate", "../run", other)
+        shutil.rmtree(place)
+        self.assertIn(f"note: the run was begun in {place}: ", call(away, "evaluate", "../run", status=3).stderr)
+
     def test_one_process_may_hold_one_environment(self):
         text = COUNTER.replace('name="counter"', 'name="counter", max_envs=1')
         self.train(self.root / "run", "stop.training_iteration=3", config=self.config_of(self.simulator(text=text), envs=3))

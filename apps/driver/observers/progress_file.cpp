@@ -23,6 +23,12 @@ std::string csv_cell(const ReportValue& entry) {
   return cell + '"';
 }
 
+std::string csv_line(const std::vector<std::string>& cells) {
+  std::string line;
+  for (size_t i = 0; i < cells.size(); ++i) line += (i > 0 ? "," : "") + csv_cell({"", cells[i]});
+  return line + '\n';
+}
+
 std::vector<std::string> csv_cells(std::string_view line) {
   std::vector<std::string> cells(1);
   bool is_quoted = false;
@@ -42,21 +48,54 @@ std::vector<std::string> csv_cells(std::string_view line) {
 
 }  // namespace
 
-ProgressFile::ProgressFile(const fs::path& run) : file_(open_lines(run / kFile)) {
-  const std::string text = read_file(run / kFile);
+ProgressFile::ProgressFile(const fs::path& run) : path_(run / kFile), file_(open_lines(path_)) {
+  const std::string text = read_file(path_);
   if (!text.empty()) columns_ = csv_cells(std::string_view(text).substr(0, text.find('\n')));
 }
 
-void ProgressFile::report(const RunReport& report) {
-  std::string rows;
-  if (columns_.empty()) {
-    for (const ReportValue& entry : report.rows) {
-      columns_.push_back(entry.key);
-      if (!rows.empty()) rows += ',';
-      rows += csv_cell({"", entry.key});
-    }
-    rows += '\n';
+/// Gives each value of `rows` without a column one, behind that of the value before it. A file that cannot be written
+/// now keeps its columns until the next report.
+void ProgressFile::add_columns(const Report& rows) {
+  std::vector<std::string> columns = columns_;
+  size_t next = 0;
+  for (const ReportValue& entry : rows) {
+    const auto found = std::ranges::find(columns, entry.key);
+    if (found == columns.end())
+      columns.insert(columns.begin() + static_cast<std::ptrdiff_t>(next), entry.key);
+    else
+      next = static_cast<size_t>(found - columns.begin());
+    ++next;
   }
+  if (columns == columns_) return;
+  if (columns_.empty()) {
+    file_.append(csv_line(columns));
+    columns_ = std::move(columns);
+    return;
+  }
+  if (file_.behind()) return;
+  try {
+    const std::string text = read_file(path_);
+    std::string rewritten = csv_line(columns);
+    for (size_t line = text.find('\n') + 1; line < text.size(); line = text.find('\n', line) + 1) {
+      const std::vector<std::string> cells =
+          csv_cells(std::string_view(text).substr(line, text.find('\n', line) - line));
+      std::vector<std::string> row;
+      for (size_t column = 0; const std::string& name : columns) {
+        const bool had = column < columns_.size() && columns_[column] == name;
+        row.push_back(had && column < cells.size() ? cells[column] : "");
+        if (had) ++column;
+      }
+      rewritten += csv_line(row);
+    }
+    write_atomically(path_, rewritten);
+    file_ = AppendFile(path_);
+  } catch (const Error&) { return; }
+  columns_ = std::move(columns);
+}
+
+void ProgressFile::report(const RunReport& report) {
+  add_columns(report.rows);
+  std::string rows;
   for (size_t i = 0; i < columns_.size(); ++i) {
     const auto entry = std::ranges::find(report.rows, columns_[i], &ReportValue::key);
     if (i > 0) rows += ',';
@@ -65,9 +104,9 @@ void ProgressFile::report(const RunReport& report) {
   file_.append(rows + '\n');
 }
 
-void truncate_progress_file(const fs::path& run, int64_t iteration) {
+LinesUpTo progress_up_to(const fs::path& run, int64_t iteration) {
   std::optional<size_t> column;
-  truncate_lines(run / kFile, iteration, 1, [&](std::string_view line) -> std::optional<double> {
+  return lines_up_to(run / kFile, iteration, 1, [&](std::string_view line) -> std::optional<double> {
     const std::vector<std::string> cells = csv_cells(line);
     if (!column) {  // the header
       column = static_cast<size_t>(std::ranges::find(cells, "training_iteration") - cells.begin());

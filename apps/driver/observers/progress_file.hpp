@@ -1,4 +1,5 @@
-// progress.csv: the reports flat, for spreadsheets. Its columns are those of the first report.
+// progress.csv: the reports flat, for spreadsheets. A value that no report had before gets a column of its own, at its
+// place among the others; rows from before leave it empty.
 #pragma once
 
 #include <filesystem>
@@ -16,11 +17,14 @@ class ProgressFile final : public RunObserver {
   void report(const RunReport& report) override;
 
  private:
+  void add_columns(const Report& rows);
+
+  std::filesystem::path path_;
   AppendFile file_;
   std::vector<std::string> columns_;  ///< empty until the first report
 };
 
-/// Cuts progress.csv back to the reports up to `iteration`. Throws Error("corrupt-file") as truncate_lines().
-void truncate_progress_file(const std::filesystem::path& run, int64_t iteration);
+/// The reports of progress.csv up to `iteration`. Throws Error("corrupt-file") as lines_up_to().
+LinesUpTo progress_up_to(const std::filesystem::path& run, int64_t iteration);
 
 }  // namespace myriad

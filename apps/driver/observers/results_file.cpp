@@ -90,12 +90,12 @@ EvaluationsFile::EvaluationsFile(const fs::path& run) : file_(open_lines(run / k
 
 void EvaluationsFile::evaluated(const RunReport& report) { file_.append(to_json_line(report.rows) + '\n'); }
 
-void truncate_evaluations_file(const fs::path& run, int64_t iteration) {
-  truncate_lines(run / kEvaluationsFile, iteration, 0, iteration_of);
+LinesUpTo evaluations_up_to(const fs::path& run, int64_t iteration) {
+  return lines_up_to(run / kEvaluationsFile, iteration, 0, iteration_of);
 }
 
-void truncate_results_file(const fs::path& run, int64_t iteration) {
-  truncate_lines(run / kFile, iteration, 0, iteration_of);
+LinesUpTo results_up_to(const fs::path& run, int64_t iteration) {
+  return lines_up_to(run / kFile, iteration, 0, iteration_of);
 }
 
 }  // namespace myriad

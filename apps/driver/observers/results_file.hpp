@@ -39,10 +39,10 @@ class EvaluationsFile final : public RunObserver {
   AppendFile file_;
 };
 
-/// Cuts evaluations.jsonl back to those of checkpoints up to `iteration`. Throws as truncate_results_file().
-void truncate_evaluations_file(const std::filesystem::path& run, int64_t iteration);
+/// The rows of evaluations.jsonl of checkpoints up to `iteration`. Throws as results_up_to().
+LinesUpTo evaluations_up_to(const std::filesystem::path& run, int64_t iteration);
 
-/// Cuts results.jsonl back to the reports up to `iteration`. Throws Error("corrupt-file") as truncate_lines().
-void truncate_results_file(const std::filesystem::path& run, int64_t iteration);
+/// The reports of results.jsonl up to `iteration`. Throws Error("corrupt-file") as lines_up_to().
+LinesUpTo results_up_to(const std::filesystem::path& run, int64_t iteration);
 
 }  // namespace myriad
