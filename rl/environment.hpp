@@ -133,10 +133,6 @@ class Environment {
   /// Frames a second at which one frame a step shows the simulation's own time.
   virtual double render_fps() const { return 30.0; }
 
-  /// Of the episode that the last step() belongs to, for the results of the run; asked where the episode ends. Valid
-  /// until the next call.
-  virtual std::span<const EpisodeNumber> numbers() { return {}; }
-
   /// What went wrong in that episode without ending it, in words; "": nothing.
   virtual std::string_view warning() { return {}; }
 };
