@@ -120,6 +120,9 @@ class Environment {
   /// until the next call.
   virtual std::span<const EpisodeNumber> numbers() { return {}; }
 
+  /// What went wrong in that episode without ending it, in words; "": nothing.
+  virtual std::string_view warning() { return {}; }
+
   /// The whole simulator state, from which set_state continues bit for bit; nullopt where it cannot be given.
   virtual std::optional<std::vector<double>> state() const { return std::nullopt; }
 
@@ -132,9 +135,6 @@ class Environment {
 
   /// Frames a second at which one frame a step shows the simulation's own time.
   virtual double render_fps() const { return 30.0; }
-
-  /// What went wrong in that episode without ending it, in words; "": nothing.
-  virtual std::string_view warning() { return {}; }
 };
 
 /// A function R(Argument, const EnvContext&), or R(Argument) where the context is of no use: most environments.

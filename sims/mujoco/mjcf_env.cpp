@@ -403,13 +403,12 @@ class MjcfEnv final : public MujocoEnv {
       for (int id = 0; id < static_cast<int>(model().nactuator); ++id) add(id, names[static_cast<size_t>(id)], false);
     if (acting.empty()) {
       const std::vector<std::string> joints = joint_names(shared.file);
-      fail(Exit::usage, "no-actuators",
-           "{}: the model has no actuator; [action] joints = [\"*\"] gives each of its {} joints ({}{}) a motor, and "
-           "kp = "
-           "20 and kd = 0.5 beside it make that a servo",
-           task.model.where, joints.size(),
-           fmt::join(std::span(joints).first(std::min<size_t>(joints.size(), 3)), ", "),
-           joints.size() > 3 ? ", ..." : "");
+      fail(
+          Exit::usage, "no-actuators",
+          "{}: the model has no actuator; [action] joints = [\"*\"] gives each of its {} joints ({}{}) a motor, and kp "
+          "= 20 and kd = 0.5 beside it make that a servo",
+          task.model.where, joints.size(), fmt::join(std::span(joints).first(std::min<size_t>(joints.size(), 3)), ", "),
+          joints.size() > 3 ? ", ..." : "");
     }
     std::vector<std::string> keys;
     for (const Acting& one : acting) keys.push_back(one.key);

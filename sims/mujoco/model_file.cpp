@@ -243,9 +243,11 @@ struct Draft {
   bool urdf = false;
 };
 
-/// What may help where MuJoCo refuses a URDF, which cannot be changed by hand each time it is generated.
+/// What may help where MuJoCo refuses a model: a URDF cannot be changed by hand each time it is generated.
 std::string advice(std::string_view words, const Draft& draft) {
   const auto says = [&](std::string_view part) { return words.find(part) != std::string_view::npos; };
+  if (says("Schema violation"))
+    return fmt::format("; MuJoCo {} does not know it: take it out of the file", mj_versionString());
   if (!draft.urdf) return "";
   if (!draft.lost.empty() && says("Error opening file"))
     return fmt::format(
@@ -312,12 +314,16 @@ Draft draft_of(const ModelFile& file) {
     mjs_setString(spec.modelfiledir, (fs::path(path).parent_path() / "").c_str());
   else if (settings.meshes)
     mjs_setString(spec.compiler.meshdir, fs::absolute(fs::path(file.task_folder) / settings.meshes->text).c_str());
+  const auto has = [&](const std::string& joint) {
+    return mjs_findElement(&spec, mjOBJ_JOINT, joint.c_str()) != nullptr;
+  };
   for (const Mimic& mimic : draft.mimics) {
+    if (!has(mimic.joint)) continue;  // it is fixed
     mjsEquality* equality = mjs_addEquality(&spec, nullptr);
     equality->type = mjEQ_JOINT;
     equality->objtype = mjOBJ_JOINT;
     mjs_setString(equality->name1, mimic.joint.c_str());
-    mjs_setString(equality->name2, mimic.of.c_str());
+    if (has(mimic.of)) mjs_setString(equality->name2, mimic.of.c_str());
     std::ranges::fill(equality->data, 0.0);
     equality->data[0] = mimic.offset, equality->data[1] = mimic.multiplier;
   }
@@ -326,8 +332,9 @@ Draft draft_of(const ModelFile& file) {
 
 bool moves_one_way(const mjsJoint& joint) { return joint.type == mjJNT_HINGE || joint.type == mjJNT_SLIDE; }
 
-/// Inertia tensors that no body can have.
+/// Inertia tensors that no body can have lose their products of inertia; moments of none become a small one.
 void mend_inertia(mjSpec& spec) {
+  constexpr double kLeast = 1e-6;  // kg m^2
   spec.compiler.balanceinertia = true;
   each_element(spec, mjOBJ_BODY, [&](mjsElement* element) {
     double* full = mjs_asBody(element)->fullinertia;  // xx, yy, zz, xy, xz, yz
@@ -335,7 +342,8 @@ void mend_inertia(mjSpec& spec) {
     const mjtNum matrix[9] = {full[0], full[3], full[4], full[3], full[1], full[5], full[4], full[5], full[2]};
     mjtNum eigenvalues[3], vectors[9], quaternion[4];
     mju_eig3(eigenvalues, vectors, quaternion, matrix);
-    if (eigenvalues[2] <= 0) full[3] = full[4] = full[5] = 0;  // the least
+    if (eigenvalues[2] > 1e-9 * eigenvalues[0] && eigenvalues[2] > mjMINVAL) return;  // the least, the greatest
+    for (int i = 0; i < 3; ++i) full[i] = std::max(full[i], kLeast), full[3 + i] = 0;
   });
 }
 

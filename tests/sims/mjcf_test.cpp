@@ -521,6 +521,30 @@ qpos = { uniform = 0.0 }
             .ends_with("model.xml is MJCF, and has elements of its own for them"));
   }
 
+  TEST_CASE("URDF: meshes of one name in two folders, shapes that are left out, inertia that no body can have") {
+    Folder folder;
+    std::string urdf = kUrdf;
+    urdf.replace(urdf.find("<link name=\"lower\">"), 19,
+                 "<link name=\"lower\"><collision><geometry><mesh filename=\"wide/block.obj\"/></geometry></collision>"
+                 "<collision><geometry><mesh filename=\"x.dae\"/></geometry></collision>");
+    urdf.replace(urdf.find("ixy=\"0\"", urdf.find("link name=\"upper\"")), 7, "ixy=\"9\"");
+    folder.write("tower/urdf/tower.urdf", urdf);
+    folder.write("tower/meshes/block.obj", kBlock);
+    folder.write("tower/urdf/wide/block.obj",
+                 "v 0 0 0\nv 8 0 0\nv 0 8 0\nv 0 0 8\nf 1 3 2\nf 1 2 4\nf 1 4 3\nf 2 3 4\n");
+    folder.write("tower/urdf/x.dae", "<COLLADA/>");
+    const std::string task =
+        "[observation]\nterms = [\"geom_xpos[:3] - xpos:upper\", \"geom_xpos[3:6] - xpos:lower\"]\n[reward]\nr = "
+        "0\n[action]\njoints = [\"*\"]\n[model]\nfile = \"tower/urdf/tower.urdf\"\n";
+    const std::string leave_out = "leave_out = [\"*.dae\"]\n";
+    CHECK(folder.refusal(task).ends_with("leave such collision shapes out: [model] leave_out = [\"*.dae\"]"));
+    CHECK(folder.refusal(task + leave_out).ends_with("; in the task: [model] mend_inertia = true"));
+    Play play(folder.task(task + leave_out + "mend_inertia = true"));
+    const double small = play.observation()[0], wide = play.observation()[3];
+    CHECK(small == doctest::Approx(0.25).epsilon(0.01));
+    CHECK(wide == doctest::Approx(2).epsilon(0.01));
+  }
+
   TEST_CASE("MjcfEnv: plugins that come with MuJoCo are there") {
     Folder folder;
     folder.write("pid.xml",
