@@ -8,6 +8,8 @@
 #include <cstdio>
 #include <cstring>
 
+#include "rl/machine.hpp"
+
 namespace myriad {
 
 ChildArguments::ChildArguments(int argc, char** argv) {
@@ -68,14 +70,11 @@ int run_child(const ChildArguments& arguments, const std::string& process, const
   wire::ProcessErrorT last_word;
   try {
     return body(context, link);
-  } catch (const Error& error) {
+  } catch (const std::exception& thrown) {
+    const Error error = as_error(thrown);
     last_word.code = error.code();
     last_word.message = error.what();
     last_word.exit = static_cast<int32_t>(error.exit_status());
-  } catch (const std::exception& error) {
-    last_word.code = "internal";
-    last_word.message = error.what();
-    last_word.exit = static_cast<int32_t>(Exit::internal);
   }
   std::fprintf(stderr, "error[%s] %s\n", last_word.code.c_str(), last_word.message.c_str());
   const int exit = last_word.exit;

@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 
 #include "apps/driver/check_env.hpp"
@@ -12,6 +13,8 @@
 #include "apps/driver/scale.hpp"
 #include "apps/driver/train.hpp"
 #include "rl/check.hpp"
+#include "rl/machine.hpp"
+#include "rl/system.hpp"
 #include "rl/wire/keys.hpp"
 
 namespace {
@@ -231,11 +234,12 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
   try {
     return run(argc, argv);
-  } catch (const myriad::Error& error) {
+  } catch (const std::exception& thrown) {
+    const myriad::Error error = myriad::as_error(thrown);
     std::fprintf(stderr, "%s\n", error.line().c_str());
     return static_cast<int>(error.exit_status());
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "error[internal] %s\n", error.what());
-    return static_cast<int>(myriad::Exit::internal);
+  } catch (const myriad::FileError& error) {
+    std::fprintf(stderr, "error[file-system] %s: %s\n", error.path.c_str(), std::strerror(error.error));
+    return static_cast<int>(myriad::Exit::resource);
   }
 }

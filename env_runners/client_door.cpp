@@ -10,6 +10,7 @@
 
 #include <array>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 
 #include "rl/check.hpp"
@@ -45,9 +46,8 @@ ClientDoor::ClientDoor(const simulator::ClientsFile& file, uint32_t number,
                        std::function<void(const std::string& text)> say)
     : file_(file), say_(std::move(say)), epoll_(::epoll_create1(EPOLL_CLOEXEC)) {
   const bool path = file.bind.find('/') != std::string::npos;
-  address_ = path             ? file.bind + (number == 0 ? "" : fmt::format(".{}", number))
-             : file.port == 0 ? fmt::format("{}:0", file.bind)
-                              : fmt::format("{}:{}", file.bind, file.port + number);
+  address_ = path ? file.bind + (number == 0 ? "" : fmt::format(".{}", number))
+                   : simulator::with_port(file.bind, file.port == 0 ? 0 : file.port + int64_t{number});
   try {
     listener_ = simulator::listen_at(address_);
   } catch (const std::runtime_error& error) {
@@ -61,7 +61,7 @@ ClientDoor::ClientDoor(const simulator::ClientsFile& file, uint32_t number,
     ::getsockname(listener_, reinterpret_cast<sockaddr*>(&mine), &size);
     std::array<char, 16> chosen{};
     ::getnameinfo(reinterpret_cast<sockaddr*>(&mine), size, nullptr, 0, chosen.data(), chosen.size(), NI_NUMERICSERV);
-    address_ = fmt::format("{}:{}", file.bind, chosen.data());
+    address_ = simulator::with_port(file.bind, std::strtol(chosen.data(), nullptr, 10));
   }
   watch(listener_, kListener);
 }

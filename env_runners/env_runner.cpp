@@ -12,6 +12,7 @@
 #include "env_runners/rollout_worker.hpp"
 #include "rl/check.hpp"
 #include "rl/env_context.hpp"
+#include "rl/machine.hpp"
 #include "rl/module_json.hpp"
 #include "rl/run_layout.hpp"
 #include "rl/simulator/clients.hpp"
@@ -22,7 +23,8 @@
 namespace myriad {
 namespace {
 
-constexpr int kStepsBetweenSigns = 64;  // vector steps between signs of life
+constexpr int kStepsBetweenSigns = 64;  // vector steps between signs of life, of environments that are quick
+constexpr Time kSlow = std::chrono::milliseconds(100);  // for so many: then there is a sign of life after each
 constexpr size_t kMaxMessageBytes = size_t{64} << 20;
 
 class EnvRunner {
@@ -40,8 +42,11 @@ class EnvRunner {
         fragment_(std::make_shared<Fragment>(setup.layout)) {
     policy_.weights = [this] { return weights_for_clients(); };
     // A simulator that does not answer is named before the agent takes the runner for hung.
-    context_.answer_timeout = context_.start_timeout = seconds(0.8 * setup.config.env_runners.step_timeout_s);
-    context_.alive = [&page] { page.progress.fetch_add(1, std::memory_order_relaxed); };
+    context_.answer_timeout = seconds(0.8 * setup.config.env_runners.step_timeout_s);
+    context_.start_timeout = seconds(setup.config.env_runners.start_timeout_s);
+    context_.facts = setup.config.plugins.environment;
+    context_.alive = [this] { sign_of_life(); };
+    context_.made = [&page](size_t made, size_t) { page.made.store(static_cast<uint32_t>(made), std::memory_order_relaxed); };
     context_.door = door;
     context_.policy = &policy_;
     if (const char* directory = std::getenv("MYRIAD_LEDGER"))
@@ -62,7 +67,13 @@ class EnvRunner {
     }
   }
 
-  void send_error(const Error& error) {
+  /// Whether the agent has closed the connection: the runner is to end.
+  bool is_over() const {
+    pollfd poll{socket_, POLLRDHUP, 0};
+    return ::poll(&poll, 1, 0) > 0 && (poll.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
+  }
+
+  void send_error(const Error& error, const std::string& hint) {
     wire::ProcessErrorT last_word;
     if (const auto* failure = dynamic_cast<const EnvError*>(&error)) {
       last_word.failures = failure->in_a_row;
@@ -70,12 +81,17 @@ class EnvRunner {
     }
     last_word.slot = slot_;
     last_word.code = error.code();
-    last_word.message = error.what();
+    last_word.message = error.what() + hint;
     last_word.exit = static_cast<int32_t>(error.exit_status());
     (void)send(make_message(std::move(last_word)));
   }
 
  private:
+  void sign_of_life() {
+    page_.progress.fetch_add(1, std::memory_order_relaxed);
+    if (is_over()) fail(Exit::interrupted, "stopped", "the agent has closed the connection");
+  }
+
   /// Waits for the next message and takes all that came; false when the agent is gone.
   bool receive() { return receive_some(-1); }
 
@@ -148,7 +164,12 @@ class EnvRunner {
     current_ = *weights;
     policy_.version = weights->version;
     worker_->begin(*fragment_, *weights);
-    while (!worker_->step_some(kStepsBetweenSigns)) page_.progress.fetch_add(1, std::memory_order_relaxed);
+    Time before = clock_->now();
+    for (int steps = steps_between_signs_; !worker_->step_some(steps); steps = steps_between_signs_) {
+      const Time now = clock_->now(), took = now - std::exchange(before, now);
+      steps_between_signs_ = took * kStepsBetweenSigns > kSlow * steps ? 1 : kStepsBetweenSigns;
+      sign_of_life();
+    }
     weights_.release();
     fragment_->id = {slot_, incarnation_, produced_++};
     fragment_->weights_version = weights->version;
@@ -194,6 +215,7 @@ class EnvRunner {
   std::optional<RolloutWorker> worker_;
   std::optional<WeightsView> current_;  ///< of the fragment that is sampled
   uint64_t granted_ = 0, produced_ = 0, want_state_ = 0, state_sent_ = 0;
+  int steps_between_signs_ = kStepsBetweenSigns;
 };
 
 }  // namespace
@@ -217,10 +239,13 @@ RunnerSetup RunnerSetup::load(uint64_t run, uint64_t epoch, std::string_view con
 
 int run_env_runner(const RunnerSetup& setup, uint32_t slot, uint32_t incarnation, int socket, int door,
                    const std::byte* weights, RunnerPage& page, const Sandbox& sandbox) {
+  ::setenv("MYRIAD_RUNNER", std::to_string(slot).c_str(), 1);
   EnvRunner runner(setup, slot, incarnation, socket, door, weights, page);
   const auto end_with = [&](const Error& error) {
-    std::fprintf(stderr, "runner %u: %s\n", slot, error.line().c_str());
-    runner.send_error(error);
+    if (runner.is_over()) return 0;
+    const std::string hint = setup.env.isolated ? sandbox_hint(sandbox.options(), error.what()) : "";
+    std::fprintf(stderr, "runner %u: %s%s\n", slot, error.line().c_str(), hint.c_str());
+    runner.send_error(error, hint);
     return static_cast<int>(error.exit_status());
   };
   try {
@@ -229,7 +254,7 @@ int run_env_runner(const RunnerSetup& setup, uint32_t slot, uint32_t incarnation
     runner.run();
     return 0;
   } catch (const Error& error) { return end_with(error); } catch (const std::exception& error) {
-    return end_with(Error(Exit::internal, "internal", error.what()));
+    return end_with(as_error(error));
   }
 }
 

@@ -40,11 +40,19 @@ EnvError::EnvError(std::string_view code, const std::string& who, std::string at
 
 EnvStepper::EnvStepper(std::shared_ptr<const EnvRules> rules, uint64_t seed, StreamPurpose purpose, uint64_t index)
     : rules_(std::move(rules)),
-      env_(make_environment(rules_->spec, rules_->spec.options, rules_->context)),
       random_(seed, purpose, index),
       purpose_(purpose),
       seed_(seed),
-      index_(index) {}
+      index_(index),
+      env_(made(rules_->spec.options)) {}
+
+/// One that is told its index in the run.
+std::unique_ptr<Environment> EnvStepper::made(const EnvOptions& options) const {
+  EnvContext context = rules_->context;
+  context.first_env += index_;
+  if (context.alive) context.alive();
+  return make_environment(rules_->spec, options, context);
+}
 
 void EnvStepper::set_index(uint64_t index) {
   index_ = index;
@@ -55,7 +63,7 @@ void EnvStepper::set_options(const EnvOptions& options) {
   episode_return_ = 0.0;
   episode_length_ = 0;
   guarded([&] {
-    if (!env_->set_options(options)) env_ = make_environment(rules_->spec, options, rules_->context);
+    if (!env_->set_options(options)) env_ = made(options);
   });
 }
 
@@ -65,7 +73,7 @@ void EnvStepper::renew(const EnvOptions& options, std::string_view why) {
   guarded([&] {
     if (env_ != nullptr && env_->renew(why)) return;
     env_.reset();  // first: it may hold what only one can have
-    env_ = make_environment(rules_->spec, options, rules_->context);
+    env_ = made(options);
   });
 }
 

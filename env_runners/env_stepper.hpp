@@ -139,13 +139,13 @@ class EnvStepper {
       f();
     } catch (...) { fail_exception(); }
   }
+  std::unique_ptr<Environment> made(const EnvOptions& options) const;
   EnvError error(std::string_view code, std::string fact) const;
   [[noreturn]] void fail(std::string_view code, std::string fact) const { throw error(code, std::move(fact)); }
   void take_outside(Row observation);
   [[noreturn]] void fail_exception() const;  ///< of the exception being handled
 
   std::shared_ptr<const EnvRules> rules_;
-  std::unique_ptr<Environment> env_;
   RandomStream random_;
   double episode_return_ = 0.0;
   uint32_t episode_length_ = 0;
@@ -153,6 +153,7 @@ class EnvStepper {
   uint64_t seed_, index_;
   uint64_t outside_ = 0;
   std::string first_outside_;
+  std::unique_ptr<Environment> env_;
 };
 
 }  // namespace myriad

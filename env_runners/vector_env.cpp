@@ -150,7 +150,10 @@ EnvReport VectorEnv::take_report() {
 }
 
 void VectorEnv::reset(std::byte* obs) {
-  for (size_t b = 0; b < slots_.size(); ++b) start_episode(slots_[b], row(obs, b));
+  for (size_t b = 0; b < slots_.size(); ++b) {
+    if (rules_->context.alive) rules_->context.alive();  // a first reset may load much
+    start_episode(slots_[b], row(obs, b));
+  }
 }
 
 size_t VectorEnv::step(const std::byte* actions, const Destination& to) {

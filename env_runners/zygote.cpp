@@ -17,6 +17,9 @@
 #include "env_runners/memory_watch.hpp"
 #include "env_runners/runner_limits.hpp"
 #include "rl/descriptors.hpp"
+#include "rl/machine.hpp"
+#include "rl/private_folder.hpp"
+#include "rl/processes.hpp"
 
 namespace myriad {
 namespace {
@@ -40,7 +43,7 @@ void send_order(int socket, const Order& order, std::string_view text, std::span
 /// The zygote's own life.
 class Home {
  public:
-  explicit Home(int socket) : socket_(socket) {}
+  Home(int socket, std::string folder) : socket_(socket), folder_(std::move(folder)) {}
 
   [[noreturn]] void live() {
     ::prctl(PR_SET_CHILD_SUBREAPER, 1);  // reaps simulators of killed runners
@@ -94,15 +97,18 @@ class Home {
                                 .run = fmt::format("{:016x}", order.run),
                                 .agent = order.agent});
       sandbox_.emplace(sandbox_options(config, setup_->env.needs_network));
+      ::setenv("MYRIAD_RUN", fmt::format("{:016x}", order.run).c_str(), 1);
+      ::setenv("MYRIAD_HOST", std::to_string(order.agent).c_str(), 1);
+      for (const char* threads : {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"})
+        ::setenv(threads, "1", 0);  // of plugins and simulators: a runner has a core
+      report.isolated = setup_->env.isolated;
       report.spec_hash = setup_->spec.hash();
       report.fragment_hash = setup_->layout->hash();
       report.fragment_bytes = setup_->layout->capacity_bytes();
       report.weights = setup_->weights_layout;
       set_text(report.text, limits_->describe());
       set_text(report.sandbox, sandbox_->describe());
-    } catch (const Error& error) { report = failure(error); } catch (const std::exception& error) {
-      report = failure(Error(Exit::internal, "internal", error.what()));
-    }
+    } catch (const std::exception& error) { report = failure(as_error(error)); }
     send(report);
   }
 
@@ -110,20 +116,32 @@ class Home {
     ZygoteReport report{.kind = ZygoteReport::Kind::spawned, .weights = {}};
     report.slot = order.slot;
     report.incarnation = order.incarnation;
+    std::optional<PrivateFolder> folder;
+    try {
+      if (has_folders()) folder.emplace(folder_);
+    } catch (const Error& error) { std::fprintf(stderr, "runner %u: %s\n", order.slot, error.what()); }
     report.pid = ::fork();
-    if (report.pid == 0) { become_runner(order, runner_socket, page_fd, door); }
+    if (report.pid == 0) become_runner(order, runner_socket, page_fd, door, folder ? folder->path() : "");
     if (report.pid < 0) report.pid = -errno;
     ::close(runner_socket);
     ::close(page_fd);
     if (door >= 0) ::close(door);
     if (report.pid > 0) {
-      children_[report.pid] = {order.slot, order.incarnation};
+      children_[report.pid] = {order.slot, order.incarnation, std::move(folder)};
       set_text(report.text, limits_->admit(report.pid, order.slot));
     }
     send(report);
   }
 
-  [[noreturn]] void become_runner(const Order& order, int runner_socket, int page_fd, int door) {
+  /// Whether each runner has a folder of its own for temporary files: foreign code, which the sandbox lets write nowhere else.
+  bool has_folders() const {
+    const EnvRunnersConfig& runners = setup_->config.env_runners;
+    return setup_->env.isolated && runners.sandbox != "off" && runners.sandbox_write.empty();
+  }
+
+  /// `folder`: what it may write to.
+  [[noreturn]] void become_runner(const Order& order, int runner_socket, int page_fd, int door,
+                                  const std::string& folder) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     ::prctl(PR_SET_NAME, "env-runner");
     sigset_t none;
@@ -137,6 +155,11 @@ class Home {
     try {
       SharedMemory page = SharedMemory::map(page_fd, sizeof(RunnerPage), true);
       page.close_fd();
+      if (!folder.empty()) {
+        Sandbox::Options own = sandbox_->options();
+        own.temporary = folder;
+        sandbox_.emplace(std::move(own));
+      }
       close_descriptors_but({runner_socket, door, sandbox_->fd()});
       status = run_env_runner(*setup_, order.slot, order.incarnation, runner_socket, door, weights_->data(),
                               *reinterpret_cast<RunnerPage*>(page.data()), *sandbox_);
@@ -155,6 +178,7 @@ class Home {
       report.incarnation = child->second.incarnation;
       report.pid = pid;
       report.status = status;
+      if (setup_->env.isolated && status != 0) end_processes_with({fmt::format("MYRIAD_SIMULATOR={}-*", pid)});
       children_.erase(child);
       send(report);
     }
@@ -181,8 +205,10 @@ class Home {
 
   struct Child {
     uint32_t slot, incarnation;
+    std::optional<PrivateFolder> folder;
   };
   int socket_, signals_ = -1;
+  std::string folder_;
   std::optional<RunnerSetup> setup_;
   std::optional<RunnerLimits> limits_;
   std::optional<Sandbox> sandbox_;
@@ -192,7 +218,7 @@ class Home {
 
 }  // namespace
 
-Zygote::Zygote() {
+Zygote::Zygote(const std::string& folder) {
   int ends[2];
   check(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0, "socketpair: {}", std::strerror(errno));
   const int agent = ::getpid();
@@ -203,7 +229,7 @@ Zygote::Zygote() {
     ::prctl(PR_SET_NAME, "zygote");
     if (::getppid() != agent) ::_exit(0);
     ::close(ends[0]);
-    Home(ends[1]).live();
+    Home(ends[1], folder).live();
   }
   ::close(ends[1]);
   socket_ = ends[0];

@@ -29,12 +29,14 @@ struct ZygoteReport {
   int32_t exit = 0;
   char code[64] = {}, text[1024] = {};  ///< also, of spawned: what could not be limited
   char sandbox[512] = {};               ///< of ready: Sandbox::describe()
+  bool isolated = false;                ///< of ready: the runners' environments are foreign code
 };
 
 /// The agent's handle. Not movable: it owns the process.
 class Zygote {
  public:
-  Zygote();  ///< forks it; call before any thread exists
+  /// Forks it; call before any thread exists. `folder`: where runners get folders of their own for temporary files.
+  explicit Zygote(const std::string& folder);
   ~Zygote();
   Zygote(const Zygote&) = delete;
 

@@ -5,11 +5,11 @@
 
 #include <algorithm>
 #include <numeric>
-#include <thread>
 
 #include "learners/device/torch_trainer.hpp"
 #include "learners/native/native_trainer.hpp"
 #include "rl/check.hpp"
+#include "rl/machine.hpp"
 
 namespace myriad {
 namespace {
@@ -34,7 +34,7 @@ bool is_native(const Config& run, const ModuleSpec& spec, bool sampled) {
 
 /// 0: the learners of this machine share its cores.
 int threads_of(const LearnersConfig& config) {
-  const int cores = static_cast<int>(std::thread::hardware_concurrency());
+  const int cores = usable_cores();
   return config.num_threads > 0 ? static_cast<int>(config.num_threads)
                                 : std::max(1, cores / static_cast<int>(config.num_learners));
 }

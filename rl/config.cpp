@@ -172,6 +172,10 @@ void EnvRunnersConfig::settings(SettingVisitor& v) {
   v.visit({"explore", "", "sample actions; false: take the most likely one"}, explore);
   v.visit({"random_actions", "", "uniform actions, whatever the policy says"}, random_actions);
   v.visit({"step_timeout_s", "s", "a runner without progress for so long is restarted", 0.1, 1e6}, step_timeout_s);
+  v.visit({"start_timeout_s", "s",
+           "for a simulator's first word, and for each environment it makes; connect: waits so long for its peer", 0.1,
+           1e6},
+          start_timeout_s);
   v.visit(choice("sandbox", "of runners: default: what the kernel offers; strict: all of it, or no run",
                  {"off", "default", "strict"}),
           sandbox);
@@ -306,6 +310,7 @@ void StopConfig::settings(SettingVisitor& v) {
 void PluginsConfig::settings(SettingVisitor& v) {
   v.visit({"algorithm", "", "what the library of `algorithm` says of itself"}, algorithm);
   v.visit({"module", "", "the network that a library made"}, module);
+  v.visit({"environment", "", "what the simulators say of themselves"}, environment);
 }
 
 int64_t Config::fragment_length() const {

@@ -106,6 +106,7 @@ struct EnvRunnersConfig {
   bool explore = true;
   bool random_actions = false;
   double step_timeout_s = 30.0;     ///< a runner without progress for so long is restarted
+  double start_timeout_s = 120.0;   ///< for a simulator to say its first word, and to make each of its environments
   std::string sandbox = "default";  ///< off, default, strict: rl/sandbox.hpp
   std::string sandbox_write;        ///< folder in which environments may write files; "": none
   bool sandbox_network = false;     ///< environments may open sockets
@@ -212,11 +213,12 @@ struct StopConfig {
 };
 
 /// What the plugins of a run say of themselves: written by the driver into the run's config, so that no process but the
-/// learner opens an algorithm's library, and none a module's. Empty without plugins.
+/// learner opens an algorithm's library, and none a module's; and what simulators say. Empty without either.
 struct PluginsConfig {
   std::string algorithm;  ///< rl/algorithm_facts.hpp
   std::string module;     ///< rl/module_json.hpp
-  bool empty() const { return algorithm.empty() && module.empty(); }
+  std::string environment;  ///< rl/simulator/facts.hpp
+  bool empty() const { return algorithm.empty() && module.empty() && environment.empty(); }
   void settings(SettingVisitor& v);
 };
 

@@ -27,6 +27,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kAbiTruncate = 3, kAbiTcp = 4, kAbiScopes = 6;
+constexpr const char* kSharedMemory = "/dev/shm";
 constexpr rlim_t kMaxDescriptors = 4096;
 constexpr rlim_t kMaxFileBytes = rlim_t{4} << 30;  // its log among them
 
@@ -111,9 +112,9 @@ std::string Sandbox::parts(bool there) const {
 }
 
 std::string Sandbox::describe() const {
-  if (options_.level == "off") return "sandbox: off";
+  if (options_.level == "off") return "off";
   const std::string there = parts(true);
-  std::string text = fmt::format("sandbox: {}", there.empty() ? "nothing" : there);
+  std::string text = there.empty() ? "nothing" : there;
   if (options_.network) text += "; sockets are allowed";
   if (!options_.writable.empty()) text += fmt::format("; {} can be written", options_.writable);
   if (const std::string missing = parts(false); !missing.empty()) text += "; this host has not: " + missing;
@@ -125,7 +126,7 @@ void Sandbox::enter() const {
   for (const auto& [resource, value] :
        {std::pair{RLIMIT_CORE, rlim_t{0}}, {RLIMIT_NOFILE, kMaxDescriptors}, {RLIMIT_FSIZE, kMaxFileBytes}})
     (void)lower_limit(resource, value);  // as far as it can be
-  if (!options_.writable.empty()) ::setenv("TMPDIR", options_.writable.c_str(), 1);
+  if (!options_.folder().empty()) ::setenv("TMPDIR", options_.folder().c_str(), 1);
   if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) refused("no_new_privs", errno);
   if (ruleset_ >= 0 && ::syscall(SYS_landlock_restrict_self, ruleset_, 0) != 0) refused("Landlock", errno);
   const sock_fprog program{static_cast<unsigned short>(filter_.size()), const_cast<sock_filter*>(filter_.data())};
@@ -156,8 +157,33 @@ void Sandbox::make_ruleset() {
   };
   for (const std::string& device : devices()) (void)allow_path(device, LANDLOCK_ACCESS_FS_WRITE_FILE);
   for (const int output : {STDOUT_FILENO, STDERR_FILENO}) (void)allow(output, LANDLOCK_ACCESS_FS_WRITE_FILE);
-  if (!options_.writable.empty() && !allow_path(options_.writable, ruleset.files))
-    refused("env_runners.sandbox_write", errno);
+  (void)allow_path(kSharedMemory, (LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_REMOVE_FILE |
+                                   LANDLOCK_ACCESS_FS_MAKE_REG | kTruncate) &
+                                      ruleset.files);
+  if (!options_.folder().empty() && !allow_path(options_.folder(), ruleset.files))
+    refused(options_.writable.empty() ? "the temporary folder" : "env_runners.sandbox_write", errno);
+}
+
+std::string sandbox_hint(const Sandbox::Options& options, std::string_view error) {
+  if (options.level == "off") return "";
+  const auto says = [&](std::initializer_list<std::string_view> words) {
+    return std::ranges::any_of(words, [&](std::string_view word) { return error.find(word) != std::string_view::npos; });
+  };
+  if (says({"Permission denied", "PermissionError: [Errno 13]", "EACCES", "temporary directory", "Read-only file"}))
+    return fmt::format(
+        "; in the sandbox files can be written below {} and nowhere else: env_runners.sandbox_write = \"FOLDER\" "
+        "allows a folder, env_runners.sandbox = \"off\" everything",
+        options.writable.empty() ? "its TMPDIR" : options.writable);
+  if (says({"Operation not permitted", "PermissionError: [Errno 1]", "EPERM"}))
+    return fmt::format("; in the sandbox {}changes of a file's mode and what administers the machine are refused: {}{}"
+                       "env_runners.sandbox = \"off\" allows everything",
+                       options.network ? "" : "sockets, ",
+                       options.network ? "" : "env_runners.sandbox_network = true allows sockets, ",
+                       options.writable.empty() ? "env_runners.sandbox_write modes, " : "");
+  if (says({"ended with exit status"}))
+    return "; if these are of a file or a socket that was refused: env_runners.sandbox_write, sandbox_network and sandbox "
+           "= \"off\" allow more";
+  return "";
 }
 
 Sandbox::Options sandbox_options(const Config& config, bool needs_network) {

@@ -10,6 +10,8 @@
 #include <filesystem>
 #include <system_error>
 
+#include "rl/machine.hpp"
+
 namespace myriad {
 namespace {
 
@@ -55,11 +57,11 @@ class SystemFiles final : public Files {
 
   void fsync(const std::string& path) override {
     const Descriptor file(full(path), O_RDONLY);
-    if (::fsync(file.get()) != 0) throw FileError{errno, path};
+    if (const int error = sync_to_disk(file.get()); error != 0) throw FileError{error, path};
   }
 
   void rename(const std::string& from, const std::string& to) override {
-    if (::rename(full(from).c_str(), full(to).c_str()) != 0) throw FileError{errno, to};
+    if (const int error = rename_file(full(from), full(to)); error != 0) throw FileError{error, to};
   }
 
   std::vector<std::byte> read(const std::string& path) override {

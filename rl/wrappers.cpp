@@ -462,6 +462,15 @@ EnvSpec environment_spec(const EnvironmentConfig& config, const EnvContext& cont
   return wrapped_spec(configured_spec(env, config.env_config, context), config);  // with no option unknown to all
 }
 
+EnvContext EnvContext::of(const Config& config) {
+  const EnvRunnersConfig& runners = config.env_runners;
+  return {.sandbox = sandbox_options(config),
+          .answer_timeout = seconds(runners.step_timeout_s),
+          .start_timeout = seconds(runners.start_timeout_s),
+          .first_env = static_cast<uint64_t>(runners.num_env_runners * runners.num_envs_per_env_runner),
+          .facts = config.plugins.environment};
+}
+
 EnvSpec environment_spec(const Config& config) { return environment_spec(config.environment, EnvContext::of(config)); }
 
 }  // namespace myriad

@@ -38,9 +38,12 @@ void HostAgent::step(const Input& input, Time now, std::vector<Output>& outputs)
   } else if (const auto* failed = std::get_if<SpawnFailed>(&input)) {
     ended(failed->slot, failed->incarnation, failed->cause, now, outputs);
   } else if (const auto* progress = std::get_if<Progress>(&input)) {
-    if (is_mine(progress->slot))
-      apply_supervisor(SlotSupervisor::Progress{progress->slot - options_.first_slot, progress->incarnation}, now,
-                       outputs);
+    if (!is_mine(progress->slot)) return;
+    const uint32_t index = progress->slot - options_.first_slot;
+    if (slots_[index].up)
+      apply_supervisor(SlotSupervisor::Progress{index, progress->incarnation}, now, outputs);
+    else
+      apply_supervisor(SlotSupervisor::Alive{index, progress->incarnation}, now, outputs);
   } else if (std::holds_alternative<Drain>(input)) {
     if (!draining_) event("drain", fmt::format("agent {} drains: its runners finish", options_.agent), outputs);
     draining_ = true;

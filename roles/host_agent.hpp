@@ -74,7 +74,7 @@ class HostAgent {
   };
   struct Progress {
     uint32_t slot, incarnation;
-  };                  ///< a sampling runner stepped
+  };                  ///< a runner stepped or, before it is up, is on its way
   struct Drain {};    ///< preemption: finish and send what is permitted, then leave
   struct StopAll {};  ///< at once
   struct Tick {};
@@ -115,6 +115,8 @@ class HostAgent {
   Time next_timer() const { return last_tick_ + kTick; }
   /// The slots whose runner was permitted a fragment that has not come yet.
   const std::set<uint32_t>& sampling() const { return sampling_; }
+  /// Whether its runner has started, and not said that it is up.
+  bool starting(uint32_t slot) const { return running(slot) && !slots_[slot - options_.first_slot].up; }
   bool running(uint32_t slot) const { return supervisor_.running(slot - options_.first_slot); }
   uint32_t incarnation(uint32_t slot) const { return supervisor_.incarnation(slot - options_.first_slot); }
   bool quarantined(uint32_t slot) const { return supervisor_.quarantined(slot - options_.first_slot); }

@@ -50,6 +50,10 @@ void SlotSupervisor::step(const Input& input, Time now, std::vector<Output>& out
     if (!slot.progressed) next_ = std::min(next_, now + options_.step_timeout);  // may be sooner than the start's
     slot.progressed = true;
     slot.since = now;
+  } else if (const auto* alive = std::get_if<Alive>(&input)) {
+    if (alive->slot >= slots_.size()) return;
+    Slot& slot = slots_[alive->slot];
+    if (slot.state == State::running && slot.incarnation == alive->incarnation && !slot.progressed) slot.since = now;
   } else if (const auto* exited = std::get_if<Exited>(&input)) {
     ended(*exited, now, outputs);
   } else if (!stopping_ && now >= next_) {

@@ -29,7 +29,7 @@ class SlotSupervisor {
     Time backoff_max = std::chrono::seconds(30);
     uint32_t max_failures_in_a_row = 5;
     Time step_timeout = std::chrono::seconds(30);   ///< without progress for so long: hung
-    Time start_timeout = std::chrono::seconds(60);  ///< from spawn to the first progress
+    Time start_timeout = std::chrono::seconds(60);  ///< from spawn, or the last sign of life, to the first progress
   };
   SlotSupervisor(Options options, RandomStream random);
 
@@ -45,9 +45,12 @@ class SlotSupervisor {
     uint32_t slot, incarnation;
     bool achieved = false;  ///< what a slot is for: an episode of a runner has ended, an agent has sent a fragment
   };                        ///< it connected, stepped or waits for credit
+  struct Alive {
+    uint32_t slot, incarnation;
+  };  ///< it starts, and its time to do so begins anew
   struct Tick {};
   struct StopAll {};  ///< no restarts from here on
-  using Input = std::variant<Start, Exited, Progress, Tick, StopAll>;
+  using Input = std::variant<Start, Exited, Progress, Alive, Tick, StopAll>;
 
   // --- outputs ---
   struct Spawn {

@@ -15,6 +15,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <random>
 
 #include "apps/child.hpp"
@@ -23,6 +24,10 @@
 #include "env_runners/memory_watch.hpp"
 #include "env_runners/runner_limits.hpp"
 #include "env_runners/zygote.hpp"
+#include "rl/machine.hpp"
+#include "rl/private_folder.hpp"
+#include "rl/processes.hpp"
+#include "rl/simulator/simulator.hpp"
 #include "rl/system.hpp"
 #include "rl/wire/packed.hpp"
 #include "roles/host_agent.hpp"
@@ -34,7 +39,9 @@ namespace {
 constexpr int kPreempted = 75;            // sysexits' EX_TEMPFAIL: schedulers start such a job again
 constexpr uint32_t kSpawnsUnderWay = 32;  // more, and agent and zygote could fill each other's sockets
 constexpr Time kLookEvery = std::chrono::milliseconds(250);  // at the runners' progress and the host's memory
-constexpr Time kZygoteDeadline = std::chrono::seconds(120);  // to load the simulators
+constexpr Time kSigns = std::chrono::seconds(1);             // of life to the driver while they are loaded
+constexpr Time kWords = std::chrono::seconds(10);            // between two events about runners that start
+constexpr Time kRunnersEnd = simulator::kCloseGrace + std::chrono::seconds(2);  // of runners with simulators
 constexpr Time kParentDeadline = std::chrono::seconds(5);    // then weights come from the learner again
 constexpr int64_t kElsewhere = INT64_MAX;                    // Join: the weights come from another agent
 constexpr size_t kMessageSlack = size_t{1} << 20;            // of a runner's message beyond its fragment
@@ -94,6 +101,7 @@ class AgentShell {
       step(HostAgent::Tick{});
       step(HostAgent::Flush{});
     }
+    if (ready_.isolated) end_runners();
     return exit_;
   }
 
@@ -118,15 +126,45 @@ class AgentShell {
   ZygoteReport load_simulators() {
     zygote_.set_up(run_, epoch_, welcome_.agent, welcome_.config);
     config_ = load_config(welcome_.config, "config");
-    for (const Time give_up = clock_->now() + kZygoteDeadline; clock_->now() < give_up;) {
-      wait_readable({}, zygote_.fd(), kLookEvery);
+    const Time start_timeout = seconds(config_.env_runners.start_timeout_s);
+    Time next_sign{};
+    for (const Time give_up = clock_->now() + start_timeout; clock_->now() < give_up;) {
+      wait_readable({&control_.socket()}, zygote_.fd(), kLookEvery);
+      while (const auto message = control_.receive())
+        if (message->as<wire::StopT>() != nullptr)
+          fail(Exit::interrupted, "stopped", "the run ended while the simulators were loaded");
+      if (clock_->now() >= next_sign) {
+        next_sign = clock_->now() + kSigns;
+        wire::AgentStatusT alive;
+        alive.agent = welcome_.agent;
+        alive.incarnation = welcome_.incarnation;
+        alive.weights_version = -1;
+        control_.set_epoch(epoch_);
+        control_.send(std::move(alive));
+      }
       const auto report = zygote_.receive();
       if (!report) continue;
       if (report->kind == ZygoteReport::Kind::failed)
         throw Error(static_cast<Exit>(report->exit), report->code, report->text);
       return *report;
     }
-    fail(Exit::resource, "zygote-hangs", "the simulators are not loaded after {} s", to_seconds(kZygoteDeadline));
+    fail(Exit::resource, "zygote-hangs",
+         "the simulators are not loaded after {:g} s; env_runners.start_timeout_s is how long that may take",
+         to_seconds(start_timeout));
+  }
+
+  /// They end by themselves where their connection closes: first their simulators do, each with a grace.
+  void end_runners() {
+    for (const auto& c : connections_)
+      if (c) ::shutdown(c->fd, SHUT_RDWR);
+    const auto any = [this] { return std::ranges::any_of(connections_, [](const auto& c) { return c != nullptr; }); };
+    try {
+      for (const Time until = clock_->now() + kRunnersEnd; any() && clock_->now() < until;) {
+        wait_readable({}, zygote_.fd(), kLookEvery);
+        while (const auto report = zygote_.receive())
+          if (report->kind == ZygoteReport::Kind::exited) connections_[report->slot - welcome_.first_slot].reset();
+      }
+    } catch (const Error&) {}  // the zygote is gone, and its runners
   }
 
   /// Listens for clients, where they are the environments.
@@ -159,6 +197,7 @@ class AgentShell {
     options.slots.backoff_max = seconds(config_.fault_tolerance.restart_backoff_max_s);
     options.slots.max_failures_in_a_row = static_cast<uint32_t>(config_.fault_tolerance.max_failures_in_a_row);
     options.slots.step_timeout = seconds(config_.env_runners.step_timeout_s);
+    options.slots.start_timeout = seconds(config_.env_runners.start_timeout_s);
     options.seed = static_cast<uint64_t>(config_.seed);
     return options;
   }
@@ -480,13 +519,17 @@ class AgentShell {
   void look() {
     next_look_ = clock_->now() + kLookEvery;
     std::vector<HostAgent::Progress> moved;
-    for (const uint32_t slot : core_.sampling()) {
+    const auto look_at = [&](uint32_t slot) {
       Connection* c = connection(slot);
-      if (c == nullptr) continue;
+      if (c == nullptr) return;
       const uint64_t progress = c->shared().progress.load(std::memory_order_relaxed);
       if (std::exchange(c->progress, progress) != progress) moved.push_back({slot, c->incarnation});
-    }
+    };
+    for (const uint32_t slot : core_.sampling()) look_at(slot);
+    for (uint32_t slot = welcome_.first_slot; slot < welcome_.first_slot + welcome_.num_slots; ++slot)
+      if (core_.starting(slot)) look_at(slot);
     for (const auto& progress : moved) step(progress);
+    if (ready_.isolated) tell_of_starts();
     if (door_) door_->step(clock_->now());
     publish();
     const HostMemory memory = read_host_memory();
@@ -502,6 +545,28 @@ class AgentShell {
                       static_cast<double>(memory.available) / (1 << 20), static_cast<double>(memory.total) / (1 << 20),
                       *largest, static_cast<double>(rss(*largest)) / (1 << 20)));
       ::kill(connection(*largest)->pid, SIGKILL);
+    }
+  }
+
+  /// Simulators that take long to make their environments: how far one of them is.
+  void tell_of_starts() {
+    const auto all = static_cast<uint32_t>(config_.env_runners.num_envs_per_env_runner);
+    std::optional<uint32_t> first;
+    uint32_t count = 0, made_by_first = 0;
+    for (const uint32_t slot : core_.sampling()) {
+      Connection* c = connection(slot);
+      const uint32_t made = c == nullptr ? 0 : c->shared().made.load(std::memory_order_relaxed);
+      if (made == 0 || made >= all) continue;
+      if (count++ == 0) first = slot, made_by_first = made;
+    }
+    if (!first) {
+      next_word_ = {};
+    } else if (next_word_ == Time{}) {
+      next_word_ = clock_->now() + kWords;
+    } else if (clock_->now() >= next_word_) {
+      next_word_ = clock_->now() + kWords;
+      say("starting", fmt::format("runner {} has made {} of {} environments{}", *first, made_by_first, all,
+                                  count > 1 ? fmt::format("; {} more runners make theirs", count - 1) : ""));
     }
   }
 
@@ -531,7 +596,7 @@ class AgentShell {
   WeightsPtr pending_;
   uint64_t published_ns_ = 0;
   std::vector<float> latencies_ms_;  // of weights, since the last status
-  Time next_look_{}, parent_heard_{};
+  Time next_look_{}, parent_heard_{}, next_word_{};
   int epoll_, signals_ = -1;
   bool done_ = false, preempted_ = false;
   int exit_ = 0;
@@ -544,7 +609,9 @@ std::string routing_id(const ChildArguments& arguments) {
                              : fmt::format("agent-{}.{}", agent, arguments.number("--incarnation"));
 }
 
-int body(const ChildArguments& arguments, const SocketContext& context, ControlLink& control, Zygote& zygote) {
+/// `agent` becomes its number in the run.
+int body(const ChildArguments& arguments, const SocketContext& context, ControlLink& control, Zygote& zygote,
+         std::optional<uint32_t>& agent) {
   wire::AgentHelloT hello;
   hello.agent = static_cast<uint32_t>(arguments.number("--agent"));
   hello.incarnation = static_cast<uint32_t>(arguments.number("--incarnation"));
@@ -554,6 +621,7 @@ int body(const ChildArguments& arguments, const SocketContext& context, ControlL
   ::gethostname(name.data(), name.size() - 1);
   hello.host = name.data();
   const Message welcome = control.introduce<wire::AgentWelcomeT>(hello);
+  agent = welcome.as<wire::AgentWelcomeT>()->agent;
   return AgentShell(arguments, context, control, zygote, welcome).run();
 }
 
@@ -578,17 +646,26 @@ int run(const ChildArguments& arguments, char** argv) {
   ::sigprocmask(SIG_BLOCK, &signals, nullptr);
   int status;
   uint64_t next_run = 0;
+  std::optional<uint32_t> agent;
+  const std::string run_id = fmt::format("{:016x}", arguments.number("--run"));
   {
-    Zygote zygote;  // before the first thread
+    // Beside the driver's sockets, where it is the driver's to remove; else it goes with this agent.
+    const std::string& control_endpoint = arguments.text("--control");
+    constexpr std::string_view kIpc = "ipc://";
+    const PrivateFolder folder(control_endpoint.starts_with(kIpc)
+                                   ? std::filesystem::path(control_endpoint.substr(kIpc.size())).parent_path().string()
+                                   : temporary_directory());
+    Zygote zygote(folder.path());  // before the first thread
     const std::string process =
         arguments.has("--key") ? arguments.text("--key") : fmt::format("agent-{}", arguments.number("--agent"));
     status = run_child(arguments, process, routing_id(arguments), [&](const auto& context, ControlLink& control) {
       control.tell_next_run(next_run);
-      return body(arguments, context, control, zygote);
+      return body(arguments, context, control, zygote, agent);
     });
   }
-  bury_children();  // no runner outlives its agent
-  RunnerLimits::sweep("/sys/fs/cgroup", fmt::format("{:016x}", arguments.number("--run")));  // their control groups
+  if (agent) end_processes_with({"MYRIAD_RUN=" + run_id, fmt::format("MYRIAD_HOST={}", *agent)});
+  bury_children();                               // no runner outlives its agent
+  RunnerLimits::sweep("/sys/fs/cgroup", run_id);  // their control groups
   if (next_run != 0 && status != kPreempted && arguments.number("--parent") == 0) join_again(argv, next_run);
   return status;
 }
@@ -600,7 +677,8 @@ int main(int argc, char** argv) {
   ::mallopt(M_ARENA_MAX, 1);
   try {
     return myriad::run(myriad::ChildArguments(argc, argv), argv);
-  } catch (const myriad::Error& error) {
+  } catch (const std::exception& thrown) {
+    const myriad::Error error = myriad::as_error(thrown);
     std::fprintf(stderr, "%s\n", error.line().c_str());
     return static_cast<int>(error.exit_status());
   }

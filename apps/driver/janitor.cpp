@@ -11,12 +11,15 @@
 
 #include "env_runners/runner_limits.hpp"
 #include "rl/check.hpp"
+#include "rl/private_folder.hpp"
+#include "rl/processes.hpp"
 #include "rl/system.hpp"
 
 namespace myriad {
 namespace {
 
-constexpr int kSweepTries = 1000;  // 5 ms apart: killed processes may take a while to end
+constexpr size_t kMaxDirectoryBytes = 60;  // of the parent of the sockets' folder: their paths have 107 characters
+constexpr int kSweepTries = 1000;          // 5 ms apart: killed processes may take a while to end
 
 /// The janitor's process: waits for the driver's end of the pipe to close, then removes and kills what is left.
 [[noreturn]] void keep_house(int read_end, const std::string& directory) {
@@ -35,6 +38,7 @@ constexpr int kSweepTries = 1000;  // 5 ms apart: killed processes may take a wh
   if (sweeper == 0) {  // outlives the others: a control group can be removed when it is empty
     ::setpgid(0, 0);
     while (::getppid() == janitor) ::usleep(1000);
+    for (size_t at = 0; at < runs.size(); at += 16) end_processes_with({"MYRIAD_RUN=" + runs.substr(at, 16)});
     for (size_t at = 0; at < runs.size(); at += 16)
       for (int tries = 0; RunnerLimits::sweep("/sys/fs/cgroup", runs.substr(at, 16)) > 0 && tries < kSweepTries;
            ++tries)
@@ -49,10 +53,7 @@ constexpr int kSweepTries = 1000;  // 5 ms apart: killed processes may take a wh
 }  // namespace
 
 Janitor::Janitor() {
-  std::string name = (std::filesystem::temp_directory_path() / fmt::format("myriad-{}-XXXXXX", ::getuid())).string();
-  if (::mkdtemp(name.data()) == nullptr)
-    fail(Exit::resource, "no-socket-directory", "cannot make {}: {}", name, std::strerror(errno));
-  socket_directory_ = name;
+  socket_directory_ = PrivateFolder(temporary_directory(kMaxDirectoryBytes)).release();
   int ends[2];
   check(::pipe2(ends, O_CLOEXEC) == 0, "pipe2: {}", std::strerror(errno));
   pid_ = ::fork();

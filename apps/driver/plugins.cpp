@@ -79,7 +79,7 @@ Config load_user_config(std::string_view text, std::string_view name, const std:
   config.algorithm = find_algorithm(config.algorithm).id();
   config.rl_module.encoder = absolute_plugin(config.rl_module.encoder);
   for (std::string& wrapper : config.environment.wrappers) wrapper = absolute_plugin(wrapper);
-  config.plugins = {.algorithm = facts, .module = ""};
+  config.plugins = {.algorithm = facts, .module = "", .environment = ""};
   return config;
 }
 

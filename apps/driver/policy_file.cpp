@@ -18,8 +18,11 @@
 #include "apps/driver/resume_check.hpp"
 #include "apps/driver/run_directory.hpp"
 #include "rl/check.hpp"
+#include "rl/machine.hpp"
 #include "rl/module_json.hpp"
 #include "rl/plugin_build.hpp"
+#include "rl/private_folder.hpp"
+#include "rl/processes.hpp"
 #include "rl/sandbox.hpp"
 #include "rl/shared_memory.hpp"
 #include "rl/wrappers.hpp"
@@ -109,16 +112,18 @@ struct Left {
 };
 static_assert(std::is_trivially_copyable_v<EvaluationResult::Episode> && sizeof(Left) % 8 == 0);
 
-void evaluate_inside(const SavedPolicy& policy, const Evaluator::Options& options, Left& left) {
+/// In `sandbox`.
+void evaluate_inside(const SavedPolicy& policy, Evaluator::Options options, const Sandbox& sandbox, Left& left) {
   const auto keep = [&left](Exit exit, std::string_view code, std::string_view text) {
     left.exit = exit;
     code.copy(left.code, sizeof left.code - 1);
     text.copy(left.text, sizeof left.text - 1);
   };
   try {
-    const Sandbox sandbox(sandbox_options(policy.config, policy.env.needs_network));
     close_descriptors_but({sandbox.fd()});
     sandbox.enter();
+    options.context = EnvContext::of(policy.config);
+    options.context.sandbox = {};  // what it starts is inside by itself
     const EvaluationResult result = evaluate_here(policy, options);
     std::copy(result.episodes.begin(), result.episodes.end(), left.episodes());
     for (const NumberStats& number : result.numbers) {
@@ -128,9 +133,10 @@ void evaluate_inside(const SavedPolicy& policy, const Evaluator::Options& option
       to.mean_sum = number.mean_sum, to.mean_min = number.mean_min, to.mean_max = number.mean_max;
       to.last_sum = number.last_sum;
     }
-  } catch (const Error& error) {
-    keep(error.exit_status(), error.code(), error.what());
-  } catch (const std::exception& e) { keep(Exit::internal, "internal", e.what()); } catch (...) {
+  } catch (const std::exception& thrown) {
+    const Error error = as_error(thrown);
+    keep(error.exit_status(), error.code(), error.what() + sandbox_hint(sandbox.options(), error.what()));
+  } catch (...) {
     keep(Exit::environment, "env-exception", "the environment threw what is no std::exception");
   }
   left.done = true;
@@ -149,15 +155,20 @@ EvaluationResult evaluate_policy(const SavedPolicy& policy, const Evaluator::Opt
   const SharedMemory memory = SharedMemory::create(
       "evaluation", sizeof(Left) + result.episodes.size() * sizeof(EvaluationResult::Episode), false);
   Left& left = *new (memory.data()) Left{};
+  Sandbox::Options rules = sandbox_options(policy.config, policy.env.needs_network);
+  std::optional<PrivateFolder> folder;
+  if (rules.level != "off" && rules.folder().empty()) rules.temporary = folder.emplace(temporary_directory()).path();
+  const Sandbox sandbox(rules);
   const pid_t parent = ::getpid(), child = ::fork();
   check(child >= 0, "fork: {}", std::strerror(errno));
   if (child == 0) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (::getppid() == parent) evaluate_inside(policy, options, left);
+    if (::getppid() == parent) evaluate_inside(policy, options, sandbox, left);
     ::_exit(0);
   }
   int status = 0;
   while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {}
+  if (status != 0) end_processes_with({fmt::format("MYRIAD_SIMULATOR={}-*", child)});
   if (!left.done)
     fail(Exit::environment, "env-crashed", "{} ended the evaluation's process: {}", policy.env.id, exit_cause(status));
   left.code[sizeof left.code - 1] = left.text[sizeof left.text - 1] = '\0';  // the child wrote what it liked

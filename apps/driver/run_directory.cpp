@@ -11,15 +11,16 @@
 #include <cerrno>
 #include <charconv>
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <fstream>
 #include <iterator>
-#include <thread>
 #include <utility>
 
 #include "rl/check.hpp"
+#include "rl/machine.hpp"
 
 namespace myriad {
 namespace fs = std::filesystem;
@@ -101,11 +102,13 @@ int take_lock(const fs::path& directory) {
   if (fd < 0) fail(Exit::resource, "cannot-write", "{}: {}", lock.string(), reason());
   if (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
     const int error = errno;
-    ::close(fd);
-    if (error == EWOULDBLOCK)
+    if (error == EWOULDBLOCK) {
+      ::close(fd);
       fail(Exit::resource, "run-in-use", "{} is in use by process {}; wait for it or stop it", directory.string(),
            lock_owner(lock));
-    fail(Exit::resource, "cannot-write", "{}: {}", lock.string(), std::strerror(error));
+    }
+    std::fprintf(stderr, "%s cannot be locked, %s: nothing keeps a second driver from this folder\n",
+                 lock.string().c_str(), std::strerror(error));
   }
   const std::string pid = fmt::format("{}\n", ::getpid());
   if (::ftruncate(fd, 0) != 0 || ::pwrite(fd, pid.data(), pid.size(), 0) != static_cast<ssize_t>(pid.size())) {
@@ -137,9 +140,11 @@ void write_atomically(const fs::path& path, std::string_view text) {
       else
         good = errno == EINTR;
     }
-    good = good && ::fsync(file.fd) == 0 && ::rename(temporary.c_str(), path.c_str()) == 0;
-    if (!good) {
-      const std::string why = reason();
+    int error = good ? 0 : errno;
+    if (error == 0) error = sync_to_disk(file.fd);
+    if (error == 0) error = rename_file(temporary, path.string());
+    if (error != 0) {
+      const std::string why = std::strerror(error);
       ::unlink(temporary.c_str());
       fail(Exit::resource, "cannot-write", "{}: {}", path.string(), why);
     }
@@ -260,7 +265,7 @@ std::string system_json(std::string_view version) {
   return fmt::format(
       "{{\n  \"version\": {},\n  \"cpu\": {},\n  \"cores\": {},\n  \"memory_bytes\": {},\n  \"kernel\": {},\n"
       "  \"machine\": {},\n  \"host\": {}\n}}\n",
-      json_string(version), json_string(cpu), std::thread::hardware_concurrency(), memory_bytes,
+      json_string(version), json_string(cpu), usable_cores(), memory_bytes,
       json_string(fmt::format("{} {}", kernel.sysname, kernel.release)), json_string(kernel.machine),
       json_string(kernel.nodename));
 }

@@ -12,6 +12,7 @@
 #include <random>
 
 #include "apps/driver/evaluation_process.hpp"
+#include "apps/driver/event_tally.hpp"
 #include "apps/driver/final_evaluation.hpp"
 #include "apps/driver/janitor.hpp"
 #include "apps/driver/launcher.hpp"
@@ -31,7 +32,9 @@
 #include "rl/curriculum.hpp"
 #include "rl/observation_parts.hpp"
 #include "rl/run_layout.hpp"
+#include "rl/simulator/address.hpp"
 #include "rl/simulator/clients.hpp"
+#include "rl/simulator/facts.hpp"
 #include "rl/system.hpp"
 #include "rl/wire/messages.hpp"
 #include "rl/wire/transport.hpp"
@@ -70,10 +73,10 @@ struct Links {
   /// Where `name` listens: the n-th port from network.port, or a file.
   std::string endpoint(const std::string& name, int64_t n) const {
     if (is_ipc()) return "ipc://" + janitor.socket_directory() + "/" + name;
-    if (config.bind == "0.0.0.0" || config.bind == "*")
+    if (config.bind == "0.0.0.0" || config.bind == "*" || config.bind == "::" || config.bind == "[::]")
       fail(Exit::usage, "bad-bind",
            "network.bind {} is no address to connect to; want this host's own, see `hostname -I`", config.bind);
-    return fmt::format("tcp://{}:{}", config.bind, config.port == 0 ? 0 : config.port + n);
+    return "tcp://" + simulator::with_port(config.bind, config.port == 0 ? 0 : config.port + n);
   }
 
   static constexpr Time kSelfTest = std::chrono::seconds(2);
@@ -355,7 +358,9 @@ class Run {
     if (const fs::path link = directory_.path() / "best"; fs::is_symlink(link, ignored)) fs::remove(link, ignored);
   }
 
-  void note_event(const std::string& kind, const std::string& text) { note_event({wall_time_s(), kind, text}); }
+  void note_event(const std::string& kind, const std::string& text) {
+    if (const auto told = tally_.told(kind, text)) note_event({wall_time_s(), kind, *told});
+  }
   void note_event(const RunEvent& event) {
     progress_.event(event.text);
     for (const auto& observer : observers_) observer->event(event);
@@ -524,6 +529,7 @@ class Run {
   std::vector<std::unique_ptr<RunObserver>> observers_;
   TerminalView* terminal_ = nullptr;  // one of the observers
   PeerBudget budget_;
+  EventTally tally_;
   std::optional<DriverCore::Finished> finished_;
   struct Evaluation {
     EvaluatedCheckpoint checkpoint;
@@ -704,6 +710,7 @@ int train(const TrainOptions& options) {
     ask_for_module(config);
     const EnvSpec env = check_environment(config);
     tell_of_other_observations(config, env);
+    config.plugins.environment = simulator::told_facts();
     Links links(config);
     RunDirectory directory = options.out.empty() ? RunDirectory::create_numbered(fs::absolute("runs"))
                                                  : RunDirectory::create_exact(fs::absolute(options.out));
@@ -725,6 +732,7 @@ int train(const TrainOptions& options) {
   Revisited revisited = revisit(run_path, config, options.overrides);
   ask_for_module(config);
   const EnvSpec env = check_environment(config);
+  config.plugins.environment = simulator::told_facts();
   SavedRun saved = load_saved_run(*files, checkpoint, config.env_runners.num_env_runners);
   prepare_resume(*files, saved, config, env, revisited);
   saved.origin = std::move(revisited.origin);

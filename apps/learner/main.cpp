@@ -31,6 +31,7 @@
 #include "learners/group/rendezvous.hpp"
 #include "learners/group/shared_collective.hpp"
 #include "rl/curriculum.hpp"
+#include "rl/machine.hpp"
 #include "rl/run_layout.hpp"
 #include "rl/wrappers.hpp"
 #include "roles/group_member.hpp"
@@ -368,7 +369,8 @@ class LearnerShell {
   /// The host Gloo listens on: that of the agents' endpoint, or the loopback.
   static std::string host_of(const std::string& endpoint) {
     if (!endpoint.starts_with("tcp://")) return "127.0.0.1";
-    return endpoint.substr(6, endpoint.rfind(':') - 6);
+    const std::string host = endpoint.substr(6, endpoint.rfind(':') - 6);
+    return host.starts_with('[') ? host.substr(1, host.size() - 2) : host;
   }
 
   /// Sends the driver what the update thread put into the rendezvous; all of it again while others may lack it.
@@ -628,7 +630,8 @@ int main(int argc, char** argv) {
   if (myriad::is_description(argc, argv)) return myriad::describe(argv);
   try {
     return myriad::run(myriad::ChildArguments(argc, argv));
-  } catch (const myriad::Error& error) {
+  } catch (const std::exception& thrown) {
+    const myriad::Error error = myriad::as_error(thrown);
     std::fprintf(stderr, "%s\n", error.line().c_str());
     return static_cast<int>(error.exit_status());
   }

@@ -12,10 +12,10 @@
 #include <ctime>
 #include <optional>
 #include <random>
-#include <thread>
 #include <utility>
 
 #include "learners/group/counted_collective.hpp"
+#include "rl/machine.hpp"
 #include "rl/shared_memory.hpp"
 
 namespace myriad {
@@ -60,7 +60,7 @@ class SharedCollective final : public CountedCollective {
         head_(*reinterpret_cast<Head*>(memory_.data())),
         rank_(rank),
         size_(size),
-        spins_(size <= std::thread::hardware_concurrency() ? kSpins : 0),
+        spins_(size <= static_cast<uint32_t>(usable_cores()) ? kSpins : 0),
         deadline_(deadline) {}
 
   uint32_t rank() const override { return rank_; }

@@ -47,11 +47,13 @@ int open(const std::string& address, bool listens) {
     fd = open_at(AF_UNIX, reinterpret_cast<const sockaddr*>(&name), sizeof name, listens);
   } else {
     const size_t colon = address.rfind(':');
+    std::string host = address.substr(0, colon);  // an IPv6 address is in brackets
+    if (host.starts_with('[') && host.ends_with(']')) host = host.substr(1, host.size() - 2);
     addrinfo hints{}, *found = nullptr;
     hints.ai_socktype = SOCK_STREAM;
     hints.ai_flags = listens ? AI_PASSIVE : 0;
     const int problem =
-        ::getaddrinfo(address.substr(0, colon).c_str(), address.substr(colon + 1).c_str(), &hints, &found);
+        ::getaddrinfo(host.empty() ? nullptr : host.c_str(), address.substr(colon + 1).c_str(), &hints, &found);
     if (problem != 0) throw std::runtime_error(::gai_strerror(problem));
     const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> kept(found, ::freeaddrinfo);
     for (const addrinfo* each = found; each != nullptr && fd < 0; each = each->ai_next)
@@ -65,6 +67,10 @@ int open(const std::string& address, bool listens) {
 
 bool is_path(const std::string& address) {
   return address.find('/') != std::string::npos || address.rfind(':') == std::string::npos;
+}
+std::string with_port(const std::string& host, int64_t port) {
+  const bool bare = host.find(':') != std::string::npos && !host.starts_with('[');
+  return (bare ? "[" + host + "]" : host) + ":" + std::to_string(port);
 }
 int connect_to(const std::string& address) { return open(address, false); }
 int listen_at(const std::string& address) { return open(address, true); }

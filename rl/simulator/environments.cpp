@@ -6,6 +6,7 @@
 #include <map>
 
 #include "rl/check.hpp"
+#include "rl/simulator/facts.hpp"
 #include "rl/simulator/simulator.hpp"
 #include "rl/system.hpp"
 
@@ -26,6 +27,11 @@ class Group {
  public:
   Group(Source source, EnvOptions options, EnvContext context)
       : source_(std::move(source)), options_(std::move(options)), context_(std::move(context)) {}
+
+  ~Group() {
+    for (const Host& host : hosts_)  // all at once
+      if (host.simulator) host.simulator->close();
+  }
 
   size_t join() {
     places_.emplace_back();
@@ -85,7 +91,11 @@ class Group {
   void renew(size_t place) {
     if (is_open()) return;
     const auto [host, env] = at(place);
-    if (!host->simulator) host->simulator = start(host->size);
+    if (!host->simulator) {
+      auto simulator = start(host->first);
+      simulator->welcome(host->size, options_);
+      host->simulator = std::move(simulator);
+    }
     places_[place] = Place{.anew = !places_[place].lost};  // a simulator that is lost comes back with new ones
   }
 
@@ -112,9 +122,24 @@ class Group {
     std::optional<Error> loss = {};        // the last one
   };
 
-  std::unique_ptr<Simulator> start(size_t size) const {
-    auto simulator = std::make_unique<Simulator>(source_, options_, context_);
-    simulator->welcome(size, options_);
+  /// A simulator may announce other spaces here than to the process that asked it first.
+  void check_spaces(const HelloT& hello) const {
+    const HelloT* known = known_hello(source_.name(), options_);
+    if (known == nullptr) return;
+    const auto check_space = [&](const SpaceT* now, const SpaceT* before, const char* name) {
+      const myriad::Space got = to_space(now, name), want = to_space(before, name);
+      if (got.to_string() != want.to_string())
+        fail(Exit::environment, "simulator-changed", "{} has {}s {}, and had {} when the run began", source_.name(),
+             name, got.to_string(), want.to_string());
+    };
+    check_space(hello.observation.get(), known->observation.get(), "observation");
+    check_space(hello.action.get(), known->action.get(), "action");
+  }
+
+  /// That of the places from `first` on, which waits for its Welcome.
+  std::unique_ptr<Simulator> start(size_t first) const {
+    auto simulator = std::make_unique<Simulator>(source_, options_, context_, context_.first_env + first);
+    check_spaces(simulator->hello());
     return simulator;
   }
 
@@ -122,7 +147,7 @@ class Group {
     std::vector<Host> hosts;
     const size_t places = places_.size();
     for (size_t first = 0; first < places;) {
-      auto simulator = std::make_unique<Simulator>(source_, options_, context_);
+      auto simulator = start(first);
       if (const size_t agents = agents_of(simulator->hello()); places % agents != 0)
         fail(
             Exit::usage, "impossible",
@@ -220,9 +245,21 @@ auto make_of(const Source& source) {
   };
 }
 
+/// What it says of itself with these options.
+const HelloT& facts_of(const Source& source, const EnvOptions& options, const EnvContext& context) {
+  learn_facts(context.facts);
+  return hello_of(source.name(), options, [&] {
+    try {
+      return HelloT(Simulator(source, options, context, context.first_env).hello());
+    } catch (const Error& error) {
+      throw Error(error.exit_status(), error.code(), error.what() + sandbox_hint(context.sandbox, error.what()));
+    }
+  });
+}
+
 /// The EnvSpec of a simulator's Hello.
 EnvSpec spec_of(const Source& source, const EnvContext& context) {
-  const HelloT hello = Simulator(source, {}, context).hello();
+  const HelloT& hello = facts_of(source, {}, context);
   EnvSpec spec{.id = "",
                .observation_space = to_space(hello.observation.get(), "observation"),
                .action_space = to_space(hello.action.get(), "action"),
@@ -237,7 +274,7 @@ EnvSpec spec_of(const Source& source, const EnvContext& context) {
   for (const auto& option : hello.options)
     if (option && std::isfinite(option->value)) spec.options[option->name] = option->value;
   spec.configure = [source](EnvSpec& configured, const EnvContext& configures) {
-    const HelloT other = Simulator(source, configured.options, configures).hello();
+    const HelloT& other = facts_of(source, configured.options, configures);
     configured.observation_space = to_space(other.observation.get(), "observation");
     configured.action_space = to_space(other.action.get(), "action");
     configured.agents = static_cast<int>(agents_of(other));

@@ -9,21 +9,58 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 
 #include "rl/check.hpp"
+#include "rl/processes.hpp"
 #include "rl/simulator/address.hpp"
 
 namespace myriad::simulator {
 namespace {
 
 constexpr int kChildSocket = 3;
+constexpr Time kNotes = std::chrono::seconds(10);  // between two words on a start that takes long
+
+Clock& clock() {
+  static const std::unique_ptr<Clock> clock = make_system_clock();
+  return *clock;
+}
 
 std::string text_of(const EnvOptions& options) {
   std::string text;
   for (const auto& [name, value] : options) text += fmt::format("{}{}={}", text.empty() ? "" : "\n", name, value);
   return text;
+}
+
+/// Environment variables as execve() takes them: this process's, with `more` over them. Numerical libraries of a
+/// simulator compute with one thread, unless something else is asked for: there is a runner for each core.
+std::vector<std::string> variables_with(const std::map<std::string, std::string>& more) {
+  std::map<std::string, std::string> all{{"OMP_NUM_THREADS", "1"}, {"OPENBLAS_NUM_THREADS", "1"}, {"MKL_NUM_THREADS", "1"}};
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view text(*entry);
+    if (const size_t at = text.find('='); at != std::string_view::npos)
+      all[std::string(text.substr(0, at))] = text.substr(at + 1);
+  }
+  for (const auto& [name, value] : more) all[name] = value;
+  std::vector<std::string> lines;
+  for (const auto& [name, value] : all) lines.push_back(name + "=" + value);
+  return lines;
+}
+
+std::vector<char*> pointers_to(std::vector<std::string>& words) {
+  std::vector<char*> pointers;
+  for (std::string& word : words) pointers.push_back(word.data());
+  pointers.push_back(nullptr);
+  return pointers;
+}
+
+/// Names no other simulator of this machine.
+std::string new_mark() {
+  static uint64_t count = 0;
+  return fmt::format("{}-{}", ::getpid(), ++count);
 }
 
 }  // namespace
@@ -34,38 +71,56 @@ std::string Source::name() const {
                                  : fmt::format("{}", fmt::join(command, " "));
 }
 
-Simulator::Simulator(const Source& source, const EnvOptions& options, const EnvContext& context)
-    : answer_timeout_(context.answer_timeout) {
-  if (source.command.empty())
-    connect(source.address, context);
-  else
-    start(source, options, context);
-  explained([&] {
-    MessageT message = channel_->receive(context.start_timeout);
-    auto* hello = as<HelloT>(message);
-    if (hello == nullptr)
-      fail(Exit::environment, "simulator-malformed", "{} begins with a {}, want a Hello", channel_->name(),
-           EnumNameBody(message.body.type));
-    if (hello->protocol != kProtocol) {
-      RefusedT refused;
-      refused.code = "version-skew";
-      refused.text = fmt::format("you speak protocol {}, this program {}", hello->protocol, kProtocol);
-      channel_->send(frame_of(refused));
-      fail(Exit::environment, "version-skew", "{} speaks simulator protocol {}, this program {}: update its SDK",
-           channel_->name(), hello->protocol, kProtocol);
-    }
-    if (hello->role != Role::steps)
-      fail(Exit::environment, "simulator-malformed",
-           "{} asks for actions; a simulator that is started or connected to is stepped", channel_->name());
-    hello_ = std::move(*hello);
-  });
+Simulator::Simulator(const Source& source, const EnvOptions& options, const EnvContext& context, uint64_t first_env)
+    : answer_timeout_(context.answer_timeout), start_timeout_(context.start_timeout), made_to_(context.made) {
+  try {
+    if (source.command.empty())
+      connect(source.address, context);
+    else
+      start(source, options, context, first_env);
+    explained([&] { take_hello(); });
+  } catch (...) {
+    end();
+    throw;
+  }
 }
 
-Simulator::~Simulator() {
-  channel_.reset();
-  if (pid_ < 0) return;
-  ::kill(pid_, SIGKILL);
-  while (::waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {}
+void Simulator::take_hello() {
+  MessageT message = starting();
+  auto* hello = as<HelloT>(message);
+  if (hello == nullptr)
+    fail(Exit::environment, "simulator-malformed", "{} begins with a {}, want a Hello", channel_->name(),
+         EnumNameBody(message.body.type));
+  if (hello->protocol != kProtocol) {
+    RefusedT refused;
+    refused.code = "version-skew";
+    refused.text = fmt::format("you speak protocol {}, this program {}", hello->protocol, kProtocol);
+    channel_->send(frame_of(refused));
+    fail(Exit::environment, "version-skew", "{} speaks simulator protocol {}, this program {}: update its SDK",
+         channel_->name(), hello->protocol, kProtocol);
+  }
+  if (hello->role != Role::steps)
+    fail(Exit::environment, "simulator-malformed",
+         "{} asks for actions; a simulator that is started or connected to is stepped", channel_->name());
+  hello_ = std::move(*hello);
+}
+
+Simulator::~Simulator() { end(); }
+
+void Simulator::end() {
+  close();
+  if (pid_ >= 0) {
+    const Time until = clock().now() + kCloseGrace;
+    int got = 0;
+    for (useconds_t pause = 200; (got = ::waitpid(pid_, nullptr, WNOHANG)) == 0 && clock().now() < until;
+         pause = std::min<useconds_t>(2 * pause, 10'000))
+      ::usleep(pause);
+    if (got == 0) {
+      ::kill(pid_, SIGKILL);
+      while (::waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {}
+    }
+  }
+  if (!mark_.empty()) end_processes_with({"MYRIAD_SIMULATOR=" + mark_});
 }
 
 /// Adds how the process ended to what went wrong.
@@ -91,18 +146,28 @@ std::string Simulator::ending() {
                              : fmt::format("ended with exit status {}; its words are in the log", WEXITSTATUS(status));
 }
 
-void Simulator::start(const Source& source, const EnvOptions& options, const EnvContext& context) {
+void Simulator::start(const Source& source, const EnvOptions& options, const EnvContext& context, uint64_t first_env) {
+  Sandbox::Options rules = context.sandbox;
+  if (rules.level != "off" && rules.folder().empty())
+    rules.temporary = temporary_.emplace(temporary_directory()).path();
+  const Sandbox sandbox(rules);
   int ends[2];
   check(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0, "socketpair: {}", std::strerror(errno));
   // Everything that allocates comes before the fork.
-  std::vector<char*> argv;
-  for (const std::string& word : source.command) argv.push_back(const_cast<char*>(word.c_str()));
-  argv.push_back(nullptr);
-  std::string path = source.python_path;
-  if (const char* before = std::getenv("PYTHONPATH"); !path.empty() && before != nullptr)
-    path += std::string(":") + before;
-  const std::string text = text_of(options);
-  const Sandbox sandbox(context.sandbox);
+  std::vector<std::string> words = source.command;
+  const std::vector<char*> argv = pointers_to(words);
+  mark_ = new_mark();
+  std::map<std::string, std::string> own{{"MYRIAD_SIMULATOR", mark_},
+                                         {"MYRIAD_SIMULATOR_FD", std::to_string(kChildSocket)},
+                                         {"MYRIAD_SIMULATOR_OPTIONS", text_of(options)},
+                                         {"MYRIAD_ENV_INDEX", std::to_string(first_env)}};
+  if (!source.python_path.empty()) {
+    const char* before = std::getenv("PYTHONPATH");
+    own["PYTHONPATH"] = source.python_path + (before == nullptr ? "" : std::string(":") + before);
+  }
+  if (rules.level != "off" && !rules.folder().empty()) own["TMPDIR"] = rules.folder();
+  std::vector<std::string> variables = variables_with(own);
+  const std::vector<char*> environment = pointers_to(variables);
   const pid_t parent = ::getpid();
   pid_ = ::fork();
   if (pid_ < 0) {
@@ -112,25 +177,22 @@ void Simulator::start(const Source& source, const EnvOptions& options, const Env
   if (pid_ == 0) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (::getppid() != parent) ::_exit(1);
-    for (const int signal : {SIGINT, SIGTERM, SIGPIPE}) ::signal(signal, signal == SIGPIPE ? SIG_DFL : SIG_IGN);
+    for (int signal = 1; signal < NSIG; ++signal) ::signal(signal, SIG_DFL);  // none ignored: its children would, too
     sigset_t none;
     ::sigemptyset(&none);
     ::sigprocmask(SIG_SETMASK, &none, nullptr);
+    try {
+      sandbox.enter();  // while its descriptor is there: the socket's may be the same
+    } catch (const Error& error) {
+      (void)!::write(STDERR_FILENO, error.what(), std::strlen(error.what()));
+      ::_exit(126);
+    }
     ::dup2(STDERR_FILENO, STDOUT_FILENO);  // what it prints is for people
     if (ends[1] == kChildSocket)
       ::fcntl(kChildSocket, F_SETFD, 0);
     else
       ::dup2(ends[1], kChildSocket);
-    ::setenv("MYRIAD_SIMULATOR_FD", "3", 1);
-    ::setenv("MYRIAD_SIMULATOR_OPTIONS", text.c_str(), 1);
-    if (!path.empty()) ::setenv("PYTHONPATH", path.c_str(), 1);
-    try {
-      sandbox.enter();
-    } catch (const Error& error) {
-      (void)!::write(STDERR_FILENO, error.what(), std::strlen(error.what()));
-      ::_exit(126);
-    }
-    ::execvp(argv[0], argv.data());
+    ::execvpe(argv[0], argv.data(), environment.data());
     const char* why = std::strerror(errno);
     for (const char* part : {"error[spawn-failed] ", static_cast<const char*>(argv[0]), ": ", why, "\n"})
       (void)!::write(STDERR_FILENO, part, std::strlen(part));
@@ -141,15 +203,32 @@ void Simulator::start(const Source& source, const EnvOptions& options, const Env
   local_ = true;
 }
 
+/// Waits where nobody listens: a simulator may begin later than the run, or be started again.
 void Simulator::connect(const std::string& address, const EnvContext& context) {
   local_ = is_path(address);
-  int fd = -1;
-  try {
-    fd = connect_to(address);
-  } catch (const std::runtime_error& error) {
-    fail(Exit::environment, "simulator-gone", "no simulator answers at {}: {}; start it first", address, error.what());
+  const Time until = clock().now() + start_timeout_;
+  Time pause = std::chrono::milliseconds(50), next_sign{};
+  for (bool told = false;; told = true) {
+    std::string why;
+    try {
+      channel_.emplace(connect_to(address), fmt::format("the simulator at {}", address), false, context.alive);
+      return;
+    } catch (const std::runtime_error& error) { why = error.what(); }
+    const Time now = clock().now();
+    if (now + pause >= until)
+      fail(Exit::environment, "simulator-gone",
+           "no simulator answers at {}: {}; start it first, or within env_runners.start_timeout_s = {:g} s", address, why,
+           to_seconds(start_timeout_));
+    if (!told)
+      std::fprintf(stderr, "waiting for a simulator at %s: %s; %.0f s at most\n", address.c_str(), why.c_str(),
+                   to_seconds(start_timeout_));
+    if (context.alive && now >= next_sign) {
+      next_sign = now + std::chrono::seconds(1);
+      context.alive();
+    }
+    ::usleep(static_cast<useconds_t>(std::chrono::duration_cast<std::chrono::microseconds>(pause).count()));
+    pause = std::min<Time>(2 * pause, std::chrono::milliseconds(500));
   }
-  channel_.emplace(fd, fmt::format("the simulator at {}", address), false, context.alive);
 }
 
 void Simulator::welcome(size_t num_envs, const EnvOptions& options) {
@@ -170,6 +249,7 @@ void Simulator::welcome(size_t num_envs, const EnvOptions& options) {
   welcome.shared_bytes = local_ ? rows_.bytes : 0;
   welcome.takes_failed = true;
   welcome.max_numbers = kMaxNumbers;
+  welcome.hears_made = true;
   explained([&] { channel_->send(frame_of(std::move(welcome)), local_ ? memory_->fd() : -1); });
   memory_->close_fd();
   if (local_) step_frame_ = frame_of(StepT{});
@@ -198,6 +278,7 @@ void Simulator::begin_step() {
 
 void Simulator::finish_step() {
   if (!stepping_) return;
+  stepped_ = true;
   explained([&] { hear("Step", std::nullopt); });
   stepping_ = false;
   std::memset(active(), 0, num_envs_);
@@ -214,9 +295,43 @@ void Simulator::reset(size_t env, std::optional<uint64_t> seed, bool anew) {
   });
 }
 
+/// The next message but those about its start, after each of which it has as much time again.
+MessageT Simulator::answer() {
+  for (;;) {
+    MessageT message = stepped_ ? channel_->receive(answer_timeout_) : starting();
+    const auto* made = as<MadeT>(message);
+    if (made == nullptr) return message;
+    made_ = made->envs;
+    if (made_to_) made_to_(made_, num_envs_);
+  }
+}
+
+/// The next message, of one that has taken no step yet: now and then a word on how far it is.
+MessageT Simulator::starting() {
+  const Time until = clock().now() + start_timeout_;
+  for (;;) {
+    if (next_note_ == Time{}) next_note_ = clock().now() + kNotes;
+    try {
+      return channel_->receive(std::max(Time{}, std::min(until, next_note_) - clock().now()));
+    } catch (const Error& error) {
+      if (error.code() != "simulator-silent") throw;
+    }
+    const std::string so_far = num_envs_ == 0 ? "has not said its first word"
+                                              : fmt::format("has made {} of {} environments", made_, num_envs_);
+    if (clock().now() >= until)
+      fail(Exit::environment, "simulator-silent",
+           "{} gave no answer for {:.0f} s while it started: it {}; env_runners.start_timeout_s is how long that may "
+           "take",
+           channel_->name(), to_seconds(start_timeout_), so_far);
+    std::fprintf(stderr, "%s %s; it may take %.0f s\n", channel_->name().c_str(), so_far.c_str(),
+                 to_seconds(start_timeout_));
+    next_note_ = {};
+  }
+}
+
 /// The answer; without shared memory it has the rows, and those of one environment are kept, or of all.
 void Simulator::hear(const char* asked, std::optional<size_t> only) {
-  const MessageT message = channel_->receive(answer_timeout_);
+  const MessageT message = answer();
   const auto* stepped = as<SteppedT>(message);
   if (stepped == nullptr)
     fail(Exit::environment, "simulator-malformed", "{} answers a {} with a {}", channel_->name(), asked,

@@ -17,6 +17,7 @@
 #include "rl/shared_memory.hpp"
 #include "rl/simulator/channel.hpp"
 #include "rl/simulator/shared_rows.hpp"
+#include "rl/private_folder.hpp"
 
 namespace myriad::simulator {
 
@@ -28,14 +29,23 @@ struct Source {
   std::string name() const;          ///< the command or the address, for people
 };
 
+/// How long a simulator may take to end by itself, with close() and what it does at its exit, when its connection has
+/// closed; then it is killed.
+inline constexpr Time kCloseGrace = std::chrono::seconds(5);
+
 class Simulator {
  public:
-  /// Starts or connects, and receives its Hello. Throws Error.
-  Simulator(const Source& source, const EnvOptions& options, const EnvContext& context);
+  /// Starts or connects, where it waits for a peer that is away, and receives its Hello. `first_env`: index in the run of
+  /// its first environment. Throws Error.
+  Simulator(const Source& source, const EnvOptions& options, const EnvContext& context, uint64_t first_env);
+  /// Closes, and waits for its end; what it started ends with it.
   ~Simulator();
   Simulator(const Simulator&) = delete;
 
   const HelloT& hello() const { return hello_; }
+
+  /// Closes the connection: it is to end. Several are told so before the first is waited for.
+  void close() { channel_.reset(); }
 
   /// It is to hold `num_envs` environments.
   void welcome(size_t num_envs, const EnvOptions& options);
@@ -63,9 +73,13 @@ class Simulator {
   uint8_t flags(size_t env) const { return static_cast<uint8_t>(*block(rows_.flags + env)); }
 
  private:
-  void start(const Source& source, const EnvOptions& options, const EnvContext& context);
+  void start(const Source& source, const EnvOptions& options, const EnvContext& context, uint64_t first_env);
   void connect(const std::string& address, const EnvContext& context);
   void hear(const char* asked, std::optional<size_t> only);
+  void take_hello();
+  void end();
+  MessageT answer();
+  MessageT starting();
   std::string ending();  // "ended with exit status 1"; waits for it, a second at most
   void check_row(const char* what, size_t bytes, size_t mine) const;
   template <class F>
@@ -73,8 +87,14 @@ class Simulator {
   std::byte* block(size_t offset) const { return memory_->data() + offset; }
   uint8_t* active() const { return reinterpret_cast<uint8_t*>(block(rows_.active)); }
 
-  Time answer_timeout_;
+  Time answer_timeout_, start_timeout_;
+  bool stepped_ = false;  // once: its start is over
+  size_t made_ = 0;       // environments, as it says
+  std::function<void(size_t made, size_t of)> made_to_;
+  Time next_note_{};
   int pid_ = -1;
+  std::string mark_;                           // MYRIAD_SIMULATOR of a process, and of those that it starts
+  std::optional<PrivateFolder> temporary_;  // its TMPDIR
   std::optional<Channel> channel_;
   HelloT hello_;
   size_t num_envs_ = 0;

@@ -46,8 +46,10 @@ void set_client_keys(void* socket, const KeyPair& client, const std::string& ser
   set_key(socket, ZMQ_CURVE_SECRETKEY, client.secret_key.bytes.data());
 }
 
-void notice_cuts(void* socket, const std::string& endpoint, int silence_ms) {
+/// What a TCP socket wants before it listens or connects.
+void prepare_tcp(void* socket, const std::string& endpoint, int silence_ms) {
   if (!endpoint.starts_with(kTcp)) return;
+  if (endpoint.find('[') != std::string::npos) set(socket, ZMQ_IPV6, 1);
   set(socket, ZMQ_HEARTBEAT_IVL, kHeartbeatMs);
   set(socket, ZMQ_HEARTBEAT_TIMEOUT, silence_ms);
   set(socket, ZMQ_CONNECT_TIMEOUT, kConnectMs);
@@ -85,7 +87,7 @@ bool somebody_listens(const std::string& endpoint) {
 bool is_loopback(const std::string& endpoint) {
   const std::string host = endpoint.substr(kTcp.size(), endpoint.rfind(':') - kTcp.size());
   in_addr address{};
-  return host == "localhost" ||
+  return host == "localhost" || host == "[::1]" ||
          (::inet_pton(AF_INET, host.c_str(), &address) == 1 && ntohl(address.s_addr) >> 24 == 127);
 }
 
@@ -116,6 +118,22 @@ void require_private_directory(const std::string& endpoint) {
          "cannot listen at {}: other users reach {} (mode {:o}, uid {}); want one of "
          "this user with mode 700",
          endpoint, directory, status.st_mode & 0777, status.st_uid);
+}
+
+[[noreturn]] void fail_to_listen(const std::string& endpoint, int error) {
+  const bool tcp = endpoint.starts_with(kTcp);
+  const auto failed = [&](std::string_view code, std::string_view what) {
+    fail(Exit::resource, code, "cannot listen at {}: {}", endpoint, what);
+  };
+  if (error == EADDRINUSE) failed("endpoint-in-use", "another process does; take another network.port, or 0 for free ones");
+  if (tcp && (error == EADDRNOTAVAIL || error == ENODEV))
+    failed("bad-bind", "this host has no such address; want one of its own for network.bind, see `hostname -I`");
+  if (tcp && (error == EACCES || error == EPERM))
+    failed("bad-bind", "this user may not listen there; network.port wants 1024 or more");
+  if (tcp && error == EINVAL) failed("bad-bind", "that is no address of a host; want 10.0.0.5 or ::1, and a port up to 65535");
+  if (!tcp && error == ENAMETOOLONG)
+    failed("cannot-listen", "a socket's path has at most 107 characters; set TMPDIR to a shorter one");
+  failed("cannot-listen", zmq_strerror(error));
 }
 
 struct Close {
@@ -278,11 +296,10 @@ Router::Router(const SocketContext& context, const std::string& endpoint, size_t
   set(handle_, ZMQ_ROUTER_MANDATORY, 1);
   set(handle_, ZMQ_ROUTER_HANDOVER, 0);  // or a peer could take another's id
   set(handle_, ZMQ_BACKLOG, kBacklog);
-  notice_cuts(handle_, endpoint, kListenerSilenceMs);
+  prepare_tcp(handle_, endpoint, kListenerSilenceMs);
   if (somebody_listens(endpoint))
     fail(Exit::resource, "endpoint-in-use", "cannot listen at {}: another process does", endpoint);
-  if (zmq_bind(handle_, endpoint.c_str()) != 0)
-    fail(Exit::resource, "endpoint-in-use", "cannot listen at {}: {}", endpoint, zmq_strerror(errno));
+  if (zmq_bind(handle_, endpoint.c_str()) != 0) fail_to_listen(endpoint, errno);
 }
 
 bool Router::send(const std::string& peer, const Frames& frames) {
@@ -305,7 +322,7 @@ Dealer::Dealer(const SocketContext& context, const std::string& endpoint, const 
   if (needs_keys(endpoint, keys.client.has_value(), "connect to"))
     set_client_keys(handle_, *keys.client, keys.server_public);
   set(handle_, ZMQ_ROUTING_ID, routing_id.data(), routing_id.size());
-  notice_cuts(handle_, endpoint, kConnecterSilenceMs);
+  prepare_tcp(handle_, endpoint, kConnecterSilenceMs);
   if (zmq_connect(handle_, endpoint.c_str()) != 0)
     fail(Exit::resource, "bad-endpoint", "cannot connect to {}: {}", endpoint, zmq_strerror(errno));
 }
@@ -328,6 +345,7 @@ Handshake try_handshake(const std::string& endpoint, const std::string& server_p
   const RawSocket socket = make_socket(context.handle(), ZMQ_DEALER);
   set_client_keys(socket.get(), who, server_public);
   set(socket.get(), ZMQ_RECONNECT_IVL, kReconnectMs);
+  if (endpoint.find('[') != std::string::npos) set(socket.get(), ZMQ_IPV6, 1);
   const int events = ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
   check(zmq_socket_monitor(socket.get(), "inproc://events", events) == 0, "zmq_socket_monitor: {}",
         zmq_strerror(errno));

@@ -171,18 +171,24 @@ class Host {
     takes_numbers_ = welcome.max_numbers == kMaxNumbers;
     if (takes_numbers_)
       for (size_t k = 0; k < num_numbers(plugin_); ++k) names_to_tell_.emplace_back(plugin_.number_names[k]);
+    if (const char* first = std::getenv("MYRIAD_ENV_INDEX")) first_env_ = std::strtoull(first, nullptr, 10);
     not_begun_.resize(n_);
     envs_.resize(n_);
     for (size_t i = 0; i < n_; ++i) {
       make(i);
       streams_.push_back(stream_of(std::random_device{}()));
+      if (!welcome.hears_made) continue;
+      MadeT made;
+      made.envs = static_cast<uint32_t>(i + 1);
+      channel_.send(frame_of(std::move(made)));
     }
     if (memory_) stepped_ = frame_of(SteppedT{});
   }
 
   void make(size_t i) {
-    if (envs_[i] == nullptr)
-      call_plugin([&](myriad_error* error) { return (envs_[i] = plugin_.create(values_.data(), error)) == nullptr; });
+    if (envs_[i] != nullptr) return;
+    ::setenv("MYRIAD_ENV_INDEX", std::to_string(first_env_ + i).c_str(), 1);
+    call_plugin([&](myriad_error* error) { return (envs_[i] = plugin_.create(values_.data(), error)) == nullptr; });
   }
   void discard(size_t i) {
     if (envs_[i] != nullptr) plugin_.destroy(std::exchange(envs_[i], nullptr));
@@ -299,6 +305,7 @@ class Host {
   Channel channel_;
   const myriad_plugin& plugin_;
   std::vector<double> values_;     // of the options
+  uint64_t first_env_ = 0;  ///< of the run
   std::vector<myriad_env*> envs_;  // nullptr: it failed
   std::vector<RandomStream> streams_;
   std::vector<std::unique_ptr<FailedEnvT>> failed_;  // to be told
@@ -314,9 +321,24 @@ class Host {
   std::vector<std::byte> stepped_;
 };
 
+/// What is sent to all processes of a run at once ends the run, which closes the connection. None is ignored: programs
+/// that this one starts would inherit that.
+void leave_signals_to_myriad() {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction before {}, nothing {};
+    nothing.sa_handler = [](int) {};
+    nothing.sa_flags = SA_RESTART;
+    if (::sigaction(signal, nullptr, &before) == 0 && before.sa_handler == SIG_DFL)
+      ::sigaction(signal, &nothing, nullptr);
+  }
+}
+
 void serve(const myriad_plugin& plugin, const char* listen) {
   const char* started = std::getenv("MYRIAD_SIMULATOR_FD");
-  if (started != nullptr) return Host(Channel(std::atoi(started), "Myriad", true), plugin).run();
+  if (started != nullptr) {
+    leave_signals_to_myriad();
+    return Host(Channel(std::atoi(started), "Myriad", true), plugin).run();
+  }
   if (listen == nullptr)
     fail(Exit::usage, "not-started",
          "Myriad did not start this process: give an address to listen at, for env = \"connect:ADDRESS\"");

@@ -147,7 +147,7 @@ char state_of(int pid) {
 
 TEST_SUITE("env_runners/zygote") {
   TEST_CASE("Zygote: its runners sample with the weights in shared memory; a killed one is reported and replaced") {
-    Zygote zygote;
+    Zygote zygote("/tmp");
     zygote.set_up(kRun, 1, 0, kConfig);
     const ZygoteReport ready = next(zygote);
     INFO(ready.text);
@@ -217,7 +217,7 @@ TEST_SUITE("env_runners/zygote") {
         "rollout_fragment_length = 16\n[training]\ntrain_batch_size = 16\nminibatch_size = 16\n"
         "[environment]\nenv = \"ToyStopping-v0\"\n";
     config.insert(0, "algorithm = \"PPO\"\n");
-    Zygote zygote;
+    Zygote zygote("/tmp");
     zygote.set_up(kRun, 1, 0, config);
     const ZygoteReport ready = next(zygote);
     INFO(ready.text);
@@ -308,7 +308,7 @@ TEST_SUITE("env_runners/zygote") {
       return;
     }
     const auto said = [](const std::string& env, const std::string& sandbox) {
-      Zygote zygote;
+      Zygote zygote("/tmp");
       std::string config = kConfig;
       config.insert(config.find("[training]"), "sandbox = \"" + sandbox + "\"\n");
       zygote.set_up(kRun, 1, 0, config + "[environment]\nenv = \"" + env + "\"\n");
@@ -336,7 +336,7 @@ TEST_SUITE("env_runners/zygote") {
   }
 
   TEST_CASE("Zygote: a config it cannot load is answered with the error's code, text and exit status") {
-    Zygote zygote;
+    Zygote zygote("/tmp");
     zygote.set_up(kRun, 1, 0, "[environment]\nenv = \"CartPol-v1\"\n");
     const ZygoteReport failed = next(zygote);
     REQUIRE(failed.kind == ZygoteReport::Kind::failed);
@@ -346,7 +346,7 @@ TEST_SUITE("env_runners/zygote") {
   }
 
   TEST_CASE("Zygote: a runner whose environment throws says so and exits with its status") {
-    Zygote zygote;
+    Zygote zygote("/tmp");
     zygote.set_up(kRun, 1, 0, std::string(kConfig) + "[environment]\nenv = \"CartPole-v1\"\n");
     REQUIRE(next(zygote).kind == ZygoteReport::Kind::ready);
     RunnerSetup setup = RunnerSetup::load(kRun, 1, kConfig);

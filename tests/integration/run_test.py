@@ -207,7 +207,7 @@ class Case(unittest.TestCase):
         found = {}
         for entry in sorted((e for e in pathlib.Path("/proc").iterdir() if e.name.isdigit()), key=lambda e: int(e.name)):
             with contextlib.suppress(OSError):
-                if f"TMPDIR={self.tmp}\0".encode() in (entry / "environ").read_bytes():
+                if f"TMPDIR={self.tmp}".encode() in (entry / "environ").read_bytes():  # or a folder in it, of a simulator
                     found[int(entry.name)] = (entry / "comm").read_text().strip()
         return {pid: name for pid, name in found.items() if comm in ("", name)}
 

@@ -98,6 +98,38 @@ TEST_SUITE("rl/sandbox") {
     CHECK(fs::file_size(folder.path / "asset") == 5);
   }
 
+  TEST_CASE("Sandbox: a folder for temporary files, and shared memory, without a folder that is given") {
+    if (!has({.landlock_abi = 3, .seccomp = true})) return;
+    const Folder folder;
+    const std::string block = fmt::format("/dev/shm/myriad-test-{}", ::getpid());
+    const std::string said =
+        inside(Sandbox({.level = "default", .writable = "", .network = false, .temporary = folder.path / "open"}), [&] {
+          return std::string(std::getenv("TMPDIR")) + " " +
+                 tried("inside", open_to_write(folder.path / "open/new", O_WRONLY | O_CREAT)) +
+                 tried("outside", open_to_write(folder.path / "new", O_WRONLY | O_CREAT)) +
+                 tried("chmod", ::chmod((folder.path / "asset").c_str(), 0777)) +
+                 tried("shared memory", open_to_write(block, O_RDWR | O_CREAT | O_EXCL)) +
+                 tried("its name goes", ::unlink(block.c_str())) +
+                 tried("a folder in it", ::mkdir(block.c_str(), 0700));
+        });
+    CHECK(said == (folder.path / "open").string() +
+                      " inside ok, outside EACCES, chmod EPERM, shared memory ok, its name goes ok, a folder in it "
+                      "EACCES, ");
+  }
+
+  TEST_CASE("sandbox_hint: what an error tells of a refusal has the setting that allows it") {
+    const Sandbox::Options options{.level = "default"};
+    const auto names = [&](const Sandbox::Options& of, const std::string& error, const std::string& setting) {
+      return sandbox_hint(of, error).find(setting) != std::string::npos;
+    };
+    CHECK(names(options, "says: PermissionError: [Errno 13] Permission denied: '/home/x'", "env_runners.sandbox_write"));
+    CHECK(names(options, "FileNotFoundError: No usable temporary directory found in ['/tmp']", "sandbox_write"));
+    CHECK(names(options, "socket: Operation not permitted", "env_runners.sandbox_network"));
+    CHECK_FALSE(names({.level = "default", .writable = "", .network = true}, "Operation not permitted", "sandbox_network"));
+    CHECK(sandbox_hint({.level = "off"}, "Permission denied").empty());
+    CHECK(sandbox_hint(options, "ValueError: no more fuel").empty());
+  }
+
   TEST_CASE("Sandbox: no sockets but pairs of streams; an environment that needs the network has it") {
     if (!has({.landlock_abi = 0, .seccomp = true})) return;
     const auto attempts = [] {
@@ -174,16 +206,16 @@ TEST_SUITE("rl/sandbox") {
   }
 
   TEST_CASE("Sandbox: says what is in force; strict refuses a host that lacks a part, and names it") {
-    CHECK(Sandbox({.level = "default"}, kNewest).describe() == "sandbox: files, network, signals, system calls");
-    CHECK(Sandbox({.level = "strict"}, kNewest).describe() == "sandbox: files, network, signals, system calls");
+    CHECK(Sandbox({.level = "default"}, kNewest).describe() == "files, network, signals, system calls");
+    CHECK(Sandbox({.level = "strict"}, kNewest).describe() == "files, network, signals, system calls");
     CHECK(Sandbox({.level = "strict", .writable = "/tmp", .network = true}, kNewest).describe() ==
-          "sandbox: files, signals, system calls; sockets are allowed; /tmp can be written");
+          "files, signals, system calls; sockets are allowed; /tmp can be written");
     CHECK(Sandbox({.level = "default"}, {.landlock_abi = 2, .seccomp = true}).describe() ==
-          "sandbox: files, network, system calls; this host has not: signals (Landlock ABI 6, Linux 6.12)");
+          "files, network, system calls; this host has not: signals (Landlock ABI 6, Linux 6.12)");
     CHECK(Sandbox({.level = "default"}, {}).describe() ==
-          "sandbox: nothing; this host has not: files (Landlock, Linux 5.13), network (seccomp), signals (Landlock ABI "
+          "nothing; this host has not: files (Landlock, Linux 5.13), network (seccomp), signals (Landlock ABI "
           "6, Linux 6.12), system calls (seccomp)");
-    CHECK(Sandbox({.level = "off"}, kNewest).describe() == "sandbox: off");
+    CHECK(Sandbox({.level = "off"}, kNewest).describe() == "off");
     CHECK(inside(Sandbox({.level = "off"}), [] { return tried("mount", ::kill(::getppid(), 0)); }) == "mount ok, ");
     const auto code = [](const Sandbox::Options& options, Sandbox::Kernel kernel) -> std::string {
       try {

@@ -89,6 +89,37 @@ TEST_SUITE("rl/wire/transport") {
     CHECK_THROWS_WITH_AS(Dealer(context, "nonsense", "d"), doctest::Contains("nonsense"), Error);
   }
 
+  TEST_CASE("Router: what cannot be listened at is said by its cause, with what to set") {
+    SocketContext context;
+    const auto error_at = [&](const std::string& endpoint) -> std::string {
+      try {
+        Router router(context, endpoint);
+      } catch (const Error& error) { return error.line(); }
+      return "";
+    };
+    Router taken(context, "tcp://127.0.0.1:0");
+    CHECK(error_at(taken.endpoint()).starts_with("error[endpoint-in-use]"));
+    CHECK(error_at(taken.endpoint()).find("network.port") != std::string::npos);
+    CHECK(error_at("tcp://127.0.0.1:99999").starts_with("error[bad-bind]"));
+    const PrivateDirectory directory;
+    const std::string longest = directory.path + "/" + std::string(120, 'x');
+    CHECK(error_at("ipc://" + longest).find("TMPDIR") != std::string::npos);
+  }
+
+  TEST_CASE("Router, Dealer: over IPv6, on the loopback without keys") {
+    SocketContext context;
+    std::optional<Router> router;
+    try {
+      router.emplace(context, "tcp://[::1]:0");
+    } catch (const Error& error) {
+      CHECK(error.code() != "no-keys");
+      return;  // a machine without IPv6
+    }
+    Dealer dealer(context, router->endpoint(), "d");
+    REQUIRE(dealer.send({bytes("x")}));
+    CHECK(text(next(*router).frames.at(0)) == "x");
+  }
+
   TEST_CASE_FIXTURE(Pair, "Router: a message to an unknown peer returns false and leaves the socket as it was") {
     CHECK(!router.send("nobody", {bytes("a"), bytes("b")}));
     REQUIRE(dealer.send({bytes("x")}));

@@ -62,6 +62,25 @@ TEST_SUITE("roles/slot_supervisor") {
     CHECK(slots.num_restarts() == 5);
   }
 
+  TEST_CASE("SlotSupervisor: a process that starts and says that it lives is not hung; it is no step either") {
+    using std::chrono::seconds;
+    SlotSupervisor slots = supervisor(1, 100);
+    step(slots, SlotSupervisor::Start{}, Time{});
+    for (int i = 1; i <= 10; ++i) {
+      CHECK(find<SlotSupervisor::Hung>(step(slots, SlotSupervisor::Tick{}, seconds(50 * i))) == nullptr);
+      step(slots, SlotSupervisor::Alive{0, 0}, seconds(50 * i));
+      step(slots, SlotSupervisor::Alive{0, 1}, seconds(50 * i + 5));  // of another
+    }
+    CHECK(find<SlotSupervisor::Hung>(step(slots, SlotSupervisor::Tick{}, seconds(559))) == nullptr);
+    CHECK(find<SlotSupervisor::Hung>(step(slots, SlotSupervisor::Tick{}, seconds(560))) != nullptr);
+    CHECK(find<SlotSupervisor::Down>(step(slots, SlotSupervisor::Exited{0, 0, "SIGKILL"}, seconds(561)))->restart_in ==
+          Time::zero());
+    step(slots, SlotSupervisor::Alive{0, 1}, seconds(562));
+    step(slots, SlotSupervisor::Alive{0, 1}, seconds(563));
+    CHECK(find<SlotSupervisor::Down>(step(slots, SlotSupervisor::Exited{0, 1, "SIGKILL"}, seconds(564)))->restart_in >
+          Time::zero());  // the second in a row
+  }
+
   TEST_CASE("SlotSupervisor: what a slot is for ends the row of failures, steps alone do not") {
     SlotSupervisor slots = supervisor(1, 100);
     step(slots, SlotSupervisor::Start{}, Time{});

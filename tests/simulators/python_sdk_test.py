@@ -15,6 +15,7 @@ import tempfile
 import threading
 import types
 import unittest
+import unittest.mock
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "tests/integration"), str(ROOT / "sdk/python")]
@@ -1013,6 +1014,44 @@ class ByHand(unittest.TestCase):
         ours.close()
         thread.join(20)
         self.assertFalse(thread.is_alive())
+
+    def test_a_simulator_says_what_it_has_made_and_closes_it(self):
+        said = []
+
+        class Env:
+            def __init__(self, options):
+                self.index = os.environ["MYRIAD_ENV_INDEX"]
+                said.append(f"made {self.index}")
+            def close(self):
+                said.append(f"closed {self.index}")
+                if self.index == "7":
+                    raise RuntimeError("it cannot close")  # the others close all the same
+
+        observation, action = Box(-99, 99, (3,)), Discrete(4)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours.settimeout(20)
+        hello = simulator._hello(observation, action, "env", "", 0, 0, math.nan, {}, 1)
+        with unittest.mock.patch.dict(os.environ, {"MYRIAD_ENV_INDEX": "6"}):
+            thread = threading.Thread(target=simulator._serve_one, args=(theirs, hello, Env, observation, action, 1), daemon=True)
+            thread.start()
+            connection = wire.Connection(ours)
+            self.assertEqual(p.Body.Hello, connection.receive()[0])
+            b = flatbuffers.Builder(64)
+            p.WelcomeStart(b)
+            p.WelcomeAddProtocol(b, 1), p.WelcomeAddNumEnvs(b, 3), p.WelcomeAddObservationBytes(b, 12), p.WelcomeAddActionBytes(b, 4)
+            p.WelcomeAddHearsMade(b, True)
+            connection.send(wire.frame(b, p.Body.Welcome, p.WelcomeEnd(b)))
+            for made in (1, 2, 3):
+                kind, message = connection.receive()
+                self.assertEqual((p.Body.Made, made), (kind, message.Envs()))
+            ours.close()
+            thread.join(20)
+        self.assertEqual(["made 6", "made 7", "made 8", "closed 6", "closed 7", "closed 8"], said)
+
+    def test_addresses_of_ipv6_are_in_brackets(self):
+        self.assertEqual([("::1", 7541), ("127.0.0.1", 7541)], [wire.host_and_port(a) for a in ("[::1]:7541", "127.0.0.1:7541")])
+        with self.assertRaisesRegex(ValueError, "no address"):
+            wire.host_and_port("127.0.0.1")
 
 
 class Failing:

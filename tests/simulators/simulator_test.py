@@ -66,6 +66,16 @@ class Spawning(Case):
         super().setUp()
         self.environment |= {"MYRIAD_PYTHON": sys.executable, "PYTHONPATH": str(ROOT / "sdk/python")}
 
+        self.nap = f"{900_000_000 + os.getpid()}.{time.monotonic_ns() % 1_000_000_000}"  # of a simulator's child, in seconds
+
+    def sleepers(self) -> list[int]:
+        found = []
+        for entry in pathlib.Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if entry.name.isdigit() and f"sleep\0{self.nap}\0".encode() == (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+        return found
+
     def simulator(self, at_step: str = "pass", text: str = COUNTER, name: str = "simulator") -> str:
         script = self.file(f"{name}.py", text.replace("AT_STEP", at_step))
         return f"process:{sys.executable} {script}"
@@ -181,6 +191,125 @@ for attempt in (lambda: open({str(target)!r}, "w"), lambda: __import__("socket")
         self.assertIn("ModuleNotFoundError", self.check("gymnasium:no_such_module:Nope-v0", status=3))
 
     # --- what goes wrong with them: the author's message ---
+
+    # --- how they start and end ---
+
+    def test_they_start_once_are_told_who_they_are_and_close(self):
+        # Each process and environment leaves a line: of its start, what it was told, close(), its exit.
+        notes = self.root / "notes"
+        notes.mkdir()
+        text = """
+import atexit, multiprocessing, multiprocessing.shared_memory, os, signal, subprocess, sys, tempfile, time
+from myriad_client import Box, Discrete, serve
+
+def note(text):
+    with open("NOTES/log", "a") as log:
+        log.write(text + "\\n")
+
+class Env:
+    def __init__(self, options):
+        time.sleep(0.4)  # longer for all than a start may take for one
+        self.index = os.environ["MYRIAD_ENV_INDEX"]
+        child = subprocess.Popen(["sleep", "NAP"], start_new_session=True)
+        time.sleep(0.1)
+        ignored = next(line for line in open(f"/proc/{child.pid}/status") if line.startswith("SigIgn"))
+        note(f"made {self.index} runner {os.environ['MYRIAD_RUNNER']} run {len(os.environ['MYRIAD_RUN'])} threads {os.environ['OMP_NUM_THREADS']} {os.environ['MKL_NUM_THREADS']} ignored {int(ignored.split()[1], 16) & (1 << 14 | 2)}")
+    def reset(self, seed=None):
+        return [0.0], {}
+    def step(self, action):
+        return [0.0], 1.0, False, False, {}
+    def close(self):
+        note(f"closed {self.index}")
+
+note("start")
+atexit.register(note, "exit")
+serve(Env, Box(-1, 1, (1,)), Discrete(2), max_episode_steps=10)
+""".replace("NOTES", str(notes)).replace("NAP", self.nap)
+        self.environment["OMP_NUM_THREADS"] = "3"
+        self.environment.pop("MKL_NUM_THREADS", None)
+        run = self.root / "run"
+        self.train(run, "stop.training_iteration=2", f"env_runners.sandbox_write='{notes}'", "env_runners.start_timeout_s=2.5",
+                   config=self.config_of(self.simulator(text=text), envs=6))
+        said = (notes / "log").read_text().splitlines()
+        self.assertEqual((3, 3), (said.count("start"), said.count("exit")), "one for the facts, and one a runner")
+        self.assertEqual([f"made {i} runner {i // 6} run 16 threads 3 1 ignored 0" for i in range(12)],
+                         sorted((line for line in said if line.startswith("made")), key=lambda line: int(line.split()[1])))
+        self.assertEqual([f"closed {i}" for i in range(12)], sorted((line for line in said if line.startswith("closed")), key=lambda line: int(line.split()[1])))
+        self.assertEqual([], self.sleepers())
+
+    def test_what_a_killed_runner_leaves_goes_with_it(self):
+        child = f"__import__('subprocess').Popen(['sleep', '{self.nap}'], start_new_session=True)"
+        text = COUNTER.replace("self.scale, self.episode", child + "\n        self.scale, self.episode")
+        driver, run = self.start_train(config=self.config_of(self.simulator(text=text), envs=1))
+        before = set(self.sleepers())
+        self.assertEqual(2, len(before))
+        os.kill(self.runners()[0], signal.SIGKILL)
+        self.wait_event(run, "runner-down", driver)
+        self.wait_for(lambda: len(self.sleepers()) == 2 and set(self.sleepers()) != before, "the child of the next one alone", driver=driver)
+        driver.kill()  # with all that is left
+        self.assert_nothing_left()
+        self.assertEqual([], self.sleepers())
+
+    def test_temporary_files_and_shared_memory_are_a_runners_own(self):
+        if landlock_abi() == 0:
+            self.skipTest("the kernel has no Landlock")
+        text = COUNTER.replace("self.scale, self.episode", """import multiprocessing, multiprocessing.shared_memory, tempfile
+        with tempfile.TemporaryDirectory() as folder, open(folder + "/file", "w") as file:
+            print("folder", tempfile.gettempdir(), file=sys.stderr)
+        block = multiprocessing.shared_memory.SharedMemory(create=True, size=1000)
+        block.close(), block.unlink()
+        multiprocessing.Queue().put(1)
+        with multiprocessing.Pool(1) as pool:
+            pool.map(abs, [-1])
+        self.scale, self.episode""")
+        run = self.root / "run"
+        result = self.call("train", self.config_of(self.simulator(text=text), envs=1), "--out", run, "stop.training_iteration=1", "evaluation.evaluate_at_end=true",
+                           "evaluation.evaluation_duration=1")
+        folders = re.findall(r"folder (\S+)", "".join(log.read_text() for log in (run / "logs").iterdir()))
+        self.assertEqual(2, len(set(folders)), folders)
+        self.assertNotIn(str(self.tmp), folders)
+        self.assertIn("evaluation episodes", result.stdout)
+        self.assert_nothing_left()
+
+    def test_what_the_sandbox_refused_is_named_with_the_setting(self):
+        if landlock_abi() == 0:
+            self.skipTest("the kernel has no Landlock")
+        for refused, setting in ((f"open({str(self.root / 'new')!r}, 'w')", "env_runners.sandbox_write"), ("__import__('socket').socket()", "env_runners.sandbox_network")):
+            env = self.simulator(text=COUNTER.replace("self.scale, self.episode", f"{refused}\n        self.scale, self.episode"))
+            driver = self.call("train", self.config_of(env), "--out", self.root / setting, "fault_tolerance.max_crashes_per_minute=1", status=None)
+            self.assertIn(setting, driver.stderr)
+
+    def test_a_peer_that_is_away_is_waited_for(self):
+        address = str(self.root / "s")
+        script = self.file("server.py", COUNTER.replace("AT_STEP", "pass").replace('name="counter"', f'name="counter", listen="{address}"'))
+
+        def serve() -> subprocess.Popen:
+            return subprocess.Popen([sys.executable, script], env=self.environment, start_new_session=True)
+
+        driver = self.start("train", self.config_of(f"connect:{address}"), "--out", self.root / "run", "stop.training_iteration=100000")
+        self.assertIn("waiting for a simulator at", driver.stderr.readline())
+        servers = [serve()]
+        try:
+            reports = lambda: len(json_lines(self.root / "run/results.jsonl"))
+            self.wait_for(lambda: reports() >= 3, "three reports", driver=driver)
+            os.killpg(servers[0].pid, signal.SIGKILL)
+            servers[0].wait()
+            self.wait_for(lambda: len([e for e in json_lines(self.root / "run/events.jsonl") if e["kind"] == "runner-down"]) >= 2, "both runners' ends", driver=driver)
+            servers.append(serve())
+            seen = reports()
+            self.wait_for(lambda: reports() >= seen + 3, "three more reports", driver=driver)
+            self.interrupt(driver)
+        finally:
+            for server in servers:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(server.pid, signal.SIGKILL)
+                server.wait()
+
+    def test_a_start_that_hangs_is_named_with_the_setting(self):
+        env = self.simulator(text=COUNTER.replace("self.scale, self.episode", "time.sleep(1000)\n        self.scale, self.episode"))
+        driver = self.call("train", self.config_of(env), "--out", self.root / "run", "env_runners.start_timeout_s=1", "fault_tolerance.max_crashes_per_minute=1", status=None)
+        logs = "".join(path.read_text() for path in (self.root / "run/logs").iterdir())
+        self.assertIn("it has made 0 of 2 environments; env_runners.start_timeout_s", driver.stderr + logs)
 
     def test_what_the_author_sees(self):
         cases = (

@@ -6,22 +6,19 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 
 #include "apps/child.hpp"
 #include "apps/driver/janitor.hpp"
 #include "rl/check.hpp"
+#include "rl/processes.hpp"
 
 namespace myriad {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr uintmax_t kLastBytes = 16 << 10;  // of a log, to find the last lines in
-constexpr size_t kLastLines = 20;
 constexpr int kDrained = 75;  // exit status of an agent that was told to leave, and has (sysexits.h: EX_TEMPFAIL)
 
 }  // namespace
@@ -31,15 +28,13 @@ LocalLauncher::LocalLauncher(Janitor& janitor, std::string programs)
 
 LocalLauncher::~LocalLauncher() {
   kill_all();
-  for (const auto& [pid, child] : running_) {
-    ::waitpid(pid, nullptr, 0);
-    child.log.remove_if_empty();
-  }
+  for (const auto& [pid, child] : running_) ::waitpid(pid, nullptr, 0);
 }
 
 void LocalLauncher::begin(const RunAddress& run, const std::string& log_directory) {
   run_ = run;
   log_directory_ = log_directory;
+  ::setenv("MYRIAD_RUN", fmt::format("{:016x}", run.run).c_str(), 1);  // of all that the run starts: the janitor's mark
   janitor_.name_run(fmt::format("{:016x}", run.run));
 }
 
@@ -61,12 +56,11 @@ void LocalLauncher::start(const RunProcess& process) {
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
 
-  fs::create_directories(log_directory_);
-  Log log{log_directory_ + (is_agent ? fmt::format("/host-agent-{:04}.txt", process.index) : "/learner.txt"), 0};
-  const int output = ::open(log.path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  if (output < 0) fail(Exit::resource, "no-log", "cannot open {}: {}", log.path, std::strerror(errno));
-  std::error_code ignored;
-  log.begin = fs::file_size(log.path, ignored);
+  std::error_code error;
+  fs::create_directories(log_directory_, error);
+  LogFiles::Process log =
+      logs_.begin(log_directory_ + (is_agent ? fmt::format("/host-agent-{:04}.txt", process.index) : "/learner.txt"));
+  const int output = log.output;
   const int pid = ::fork();
   if (pid < 0) {
     ::close(output);
@@ -105,30 +99,15 @@ std::optional<Launcher::Ended> LocalLauncher::ended() {
     if (node.empty()) continue;  // a runner whose agent died
     const auto& [process, log] = node.mapped();
     Ended ended{process, exit_cause(status), WIFEXITED(status) && WEXITSTATUS(status) == kDrained};
-    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) ended.cause += log.last_lines();
-    log.remove_if_empty();
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+      if (const std::string lines = logs_.last_lines(log); !lines.empty())
+        ended.cause += "; its last lines:\n  " + lines;
+      if (process.role == RunProcess::Role::agent)  // what its runners' simulators started
+        end_processes_with({fmt::format("MYRIAD_RUN={:016x}", run_.run), fmt::format("MYRIAD_HOST={}", process.index)});
+    }
     return ended;
   }
   return std::nullopt;
-}
-
-std::string LocalLauncher::Log::last_lines() const {
-  std::error_code error;
-  const uintmax_t size = fs::file_size(path, error);
-  if (error) return "";
-  std::ifstream file(path);
-  file.seekg(static_cast<std::streamoff>(std::max(begin, size - std::min(size, kLastBytes))));
-  std::vector<std::string> lines;
-  for (std::string line; std::getline(file, line);) {
-    lines.push_back(line);
-    if (lines.size() > kLastLines) lines.erase(lines.begin());
-  }
-  return lines.empty() ? "" : fmt::format("; its last lines:\n  {}", fmt::join(lines, "\n  "));
-}
-
-void LocalLauncher::Log::remove_if_empty() const {
-  std::error_code ignored;
-  if (fs::file_size(path, ignored) == 0) fs::remove(path, ignored);
 }
 
 }  // namespace myriad

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "apps/driver/launcher.hpp"
+#include "apps/driver/log_files.hpp"
 
 namespace myriad {
 
@@ -22,15 +23,9 @@ class LocalLauncher final : public Launcher {
   std::optional<Ended> ended() override;
 
  private:
-  struct Log {
-    std::string path;
-    uintmax_t begin;  // bytes before it are an earlier process'
-    std::string last_lines() const;
-    void remove_if_empty() const;
-  };
   struct Child {
     RunProcess process;
-    Log log;
+    LogFiles::Process log;
   };
   std::vector<std::string> arguments_of(const RunProcess& process) const;
 
@@ -38,6 +33,7 @@ class LocalLauncher final : public Launcher {
   std::string programs_, log_directory_;
   RunAddress run_;
   std::map<int, Child> running_;  // by pid
+  LogFiles logs_;
 };
 
 }  // namespace myriad

@@ -224,8 +224,7 @@ class Client:
             sock = socket.socket(socket.AF_UNIX)
             sock.connect(self.address)
             return sock
-        host, _, port = self.address.rpartition(":")
-        return socket.create_connection((host, int(port)))
+        return socket.create_connection(wire.host_and_port(self.address))
 
     def _hello_frame(self) -> bytes:
         observation, action, token, name = self._hello

@@ -87,6 +87,9 @@ class World:
         ends = [self.ends.get(agent, (True, False)) for agent in self.agents]
         return [self.last.get(agent, self.nothing) for agent in self.agents], rewards, [end[0] for end in ends], [end[1] for end in ends]
 
+    def close(self) -> None:
+        self.env.close()
+
 
 def agents_of(env, name: str) -> list:
     """The agents, which must be alike."""

@@ -41,6 +41,7 @@ class Body(object):
     Step = 8
     Action = 9
     Weights = 10
+    Made = 11
 
 
 # Gymnasium's spaces.
@@ -949,6 +950,42 @@ def ObservationAddWeightsVersion(builder, weightsVersion): builder.PrependInt64S
 def ObservationEnd(builder): return builder.EndObject()
 
 
+# steps: so many of its environments are made. Sent after each, where Welcome.hears_made, before the answer to the first Reset:
+# a start that takes long is then known to go on.
+class Made(object):
+    __slots__ = ['_tab']
+
+    @classmethod
+    def GetRootAs(cls, buf, offset=0):
+        n = flatbuffers.encode.Get(flatbuffers.packer.uoffset, buf, offset)
+        x = Made()
+        x.Init(buf, n + offset)
+        return x
+
+    @classmethod
+    def GetRootAsMade(cls, buf, offset=0):
+        """This method is deprecated. Please switch to GetRootAs."""
+        return cls.GetRootAs(buf, offset)
+    @classmethod
+    def MadeBufferHasIdentifier(cls, buf, offset, size_prefixed=False):
+        return flatbuffers.util.BufferHasIdentifier(buf, offset, b"\x4D\x59\x52\x53", size_prefixed=size_prefixed)
+
+    # Made
+    def Init(self, buf, pos):
+        self._tab = flatbuffers.table.Table(buf, pos)
+
+    # Made
+    def Envs(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(4))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint32Flags, o + self._tab.Pos)
+        return 0
+
+def MadeStart(builder): builder.StartObject(1)
+def MadeAddEnvs(builder, envs): builder.PrependUint32Slot(0, envs, 0)
+def MadeEnd(builder): return builder.EndObject()
+
+
 # Why it cannot go on; then the connection ends.
 class Failure(object):
     __slots__ = ['_tab']
@@ -1128,7 +1165,14 @@ class Welcome(object):
             return self._tab.Get(flatbuffers.number_types.Uint32Flags, o + self._tab.Pos)
         return 0
 
-def WelcomeStart(builder): builder.StartObject(12)
+    # Welcome
+    def HearsMade(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(28))
+        if o != 0:
+            return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
+        return False
+
+def WelcomeStart(builder): builder.StartObject(13)
 def WelcomeAddProtocol(builder, protocol): builder.PrependUint16Slot(0, protocol, 0)
 def WelcomeAddSession(builder, session): builder.PrependUOffsetTRelativeSlot(1, flatbuffers.number_types.UOffsetTFlags.py_type(session), 0)
 def WelcomeStartSessionVector(builder, numElems): return builder.StartVector(1, numElems, 1)
@@ -1143,6 +1187,7 @@ def WelcomeAddT(builder, t): builder.PrependUint32Slot(8, t, 0)
 def WelcomeAddTaken(builder, taken): builder.PrependBoolSlot(9, taken, 0)
 def WelcomeAddTakesFailed(builder, takesFailed): builder.PrependBoolSlot(10, takesFailed, 0)
 def WelcomeAddMaxNumbers(builder, maxNumbers): builder.PrependUint32Slot(11, maxNumbers, 0)
+def WelcomeAddHearsMade(builder, hearsMade): builder.PrependBoolSlot(12, hearsMade, 0)
 def WelcomeEnd(builder): return builder.EndObject()
 
 

@@ -4,6 +4,9 @@
 step(action) -> (observation, reward, terminated, truncated, info). What it raises ends its episode; then it is closed and another
 made in its place. Numbers of `info` go to the results of the run.
 
+Where it has close(), that is called when the run is over, or the environment failed. Which environment of the run it is says
+MYRIAD_ENV_INDEX in os.environ, as make_env is called: for a port, a folder, a display of its own.
+
 With `agents` it returns a world of so many agents, each of which is an environment of Myriad's: reset(seed=...) -> observations,
 step(actions) -> (observations, rewards, terminateds, truncateds), lists of one element an agent. They end in the same step.
 """
@@ -13,6 +16,8 @@ import os
 import signal
 import socket
 import sys
+import threading
+import traceback
 
 import flatbuffers
 import numpy as np
@@ -34,6 +39,7 @@ def serve(make_env, observation, action, *, name: str = "", source: str = "", ma
     started = wire.session_socket()
     if started is not None:
         sys.excepthook = sys.__excepthook__  # from here on errors are told below
+        _leave_signals_to_myriad()
         _serve_one(started, hello, make_env, observation, action, agents)
         return
     if not listen:
@@ -50,6 +56,15 @@ def serve(make_env, observation, action, *, name: str = "", source: str = "", ma
             sock.close()
 
 
+def _leave_signals_to_myriad() -> None:
+    """What is sent to all processes of a run at once ends the run, which closes the connection. No signal is ignored: programs that
+    this one starts would inherit that."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                signal.signal(number, lambda *_: None)
+
+
 def listener(address: str) -> socket.socket:
     if "/" in address:
         if os.path.exists(address):
@@ -58,8 +73,9 @@ def listener(address: str) -> socket.socket:
         door.bind(address)
         door.listen()
         return door
-    host, _, port = address.rpartition(":")
-    return socket.create_server((host, int(port)))
+    host, port = wire.host_and_port(address)
+    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+    return socket.create_server((host, port), family=family)
 
 
 def _hello(observation, action, name, source, max_envs, max_episode_steps, reward_threshold, options, agents) -> bytes:
@@ -82,16 +98,22 @@ def _hello(observation, action, name, source, max_envs, max_episode_steps, rewar
 
 def _serve_one(sock: socket.socket, hello: bytes, make_env, observation, action, agents) -> None:
     connection = wire.Connection(sock)
+    host = None
     try:
         connection.send(hello)
         kind, welcome = connection.receive()
         if kind == p.Body.Welcome:
-            (_Host if agents == 1 else _Worlds)(connection, welcome, make_env, observation, action, agents).run()
+            host = (_Host if agents == 1 else _Worlds)(connection, welcome, observation, action, agents)
+            host.make(make_env)
+            host.run()
     except wire.Closed:
         pass  # the run is over
     except Exception as error:
         _tell(connection, error)
         raise
+    finally:
+        if host is not None:
+            host.close()
 
 
 def _tell(connection: wire.Connection, error: BaseException) -> None:
@@ -168,10 +190,11 @@ class _Numbers:
 
 
 class _Host:
-    def __init__(self, connection: wire.Connection, welcome: p.Welcome, make_env, observation, action, agents: int):
+    def __init__(self, connection: wire.Connection, welcome: p.Welcome, observation, action, agents: int):
         self.connection, self.agents = connection, agents
         self.n = n = welcome.NumEnvs()
-        options = {wire.text(welcome.Options(i).Name()): welcome.Options(i).Value() for i in range(welcome.OptionsLength())}
+        self.options = {wire.text(welcome.Options(i).Name()): welcome.Options(i).Value() for i in range(welcome.OptionsLength())}
+        self.hears_made = welcome.HearsMade()
         self.observation, self.action = spaces.Codec(observation, "obs"), spaces.Codec(action, "action")
         if (self.observation.row_bytes, self.action.row_bytes) != (welcome.ObservationBytes(), welcome.ActionBytes()):
             raise RuntimeError("Myriad lays these spaces out in other rows: update the client")
@@ -195,8 +218,24 @@ class _Host:
         self.stepped = self._stepped() if self.shared else b""
         if n % agents:
             raise RuntimeError(f"{n} environments are no multiple of the {agents} agents of a world")
-        self.make = lambda: make_env(options)
-        self.envs = [self.make() for _ in range(n // agents)]  # None: it failed
+        self.envs: list = []  # None: it failed
+
+    def make(self, make_env) -> None:
+        first = int(os.environ.get("MYRIAD_ENV_INDEX", "0"))
+
+        def make_one(world: int):
+            os.environ["MYRIAD_ENV_INDEX"] = str(first + world * self.agents)
+            return make_env(dict(self.options))
+
+        self.make_one = make_one
+        for world in range(self.n // self.agents):
+            self.envs.append(make_one(world))
+            if self.hears_made:
+                self.connection.send(_made((world + 1) * self.agents))
+
+    def close(self) -> None:
+        for world in range(len(self.envs)):
+            self.discard(world)
 
     def _stepped(self) -> bytes:
         b = flatbuffers.Builder(256)
@@ -268,7 +307,7 @@ class _Host:
 
     def made(self, world: int):
         if self.envs[world] is None:
-            self.envs[world] = self.make()
+            self.envs[world] = self.make_one(world)
         return self.envs[world]
 
     def run(self) -> None:
@@ -339,11 +378,18 @@ class _Host:
                 self.failed_in(i, error)
 
 
+def _made(envs: int) -> bytes:
+    b = flatbuffers.Builder(64)
+    p.MadeStart(b)
+    p.MadeAddEnvs(b, envs)
+    return wire.frame(b, p.Body.Made, p.MadeEnd(b))
+
+
 class _Worlds(_Host):
     """Worlds side by side: environment i is agent i % agents of world i // agents."""
 
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
+    def make(self, make_env) -> None:
+        super().make(make_env)
         self.first: list[dict] = [{} for _ in self.envs]  # of a new episode: S_0 of the agents that have not asked for it
 
     def reset(self, i: int, seed: int | None, anew: bool) -> None:

@@ -109,6 +109,14 @@ def parse(data: bytes) -> tuple[int, object]:
     return kind, table
 
 
+def host_and_port(address: str) -> tuple[str, int]:
+    """Of "HOST:PORT" or "[IPv6]:PORT"."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal():
+        raise ValueError(f"{address!r} is no address: want HOST:PORT, [IPv6]:PORT, or a path with a slash")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
 def text(value: bytes | None) -> str:
     return (value or b"").decode(errors="replace")
 
