@@ -53,7 +53,7 @@ int cores_within_quota(int cores, const std::string& cgroup_root, const std::str
   for (std::string line; std::getline(groups, line);) {
     const size_t first = line.find(':'), second = line.find(':', first + 1);
     if (first == std::string::npos || second == std::string::npos) continue;
-    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
+    const std::string controllers = fmt::format(",{},", line.substr(first + 1, second - first - 1));
     std::string path = line.substr(second + 1);
     if (path.find("/..") != std::string::npos) path.clear();  // outside of what is seen here
     if (controllers == ",,")
