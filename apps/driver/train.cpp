@@ -47,6 +47,7 @@ namespace {
 
 constexpr Time kSnapshots = std::chrono::milliseconds(250);  ///< between two, on a terminal
 constexpr Time kSnapshotsInLines = std::chrono::seconds(2);  ///< where each is a new line
+constexpr const char* kRunFile = "run.json";
 constexpr int kLivesInVain = 3;  ///< that end without a checkpoint, one after the other: then the run ends
 
 double wall_time_s() {
@@ -125,7 +126,7 @@ class Run {
         progress_(config, directory.path(), saved.env_steps, directory.record.best, clock_->now()),
         options_(options),
         saved_(saved),
-        before_(directory_.record) {
+        before_(resumed() && directory_.record.state != "running" ? read_file(directory_.path() / kRunFile) : "") {
     launcher_.begin({.run = life_.id, .control = router_.endpoint(), .keys = links_.keys()},
                     (directory_.path() / "logs").string());
     observers_.push_back(std::make_unique<EventLog>(directory_.path()));
@@ -169,6 +170,7 @@ class Run {
   }
   uint64_t next_run_id() const { return next_run_id_; }
   bool has_saved() const { return !core_.last_checkpoint().empty(); }
+  bool has_reported() const { return reports_open_; }
 
  private:
   DriverCore::Options core_options(const SavedRun& saved) {
@@ -376,7 +378,7 @@ class Run {
     if (resumed()) {
       set_newer_aside(run, saved_.iteration);
       truncate_results(run, static_cast<int64_t>(saved_.iteration));
-      if (life_.previous == 0) {
+      if (!saved_.origin.folder.empty()) {  // a user's resume, not a life after the loss of all learners
         directory_.write_resume(options_.command, to_toml(config_));
         saved_.origin.save(run);
       }
@@ -460,20 +462,19 @@ class Run {
 
   void save_record(const std::string& state, const std::string& reason) {
     RunRecord& record = directory_.record;
-    // A resume that ended before its first report leaves the record of the run as it was.
-    if (resumed() && !reports_open_ && state != "finished" && before_.state != "running") {
-      record = before_;
-    } else {
-      record.state = state;
-      record.end_time_s = wall_time_s();
-      record.join.clear();
-      record.exit_reason = reason;
-      record.last_iteration = static_cast<int64_t>(core_.training_iteration());
-      record.last_step = static_cast<int64_t>(core_.env_steps());
-      record.best = progress_.best();
-    }
+    record.state = state;
+    record.end_time_s = wall_time_s();
+    record.join.clear();
+    record.exit_reason = reason;
+    record.last_iteration = static_cast<int64_t>(core_.training_iteration());
+    record.last_step = static_cast<int64_t>(core_.env_steps());
+    record.best = progress_.best();
     try {
-      directory_.save();
+      // A resume that ended before its first report leaves the record of the run as it was.
+      if (!before_.empty() && !reports_open_ && state != "finished")
+        write_atomically(directory_.path() / kRunFile, before_);
+      else
+        directory_.save();
     } catch (const Error& error) {
       std::cerr << error.line() << "\n";  // the disk is full; the run's result is printed all the same
     }
@@ -541,8 +542,8 @@ class Run {
   Time next_snapshot_{};
   uint64_t malformed_ = 0;
   const TrainOptions& options_;
-  SavedRun saved_;    // what the run goes on from; empty for a fresh one
-  RunRecord before_;  // as this life found it
+  SavedRun saved_;      // what the run goes on from; empty for a fresh one
+  std::string before_;  // run.json as a resume found it, to the byte; "" of a run that was not ended
   bool reports_open_ = false;
 };
 
@@ -645,6 +646,7 @@ int train(Config& config, const EnvSpec& env, const TrainOptions& options, Links
       Run run(config, options, links, directory, files, env, saved, life);
       if (const auto status = run.run()) return *status;
       life = {run.next_run_id(), life.id, run.has_saved() ? 0 : life.in_vain + 1};
+      if (!run.has_reported()) continue;  // from the checkpoint that was asked for, which need not be the newest
     }
     try {
       saved = load_saved_run(files, checkpoint_of(files, directory.path()), config.env_runners.num_env_runners);
