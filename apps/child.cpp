@@ -26,7 +26,8 @@ const std::string& ChildArguments::text(const std::string& name) const {
 uint64_t ChildArguments::number(const std::string& name) const { return std::stoull(text(name)); }
 
 ControlLink::ControlLink(const SocketContext& context, const ChildArguments& arguments, const std::string& routing_id)
-    : run_(arguments.number("--run")),
+    : endpoint_(arguments.text("--control")),
+      run_(arguments.number("--run")),
       // The same process of the run before may still be connected: its id is not to be taken twice.
       dealer_(context, arguments.text("--control"), fmt::format("{}-{:016x}", routing_id, run_)) {}
 

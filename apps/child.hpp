@@ -6,6 +6,7 @@
 #include <string>
 
 #include "rl/check.hpp"
+#include "rl/signals.hpp"
 #include "rl/wire/messages.hpp"
 #include "rl/wire/transport.hpp"
 
@@ -47,16 +48,22 @@ class ControlLink {
     const auto clock = make_system_clock();
     for (const Time give_up = clock->now() + std::chrono::seconds(60); clock->now() < give_up;) {
       send(hello);
+      if (asked_to_end()) fail(Exit::interrupted, "stopped", "told to stop before the driver answered");
       if (!wait_readable({&dealer_}, -1, std::chrono::milliseconds(200))) continue;
       while (auto message = receive()) {
         if (message->as<T>() != nullptr) return std::move(*message);
         if (message->as<wire::StopT>() != nullptr) fail(Exit::interrupted, "stopped", "the run ended before it began");
       }
     }
-    fail(Exit::resource, "no-driver", "the driver did not answer for 60 s");
+    fail(Exit::resource, "no-driver",
+         "the driver at {} did not answer for 60 s: its run is over, or all of its places are taken, or this host "
+         "cannot "
+         "reach that address (network.bind, a firewall), or the keys are another run's",
+         endpoint_);
   }
 
  private:
+  std::string endpoint_;
   uint64_t run_, epoch_ = 0;
   uint64_t* next_run_ = nullptr;
   Dealer dealer_;

@@ -14,6 +14,7 @@
 #include "apps/driver/train.hpp"
 #include "rl/check.hpp"
 #include "rl/machine.hpp"
+#include "rl/signals.hpp"
 #include "rl/system.hpp"
 #include "rl/wire/keys.hpp"
 
@@ -232,6 +233,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  myriad::open_standard_descriptors();
   try {
     return run(argc, argv);
   } catch (const std::exception& thrown) {

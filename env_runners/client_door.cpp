@@ -2,12 +2,12 @@
 
 #include <netdb.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdlib>
@@ -126,6 +126,26 @@ void ClientDoor::step(Time now) {
     if (client->fd < 0) done.push_back(fd);
   }
   for (const int fd : done) waiting_.erase(fd);
+  tell_who_waits(now);
+}
+
+/// Which runners have no client: once it has been so for a moment, and again when it has changed.
+void ClientDoor::tell_who_waits(Time now) {
+  std::vector<uint32_t> free;
+  for (const auto& [slot, runner] : runners_)
+    if (runner.free) free.push_back(slot);
+  if (free != free_) {
+    free_ = std::move(free);
+    free_since_ = now;
+  }
+  if (free_ == told_free_ || now - free_since_ < kMissing) return;
+  told_free_ = free_;
+  const std::string all = fmt::format("clients {}/{}", runners_.size() - free_.size(), runners_.size());
+  if (free_.empty()) return say_(all);
+  const size_t shown = std::min<size_t>(free_.size(), 8);
+  say_(fmt::format("{}: runner{} {}{} wait{} at {}", all, free_.size() == 1 ? "" : "s",
+                   fmt::join(free_.begin(), free_.begin() + static_cast<std::ptrdiff_t>(shown), ", "),
+                   shown < free_.size() ? " and more" : "", free_.size() == 1 ? "s" : "", address_));
 }
 
 void ClientDoor::accept_all(Time now) {
@@ -143,11 +163,6 @@ void ClientDoor::accept_all(Time now) {
     if (::getnameinfo(reinterpret_cast<sockaddr*>(&peer), size, host.data(), host.size(), nullptr, 0, NI_NUMERICHOST) !=
         0)
       std::strcpy(host.data(), "this host");
-    const int on = 1, idle = 10, probes = 3;
-    ::setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
-    ::setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
-    ::setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &idle, sizeof idle);
-    ::setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof probes);
     waiting_[fd] = std::make_unique<Waiting>(Waiting{fd, host.data(), now + kPatience, {}, "", {}});
     watch(fd, static_cast<uint64_t>(fd));
   }

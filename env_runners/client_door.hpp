@@ -24,6 +24,7 @@ class ClientDoor {
   static constexpr size_t kMaxWaiting = 256;
   static constexpr size_t kMaxHelloBytes = size_t{1} << 20;
   static constexpr Time kPatience = std::chrono::seconds(10);  ///< for a Hello, and for a free place
+  static constexpr Time kMissing = std::chrono::seconds(5);    ///< a runner without a client; then it is told
 
   /// Listens. `number`: of the agent, added to the port. Throws Error("no-port").
   ClientDoor(const simulator::ClientsFile& file, uint32_t number, std::function<void(const std::string& text)> say);
@@ -60,6 +61,7 @@ class ClientDoor {
   void hear(uint32_t slot, Runner& runner);
   void refuse(Waiting& client, const std::string& code, const std::string& text);
   void drop(Waiting& client);
+  void tell_who_waits(Time now);
   void watch(int fd, uint64_t tag) const;
   bool place(Waiting& client);
 
@@ -69,6 +71,8 @@ class ClientDoor {
   int epoll_, listener_ = -1;
   std::map<int, std::unique_ptr<Waiting>> waiting_;  // by descriptor
   std::map<uint32_t, Runner> runners_;               // by slot
+  std::vector<uint32_t> free_, told_free_;           // slots without a client: now; when it was told
+  Time free_since_{};
   uint64_t sent_away_ = 0;
   std::map<std::string, uint64_t> refused_;  // by code; the first twenty of each are reported, then every thousandth
 };

@@ -17,14 +17,18 @@ namespace {
 
 template <class F>
 double mean_of(const EvaluationResult& result, F&& value) {
-  const size_t count = result.episodes.size() - result.num_failed();
+  const size_t count = result.num_ended() - result.num_failed();
   double sum = 0.0;
   for (const EvaluationResult::Episode& episode : result.episodes)
-    if (!episode.failed) sum += value(episode);
+    if (episode.ended && !episode.failed) sum += value(episode);
   return count == 0 ? 0.0 : sum / static_cast<double>(count);
 }
 
 }  // namespace
+
+size_t EvaluationResult::num_ended() const {
+  return static_cast<size_t>(std::ranges::count_if(episodes, &Episode::ended));
+}
 
 size_t EvaluationResult::num_failed() const {
   return static_cast<size_t>(std::ranges::count_if(episodes, &Episode::failed));
@@ -35,7 +39,7 @@ double EvaluationResult::return_mean() const {
 }
 
 double EvaluationResult::return_stddev() const {
-  const size_t count = episodes.size() - num_failed();
+  const size_t count = num_ended() - num_failed();
   if (count < 2) return 0.0;
   const double mean = return_mean();
   const double variance = mean_of(*this, [mean](const Episode& episode) {
@@ -48,12 +52,21 @@ double EvaluationResult::length_mean() const {
   return mean_of(*this, [](const Episode& episode) { return static_cast<double>(episode.length); });
 }
 
+namespace {
+
+int64_t time_limit_of(const Config& config, const EnvSpec& env) {
+  return config.environment.max_episode_steps > 0 ? config.environment.max_episode_steps : env.max_episode_steps;
+}
+
+}  // namespace
+
 Evaluator::Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec& module, WeightsPtr weights,
                      const Options& options)
     : rules_(std::make_shared<const EnvRules>(
           env, config.environment.env_config,
-          config.environment.max_episode_steps > 0 ? config.environment.max_episode_steps : env.max_episode_steps,
-          options.context, out_of_bounds_of(config.environment.out_of_bounds))),
+          time_limit_of(config, env) > 0 ? time_limit_of(config, env) : int64_t{kEndlessEpisode}, options.context,
+          out_of_bounds_of(config.environment.out_of_bounds))),
+      has_time_limit_(time_limit_of(config, env) > 0),
       weights_(std::move(weights)),
       options_(options),
       restarts_(config.environment.on_failure == "restart" && rules_->spec.agents == 1),
@@ -161,6 +174,9 @@ bool Evaluator::begin(size_t i) {
 /// its place.
 bool Evaluator::next(size_t i) {
   ++finished_;
+  EvaluationResult::Episode& ended = result_.episodes[slots_[i].episode];
+  ended.ended = true;
+  if (!has_time_limit_ && ended.length == kEndlessEpisode) ++result_.num_cut;
   slots_[i].episode += num_envs_;
   if (slots_[i].episode < result_.episodes.size()) return true;
   const size_t last = slots_.size() - 1;

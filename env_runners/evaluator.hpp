@@ -17,6 +17,7 @@
 #include "rl/connector.hpp"
 #include "rl/environment.hpp"
 #include "rl/run_layout.hpp"
+#include "rl/system.hpp"
 #include "rl/weights.hpp"
 
 namespace myriad {
@@ -26,12 +27,15 @@ struct EvaluationResult {
     double episode_return = 0.0;  ///< undiscounted sum of the environment's own rewards
     uint32_t length = 0;          ///< env steps
     bool failed = false;          ///< it was not played to its end: return and length are of its beginning
+    bool ended = false;           ///< also where it failed; the time of an evaluation may be over before
   };
   std::vector<Episode> episodes;  ///< by episode number
   std::vector<NumberStats> numbers = {};
+  size_t num_cut = 0;  ///< at kEndlessEpisode
 
+  size_t num_ended() const;
   size_t num_failed() const;
-  // Of the episodes that did not fail.
+  // Of the episodes that ended and did not fail; 0 for none.
   double return_mean() const;
   double return_stddev() const;  ///< of the sample (n - 1); 0 for fewer than two
   double length_mean() const;
@@ -55,11 +59,14 @@ class EpisodeObserver {
 
 class Evaluator {
  public:
+  /// The time limit [env steps] of an environment that has none: a policy may never end an episode.
+  static constexpr uint32_t kEndlessEpisode = 100'000;
   struct Options {
     int episodes = 20;
     uint64_t seed = 0;
     bool explore = false;  ///< sample actions instead of taking the mode
     size_t max_envs = 16;  ///< side by side: a panel of the policy; 1: the episodes come in their order
+    Time max_time{};       ///< for evaluate_policy(), which ends it then with the episodes there are; 0: none
     EpisodeObserver* observer = nullptr;
     EnvContext context = {};  ///< environments are made in it
   };
@@ -87,6 +94,7 @@ class Evaluator {
   void read_observation(size_t slot);
 
   std::shared_ptr<const EnvRules> rules_;
+  bool has_time_limit_;
   WeightsPtr weights_;
   Options options_;
   bool restarts_;

@@ -20,6 +20,7 @@
 #include "rl/machine.hpp"
 #include "rl/private_folder.hpp"
 #include "rl/processes.hpp"
+#include "rl/signals.hpp"
 
 namespace myriad {
 namespace {
@@ -51,7 +52,7 @@ class Home {
     ::sigemptyset(&signals);
     ::sigaddset(&signals, SIGCHLD);
     ::sigprocmask(SIG_BLOCK, &signals, nullptr);
-    for (int signal : {SIGINT, SIGTERM}) ::signal(signal, SIG_IGN);  // the agent decides
+    ignore_ending_signals();  // the agent decides
     signals_ = ::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
     for (;;) {
       std::array<pollfd, 2> poll{pollfd{socket_, POLLIN, 0}, pollfd{signals_, POLLIN, 0}};
@@ -147,7 +148,7 @@ class Home {
     sigset_t none;
     ::sigemptyset(&none);
     ::sigprocmask(SIG_SETMASK, &none, nullptr);
-    for (int signal : {SIGINT, SIGTERM}) ::signal(signal, SIG_IGN);
+    ignore_ending_signals();
     prefer_for_oom(kRunnerOomScore);
     if (const std::string problem = limits_->apply_in_child(); !problem.empty())
       std::fprintf(stderr, "runner %u: %s\n", order.slot, problem.c_str());

@@ -254,7 +254,7 @@ void EvaluationConfig::settings(SettingVisitor& v) {
   v.visit({"evaluation_duration", "episodes", "of one evaluation", 1, 1e6}, evaluation_duration);
   v.visit({"evaluation_parallel_to_training", "", "training goes on meanwhile; false: it waits"},
           evaluation_parallel_to_training);
-  v.visit({"evaluation_sample_timeout_s", "s", "an evaluation while it trains is given up after so long", 0.1, 1e6},
+  v.visit({"evaluation_sample_timeout_s", "s", "for one evaluation; then it ends with the episodes there are", 0.1, 1e6},
           evaluation_sample_timeout_s);
   v.visit({"explore", "", "sample actions; false: take the most likely one"}, explore);
   v.visit({"evaluate_at_end", "", "evaluate the final policy"}, evaluate_at_end);
@@ -273,8 +273,10 @@ void ReportingConfig::settings(SettingVisitor& v) {
 }
 
 void CheckpointingConfig::settings(SettingVisitor& v) {
-  v.visit({"checkpoint_frequency", "iterations", "between checkpoints; 0: only at the end", 0, 1e9},
+  v.visit({"checkpoint_frequency", "iterations", "between checkpoints; 0: by checkpoint_interval_s alone", 0, 1e9},
           checkpoint_frequency);
+  v.visit({"checkpoint_interval_s", "s", "between checkpoints, beside checkpoint_frequency; 0: not by time", 0, 1e9},
+          checkpoint_interval_s);
   v.visit({"num_to_keep", "checkpoints", "the latest; older ones but the best are removed", 1, 1e6}, num_to_keep);
   v.visit(choice("checkpoint_score_attribute", "the best checkpoint has the most of it",
                  {kEvaluationReturn, "env_runners/episode_return_mean"}),

@@ -171,10 +171,10 @@ struct EvaluationConfig {
   int64_t evaluation_interval = 0;   ///< iterations between evaluations while it trains; 0: none
   int64_t evaluation_duration = 20;  ///< episodes
   bool evaluation_parallel_to_training = true;
-  double evaluation_sample_timeout_s = 600.0;  ///< of one evaluation while it trains
+  double evaluation_sample_timeout_s = 600.0;  ///< then an evaluation ends with the episodes there are
   bool explore = false;
   bool evaluate_at_end = true;
-  int64_t record_video = 0;     ///< the first episodes of an evaluation, filmed into the run's videos/
+  int64_t record_video = 0;                    ///< the first episodes of an evaluation, filmed into the run's videos/
   int64_t record_episodes = 0;  ///< the first episodes of an evaluation, step by step into the run's episodes/
   int64_t video_width = 640, video_height = 480;
   void settings(SettingVisitor& v);
@@ -188,7 +188,8 @@ struct ReportingConfig {
 
 struct CheckpointingConfig {
   static constexpr const char* kEvaluationReturn = "evaluation/env_runners/episode_return_mean";
-  int64_t checkpoint_frequency = 0;  ///< iterations between checkpoints; 0: only at the end
+  int64_t checkpoint_frequency = 0;      ///< iterations between checkpoints; 0: not by iterations
+  double checkpoint_interval_s = 300.0;  ///< between checkpoints, too; 0: not by time
   int64_t num_to_keep = 3;
   std::string checkpoint_score_attribute = kEvaluationReturn;  ///< of which the best checkpoint has the most
   bool scores_training() const { return checkpoint_score_attribute != kEvaluationReturn; }

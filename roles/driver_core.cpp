@@ -112,7 +112,7 @@ void DriverCore::step(const Input& input, Time now, std::vector<Output>& outputs
   LearnerGroup::Outputs learners;
   Evaluations::Outputs evaluations;
   if (std::holds_alternative<Start>(input)) {
-    started_ = last_sent_ = last_announced_ = now;
+    started_ = last_sent_ = last_announced_ = saved_at_ = data_ = now;
     learners_.start(now, learners);
     fleet_.start(now, fleet);
     // What came of its evaluation is not in the checkpoint itself.
@@ -129,21 +129,9 @@ void DriverCore::step(const Input& input, Time now, std::vector<Output>& outputs
       fleet_.spawn_failed(*failed->agent, failed->cause, now, fleet);
     else
       learners_.spawn_failed(failed->shard, failed->incarnation, failed->cause, now, learners);
-  } else if (std::holds_alternative<Interrupted>(input)) {
-    if (++interrupts_ == 1 && phase_ != Phase::stopping && phase_ != Phase::starting &&
-        iteration_ > options_.training_iteration) {
-      stop_reason_ = "interrupted";
-      evaluations_.stop(evaluations);
-      outputs.push_back(Event{"interrupt", "finishing this iteration, then saving; Ctrl-C again stops at once"});
-    } else {
-      fleet_.stop("interrupted", 0, now, fleet);  // for agents that are no processes of ours
-      apply_fleet(fleet, now, outputs);
-      outputs.push_back(KillAll{});
-      phase_ = Phase::finished;
-      outputs.push_back(Finished{Exit::interrupted, "interrupted", "interrupted"});
-      return;
-    }
-    exit_ = Exit::interrupted;
+  } else if (const auto* interrupt = std::get_if<Interrupted>(&input)) {
+    interrupted(*interrupt, now, outputs);
+    if (phase_ == Phase::finished) return;
   } else if (const auto* saved = std::get_if<Saved>(&input)) {
     this->saved(*saved, now, outputs);
   } else if (const auto* evaluated = std::get_if<Evaluated>(&input)) {
@@ -154,9 +142,12 @@ void DriverCore::step(const Input& input, Time now, std::vector<Output>& outputs
     evaluations_.tick(now, evaluations);
     if (phase_ == Phase::running && !finishing())
       stop_reason_ = stop_criterion(now);  // acts at the next report, or at the end of an evaluation
+    if (finishing()) finishing_since_ = std::min(finishing_since_, now);
     if (phase_ == Phase::saving && now >= deadline_ && !commit_pending_) {
       commit_pending_ = true;
       outputs.push_back(Save{CheckpointWriter::Abandon{}});
+    } else if (phase_ == Phase::running && now >= deadline_) {
+      stop_all(now, outputs);  // the learners did not form their last epoch
     } else if (phase_ == Phase::stopping && now >= deadline_) {
       outputs.push_back(KillAll{});
       deadline_ = now + kStopDeadline;
@@ -168,11 +159,12 @@ void DriverCore::step(const Input& input, Time now, std::vector<Output>& outputs
     if ((phase_ == Phase::running || phase_ == Phase::saving) && now >= last_announced_ + kRetry && !commit_pending_) {
       last_announced_ = now;
       if (learners_.formed()) fleet_.announce_all(fleet);
+      look_for_data(now, outputs);
     }
   }
   apply_evaluations(evaluations, outputs);
   if (held_ && phase_ == Phase::running && (finishing() || !evaluations_.holds())) go_on(now, outputs);
-  if (learners_.size() > 1) learners_.set_given_up(fleet_.given_up(), now, learners);
+  if (learners_.size() > 1 && !cutting_) learners_.set_given_up(fleet_.given_up(), now, learners);
   apply_learners(learners, now, outputs);
   apply_fleet(fleet, now, outputs);
   if (phase_ == Phase::stopping && learners_.num_processes() == 0 && fleet_.num_processes() == 0 &&
@@ -191,9 +183,9 @@ void DriverCore::received(const Received& received, Time now, Fleet::Outputs& fl
   if (const auto* scale = message.as<wire::ScaleRequestT>()) {
     wire::ScaleReplyT reply;
     const bool may = received.user.empty() || received.user.starts_with("learner-");
-    reply.text = !may                        ? "only the driver's host may scale a run"
-                 : phase_ == Phase::stopping ? "the run is ending"
-                                             : learners_.resize(scale->learners, now, learners);
+    reply.text = !may                                    ? "only the driver's host may scale a run"
+                 : phase_ == Phase::stopping || cutting_ ? "the run is ending"
+                                                         : learners_.resize(scale->learners, now, learners);
     reply.error = !reply.text.empty();
     if (!reply.error) reply.text = fmt::format("{} learners, as soon as they are there", scale->learners);
     send(received.peer, learners_.epoch(), make_message(std::move(reply)), outputs);
@@ -221,11 +213,13 @@ void DriverCore::saved(const Saved& saved, Time now, std::vector<Output>& output
     command_.sequence = checkpoint_sequence_;
     command_.until = iteration_;
     command_.directory = prepared->directory;
+    command_.at_once = cutting_;
     send_command(now, outputs);
     return;
   }
   commit_pending_ = false;
   deadline_ = Time::max();
+  saved_at_ = now;
   if (std::exchange(save_again_, false)) return begin_save(now, outputs);
   if (const auto* committed = std::get_if<CheckpointWriter::Committed>(&saved.result)) {
     last_checkpoint_ = committed->directory;
@@ -257,7 +251,7 @@ void DriverCore::apply_fleet(Fleet::Outputs& results, Time now, std::vector<Outp
     else if (auto* to_learner = std::get_if<Fleet::ToLearner>(&result))
       send(learners_.peer(to_learner->shard), fleet_.epoch(), std::move(to_learner->message), outputs);
     else if (auto* over = std::get_if<Fleet::Over>(&result))
-      stop_all(now, over->exit, over->reason, over->error_code, outputs);
+      end(now, over->exit, over->reason, over->error_code, outputs);
     else if (const auto* spawn = std::get_if<SpawnAgent>(&result))
       outputs.push_back(*spawn);
     else if (const auto* kill = std::get_if<KillAgent>(&result))
@@ -285,7 +279,7 @@ void DriverCore::apply_learners(LearnerGroup::Outputs& results, Time now, std::v
     else if (auto* saved = std::get_if<LearnerGroup::Saved>(&result))
       checkpoint_done(saved->done, outputs);
     else if (auto* over = std::get_if<LearnerGroup::Over>(&result))
-      stop_all(now, over->exit, over->reason, over->error_code, outputs);
+      learners_over(*over, now, outputs);
     else
       formed(now, outputs);
   }
@@ -321,6 +315,8 @@ void DriverCore::formed(Time now, std::vector<Output>& outputs) {
     // What the shards of the last epoch had written of it is worth nothing: the files of all are of one epoch.
     commit_pending_ = save_again_ = true;
     outputs.push_back(Save{CheckpointWriter::Abandon{}});
+  } else if (phase_ == Phase::running && cutting_) {
+    go_on(now, outputs);
   } else if (phase_ == Phase::running) {
     send_command(now, outputs);
   }
@@ -343,6 +339,7 @@ void DriverCore::checkpoint_done(const wire::CheckpointDoneT& done, std::vector<
 
 void DriverCore::report(const wire::IterationReportT& report, Time now, std::vector<Output>& outputs) {
   if (phase_ != Phase::running) return;
+  data_ = now;
   iteration_ = report.training_iteration;
   env_steps_ = report.num_env_steps_sampled_lifetime;
   for (const wire::Episode& episode : report.episodes) {
@@ -404,13 +401,14 @@ void DriverCore::judge_level(std::vector<wire::Episode> episodes, std::vector<Ou
 
 void DriverCore::go_on(Time now, std::vector<Output>& outputs) {
   if (stop_reason_.empty()) stop_reason_ = stop_criterion(now);
-  const bool due = options_.checkpoint_frequency > 0 && iteration_ % options_.checkpoint_frequency == 0;
+  const bool due = (options_.checkpoint_frequency > 0 && iteration_ % options_.checkpoint_frequency == 0) ||
+                   (options_.checkpoint_interval > Time::zero() && now - saved_at_ >= options_.checkpoint_interval);
   held_ = false;
   const bool something_new = iteration_ > options_.training_iteration && saved_iteration_ != iteration_;
   if (something_new && (due || finishing() || evaluations_.wants(iteration_))) {
     begin_save(now, outputs);
   } else if (finishing()) {
-    stop_all(now, exit_, stop_reason_, exit_code_, outputs);
+    stop_all(now, outputs);
   } else if (evaluations_.holds()) {
     held_ = true;
     command_ = {};
@@ -434,12 +432,96 @@ void DriverCore::begin_save(Time now, std::vector<Output>& outputs) {
   outputs.push_back(Save{CheckpointWriter::Prepare{iteration_}});
 }
 
-void DriverCore::stop_all(Time now, Exit exit, std::string reason, std::string code, std::vector<Output>& outputs) {
+// --- the end ---
+
+void DriverCore::interrupted(const Interrupted& input, Time now, std::vector<Output>& outputs) {
+  if (interrupts_ > 0 && (!input.may_hurry || now - interrupted_at_ < kSameInterrupt)) return;
+  if (++interrupts_ == 1) interrupted_at_ = now;
+  const bool nothing_new = iteration_ == options_.training_iteration;
+  if (interrupts_ > 1 || phase_ == Phase::starting || (phase_ == Phase::running && nothing_new)) {
+    Fleet::Outputs fleet;
+    fleet_.stop("interrupted", 0, now, fleet);  // for agents that are no processes of ours
+    apply_fleet(fleet, now, outputs);
+    outputs.push_back(KillAll{});
+    phase_ = Phase::finished;
+    outputs.push_back(Finished{Exit::interrupted, "interrupted", "interrupted"});
+    return;
+  }
+  if (exit_ == Exit::ok) exit_ = Exit::interrupted;
+  if (phase_ == Phase::stopping || cutting_) return;
+  stop_reason_ = "interrupted";
+  finishing_since_ = now;
+  Evaluations::Outputs evaluations;
+  evaluations_.stop(evaluations);
+  apply_evaluations(evaluations, outputs);
+  outputs.push_back(
+      Event{"interrupt", fmt::format("finishing this iteration, for {:.0f} s at most, then saving; Ctrl-C "
+                                     "again stops at once",
+                                     to_seconds(kFinish))});
+}
+
+/// The run cannot go on, but its learners may have what is worth a checkpoint.
+void DriverCore::end(Time now, Exit exit, std::string reason, std::string code, std::vector<Output>& outputs) {
+  if (phase_ == Phase::stopping || cutting_) return;
+  if (!finishing()) {
+    exit_ = exit;
+    stop_reason_ = std::move(reason);
+    exit_code_ = std::move(code);
+  }
+  cut(now, outputs);
+}
+
+/// No more data: the group's last epoch begins with what its learners have.
+void DriverCore::cut(Time now, std::vector<Output>& outputs) {
+  if (std::exchange(cutting_, true)) return;
+  if (phase_ == Phase::starting || iteration_ == options_.training_iteration) return stop_all(now, outputs);
+  Fleet::Outputs fleet;
+  fleet_.stop(stop_reason_, 0, now, fleet);
+  apply_fleet(fleet, now, outputs);
+  if (phase_ == Phase::running) deadline_ = now + kSaveDeadline;
+  LearnerGroup::Outputs learners;
+  learners_.cut(now, learners);
+  apply_learners(learners, now, outputs);
+}
+
+void DriverCore::learners_over(const LearnerGroup::Over& over, Time now, std::vector<Output>& outputs) {
+  if (phase_ == Phase::stopping) return;
+  if (interrupts_ == 0 && !cutting_) {
+    exit_ = over.exit;
+    stop_reason_ = over.reason;
+    exit_code_ = over.error_code;
+  }
+  stop_all(now, outputs);
+}
+
+/// Tells when none arrive; cuts a run that is to end and would wait for them.
+void DriverCore::look_for_data(Time now, std::vector<Output>& outputs) {
+  const Fleet::Counts fleet = fleet_.counts();
+  if (std::exchange(fragments_, fleet.fragments) != fleet.fragments || learners_.computes() || held_) data_ = now;
+  if (phase_ != Phase::running || cutting_) return;
+  const Time silent = now - data_;
+  if (!finishing()) {
+    if (silent < tell_no_data_) return;
+    tell_no_data_ = std::min(2 * tell_no_data_, kTellNoDataMax);
+    outputs.push_back(Event{"waiting", fmt::format("no data for {:.0f} s: {}", to_seconds(silent), missing())});
+  } else if (silent >= kNoData || fleet.hosts == 0 ||
+             now - finishing_since_ >= (interrupts_ > 0 ? kFinish : kFinishOnTime)) {
+    cut(now, outputs);
+  }
+}
+
+std::string DriverCore::missing() const {
+  const Fleet::Counts fleet = fleet_.counts();
+  const uint32_t hosts = options_.fleet.agents.num_slots, runners = options_.fleet.num_slots;
+  if (fleet.hosts < hosts)
+    return fmt::format("host agents {}/{}; run.json has the command to join", fleet.hosts, hosts);
+  if (fleet.running < runners) return fmt::format("runners {}/{}", fleet.running, runners);
+  return fmt::format("all {} runners are up, and their environments are slow, or wait", runners);
+}
+
+void DriverCore::stop_all(Time now, std::vector<Output>& outputs) {
   if (phase_ == Phase::stopping) return;
   phase_ = Phase::stopping;
-  exit_ = exit;
-  stop_reason_ = std::move(reason);
-  exit_code_ = std::move(code);
   deadline_ = now + kStopDeadline;
   if (exit_ != Exit::ok) {
     Evaluations::Outputs evaluations;

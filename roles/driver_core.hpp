@@ -4,7 +4,9 @@
 //   start -> learners and host agents spawned, the group formed -> [report -> stop? checkpoint? -> go]* -> last
 //   checkpoint -> stop all -> finished
 //
-// The learners wait for `go` after each report, so a run stops at exactly the iteration its criterion names.
+// The learners wait for `go` after each report, so a run stops at exactly the iteration its criterion names. A run that
+// ends while no report comes (no data arrive, its runners are given up) is cut: the agents are told to stop, the group
+// begins a last epoch, and what its learners have is the last checkpoint.
 // LearnerGroup decides which learners are in the group, Fleet which agents hold a place. Commands and welcomes are
 // repeated until their effect is seen. A state machine: one thread, time comes in.
 #pragma once
@@ -40,6 +42,7 @@ class DriverCore {
     double time_total_s = 0.0;  ///< spent before the resume
     StopConfig stop;
     uint64_t checkpoint_frequency = 0;
+    Time checkpoint_interval{};  ///< at the first report so long after the last checkpoint; 0: none
     uint32_t smoothing_episodes = 100;
     std::deque<double> recent_returns, recent_lengths;  ///< of the checkpoint
     Improvement training_return = {};                   ///< of the checkpoint: of the training's mean return
@@ -55,6 +58,12 @@ class DriverCore {
   static constexpr Time kStopDeadline = std::chrono::seconds(15);  ///< from Stop to SIGKILL
   static constexpr Time kSaveDeadline = std::chrono::seconds(60);
   static constexpr uint64_t kJudged = 100;  ///< episodes, by whole iterations
+  static constexpr Time kSameInterrupt = std::chrono::milliseconds(250);  ///< a second one so soon is the first, again
+  static constexpr Time kFinish = std::chrono::seconds(10);  ///< for the iteration, once interrupted; then it is cut
+  static constexpr Time kFinishOnTime = std::chrono::seconds(60);  ///< the same, when time_total_s is over
+  static constexpr Time kNoData = std::chrono::seconds(10);  ///< without a fragment: an end does not wait for the next
+  static constexpr Time kTellNoData = std::chrono::seconds(30);  ///< without one: told, then after twice as long
+  static constexpr Time kTellNoDataMax = std::chrono::minutes(10);
 
   explicit DriverCore(Options options);
 
@@ -79,7 +88,9 @@ class DriverCore {
     uint32_t shard, incarnation;    ///< of the learner
     std::string cause;
   };
-  struct Interrupted {};  ///< Ctrl-C; the second stops at once
+  struct Interrupted {
+    bool may_hurry = true;  ///< false: a second one changes nothing
+  };                        ///< Ctrl-C, SIGTERM, ...; the second stops at once
   struct Saved {
     CheckpointWriter::Output result;
   };  ///< of the last Save output
@@ -142,6 +153,8 @@ class DriverCore {
   bool finishing() const { return !stop_reason_.empty(); }
   /// Before Start: the criterion that a run which goes on from here has met already; "" = none.
   std::string met_before_start() const { return stop_criterion(started_); }
+  bool interrupted() const { return interrupts_ > 0; }
+  bool cutting() const { return cutting_; }
 
  private:
   enum class Phase { starting, running, saving, stopping, finished };
@@ -158,7 +171,13 @@ class DriverCore {
   void apply_learners(LearnerGroup::Outputs& results, Time now, std::vector<Output>& outputs);
   void go_on(Time now, std::vector<Output>& outputs);  // after a report or a checkpoint
   void begin_save(Time now, std::vector<Output>& outputs);
-  void stop_all(Time now, Exit exit, std::string reason, std::string code, std::vector<Output>& outputs);
+  void interrupted(const Interrupted& input, Time now, std::vector<Output>& outputs);
+  void end(Time now, Exit exit, std::string reason, std::string code, std::vector<Output>& outputs);
+  void cut(Time now, std::vector<Output>& outputs);
+  void learners_over(const LearnerGroup::Over& over, Time now, std::vector<Output>& outputs);
+  void look_for_data(Time now, std::vector<Output>& outputs);
+  std::string missing() const;
+  void stop_all(Time now, std::vector<Output>& outputs);
   void send(const std::string& peer, uint64_t epoch, Message message, std::vector<Output>& outputs);
   void send_command(Time now, std::vector<Output>& outputs);
   std::string stop_criterion(Time now) const;
@@ -188,9 +207,13 @@ class DriverCore {
   std::string last_checkpoint_;
   std::string stop_reason_;
   int interrupts_ = 0;
+  bool cutting_ = false;
   Exit exit_ = Exit::ok;
   std::string exit_code_;
   bool goes_on_ = false;
+  uint64_t fragments_ = 0;  // that agents have received, when looked at last
+  Time data_{}, tell_no_data_ = kTellNoData;
+  Time finishing_since_ = Time::max(), interrupted_at_{}, saved_at_{};
   Time started_{}, last_sent_{}, last_announced_{}, deadline_ = Time::max();
 };
 

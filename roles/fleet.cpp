@@ -57,6 +57,7 @@ Fleet::Counts Fleet::counts() const {
     counts.running += place.status.running;
     counts.quarantined += place.status.quarantined;
     counts.waiting += place.status.waiting;
+    counts.fragments += place.status.fragments;
   }
   return counts;
 }

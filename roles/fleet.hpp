@@ -98,6 +98,7 @@ class Fleet {
     uint32_t hosts = 0;                                  ///< that take part
     uint32_t running = 0, quarantined = 0, waiting = 0;  ///< runners on them
     uint64_t restarts = 0;                               ///< of runners, those of a replaced agent included
+    uint64_t fragments = 0;                              ///< that these hosts have received from their runners
     int64_t weights_version = -1;                        ///< the oldest that a host has
     int64_t sampling_version = -1;                       ///< the oldest that a runner samples with
     float weights_latency_p50_ms = 0, weights_latency_p99_ms = 0, weights_latency_max_ms = 0;  ///< of the slowest host

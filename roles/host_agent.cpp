@@ -69,7 +69,7 @@ void HostAgent::step(const Input& input, Time now, std::vector<Output>& outputs)
     apply_supervisor(SlotSupervisor::Tick{}, now, outputs);
     if (now - last_status_ >= kStatusEvery || supervisor_.num_restarts() != told_restarts_) send_status(now, outputs);
     if (now - last_grant_ >= kLearnerSilence && !stopping_)
-      outputs.push_back(Refused{fmt::format("it has been silent for {:.0f} s", to_seconds(now - last_grant_))});
+      outputs.push_back(Refused{fmt::format("it has been silent for {:.0f} s", to_seconds(now - last_grant_)), true});
     if (now - last_join_ >= kJoinEvery) {
       last_join_ = now;
       send_join(outputs);

@@ -106,7 +106,8 @@ class HostAgent {
   };
   struct Refused {
     std::string reason;
-  };  ///< by the learner: end this agent
+    bool silent = false;  ///< nothing came from it for kLearnerSilence
+  };                      ///< by the learner: end this agent
   struct Drained {};
   using Output = std::variant<Spawn, Kill, ToRunner, ToLearner, ToDriver, Install, Refused, Drained>;
 

@@ -198,6 +198,7 @@ void LearnerCore::command(const wire::CommandT& command, Time now, std::vector<O
           (saving_ != Saving::no || (!updating_ && state_.training_iteration >= until_))) {
         checkpoint_sequence_ = command.sequence;
         checkpoint_directory_ = command.directory;
+        saves_at_once_ = command.at_once;
       } else if (command.sequence == done_sequence_) {
         send_driver(make_message(done_), outputs);  // the answer was lost
       }
@@ -463,7 +464,7 @@ void LearnerCore::publish(Time now, std::vector<Output>& outputs) {
 void LearnerCore::advance_saving(Time now, std::vector<Output>& outputs) {
   if (saving_ == Saving::no && checkpoint_sequence_ > done_sequence_ && !updating_) saving_ = Saving::wanted;
   if (saving_ != Saving::wanted) return;
-  auto snapshot = batch_->snapshot(checkpoint_sequence_, now);
+  auto snapshot = saves_at_once_ ? NextBatch::Snapshot{} : batch_->snapshot(checkpoint_sequence_, now);
   if (!snapshot) return;
   saving_ = Saving::writing;
   outputs.push_back(WriteCheckpoint{.sequence = checkpoint_sequence_,

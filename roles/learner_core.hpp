@@ -216,6 +216,7 @@ class LearnerCore {
 
   Saving saving_ = Saving::no;
   uint64_t checkpoint_sequence_ = 0, done_sequence_ = 0;
+  bool saves_at_once_ = false;  // without runners' states and a batch that waits
   std::string checkpoint_directory_;
   wire::CheckpointDoneT done_;
 

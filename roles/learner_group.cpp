@@ -56,6 +56,11 @@ bool LearnerGroup::connected() const {
   return std::ranges::all_of(members_, [](const Member& m) { return !m.alive || !m.peer.empty(); });
 }
 
+bool LearnerGroup::computes() const {
+  return stage_ == Stage::formed && std::all_of(members_.begin(), members_.begin() + size_,
+                                                [](const Member& m) { return m.status.busy_s > 0.0f; });
+}
+
 std::string LearnerGroup::endpoint(uint32_t shard) const {
   return shard < members_.size() ? members_[shard].endpoint : "";
 }
@@ -208,7 +213,7 @@ void LearnerGroup::call(const std::string& why, Time now, Outputs& outputs) {
   if (!why.empty()) outputs.push_back(Event{"group-broken", fmt::format("epoch {}: {}", epoch_, why)});
   ++epoch_;
   stage_ = Stage::calling;
-  size_ = next_size();
+  size_ = cutting_ && ever_formed_ ? formed_size_ : next_size();
   spawn_missing(size_, now, outputs);
   rendezvous_.clear();
   new_keys_.clear();
@@ -303,7 +308,7 @@ void LearnerGroup::advance(Time now, Outputs& outputs) {
   stage_ = Stage::formed;
   // A shard outside the group misses updates from now on, so its state counts no more, also if it is called again.
   for (uint32_t shard = 0; shard < members_.size(); ++shard) members_[shard].veteran = shard < size_;
-  if (epoch_ > 1)
+  if (epoch_ > 1 && !cutting_)
     outputs.push_back(Event{"group-formed", fmt::format("epoch {}: {} learners go on from weights {} after {:.2f} s{}",
                                                         epoch_, size_, version_, to_seconds(now - broken_at_),
                                                         order_.everybody ? "" : ", state taken from their peers")});
@@ -365,6 +370,10 @@ bool LearnerGroup::form(Time now, Outputs& outputs) {
     return false;
   }
   order_.holders = whole->second;
+  if (!ever_formed_) env_steps_ = state_.num_env_steps_sampled_lifetime;
+  if (cutting_)  // asynchronous updates of an iteration that has not ended
+    state_.training_iteration =
+        std::max(state_.training_iteration, iteration_ + (state_.num_env_steps_sampled_lifetime > env_steps_ ? 1 : 0));
   divide(now);
   return true;
 }
@@ -449,8 +458,9 @@ void LearnerGroup::tick(Time now, Outputs& outputs) {
   flush(outputs);
   if (stopping_ || now < next_timer()) return;
   look_for_hangs(now, outputs);
-  if (stage_ == Stage::formed && (target_ < size_ || next_shards_are_ready())) call("", now, outputs);
-  if (stage_ == Stage::formed && options_.shares_by_speed && size_ > 1 && shares_by_.improve(now)) {
+  const bool may_change = stage_ == Stage::formed && !cutting_;
+  if (may_change && (target_ < size_ || next_shards_are_ready())) call("", now, outputs);
+  if (may_change && stage_ == Stage::formed && options_.shares_by_speed && size_ > 1 && shares_by_.improve(now)) {
     outputs.push_back(Event{"shares", "the learners' shares of a batch are measured anew"});
     call("", now, outputs);
   }
@@ -481,6 +491,11 @@ std::string LearnerGroup::resize(uint32_t learners, Time now, Outputs& outputs) 
   spawn_missing(target_, now, outputs);
   if (target_ < size_) call("", now, outputs);  // new shards: when they are there
   return "";
+}
+
+void LearnerGroup::cut(Time now, Outputs& outputs) {
+  cutting_ = true;
+  call("", now, outputs);
 }
 
 void LearnerGroup::stop(const std::string& reason, Outputs& outputs) {
@@ -534,8 +549,9 @@ void LearnerGroup::close_iteration(Outputs& outputs) {
   if (reports_.size() < formed_size_) {
     all.num_env_steps_sampled_lifetime = state_.num_env_steps_sampled_lifetime;
     all.weights_version = version_;
-    outputs.push_back(Event{"report-lost", fmt::format("iteration {} is reported by {} of its learners",
-                                                       all.training_iteration, reports_.size())});
+    if (!cutting_)
+      outputs.push_back(Event{"report-lost", fmt::format("iteration {} is reported by {} of its learners",
+                                                         all.training_iteration, reports_.size())});
   }
   for (auto& [key, value] : sums) {
     if (!adds_up(key) && !is_a_maximum(key) && !is_a_minimum(key)) value /= static_cast<double>(counts[key]);
@@ -556,6 +572,7 @@ void LearnerGroup::close_iteration(Outputs& outputs) {
   }
   iteration_ = all.training_iteration;
   failures_in_a_row_ = 0;
+  env_steps_ = all.num_env_steps_sampled_lifetime;
   reports_.clear();
   outputs.push_back(Reported{std::move(all)});
 }

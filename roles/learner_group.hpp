@@ -89,6 +89,8 @@ class LearnerGroup {
   std::string resize(uint32_t learners, Time now, Outputs& outputs);
   /// Places whose runners will not come (again).
   void set_given_up(std::set<uint32_t> places, Time now, Outputs& outputs);
+  /// A last epoch, without data: its updates so far are an iteration, whatever its report would have said.
+  void cut(Time now, Outputs& outputs);
   void stop(const std::string& reason, Outputs& outputs);
 
   Time next_timer() const;
@@ -96,6 +98,7 @@ class LearnerGroup {
   bool formed() const { return stage_ == Stage::formed; }
   uint32_t size() const { return size_; }  ///< of this epoch's group
   uint32_t num_processes() const;
+  bool computes() const;                              ///< every shard of the group: none waits for data
   bool connected() const;                             ///< every live learner has sent its hello
   const GroupState& state() const { return state_; }  ///< with which the epoch began
   /// The shard that agent `place` sends to, in this epoch.
@@ -159,7 +162,7 @@ class LearnerGroup {
   std::vector<uint32_t> starts_;  // of processes, by shard
   std::set<uint32_t> given_up_;   // places
   uint32_t formed_size_ = 0;      // of the newest epoch that was formed
-  bool stopping_ = false, ever_formed_ = false;
+  bool stopping_ = false, ever_formed_ = false, cutting_ = false;
 
   // this epoch
   wire::GroupOrderT order_;  // what is the same for all
@@ -173,7 +176,7 @@ class LearnerGroup {
 
   uint64_t failures_in_a_row_ = 0;  // of all shards, since an iteration ended
   Time last_sent_{};
-  uint64_t iteration_;                                  // reported
+  uint64_t iteration_, env_steps_ = 0;                  // reported
   std::deque<double> update_s_;                         // the newest updates
   std::map<uint32_t, wire::IterationReportT> reports_;  // of iteration_ + 1
   std::map<std::string, double> before_, now_;          // cumulative metrics: of cores that ended; of those that run

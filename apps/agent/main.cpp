@@ -27,6 +27,7 @@
 #include "rl/machine.hpp"
 #include "rl/private_folder.hpp"
 #include "rl/processes.hpp"
+#include "rl/signals.hpp"
 #include "rl/simulator/simulator.hpp"
 #include "rl/system.hpp"
 #include "rl/wire/packed.hpp"
@@ -77,7 +78,7 @@ class AgentShell {
     watch_fd(zygote_.fd(), kZygote);
     sigset_t signals;
     ::sigemptyset(&signals);
-    for (int signal : {SIGTERM, SIGINT}) ::sigaddset(&signals, signal);  // SIGINT: only for an agent started by hand
+    for (const int signal : kEndingSignals) ::sigaddset(&signals, signal);
     signals_ = ::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
     watch_fd(signals_, kSignals);
   }
@@ -130,6 +131,7 @@ class AgentShell {
     Time next_sign{};
     for (const Time give_up = clock_->now() + start_timeout; clock_->now() < give_up;) {
       wait_readable({&control_.socket()}, zygote_.fd(), kLookEvery);
+      if (asked_to_end()) fail(Exit::interrupted, "stopped", "told to stop before the simulators were loaded");
       while (const auto message = control_.receive())
         if (message->as<wire::StopT>() != nullptr)
           fail(Exit::interrupted, "stopped", "the run ended while the simulators were loaded");
@@ -247,6 +249,7 @@ class AgentShell {
     data_.reset();  // first: its routing id is to be free
     data_.emplace(context_, endpoint, fmt::format("agent-{}.{}", welcome_.agent, welcome_.incarnation));
     learner_endpoint_ = endpoint;
+    learner_heard_ = false;
   }
 
   void connect_parent(const std::string& endpoint) {
@@ -300,6 +303,11 @@ class AgentShell {
       pending_ = install->weights;
       publish();
     } else if (const auto* refused = std::get_if<HostAgent::Refused>(&output)) {
+      if (refused->silent && !learner_heard_)
+        fail(Exit::environment, "learner-unreachable",
+             "no message came from the learner at {}: set network.bind of the run to an address of its host that this "
+             "host reaches, and open its ports, which are network.port and one more for each learner",
+             learner_endpoint_);
       fail(Exit::internal, "refused", "the learner does not take this agent: {}", refused->reason);
     } else {
       done_ = true;
@@ -388,6 +396,7 @@ class AgentShell {
     }
     while (auto received = data_->receive()) {
       auto decoded = decode(received->frames);
+      learner_heard_ = true;
       if (auto* message = std::get_if<Message>(&decoded)) from_learner(std::move(*message));
     }
     while (auto received = parent_ ? parent_->receive() : std::nullopt) {
@@ -598,7 +607,7 @@ class AgentShell {
   std::vector<float> latencies_ms_;  // of weights, since the last status
   Time next_look_{}, parent_heard_{}, next_word_{};
   int epoll_, signals_ = -1;
-  bool done_ = false, preempted_ = false;
+  bool done_ = false, preempted_ = false, learner_heard_ = false;
   int exit_ = 0;
 };
 
@@ -642,7 +651,7 @@ int run(const ChildArguments& arguments, char** argv) {
   ::prctl(PR_SET_CHILD_SUBREAPER, 1);  // orphans of the zygote, its runners, become children of this process
   sigset_t signals;
   ::sigemptyset(&signals);
-  for (int signal : {SIGTERM, SIGINT}) ::sigaddset(&signals, signal);
+  for (const int signal : kEndingSignals) ::sigaddset(&signals, signal);
   ::sigprocmask(SIG_BLOCK, &signals, nullptr);
   int status;
   uint64_t next_run = 0;
@@ -675,6 +684,7 @@ int run(const ChildArguments& arguments, char** argv) {
 
 int main(int argc, char** argv) {
   ::mallopt(M_ARENA_MAX, 1);
+  myriad::make_writes_fail();
   try {
     return myriad::run(myriad::ChildArguments(argc, argv), argv);
   } catch (const std::exception& thrown) {

@@ -26,7 +26,7 @@ constexpr int kNiceness = 10;  // of one that stands aside
 struct Said {
   bool is_result;
   double return_mean, return_stddev, return_min, return_max, length_mean;
-  uint64_t episodes;
+  uint64_t episodes, failed, cut;
   int64_t videos;
   char text[1024];  // the error; of a result: why recording ended
 };
@@ -106,6 +106,8 @@ std::optional<EvaluationProcess::Ended> EvaluationProcess::ended() {
                                .return_max = said.return_max,
                                .length_mean = said.length_mean,
                                .episodes = said.episodes,
+                               .failed = said.failed,
+                               .cut = said.cut,
                                .videos = said.videos,
                                .failure = said.text},
                ""};
@@ -118,7 +120,12 @@ int run_evaluation(const std::string& run, const std::string& checkpoint) {
   const auto say = [&said](std::string_view text) { text.copy(said.text, sizeof said.text - 1); };
   try {
     const std::string name = checkpoint + "/config.toml";
-    const FinalEvaluation result = evaluate_at_end(load_config(read_file(name), name), run, checkpoint);
+    const Config config = load_config(read_file(name), name);
+    const FinalEvaluation result = evaluate_at_end(config, run, checkpoint);
+    if (result.episodes == 0)
+      fail(Exit::environment, "evaluation-cut", "no episode ended within evaluation.evaluation_sample_timeout_s = {:g}",
+           config.evaluation.evaluation_sample_timeout_s);
+    if (result.episodes == result.failed) fail(Exit::environment, "episodes-failed", "all {} episodes failed", result.failed);
     said = {.is_result = true,
             .return_mean = result.return_mean,
             .return_stddev = result.return_stddev,
@@ -126,6 +133,8 @@ int run_evaluation(const std::string& run, const std::string& checkpoint) {
             .return_max = result.return_max,
             .length_mean = result.length_mean,
             .episodes = result.episodes,
+            .failed = result.failed,
+            .cut = result.cut,
             .videos = result.videos,
             .text = {}};
     say(result.failure);

@@ -11,7 +11,7 @@ namespace myriad {
 Report evaluation_rows(const EvaluatedCheckpoint& checkpoint, const FinalEvaluation* result,
                        std::optional<uint64_t> best) {
   constexpr double kUnknown = Snapshot::kUnknown;
-  const FinalEvaluation unknown{kUnknown, kUnknown, kUnknown, kUnknown, kUnknown, 0, 0, 0, ""};
+  const FinalEvaluation unknown{kUnknown, kUnknown, kUnknown, kUnknown, kUnknown, 0, 0, 0, 0, ""};
   const FinalEvaluation& it = result == nullptr ? unknown : *result;
   return {{"training_iteration", checkpoint.training_iteration},
           {"num_env_steps_sampled_lifetime", checkpoint.env_steps},
@@ -33,18 +33,20 @@ FinalEvaluation evaluate_at_end(const Config& config, const std::filesystem::pat
   const EvaluationResult result = evaluate_policy(policy, {.episodes = static_cast<int>(settings.evaluation_duration),
                                                            .seed = static_cast<uint64_t>(config.seed),
                                                            .explore = settings.explore,
+                                                           .max_time = seconds(settings.evaluation_sample_timeout_s),
                                                            .observer = records ? &recorder : nullptr});
   std::vector<double> returns;
   for (const EvaluationResult::Episode& episode : result.episodes)
-    if (!episode.failed) returns.push_back(episode.episode_return);
+    if (episode.ended && !episode.failed) returns.push_back(episode.episode_return);
   constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
   return {.return_mean = result.return_mean(),
           .return_stddev = result.return_stddev(),
           .return_min = returns.empty() ? kNone : std::ranges::min(returns),
           .return_max = returns.empty() ? kNone : std::ranges::max(returns),
           .length_mean = result.length_mean(),
-          .episodes = result.episodes.size(),
+          .episodes = result.num_ended(),
           .failed = result.num_failed(),
+          .cut = result.num_cut,
           .videos = recorder.num_videos(),
           .failure = recorder.failure()};
 }

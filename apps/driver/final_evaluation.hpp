@@ -13,7 +13,8 @@ namespace myriad {
 struct FinalEvaluation {
   double return_mean, return_stddev;
   double return_min, return_max, length_mean;
-  size_t episodes, failed;  ///< the means are of those that did not fail
+  size_t episodes, failed;  ///< that ended, and of them those that failed, which the means leave out
+  size_t cut;               ///< of them, at Evaluator::kEndlessEpisode
   int64_t videos;           ///< in the run's videos/
   std::string failure;      ///< why recording ended early, while the evaluation went on; "" where nothing went wrong
 };

@@ -442,6 +442,7 @@ int evaluate_command(const EvaluateOptions& options) {
                  number.mean_sum / static_cast<double>(number.episodes),
                  number.last_sum / static_cast<double>(number.episodes));
   }
+  if (result.num_cut > 0) fmt::print(stderr, "{}\n", endless_warning(result.num_cut, result.episodes.size()));
   return 0;
 }
 

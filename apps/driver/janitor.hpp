@@ -5,8 +5,9 @@
 //   driver --fork, exec--> learner, host agents --fork--> runners   (one group: Ctrl-C reaches the driver alone)
 //
 // Children ask the kernel to kill them when the driver dies; the janitor then removes the socket directory, kills what
-// is left of the group, and has the control groups of the runners removed. So kill -9 of the driver leaves nothing
-// behind. Runners whose agent died become the driver's own children (subreaper): it waits for them when it ends.
+// is left of the group, has the control groups of the runners removed, and ends the record of the run. So kill -9 of
+// the driver leaves nothing behind. Runners whose agent died become the driver's own children (subreaper): it waits for
+// them when it ends.
 #pragma once
 
 #include <string>
@@ -28,9 +29,13 @@ class Janitor {
   int process_group() const { return pid_; }
   /// The control groups of this run are removed, too. `run`: 16 hexadecimal digits. Call once for each life of a run,
   /// before its first process.
-  void name_run(const std::string& run);
+  void name_run(const std::string& run) { tell(run); }
+  /// The folder of the run, absolute: if its run.json still says "running" when the driver is gone, it is "killed"
+  /// then.
+  void name_folder(const std::string& folder) { tell(folder); }
 
  private:
+  void tell(const std::string& text);
   std::string socket_directory_;
   int pid_ = -1, pipe_ = -1;
 };

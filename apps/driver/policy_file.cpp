@@ -92,7 +92,9 @@ namespace {
 
 EvaluationResult evaluate_here(const SavedPolicy& policy, const Evaluator::Options& options) {
   Evaluator evaluator(policy.config, policy.env, policy.module, policy.weights, options);
-  while (!evaluator.step_some(1000)) continue;
+  const auto clock = make_system_clock();
+  const Time until = options.max_time > Time::zero() ? clock->now() + options.max_time : Time::max();
+  while (!evaluator.step_some(1) && clock->now() < until) continue;
   return evaluator.result();
 }
 
@@ -100,6 +102,7 @@ EvaluationResult evaluate_here(const SavedPolicy& policy, const Evaluator::Optio
 struct Left {
   bool done;
   Exit exit;
+  size_t num_cut;
   char code[64], text[1024];
   struct Number {
     char name[128];
@@ -126,6 +129,7 @@ void evaluate_inside(const SavedPolicy& policy, Evaluator::Options options, cons
     options.context.sandbox = {};  // what it starts is inside by itself
     const EvaluationResult result = evaluate_here(policy, options);
     std::copy(result.episodes.begin(), result.episodes.end(), left.episodes());
+    left.num_cut = result.num_cut;
     for (const NumberStats& number : result.numbers) {
       Left::Number& to = left.numbers.at(left.num_numbers++);
       number.name.copy(to.name, sizeof to.name - 1);
@@ -174,12 +178,20 @@ EvaluationResult evaluate_policy(const SavedPolicy& policy, const Evaluator::Opt
   left.code[sizeof left.code - 1] = left.text[sizeof left.text - 1] = '\0';  // the child wrote what it liked
   if (left.code[0] != '\0') throw Error(left.exit, left.code, left.text);
   std::copy_n(left.episodes(), result.episodes.size(), result.episodes.begin());
+  result.num_cut = left.num_cut;
   for (size_t i = 0; i < std::min(left.num_numbers, left.numbers.size()); ++i) {
     Left::Number& from = left.numbers[i];
     from.name[sizeof from.name - 1] = '\0';
     result.numbers.push_back({from.name, from.episodes, from.mean_sum, from.mean_min, from.mean_max, from.last_sum});
   }
   return result;
+}
+
+std::string endless_warning(size_t cut, size_t episodes) {
+  return fmt::format(
+      "warning[endless-episode] {} of {} episodes were cut after {} steps: the environment has no time "
+      "limit; set environment.max_episode_steps",
+      cut, episodes, Evaluator::kEndlessEpisode);
 }
 
 }  // namespace myriad

@@ -30,4 +30,7 @@ SavedPolicy load_policy(const std::string& directory, const std::vector<std::str
 /// Error("env-crashed").
 EvaluationResult evaluate_policy(const SavedPolicy& policy, const Evaluator::Options& options);
 
+/// Of episodes that the environment did not end.
+std::string endless_warning(size_t cut, size_t episodes);
+
 }  // namespace myriad

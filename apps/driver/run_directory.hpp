@@ -43,7 +43,7 @@ std::string command_name();
 struct RunRecord {
   std::string id;                 ///< "0007", or the folder's name where it has no number
   std::string name;               ///< the folder's name
-  std::string state = "running";  ///< running | finished | failed | interrupted
+  std::string state = "running";  ///< running | finished | failed | interrupted | killed
   double start_time_s = 0.0;
   std::optional<double> end_time_s;
   std::string exit_reason;  ///< why it is no longer running: the stop criterion met, or the error's line

@@ -44,6 +44,8 @@ int scale(const std::string& run, const std::vector<std::string>& settings) {
   const RunRecord record = read_run(fs::absolute(run));
   const std::string& join = record.join;
   if (join.empty()) fail(Exit::usage, "not-running", "{} does not train: its state is '{}'", run, record.state);
+  if (!running_pid(fs::absolute(run)))
+    fail(Exit::usage, "not-running", "{} does not train: its driver is gone, and could not say so in run.json", run);
   const std::string keys = word_after(join, "--keys");
   // On the driver's host, where the learners' key is.
   const SocketContext context(1, 16, keys.empty() ? SocketKeys{} : load_keys(keys, "learner-0"));

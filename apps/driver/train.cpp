@@ -1,16 +1,17 @@
 #include "apps/driver/train.hpp"
 
 #include <signal.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <iostream>
 #include <iterator>
 #include <random>
 
+#include "apps/driver/end_signals.hpp"
 #include "apps/driver/evaluation_process.hpp"
 #include "apps/driver/event_tally.hpp"
 #include "apps/driver/final_evaluation.hpp"
@@ -24,11 +25,13 @@
 #include "apps/driver/observers/terminal_view.hpp"
 #include "apps/driver/origin.hpp"
 #include "apps/driver/plugins.hpp"
+#include "apps/driver/policy_file.hpp"
 #include "apps/driver/resume.hpp"
 #include "apps/driver/resume_check.hpp"
 #include "apps/driver/row_json.hpp"
 #include "apps/driver/run_directory.hpp"
 #include "apps/driver/run_progress.hpp"
+#include "apps/driver/watched_evaluation.hpp"
 #include "rl/curriculum.hpp"
 #include "rl/observation_parts.hpp"
 #include "rl/run_layout.hpp"
@@ -48,6 +51,7 @@ namespace {
 constexpr Time kSnapshots = std::chrono::milliseconds(250);  ///< between two, on a terminal
 constexpr Time kSnapshotsInLines = std::chrono::seconds(2);  ///< where each is a new line
 constexpr const char* kRunFile = "run.json";
+constexpr Time kEvaluationGrace = std::chrono::seconds(10);  ///< beyond its time: for a step that does not end
 constexpr int kLivesInVain = 3;  ///< that end without a checkpoint, one after the other: then the run ends
 
 double wall_time_s() {
@@ -108,13 +112,14 @@ class Run {
     uint64_t id, previous = 0;
     int in_vain = 0;
   };
-  Run(Config& config, const TrainOptions& options, Links& links, RunDirectory& directory, Files& files,
-      const EnvSpec& env, const SavedRun& saved, const Life& life)
+  Run(Config& config, const TrainOptions& options, Links& links, EndSignals& signals, RunDirectory& directory,
+      Files& files, const EnvSpec& env, const SavedRun& saved, const Life& life)
       : config_(config),
         directory_(directory),
         life_(life),
         next_run_id_(random_id()),
         links_(links),
+        signals_(signals),
         launcher_(*links.launcher),
         router_(links.router),
         clock_(make_system_clock()),
@@ -140,10 +145,6 @@ class Run {
   std::optional<int> run() {
     if (resumed() && life_.previous == 0)
       if (const std::string met = core_.met_before_start(); !met.empty()) return conclude_at_once(met);
-    sigset_t signals;
-    ::sigemptyset(&signals);
-    for (int signal : {SIGINT, SIGTERM, SIGCHLD}) ::sigaddset(&signals, signal);
-    const int signal_fd = ::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
     tell_how_to_join();
     if (!terminal_->is_terminal() && !options_.json)
       terminal_->note(fmt::format("run={} env={} algorithm={} seed={} directory={}", directory_.record.name,
@@ -152,16 +153,17 @@ class Run {
     if (!saved_.note.empty()) note_event("resume", saved_.note);
     step(DriverCore::Start{});
     while (!finished_) {
-      wait_readable({&router_}, signal_fd, std::min(core_.next_timer(), next_snapshot_) - clock_->now());
+      wait_readable({&router_}, signals_.fd(), std::min(core_.next_timer(), next_snapshot_) - clock_->now());
       receive();
-      for (signalfd_siginfo info; ::read(signal_fd, &info, sizeof info) == sizeof info;)
-        if (info.ssi_signo != SIGCHLD) step(DriverCore::Interrupted{});
+      while (const auto signal = signals_.take()) {
+        if (signal_ == 0) signal_ = *signal;
+        step(DriverCore::Interrupted{EndSignals::may_hurry(*signal)});
+      }
       take_ended();
       take_evaluated();
       step(DriverCore::Tick{});
       if (clock_->now() >= next_snapshot_) show();
     }
-    ::close(signal_fd);
     if (!finished_->goes_on) return conclude();
     note_event("resume", fmt::format("{} in iteration {}: the run goes on from its newest checkpoint",
                                      finished_->reason, core_.training_iteration() + 1));
@@ -187,12 +189,13 @@ class Run {
     options.time_total_s = saved.time_total_s;
     options.stop = config_.stop;
     options.checkpoint_frequency = static_cast<uint64_t>(config_.checkpointing.checkpoint_frequency);
+    options.checkpoint_interval = seconds(config_.checkpointing.checkpoint_interval_s);
     options.smoothing_episodes = static_cast<uint32_t>(config_.reporting.metrics_num_episodes_for_smoothing);
     options.training_return = saved.training_return;
     options.evaluations = {.interval = static_cast<uint64_t>(config_.evaluation.evaluation_interval),
                            .at_end = config_.evaluation.evaluate_at_end,
                            .parallel = config_.evaluation.evaluation_parallel_to_training,
-                           .timeout = seconds(config_.evaluation.evaluation_sample_timeout_s),
+                           .timeout = seconds(config_.evaluation.evaluation_sample_timeout_s) + kEvaluationGrace,
                            .scores_training = config_.checkpointing.scores_training(),
                            .best = saved.best,
                            .returns = saved.evaluations};
@@ -364,7 +367,7 @@ class Run {
     if (const auto told = tally_.told(kind, text)) note_event({wall_time_s(), kind, *told});
   }
   void note_event(const RunEvent& event) {
-    progress_.event(event.text);
+    if (!TerminalView::notes(event)) progress_.event(event.text);  // the panel does not say it again
     for (const auto& observer : observers_) observer->event(event);
   }
 
@@ -420,28 +423,27 @@ class Run {
     for (const auto& observer : observers_) observer->snapshot(snapshot);
   }
 
-  /// Saves how the run ended and prints its result, where it lies and the next commands. Returns the exit status.
+  /// Saves how the run ended and prints its result, what is saved and the next commands. Returns the exit status.
   int conclude() {
     launcher_.kill_all();
     const bool interrupted = finished_->exit == Exit::interrupted;
     const bool failed = finished_->exit != Exit::ok && !interrupted;
+    if (interrupted) finished_->reason += fmt::format(" by SIG{}", ::sigabbrev_np(signal_));
     const char* state = failed ? "failed" : interrupted ? "interrupted" : "finished";
     save_record(state,
                 failed ? fmt::format("error[{}] {}", finished_->error_code, finished_->reason) : finished_->reason);
     for (const auto& observer : observers_) observer->finished({wall_time_s(), "stop", directory_.record.exit_reason});
     if (failed) {
-      std::cerr << fmt::format("error[{}] {}\n", finished_->error_code, finished_->reason);
-      if (has_saved() || resumed()) std::cerr << fmt::format("resume  {}\n", way_on(""));
+      std::cerr << directory_.record.exit_reason << "\n" << what_is_saved();
       return static_cast<int>(finished_->exit);
     }
+    const bool unsaved = !core_.newest_is_saved();
+    if (unsaved)
+      std::cerr << fmt::format("error[unsaved] iteration {} is in no checkpoint; events.jsonl says why\n",
+                               core_.training_iteration());
     terminal_->close(closing_text());
-    if (finished_->exit == Exit::ok && !core_.newest_is_saved()) {
-      std::cerr << fmt::format("error[unsaved] iteration {} is in no checkpoint; events.jsonl says why. Newest: {}\n",
-                               core_.training_iteration(),
-                               core_.last_checkpoint().empty() ? "none" : as_typed(core_.last_checkpoint()));
-      return static_cast<int>(Exit::resource);
-    }
-    return static_cast<int>(finished_->exit);
+    if (signal_ != 0) return EndSignals::exit_status(signal_);
+    return static_cast<int>(unsaved ? Exit::resource : Exit::ok);
   }
 
   /// Nothing was trained: the resume asks for no more than the run has.
@@ -485,32 +487,72 @@ class Run {
     std::string text = fmt::format("{}  {} after {} env steps in {:.1f} s\n",
                                    finished_->exit == Exit::interrupted ? "stopped" : "done   ", finished_->reason,
                                    grouped(static_cast<double>(core_.env_steps())), core_.time_total_s(clock_->now()));
-    if (!has_saved()) return text;
     const auto last = static_cast<double>(core_.training_iteration());
-    if (config_.evaluation.evaluate_at_end && finished_->exit == Exit::ok &&
-        config_.evaluation.evaluation_interval == 0) {
-      const Time begun = clock_->now();
-      const FinalEvaluation result = evaluate_at_end(config_, directory_.path(), core_.last_checkpoint());
-      note_evaluation({last, static_cast<double>(core_.env_steps()), to_seconds(clock_->now() - begun)}, result);
+    if (has_saved() && finished_->exit == Exit::ok && signal_ == 0) {
+      if (config_.evaluation.evaluate_at_end && config_.evaluation.evaluation_interval == 0)
+        text += evaluation_text(last);
+      else if (evaluated_ && evaluated_->first == last)
+        text += evaluation_text(evaluated_->second);
     }
-    if (evaluated_ && evaluated_->first == last && finished_->exit == Exit::ok) {
-      const FinalEvaluation& result = evaluated_->second;
-      text += fmt::format("return   {:.1f} +/- {:.1f} over {} evaluation episodes{}\n", result.return_mean,
-                          result.return_stddev, result.episodes - result.failed,
-                          result.failed == 0 ? "" : fmt::format(", without {} that failed", result.failed));
-      if (result.videos > 0) text += fmt::format("videos   {} in {}\n", result.videos, as_typed(directory_.path() / "videos"));
-      if (!result.failure.empty()) text += fmt::format("videos   {}\n", result.failure);
-    }
-    const std::optional<Evaluations::Best>& best = core_.evaluations().best();
-    if (best)
-      text += fmt::format("best     {}, iteration {}: {} {:.1f}\n", as_typed(directory_.path() / "best"), best->training_iteration,
+    if (const std::optional<Evaluations::Best>& best = core_.evaluations().best())
+      text += fmt::format("best     {}, iteration {}: {} {:.1f}\n", as_typed(directory_.path() / "best"),
+                          best->training_iteration,
                           config_.checkpointing.scores_training() ? "training return" : "return", best->score);
-    const std::string checkpoint = as_typed(core_.last_checkpoint());
-    text += fmt::format("saved    {}\nnext     ", checkpoint);
+    return text + what_is_saved();
+  }
+
+  /// Of an evaluation now. One that fails or does not end is told; the run is trained and saved.
+  std::string evaluation_text(double iteration) {
+    const Time begun = clock_->now();
+    const WatchedEvaluation evaluation =
+        watch_evaluation(config_, directory_.path(), core_.last_checkpoint(), signals_, [&] {
+          terminal_->note(fmt::format("evaluates {} episodes, for {:.0f} s at most; Ctrl-C leaves it out",
+                                      config_.evaluation.evaluation_duration,
+                                      config_.evaluation.evaluation_sample_timeout_s));
+        });
+    signal_ = evaluation.signal;
+    if (!evaluation.result) {
+      note_event("evaluation-failed", evaluation.failure);
+      return fmt::format("return   not evaluated: {}\n", evaluation.failure);
+    }
+    note_evaluation({iteration, static_cast<double>(core_.env_steps()), to_seconds(clock_->now() - begun)},
+                    *evaluation.result);
+    return evaluation_text(*evaluation.result);
+  }
+
+  std::string evaluation_text(const FinalEvaluation& result) const {
+    const auto episodes = static_cast<size_t>(config_.evaluation.evaluation_duration);
+    std::string text = fmt::format("return   {:.1f} +/- {:.1f} over {} evaluation episodes{}\n", result.return_mean,
+                                   result.return_stddev, result.episodes - result.failed,
+                                   result.failed == 0 ? "" : fmt::format(", without {} that failed", result.failed));
+    if (result.episodes < episodes)
+      text += fmt::format(
+          "warning[evaluation-cut] {} of {} episodes ended within "
+          "evaluation.evaluation_sample_timeout_s = {:g}\n",
+          result.episodes, episodes, config_.evaluation.evaluation_sample_timeout_s);
+    if (result.cut > 0) text += endless_warning(result.cut, episodes) + "\n";
+    if (result.videos > 0)
+      text += fmt::format("videos   {} in {}\n", result.videos, as_typed(directory_.path() / "videos"));
+    if (!result.failure.empty()) text += fmt::format("videos   {}\n", result.failure);
+    return text;
+  }
+
+  /// The last lines: what is saved, and how to go on.
+  std::string what_is_saved() const {
+    const std::string& newest = has_saved() ? core_.last_checkpoint() : saved_.directory;
+    const bool lost = !core_.newest_is_saved();
+    if (newest.empty())
+      return fmt::format(
+          "saved    nothing: {}\nnext     start it again, under another --out where it had one\n",
+          lost ? fmt::format("its {} iterations are lost", core_.training_iteration()) : "no iteration was finished");
+    std::string text =
+        fmt::format("saved    {}{}\nnext     ", as_typed(newest), lost ? "; what came after it is lost" : "");
     // Clients come to env runners alone.
     if (simulator::clients_file_of(config_.environment.env).empty())
-      text += fmt::format("{} {}\n         ", command_name(), shell_line({"evaluate", checkpoint}));
-    if (best) text += fmt::format("{} {} --best\n         ", command_name(), shell_line({"evaluate", as_typed(directory_.path())}));
+      text += fmt::format("{} {}\n         ", command_name(), shell_line({"evaluate", as_typed(newest)}));
+    if (core_.evaluations().best())
+      text +=
+          fmt::format("{} {} --best\n         ", command_name(), shell_line({"evaluate", as_typed(directory_.path())}));
     return text + way_on(finished_->reason) + "\n";
   }
 
@@ -519,6 +561,7 @@ class Run {
   Life life_;
   uint64_t next_run_id_;
   Links& links_;
+  EndSignals& signals_;
   Launcher& launcher_;
   Router& router_;
   std::unique_ptr<Clock> clock_;
@@ -545,6 +588,7 @@ class Run {
   SavedRun saved_;      // what the run goes on from; empty for a fresh one
   std::string before_;  // run.json as a resume found it, to the byte; "" of a run that was not ended
   bool reports_open_ = false;
+  int signal_ = 0;  // the first that asked to end
 };
 
 }  // namespace
@@ -639,11 +683,12 @@ EnvSpec check_environment(const Config& config) {
 
 namespace {
 
-int train(Config& config, const EnvSpec& env, const TrainOptions& options, Links& links, RunDirectory& directory,
-          Files& files, SavedRun saved) {
+int train(Config& config, const EnvSpec& env, const TrainOptions& options, Links& links, EndSignals& signals,
+          RunDirectory& directory, Files& files, SavedRun saved) {
+  links.janitor.name_folder(directory.path().string());
   for (Run::Life life{random_id()};;) {
     {
-      Run run(config, options, links, directory, files, env, saved, life);
+      Run run(config, options, links, signals, directory, files, env, saved, life);
       if (const auto status = run.run()) return *status;
       life = {run.next_run_id(), life.id, run.has_saved() ? 0 : life.in_vain + 1};
       if (!run.has_reported()) continue;  // from the checkpoint that was asked for, which need not be the newest
@@ -688,11 +733,6 @@ void tell_of_other_observations(const Config& config, const EnvSpec& env) {
 }  // namespace
 
 int train(const TrainOptions& options) {
-  sigset_t signals;  // blocked before any thread exists, so that all of them leave signals to the signalfd
-  ::sigemptyset(&signals);
-  for (int signal : {SIGINT, SIGTERM, SIGCHLD}) ::sigaddset(&signals, signal);
-  ::sigprocmask(SIG_BLOCK, &signals, nullptr);
-
   const auto files = make_system_files("/");
   if (options.resume.empty()) {
     const std::string given = options.from.empty() ? "" : checkpoint_of(*files, fs::absolute(options.from));
@@ -713,6 +753,7 @@ int train(const TrainOptions& options) {
     const EnvSpec env = check_environment(config);
     tell_of_other_observations(config, env);
     config.plugins.environment = simulator::told_facts();
+    EndSignals signals;  // what came before it ended this process: there was nothing to save
     Links links(config);
     RunDirectory directory = options.out.empty() ? RunDirectory::create_numbered(fs::absolute("runs"))
                                                  : RunDirectory::create_exact(fs::absolute(options.out));
@@ -720,7 +761,7 @@ int train(const TrainOptions& options) {
     directory.write_setup(options.command, file.text, to_toml(config), MYRIAD_VERSION);
     Origin::here(config).save(directory.path());
     directory.save();
-    return train(config, env, options, links, directory, *files, SavedRun{});
+    return train(config, env, options, links, signals, directory, *files, SavedRun{});
   }
   fs::path given = fs::absolute(options.resume);
   if (given.filename().empty()) given = given.parent_path();
@@ -734,13 +775,14 @@ int train(const TrainOptions& options) {
   Revisited revisited = revisit(run_path, config, options.overrides);
   ask_for_module(config);
   const EnvSpec env = check_environment(config);
+  EndSignals signals;
   config.plugins.environment = simulator::told_facts();
   SavedRun saved = load_saved_run(*files, checkpoint, config.env_runners.num_env_runners);
   prepare_resume(*files, saved, config, env, revisited);
   saved.origin = std::move(revisited.origin);
   check_results(run_path, static_cast<int64_t>(saved.iteration));
   Links links(config);
-  return train(config, env, options, links, directory, *files, std::move(saved));
+  return train(config, env, options, links, signals, directory, *files, std::move(saved));
 }
 
 }  // namespace myriad

@@ -12,7 +12,6 @@
 #include <array>
 #include <cerrno>
 #include <condition_variable>
-#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -33,6 +32,7 @@
 #include "rl/curriculum.hpp"
 #include "rl/machine.hpp"
 #include "rl/run_layout.hpp"
+#include "rl/signals.hpp"
 #include "rl/wrappers.hpp"
 #include "roles/group_member.hpp"
 #include "roles/learner_core.hpp"
@@ -611,6 +611,7 @@ class LearnerShell {
 
 int run(const ChildArguments& arguments) {
   if (!bind_to_parent(arguments)) return static_cast<int>(Exit::interrupted);
+  ignore_ending_signals();  // its weights are to be saved first: the driver tells it to
   const std::string id = fmt::format("learner-{}.{}", arguments.number("--shard"), arguments.number("--incarnation"));
   // All shards run on the driver's host and share one key.
   return run_child(arguments, "learner-0", id, [&](const SocketContext& context, ControlLink& control) {
@@ -626,7 +627,7 @@ int main(int argc, char** argv) {
   // Freed batches go back to the heap, not to the kernel: page faults would cost more than the update's arithmetic.
   ::mallopt(M_TRIM_THRESHOLD, 512 << 20);
   ::mallopt(M_MMAP_THRESHOLD, 512 << 20);
-  ::signal(SIGPIPE, SIG_IGN);  // Gloo may write to a peer that died: it gets an error, and this process goes on
+  myriad::make_writes_fail();  // Gloo may write to a peer that died
   if (myriad::is_description(argc, argv)) return myriad::describe(argv);
   try {
     return myriad::run(myriad::ChildArguments(argc, argv));

@@ -16,15 +16,24 @@ namespace myriad::simulator {
 namespace {
 
 constexpr int kBacklog = 128;
+constexpr int kSynRetries = 3;  // 15 s, where no host answers
+// A peer whose host is gone without a word is gone after 40 s, whether something was sent or not.
+constexpr int kProbeAfterS = 10, kProbes = 3;
 
 /// A socket at `name`, or -1 with errno.
 int open_at(int family, const sockaddr* name, socklen_t size, bool listens) {
   const int fd = ::socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd < 0) return -1;
-  const int on = 1;
-  if (family != AF_UNIX) {
-    ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);  // of what it accepts, too
+  const auto set = [fd](int level, int option, int value) { ::setsockopt(fd, level, option, &value, sizeof value); };
+  if (family != AF_UNIX) {  // of what it accepts, too
+    set(SOL_SOCKET, SO_REUSEADDR, 1);
+    set(IPPROTO_TCP, TCP_NODELAY, 1);
+    set(IPPROTO_TCP, TCP_SYNCNT, kSynRetries);
+    set(SOL_SOCKET, SO_KEEPALIVE, 1);
+    set(IPPROTO_TCP, TCP_KEEPIDLE, kProbeAfterS);
+    set(IPPROTO_TCP, TCP_KEEPINTVL, kProbeAfterS);
+    set(IPPROTO_TCP, TCP_KEEPCNT, kProbes);
+    set(IPPROTO_TCP, TCP_USER_TIMEOUT, kProbeAfterS * (kProbes + 1) * 1000);
   }
   const bool done =
       listens ? ::bind(fd, name, size) == 0 && ::listen(fd, kBacklog) == 0 : ::connect(fd, name, size) == 0;

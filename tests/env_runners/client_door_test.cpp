@@ -3,6 +3,8 @@
 
 #include <doctest/doctest.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -104,6 +106,23 @@ std::string fate(Rig& rig, HelloT said) {
 }
 
 TEST_SUITE("env_runners/client_door") {
+  TEST_CASE("ClientDoor: a connection over TCP ends 40 s after its peer's host is gone without a word") {
+    const int door = simulator::listen_at("127.0.0.1:0");
+    sockaddr_in name{};
+    socklen_t size = sizeof name;
+    REQUIRE(::getsockname(door, reinterpret_cast<sockaddr*>(&name), &size) == 0);
+    const int client = simulator::connect_to(fmt::format("127.0.0.1:{}", ntohs(name.sin_port)));
+    const int accepted = ::accept(door, nullptr, nullptr);
+    for (const int fd : {client, accepted}) {
+      int patience_ms = 0;
+      size = sizeof patience_ms;
+      CHECK(::getsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &patience_ms, &size) == 0);
+      CHECK(patience_ms == 40'000);
+      ::close(fd);
+    }
+    ::close(door);
+  }
+
   TEST_CASE("ClientDoor: only the token itself is the token") {
     Rig rig;
     rig.add(4);
@@ -133,6 +152,25 @@ TEST_SUITE("env_runners/client_door") {
       CHECK(fate(rig, std::move(said)) == "");
       CHECK(rig.said.back().ends_with(slot == 0 ? "with runner 0" : "policy_lag_* counts how old theirs are"));
     }
+  }
+
+  TEST_CASE("ClientDoor: runners without a client are told once, with where they wait, and again when that changed") {
+    Rig rig;
+    rig.add(3);
+    rig.add(4);
+    rig.step(ClientDoor::kMissing - std::chrono::seconds(1));
+    CHECK(rig.said.empty());
+    rig.step(std::chrono::seconds(1));
+    REQUIRE(rig.said.size() == 1);
+    CHECK(rig.said[0] == "clients 0/2: runners 3, 4 wait at " + rig.door->address());
+    rig.step(ClientDoor::kMissing);
+    CHECK(rig.said.size() == 1);
+    Client client(rig);
+    client.say(hello());
+    rig.step(), rig.step();
+    CHECK(rig.said.back() == "client robot from this host is with runner 3");
+    rig.step(ClientDoor::kMissing);
+    CHECK(rig.said.back() == "clients 1/2: runner 4 waits at " + rig.door->address());
   }
 
   TEST_CASE("ClientDoor: a Hello that is none, or of another protocol, role or space, is refused with its reason") {

@@ -102,6 +102,20 @@ TEST_SUITE("env_runners/evaluator") {
     CHECK(many.episodes[0].episode_return != many.episodes[16].episode_return);
   }
 
+  TEST_CASE("evaluate: an episode that nothing ends is cut, and counted") {
+    Config config = config_for(counter(), 2, 8);
+    config.environment.env_config = {{"length", 1e9}};
+    const ModuleSpec spec = make_mlp_spec(counter().observation_space, counter().action_space, config.rl_module);
+    EnvSpec endless = counter();
+    endless.max_episode_steps = 0;
+    const EvaluationResult result = evaluate(config, endless, spec, initial_weights(spec), 2, 5, false);
+    CHECK(result.num_cut == 2);
+    CHECK(result.num_ended() == 2);
+    CHECK(result.episodes[1].length == Evaluator::kEndlessEpisode);
+    config.environment.max_episode_steps = 10;
+    CHECK(evaluate(config, endless, spec, initial_weights(spec), 2, 5, false).num_cut == 0);
+  }
+
   TEST_CASE("Evaluator: an observer sees every state; one environment gives the episodes in their order") {
     struct Notes : EpisodeObserver {
       struct Episode {

@@ -429,6 +429,8 @@ class World {
   std::optional<DriverCore::Evaluate> evaluating_;
   uint32_t evaluations_ = 0;  // begun
   Time last_update_ = -std::chrono::seconds(1), next_check_{};
+  bool driver_cut_ = false;  // a run that ends without data has a last epoch
+  int interrupts_ = 0;
   bool episodes_lost_ = false, learners_lost_ = false, interrupted_ = false, usage_error_ = false, restarting_ = false,
        done_ = false;
 };

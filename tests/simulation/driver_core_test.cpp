@@ -196,6 +196,7 @@ TEST_SUITE("driver/driver_core") {
     run.report(1);
     CHECK(find<DriverCore::Finished>(run.step(DriverCore::Interrupted{})) == nullptr);
     CHECK(find<DriverCore::Save>(run.report(2)) != nullptr);
+    run.now += DriverCore::kSameInterrupt;
     const Outputs second = run.step(DriverCore::Interrupted{});
     CHECK(find<DriverCore::KillAll>(second) != nullptr);
     REQUIRE(find<DriverCore::Finished>(second) != nullptr);
@@ -206,6 +207,157 @@ TEST_SUITE("driver/driver_core") {
     Run run(Run::options());
     run.learner_forms();
     CHECK(find<DriverCore::Finished>(run.step(DriverCore::Interrupted{})) != nullptr);
+  }
+
+  TEST_CASE("DriverCore: two interrupts within a moment are one; a second of those that come in pairs is none") {
+    Run run(Run::options());
+    run.learner_forms();
+    run.report(1);
+    CHECK(event(run.step(DriverCore::Interrupted{}), "interrupt") != nullptr);
+    run.now += std::chrono::milliseconds(5);
+    CHECK(run.step(DriverCore::Interrupted{}).empty());
+    run.now += DriverCore::kSameInterrupt;
+    CHECK(run.step(DriverCore::Interrupted{.may_hurry = false}).empty());
+    CHECK(find<DriverCore::Finished>(run.step(DriverCore::Interrupted{})) != nullptr);
+  }
+
+  TEST_CASE("DriverCore: an interrupted run whose data do not come is cut: its learners' last epoch is saved") {
+    Run run(Run::options());
+    run.everybody();
+    run.report(1, 100);
+    run.step(DriverCore::Interrupted{});
+    CHECK(sent<wire::GroupOrderT>(run.wait(DriverCore::kFinish - DriverCore::kRetry)) == nullptr);
+    const Outputs cut = run.wait(2 * DriverCore::kRetry);
+    REQUIRE(sent<wire::GroupOrderT>(cut) != nullptr);
+    CHECK_FALSE(sent<wire::GroupOrderT>(cut)->form);
+    CHECK(stop_peers(cut) == std::vector<std::string>{"agent-0.0", "agent-1.0"});
+    CHECK(find<DriverCore::Save>(run.learner_follows(2, 1, 100)) != nullptr);
+    const Outputs asked = run.step(DriverCore::Saved{CheckpointWriter::Prepared{"checkpoints/.partial"}});
+    REQUIRE(sent<wire::CommandT>(asked) != nullptr);
+    CHECK(sent<wire::CommandT>(asked)->at_once);
+    CHECK(stop_peers(run.complete_save(1, 2)) == std::vector<std::string>{"learner-0"});
+    Outputs outputs;
+    const auto* finished = run.finish(outputs);
+    REQUIRE(finished != nullptr);
+    CHECK(finished->exit == Exit::interrupted);
+    CHECK(run.core.newest_is_saved());
+  }
+
+  TEST_CASE("DriverCore: updates of an iteration that did not end are one, when the run is cut") {
+    Run run(Run::options());
+    run.everybody();
+    run.report(1, 100);
+    run.quarantine(0, "SIGSEGV");
+    run.quarantine(1, "SIGSEGV");
+    const Outputs last = run.learner_follows(2, 1, 160);
+    REQUIRE(find<DriverCore::Report>(last) != nullptr);
+    CHECK(find<DriverCore::Report>(last)->report.training_iteration == 2);
+    CHECK(run.core.env_steps() == 160);
+    CHECK(event(last, "report-lost") == nullptr);
+    REQUIRE(find<DriverCore::Save>(last) != nullptr);
+    CHECK(std::get<CheckpointWriter::Prepare>(find<DriverCore::Save>(last)->input).training_iteration == 2);
+  }
+
+  TEST_CASE("DriverCore: runners that are lost end the run with their cause, after a last checkpoint") {
+    Run run(Run::options());
+    run.everybody();
+    run.report(1);
+    run.quarantine(0, "SIGSEGV");
+    CHECK(sent<wire::GroupOrderT>(run.quarantine(1, "SIGSEGV")) != nullptr);
+    CHECK(run.quarantine(1, "SIGSEGV").size() == 1);  // it is told to stop, again
+    run.learner_follows(2, 1, 0);
+    run.complete_save(1, 2);
+    Outputs outputs;
+    const auto* finished = run.finish(outputs);
+    REQUIRE(finished != nullptr);
+    CHECK(finished->error_code == "runners-lost");
+    CHECK(finished->exit == Exit::environment);
+    CHECK(run.core.newest_is_saved());
+  }
+
+  TEST_CASE("DriverCore: a run whose learner is lost amid its last save ends unsaved, with what ended it") {
+    Run run(Run::options());
+    run.everybody();
+    run.report(1);
+    run.quarantine(0, "SIGSEGV");
+    run.quarantine(1, "SIGSEGV");
+    CHECK(stop_peers(run.step(DriverCore::LearnerExited{0, 0, "SIGKILL"})).empty());
+    Outputs outputs;
+    run.step(DriverCore::AgentExited{0, 0, "exit status 0"});
+    outputs = run.step(DriverCore::AgentExited{1, 0, "exit status 0"});
+    const auto* finished = find<DriverCore::Finished>(outputs);
+    REQUIRE(finished != nullptr);
+    CHECK(finished->error_code == "runners-lost");
+    CHECK_FALSE(run.core.newest_is_saved());
+  }
+
+  TEST_CASE("DriverCore: learners that do not form their last epoch are not waited for") {
+    Run run(Run::options());
+    run.everybody();
+    run.report(1);
+    run.step(DriverCore::Interrupted{});
+    run.wait(DriverCore::kFinish);
+    CHECK(stop_peers(run.wait(std::chrono::seconds(9))).empty());  // it is killed when it is silent for 10 s
+    bool stopped = false;
+    for (int i = 0; i < 60 && !stopped; ++i) {
+      run.learner_status(wire::LearnerStage::leaving);
+      stopped = !stop_peers(run.wait(std::chrono::seconds(1))).empty();
+    }
+    CHECK(stopped);
+  }
+
+  TEST_CASE("DriverCore: time_total_s ends a run to which no data come") {
+    auto options = Run::options();
+    options.stop.time_total_s = 25;
+    Run run(options);
+    run.everybody();
+    run.report(1);
+    CHECK(sent<wire::GroupOrderT>(run.wait(std::chrono::seconds(23))) == nullptr);
+    CHECK(sent<wire::GroupOrderT>(run.wait(std::chrono::seconds(2))) != nullptr);
+  }
+
+  TEST_CASE("DriverCore: fragments that arrive have a minute to become the last iteration of time_total_s") {
+    auto options = Run::options();
+    options.stop.time_total_s = 25;
+    Run run(options);
+    run.everybody();
+    run.report(1);
+    const auto data_come = [&](Time time) {
+      Outputs all;
+      for (const Time until = run.now + time; run.now < until;) {
+        wire::AgentStatusT status = Run::status(0);
+        status.fragments = static_cast<uint64_t>(run.now.count());
+        run.receive(std::move(status), Run::peer(0, 0));
+        for (auto& output : run.wait(std::chrono::seconds(1))) all.push_back(std::move(output));
+      }
+      return all;
+    };
+    CHECK(sent<wire::GroupOrderT>(data_come(std::chrono::seconds(80))) == nullptr);
+    CHECK(sent<wire::GroupOrderT>(data_come(std::chrono::seconds(10))) != nullptr);
+  }
+
+  TEST_CASE("DriverCore: that no data come is told after 30 s, then after twice as long, with what is missing") {
+    Run run(Run::options());
+    run.learner_forms();
+    run.agent_hello(0);
+    const Outputs first = run.wait(std::chrono::seconds(31));
+    REQUIRE(event(first, "waiting") != nullptr);
+    CHECK(event(first, "waiting")->text.starts_with("no data for 30 s: host agents 1/2;"));
+    CHECK(event(run.wait(std::chrono::seconds(28)), "waiting") == nullptr);
+    CHECK(event(run.wait(std::chrono::seconds(3)), "waiting") != nullptr);
+  }
+
+  TEST_CASE("DriverCore: checkpoint_interval makes a checkpoint at the first report after it") {
+    DriverCore::Options options = Run::options();
+    options.checkpoint_interval = std::chrono::seconds(300);
+    Run run(options);
+    run.learner_forms();
+    run.now += std::chrono::seconds(299);
+    CHECK(find<DriverCore::Save>(run.report(1)) == nullptr);
+    run.now += std::chrono::seconds(1);
+    CHECK(find<DriverCore::Save>(run.report(2)) != nullptr);
+    run.complete_save(1);
+    CHECK(find<DriverCore::Save>(run.report(3)) == nullptr);
   }
 
   TEST_CASE("DriverCore: another protocol version is refused with both numbers") {

@@ -107,6 +107,29 @@ struct Run {
     learner_status(wire::LearnerStage::called);
     return learner_status(wire::LearnerStage::formed);
   }
+  /// The learner follows into `epoch` with this state; what came of its last word.
+  Outputs learner_follows(uint64_t epoch, uint64_t iteration, uint64_t env_steps) {
+    Outputs outputs;
+    for (const auto stage : {wire::LearnerStage::called, wire::LearnerStage::formed}) {
+      wire::LearnerStatusT status;
+      status.stage = stage;
+      status.version = iteration;
+      status.num_parts = 1;
+      status.parts = {0};
+      status.state = std::make_unique<wire::GroupStateT>(to_wire(GroupState{iteration, env_steps, {}}));
+      outputs = receive(std::move(status), "learner-0", epoch);
+    }
+    return outputs;
+  }
+  /// Time passes, with a tick every 250 ms; what came of it all.
+  Outputs wait(Time time) {
+    Outputs all;
+    for (const Time until = now + time; now < until;) {
+      now += DriverCore::kRetry;
+      for (auto& output : step(DriverCore::Tick{})) all.push_back(std::move(output));
+    }
+    return all;
+  }
   static std::string peer(uint32_t agent, uint32_t incarnation) {
     return fmt::format("agent-{}.{}", agent, incarnation);
   }
@@ -168,12 +191,12 @@ struct Run {
     return receive(std::move(report));
   }
   /// The checkpoint asked for: prepared, written by the learner, committed.
-  Outputs complete_save(uint64_t sequence) {
+  Outputs complete_save(uint64_t sequence, uint64_t epoch = 1) {
     step(DriverCore::Saved{CheckpointWriter::Prepared{"checkpoints/.partial"}});
     wire::CheckpointDoneT done;
     done.sequence = sequence;
     done.training_iteration = core.training_iteration();
-    receive(std::move(done));
+    receive(std::move(done), "learner-0", epoch);
     return step(DriverCore::Saved{CheckpointWriter::Committed{"checkpoints/1", core.training_iteration()}});
   }
 };

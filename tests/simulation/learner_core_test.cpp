@@ -321,6 +321,15 @@ TEST_SUITE("roles/learner_core") {
     CHECK(count<LearnerCore::WriteCheckpoint>(tick(RoundBatch::kStateDeadline)) == 1);
   }
 
+  TEST_CASE_FIXTURE(Sync, "LearnerCore: the last checkpoint of a run that is cut waits for no runner") {
+    first_iteration();
+    at_once = true;
+    const Outputs asked = command(wire::CommandKind::checkpoint, 1, 1);
+    REQUIRE(count<LearnerCore::WriteCheckpoint>(asked) == 1);
+    CHECK(find<LearnerCore::WriteCheckpoint>(asked)->runners.empty());
+    CHECK(!find<LearnerCore::WriteCheckpoint>(asked)->with_batch);
+  }
+
   TEST_CASE_FIXTURE(Sync, "LearnerCore: a checkpoint asked for anew while one is written waits for it") {
     first_iteration();
     command(wire::CommandKind::checkpoint, 1, 1);

@@ -59,7 +59,8 @@ struct Harness {
   }
 
   // --- the driver ---
-  uint32_t level = 0;  // of its curriculum
+  uint32_t level = 0;    // of its curriculum
+  bool at_once = false;  // it has cut the run
   Outputs command(wire::CommandKind kind, uint64_t until, uint64_t sequence = 0) {
     wire::CommandT body;
     body.level = level;
@@ -67,6 +68,7 @@ struct Harness {
     body.until = until;
     body.sequence = sequence;
     body.directory = "d";
+    body.at_once = at_once;
     return step(LearnerCore::FromDriver{message(std::move(body))});
   }
   Outputs go(uint64_t until) { return command(wire::CommandKind::go, until); }

@@ -271,6 +271,7 @@ TEST_SUITE("simulation/planted_bugs") {
         {Bug::leavers_told_at_once, "I6"},
         {Bug::hung_learner_not_killed, "I9"},
         {Bug::ids_of_the_last_run, "I9"},
+        {Bug::last_save_waits_for_data, "I9 I11"},
     };
     CHECK(std::size(planted) == static_cast<size_t>(Bug::count) - 1);
     for (const Planted& p : planted) {

@@ -456,6 +456,7 @@ void World::handle(const Event& event) {
     case Kind::interrupt:
       if (driver_ == nullptr || finished_) return;
       interrupted_ = true;
+      ++interrupts_;
       note("Ctrl-C");
       step_driver(DriverCore::Interrupted{});
       break;
@@ -498,6 +499,13 @@ void World::handle(const Event& event) {
 void World::check_finished() {
   result_.finished = finished_->reason;
   rule(!finished_->reason.empty(), "I9", "the run finished without a reason");
+  // I11: what the learners have is saved, whatever ends the run.
+  const bool could_save = !learners_lost_ && !finished_->goes_on && interrupts_ < 2 && !plan_.has(Fault::disk) &&
+                          !plan_.has(Fault::learner_kills) && !plan_.has(Fault::learner_pauses);
+  rule(!could_save || driver_->training_iteration() == saved_.driver.iteration ||
+           (driver_->newest_is_saved() && current_.version == states_.at(driver_->training_iteration()).version),
+       "I11", "the run ended ({}), and iteration {} with weights {} is in no checkpoint", finished_->reason,
+       driver_->training_iteration(), current_.version);
   if (finished_->exit == Exit::ok) {
     rule(!interrupted_, "I9", "an interrupted run says it is done");
     rule(plan_.stop_iteration == 0 ||
@@ -624,7 +632,8 @@ std::string_view name_of(Bug bug) {
                                                                                     "rendezvous_not_repeated",
                                                                                     "leavers_told_at_once",
                                                                                     "hung_learner_not_killed",
-                                                                                    "ids_of_the_last_run"};
+                                                                                    "ids_of_the_last_run",
+                                                                                    "last_save_waits_for_data"};
   return kNames[static_cast<size_t>(bug)];
 }
 

@@ -73,6 +73,8 @@ enum class Bug : uint8_t {
   leavers_told_at_once,     // a smaller group: before those that stay have the state
   hung_learner_not_killed,
   ids_of_the_last_run,  // a process of the next life comes with the routing id of one of the last
+  // the end
+  last_save_waits_for_data,  // the checkpoint of a run that is cut waits for its round and its runners' states
   count
 };
 std::string_view name_of(Bug bug);

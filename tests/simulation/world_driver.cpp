@@ -142,6 +142,8 @@ void World::apply_driver(DriverCore::Output& output) {
       if (processes_[id].alive && !processes_[id].agent->outside) kill(processes_[id], "SIGKILL");
   } else if (const auto* message = std::get_if<DriverCore::Send>(&output)) {
     const auto to = static_cast<uint32_t>(std::stoul(message->peer));
+    if (const auto* order = message->message.as<wire::GroupOrderT>(); order != nullptr && driver_->cutting())
+      driver_cut_ = true;
     if (to != kOperator) send(kDriver, to, message->message);
   } else if (auto* request = std::get_if<DriverCore::Save>(&output)) {
     save(request->input);
@@ -284,7 +286,7 @@ void World::check_newest_checkpoint() {
        saved.driver.env_steps, state.env_steps);
   rule(saved.driver.episodes == state.episodes || (episodes_lost_ && saved.driver.episodes < state.episodes), "I8",
        "checkpoint {} counts {} episodes, want {}", saved.driver.iteration, saved.driver.episodes, state.episodes);
-  if (plan_.mode != SamplingMode::lag1) return;
+  if (plan_.mode != SamplingMode::lag1 || (driver_cut_ && saved.batch.empty())) return;
   rule(saved.batch.size() == plan_.fragments, "I7", "checkpoint {} has {} fragments of the batch that waits, want {}",
        saved.driver.iteration, saved.batch.size(), plan_.fragments);
   for (const auto& [place, fragment] : saved.batch) {

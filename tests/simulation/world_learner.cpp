@@ -81,6 +81,8 @@ void World::learner_message(Process& process, uint32_t from, Message&& message) 
     if (message.as<wire::GroupOrderT>() != nullptr || message.as<wire::RendezvousT>() != nullptr)
       return step_member(process, GroupMember::FromDriver{std::move(message)});
     if (!node.core) return;
+    if (auto* command = message.body.AsCommand(); command != nullptr && bugged(Bug::last_save_waits_for_data))
+      command->at_once = false;
     if (const auto* state = message.as<wire::AgentStateT>(); state != nullptr && message.epoch == node.part.epoch) {
       book_agent_state(node, *state);
       if (bugged(Bug::credit_leak_on_agent_death) && !state->up) return;
@@ -217,6 +219,7 @@ void World::joins(Process& process) {
   rule(root.version == order.version, "I6", "epoch {} begins with weights {}, its root has {}", group_.epoch,
        order.version, root.version);
   if (root.version > current_.version) advance(root.version, root.hash);
+  if (driver_cut_ && order.state->training_iteration == iteration_ + 1) states_[++iteration_] = current_;
   rule(root.version == current_.version && root.hash == current_.hash, "I6",
        "epoch {} begins with weights {}, the newest that count are {}", group_.epoch, root.version, current_.version);
   for (const uint32_t id : group_.processes) {
@@ -489,7 +492,7 @@ void World::check_batch(Process& process, uint64_t weights_version) {
     const bool lags = plan_.mode == SamplingMode::lag1 && iteration_ > plan_.start_iteration;
     const uint64_t want = lags ? states_.at(iteration_ - 1).version : current_.version;
     // Where a place is given again after an agent died, with newer weights published, these will do.
-    const bool again = node.part.epoch > 1 || truth.process == kResumed;
+    const bool again = node.part.epoch > 1 || truth.process == kResumed || driver_cut_;  // it was saved without a batch
     const bool newer = lags && again && !deterministic_ && truth.version == current_.version;
     resumed |= truth.process == kResumed;
     rule(truth.version == want || newer, "I4", "a fragment of weights {} is in the batch of iteration {}, want {}",

@@ -507,6 +507,12 @@ class Policies(Package):
 class ByHand(unittest.TestCase):
     """Numbers that are worked out, and messages of a Myriad that is played here: no process, no file."""
 
+    def test_a_connection_notices_that_its_peer_is_gone_without_a_word(self):
+        with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as sock:
+            wire.Connection(sock)
+            self.assertEqual(40_000, sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
+            self.assertEqual(1, sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+
     def test_rows_are_aligned_as_rl_space_has_them(self):
         # u8 at 0; f64 at 8; i32 at 24, three of them; f32 at 36; the row ends at 40, a multiple of 8.
         codec = Codec(Dict({"flag": Box(0, 9, (1,), "uint8"), "far": Box(-1, 1, (2,), "float64"),

@@ -493,6 +493,17 @@ class Clients(Spawning):
         self.assertEqual(20 * 40, json_lines(run / "results.jsonl")[-1]["num_env_steps_sampled_lifetime"])
         self.assertEqual(2, self.events(run).count("is with runner"))
 
+    def test_a_run_whose_clients_are_gone_is_told_to_end_and_saves(self):
+        driver, run, door = self.run_of_clients(more="reconnect_s = 0.2\n", runners=1)
+        player = Players(door)
+        player.start()
+        self.wait_reports(run, 2, driver)
+        player.stop = True
+        player.join(30)
+        self.wait_for(lambda: f"clients 0/1: runner 0 waits at {door}" in self.events(run), "what is missing", driver=driver)
+        self.interrupt(driver, signal.SIGTERM)
+        self.assertEqual(len(json_lines(run / "results.jsonl")), int(self.checkpoints(run)[-1].name))
+
     def test_a_client_that_acts_itself_takes_no_masked_action(self):
         """Of three actions one can be taken, another at each step; a step is worth 1."""
         class Acting(Players):

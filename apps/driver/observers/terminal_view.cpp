@@ -21,7 +21,7 @@ TerminalView::TerminalView(bool json)
       view_(std::cout, view_mode(json, terminal_.is_terminal, term()), terminal_.colour) {}
 
 void TerminalView::event(const RunEvent& event) {
-  if (event.kind != "checkpoint" && !finished_) view_.note(fmt::format("{}: {}", event.kind, event.text));
+  if (notes(event) && !finished_) view_.note(fmt::format("{}: {}", event.kind, event.text));
 }
 
 void TerminalView::snapshot(const Snapshot& snapshot) {

@@ -17,6 +17,9 @@ class TerminalView final : public RunObserver {
   void snapshot(const Snapshot& snapshot) override;
   void finished(const RunEvent& stop) override;
 
+  /// Whether an event is a line that stays.
+  static bool notes(const RunEvent& event) { return event.kind != "checkpoint"; }
+
   /// A line that stays.
   void note(const std::string& text);
   /// What the run came to, below the panel; after finished().

@@ -41,11 +41,20 @@ def failure(text: str) -> bytes:
     return frame(b, p.Body.Failure, p.FailureEnd(b))
 
 
+def notice_cuts(sock: socket.socket) -> None:
+    """A peer whose host is gone without a word is gone after 40 s, whether something was sent or not."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 40_000)):
+        if hasattr(socket, option):  # Linux has all of them
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
 class Connection:
     def __init__(self, sock: socket.socket):
         self.sock = sock
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            notice_cuts(sock)
         self.buffer = bytearray()
         self.passed: list[int] = []  # descriptors that came
 
