@@ -52,7 +52,7 @@ class PluginEnvironment final : public Environment {
     if (turn_ == Turn::submitted) step_batch();
     if (turn_ == Turn::stepped) {
       turn_ = Turn::none;
-      if ((ended_ & MYRIAD_FAILED) != 0) throw std::runtime_error(batch_.why);
+      if ((ended_ & MYRIAD_ENV_FAILED) != 0) throw std::runtime_error(batch_.why);
       std::memcpy(observation.bytes().data(), row_.data(), observation.bytes().size());
       return result(reward_, ended_);
     }
@@ -133,8 +133,8 @@ class PluginEnvironment final : public Environment {
     myriad_error error{};
     const int failed = plugin_.step_batch(b.envs.size(), b.envs.data(), b.actions.data(), b.randoms.data(),
                                           b.observations.data(), b.rewards.data(), b.ended.data(), &error);
-    if (failed != 0) b.ended.assign(b.envs.size(), MYRIAD_FAILED);  // which of them were stepped is not known
-    if (std::ranges::any_of(b.ended, [](uint8_t ended) { return (ended & MYRIAD_FAILED) != 0; }))
+    if (failed != 0) b.ended.assign(b.envs.size(), MYRIAD_ENV_FAILED);  // which of them were stepped is not known
+    if (std::ranges::any_of(b.ended, [](uint8_t ended) { return (ended & MYRIAD_ENV_FAILED) != 0; }))
       b.why = plugin_text(error);
     for (size_t i = 0; i < b.running.size(); ++i) {
       b.running[i]->turn_ = Turn::stepped;

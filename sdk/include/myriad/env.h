@@ -63,7 +63,7 @@ struct myriad_random {
 enum {
   MYRIAD_TERMINATED = 1, /* it has no future */
   MYRIAD_TRUNCATED = 2,  /* for another reason: since minor version 1; before, all but 0 was a termination */
-  MYRIAD_FAILED = 4      /* of step_batch(), since minor version 3: this environment failed, the others did not; `error` says why */
+  MYRIAD_ENV_FAILED = 4      /* of step_batch(), since minor version 3: this environment failed, the others did not; `error` says why */
 };
 
 typedef struct myriad_env myriad_env; /* the plugin's own */

@@ -308,7 +308,7 @@ struct Plugin {
       E::step_batch(batch);
       for (size_t i = 0; i < count; ++i) {
         rewards[i] = batch.steps[i].reward;
-        ended[i] = batch.failed[i] ? static_cast<uint8_t>(MYRIAD_FAILED) : flags(batch.steps[i]);
+        ended[i] = batch.failed[i] ? static_cast<uint8_t>(MYRIAD_ENV_FAILED) : flags(batch.steps[i]);
         if (batch.failed[i]) std::snprintf(error->text, sizeof error->text, "%s", batch.why.c_str());
       }
     });
