@@ -525,7 +525,7 @@ class Clients(Spawning):
 
         class Cheating(Acting):
             def play(self, client):
-                client._refuse_masked = lambda *_: None
+                client._refuse_action = lambda *_: None
                 client.begin(self.see(0), action=1)
                 while True:
                     client.act(self.see(1), 1.0)
@@ -580,7 +580,7 @@ class Clients(Spawning):
 
             def play(self, client):
                 client.begin([0, 0])
-                client._did = (struct.pack("<fii", *self.more_said), client._did[1])
+                client._did = (struct.pack("<fii", *self.more_said), *client._did[1:])
                 for t in range(1, 1_000_000):  # goes on until it is told
                     client.act([0, min(t, 9)], 1.0)
                     time.sleep(0.001)
@@ -621,7 +621,7 @@ class Clients(Spawning):
         class Liar(Scripted):
             def play(self, client):
                 client.begin([0, 0])
-                client._did = (struct.pack("<i", 7), client._did[1]) if self.episodes % 2 else (client._did[0], np.full(2, np.nan, np.float32))
+                client._did = (struct.pack("<i", 7), *client._did[1:]) if self.episodes % 2 else (client._did[0], np.full(2, np.nan, np.float32), -1)
                 self.episodes += 1
                 for t in range(1, 1_000_000):  # goes on until it is told
                     client.act([0, min(t, 9)], 1.0)

@@ -101,8 +101,11 @@ class Client:
             if row.dtype.kind == "f" and not np.isfinite(row).all():
                 i = int(np.isfinite(row.ravel()).argmin())
                 raise spaces.DoesNotFit(f"{leaf.path}[{i}] = {row.ravel()[i]}")
-        if action is None:
-            return
+        if action is not None:
+            self._refuse_action(observation, action)
+
+    def _refuse_action(self, observation, action) -> None:
+        """Raises for an action of one's own that is not possible."""
         if not self.acts:
             raise ValueError("an action of one's own is for a client with acts=True")
         if not allows(self.observation.space, self.action.space, observation, action):

@@ -348,8 +348,11 @@ class _Host:
     def _begin(self, i: int, **seed) -> None:
         env = self.made(i)
         result = env.reset(**seed)
-        with _from(env, "reset"):
+        try:
             self.observation.write(self.observations[i], reset_parts(result)[0])
+        except spaces.DoesNotFit as error:
+            error.place = method_place(env, "reset")
+            raise
 
     def step(self) -> None:
         read, write, numbers = self.action.read, self.observation.write, self.numbers
@@ -359,8 +362,10 @@ class _Host:
             try:
                 result = env.step(read(self.actions[i]))
                 try:
-                    observation, reward, terminated, truncated, info = step_parts(result)
-                    self.rewards[i] = reward_of(reward)
+                    if type(result) is not tuple or len(result) != 5 or type(result[4]) is not dict:
+                        step_parts(result)
+                    observation, reward, terminated, truncated, info = result
+                    self.rewards[i] = reward if type(reward) is float else reward_of(reward)
                     if terminated is False and truncated is False:
                         flags = 0
                     else:

@@ -14,7 +14,7 @@ import numpy as np
 from myriad_client import protocol_generated as p
 
 DTYPES = [np.dtype(t) for t in ("float32", "float64", "uint8", "int32", "int64")]  # by p.DType
-INT32 = DTYPES[3]
+FLOAT64, INT32 = DTYPES[1], DTYPES[3]
 # What is converted to these elements without a look at the values.
 KEPT = {dtype: frozenset(np.dtype(t) for t in np.typecodes["AllInteger"] + "?efd" if np.can_cast(t, dtype)) for dtype in DTYPES}
 MOST_FEATURES = 1 << 26  # of one space, as rl/space.hpp
@@ -240,7 +240,7 @@ class Leaf:
         return array
 
     def shaped(self, value) -> np.ndarray:
-        array = value if type(value) is np.ndarray and value.dtype in self.kept else self.array(value)
+        array = value if type(value) is np.ndarray and (value.dtype is FLOAT64 and self.is_float32 or value.dtype in self.kept) else self.array(value)
         if array.shape != self.shape:
             what = kind_of(value) if isinstance(value, np.ndarray) else f"{kind_of(value)}, of shape {array.shape}"
             raise DoesNotFit(f"{self.path}: {what}, want shape {self.shape}")
@@ -304,8 +304,12 @@ class Codec:
 
     def write(self, leaves: list, value) -> None:
         """Raises DoesNotFit for a value that is not of the space, whose row then is of no use."""
-        if self._only is not None:
-            self._only.write(leaves[0], value)
+        only = self._only
+        if only is not None:
+            if type(value) is np.ndarray and value.dtype is only.dtype and value.shape == only.shape:
+                leaves[0][...] = value
+            else:
+                only.write(leaves[0], value)
         else:
             for view, leaf, own in zip(leaves, self.leaves, values_of(self.space, value, self.name)):
                 leaf.write(view, own)
