@@ -370,6 +370,12 @@ TEST_SUITE("driver/learner_group") {
                                                  {"num_episodes_left_out", 1},
                                                  {"policy_lag_max", 7},
                                                  {"queue_age_max_s", 0.5},
+                                                 {"num_env_failures/nan", 2},
+                                                 {"num_observations_out_of_bounds", 1},
+                                                 {"numbers/speed/episodes", 2},
+                                                 {"numbers/speed/mean_sum", 4},
+                                                 {"numbers/speed/mean_min", -1},
+                                                 {"numbers/speed/mean_max", 5},
                                                  {"only_here", 3}},
                                                 10);
     CHECK(receive(0, wire::IterationReportT(first)).empty());
@@ -383,7 +389,13 @@ TEST_SUITE("driver/learner_group") {
                                                {"num_fragments", 3},
                                                {"num_episodes_left_out", 0},
                                                {"policy_lag_max", 2},
-                                               {"queue_age_max_s", 0.75}},
+                                               {"queue_age_max_s", 0.75},
+                                               {"num_env_failures/nan", 3},
+                                               {"num_observations_out_of_bounds", 6},
+                                               {"numbers/speed/episodes", 1},
+                                               {"numbers/speed/mean_sum", -3},
+                                               {"numbers/speed/mean_min", -3},
+                                               {"numbers/speed/mean_max", -3}},
                                               20));
     const Metrics all = metrics(outputs);
     CHECK(all.at("loss") == 1.5);
@@ -394,6 +406,12 @@ TEST_SUITE("driver/learner_group") {
     CHECK(all.at("num_episodes_left_out") == 1);
     CHECK(all.at("policy_lag_max") == 7);
     CHECK(all.at("queue_age_max_s") == 0.75);
+    CHECK(all.at("num_env_failures/nan") == 5);
+    CHECK(all.at("num_observations_out_of_bounds") == 7);
+    CHECK(all.at("numbers/speed/episodes") == 3);
+    CHECK(all.at("numbers/speed/mean_sum") == 1);
+    CHECK(all.at("numbers/speed/mean_min") == -3);
+    CHECK(all.at("numbers/speed/mean_max") == 5);
     CHECK(all.at("only_here") == 3);  // the mean of those who have it
     const auto& merged = find<LearnerGroup::Reported>(outputs)->report;
     CHECK(merged.training_iteration == 1);
