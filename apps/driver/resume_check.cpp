@@ -110,7 +110,7 @@ void prepare_resume(Files& files, SavedRun& saved, Config& now, const EnvSpec& e
   const std::string& checkpoint = saved.directory;
   Config before = load_config(read_file(checkpoint + "/config.toml"), checkpoint + "/config.toml");
   const Names changed = changed_settings(before, now);
-  if (before.algorithm != now.algorithm && before.plugins.algorithm != now.plugins.algorithm)
+  if (find_algorithm(before.algorithm).name != find_algorithm(now.algorithm).name)  // of two plugins
     other_algorithm(before.algorithm, now.algorithm, checkpoint);
   if (before.environment.filters_observations() != now.environment.filters_observations())
     fail(Exit::usage, "foreign-checkpoint", "environment.observation_filter is {}, {} was trained with {}",
