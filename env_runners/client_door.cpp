@@ -47,7 +47,7 @@ ClientDoor::ClientDoor(const simulator::ClientsFile& file, uint32_t number,
     : file_(file), say_(std::move(say)), epoll_(::epoll_create1(EPOLL_CLOEXEC)) {
   const bool path = file.bind.find('/') != std::string::npos;
   address_ = path ? file.bind + (number == 0 ? "" : fmt::format(".{}", number))
-                   : simulator::with_port(file.bind, file.port == 0 ? 0 : file.port + int64_t{number});
+                  : simulator::with_port(file.bind, file.port == 0 ? 0 : file.port + int64_t{number});
   try {
     listener_ = simulator::listen_at(address_);
   } catch (const std::runtime_error& error) {

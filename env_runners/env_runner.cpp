@@ -46,7 +46,9 @@ class EnvRunner {
     context_.start_timeout = seconds(setup.config.env_runners.start_timeout_s);
     context_.facts = setup.config.plugins.environment;
     context_.alive = [this] { sign_of_life(); };
-    context_.made = [&page](size_t made, size_t) { page.made.store(static_cast<uint32_t>(made), std::memory_order_relaxed); };
+    context_.made = [&page](size_t made, size_t) {
+      page.made.store(static_cast<uint32_t>(made), std::memory_order_relaxed);
+    };
     context_.door = door;
     context_.policy = &policy_;
     if (const char* directory = std::getenv("MYRIAD_LEDGER"))

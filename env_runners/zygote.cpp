@@ -134,7 +134,8 @@ class Home {
     send(report);
   }
 
-  /// Whether each runner has a folder of its own for temporary files: foreign code, which the sandbox lets write nowhere else.
+  /// Whether each runner has a folder of its own for temporary files: foreign code, which the sandbox lets write
+  /// nowhere else.
   bool has_folders() const {
     const EnvRunnersConfig& runners = setup_->config.env_runners;
     return setup_->env.isolated && runners.sandbox != "off" && runners.sandbox_write.empty();

@@ -216,8 +216,8 @@ struct StopConfig {
 /// What the plugins of a run say of themselves: written by the driver into the run's config, so that no process but the
 /// learner opens an algorithm's library, and none a module's; and what simulators say. Empty without either.
 struct PluginsConfig {
-  std::string algorithm;  ///< rl/algorithm_facts.hpp
-  std::string module;     ///< rl/module_json.hpp
+  std::string algorithm;    ///< rl/algorithm_facts.hpp
+  std::string module;       ///< rl/module_json.hpp
   std::string environment;  ///< rl/simulator/facts.hpp
   bool empty() const { return algorithm.empty() && module.empty() && environment.empty(); }
   void settings(SettingVisitor& v);

@@ -20,8 +20,8 @@ int sync_to_disk(int fd);
 /// rename(): 0, or errno. What fails is tried again for a moment: file systems of networks are busy, or lose an answer.
 int rename_file(const std::string& from, const std::string& to);
 
-/// Any exception as an Error: itself, or what the machine refused (a file, memory, a thread) as Exit::resource; the rest
-/// is Error("internal").
+/// Any exception as an Error: itself, or what the machine refused (a file, memory, a thread) as Exit::resource; the
+/// rest is Error("internal").
 Error as_error(const std::exception& error);
 
 }  // namespace myriad

@@ -6,8 +6,9 @@
 
 namespace myriad {
 
-/// Where temporary files may be made: TMPDIR, or the first of /tmp, /var/tmp, /dev/shm and the current folder, where that
-/// is missing, read-only or longer than `max_bytes`: a socket's path has little room. Throws Error("no-temporary-folder").
+/// Where temporary files may be made: TMPDIR, or the first of /tmp, /var/tmp, /dev/shm and the current folder, where
+/// that is missing, read-only or longer than `max_bytes`: a socket's path has little room. Throws
+/// Error("no-temporary-folder").
 std::string temporary_directory(size_t max_bytes = 4096);
 
 class PrivateFolder {

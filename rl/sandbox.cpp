@@ -167,7 +167,8 @@ void Sandbox::make_ruleset() {
 std::string sandbox_hint(const Sandbox::Options& options, std::string_view error) {
   if (options.level == "off") return "";
   const auto says = [&](std::initializer_list<std::string_view> words) {
-    return std::ranges::any_of(words, [&](std::string_view word) { return error.find(word) != std::string_view::npos; });
+    return std::ranges::any_of(words,
+                               [&](std::string_view word) { return error.find(word) != std::string_view::npos; });
   };
   if (says({"Permission denied", "PermissionError: [Errno 13]", "EACCES", "temporary directory", "Read-only file"}))
     return fmt::format(
@@ -175,13 +176,15 @@ std::string sandbox_hint(const Sandbox::Options& options, std::string_view error
         "allows a folder, env_runners.sandbox = \"off\" everything",
         options.writable.empty() ? "its TMPDIR" : options.writable);
   if (says({"Operation not permitted", "PermissionError: [Errno 1]", "EPERM"}))
-    return fmt::format("; in the sandbox {}changes of a file's mode and what administers the machine are refused: {}{}"
-                       "env_runners.sandbox = \"off\" allows everything",
-                       options.network ? "" : "sockets, ",
-                       options.network ? "" : "env_runners.sandbox_network = true allows sockets, ",
-                       options.writable.empty() ? "env_runners.sandbox_write modes, " : "");
+    return fmt::format(
+        "; in the sandbox {}changes of a file's mode and what administers the machine are refused: {}{}"
+        "env_runners.sandbox = \"off\" allows everything",
+        options.network ? "" : "sockets, ",
+        options.network ? "" : "env_runners.sandbox_network = true allows sockets, ",
+        options.writable.empty() ? "env_runners.sandbox_write modes, " : "");
   if (says({"ended with exit status"}))
-    return "; if these are of a file or a socket that was refused: env_runners.sandbox_write, sandbox_network and sandbox "
+    return "; if these are of a file or a socket that was refused: env_runners.sandbox_write, sandbox_network and "
+           "sandbox "
            "= \"off\" allow more";
   return "";
 }

@@ -1,6 +1,7 @@
 // Sandbox: what a process that runs foreign code gives up for good, and with it every process it starts.
 //
-//   files         Landlock   nothing is written but below a folder; reading and executing stay. Shared memory of its own
+//   files         Landlock   nothing is written but below a folder; reading and executing stay. Shared memory of its
+//   own
 //                            (POSIX: files of /dev/shm) can be made
 //   network       seccomp    no sockets; where Landlock handles TCP, by that too
 //   signals       Landlock   only to processes it started
@@ -29,7 +30,7 @@ class Sandbox {
     static Kernel probe();
   };
   struct Options {
-    std::string level = "off";  ///< off, default: what the kernel offers; strict: all of it
+    std::string level = "off";   ///< off, default: what the kernel offers; strict: all of it
     std::string writable = {};   ///< the folder below which files may be written; TMPDIR inside; "": none
     bool network = false;        ///< sockets stay
     std::string temporary = {};  ///< without `writable`: a folder of the process' own, in its place; "": none
@@ -65,8 +66,8 @@ class Sandbox {
 /// The sandbox of a run's config, for an environment that needs the network or not (EnvSpec).
 Sandbox::Options sandbox_options(const Config& config, bool needs_network = false);
 
-/// What a process in such a sandbox may have met, for the end of its error: what was refused and the setting that allows
-/// it, where the text of `error` says that something was; else "".
+/// What a process in such a sandbox may have met, for the end of its error: what was refused and the setting that
+/// allows it, where the text of `error` says that something was; else "".
 std::string sandbox_hint(const Sandbox::Options& options, std::string_view error);
 
 /// Closes every descriptor but 0, 1, 2 and these.

@@ -43,9 +43,9 @@ constexpr Time kLookEvery = std::chrono::milliseconds(250);  // at the runners' 
 constexpr Time kSigns = std::chrono::seconds(1);             // of life to the driver while they are loaded
 constexpr Time kWords = std::chrono::seconds(10);            // between two events about runners that start
 constexpr Time kRunnersEnd = simulator::kCloseGrace + std::chrono::seconds(2);  // of runners with simulators
-constexpr Time kParentDeadline = std::chrono::seconds(5);    // then weights come from the learner again
-constexpr int64_t kElsewhere = INT64_MAX;                    // Join: the weights come from another agent
-constexpr size_t kMessageSlack = size_t{1} << 20;            // of a runner's message beyond its fragment
+constexpr Time kParentDeadline = std::chrono::seconds(5);  // then weights come from the learner again
+constexpr int64_t kElsewhere = INT64_MAX;                  // Join: the weights come from another agent
+constexpr size_t kMessageSlack = size_t{1} << 20;          // of a runner's message beyond its fragment
 
 class AgentShell {
  public:
@@ -673,7 +673,7 @@ int run(const ChildArguments& arguments, char** argv) {
     });
   }
   if (agent) end_processes_with({"MYRIAD_RUN=" + run_id, fmt::format("MYRIAD_HOST={}", *agent)});
-  bury_children();                               // no runner outlives its agent
+  bury_children();                                // no runner outlives its agent
   RunnerLimits::sweep("/sys/fs/cgroup", run_id);  // their control groups
   if (next_run != 0 && status != kPreempted && arguments.number("--parent") == 0) join_again(argv, next_run);
   return status;

@@ -14,8 +14,9 @@ constexpr size_t kCauseBytes = 300;  // of a text, which may end with a tracebac
 
 /// Kinds that tell of faults; all others are told each time.
 bool is_fault(std::string_view kind) {
-  constexpr std::array<std::string_view, 9> kFaults{"runner-down", "runner-hung", "agent-down",   "agent-hung", "agent-lost",
-                                                    "limits",      "memory",      "peer-refused", "clients"};
+  constexpr std::array<std::string_view, 9> kFaults{"runner-down", "runner-hung",  "agent-down",
+                                                    "agent-hung",  "agent-lost",   "limits",
+                                                    "memory",      "peer-refused", "clients"};
   return std::ranges::find(kFaults, kind) != kFaults.end();
 }
 

@@ -1,5 +1,5 @@
-// EventTally: one voice for each cause. Of a fault that comes again and again, at every restart of every runner, say, the
-// first ones are told, and then the hundredth, the thousandth, ... with their number.
+// EventTally: one voice for each cause. Of a fault that comes again and again, at every restart of every runner, say,
+// the first ones are told, and then the hundredth, the thousandth, ... with their number.
 #pragma once
 
 #include <cstdint>

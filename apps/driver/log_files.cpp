@@ -13,6 +13,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 #include <utility>
 #include <vector>
 
@@ -31,8 +32,7 @@ int open_log(const std::string& path, int flags) {
 
 }  // namespace
 
-LogFiles::LogFiles(uint64_t max_bytes)
-    : max_bytes_(max_bytes), wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+LogFiles::LogFiles(uint64_t max_bytes) : max_bytes_(max_bytes), wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   rlimit limit{};  // of this process: a file that reaches it takes nothing more
   if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
     max_bytes_ = std::min<uint64_t>(max_bytes_, limit.rlim_cur / 2);
@@ -146,8 +146,12 @@ std::string LogFiles::last_lines(const Process& process) {
   const uint64_t before = file.written - file.size;  // in files that were moved away
   uint64_t from = process.begin > before ? process.begin - before : 0;
   from = std::max(from, file.size - std::min(file.size, kLastBytes));
-  std::ifstream text(process.path);
-  text.seekg(static_cast<std::streamoff>(from));
+  std::string tail(file.size - std::min(from, file.size), '\0');
+  std::ifstream stream(process.path);
+  stream.seekg(static_cast<std::streamoff>(from));
+  stream.read(tail.data(), static_cast<std::streamsize>(tail.size()));
+  tail.resize(static_cast<size_t>(stream.gcount()));
+  std::istringstream text(tail);
   std::vector<std::string> lines;
   for (std::string line; std::getline(text, line);) {
     lines.push_back(line);

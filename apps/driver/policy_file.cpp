@@ -140,9 +140,7 @@ void evaluate_inside(const SavedPolicy& policy, Evaluator::Options options, cons
   } catch (const std::exception& thrown) {
     const Error error = as_error(thrown);
     keep(error.exit_status(), error.code(), error.what() + sandbox_hint(sandbox.options(), error.what()));
-  } catch (...) {
-    keep(Exit::environment, "env-exception", "the environment threw what is no std::exception");
-  }
+  } catch (...) { keep(Exit::environment, "env-exception", "the environment threw what is no std::exception"); }
   left.done = true;
 }
 

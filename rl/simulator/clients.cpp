@@ -112,7 +112,8 @@ std::string text_in(const TomlValue& value, std::string_view what) {
 }
 
 bool is_loopback(const std::string& bind) {
-  return bind.starts_with("127.") || bind == "localhost" || bind == "::1" || bind == "[::1]" || bind.find('/') != std::string::npos;
+  return bind.starts_with("127.") || bind == "localhost" || bind == "::1" || bind == "[::1]" ||
+         bind.find('/') != std::string::npos;
 }
 
 // ---- the environment ----

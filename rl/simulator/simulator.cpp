@@ -38,7 +38,8 @@ std::string text_of(const EnvOptions& options) {
 /// Environment variables as execve() takes them: this process's, with `more` over them. Numerical libraries of a
 /// simulator compute with one thread, unless something else is asked for: there is a runner for each core.
 std::vector<std::string> variables_with(const std::map<std::string, std::string>& more) {
-  std::map<std::string, std::string> all{{"OMP_NUM_THREADS", "1"}, {"OPENBLAS_NUM_THREADS", "1"}, {"MKL_NUM_THREADS", "1"}};
+  std::map<std::string, std::string> all{
+      {"OMP_NUM_THREADS", "1"}, {"OPENBLAS_NUM_THREADS", "1"}, {"MKL_NUM_THREADS", "1"}};
   for (char** entry = environ; *entry != nullptr; ++entry) {
     const std::string_view text(*entry);
     if (const size_t at = text.find('='); at != std::string_view::npos)
@@ -217,8 +218,8 @@ void Simulator::connect(const std::string& address, const EnvContext& context) {
     const Time now = clock().now();
     if (now + pause >= until)
       fail(Exit::environment, "simulator-gone",
-           "no simulator answers at {}: {}; start it first, or within env_runners.start_timeout_s = {:g} s", address, why,
-           to_seconds(start_timeout_));
+           "no simulator answers at {}: {}; start it first, or within env_runners.start_timeout_s = {:g} s", address,
+           why, to_seconds(start_timeout_));
     if (!told)
       std::fprintf(stderr, "waiting for a simulator at %s: %s; %.0f s at most\n", address.c_str(), why.c_str(),
                    to_seconds(start_timeout_));

@@ -14,10 +14,10 @@
 
 #include "rl/env_context.hpp"
 #include "rl/environment.hpp"
+#include "rl/private_folder.hpp"
 #include "rl/shared_memory.hpp"
 #include "rl/simulator/channel.hpp"
 #include "rl/simulator/shared_rows.hpp"
-#include "rl/private_folder.hpp"
 
 namespace myriad::simulator {
 
@@ -35,8 +35,8 @@ inline constexpr Time kCloseGrace = std::chrono::seconds(5);
 
 class Simulator {
  public:
-  /// Starts or connects, where it waits for a peer that is away, and receives its Hello. `first_env`: index in the run of
-  /// its first environment. Throws Error.
+  /// Starts or connects, where it waits for a peer that is away, and receives its Hello. `first_env`: index in the run
+  /// of its first environment. Throws Error.
   Simulator(const Source& source, const EnvOptions& options, const EnvContext& context, uint64_t first_env);
   /// Closes, and waits for its end; what it started ends with it.
   ~Simulator();
@@ -93,7 +93,7 @@ class Simulator {
   std::function<void(size_t made, size_t of)> made_to_;
   Time next_note_{};
   int pid_ = -1;
-  std::string mark_;                           // MYRIAD_SIMULATOR of a process, and of those that it starts
+  std::string mark_;                        // MYRIAD_SIMULATOR of a process, and of those that it starts
   std::optional<PrivateFolder> temporary_;  // its TMPDIR
   std::optional<Channel> channel_;
   HelloT hello_;

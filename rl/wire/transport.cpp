@@ -123,17 +123,19 @@ void require_private_directory(const std::string& endpoint) {
 [[noreturn]] void fail_to_listen(const std::string& endpoint, int error) {
   const bool tcp = endpoint.starts_with(kTcp);
   const auto failed = [&](std::string_view code, std::string_view what) {
-    fail(Exit::resource, code, "cannot listen at {}: {}", endpoint, what);
+    return Error(Exit::resource, std::string(code), fmt::format("cannot listen at {}: {}", endpoint, what));
   };
-  if (error == EADDRINUSE) failed("endpoint-in-use", "another process does; take another network.port, or 0 for free ones");
+  if (error == EADDRINUSE)
+    throw failed("endpoint-in-use", "another process does; take another network.port, or 0 for free ones");
   if (tcp && (error == EADDRNOTAVAIL || error == ENODEV))
-    failed("bad-bind", "this host has no such address; want one of its own for network.bind, see `hostname -I`");
+    throw failed("bad-bind", "this host has no such address; want one of its own for network.bind, see `hostname -I`");
   if (tcp && (error == EACCES || error == EPERM))
-    failed("bad-bind", "this user may not listen there; network.port wants 1024 or more");
-  if (tcp && error == EINVAL) failed("bad-bind", "that is no address of a host; want 10.0.0.5 or ::1, and a port up to 65535");
+    throw failed("bad-bind", "this user may not listen there; network.port wants 1024 or more");
+  if (tcp && error == EINVAL)
+    throw failed("bad-bind", "that is no address of a host; want 10.0.0.5 or ::1, and a port up to 65535");
   if (!tcp && error == ENAMETOOLONG)
-    failed("cannot-listen", "a socket's path has at most 107 characters; set TMPDIR to a shorter one");
-  failed("cannot-listen", zmq_strerror(error));
+    throw failed("cannot-listen", "a socket's path has at most 107 characters; set TMPDIR to a shorter one");
+  fail(Exit::resource, "cannot-listen", "cannot listen at {}: {}", endpoint, zmq_strerror(error));
 }
 
 struct Close {

@@ -325,7 +325,8 @@ class Host {
 /// that this one starts would inherit that.
 void leave_signals_to_myriad() {
   for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
-    struct sigaction before {}, nothing {};
+    struct sigaction before {
+    }, nothing{};
     nothing.sa_handler = [](int) {};
     nothing.sa_flags = SA_RESTART;
     if (::sigaction(signal, nullptr, &before) == 0 && before.sa_handler == SIG_DFL)

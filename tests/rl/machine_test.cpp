@@ -27,7 +27,8 @@ void put(const fs::path& path, const std::string& text) {
 
 /// Sets a variable of this process for as long as it lives.
 struct Variable {
-  Variable(const char* which, const std::string& value) : name(which), before(std::getenv(which) ? std::getenv(which) : "") {
+  Variable(const char* which, const std::string& value)
+      : name(which), before(std::getenv(which) ? std::getenv(which) : "") {
     ::setenv(name, value.c_str(), 1);
   }
   ~Variable() { before.empty() ? ::unsetenv(name) : ::setenv(name, before.c_str(), 1); }
@@ -140,7 +141,8 @@ TEST_SUITE("rl/machine") {
       while (fs::read_symlink(fmt::format("/proc/{}/exe", pid)) == fs::read_symlink("/proc/self/exe")) ::sched_yield();
       return pid;
     };
-    const pid_t one = start(mine), other = start(mine + "0"), third = start(fmt::format("MYRIAD_TEST={}-2", ::getpid()));
+    const pid_t one = start(mine), other = start(mine + "0"),
+                third = start(fmt::format("MYRIAD_TEST={}-2", ::getpid()));
     const auto ended = [](pid_t pid) {
       siginfo_t info{};
       return ::waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == pid;

@@ -104,13 +104,13 @@ TEST_SUITE("rl/sandbox") {
     const std::string block = fmt::format("/dev/shm/myriad-test-{}", ::getpid());
     const std::string said =
         inside(Sandbox({.level = "default", .writable = "", .network = false, .temporary = folder.path / "open"}), [&] {
-          return std::string(std::getenv("TMPDIR")) + " " +
-                 tried("inside", open_to_write(folder.path / "open/new", O_WRONLY | O_CREAT)) +
-                 tried("outside", open_to_write(folder.path / "new", O_WRONLY | O_CREAT)) +
-                 tried("chmod", ::chmod((folder.path / "asset").c_str(), 0777)) +
-                 tried("shared memory", open_to_write(block, O_RDWR | O_CREAT | O_EXCL)) +
-                 tried("its name goes", ::unlink(block.c_str())) +
-                 tried("a folder in it", ::mkdir(block.c_str(), 0700));
+          std::string text = std::string(std::getenv("TMPDIR")) + " ";
+          text += tried("inside", open_to_write(folder.path / "open/new", O_WRONLY | O_CREAT));
+          text += tried("outside", open_to_write(folder.path / "new", O_WRONLY | O_CREAT));
+          text += tried("chmod", ::chmod((folder.path / "asset").c_str(), 0777));
+          text += tried("shared memory", open_to_write(block, O_RDWR | O_CREAT | O_EXCL));
+          text += tried("its name goes", ::unlink(block.c_str()));
+          return text + tried("a folder in it", ::mkdir(block.c_str(), 0700));
         });
     CHECK(said == (folder.path / "open").string() +
                       " inside ok, outside EACCES, chmod EPERM, shared memory ok, its name goes ok, a folder in it "
@@ -122,10 +122,12 @@ TEST_SUITE("rl/sandbox") {
     const auto names = [&](const Sandbox::Options& of, const std::string& error, const std::string& setting) {
       return sandbox_hint(of, error).find(setting) != std::string::npos;
     };
-    CHECK(names(options, "says: PermissionError: [Errno 13] Permission denied: '/home/x'", "env_runners.sandbox_write"));
+    CHECK(names(options, "says: PermissionError: [Errno 13] Permission denied: '/some/where'",
+                "env_runners.sandbox_write"));
     CHECK(names(options, "FileNotFoundError: No usable temporary directory found in ['/tmp']", "sandbox_write"));
     CHECK(names(options, "socket: Operation not permitted", "env_runners.sandbox_network"));
-    CHECK_FALSE(names({.level = "default", .writable = "", .network = true}, "Operation not permitted", "sandbox_network"));
+    CHECK_FALSE(
+        names({.level = "default", .writable = "", .network = true}, "Operation not permitted", "sandbox_network"));
     CHECK(sandbox_hint({.level = "off"}, "Permission denied").empty());
     CHECK(sandbox_hint(options, "ValueError: no more fuel").empty());
   }
