@@ -85,7 +85,7 @@ Evaluator::Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec&
   if (dist_.is_epsilon_greedy() && !weights_->published.empty()) dist_.set_epsilon(weights_->published.back());
   filter_ = observation_filter(config, module);
   if (filter_) filter_->set_state(weights_->filter);
-  result_.episodes.resize(static_cast<size_t>(options.episodes));
+  result_.episodes.resize(static_cast<size_t>(options.episodes), {.ended = false});
   const size_t agents = static_cast<size_t>(rules_->spec.agents);
   if (result_.episodes.size() % agents != 0)
     fail(Exit::usage, "impossible",
@@ -148,7 +148,8 @@ void Evaluator::step_once() {
       if (next(i)) begin(i);
       continue;
     }
-    result_.episodes[episode] = {stepper.episode_return(), stepper.episode_length()};
+    result_.episodes[episode] = {
+        .episode_return = stepper.episode_return(), .length = stepper.episode_length(), .ended = false};
     read_observation(i);
     if (options_.observer != nullptr)
       options_.observer->stepped(episode, stepper.env(),

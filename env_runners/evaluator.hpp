@@ -27,7 +27,7 @@ struct EvaluationResult {
     double episode_return = 0.0;  ///< undiscounted sum of the environment's own rewards
     uint32_t length = 0;          ///< env steps
     bool failed = false;          ///< it was not played to its end: return and length are of its beginning
-    bool ended = false;           ///< also where it failed; the time of an evaluation may be over before
+    bool ended = true;            ///< also where it failed; false: the time of the evaluation was over before
   };
   std::vector<Episode> episodes;  ///< by episode number
   std::vector<NumberStats> numbers = {};

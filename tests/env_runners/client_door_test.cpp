@@ -168,7 +168,7 @@ TEST_SUITE("env_runners/client_door") {
     Client client(rig);
     client.say(hello());
     rig.step(), rig.step();
-    CHECK(rig.said.back() == "client robot from this host is with runner 3");
+    CHECK(rig.said.back().ends_with(" is with runner 3"));
     rig.step(ClientDoor::kMissing);
     CHECK(rig.said.back() == "clients 1/2: runner 4 waits at " + rig.door->address());
   }
