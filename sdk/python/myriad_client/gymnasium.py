@@ -3,6 +3,9 @@
 What follows the question mark are keyword arguments that are no numbers; numbers are options (env_config). The module that
 registers ID is named before a colon, as in gymnasium.make: "my_package:MyEnv-v0".
 
+`wrappers=NAME,MODULE:NAME` puts wrappers around it, the first one innermost: "gymnasium:minigrid:MiniGrid-Empty-5x5-v0?wrappers=minigrid.wrappers:ImgObsWrapper";
+NAME alone is one of gymnasium.wrappers; one with arguments is written as in wrappers=[["ResizeObservation",{"shape":[84,84]}]].
+
 Where info["action_mask"] says which actions are possible, `mask=info` puts it into the observations: "gymnasium:Taxi-v3?mask=info".
 `drop=mission` leaves a part of Dict or Tuple observations out, by its path; several: `drop=mission,extra/0`.
 """
@@ -199,20 +202,32 @@ def numbers_of(spec) -> dict[str, float | int | bool]:
     return command.numbers(command.defaults_of(entry) | spec.kwargs)
 
 
+def spec_of(env_id: str):
+    """Of an id as gymnasium.make takes it: the module before the colon is imported, so that it registers its environments."""
+    module, _, name = env_id.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    try:
+        return gymnasium.spec(name)
+    except gymnasium.error.Error as error:
+        if module:
+            ids = sorted(i for i, spec in gymnasium.registry.items() if str(spec.entry_point).partition(".")[0].partition(":")[0] == module.partition(".")[0])
+            known = f"{module} registers {', '.join(ids[:8])}{' ...' if len(ids) > 8 else ''}" if ids else f"{module} registers no environments"
+            raise type(error)(f"{error} ({known})") from None
+        raise type(error)(f"{error} (an environment that another package registers is named with it: \"gymnasium:PACKAGE:{name}\")") from None
+
+
 def main() -> None:
     env_id, fixed, listen = command.arguments("myriad_client.gymnasium", __doc__)
-    with command.told():
-        module, _, name = env_id.rpartition(":")
-        if module:
-            importlib.import_module(module)
-        spec = gymnasium.spec(name)
+    with command.told("gymnasium"):
+        spec = spec_of(env_id)
         numbers = {name: value for name, value in numbers_of(spec).items() if name not in fixed}
-        mask, drop = command.takes_mask(fixed), fixed.pop("drop", "")
+        mask, drop, wrap = command.takes_mask(fixed), fixed.pop("drop", ""), command.wrappers_of(fixed, "gymnasium.wrappers")
 
         def make(options):
-            env = gymnasium.make(env_id, disable_env_checker=True, **fixed, **command.changed(options, numbers))
+            env = gymnasium.make(spec, disable_env_checker=True, **fixed, **command.changed(options, numbers))
             look_at_first(env.unwrapped)
-            env = SampledActions(env)
+            env = SampledActions(wrap(env))
             env = Dropped(env, drop) if drop else env
             return InfoMask(env) if mask else env
 
