@@ -21,13 +21,14 @@ std::string shell_word(std::string_view text) {
 EnvRules::EnvRules(const EnvSpec& given, const EnvOptions& options, int64_t max_episode_steps, EnvContext made_in,
                    OutOfBounds how)
     : spec(configured_spec(given, options, made_in)),
-      time_limit(static_cast<uint32_t>(max_episode_steps)),
+      time_limit(spec.agents > 1 ? 0 : static_cast<uint32_t>(max_episode_steps)),
       observations(spec.observation_space),
       mask(ActionMask::of(spec.observation_space, spec.action_space)),
       context(std::move(made_in)),
       out_of_bounds(how) {
   check(max_episode_steps >= 0 && max_episode_steps <= std::numeric_limits<uint32_t>::max(), "a time limit of {} steps",
         max_episode_steps);
+  if (spec.agents > 1) context.world_steps = static_cast<uint32_t>(max_episode_steps);
 }
 
 EnvError::EnvError(std::string_view code, const std::string& who, std::string at, std::string what,

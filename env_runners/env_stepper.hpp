@@ -34,7 +34,7 @@ struct EnvRules {
            OutOfBounds out_of_bounds = OutOfBounds::error);
 
   EnvSpec spec;         ///< as configured: its options are those environments are made with
-  uint32_t time_limit;  ///< env steps; 0 = none
+  uint32_t time_limit;  ///< env steps; 0 = none, or of several agents, whose simulator keeps it
   RowCheck observations;
   std::optional<ActionMask> mask;
   EnvContext context;

@@ -85,12 +85,8 @@ Evaluator::Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec&
   if (dist_.is_epsilon_greedy() && !weights_->published.empty()) dist_.set_epsilon(weights_->published.back());
   filter_ = observation_filter(config, module);
   if (filter_) filter_->set_state(weights_->filter);
-  result_.episodes.resize(static_cast<size_t>(options.episodes), {.ended = false});
+  result_.episodes.resize(static_cast<size_t>(whole_worlds(rules_->spec, options.episodes)), {.ended = false});
   const size_t agents = static_cast<size_t>(rules_->spec.agents);
-  if (result_.episodes.size() % agents != 0)
-    fail(Exit::usage, "impossible",
-         "{} has {} agents that act together, and cannot play {} episodes: want a multiple of {}", rules_->spec.id,
-         agents, options.episodes, agents);
   num_envs_ = std::min(result_.episodes.size(), std::max(options.max_envs / agents, size_t{1}) * agents);
   const size_t n = num_envs_;
   features_.resize(n * obs_size_), filtered_.resize(features_.size());
@@ -105,7 +101,8 @@ Evaluator::Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec&
 }
 
 void Evaluator::start(size_t i) {
-  auto& [stepper, episode] = slots_[i];
+  auto& [stepper, episode, before] = slots_[i];
+  before = {};
   action_streams_[i] = RandomStream(options_.seed, StreamPurpose::evaluation, episode | kActions);
   stepper.set_index(episode);
   stepper.reset(Row(row_));
@@ -138,7 +135,7 @@ void Evaluator::step_once() {
     if (rules_->spec.submits) slots_[i].stepper.submit(ConstRow(env_action(i)));
   }
   for (size_t i = n; i-- > 0;) {  // downwards: the last slot moves into a place that was stepped already
-    auto& [stepper, episode] = slots_[i];
+    auto& [stepper, episode, before] = slots_[i];
     StepResult result;
     try {
       result = stepper.step(ConstRow(env_action(i)), Row(row_));
@@ -148,13 +145,19 @@ void Evaluator::step_once() {
       if (next(i)) begin(i);
       continue;
     }
-    result_.episodes[episode] = {
-        .episode_return = stepper.episode_return(), .length = stepper.episode_length(), .ended = false};
+    EvaluationResult::Episode& so_far = result_.episodes[episode];
+    so_far = before;
+    so_far.ended = false;
+    if (!result.abandoned) so_far.episode_return += stepper.episode_return(), so_far.length += stepper.episode_length();
+    if (result.alone) {
+      before = so_far;
+      stepper.reset(Row(row_));  // what its world shows it next
+    }
     read_observation(i);
     if (options_.observer != nullptr)
       options_.observer->stepped(episode, stepper.env(),
                                  {stepper.episode_length(), ConstRow(env_action(i)), ConstRow(row_), result});
-    if (!result.terminated && !result.truncated) continue;
+    if ((!result.terminated && !result.truncated) || result.alone) continue;
     stepper.add_numbers(result_.numbers);
     if (next(i)) begin(i);
   }
@@ -191,7 +194,7 @@ bool Evaluator::next(size_t i) {
 
 /// The slot's episode fails; its environment is made anew.
 void Evaluator::drop_episode(size_t i, const EnvError& error) {
-  auto& [stepper, episode] = slots_[i];
+  auto& [stepper, episode, before] = slots_[i];
   if (!restarts_ || !error.mendable || static_cast<double>(++failed_) > may_fail_) throw error;
   result_.episodes[episode] = {stepper.episode_return(), stepper.episode_length(), true};
   if (options_.observer != nullptr) options_.observer->failed(episode);

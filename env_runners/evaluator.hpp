@@ -3,6 +3,8 @@
 // One thread. Episode i has its own random streams and is run by environment i mod B; an environment with no episode
 // left rests. So no short episode is counted in place of a long one, and results do not depend on B. An episode that
 // fails (environment.on_failure) is left out of the means and counted.
+// What an agent gets in a world of several is one episode, however often it ends and comes back; what it waits does
+// not count.
 #pragma once
 
 #include <cstdint>
@@ -70,7 +72,11 @@ class Evaluator {
     EpisodeObserver* observer = nullptr;
     EnvContext context = {};  ///< environments are made in it
   };
-  /// Keeps `weights`. Throws what making the environments throws.
+  /// Of `episodes` that are asked for: whole worlds of its agents.
+  static int whole_worlds(const EnvSpec& env, int episodes) {
+    return (episodes + env.agents - 1) / env.agents * env.agents;
+  }
+  /// Keeps `weights`; plays whole_worlds() of the episodes. Throws what making the environments throws.
   Evaluator(const Config& config, const EnvSpec& env, const ModuleSpec& module, WeightsPtr weights,
             const Options& options);
 
@@ -84,7 +90,8 @@ class Evaluator {
  private:
   struct Slot {
     EnvStepper stepper;
-    size_t episode;  // which one it runs
+    size_t episode;                         // which one it runs
+    EvaluationResult::Episode before = {};  // of an agent: what it got in this world until it ended last
   };
   void start(size_t slot);
   bool begin(size_t slot);

@@ -24,6 +24,7 @@ struct EnvContext {
   std::function<void(size_t made, size_t of)> made = {};  ///< called as a simulator makes its environments
   uint64_t first_env = 0;                           ///< index in the run of environment 0 of those that are made here
   std::string facts = {};                           ///< Config::plugins.environment
+  uint32_t world_steps = 0;  ///< the time limit of worlds of several agents, which their simulators keep; 0: none
   int door = -1;                                    ///< socket to the agent's ClientDoor; -1: clients cannot come here
   const simulator::PolicySource* policy = nullptr;  ///< for clients that act themselves; outlives the environments
 

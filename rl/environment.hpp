@@ -80,7 +80,8 @@ struct StepResult {
   double reward = 0.0;
   bool terminated = false;
   bool truncated = false;
-  bool abandoned = false;          ///< truncated with an unknown rest: its return counts as no episode's
+  bool abandoned = false;          ///< its rest is unknown, or it is an agent's wait: its return counts as no episode's
+  bool alone = false;              ///< an agent's end while its world goes on
   const OwnAction* own = nullptr;  ///< valid until the next step()
 };
 
@@ -169,8 +170,8 @@ struct EnvSpec {
   bool submits = false;                         ///< it wants to hear actions early: Environment::submit
   bool isolated = false;                        ///< foreign code: only processes that step it make it
   bool needs_network = false;                   ///< it opens sockets itself: its runners' sandbox lets it
-  int agents = 1;  ///< so many environments, made one after the other, are agents of one world: they begin and end
-                   ///< together, and only a multiple of them can be stepped
+  int agents = 1;  ///< so many environments, made one after the other, are agents of one world: they are reset and
+                   ///< stepped together, and only a multiple of them can be
   /// What the environment takes, where `action_space` has choices in place of it: rl/wrappers.hpp, IntegerActions.
   std::optional<Space> given_actions = {};
   WithContext<std::unique_ptr<Environment>, const EnvOptions&> make = {};  ///< receives every option

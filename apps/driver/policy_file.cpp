@@ -153,7 +153,7 @@ EvaluationResult evaluate_policy(const SavedPolicy& policy, const Evaluator::Opt
     return evaluate_here(policy, here);
   }
   EvaluationResult result;
-  result.episodes.resize(static_cast<size_t>(options.episodes));
+  result.episodes.resize(static_cast<size_t>(Evaluator::whole_worlds(policy.env, options.episodes)));
   const SharedMemory memory = SharedMemory::create(
       "evaluation", sizeof(Left) + result.episodes.size() * sizeof(EvaluationResult::Episode), false);
   Left& left = *new (memory.data()) Left{};

@@ -32,6 +32,7 @@
 #include "apps/driver/run_directory.hpp"
 #include "apps/driver/run_progress.hpp"
 #include "apps/driver/watched_evaluation.hpp"
+#include "rl/config/groups.hpp"
 #include "rl/curriculum.hpp"
 #include "rl/observation_parts.hpp"
 #include "rl/run_layout.hpp"
@@ -611,18 +612,14 @@ ConfigFile read_config(const std::string& path_or_name) {
 
 namespace {
 
-/// Agents of one world begin, step and end together.
+/// Agents of one world are reset and stepped together.
 void check_agents(const Config& config, const EnvSpec& env) {
   if (env.agents == 1) return;
-  const auto multiple = [&](std::string_view setting, int64_t value) {
-    if (value % env.agents != 0)
-      fail(Exit::usage, "impossible",
-           "{} is {}: {} has {} agents that act together, an environment each; want a multiple of {}", setting, value,
-           env.id, env.agents, env.agents);
-  };
-  multiple("env_runners.num_envs_per_env_runner", config.env_runners.num_envs_per_env_runner);
-  if (config.evaluation.evaluate_at_end || config.evaluation.evaluation_interval > 0)
-    multiple("evaluation.evaluation_duration", config.evaluation.evaluation_duration);
+  if (const int64_t envs = config.env_runners.num_envs_per_env_runner; envs % env.agents != 0)
+    fail(Exit::usage, "impossible",
+         "env_runners.num_envs_per_env_runner is {}: {} has {} agents that act together, an environment each; want a "
+         "multiple of {}",
+         envs, env.id, env.agents, env.agents);
   const CurriculumConfig& curriculum = config.curriculum;
   if (!curriculum.schedules.empty() || !curriculum.randomize.empty() || !curriculum.levels.empty())
     fail(Exit::usage, "impossible", "[curriculum] changes options of one environment, but {} agents of {} share them",
@@ -630,6 +627,50 @@ void check_agents(const Config& config, const EnvSpec& env) {
 }
 
 static_assert(size_t{kMostInferenceParameters} * sizeof(float) <= kMaxPayloadBytes);
+
+/// What of "key=value" makes whole worlds of the agents of `env`, where `is_set` says that these settings were left
+/// open. Throws Error("impossible") for a batch that no number of worlds divides.
+std::vector<std::string> fitted_to_agents(const Config& config, const EnvSpec& env,
+                                          const std::function<bool(std::string_view)>& is_set) {
+  const EnvRunnersConfig& runners = config.env_runners;
+  const int64_t agents = env.agents, usual = runners.num_envs_per_env_runner, batch = config.training.train_batch_size;
+  if (usual % agents == 0 || is_set("env_runners.num_envs_per_env_runner")) return {};
+  const int64_t times =
+      runners.rollout_fragment_length == 0 ? runners.num_env_runners : runners.rollout_fragment_length;
+  const int64_t above = (usual + agents - 1) / agents * agents, unit = above * times;
+  const auto set = [](std::string_view key, int64_t value) { return fmt::format("{}={}", key, value); };
+  const std::string_view envs_key = "env_runners.num_envs_per_env_runner", batch_key = "training.train_batch_size";
+  if (!is_set(batch_key)) return {set(envs_key, above), set(batch_key, (batch + unit - 1) / unit * unit)};
+  int64_t best = 0;
+  for (int64_t envs = agents; envs * times <= batch; envs += agents)
+    if (batch % (envs * times) == 0 && (best == 0 || std::abs(envs - usual) < std::abs(best - usual))) best = envs;
+  if (best == 0)
+    fail(Exit::usage, "impossible",
+         "training.train_batch_size is {}: {} has {} agents that act together, an environment each, and no number of "
+         "them makes such a batch; want {} = {} and {} = {}",
+         batch, env.id, agents, envs_key, above, batch_key, (batch + unit - 1) / unit * unit);
+  return {set(envs_key, best)};
+}
+
+/// That of a user's file, for a run.
+Config user_config(const ConfigFile& file, const std::vector<std::string>& overrides) {
+  const auto load = [&file](const std::vector<std::string>& given) {
+    Config config = load_user_config(file.text, file.name, given);
+    config.environment.env = EnvRegistry::instance().absolute(config.environment.env);
+    return config;
+  };
+  Config config = load(overrides);
+  if (EnvRegistry::instance().find(config.environment.env, EnvContext::of(config)).agents == 1) return config;
+  const std::vector<std::string> fitted = fitted_to_agents(config, environment_spec(config), [&](std::string_view key) {
+    return is_set(file.text, file.name, overrides, key);
+  });
+  if (fitted.empty()) return config;
+  fmt::print(stderr, "chosen for the agents of {}, which act together: {}\n", config.environment.env,
+             fmt::join(fitted, " "));
+  std::vector<std::string> all = overrides;
+  all.insert(all.end(), fitted.begin(), fitted.end());
+  return load(all);
+}
 
 /// A fragment is one payload of a message. Throws Error for one that is too large, with the longest that fits.
 void check_fragment_size(const Config& config, const EnvSpec& env, const ModuleSpec& module) {
@@ -653,7 +694,12 @@ void check_fragment_size(const Config& config, const EnvSpec& env, const ModuleS
 
 EnvSpec check_environment(const Config& config) {
   EnvSpec env = environment_spec(config);
-  const ModuleSpec module = module_of(config, env);
+  (void)check_environment(config, env);
+  return env;
+}
+
+ModuleSpec check_environment(const Config& config, const EnvSpec& env) {
+  ModuleSpec module = module_of(config, env);
   check_num_parameters(module, env.observation_space, env.action_space);
   check_fragment_size(config, env, module);
   (void)lr_multipliers(module, config.training.lr_multipliers);
@@ -664,7 +710,7 @@ EnvSpec check_environment(const Config& config) {
          config.environment.env, env.action_space.to_string());
   (void)Curriculum(config.curriculum, env, EnvContext::of(config));
   check_agents(config, env);
-  if (simulator::clients_file_of(config.environment.env).empty()) return env;
+  if (simulator::clients_file_of(config.environment.env).empty()) return module;
   if (config.env_runners.num_envs_per_env_runner != 1)
     fail(Exit::usage, "impossible",
          "env_runners.num_envs_per_env_runner is {}: a client has its own pace and wants a runner to itself; want "
@@ -678,7 +724,7 @@ EnvSpec check_environment(const Config& config) {
          "evaluation.evaluation_interval is {}, but clients come to env runners alone; want 0, and for a best "
          "checkpoint checkpointing.checkpoint_score_attribute = \"env_runners/episode_return_mean\"",
          config.evaluation.evaluation_interval);
-  return env;
+  return module;
 }
 
 namespace {
@@ -743,8 +789,7 @@ int train(const TrainOptions& options) {
     const ConfigFile file = options.config.empty()
                                 ? ConfigFile{given + "/config.toml", read_file(given + "/config.toml")}
                                 : read_config(options.config);
-    Config config = load_user_config(file.text, file.name, overrides);
-    config.environment.env = EnvRegistry::instance().absolute(config.environment.env);
+    Config config = user_config(file, overrides);
     if (std::string& from = config.rl_module.init_from; !given.empty())
       from = given;
     else if (!from.empty())

@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "rl/config.hpp"
+#include "rl/environment.hpp"
+#include "rl/module_spec.hpp"
 
 namespace myriad {
 
@@ -30,5 +32,7 @@ ConfigFile read_config(const std::string& path_or_name);
 
 /// Fails as a run would for an environment or spaces that cannot be; returns the environment with its options applied.
 EnvSpec check_environment(const Config& config);
+/// The same of an environment that is known; returns the network.
+ModuleSpec check_environment(const Config& config, const EnvSpec& env);
 
 }  // namespace myriad

@@ -114,6 +114,12 @@ std::string algorithm_of(std::string_view text, std::string_view name, const std
   return config.algorithm;
 }
 
+bool is_set(std::string_view text, std::string_view name, const std::vector<std::string>& overrides,
+            std::string_view key) {
+  return std::ranges::any_of(sources_of(text, name, overrides),
+                             [key](const Source& source) { return static_cast<bool>(source.table.at_path(key)); });
+}
+
 void read_settings(std::string_view text, std::string_view name, Config& config) {
   Places places;
   read_groups(sources_of(text, name, {}), config, places);

@@ -16,7 +16,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr uint32_t kMaxAgents = 1 << 16;
-constexpr uint8_t kNotBegun = 4;  // in flags
 
 size_t agents_of(const HelloT& hello) { return std::clamp<uint32_t>(hello.agents, 1, kMaxAgents); }
 
@@ -57,12 +56,17 @@ class Group {
     refuse_failed(own, *host, env);
     const Simulator& simulator = *host->simulator;
     const uint8_t flags = simulator.flags(env);
-    if (flags == 0)
+    const bool ended = (flags & (Simulator::kTerminated | Simulator::kTruncated)) != 0;
+    if (!ended)
       simulator.observation(env, observation.bytes());
     else
       simulator.final_observation(env, observation.bytes());
-    own.begun = flags != 0 && (flags & kNotBegun) == 0;
-    return {simulator.reward(env), (flags & 1) != 0, (flags & 2) != 0};
+    own.begun = ended && (flags & Simulator::kNotBegun) == 0;
+    return {.reward = simulator.reward(env),
+            .terminated = (flags & Simulator::kTerminated) != 0,
+            .truncated = (flags & Simulator::kTruncated) != 0,
+            .abandoned = (flags & Simulator::kWaits) != 0,
+            .alone = (flags & Simulator::kAlone) != 0};
   }
 
   /// Seeds the first episode; those that follow in the same stream go on drawing, as Gymnasium's do.
@@ -152,7 +156,7 @@ class Group {
         fail(
             Exit::usage, "impossible",
             "{} has {} agents that act together, an environment each, and cannot have {} environments: want a multiple "
-            "of {} (`myriad play` and `myriad check-env` make one)",
+            "of {} (`myriad play` makes one)",
             source_.name(), agents, places, agents);
       const size_t most = simulator->hello().max_envs == 0 ? places : simulator->hello().max_envs;
       each_ = std::min(most, places);

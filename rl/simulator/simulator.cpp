@@ -73,7 +73,7 @@ std::string Source::name() const {
 }
 
 Simulator::Simulator(const Source& source, const EnvOptions& options, const EnvContext& context, uint64_t first_env)
-    : answer_timeout_(context.answer_timeout), start_timeout_(context.start_timeout), made_to_(context.made) {
+    : answer_timeout_(context.answer_timeout), start_timeout_(context.start_timeout), world_steps_(context.world_steps), made_to_(context.made) {
   try {
     if (source.command.empty())
       connect(source.address, context);
@@ -251,6 +251,7 @@ void Simulator::welcome(size_t num_envs, const EnvOptions& options) {
   welcome.takes_failed = true;
   welcome.max_numbers = kMaxNumbers;
   welcome.hears_made = true;
+  welcome.max_episode_steps = world_steps_;
   explained([&] { channel_->send(frame_of(std::move(welcome)), local_ ? memory_->fd() : -1); });
   memory_->close_fd();
   if (local_) step_frame_ = frame_of(StepT{});

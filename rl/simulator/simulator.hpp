@@ -70,6 +70,7 @@ class Simulator {
     return {number_names_[i], pair[0], pair[1]};
   }
   const std::string& name() const { return channel_->name(); }
+  static constexpr uint8_t kTerminated = 1, kTruncated = 2, kNotBegun = 4, kWaits = 8, kAlone = 16;  ///< in flags()
   uint8_t flags(size_t env) const { return static_cast<uint8_t>(*block(rows_.flags + env)); }
 
  private:
@@ -88,6 +89,7 @@ class Simulator {
   uint8_t* active() const { return reinterpret_cast<uint8_t*>(block(rows_.active)); }
 
   Time answer_timeout_, start_timeout_;
+  uint32_t world_steps_;
   bool stepped_ = false;  // once: its start is over
   size_t made_ = 0;       // environments, as it says
   std::function<void(size_t made, size_t of)> made_to_;

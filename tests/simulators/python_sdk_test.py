@@ -26,7 +26,7 @@ from gymnasium import spaces as box  # noqa: E402
 from myriad_client import protocol_generated as p  # noqa: E402
 from myriad_client import simulator, wire  # noqa: E402
 from myriad_client import Box, Client, Dict, Discrete, EpisodeLost, MultiBinary, MultiDiscrete, Policy, Tuple  # noqa: E402
-from myriad_client.pettingzoo import World, agents_of, nothing_of  # noqa: E402
+from myriad_client.pettingzoo import World, agents_of  # noqa: E402
 from myriad_client.gymnasium import as_sampled, mask_row  # noqa: E402
 from myriad_client.policy import features, layer_of  # noqa: E402
 from myriad_client.spaces import Codec, values_of  # noqa: E402
@@ -216,32 +216,122 @@ class PettingZoo(Package):
         exec(TEAM.replace(" SPACE", ""), scope)
         return scope["parallel_env"](**options)
 
-    def test_world_waits_for_its_last_agent(self):
+    def test_world_tells_each_end_in_its_step(self):
         world = World(self.team())
         self.assertEqual([[0, 0, 1], [0, 0, 2], [0, 0, 3]], world.reset())
-        seen, rewards, ends = [], [], []
-        for _ in range(4):
-            observations, reward, terminateds, truncateds = world.step([0, 0, 0])
-            seen.append([list(row) for row in observations]), rewards.append(reward), ends.append((terminateds, truncateds))
-        nothing = [0, 0, 0]
-        self.assertEqual([[0, 2, 1], [0, 2, 2], [0, 2, 3]], seen[1])  # a ends here, and sees it
-        self.assertEqual([nothing, [0, 3, 2], [0, 3, 3]], seen[2])
-        self.assertEqual([[0, 2, 1], [0, 3, 2], [0, 4, 3]], seen[3])  # of all, the last that they saw
-        self.assertEqual([[1, 2, 3], [1, 2, 3], [0, 2, 3], [0, 0, 3]], rewards)
-        self.assertEqual([([False] * 3, [False] * 3)] * 3 + [([True, True, False], [False, False, True])], ends)
+        seen, rewards, *ends = zip(*(world.step([0, 0, 0]) for _ in range(4)))
+        self.assertEqual(([[0, 2, 1], [0, 2, 2], [0, 2, 3]], [None, [0, 3, 2], [0, 3, 3]], [None, None, [0, 4, 3]]), seen[1:])
+        self.assertEqual(([1, 2, 3], [1, 2, 3], [0, 2, 3], [0, 0, 3]), rewards)
+        no = [False] * 3
+        self.assertEqual([(no, [True, False, False], [False, True, False], no), (no, no, no, [False, False, True])], ends)
         self.assertEqual([[1, 0, 1], [1, 0, 2], [1, 0, 3]], world.reset())
 
+    # Of agents a, b, c: at each step who is in `agents` after it, and what is returned besides its observations [t].
+    def played(self, *steps: tuple, begin: str = "abc"):
+        class Env:
+            possible_agents = list("abc")
+            def action_space(self, agent):
+                return box.Discrete(2)
+            def reset(self, seed=None):
+                self.t, self.agents = 0, list(begin)
+                return {a: [0] for a in begin}, {}
+            def step(self, actions):
+                assert sorted(actions) == sorted(self.agents)
+                agents, seen, rewards, terminations, truncations = steps[self.t]
+                self.t, self.agents = self.t + 1, list(agents)
+                plain = lambda x: x if isinstance(x, dict) else dict.fromkeys(x, True) | dict.fromkeys(set(seen) - set(x), False)
+                return {a: [self.t] for a in seen}, rewards, plain(terminations), plain(truncations), {}
+        world = World(Env())
+        return [world.reset()] + [world.step([0] * 3) for _ in steps]
+
+    def test_agents_come_late_and_back_and_all_end(self):
+        one = dict.fromkeys("abc", 1)
+        first, *steps = self.played(
+            ("ac", "abc", one | {"c": 5}, "b", ""),  # b ends, c comes
+            ("ac", "ac", one | {"b": 0}, {"__all__": False}, {"__all__": False}),
+            ("abc", "abc", {"a": 1, "b": 0, "c": 1}, "", ""),  # b is back
+            ("abc", "abc", one, {"__all__": False}, {"__all__": True, "a": False}), begin="ab")
+        self.assertEqual([[0], [0], None], first)
+        self.assertEqual([[[1], [1], [1]], [[2], None, [2]], [[3], [3], [3]], [[4], [4], [4]]], [step[0] for step in steps])
+        self.assertEqual([[1, 1, 0], [1, 0, 6], [1, 0, 1], [1, 1, 1]], [step[1] for step in steps])  # c's 5 come with its first step
+        no = [False] * 3
+        self.assertEqual([[False, True, False], no, no, no], [step[2] for step in steps])
+        self.assertEqual([no, no, no, [True] * 3], [step[3] for step in steps])
+
+    def test_what_is_missing_or_misspelt_is_named(self):
+        one = dict.fromkeys("abc", 1)
+        for step, said in (
+                (("abc", "abc", {"a": 1, "c": 1}, "", ""), "rewards of step 1 have nothing for 'b', which plays; they have 'a', 'c'"),
+                (("abc", "ac", one, "", ""), "observations of step 1 have nothing for 'b'"),
+                (("abc", "abc", one, {"a": False, "b": False}, ""), "terminations of step 1 have nothing for 'c'"),
+                (("abc", "abc", one | {"bb": 1}, "", ""), r"rewards of step 1 name 'bb', which is not in possible_agents \('a', 'b', 'c'\); did you mean 'b'\?"),
+                (("abd", "abc", one, "c", ""), "agents of step 1 name 'd'"),
+                (("abc", "abc", one | {"__all__": 1}, "", ""), "rewards of step 1 name '__all__'"),
+                (("ab", "abc", one, "", ""), "'c' is no longer in `agents` after step 1, and neither terminations nor truncations say"),
+        ):
+            with self.subTest(said), self.assertRaisesRegex(ValueError, said):
+                self.played(step)
+        with self.assertRaisesRegex(ValueError, "'c' has a reward of 1 in step 2, in which it does not play"):
+            self.played(("ab", "abc", one, "c", ""), ("ab", "ab", one, "", ""))
+        world = World(self.team())
+        world.env.reset = lambda seed=None: {"a": [0], "b": [0], "c": [0]}
+        with self.assertRaisesRegex(TypeError, r"reset\(\) returned a dict, want \(observations, infos\)"):
+            world.reset()
+        world = World(self.team())
+        world.reset()
+        world.env.step = lambda actions: ({}, {}, {}, {})
+        with self.assertRaisesRegex(TypeError, r"step\(\) returned a tuple of 4, want \(observations, rewards, terminations, truncations, infos\)"):
+            world.step([0] * 3)
+
+    def worlds(self, script: list, limit: int = 0):
+        """Flags and observations of three agents at each step of a world that `script` plays: [observations, ended how]."""
+        episodes = itertools.count()
+
+        class Scripted:
+            def reset(self, seed=None):
+                self.t = 0
+                return [[1000 * next(episodes)] * 1, [1], None]
+            def step(self, actions):
+                seen, ends = script[self.t]
+                self.t += 1
+                return [None if x is None else [x] for x in seen], [1, 1, 1], [e == "T" for e in ends], [e == "t" for e in ends]
+
+        b = flatbuffers.Builder(64)
+        p.WelcomeStart(b)
+        p.WelcomeAddNumEnvs(b, 3), p.WelcomeAddObservationBytes(b, 4), p.WelcomeAddActionBytes(b, 4), p.WelcomeAddMaxEpisodeSteps(b, limit)
+        _, welcome = wire.parse(wire.frame(b, p.Body.Welcome, p.WelcomeEnd(b))[4:])
+        host = simulator._Worlds(None, welcome, lambda options: Scripted(), Box(-9999, 9999, (1,)), Discrete(2), 3)
+        self.assertEqual([[0], [1], [0]], [list(host.reset(i, None)) for i in range(3)])
+        host.active[:] = bytes([1] * 3)
+        for _ in script:
+            host.step()
+            yield list(host.flags), [int(row[0][0]) for row in host.observations], [int(row[0][0]) for row in host.finals], host.rewards.tolist()
+
+    def test_lives_and_waits_of_a_world(self):
+        T, t, WAITS, ALONE = simulator.TERMINATED, simulator.TRUNCATED, simulator.WAITS, simulator.ALONE
+        steps = list(self.worlds([([10, 11, None], "T  "), ([None, 21, 22], "   "), ([30, 31, 32], "  t"), ([40, 41, None], "TT ")]))
+        self.assertEqual(([T | ALONE, 0, WAITS], [0, 11, 0], [1, 1, 0]), (steps[0][0], steps[0][1], steps[0][3]))
+        self.assertEqual(10, steps[0][2][0])
+        self.assertEqual(([WAITS, 0, WAITS | T | ALONE], [0, 21, 22], [0, 1, 0]), (steps[1][0], steps[1][1], steps[1][3]))
+        self.assertEqual(([WAITS | T | ALONE, 0, t | ALONE], [30, 31, 0], [0, 1, 1]), (steps[2][0], steps[2][1], steps[2][3]))
+        self.assertEqual(([T, T, WAITS | T], [1000, 1, 0], [40, 41, 0]), steps[3][:3])
+
+    def test_a_worlds_time_limit_cuts_all_that_play(self):
+        T, t, WAITS, ALONE = simulator.TERMINATED, simulator.TRUNCATED, simulator.WAITS, simulator.ALONE
+        steps = list(self.worlds([([10, 11, None], "T  "), ([None, 21, 22], "   ")], limit=2))
+        self.assertEqual([T | ALONE, 0, WAITS], steps[0][0])
+        self.assertEqual(([WAITS | T, t, WAITS | T], [1000, 1, 0]), steps[1][:2])  # the third would have come
+
     def test_nothing_lies_in_the_space(self):
-        space = box.Dict({"far": box.Box(2, 3, (2,)), "less": box.Box(-3, -2, (1,)), "one": box.Discrete(3, start=5), "bits": box.MultiBinary(2),
-                          "pair": box.Tuple([box.MultiDiscrete([2, 3]), box.Box(0, 255, (1,), np.uint8)])})
-        nothing = nothing_of(space)
-        self.assertTrue(space.contains({**nothing, "one": np.int64(nothing["one"])}))
-        self.assertEqual([[2, 2], [-2], 5], [nothing["far"].tolist(), nothing["less"].tolist(), nothing["one"]])
+        space = Dict({"far": Box(2, 3, (2,)), "less": Box(-3, -2, (1,)), "one": Discrete(3, 5), "bits": MultiBinary(2),
+                      "pair": Tuple([MultiDiscrete([2, 3]), Box(0, 255, (1,), "uint8")])})
+        nothing = simulator.nothing_of(space)
+        self.assertEqual([[2, 2], [-2], 5, [0, 0]], [nothing["far"].tolist(), nothing["less"].tolist(), nothing["one"], nothing["bits"].tolist()])
+        self.assertEqual([[0, 0], [0]], [part.tolist() for part in nothing["pair"]])
 
     def test_an_agent_that_waits_may_do_anything(self):
-        space = box.Dict({"observation": box.Box(2, 3, (2,)), "action_mask": box.Box(0, 1, (3,), np.int8)})
-        self.assertEqual([1, 1, 1], nothing_of(space)["action_mask"].tolist())
-        self.assertTrue(space.contains(nothing_of(space)))
+        space = Dict({"observation": Box(2, 3, (2,)), "action_mask": Box(0, 1, (3,), "uint8")})
+        self.assertEqual([1, 1, 1], simulator.nothing_of(space)["action_mask"].tolist())
 
     def test_masked_agents(self):
         """One of three actions can be taken, another at each step and of each agent."""
@@ -266,12 +356,14 @@ class PettingZoo(Package):
             run = self.root / module
             self.train(run, "stop.training_iteration=8", config=self.config_of(f"pettingzoo:{module}"))
             for row in json_lines(run / "results.jsonl"):
-                self.assertAlmostEqual((2 * 1 + 3 * 2 + 4 * 3) / 3, row["env_runners"]["episode_return_mean"])
-                self.assertEqual(4, row["env_runners"]["episode_len_mean"])
+                # Of the last 99 lives, of which some more may be those that end early; no wait counts.
+                self.assertAlmostEqual((2 * 1 + 3 * 2 + 4 * 3) / 3, row["env_runners"]["episode_return_mean"], delta=0.5)
+                self.assertAlmostEqual((2 + 3 + 4) / 3, row["env_runners"]["episode_len_mean"], delta=0.15)
             # 15 environments at once: the most that is below 16
             played = [json.loads(line) for line in self.call("evaluate", run, "--episodes", 24, "--json").stdout.splitlines()]
             self.assertEqual([2, 6, 12] * 8, [episode["return"] for episode in played])
-            self.assertIn("has 3 agents that act together, and cannot play 10 episodes", self.call("evaluate", run, "--episodes", 10, status=2).stderr)
+            self.assertEqual([2, 3, 4] * 8, [episode["length"] for episode in played])
+            self.assertIn("over 12 episodes", self.call("evaluate", run, "--episodes", 10).stdout)  # whole worlds
 
     def test_options_and_keyword_arguments(self):
         run = self.root / "run"
@@ -286,11 +378,37 @@ class PettingZoo(Package):
         said = self.refused("pettingzoo:team", "env_runners.num_envs_per_env_runner=4", "training.train_batch_size=160")
         self.assertIn("env_runners.num_envs_per_env_runner is 4: pettingzoo:team has 3 agents that act together", said)
         self.assertIn("want a multiple of 3", said)
-        self.assertIn("evaluation.evaluation_duration is 10", self.refused("pettingzoo:team", "evaluation.evaluate_at_end=true", "evaluation.evaluation_duration=10"))
         self.assertIn("environment.frame_skip is 2", self.refused("pettingzoo:team", "environment.frame_skip=2"))
         self.assertIn("[curriculum]", self.refused("pettingzoo:team", "curriculum.randomize={length=[3, 5]}"))
         self.assertIn("has no option lenght; did you mean length", self.refused("pettingzoo:team", "environment.env_config.lenght=3"))
         self.assertIn("want a multiple of 3 (`myriad play`", self.call("play", "pettingzoo:team", status=3).stderr)
+
+    def test_what_was_left_open_is_chosen_for_the_agents(self):
+        text = CONFIG.replace("ENV", '"pettingzoo:team"', 1).replace("num_envs_per_env_runner = 6\n", "").replace("rollout_fragment_length = 20\n", "")
+        config = self.file("open.toml", text)
+        said = self.train(self.root / "batch", "stop.training_iteration=1", config=config).stderr
+        self.assertIn("chosen for the agents of pettingzoo:team, which act together: env_runners.num_envs_per_env_runner=6\n", said)  # divides 240
+        self.assertIn("want env_runners.num_envs_per_env_runner = 9 and training.train_batch_size = 270", self.refused_config(config, "training.train_batch_size=256"))
+        config = self.file("open.toml", text.replace("train_batch_size = 240\n", ""))
+        run = self.root / "open"
+        said = self.train(run, "stop.training_iteration=1", "training.num_epochs=1", config=config).stderr
+        self.assertIn("env_runners.num_envs_per_env_runner=9 training.train_batch_size=4014\n", said)
+        self.assertIn("num_envs_per_env_runner = 9", (run / "config.toml").read_text())
+
+    def refused_config(self, config, *overrides: str) -> str:
+        return self.call("train", config, "--out", self.root / "refused", *overrides, status=2).stderr
+
+    def test_check_env_plays_worlds(self):
+        rows = {row["check"]: row for row in map(json.loads, self.call("check-env", "pettingzoo:team", "--quick", "--json").stdout.splitlines())}
+        self.assertEqual([], [row for row in rows.values() if row["verdict"] == "wrong"])
+        self.assertRegex(rows["episodes"]["found"], r"^\d+ terminated, \d+ truncated, of 3 agents; 25 % of their steps are waits for the others$")
+        self.assertIn("2 that step at once are as each alone", rows["together"]["found"])
+
+    def test_turn_based_games_are_named(self):
+        self.file("turns.py", AEC + "def env(**options):\n    one = parallel_to_aec_wrapper(team.parallel_env())\n    one.metadata = {'is_parallelizable': False}\n    return one\n")
+        said = self.refused("pettingzoo:turns", status=3)
+        self.assertIn("turns is turn-based", said)
+        self.assertIn("gymnasium:my_module:MyGame-v0", said)
 
     def test_unlike_agents_are_refused(self):
         self.file("unlike.py", TEAM.replace(" SPACE", " + (agent == 'b')"))

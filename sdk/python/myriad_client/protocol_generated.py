@@ -1172,7 +1172,14 @@ class Welcome(object):
             return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
         return False
 
-def WelcomeStart(builder): builder.StartObject(13)
+    # Welcome
+    def MaxEpisodeSteps(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(30))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint32Flags, o + self._tab.Pos)
+        return 0
+
+def WelcomeStart(builder): builder.StartObject(14)
 def WelcomeAddProtocol(builder, protocol): builder.PrependUint16Slot(0, protocol, 0)
 def WelcomeAddSession(builder, session): builder.PrependUOffsetTRelativeSlot(1, flatbuffers.number_types.UOffsetTFlags.py_type(session), 0)
 def WelcomeStartSessionVector(builder, numElems): return builder.StartVector(1, numElems, 1)
@@ -1188,6 +1195,7 @@ def WelcomeAddTaken(builder, taken): builder.PrependBoolSlot(9, taken, 0)
 def WelcomeAddTakesFailed(builder, takesFailed): builder.PrependBoolSlot(10, takesFailed, 0)
 def WelcomeAddMaxNumbers(builder, maxNumbers): builder.PrependUint32Slot(11, maxNumbers, 0)
 def WelcomeAddHearsMade(builder, hearsMade): builder.PrependBoolSlot(12, hearsMade, 0)
+def WelcomeAddMaxEpisodeSteps(builder, maxEpisodeSteps): builder.PrependUint32Slot(13, maxEpisodeSteps, 0)
 def WelcomeEnd(builder): return builder.EndObject()
 
 

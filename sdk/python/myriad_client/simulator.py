@@ -8,11 +8,14 @@ Where it has close(), that is called when the run is over, or the environment fa
 MYRIAD_ENV_INDEX in os.environ, as make_env is called: for a port, a folder, a display of its own.
 
 With `agents` it returns a world of so many agents, each of which is an environment of Myriad's: reset(seed=...) -> observations,
-step(actions) -> (observations, rewards, terminateds, truncateds), lists of one element an agent. They end in the same step.
+step(actions) -> (observations, rewards, terminateds, truncateds), lists of one element an agent. The observation of an agent that
+is not there is None: one that has not come yet, or that ended in an earlier step. It waits, and its action goes nowhere. An agent
+that has an observation again is back, and begins an episode. The world is over when no agent is left.
 """
 import contextlib
 import math
 import os
+import random
 import signal
 import socket
 import sys
@@ -26,7 +29,7 @@ from myriad_client import protocol_generated as p
 from myriad_client import spaces, wire
 from myriad_client.returned import agents_parts, flag_of, method_place, reset_parts, reward_of, said_of, step_parts
 
-TERMINATED, TRUNCATED, NOT_BEGUN = 1, 2, 4
+TERMINATED, TRUNCATED, NOT_BEGUN, WAITS, ALONE = 1, 2, 4, 8, 16
 ALIGN = 64
 MAX_NUMBERS = 32
 
@@ -189,6 +192,44 @@ class _Numbers:
         return [0.0, 0, 2 * (i * self.room + self.names.setdefault(name, len(self.names)))]
 
 
+class _OwnGenerators:
+    """What the process shares of random generators is an environment's own while it is reset and stepped: `myriad check-env` finds out by
+    it why two of one process are not as one alone."""
+
+    def __init__(self, env):
+        self.env, self.states = env, self.now()
+
+    @classmethod
+    def of(cls, make_env):
+        return lambda options: cls(make_env(options))
+
+    @staticmethod
+    def now() -> tuple:
+        return random.getstate(), np.random.get_state()
+
+    def call(self, method, *arguments, **named):
+        others = self.now()
+        self.put(self.states)
+        try:
+            return method(*arguments, **named)
+        finally:
+            self.states = self.now()
+            self.put(others)
+
+    @staticmethod
+    def put(states: tuple) -> None:
+        random.setstate(states[0]), np.random.set_state(states[1])
+
+    def reset(self, **named):
+        return self.call(self.env.reset, **named)
+
+    def step(self, action):
+        return self.call(self.env.step, action)
+
+    def __getattr__(self, name):
+        return getattr(self.env, name)
+
+
 class _Host:
     def __init__(self, connection: wire.Connection, welcome: p.Welcome, observation, action, agents: int):
         self.connection, self.agents = connection, agents
@@ -222,6 +263,8 @@ class _Host:
 
     def make(self, make_env) -> None:
         first = int(os.environ.get("MYRIAD_ENV_INDEX", "0"))
+
+        make_env = _OwnGenerators.of(make_env) if "MYRIAD_OWN_GENERATORS" in os.environ else make_env
 
         def make_one(world: int):
             os.environ["MYRIAD_ENV_INDEX"] = str(first + world * self.agents)
@@ -390,12 +433,44 @@ def _made(envs: int) -> bytes:
     return wire.frame(b, p.Body.Made, p.MadeEnd(b))
 
 
+def nothing_of(space):
+    """What an agent sees that is not there: the element nearest to zero, and a mask that allows everything."""
+    if isinstance(space, spaces.Box):
+        return np.clip(np.zeros(space.shape, space.dtype), space.low, space.high)
+    if isinstance(space, spaces.Discrete):
+        return min(max(0, space.start), space.start + space.n - 1)
+    if isinstance(space, spaces.Dict):
+        return {name: everything_of(part) if name == "action_mask" else nothing_of(part) for name, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(map(nothing_of, space.spaces))
+    if isinstance(space, spaces.MultiBinary):
+        return np.zeros(space.shape, np.int32)
+    start = np.zeros(space.shape, np.int64) if space.start is None else np.array(space.start)
+    return np.clip(0, start, start + np.array(space.nvec) - 1)
+
+
+def everything_of(mask):
+    if isinstance(mask, spaces.Tuple):
+        return tuple(map(everything_of, mask.spaces))
+    return np.ones(mask.shape, np.int32)
+
+
 class _Worlds(_Host):
-    """Worlds side by side: environment i is agent i % agents of world i // agents."""
+    """Worlds side by side: environment i is agent i % agents of world i // agents.
+
+    What an agent sees is cut into episodes: its lives, and the waits before, between and after them, which count as none. Life and
+    wait of an agent end by themselves (ALONE), or together with the world, whose time limit is kept here.
+    """
+
+    def __init__(self, connection, welcome, observation, action, agents):
+        super().__init__(connection, welcome, observation, action, agents)
+        self.nothing, self.limit = nothing_of(observation), welcome.MaxEpisodeSteps()
 
     def make(self, make_env) -> None:
         super().make(make_env)
         self.first: list[dict] = [{} for _ in self.envs]  # of a new episode: S_0 of the agents that have not asked for it
+        self.there: list[list[bool]] = [[] for _ in self.envs]
+        self.t = [0 for _ in self.envs]
 
     def reset(self, i: int, seed: int | None, anew: bool) -> None:
         """The first agent that asks begins an episode, the others join it: its seed is the world's."""
@@ -404,14 +479,22 @@ class _Worlds(_Host):
             if anew:
                 self.discard(world)
             self.refuse_not_begun(world)
-            self.first[world] = dict(enumerate(self._begun(self.made(world), seed)))
+            self.made(world)
+            self.first[world] = dict(enumerate(self.begin(world, seed)))
         with _from(self.envs[world], "reset"):
             self.observation.write(self.observations[i], self.first[world].pop(agent))
 
-    def _begun(self, world, seed: int | None):
-        result = world.reset(seed=seed)
-        with _from(world, "reset"):
-            return agents_parts(result, "reset", self.agents)[0]
+    def begin(self, world: int, seed: int | None = None) -> list:
+        result = self.envs[world].reset(seed=seed)
+        with _from(self.envs[world], "reset"):
+            seen = agents_parts(result, "reset", self.agents)[0]
+        self.t[world], self.there[world] = 0, [one is not None for one in seen]
+        if not any(self.there[world]):
+            raise ValueError("reset() begins a world without an agent")
+        return self.shown(seen)
+
+    def shown(self, seen: list) -> list:
+        return [self.nothing if one is None else one for one in seen]
 
     def step(self) -> None:
         for k, world in enumerate(self.envs):
@@ -428,21 +511,30 @@ class _Worlds(_Host):
     def step_one(self, k: int, world) -> None:
         rows = range(k * self.agents, (k + 1) * self.agents)
         self.first[k] = {}
+        self.t[k] += 1
         result = world.step([self.action.read(self.actions[i]) for i in rows])
         with _from(world, "step"):
-            observations, rewards, terminateds, truncateds = agents_parts(result, "step", self.agents)
-            ends = [(TERMINATED if flag_of(a, "terminated") else 0) | (TRUNCATED if flag_of(b, "truncated") else 0)
+            seen, rewards, terminateds, truncateds = agents_parts(result, "step", self.agents)
+            was, cut = self.there[k], self.t[k] == self.limit
+            ends = [(TERMINATED if flag_of(a, "terminated") else 0) | (TRUNCATED if flag_of(b, "truncated") or cut else 0)
                     for a, b in zip(terminateds, truncateds)]
-            if any(ends) and not all(ends):
-                raise RuntimeError("some agents of a world ended and others go on: they begin, and so end, together")
-            to = self.finals if any(ends) else self.observations
+            stays = [one is not None and not end for one, end in zip(seen, ends)]
+            over = not any(stays)
             for agent, i in enumerate(rows):
-                self.rewards[i], self.flags[i] = reward_of(rewards[agent]), ends[agent]
-                self.observation.write(to[i], observations[agent])
-        if any(ends):
-            self.begin_next(k, lambda: self._write_all(world, rows, self._begun(world, None)))
+                if was[agent] and seen[agent] is None:
+                    raise ValueError(f"agent {agent} has no observation after its step {self.t[k]}")
+                flags = ends[agent] if was[agent] else WAITS | (TERMINATED if over or stays[agent] else 0)
+                if flags & (TERMINATED | TRUNCATED):
+                    self.observation.write(self.finals[i], seen[agent] if was[agent] else self.nothing)
+                    flags |= 0 if over else ALONE
+                self.rewards[i], self.flags[i] = reward_of(rewards[agent]) if was[agent] else 0, flags
+        if over:
+            self.begin_next(k, lambda: self._write_all(world, "reset", rows, self.begin(k)))
+        else:
+            self.there[k] = stays
+            self._write_all(world, "step", rows, self.shown([one if stay else None for one, stay in zip(seen, stays)]))
 
-    def _write_all(self, world, rows, observations) -> None:
-        with _from(world, "reset"):
+    def _write_all(self, world, method: str, rows, observations) -> None:
+        with _from(world, method):
             for i, observation in zip(rows, observations):
                 self.observation.write(self.observations[i], observation)
