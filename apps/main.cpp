@@ -133,14 +133,27 @@ int run(int argc, char** argv) {
   CheckEnvOptions check_options;
   CLI::App* check_verb =
       app.add_subcommand("check-env", "does an environment keep its contract? For its author, and CI");
-  check_verb->add_option("env", check_options.env, "an id of `myriad envs`, plugin:PATH, ale:GAME or mjcf:PATH.toml")
+  check_verb
+      ->add_option(
+          "env", check_options.env,
+          "an id of `myriad envs`, plugin:PATH, mjcf:PATH.toml, process:COMMAND, gymnasium:ID, pettingzoo:MODULE")
       ->required();
-  check_verb->add_option("--option", check_options.env_options, "key=value of the environment");
-  check_verb->add_option("--wrapper", check_options.wrappers,
-                         "key=value of [environment], such as frame_stack=4; or plugin:PATH");
+  check_verb->add_option("settings", check_options.settings,
+                         "of the run that is meant, such as env_runners.sandbox_network=true");
+  check_verb->add_option("--option", check_options.env_options, "key=value of the environment")
+      ->allow_extra_args(false);
+  check_verb
+      ->add_option("--wrapper", check_options.wrappers,
+                   "key=value of [environment], such as frame_stack=4; or plugin:PATH")
+      ->allow_extra_args(false);
   check_verb->add_option("--seed", check_options.seed, "of resets and random actions");
   check_verb->add_option("--steps", check_options.steps, "of the longest check")
       ->check(CLI::Range(10'000, 100'000'000));
+  check_verb->add_option("--time-budget", check_options.time_budget_s, "seconds in which the checks step it (120)")
+      ->check(CLI::PositiveNumber);
+  check_verb->add_flag_callback(
+      "--quick", [&] { check_options.steps = 10'000, check_options.time_budget_s = 10; },
+      "--steps 10000 --time-budget 10");
   check_verb->add_flag("--json", check_options.json, "one object a check");
   check_verb->callback([&] { verb = [&] { return check_env(check_options); }; });
 

@@ -113,9 +113,8 @@ EnvOptions parse_options(const std::vector<std::string>& pairs) {
   return options;
 }
 
-EnvSpec chosen_environment(const std::string& env, const std::vector<std::string>& options,
-                           const std::vector<std::string>& wrappers) {
-  std::vector<std::string> settings;
+Config chosen_config(const std::string& env, const std::vector<std::string>& options,
+                     const std::vector<std::string>& wrappers, std::vector<std::string> settings) {
   std::vector<std::string> plugins;
   for (const std::string& wrapper : wrappers) {
     if (wrapper.starts_with(kPluginPrefix)) {
@@ -132,7 +131,12 @@ EnvSpec chosen_environment(const std::string& env, const std::vector<std::string
   config.environment.env = env;
   config.environment.env_config = parse_options(options);
   config.environment.wrappers = std::move(plugins);
-  return environment_spec(config.environment);
+  return config;
+}
+
+EnvSpec chosen_environment(const std::string& env, const std::vector<std::string>& options,
+                           const std::vector<std::string>& wrappers) {
+  return environment_spec(chosen_config(env, options, wrappers).environment);
 }
 
 namespace {

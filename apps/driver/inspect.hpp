@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "rl/config.hpp"
 #include "rl/environment.hpp"
 
 namespace myriad {
@@ -20,8 +21,11 @@ int print_config(const std::string& resolved, const std::vector<std::string>& ov
 /// Of "key=value" pairs. Throws Error("bad-option").
 EnvOptions parse_options(const std::vector<std::string>& pairs);
 
-/// An environment with options ("key=value") in wrappers ("frame_stack=4": settings of [environment]; or
-/// "plugin:PATH[:NAME]").
+/// The config of an environment with options ("key=value") in wrappers ("frame_stack=4": settings of [environment]; or
+/// "plugin:PATH[:NAME]"), and with `settings` ("env_runners.sandbox=off").
+Config chosen_config(const std::string& env, const std::vector<std::string>& options,
+                     const std::vector<std::string>& wrappers, std::vector<std::string> settings = {});
+/// Its environment.
 EnvSpec chosen_environment(const std::string& env, const std::vector<std::string>& options,
                            const std::vector<std::string>& wrappers);
 

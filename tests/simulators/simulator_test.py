@@ -190,6 +190,89 @@ for attempt in (lambda: open({str(target)!r}, "w"), lambda: __import__("socket")
         self.assertIn("Discrete(16)", self.check("gymnasium:gymnasium.envs.toy_text:FrozenLake-v1", "--steps", 10000))
         self.assertIn("ModuleNotFoundError", self.check("gymnasium:no_such_module:Nope-v0", status=3))
 
+    def test_what_is_missing_is_said_with_what_to_do(self):
+        said = self.check("gymnasium:no_such_module:Nope-v0", status=3)
+        self.assertIn(f"{sys.executable} has no module no_such_module: `{sys.executable} -m pip install no-such-module`", said)
+        self.assertIn("pettingzoo is installed, pettingzoo.utils.env_log is not part of it; did you mean pettingzoo.utils.env_logger", self.check("pettingzoo:pettingzoo.utils.env_log", status=3))
+        self.assertIn('is named with it: \\"gymnasium:PACKAGE:Own-v0\\"'.replace("\\", ""), self.check("gymnasium:Own-v0", status=3).replace("\\", ""))
+        self.file("own.py", "import gymnasium\ngymnasium.register('Own-v0', entry_point='own:Own')\n")
+        self.environment["PYTHONPATH"] += f":{self.root}"
+        self.assertIn("own registers Own-v0", self.check("gymnasium:own:Nope-v0", status=3))
+
+    def test_gymnasiums_own_mujoco_tasks(self):
+        self.assertEqual(3, len(self.call("play", "gymnasium:Swimmer-v5", "--steps", 2, "--json").stdout.splitlines()))
+
+    def test_gymnasiums_wrappers(self):
+        self.file("halves.py", "import gymnasium\nclass Halves(gymnasium.ObservationWrapper):\n    def __init__(self, env, factor=0.5):\n        super().__init__(env)\n"
+                  "        self.factor = factor\n    def observation(self, observation):\n        return observation * self.factor\n")
+        self.environment["PYTHONPATH"] += f":{self.root}"
+        first = lambda env: json.loads(self.call("play", env, "--steps", 1, "--json").stdout.splitlines()[0])["observation"]
+        plain = first("gymnasium:CartPole-v1")
+        np.testing.assert_allclose(np.array(plain) / 2, first("gymnasium:CartPole-v1?wrappers=halves:Halves"), rtol=1e-6)
+        np.testing.assert_allclose(np.array(plain) * 6, first('gymnasium:CartPole-v1?wrappers=["FlattenObservation",["halves:Halves",{"factor":2}],["halves:Halves",{"factor":3}]]'), rtol=1e-6)
+        self.assertIn("wrappers: gymnasium.wrappers has no Nope", self.check("gymnasium:CartPole-v1?wrappers=Nope", status=3))
+
+    # --- check-env ---
+
+    # Draws from the process's generator, never ends, has large rewards and actions without bounds; its reset writes a file.
+    QUESTIONABLE = """
+import os
+import numpy as np
+from myriad_client import Box, serve
+class Env:
+    def __init__(self, options):
+        with open("MADE", "a") as file:
+            file.write(f"made in {os.getpid()}\\n")
+    def reset(self, seed=None):
+        with open("MADE", "a") as file:
+            file.write(f"reset in {os.getpid()}\\n")
+        if seed is not None:
+            np.random.seed(seed)
+        return self.see(), {}
+    def see(self):
+        return np.random.uniform(-9, 9, 4)
+    def step(self, action):
+        return self.see(), 2e4, False, False, {}
+serve(Env, Box(-10, 10, (4,)), Box(-np.inf, np.inf, (2,)))
+"""
+
+    def findings(self, env: str, *more: object, status: int = 0) -> dict[str, dict]:
+        return {row["check"]: row for row in map(json.loads, self.call("check-env", env, *more, "--json", status=status).stdout.splitlines())}
+
+    def test_check_env_notes_what_is_questionable(self):
+        made = self.root / "made"
+        env = self.simulator(text=self.QUESTIONABLE.replace("MADE", str(made)))
+        found = self.findings(env, f"env_runners.sandbox_write={self.root}", "--quick")
+        notes = {name: row["found"] + row["mend"] for name, row in found.items() if row["verdict"] != "ok"}
+        self.assertEqual({"actions", "episodes", "rewards", "instances", "state"}, set(notes))
+        self.assertIn("action[0] is within [-inf, inf], of which a policy begins with [-2, 2]", notes["actions"])
+        self.assertIn("max_episode_steps", notes["episodes"])
+        self.assertIn("up to 20000 a step", notes["rewards"])
+        self.assertIn("random generator of the process (random, numpy.random)batches will depend on the split", notes["instances"])
+        self.assertIn("4 features", found["policy"]["found"])
+        # Two environments of a process are made before one of them is reset.
+        words = [line.split(" in ") for line in made.read_text().splitlines()]
+        pair = words[0][1]
+        self.assertEqual(["made", "made", "reset"], [what for what, pid in words if pid == pair][:3])
+        if landlock_abi() > 0:
+            found = self.findings(env, "--quick", status=3)
+            self.assertEqual(["facts", "policy", "actions", "reset", "skipped"], list(found))
+            self.assertIn("Permission denied", found["reset"]["found"])
+
+    def test_check_env_tells_one_failure_once(self):
+        said = self.call("check-env", self.simulator("if self.t == 3: raise ValueError('no more fuel')"), "--quick", status=3)
+        self.assertEqual(1, said.stdout.count("no more fuel"), said.stdout)
+        self.assertEqual(1, said.stderr.count("Traceback"), said.stderr)
+        self.assertRegex(said.stdout, "(?m)^note +skipped +bounds, episodes, ")
+
+    def test_check_env_finds_resets_without_a_seed_and_keeps_to_its_time(self):
+        text = COUNTER.replace("AT_STEP", "time.sleep(0.02)").replace("return [self.episode, 0, self.scale], {}", "return [int.from_bytes(os.urandom(2), 'big'), 0, self.scale], {}")
+        found = self.findings(self.simulator(text=text), "--time-budget", 2, status=3)
+        self.assertIn("the same seed and actions give another step 0 (after reset 1 in a row)", found["determinism"]["found"])
+        self.assertIn("reset() has to seed", found["determinism"]["mend"])
+        self.assertRegex(found["spaces"]["found"], r"^\d+ random steps stay inside \(of 10000; more with --time-budget\)$")
+        self.assertIn("speed", found)
+
     # --- what goes wrong with them: the author's message ---
 
     # --- how they start and end ---
