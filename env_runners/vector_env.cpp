@@ -200,6 +200,8 @@ size_t VectorEnv::step(const std::byte* actions, const Destination& to) {
       try {
         stepper.add_numbers(report_.numbers);
       } catch (const EnvError& error) { tell_rarely("env-numbers", ++bad_numbers_, error.what()); }
+      if (const std::string_view warning = stepper.env().warning(); !warning.empty()) [[unlikely]]
+        tell_rarely("env-warning", ++warnings_, std::string(warning));
     }
     if (!result.terminated)
       std::memcpy(to.final_obs + final_rows++ * row_bytes_, observation.bytes().data(), row_bytes_);

@@ -121,7 +121,7 @@ class VectorEnv {
   // Since the start.
   EnvFailureCounts failures_{};
   uint64_t outside_ = 0;  // until take_report()
-  uint64_t bad_numbers_ = 0;
+  uint64_t bad_numbers_ = 0, warnings_ = 0;
   std::function<void(std::string_view, const std::string&)> tell_;
 };
 

@@ -471,6 +471,26 @@ TEST_SUITE("env_runners/vector_env") {
     }
   }
 
+  TEST_CASE("VectorEnv: what went wrong without ending an episode is told of the first, tenth, ... of such episodes") {
+    struct Wary : Fragile {
+      using Fragile::Fragile;
+      std::string_view warning() override { return number == 0 ? "contacts are left out" : ""; }
+    };
+    EnvSpec spec = fragile();
+    spec.make = [made = std::make_shared<int>(0)](const EnvOptions&) { return std::make_unique<Wary>((*made)++); };
+    std::vector<std::string> told;
+    Bench b(spec, {.num_envs = 2});
+    b.envs.on_event(
+        [&](std::string_view kind, const std::string& text) { told.push_back(std::string(kind) + ": " + text); });
+    b.reset();
+    b.step();
+    CHECK(told.empty());
+    b.actions = {1, 1};
+    for (int episode = 0; episode < 10; ++episode) b.step();
+    CHECK(told == std::vector<std::string>{"env-warning: contacts are left out",
+                                           "env-warning: 10 times, the last: contacts are left out"});
+  }
+
   TEST_CASE("VectorEnv: a mask without an allowed action is an error, but where the episode ends") {
     for (const EnvSpec* env : {&masked(), &masked_pair()}) {
       const ActionMask mask = *ActionMask::of(env->observation_space, env->action_space);
