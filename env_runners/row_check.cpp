@@ -12,7 +12,8 @@ namespace {
 template <class T>
 T finite_bound(double value) {
   if (value <= static_cast<double>(std::numeric_limits<T>::lowest())) return std::numeric_limits<T>::lowest();
-  return value >= static_cast<double>(std::numeric_limits<T>::max()) ? std::numeric_limits<T>::max() : static_cast<T>(value);
+  return value >= static_cast<double>(std::numeric_limits<T>::max()) ? std::numeric_limits<T>::max()
+                                                                     : static_cast<T>(value);
 }
 
 }  // namespace

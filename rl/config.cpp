@@ -254,8 +254,9 @@ void EvaluationConfig::settings(SettingVisitor& v) {
   v.visit({"evaluation_duration", "episodes", "of one evaluation", 1, 1e6}, evaluation_duration);
   v.visit({"evaluation_parallel_to_training", "", "training goes on meanwhile; false: it waits"},
           evaluation_parallel_to_training);
-  v.visit({"evaluation_sample_timeout_s", "s", "for one evaluation; then it ends with the episodes there are", 0.1, 1e6},
-          evaluation_sample_timeout_s);
+  v.visit(
+      {"evaluation_sample_timeout_s", "s", "for one evaluation; then it ends with the episodes there are", 0.1, 1e6},
+      evaluation_sample_timeout_s);
   v.visit({"explore", "", "sample actions; false: take the most likely one"}, explore);
   v.visit({"evaluate_at_end", "", "evaluate the final policy"}, evaluate_at_end);
   v.visit({"record_video", "episodes", "of an evaluation, filmed into the run's videos/", 0, 1e6}, record_video);

@@ -174,7 +174,7 @@ struct EvaluationConfig {
   double evaluation_sample_timeout_s = 600.0;  ///< then an evaluation ends with the episodes there are
   bool explore = false;
   bool evaluate_at_end = true;
-  int64_t record_video = 0;                    ///< the first episodes of an evaluation, filmed into the run's videos/
+  int64_t record_video = 0;     ///< the first episodes of an evaluation, filmed into the run's videos/
   int64_t record_episodes = 0;  ///< the first episodes of an evaluation, step by step into the run's episodes/
   int64_t video_width = 640, video_height = 480;
   void settings(SettingVisitor& v);

@@ -22,10 +22,10 @@ struct EnvContext {
   std::function<void()> alive = {};  ///< called every second while an environment waits for its simulator,
                                      ///< and where one of several is made or reset; may throw
   std::function<void(size_t made, size_t of)> made = {};  ///< called as a simulator makes its environments
-  uint64_t first_env = 0;                           ///< index in the run of environment 0 of those that are made here
-  std::string facts = {};                           ///< Config::plugins.environment
+  uint64_t first_env = 0;    ///< index in the run of environment 0 of those that are made here
+  std::string facts = {};    ///< Config::plugins.environment
   uint32_t world_steps = 0;  ///< the time limit of worlds of several agents, which their simulators keep; 0: none
-  int door = -1;                                    ///< socket to the agent's ClientDoor; -1: clients cannot come here
+  int door = -1;             ///< socket to the agent's ClientDoor; -1: clients cannot come here
   const simulator::PolicySource* policy = nullptr;  ///< for clients that act themselves; outlives the environments
 
   /// That of the driver, a learner or an agent of this run: what they start for an environment is in its sandbox, and

@@ -57,7 +57,7 @@ class DriverCore {
   static constexpr Time kRetry = std::chrono::milliseconds(250);
   static constexpr Time kStopDeadline = std::chrono::seconds(15);  ///< from Stop to SIGKILL
   static constexpr Time kSaveDeadline = std::chrono::seconds(60);
-  static constexpr uint64_t kJudged = 100;  ///< episodes, by whole iterations
+  static constexpr uint64_t kJudged = 100;                                ///< episodes, by whole iterations
   static constexpr Time kSameInterrupt = std::chrono::milliseconds(250);  ///< a second one so soon is the first, again
   static constexpr Time kFinish = std::chrono::seconds(10);  ///< for the iteration, once interrupted; then it is cut
   static constexpr Time kFinishOnTime = std::chrono::seconds(60);  ///< the same, when time_total_s is over

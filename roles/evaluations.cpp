@@ -70,8 +70,7 @@ void Evaluations::judge(uint64_t iteration, const std::string& directory, double
 void Evaluations::tick(Time now, Outputs& outputs) {
   if (!running_ || now < deadline_) return;
   outputs.push_back(Kill{});
-  failed(fmt::format("it had not ended after {:g} s", to_seconds(options_.timeout)),
-         now, outputs);
+  failed(fmt::format("it had not ended after {:g} s", to_seconds(options_.timeout)), now, outputs);
 }
 
 void Evaluations::stop(Outputs& outputs) {

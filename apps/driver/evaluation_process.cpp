@@ -125,7 +125,8 @@ int run_evaluation(const std::string& run, const std::string& checkpoint) {
     if (result.episodes == 0)
       fail(Exit::environment, "evaluation-cut", "no episode ended within evaluation.evaluation_sample_timeout_s = {:g}",
            config.evaluation.evaluation_sample_timeout_s);
-    if (result.episodes == result.failed) fail(Exit::environment, "episodes-failed", "all {} episodes failed", result.failed);
+    if (result.episodes == result.failed)
+      fail(Exit::environment, "episodes-failed", "all {} episodes failed", result.failed);
     said = {.is_result = true,
             .return_mean = result.return_mean,
             .return_stddev = result.return_stddev,

@@ -436,8 +436,8 @@ int evaluate_command(const EvaluateOptions& options) {
                                                       {"seed", options.seed}}));
   } else {
     const size_t failed = result.num_failed();
-    fmt::print("return {:.2f} +/- {:.2f}, length {:.1f}, over {} episodes{} (seed {}, {}) of checkpoint {}\n", result.return_mean(),
-               result.return_stddev(), result.length_mean(), result.episodes.size() - failed,
+    fmt::print("return {:.2f} +/- {:.2f}, length {:.1f}, over {} episodes{} (seed {}, {}) of checkpoint {}\n",
+               result.return_mean(), result.return_stddev(), result.length_mean(), result.episodes.size() - failed,
                failed == 0 ? "" : fmt::format(", without {} that failed", failed), options.seed,
                evaluation.explore ? "sampled actions" : "deterministic",
                std::filesystem::path(policy.directory).filename().string());

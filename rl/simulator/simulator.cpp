@@ -73,7 +73,10 @@ std::string Source::name() const {
 }
 
 Simulator::Simulator(const Source& source, const EnvOptions& options, const EnvContext& context, uint64_t first_env)
-    : answer_timeout_(context.answer_timeout), start_timeout_(context.start_timeout), world_steps_(context.world_steps), made_to_(context.made) {
+    : answer_timeout_(context.answer_timeout),
+      start_timeout_(context.start_timeout),
+      world_steps_(context.world_steps),
+      made_to_(context.made) {
   try {
     if (source.command.empty())
       connect(source.address, context);

@@ -305,7 +305,7 @@ class Host {
   Channel channel_;
   const myriad_plugin& plugin_;
   std::vector<double> values_;     // of the options
-  uint64_t first_env_ = 0;  ///< of the run
+  uint64_t first_env_ = 0;         ///< of the run
   std::vector<myriad_env*> envs_;  // nullptr: it failed
   std::vector<RandomStream> streams_;
   std::vector<std::unique_ptr<FailedEnvT>> failed_;  // to be told

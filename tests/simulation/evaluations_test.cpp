@@ -149,8 +149,7 @@ TEST_SUITE("driver/evaluations") {
     books.now = seconds(6);
     const auto outputs = books.tick();
     CHECK(find<Evaluations::Kill>(outputs) != nullptr);
-    CHECK(told(outputs) ==
-          "evaluation-failed: iteration 1 was not evaluated: it had not ended after 5 s");
+    CHECK(told(outputs) == "evaluation-failed: iteration 1 was not evaluated: it had not ended after 5 s");
     CHECK_FALSE(books.evaluations.running());
     CHECK(books.evaluated(1, 99).empty());  // too late
     CHECK_FALSE(books.evaluations.best().has_value());

@@ -20,7 +20,9 @@ from pettingzoo.utils.conversions import aec_to_parallel
 
 from myriad_client import command, wire
 from myriad_client.gymnasium import action_of, as_sampled, masked, masked_space, space_of
+from myriad_client.returned import flag_of, reward_of
 from myriad_client.simulator import serve
+from myriad_client.spaces import kind_of
 
 
 class InfoMasks(BaseParallelWrapper):
@@ -65,19 +67,19 @@ class World:
         seen, rewards, terminations, truncations, _ = returned
         left, flags = set(self.env.agents), {"terminations": terminations, "truncations": truncations}
         self._check_names({"agents": left, "observations": seen, "rewards": rewards, **flags})
-        all_end = [bool(ends.get("__all__")) for ends in flags.values()]
+        all_end = [flag_of(ends.get("__all__", False), what) for what, ends in flags.items()]
         playing, rows = set(), []
         for agent in self.agents:
             if agent in self.playing:
-                one, reward = self._own("observations", seen, agent), float(self._own("rewards", rewards, agent)) + self.owed.pop(agent, 0)
-                ended = [bool(ends.get(agent) if "__all__" in ends else self._own(what, ends, agent)) for what, ends in flags.items()]
+                one, reward = self._own("observations", seen, agent), reward_of(self._own("rewards", rewards, agent)) + self.owed.pop(agent, 0)
+                ended = [flag_of(ends.get(agent, False) if "__all__" in ends else self._own(what, ends, agent), what) for what, ends in flags.items()]
                 ended = ended if any(ended) else all_end
                 if not any(ended) and agent not in left:
                     raise ValueError(f"{agent!r} is no longer in `agents` after step {self.t}, and neither terminations nor truncations say that it "
                                      "ended: one of them has to, in an agent's last step")
             else:
                 comes = agent in left and not any(all_end) and not any(ends.get(agent) for ends in flags.values())
-                one, reward, ended = self._own("observations", seen, agent) if comes else None, float(rewards.get(agent, 0)), [False, False]
+                one, reward, ended = self._own("observations", seen, agent) if comes else None, reward_of(rewards.get(agent, 0)), [False, False]
                 if comes:
                     self.owed[agent], reward = reward, 0  # it comes with the reward of its first step
                 elif reward != 0:
@@ -106,9 +108,9 @@ class World:
     def _when(self) -> str:
         return f"of step {self.t}" if self.t else "of reset()"
 
-
-def kind_of(returned) -> str:
-    return f"a tuple of {len(returned)}" if isinstance(returned, tuple) else f"a {type(returned).__name__}"
+    @property
+    def unwrapped(self):
+        return getattr(self.env, "unwrapped", self.env)
 
     def close(self) -> None:
         self.env.close()
