@@ -275,7 +275,7 @@ class PettingZoo(Package):
             self.played(("ab", "abc", one, "c", ""), ("ab", "ab", one, "", ""))
         world = World(self.team())
         world.env.reset = lambda seed=None: {"a": [0], "b": [0], "c": [0]}
-        with self.assertRaisesRegex(TypeError, r"reset\(\) returned a dict, want \(observations, infos\)"):
+        with self.assertRaisesRegex(TypeError, r"reset\(\) returned a dict of 'a', 'b', 'c', want \(observations, infos\)"):
             world.reset()
         world = World(self.team())
         world.reset()
@@ -300,8 +300,11 @@ class PettingZoo(Package):
         p.WelcomeStart(b)
         p.WelcomeAddNumEnvs(b, 3), p.WelcomeAddObservationBytes(b, 4), p.WelcomeAddActionBytes(b, 4), p.WelcomeAddMaxEpisodeSteps(b, limit)
         _, welcome = wire.parse(wire.frame(b, p.Body.Welcome, p.WelcomeEnd(b))[4:])
-        host = simulator._Worlds(None, welcome, lambda options: Scripted(), Box(-9999, 9999, (1,)), Discrete(2), 3)
-        self.assertEqual([[0], [1], [0]], [list(host.reset(i, None)) for i in range(3)])
+        host = simulator._Worlds(None, welcome, Box(-9999, 9999, (1,)), Discrete(2), 3)
+        host.make(lambda options: Scripted())
+        for i in range(3):
+            host.reset(i, None, False)
+        self.assertEqual([0, 1, 0], [int(row[0][0]) for row in host.observations])
         host.active[:] = bytes([1] * 3)
         for _ in script:
             host.step()
