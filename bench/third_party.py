@@ -16,15 +16,17 @@ CONFIG = """
 algorithm = "PPO"
 seed = 1
 [training]
+train_batch_size = 1200
 num_epochs = 2
 [rl_module]
 fcnet_hiddens = [64, 64]
 [evaluation]
 evaluate_at_end = false
 [stop]
-num_env_steps_sampled_lifetime = 20_000
+num_env_steps_sampled_lifetime = 6_000
 time_total_s = 60
 """
+PATIENCE_S = 180
 BALL = '?wrappers=[["color_reduction_v0",{"mode":"B"}],["resize_v1",{"x_size":84,"y_size":84}]]'
 TRIALS = {  # name: what to install, id, settings
     "MiniGrid": (["minigrid"], "gymnasium:minigrid:MiniGrid-Empty-5x5-v0?wrappers=minigrid.wrappers:ImgObsWrapper", []),
@@ -61,8 +63,15 @@ def prepared(venv: pathlib.Path, packages: list[str]) -> pathlib.Path:
 def myriad(python: pathlib.Path, *arguments: object) -> tuple[int, str, float]:
     """Status, words and seconds of a command."""
     began = time.monotonic()
-    done = subprocess.run([ROOT / "build/apps/myriad", *map(str, arguments)], capture_output=True, text=True, env=os.environ | {"MYRIAD_PYTHON": str(python)})
-    return done.returncode, done.stdout + done.stderr, time.monotonic() - began
+    started = subprocess.Popen([ROOT / "build/apps/myriad", *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env=os.environ | {"MYRIAD_PYTHON": str(python)})
+    try:
+        out, err = started.communicate(timeout=PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        started.terminate()
+        out, err = started.communicate()
+        err += f"\nno end within {PATIENCE_S} s"
+    return started.returncode, out + err, time.monotonic() - began
 
 
 def main() -> int:

@@ -198,9 +198,14 @@ class Checks {
     const Time begun = clock_->now();
     progress_.patience_ms = kStartMs;
     for (Players& each : all) each.reset();
-    progress_.patience_ms = patience_ms();
+    answered();
     deadline_ += clock_->now() - begun;
     until_ += clock_->now() - begun;
+  }
+  /// The parent's wait for a step begins here.
+  void answered() {
+    ++progress_.steps;
+    progress_.patience_ms = patience_ms();
   }
   Players started() {
     Players p = players();
@@ -216,7 +221,11 @@ class Checks {
   }
   /// That most checks play.
   Players& first() {
-    if (pair_.empty()) pair_ = two();
+    if (pair_.empty()) {
+      const Time begun = clock_->now();
+      pair_ = two();
+      many_ = clock_->now() - begun < std::chrono::seconds(2) ? 8 : 2;
+    }
     return pair_.front();
   }
 
@@ -567,7 +576,7 @@ class Checks {
   void together() {
     if (!spec().submits) return;
     if (!same_again_) return say(Verdict::note, "not tried: one alone is not the same twice");
-    const size_t worlds = spec().agents > 1 ? 2 : 8;
+    const size_t worlds = spec().agents > 1 ? 2 : many_;
     std::vector<Players> group, alone;
     for (std::vector<Players>* all : {&group, &alone}) {
       all->reserve(worlds);
@@ -642,7 +651,7 @@ class Checks {
     };
     const int64_t agents = spec().agents;
     const double bare = time_of([&] { p.step(); }, agents);
-    const int environments = static_cast<int>((8 + agents - 1) / agents * agents);
+    const int environments = static_cast<int>((static_cast<int64_t>(many_) + agents - 1) / agents * agents);
     VectorEnv envs(spec(),
                    {.num_envs = environments,
                     .seed = options_.seed,
@@ -664,7 +673,7 @@ class Checks {
     };
     progress_.patience_ms = kStartMs;
     envs.reset(bytes(obs));
-    progress_.patience_ms = patience_ms();
+    answered();
     const double framed = time_of(
         [&] {
           for (size_t i = 0; i < n; ++i)
@@ -689,6 +698,7 @@ class Checks {
   std::vector<Players> pair_;    // first() and its neighbour
   std::vector<uint64_t> taken_;  // of one alone
   bool same_again_ = false;
+  size_t many_ = 8;  // environments together: fewer where making one takes long
   double return_ = 0, largest_return_ = 0, largest_reward_ = 0;
   Time deadline_{}, until_{};  // of all checks, of this one
   int left_ = 13;              // checks
@@ -742,10 +752,11 @@ int check_env(const CheckEnvOptions& options) {
   std::string check;
   uint64_t seen = 0, silent_ms = 0, check_ms = 0;
   for (; ::waitpid(child, &status, WNOHANG) == 0; ::usleep(10'000), silent_ms += 10, check_ms += 10) {
+    const uint64_t patience_ms = progress.patience_ms.load();  // before steps: Checks::answered() writes it after them
     if (std::exchange(seen, progress.steps.load()) != progress.steps) silent_ms = 0;
     if (std::exchange(check, std::string(progress.check.data())) != progress.check.data()) check_ms = 0;
     if (check_ms > 0 && check_ms % 1000 == 0) show_progress(progress, check_ms / 1000);
-    if (silent_ms < progress.patience_ms.load() || std::exchange(hung, true)) continue;
+    if (silent_ms < patience_ms || std::exchange(hung, true)) continue;
     ::kill(child, SIGKILL);
   }
   if (WIFEXITED(status) && progress.done) return WEXITSTATUS(status);
