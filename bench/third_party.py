@@ -90,10 +90,10 @@ def main() -> int:
             checked = f"{'ok' if status == 0 else f'status {status}'}, {seconds:.0f} s; " + " / ".join(findings)
             config.write_text(f"environment.env = {env!r}\n" + CONFIG)
             run = pathlib.Path(folder, re.sub(r"\W+", "-", name))
-            status, said, seconds = myriad(python, "train", config, "--out", run, "--json", *settings)
-            rows = [line for line in said.splitlines() if line.startswith("{")]
+            status, said, seconds = myriad(python, "train", config, "--out", run, *settings)
+            rows = (run / "results.jsonl").read_text().splitlines() if (run / "results.jsonl").exists() else []
             last = said.strip().splitlines()[-1] if said.strip() else ""
-            trained = f"{len(rows)} iterations, {seconds:.0f} s" if status == 0 else f"status {status}: {last}"
+            trained = f"{len(rows)} iterations of 1,200 steps, {seconds:.0f} s" if status == 0 else f"status {status}: {last}"
             failed += status != 0
             print(f"| {name} | `{env}` {' '.join(settings)} | {checked} | {trained} |", flush=True)
         for name, (packages, env, words) in REFUSED.items():

@@ -396,7 +396,7 @@ class PettingZoo(Package):
         run = self.root / "open"
         said = self.train(run, "stop.training_iteration=1", "training.num_epochs=1", config=config).stderr
         self.assertIn("env_runners.num_envs_per_env_runner=9 training.train_batch_size=4014\n", said)
-        self.assertIn("num_envs_per_env_runner = 9", (run / "config.toml").read_text())
+        self.assertIn("num_envs_per_env_runner = 9", (run / "config.effective.toml").read_text())
 
     def refused_config(self, config, *overrides: str) -> str:
         return self.call("train", config, "--out", self.root / "refused", *overrides, status=2).stderr
