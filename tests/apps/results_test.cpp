@@ -245,14 +245,14 @@ TEST_SUITE("apps/results") {
     CHECK(lines().starts_with(first));
     truncate_results(folder.path, 4);
     CHECK(std::ranges::count(lines(), '\n') == 2);
-    truncate_evaluations_file(folder.path, 3);
+    truncate_lines(evaluations_up_to(folder.path, 3));
     CHECK(lines() == first);
   }
 
   TEST_CASE("EventFile: evaluations are at their checkpoint's env steps, and not once more in the report after them") {
     const TemporaryFolder folder;
     EventFile file(folder.path, 1000.0);
-    const auto written = [&, seen = size_t{0}]() mutable {
+    auto written = [&, seen = size_t{0}]() mutable {
       const std::string all = read_file(file.path());
       return all.substr(std::exchange(seen, all.size()));
     };

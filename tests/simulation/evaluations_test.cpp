@@ -351,7 +351,7 @@ TEST_SUITE("driver/evaluations") {
 
   TEST_CASE("DriverCore: a run that fails waits for no evaluation") {
     DriverCore::Options options = every(1, true);
-    options.learners.max_crashes_per_minute = 0;
+    options.learners.max_failures_in_a_row = 0;
     Run run(options);
     run.everybody();
     run.report(1);
