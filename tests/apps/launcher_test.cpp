@@ -208,23 +208,24 @@ TEST_SUITE("apps/launcher") {
   TEST_CASE("LocalLauncher: a process is told its run, and its end comes with cause and last lines, once") {
     const Programs programs("echo first; echo \"$@\"; exit 3", "exit 75");
     Janitor janitor;
-    LocalLauncher launcher(janitor, programs.folder.path.string());
-    launcher.begin({.run = 7, .control = "ipc:///tmp/driver", .keys = "/keys"}, programs.logs());
-    launcher.start({Role::learner, 1, 4});
-    const Launcher::Ended ended = wait_for_end(launcher);
+    std::optional<LocalLauncher> launcher(std::in_place, janitor, programs.folder.path.string());
+    launcher->begin({.run = 7, .control = "ipc:///tmp/driver", .keys = "/keys"}, programs.logs());
+    launcher->start({Role::learner, 1, 4});
+    const Launcher::Ended ended = wait_for_end(*launcher);
     CHECK(ended.process == RunProcess{Role::learner, 1, 4});
     CHECK_FALSE(ended.drained);
     CHECK(ended.cause == fmt::format("exit status 3; its last lines:\n  first\n  --control ipc:///tmp/driver --run 7 "
                                      "--parent {} --keys /keys --shard 1 --incarnation 4",
                                      ::getpid()));
-    CHECK_FALSE(launcher.ended().has_value());
+    CHECK_FALSE(launcher->ended().has_value());
     CHECK(fs::exists(programs.logs() + "/learner.txt"));
 
-    launcher.start({Role::agent, 3, 0});
-    const Launcher::Ended drained = wait_for_end(launcher);
+    launcher->start({Role::agent, 3, 0});
+    const Launcher::Ended drained = wait_for_end(*launcher);
     CHECK(drained.process == RunProcess{Role::agent, 3, 0});
     CHECK(drained.drained);
     CHECK(drained.cause == "exit status 75");
+    launcher.reset();
     CHECK_FALSE(fs::exists(programs.logs() + "/host-agent-0003.txt"));  // it printed nothing
   }
 

@@ -311,7 +311,7 @@ TEST_SUITE("env_runners/zygote") {
       Zygote zygote("/tmp");
       std::string config = kConfig;
       config.insert(config.find("[training]"), "sandbox = \"" + sandbox + "\"\n");
-      zygote.set_up(kRun, 1, 0, config + "[environment]\nenv = \"" + env + "\"\n");
+      zygote.set_up(kRun, 1, 0, config + "[environment]\non_failure = \"end\"\nenv = \"" + env + "\"\n");
       const ZygoteReport ready = next(zygote);
       INFO(ready.text);
       REQUIRE(ready.kind == ZygoteReport::Kind::ready);

@@ -340,7 +340,7 @@ class Training(Case):
         self.assertEqual(len(results) + 1, len(rows))
         self.assertIn("env_runners/episode_return_mean", rows[0].split(","))
         for key in (b"env_runners/episode_return_mean", b"learners/default_policy/policy_loss"):
-            self.assertIn(key, self.tensorboard_records(run)[-1])
+            self.assertIn(key, self.tensorboard_records(run)[-2])  # the last one is of the evaluation
         self.assertEqual((ROOT / "configs/cartpole-ppo.toml").read_text(), (run / "config.toml").read_text())
         self.assertIn("vf_loss_coeff", (run / "config.effective.toml").read_text())
         record = json.loads((run / "run.json").read_text())
@@ -523,13 +523,12 @@ class Evaluation(Case):
         self.assertIn("error[no-checkpoint]", self.call("evaluate", self.root / "plain", "--best", status=2).stderr)
         self.assertRegex(self.call("train", "--resume", run / "best", "stop.training_iteration=7").stdout, rf"best +\S+/best, iteration {best}: return")
 
-    def test_evaluations_that_take_too_long_are_given_up_and_the_run_is_done(self):
+    def test_evaluations_that_take_too_long_end_with_the_episodes_there_are(self):
         run = self.root / "run"
         result = self.train(run, *self.ENDLESS, "evaluation.evaluate_at_end=true", "evaluation.evaluation_sample_timeout_s=0.3", "stop.training_iteration=4")
-        self.assertIn("done", result.stdout)
-        failed = [e["text"] for e in json_lines(run / "events.jsonl") if e["kind"] == "evaluation-failed"]
-        self.assertEqual(1, len(failed), "one voice for one cause")
-        self.assertIn("evaluation_sample_timeout_s = 0.3", failed[0])
+        self.assertRegex(result.stdout, r"warning\[evaluation-cut\] \d+ of 1000000 episodes ended within evaluation.evaluation_sample_timeout_s = 0.3\n")
+        for line in json_lines(run / "evaluations.jsonl"):
+            self.assertTrue(0 < line["env_runners"]["num_episodes"] < 1_000_000, line)
         self.assertEqual("finished", json.loads((run / "run.json").read_text())["state"])
         self.assert_nothing_left()
 
@@ -1379,7 +1378,7 @@ class Mangled(Case):
         garbage = [generator.randbytes(generator.randrange(1, 400)) for _ in range(60)]
         summed = [g + struct.pack("<I", crc32c(g)) for g in garbage if len(g) > 12]
         hello = (zmtp_greeting(), zmtp_ready(b""))
-        sockets = list(self.tmp.glob("myriad-*/*"))
+        sockets = [path for path in self.tmp.glob("myriad-*/*") if path.is_socket()]
         self.assertEqual(["driver", "learner-0.0", "weights-0.0"], sorted(s.name for s in sockets))
         for path in sockets:
             for g in garbage[:10]:

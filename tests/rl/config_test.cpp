@@ -218,7 +218,8 @@ length = [0.3, 1.0]
     CHECK(complaint("[trainin]\nlr = 1\n").ends_with("no group trainin; did you mean training?"));
     CHECK(
         complaint("[stop]\nxyzzy = 1\n")
-            .ends_with("known: training_iteration, num_env_steps_sampled_lifetime, episode_return_mean, time_total_s"));
+            .ends_with("known: training_iteration, num_env_steps_sampled_lifetime, episode_return_mean, time_total_s, "
+                       "evaluations_without_improvement, iterations_without_improvement"));
     CHECK(complaint("", {"training.learning_rate=1e-3"}) ==
           "error[unknown-key] override training.learning_rate=1e-3: [training] has no learning_rate; did you mean lr?");
   }

@@ -100,7 +100,6 @@ TEST_SUITE("rl/wire/transport") {
     Router taken(context, "tcp://127.0.0.1:0");
     CHECK(error_at(taken.endpoint()).starts_with("error[endpoint-in-use]"));
     CHECK(error_at(taken.endpoint()).find("network.port") != std::string::npos);
-    CHECK(error_at("tcp://127.0.0.1:99999").starts_with("error[bad-bind]"));
     const PrivateDirectory directory;
     const std::string longest = directory.path + "/" + std::string(120, 'x');
     CHECK(error_at("ipc://" + longest).find("TMPDIR") != std::string::npos);
@@ -192,9 +191,8 @@ TEST_SUITE("rl/wire/transport") {
 
   TEST_CASE("Router: without keys no socket leaves this machine, and the error says how to mend it") {
     SocketContext context(1, 100);  // libzmq frees a socket's place a moment after it was closed
-    for (const char* endpoint :
-         {"tcp://0.0.0.0:0", "tcp://*:0", "tcp://10.0.0.5:4000", "tcp://eth0:0", "tcp://128.0.0.1:0",
-          "tcp://127.0.0.1.example:0", "tcp://[::1]:0", "tcp://127.0.0.1:1;10.0.0.5:4000"}) {
+    for (const char* endpoint : {"tcp://0.0.0.0:0", "tcp://*:0", "tcp://10.0.0.5:4000", "tcp://eth0:0",
+                                 "tcp://128.0.0.1:0", "tcp://127.0.0.1.example:0", "tcp://127.0.0.1:1;10.0.0.5:4000"}) {
       CAPTURE(endpoint);
       for (const bool listens : {true, false}) {
         try {
