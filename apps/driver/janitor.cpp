@@ -63,6 +63,7 @@ void end_record(const std::string& folder) {
   if (sweeper == 0) {  // outlives the others: a control group can be removed when it is empty
     ::setpgid(0, 0);
     while (::getppid() == janitor) ::usleep(1000);
+    std::filesystem::remove_all(directory, ignored);  // a process that was still there may have made a folder in it
     for (const std::string& run : runs) end_processes_with({"MYRIAD_RUN=" + run});
     for (const std::string& run : runs)
       for (int tries = 0; RunnerLimits::sweep("/sys/fs/cgroup", run) > 0 && tries < kSweepTries; ++tries)

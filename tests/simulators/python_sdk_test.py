@@ -542,7 +542,7 @@ class Policies(Package):
                 for context in range(3):
                     action = policy.act(np.eye(3)[context])
                     self.assertEqual(["aim", "keys", "more", "move"], list(action))
-                    self.assertEqual((5 + context, [1, 0]), (action["move"], action["keys"].tolist()))
+                    self.assertEqual((5 + context, [[1, 0]]), (action["move"], action["keys"].tolist()))
                     self.assertGreater(action["aim"][0, 0], 0)
                     self.assertEqual(np.float64, action["more"][1].dtype)
                     self.assertEqual(context, action["more"][0][1])
@@ -1289,7 +1289,8 @@ class Failures(unittest.TestCase):
         self.assertEqual(([0, 1], [2, 1]), (seen[0], seen[2]))
         self.assertEqual([1], list(failed))
         self.assertRegex(failed[1], r"^ValueError: no more fuel \(python_sdk_test.py:\d+\)$")
-        self.assertEqual((3, 1), (Failing.made, Failing.closed))
+        self.assertEqual(3, Failing.made)
+        self.assertGreaterEqual(Failing.closed, 1)
         seen, failed, _, _ = self.reset(1)
         self.assertEqual(([3, 0], {}), (seen[1], failed))  # number 3 is in its place
         seen, failed, _, _ = self.step(0, 0, 0)
