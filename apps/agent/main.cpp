@@ -658,13 +658,12 @@ int run(const ChildArguments& arguments, char** argv) {
   std::optional<uint32_t> agent;
   const std::string run_id = fmt::format("{:016x}", arguments.number("--run"));
   {
-    // Beside the driver's sockets, where it is the driver's to remove; else it goes with this agent.
+    // Runners' temporary folders: beside the driver's sockets, where they are the driver's to remove.
     const std::string& control_endpoint = arguments.text("--control");
     constexpr std::string_view kIpc = "ipc://";
-    const PrivateFolder folder(control_endpoint.starts_with(kIpc)
-                                   ? std::filesystem::path(control_endpoint.substr(kIpc.size())).parent_path().string()
-                                   : temporary_directory());
-    Zygote zygote(folder.path());  // before the first thread
+    Zygote zygote(control_endpoint.starts_with(kIpc)
+                      ? std::filesystem::path(control_endpoint.substr(kIpc.size())).parent_path().string()
+                      : temporary_directory());  // before the first thread
     const std::string process =
         arguments.has("--key") ? arguments.text("--key") : fmt::format("agent-{}", arguments.number("--agent"));
     status = run_child(arguments, process, routing_id(arguments), [&](const auto& context, ControlLink& control) {
