@@ -114,7 +114,7 @@ Simulator::~Simulator() { end(); }
 void Simulator::end() {
   close();
   if (pid_ >= 0) {
-    const Time until = clock().now() + kCloseGrace;
+    const Time until = clock().now() + (broken_ ? Time::zero() : kCloseGrace);
     int got = 0;
     for (useconds_t pause = 200; (got = ::waitpid(pid_, nullptr, WNOHANG)) == 0 && clock().now() < until;
          pause = std::min<useconds_t>(2 * pause, 10'000))
@@ -133,6 +133,7 @@ void Simulator::explained(F&& f) {
   try {
     f();
   } catch (const Error& error) {
+    broken_ = true;
     if (error.code() != "simulator-gone" || pid_ < 0) throw;
     throw Error(error.exit_status(), error.code(), fmt::format("{} {}", channel_->name(), ending()));
   }

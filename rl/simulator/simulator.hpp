@@ -38,7 +38,7 @@ class Simulator {
   /// Starts or connects, where it waits for a peer that is away, and receives its Hello. `first_env`: index in the run
   /// of its first environment. Throws Error.
   Simulator(const Source& source, const EnvOptions& options, const EnvContext& context, uint64_t first_env);
-  /// Closes, and waits for its end; what it started ends with it.
+  /// Closes, and waits for its end, unless a call has failed; what it started ends with it.
   ~Simulator();
   Simulator(const Simulator&) = delete;
 
@@ -91,6 +91,7 @@ class Simulator {
   Time answer_timeout_, start_timeout_;
   uint32_t world_steps_;
   bool stepped_ = false;  // once: its start is over
+  bool broken_ = false;   // a call has failed: its end is not waited for
   size_t made_ = 0;       // environments, as it says
   std::function<void(size_t made, size_t of)> made_to_;
   Time next_note_{};

@@ -349,7 +349,7 @@ serve(Env, Box(-1, 1, (1,)), Discrete(2), max_episode_steps=10)
         result = self.call("train", self.config_of(self.simulator(text=text), envs=1), "--out", run, "stop.training_iteration=1", "evaluation.evaluate_at_end=true",
                            "evaluation.evaluation_duration=1")
         folders = re.findall(r"folder (\S+)", "".join(log.read_text() for log in (run / "logs").iterdir()))
-        self.assertGreaterEqual(len(set(folders)), 2)
+        self.assertEqual(3, len(set(folders)), folders)  # of two runners and the evaluation
         self.assertNotIn(str(self.tmp), folders)
         self.assertIn("evaluation episodes", result.stdout)
         self.assert_nothing_left()
@@ -377,7 +377,8 @@ serve(Env, Box(-1, 1, (1,)), Discrete(2), max_episode_steps=10)
             self.wait_for(lambda: reports() >= 3, "three reports", driver=driver)
             os.killpg(servers[0].pid, signal.SIGKILL)
             servers[0].wait()
-            self.wait_for(lambda: len([e for e in json_lines(self.root / "run/events.jsonl") if e["kind"] in ("runner-down", "env-failure")]) >= 2, "both runners' failures", driver=driver)
+            # The other runner steps next, and finds it, when the round goes on.
+            self.wait_for(lambda: "env-failure" in [e["kind"] for e in json_lines(self.root / "run/events.jsonl")], "a runner's failure", driver=driver)
             servers.append(serve())
             seen = reports()
             self.wait_for(lambda: reports() >= seen + 3, "three more reports", driver=driver)
@@ -390,9 +391,9 @@ serve(Env, Box(-1, 1, (1,)), Discrete(2), max_episode_steps=10)
 
     def test_a_start_that_hangs_is_named_with_the_setting(self):
         env = self.simulator(text=COUNTER.replace("self.scale, self.episode", "time.sleep(1000)\n        self.scale, self.episode"))
-        driver = self.call("train", self.config_of(env), "--out", self.root / "run", "env_runners.start_timeout_s=1", "fault_tolerance.max_failures_in_a_row=1", status=None)
+        driver = self.call("train", self.config_of(env), "--out", self.root / "run", "env_runners.start_timeout_s=5", "fault_tolerance.max_failures_in_a_row=1", status=None)
         logs = "".join(path.read_text() for path in self.root.glob("run/logs/*"))
-        self.assertRegex(driver.stderr + logs, "(it has made 0 of 2 environments|it has not said its first word); env_runners.start_timeout_s")
+        self.assertIn("it has made 0 of 2 environments; env_runners.start_timeout_s", driver.stderr + logs)
 
     def test_what_the_author_sees(self):
         cases = (
@@ -415,8 +416,9 @@ serve(Env, Box(-1, 1, (1,)), Discrete(2), max_episode_steps=10)
                 self.assertIn(said, driver.stdout + driver.stderr + logs)
 
     def test_a_failure_costs_its_episode_and_no_more(self):
-        # Of the episodes of an environment the fourth raises, the fifth is NaN, the sixth outside; then it is made anew.
-        at_step = "if self.t == 2 and self.episode == 3 + Env.bad % 3: Env.bad += 1; self.wrong = Env.bad % 3\n        if hasattr(self, 'wrong'): return self.fails()"
+        # Of the episodes of an environment the fourth raises, the fifth is NaN, the sixth outside; then it is made anew. An
+        # evaluation seeds each episode, which begins it once more: only every second one of the numbers is played.
+        at_step = "if self.t == 2 and self.episode >= 3 + Env.bad % 3: Env.bad += 1; self.wrong = Env.bad % 3\n        if hasattr(self, 'wrong'): return self.fails()"
         fails = "bad = 0\n    def fails(self):\n        if self.wrong == 1: raise ValueError('no more fuel')\n" \
                 "        return [0, float('nan') if self.wrong == 2 else 2e6, 0], 1.0, False, False, {}\n    def __init__"
         text = COUNTER.replace("def __init__", fails, 1).replace("self.t == 5, False, {}", "self.t == 5, False, {'t': self.t, 'is_success': self.t == 5}")
@@ -436,7 +438,7 @@ serve(Env, Box(-1, 1, (1,)), Discrete(2), max_episode_steps=10)
         told = [event["text"] for event in json_lines(run / "events.jsonl") if event["kind"] == "env-failure"]
         self.assertTrue(any("says: ValueError: no more fuel (simulator.py:" in text for text in told), told)
         evaluated = self.call("evaluate", run, "--episodes", 100).stdout
-        self.assertRegex(evaluated, r"return 15.00 .* over \d+ episodes")
+        self.assertRegex(evaluated, r"return 15.00 .* without \d+ that failed")
         self.assertRegex(evaluated, "is_success 0.2, the last of each episode 1")
 
     def test_on_failure_end_ends_the_run_at_the_first(self):
@@ -455,9 +457,9 @@ serve(Env, Box(-1, 1, (1,)), Discrete(2), max_episode_steps=10)
 
     def test_a_simulator_that_hangs_is_named(self):
         env = self.simulator("if self.t == 3: time.sleep(1000)")
-        driver = self.call("train", self.config_of(env), "--out", self.root / "run", "env_runners.step_timeout_s=2", "fault_tolerance.max_failures_in_a_row=1", status=None)
+        driver = self.call("train", self.config_of(env), "--out", self.root / "run", "env_runners.step_timeout_s=5", "fault_tolerance.max_failures_in_a_row=1", status=None)
         logs = "".join(path.read_text() for path in (self.root / "run/logs").iterdir())
-        self.assertRegex(driver.stdout + driver.stderr + logs, "gave no answer for 2 s|made no step for 2 s")
+        self.assertIn("gave no answer for 4 s", driver.stdout + driver.stderr + logs)
 
     def test_a_peer_that_is_no_simulator(self):
         for text, said in (
