@@ -212,6 +212,7 @@ void ClientDoor::greet(Waiting& client, std::span<const std::byte> bytes) {
     std::copy(hello->session.begin(), hello->session.end(), client.session.begin());
   client.acts = hello->acts;
   client.greeted = true;
+  client.until += seconds(file_.reconnect_s);  // by then the place of a client that was lost is free
   std::vector<std::byte>().swap(client.bytes);
 }
 

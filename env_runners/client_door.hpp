@@ -23,7 +23,7 @@ class ClientDoor {
  public:
   static constexpr size_t kMaxWaiting = 256;
   static constexpr size_t kMaxHelloBytes = size_t{1} << 20;
-  static constexpr Time kPatience = std::chrono::seconds(10);  ///< for a Hello, and for a free place
+  static constexpr Time kPatience = std::chrono::seconds(10);  ///< for a Hello; and reconnect_s more for a free place
   static constexpr Time kMissing = std::chrono::seconds(5);    ///< a runner without a client; then it is told
 
   /// Listens. `number`: of the agent, added to the port. Throws Error("no-port").

@@ -4,19 +4,9 @@
 #include <limits>
 #include <utility>
 
+#include "rl/shell_line.hpp"
+
 namespace myriad {
-namespace {
-
-/// `text` as one word of a shell's line.
-std::string shell_word(std::string_view text) {
-  constexpr std::string_view kPlain = "_-./:=+,@%abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
-  if (!text.empty() && text.find_first_not_of(kPlain) == std::string_view::npos) return std::string(text);
-  std::string word = "'";
-  for (const char c : text) word += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return word + "'";
-}
-
-}  // namespace
 
 EnvRules::EnvRules(const EnvSpec& given, const EnvOptions& options, int64_t max_episode_steps, EnvContext made_in,
                    OutOfBounds how)
@@ -34,7 +24,7 @@ EnvRules::EnvRules(const EnvSpec& given, const EnvOptions& options, int64_t max_
 EnvError::EnvError(std::string_view code, const std::string& who, std::string at, std::string what,
                    const std::string& id)
     : Error(Exit::environment, std::string(code),
-            fmt::format("{} {}: {}; check: myriad check-env {}", who, at, what, shell_word(id))),
+            fmt::format("{} {}: {}; check: myriad check-env {}", who, at, what, shell_line({id}))),
       where(std::move(at)),
       fact(std::move(what)),
       cause(failure_of(code)) {}

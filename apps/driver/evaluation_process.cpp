@@ -25,9 +25,7 @@ constexpr int kNiceness = 10;  // of one that stands aside
 /// What goes through the pipe, from this program to itself.
 struct Said {
   bool is_result;
-  double return_mean, return_stddev, return_min, return_max, length_mean;
-  uint64_t episodes, failed, cut;
-  int64_t videos;
+  EvaluationNumbers numbers;
   char text[1024];  // the error; of a result: why recording ended
 };
 static_assert(std::is_trivially_copyable_v<Said> && sizeof(Said) <= PIPE_BUF, "written at once");
@@ -100,17 +98,7 @@ std::optional<EvaluationProcess::Ended> EvaluationProcess::ended() {
                  fmt::format("its process ended with {}; what it printed is in {}", exit_cause(status), log_.string())};
   said.text[sizeof said.text - 1] = '\0';
   if (!said.is_result) return Ended{std::nullopt, said.text};
-  return Ended{FinalEvaluation{.return_mean = said.return_mean,
-                               .return_stddev = said.return_stddev,
-                               .return_min = said.return_min,
-                               .return_max = said.return_max,
-                               .length_mean = said.length_mean,
-                               .episodes = said.episodes,
-                               .failed = said.failed,
-                               .cut = said.cut,
-                               .videos = said.videos,
-                               .failure = said.text},
-               ""};
+  return Ended{FinalEvaluation{said.numbers, said.text}, ""};
 }
 
 int run_evaluation(const std::string& run, const std::string& checkpoint) {
@@ -120,24 +108,9 @@ int run_evaluation(const std::string& run, const std::string& checkpoint) {
   const auto say = [&said](std::string_view text) { text.copy(said.text, sizeof said.text - 1); };
   try {
     const std::string name = checkpoint + "/config.toml";
-    const Config config = load_config(read_file(name), name);
-    const FinalEvaluation result = evaluate_at_end(config, run, checkpoint);
-    if (result.episodes == 0)
-      fail(Exit::environment, "evaluation-cut", "no episode ended within evaluation.evaluation_sample_timeout_s = {:g}",
-           config.evaluation.evaluation_sample_timeout_s);
-    if (result.episodes == result.failed)
-      fail(Exit::environment, "episodes-failed", "all {} episodes failed", result.failed);
-    said = {.is_result = true,
-            .return_mean = result.return_mean,
-            .return_stddev = result.return_stddev,
-            .return_min = result.return_min,
-            .return_max = result.return_max,
-            .length_mean = result.length_mean,
-            .episodes = result.episodes,
-            .failed = result.failed,
-            .cut = result.cut,
-            .videos = result.videos,
-            .text = {}};
+    const FinalEvaluation result = evaluate_at_end(load_config(read_file(name), name), run, checkpoint);
+    said.is_result = true;
+    said.numbers = result;
     say(result.failure);
   } catch (const Error& error) { say(error.line()); } catch (const std::exception& error) {
     say(error.what());

@@ -1,18 +1,19 @@
 #include "apps/driver/final_evaluation.hpp"
 
 #include <algorithm>
-#include <limits>
+#include <vector>
 
 #include "apps/driver/policy_file.hpp"
 #include "apps/driver/recorder.hpp"
+#include "rl/check.hpp"
 
 namespace myriad {
 
-Report evaluation_rows(const EvaluatedCheckpoint& checkpoint, const FinalEvaluation* result,
+Report evaluation_rows(const EvaluatedCheckpoint& checkpoint, const EvaluationNumbers* result,
                        std::optional<uint64_t> best) {
   constexpr double kUnknown = Snapshot::kUnknown;
-  const FinalEvaluation unknown{kUnknown, kUnknown, kUnknown, kUnknown, kUnknown, 0, 0, 0, 0, ""};
-  const FinalEvaluation& it = result == nullptr ? unknown : *result;
+  const EvaluationNumbers unknown{kUnknown, kUnknown, kUnknown, kUnknown, kUnknown, 0, 0, 0, 0};
+  const EvaluationNumbers& it = result == nullptr ? unknown : *result;
   return {{"training_iteration", checkpoint.training_iteration},
           {"num_env_steps_sampled_lifetime", checkpoint.env_steps},
           {"time_this_iter_s", checkpoint.time_s},
@@ -35,20 +36,24 @@ FinalEvaluation evaluate_at_end(const Config& config, const std::filesystem::pat
                                                            .explore = settings.explore,
                                                            .max_time = seconds(settings.evaluation_sample_timeout_s),
                                                            .observer = records ? &recorder : nullptr});
+  if (result.num_ended() == 0)
+    fail(Exit::environment, "evaluation-cut", "no episode ended within evaluation.evaluation_sample_timeout_s = {:g}",
+         settings.evaluation_sample_timeout_s);
+  if (result.num_ended() == result.num_failed())
+    fail(Exit::environment, "episodes-failed", "all {} episodes failed", result.num_failed());
   std::vector<double> returns;
   for (const EvaluationResult::Episode& episode : result.episodes)
     if (episode.ended && !episode.failed) returns.push_back(episode.episode_return);
-  constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
-  return {.return_mean = result.return_mean(),
-          .return_stddev = result.return_stddev(),
-          .return_min = returns.empty() ? kNone : std::ranges::min(returns),
-          .return_max = returns.empty() ? kNone : std::ranges::max(returns),
-          .length_mean = result.length_mean(),
-          .episodes = result.num_ended(),
-          .failed = result.num_failed(),
-          .cut = result.num_cut,
-          .videos = recorder.num_videos(),
-          .failure = recorder.failure()};
+  return {{.return_mean = result.return_mean(),
+           .return_stddev = result.return_stddev(),
+           .return_min = std::ranges::min(returns),
+           .return_max = std::ranges::max(returns),
+           .length_mean = result.length_mean(),
+           .episodes = result.num_ended(),
+           .failed = result.num_failed(),
+           .cut = result.num_cut,
+           .videos = recorder.num_videos()},
+          recorder.failure()};
 }
 
 }  // namespace myriad

@@ -11,6 +11,7 @@
 
 #include "apps/driver/run_directory.hpp"
 #include "rl/check.hpp"
+#include "rl/shell_line.hpp"
 #include "rl/system.hpp"
 
 namespace myriad {

@@ -21,6 +21,7 @@
 
 #include "rl/check.hpp"
 #include "rl/machine.hpp"
+#include "rl/shell_line.hpp"
 
 namespace myriad {
 namespace fs = std::filesystem;
@@ -182,24 +183,6 @@ std::string run_name(int64_t number) {
   check(number >= 0, "a run has the number {}", number);
   return fmt::format("{:04}-{}-{}", number, kAdjectives[static_cast<size_t>(number) % std::size(kAdjectives)],
                      kAnimals[static_cast<size_t>(number) % std::size(kAnimals)]);
-}
-
-std::string shell_line(const std::vector<std::string>& arguments) {
-  const auto is_plain = [](unsigned char c) {
-    return std::isalnum(c) != 0 || std::strchr("_-./:=+,@%", static_cast<char>(c)) != nullptr;
-  };
-  std::string line;
-  for (const std::string& argument : arguments) {
-    if (!line.empty()) line += ' ';
-    if (!argument.empty() && argument.find('\0') == std::string::npos && std::ranges::all_of(argument, is_plain)) {
-      line += argument;
-      continue;
-    }
-    line += '\'';
-    for (const char c : argument) line += c == '\'' ? std::string("'\\''") : std::string(1, c);
-    line += '\'';
-  }
-  return line;
 }
 
 std::string command_name() {

@@ -33,9 +33,6 @@ std::string as_typed(const std::filesystem::path& path);
 /// "0007-calm-heron": the same for the same number, always.
 std::string run_name(int64_t number);
 
-/// `arguments` as one line for a shell.
-std::string shell_line(const std::vector<std::string>& arguments);
-
 /// What the user typed to start this program, for commands that we print: "./myriad" (MYRIAD_COMMAND), or "myriad".
 std::string command_name();
 

@@ -36,6 +36,7 @@
 #include "rl/curriculum.hpp"
 #include "rl/observation_parts.hpp"
 #include "rl/run_layout.hpp"
+#include "rl/shell_line.hpp"
 #include "rl/simulator/address.hpp"
 #include "rl/simulator/clients.hpp"
 #include "rl/simulator/facts.hpp"

@@ -273,6 +273,7 @@ class ClientEnvironment final : public Environment {
   }
 
   bool comes_back() {
+    if (refused_) return false;
     static const std::unique_ptr<Clock> clock = make_system_clock();
     const Time until = clock->now() + seconds(file_.reconnect_s);
     while (!channel_ && clock->now() < until) wait(-1);
@@ -307,6 +308,7 @@ class ClientEnvironment final : public Environment {
     welcome.episode = episode_;
     welcome.t = t_;
     session_ = message.session;
+    refused_ = false;
     acts_ = message.acts != 0;
     sent_version_.reset();
     send(frame_of(std::move(welcome)));
@@ -316,7 +318,7 @@ class ClientEnvironment final : public Environment {
   void send(std::span<const std::byte> frame) {
     try {
       if (channel_) channel_->send(frame);
-    } catch (const Error& error) { drop(error.what()); }
+    } catch (const Error& error) { broke(error); }
   }
 
   /// What the client says next; none when it is gone, or another connection has taken its place.
@@ -336,12 +338,20 @@ class ClientEnvironment final : public Environment {
                          file_.observation.row_bytes()));
       else
         return std::move(*seen);
-    } catch (const Error& error) { drop(error.what()); }
+    } catch (const Error& error) { broke(error); }
     return std::nullopt;
+  }
+
+  /// A connection that ended may be made again; one that carried what cannot be is not waited for.
+  void broke(const Error& error) {
+    if (error.code() != "simulator-gone") return drop(error.what());
+    why_lost_ = error.what();
+    channel_.reset();
   }
 
   void drop(const std::string& why) {
     why_lost_ = why;
+    refused_ = true;
     if (!channel_) return;
     RefusedT refused;
     refused.code = "bad-message";
@@ -363,6 +373,7 @@ class ClientEnvironment final : public Environment {
   std::optional<Channel> channel_;
   Session session_{};
   std::string name_, why_lost_;
+  bool refused_ = false;              // the last client, with a message: it does not come back
   std::vector<uint8_t> row_;          // S_t
   std::optional<ObservationT> next_;  // S_0 of an episode that has not begun here
   uint64_t episode_ = 0;

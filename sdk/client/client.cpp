@@ -1,12 +1,14 @@
 // libmyriad_client: what sdk/include/myriad/client.h promises, over the same frames as Myriad's side (rl/simulator).
 #include "sdk/include/myriad/client.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cmath>
 #include <cstddef>
@@ -321,17 +323,29 @@ class Host {
   std::vector<std::byte> stepped_;
 };
 
-/// What is sent to all processes of a run at once ends the run, which closes the connection. None is ignored: programs
-/// that this one starts would inherit that.
+sigset_t left_to_myriad;
+
+/// What is sent to all processes of a run at once ends the run, which closes the connection. Programs that this one
+/// starts, and forks of it, have the signals as they were; one that comes amid a fork waits until that is so.
 void leave_signals_to_myriad() {
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+  static constexpr std::array kSignals{SIGINT, SIGTERM, SIGHUP};
+  ::sigemptyset(&left_to_myriad);
+  for (const int signal : kSignals) {
     struct sigaction before {
     }, nothing{};
     nothing.sa_handler = [](int) {};
     nothing.sa_flags = SA_RESTART;
-    if (::sigaction(signal, nullptr, &before) == 0 && before.sa_handler == SIG_DFL)
-      ::sigaction(signal, &nothing, nullptr);
+    if (::sigaction(signal, nullptr, &before) == 0 && before.sa_handler == SIG_DFL &&
+        ::sigaction(signal, &nothing, nullptr) == 0)
+      ::sigaddset(&left_to_myriad, signal);
   }
+  ::pthread_atfork([] { ::pthread_sigmask(SIG_BLOCK, &left_to_myriad, nullptr); },
+                   [] { ::pthread_sigmask(SIG_UNBLOCK, &left_to_myriad, nullptr); },
+                   [] {
+                     for (const int signal : kSignals)
+                       if (::sigismember(&left_to_myriad, signal) == 1) ::signal(signal, SIG_DFL);
+                     ::pthread_sigmask(SIG_UNBLOCK, &left_to_myriad, nullptr);
+                   });
 }
 
 void serve(const myriad_plugin& plugin, const char* listen) {

@@ -9,6 +9,7 @@
 #include <set>
 
 #include "rl/check.hpp"
+#include "rl/shell_line.hpp"
 #include "tests/temporary_folder.hpp"
 
 namespace myriad {

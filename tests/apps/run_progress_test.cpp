@@ -119,7 +119,7 @@ TEST_SUITE("apps/run_progress") {
     CHECK(std::isnan(value(before, "evaluation/env_runners/episode_return_mean")));
     CHECK(std::isnan(value(before, "evaluation/training_iteration")));
     CHECK(value(before, "evaluation/num_failed") == 0);
-    const FinalEvaluation result{12, 3, 9, 15, 30, 20, 0, 0, 0, ""};
+    const EvaluationNumbers result{12, 3, 9, 15, 30, 20, 0, 0, 0};
     progress.evaluated(evaluation_rows({1, 100, 0.5}, &result, 1));
     const Report after = training.report(progress, 2, 200, 1);
     CHECK(value(after, "evaluation/training_iteration") == 1);

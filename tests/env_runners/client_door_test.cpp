@@ -22,6 +22,7 @@ namespace {
 using simulator::DoorMessage, simulator::HelloT;
 
 constexpr const char* kToken = "a token of letters";
+constexpr double kReconnect = 3.0;  // seconds
 
 /// A door of a folder of its own, its runners' ends, and what it said.
 struct Rig {
@@ -29,7 +30,8 @@ struct Rig {
     door.emplace(simulator::ClientsFile{.observation = Space::box(-1.0, 1.0, {2}),
                                         .action = Space::discrete(2),
                                         .bind = folder.path / "s",
-                                        .token = token},
+                                        .token = token,
+                                        .reconnect_s = kReconnect},
                  0, [this](const std::string& text) { said.push_back(text); });
   }
   ~Rig() {
@@ -247,7 +249,7 @@ TEST_SUITE("env_runners/client_door") {
     waits.say(std::move(late));
     rig.step(), rig.step();
     for (const uint32_t slot : {3u, 5u, 9u}) CHECK(!rig.heard(slot));
-    rig.step(ClientDoor::kPatience - Time(1));
+    rig.step(ClientDoor::kPatience + seconds(kReconnect) - Time(1));
     CHECK(waits.refused() == "");
     rig.step(Time(1));
     CHECK(waits.refused() == "no-place");

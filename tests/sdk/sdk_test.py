@@ -255,7 +255,17 @@ MYRIAD_ENVIRONMENTS(Cart, Short)"""))
                 shutil.rmtree(run)
 
     def test_masks_of_a_program(self):
-        text = self.offers(header=("myriad/env.hpp", "myriad/client.hpp"), main=("MYRIAD_ENVIRONMENT(Offers)", "int main(int argc, char** argv) { return myriad::serve<Offers>(argc, argv); }"))
+        """And a fork of it ends by SIGTERM, which serve() leaves to Myriad."""
+        forks = """observation) {
+      static const bool ended = [] {
+        const pid_t child = fork();
+        if (child == 0) for (;;) pause();
+        int status = 0;
+        kill(child, SIGTERM), waitpid(child, &status, 0);
+        return WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM;
+      }();
+      if (!ended) throw std::runtime_error("not ended");"""
+        text = self.offers(header=("<myriad/env.hpp>", "<myriad/client.hpp>\n#include <csignal>\n#include <sys/wait.h>\n#include <unistd.h>"), forks=("observation) {", forks), main=("MYRIAD_ENVIRONMENT(Offers)", "int main(int argc, char** argv) { return myriad::serve<Offers>(argc, argv); }"))
         (self.root / "offers.cpp").write_text(text)
         self.shell(["bash", "-euc", "c++ -std=c++17 -O1 offers.cpp -o offers $(pkg-config --cflags --libs myriad-client)"])
         env = f"process:{self.root}/offers"

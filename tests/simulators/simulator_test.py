@@ -354,6 +354,18 @@ serve(Env, Box(-1, 1, (1,)), Discrete(2), max_episode_steps=10)
         self.assertIn("evaluation episodes", result.stdout)
         self.assert_nothing_left()
 
+    def test_workers_of_a_simulator_end_by_their_signals(self):
+        """serve() leaves SIGINT, SIGTERM and SIGHUP to Myriad; what it forks and starts has them as they were."""
+        text = COUNTER.replace("self.scale, self.episode", """import multiprocessing, subprocess
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            forked, started = multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,)), subprocess.Popen(["sleep", "1000"])
+            forked.start()
+            os.kill(forked.pid, number), os.kill(started.pid, number)
+            forked.join(), started.wait()
+            assert (forked.exitcode, started.returncode) == (-number, -number)
+        self.scale, self.episode""")
+        self.assertIn("steps/s", self.check(self.simulator(text=text), "--quick"))
+
     def test_what_the_sandbox_refused_is_named_with_the_setting(self):
         if landlock_abi() == 0:
             self.skipTest("the kernel has no Landlock")

@@ -60,12 +60,21 @@ def serve(make_env, observation, action, *, name: str = "", source: str = "", ma
 
 
 def _leave_signals_to_myriad() -> None:
-    """What is sent to all processes of a run at once ends the run, which closes the connection. No signal is ignored: programs that
-    this one starts would inherit that."""
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-                signal.signal(number, lambda *_: None)
+    """What is sent to all processes of a run at once ends the run, which closes the connection. Programs that this one starts, and
+    forks of it, have the signals as they were: multiprocessing ends its workers by SIGTERM."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    taken = {number: handler for number, handler in before.items() if handler in (signal.SIG_DFL, signal.default_int_handler)}
+    for number in taken:
+        signal.signal(number, lambda *_: None)
+
+    def give_back() -> None:
+        for number, handler in taken.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, taken)
+    os.register_at_fork(before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, taken),  # one that comes before give_back() waits for it
+                        after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, taken), after_in_child=give_back)
 
 
 def listener(address: str) -> socket.socket:
