@@ -31,6 +31,7 @@ class EnvWrapper : public Environment {
   StepResult step(ConstRow action, RandomStream& random, Row observation) final;
   bool set_options(const EnvOptions& options) override { return env_->set_options(options); }
   std::span<const EpisodeNumber> numbers() override { return env_->numbers(); }
+  std::string_view warning() override { return env_->warning(); }
   std::optional<std::vector<double>> state() const final;  ///< the environment's, then what save() appends
   void set_state(std::span<const double> state, Row observation) final;
   std::optional<Frame> render(int width, int height) override { return env_->render(width, height); }

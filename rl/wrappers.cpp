@@ -47,6 +47,7 @@ class Wrapper : public Environment {
   bool set_options(const EnvOptions& options) final { return env_->set_options(options); }
   bool renew(std::string_view why) final { return env_->renew(why); }
   std::span<const EpisodeNumber> numbers() final { return env_->numbers(); }
+  std::string_view warning() final { return env_->warning(); }
   std::optional<Frame> render(int width, int height) final { return env_->render(width, height); }
   double render_fps() const override { return env_->render_fps(); }
 

@@ -8,10 +8,12 @@
 
 #include <atomic>
 #include <boost/json.hpp>
+#include <cctype>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
+#include <set>
 
 #include "apps/driver/inspect.hpp"
 #include "apps/driver/train.hpp"
@@ -251,11 +253,23 @@ class Checks {
     if (failed_) return skipped_.push_back(name);
     try {
       (this->*check)();
+      tell_warnings();
     } catch (const EnvError& error) {
       say(Verdict::wrong, fmt::format("it fails {}: {}", error.where, error.fact),
           error.code() == "env-exception" ? "what it threw is the environment's own text" : "");
       failed_ = true;
     } catch (const std::exception& error) { say(Verdict::wrong, fmt::format("it fails: {}", error.what())); }
+  }
+  /// What the environments of first() were warned of, once: counts in it may grow.
+  void tell_warnings() {
+    for (Players& p : pair_)
+      for (size_t i = 0; i < p.size(); ++i)
+        for (std::string text; !(text = p.env(i).warning()).empty();) {
+          std::string words = text;
+          std::erase_if(words, [](unsigned char c) { return std::isdigit(c) != 0; });
+          if (!told_.insert(std::move(words)).second) break;
+          say(Verdict::wrong, text);
+        }
   }
   void begin(const char* name) {
     name_ = name;
@@ -429,12 +443,11 @@ class Checks {
     const int64_t wanted = options_.steps / 10;
     Players& p = first();
     p.reset();
-    std::string warning;
     int64_t terminated = 0, truncated = 0, waited = 0, played = 0, done = 0;
     for (; goes_on(done, wanted); ++done) {
       const bool begins = p.ended();
       step(p);
-      for (size_t i = 0; i < p.size() && warning.empty(); ++i) warning = p.env(i).warning();
+      tell_warnings();
       if (begins) continue;
       played += static_cast<int64_t>(p.size());
       for (size_t i = 0; i < p.size(); ++i) {
@@ -442,7 +455,6 @@ class Checks {
         if (p.ended(i) && !p.result(i).abandoned) ++(p.result(i).terminated ? terminated : truncated);
       }
     }
-    if (!warning.empty()) say(Verdict::wrong, warning);
     const int64_t limit = spec().max_episode_steps;
     if (terminated + truncated == 0)
       return say(limit > 0 ? Verdict::ok : Verdict::note,
@@ -695,6 +707,7 @@ class Checks {
   std::unique_ptr<Clock> clock_ = make_system_clock();
   Config config_;
   std::shared_ptr<const EnvRules> rules_;
+  std::set<std::string> told_;   // warnings, without digits
   std::vector<Players> pair_;    // first() and its neighbour
   std::vector<uint64_t> taken_;  // of one alone
   bool same_again_ = false;

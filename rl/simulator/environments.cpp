@@ -112,6 +112,11 @@ class Group {
     return numbers_;
   }
 
+  std::string warning(size_t place) {
+    const auto [host, env] = at(place);
+    return host->simulator ? host->simulator->take_warning() : "";
+  }
+
  private:
   struct Place {
     bool submitted = false;  // its action is known, its answer not read
@@ -214,10 +219,12 @@ class SimulatedEnvironment final : public Environment {
     return true;
   }
   std::span<const EpisodeNumber> numbers() override { return group_->numbers(place_); }
+  std::string_view warning() override { return warning_ = group_->warning(place_); }
 
  private:
   std::shared_ptr<Group> group_;
   size_t place_;
+  std::string warning_;
 };
 
 /// The Python that runs Gymnasium: MYRIAD_PYTHON, the clone's own, or the first on PATH.

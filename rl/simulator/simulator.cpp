@@ -22,6 +22,7 @@ namespace myriad::simulator {
 namespace {
 
 constexpr int kChildSocket = 3;
+constexpr size_t kMaxWarnings = 32;  // that wait to be told
 constexpr Time kNotes = std::chrono::seconds(10);  // between two words on a start that takes long
 
 Clock& clock() {
@@ -351,6 +352,8 @@ void Simulator::hear(const char* asked, std::optional<size_t> only) {
     for (size_t i = 0; i < std::min(stepped->number_names.size(), kMaxNumbers); ++i)
       number_names_.push_back(readable(stepped->number_names[i].substr(0, 128)));
   }
+  for (const std::string& warning : stepped->warnings)
+    if (warnings_.size() < kMaxWarnings) warnings_.push_back(readable(warning));
   if (local_) return;
   const auto part = [&](const auto& values, size_t at, size_t bytes, const char* what, bool may_miss) {
     if (values.empty() && may_miss) return;
@@ -368,6 +371,13 @@ void Simulator::hear(const char* asked, std::optional<size_t> only) {
   part(stepped->rewards, rows_.rewards, sizeof(double), "rewards", false);
   part(stepped->flags, rows_.flags, 1, "flags", false);
   part(stepped->numbers, rows_.numbers, kMaxNumbers * 2 * sizeof(double), "numbers", true);
+}
+
+std::string Simulator::take_warning() {
+  if (warnings_.empty()) return "";
+  std::string warning = std::move(warnings_.front());
+  warnings_.pop_front();
+  return warning;
 }
 
 std::optional<std::string> Simulator::take_failure(size_t env) {

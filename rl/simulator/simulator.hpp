@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -60,6 +61,9 @@ class Simulator {
   /// Why the environment failed in the newest answer, once; none: it did not.
   std::optional<std::string> take_failure(size_t env);
 
+  /// The next of what the process was warned of; "": nothing more.
+  std::string take_warning();
+
   // An environment's part of the newest answer; copies, since the process may write at any time.
   void observation(size_t env, std::span<std::byte> row) const;
   void final_observation(size_t env, std::span<std::byte> row) const;
@@ -107,6 +111,7 @@ class Simulator {
   std::vector<std::byte> step_frame_;
   std::vector<std::pair<size_t, std::string>> failed_;  // of the newest answer about each
   std::vector<std::string> number_names_;
+  std::deque<std::string> warnings_;
 };
 
 }  // namespace myriad::simulator

@@ -19,6 +19,7 @@ class Echoing : public Environment {
     write(++t_, last_ = action.i32()[0], observation);
     return {.reward = last_ + (submitted_ == last_ ? 100.0 : 0.0)};
   }
+  std::string_view warning() override { return last_ == 8 ? "8 is much" : ""; }
   std::optional<std::vector<double>> state() const override { return std::vector<double>{double(t_), double(last_)}; }
   void set_state(std::span<const double> state, Row observation) override {
     check_state_length("Echoing", state.size(), 2);
@@ -136,6 +137,9 @@ TEST_SUITE("rl/wrapper_plugin") {
     CHECK(plain.step(4).reward == 4);
     CHECK(plain.seen == std::vector<float>{1, 4});
     CHECK(*plain.env->state() == std::vector<double>{1, 4});
+    CHECK(plain.env->warning() == "");
+    plain.step(8);
+    CHECK(plain.env->warning() == "8 is much");
     CHECK_THROWS_WITH_AS(broken.env->reset(broken.random, broken.row()),
                          "describe() changes the observation space: override see()", std::logic_error);
   }

@@ -35,6 +35,7 @@ class Steps final : public Environment {
     write(observation);
     return {.reward = count_, .terminated = count_ == length_};
   }
+  std::string_view warning() override { return count_ > 2 ? "more than 2" : ""; }
   std::optional<std::vector<double>> state() const override { return std::vector{count_, action_}; }
   void set_state(std::span<const double> state, Row observation) override {
     check_state_length("TestSteps-v0", state.size(), 2);
@@ -132,6 +133,7 @@ TEST_SUITE("rl/wrappers") {
     told = {};
     StepResult result = played.step(2);
     CHECK(result.reward == 1 + 2 + 3);
+    CHECK(played.env->warning() == "more than 2");
     CHECK(!result.terminated);
     CHECK(played.seen() == Floats{3, 2});
     result = played.step(1);

@@ -366,6 +366,18 @@ serve(Env, Box(-1, 1, (1,)), Discrete(2), max_episode_steps=10)
         self.scale, self.episode""")
         self.assertIn("steps/s", self.check(self.simulator(text=text), "--quick"))
 
+    def test_what_numpy_warns_of_is_a_finding_and_an_event(self):
+        env = self.simulator("import numpy as np; np.float32(1e38) * np.float32(1e38 * self.t); np.float32(self.t - 1) / np.float32(0)")
+        place = r"\(simulator\.py:\d+\)"
+        found = re.findall(r"^wrong .*", self.check(env, "--quick", status=1), re.M)
+        self.assertEqual(3, len(found), found)  # once each, from two processes
+        for what in ("overflow encountered in scalar multiply", "divide by zero encountered in scalar divide", "invalid value encountered in scalar divide"):
+            self.assertEqual(1, sum(re.search(f"RuntimeWarning: {what} {place}$", line) is not None for line in found), found)
+        run = self.root / "run"
+        self.train(run, "stop.training_iteration=1", config=self.config_of(env))
+        told = [e["text"] for e in json_lines(run / "events.jsonl") if e["kind"] == "env-warning"]
+        self.assertRegex(told[0], f"RuntimeWarning: .* {place}")
+
     def test_what_the_sandbox_refused_is_named_with_the_setting(self):
         if landlock_abi() == 0:
             self.skipTest("the kernel has no Landlock")
@@ -783,7 +795,7 @@ class Clients(Spawning):
         self.assertEqual({4.0}, self.returns(run))
 
     def test_who_is_refused_is_told_why(self):
-        driver, run, door = self.run_of_clients(more="token = 'correct horse battery'\n", runners=2)
+        driver, run, door = self.run_of_clients(more="token = 'correct horse battery'\nreconnect_s = 0.2\n", runners=2)
         for more, said in (
                 ({"token": "wrong"}, "[bad-token]"),
                 ({"token": "correct horse battery", "action": Discrete(3)}, "[wrong-space] your action space is Discrete(3), this run's is Discrete(2)"),

@@ -769,7 +769,27 @@ class Stepped(object):
         o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(16))
         return o == 0
 
-def SteppedStart(builder): builder.StartObject(7)
+    # Stepped
+    def Warnings(self, j):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(18))
+        if o != 0:
+            a = self._tab.Vector(o)
+            return self._tab.String(a + flatbuffers.number_types.UOffsetTFlags.py_type(j * 4))
+        return ""
+
+    # Stepped
+    def WarningsLength(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(18))
+        if o != 0:
+            return self._tab.VectorLen(o)
+        return 0
+
+    # Stepped
+    def WarningsIsNone(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(18))
+        return o == 0
+
+def SteppedStart(builder): builder.StartObject(8)
 def SteppedAddObservations(builder, observations): builder.PrependUOffsetTRelativeSlot(0, flatbuffers.number_types.UOffsetTFlags.py_type(observations), 0)
 def SteppedStartObservationsVector(builder, numElems): return builder.StartVector(1, numElems, 1)
 def SteppedAddFinals(builder, finals): builder.PrependUOffsetTRelativeSlot(1, flatbuffers.number_types.UOffsetTFlags.py_type(finals), 0)
@@ -784,6 +804,8 @@ def SteppedAddNumbers(builder, numbers): builder.PrependUOffsetTRelativeSlot(5, 
 def SteppedStartNumbersVector(builder, numElems): return builder.StartVector(8, numElems, 8)
 def SteppedAddNumberNames(builder, numberNames): builder.PrependUOffsetTRelativeSlot(6, flatbuffers.number_types.UOffsetTFlags.py_type(numberNames), 0)
 def SteppedStartNumberNamesVector(builder, numElems): return builder.StartVector(4, numElems, 4)
+def SteppedAddWarnings(builder, warnings): builder.PrependUOffsetTRelativeSlot(7, flatbuffers.number_types.UOffsetTFlags.py_type(warnings), 0)
+def SteppedStartWarningsVector(builder, numElems): return builder.StartVector(4, numElems, 4)
 def SteppedEnd(builder): return builder.EndObject()
 
 

@@ -21,6 +21,7 @@ import socket
 import sys
 import threading
 import traceback
+import warnings
 
 import flatbuffers
 import numpy as np
@@ -32,6 +33,7 @@ from myriad_client.returned import agents_parts, flag_of, method_place, reset_pa
 TERMINATED, TRUNCATED, NOT_BEGUN, WAITS, ALONE = 1, 2, 4, 8, 16
 ALIGN = 64
 MAX_NUMBERS = 32
+MAX_WARNINGS = 32
 
 
 def serve(make_env, observation, action, *, name: str = "", source: str = "", max_envs: int = 0, max_episode_steps: int = 0,
@@ -110,12 +112,13 @@ def _hello(observation, action, name, source, max_envs, max_episode_steps, rewar
 
 def _serve_one(sock: socket.socket, hello: bytes, make_env, observation, action, agents) -> None:
     connection = wire.Connection(sock)
-    host = None
+    host, heard = None, _hear_warnings()
     try:
         connection.send(hello)
         kind, welcome = connection.receive()
         if kind == p.Body.Welcome:
             host = (_Host if agents == 1 else _Worlds)(connection, welcome, observation, action, agents)
+            host.warnings = heard
             host.make(make_env)
             host.run()
     except wire.Closed:
@@ -126,6 +129,21 @@ def _serve_one(sock: socket.socket, hello: bytes, make_env, observation, action,
     finally:
         if host is not None:
             host.close()
+
+
+def _hear_warnings() -> list[str]:
+    """From now on the texts of RuntimeWarnings, numpy's overflows and divisions among them, until they are told: each once, the first
+    ones alone."""
+    heard, known, show = [], set(), warnings.showwarning
+
+    def hear(message, category, filename, lineno, *more, **named):
+        show(message, category, filename, lineno, *more, **named)
+        text = f"{category.__name__}: {message} ({os.path.basename(filename)}:{lineno})"
+        if issubclass(category, RuntimeWarning) and text not in known and len(known) < MAX_WARNINGS:
+            known.add(text)
+            heard.append(text)
+    warnings.showwarning = hear
+    return heard
 
 
 def _tell(connection: wire.Connection, error: BaseException) -> None:
@@ -264,6 +282,7 @@ class _Host:
         self.numbers = _Numbers(self.blocks[6], n, room)
         self.takes_failed, self.failed = welcome.TakesFailed(), []  # (environment, why), to be told
         self.num_failed = 0
+        self.warnings: list[str] = []  # to be told
         self.not_begun: dict[int, Exception] = {}  # by world: why its next episode has not begun, to be told at its Reset
         self.stepped = self._stepped() if self.shared else b""
         if n % agents:
@@ -306,8 +325,9 @@ class _Host:
         if self.numbers.told < len(self.numbers.names):
             names = [b.CreateString(name) for name in self.numbers.names]
             names = spaces.vector(b, names, p.SteppedStartNumberNamesVector, b.PrependUOffsetTRelative)
+        warned = spaces.vector(b, [b.CreateString(text) for text in self.warnings], p.SteppedStartWarningsVector, b.PrependUOffsetTRelative)
         p.SteppedStart(b)
-        p.SteppedAddFailed(b, failed)
+        p.SteppedAddFailed(b, failed), p.SteppedAddWarnings(b, warned)
         if names is not None:
             p.SteppedAddNumberNames(b, names)
         if not self.shared:
@@ -316,10 +336,11 @@ class _Host:
         return wire.frame(b, p.Body.Stepped, p.SteppedEnd(b))
 
     def answer(self) -> bytes:
-        if self.shared and not self.failed and self.numbers.told == len(self.numbers.names):
+        if self.shared and not self.failed and not self.warnings and self.numbers.told == len(self.numbers.names):
             return self.stepped
         data = self._stepped()
         self.failed, self.numbers.told = [], len(self.numbers.names)
+        self.warnings.clear()
         return data
 
     def failed_in(self, world: int, error: Exception) -> None:
