@@ -65,7 +65,7 @@ SavedPolicy load_policy(const std::string& given, const std::vector<std::string>
   fs::path place = fs::absolute(given).lexically_normal();
   if (place.filename().empty()) place = place.parent_path();
   const std::string directory = checkpoint_of(*files, place);
-  Config config = load_config(read_file(directory + "/config.toml"), directory + "/config.toml", overrides);
+  Config config = load_config(saved_config(directory), directory + "/config.toml", overrides);
   config.environment.env = EnvRegistry::instance().absolute(config.environment.env);
   for (std::string& wrapper : config.environment.wrappers) wrapper = absolute_plugin(wrapper);
   (void)revisit(run_of(directory), config, overrides);

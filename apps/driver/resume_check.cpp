@@ -108,7 +108,7 @@ void check_policy_fits(const ModuleSpec& module, const Config& config, const Env
 
 void prepare_resume(Files& files, SavedRun& saved, Config& now, const EnvSpec& env, const Revisited& files_now) {
   const std::string& checkpoint = saved.directory;
-  Config before = load_config(read_file(checkpoint + "/config.toml"), checkpoint + "/config.toml");
+  Config before = load_config(saved_config(checkpoint), checkpoint + "/config.toml");
   const Names changed = changed_settings(before, now);
   if (find_algorithm(before.algorithm).name != find_algorithm(now.algorithm).name)  // of two plugins
     other_algorithm(before.algorithm, now.algorithm, checkpoint);

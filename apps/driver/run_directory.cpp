@@ -20,6 +20,7 @@
 #include <utility>
 
 #include "rl/check.hpp"
+#include "rl/config/unknown_keys.hpp"
 #include "rl/machine.hpp"
 #include "rl/shell_line.hpp"
 
@@ -160,6 +161,10 @@ std::string read_file(const fs::path& path) {
   std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
   if (!in.is_open() || in.bad()) fail(Exit::resource, "cannot-read", "{}: {}", path.string(), reason());
   return text;
+}
+
+std::string saved_config(const std::filesystem::path& checkpoint) {
+  return without_retired(read_file(checkpoint / "config.toml"));
 }
 
 std::string json_string(std::string_view text) {

@@ -23,6 +23,8 @@ void write_atomically(const std::filesystem::path& path, std::string_view text);
 
 /// The file's bytes. Throws Error("cannot-read").
 std::string read_file(const std::filesystem::path& path);
+/// A checkpoint's config.toml, of this version or one before.
+std::string saved_config(const std::filesystem::path& checkpoint);
 
 /// `text` as a JSON string, quotes included; bytes that are not UTF-8 become '?'.
 std::string json_string(std::string_view text);

@@ -787,9 +787,8 @@ int train(const TrainOptions& options) {
     // What a checkpoint's own run began with is not what this one takes.
     if (options.config.empty())
       overrides.insert(overrides.begin(), {"rl_module.init_parts=[]", "rl_module.init_filter='auto'"});
-    const ConfigFile file = options.config.empty()
-                                ? ConfigFile{given + "/config.toml", read_file(given + "/config.toml")}
-                                : read_config(options.config);
+    const ConfigFile file =
+        options.config.empty() ? ConfigFile{given + "/config.toml", saved_config(given)} : read_config(options.config);
     Config config = user_config(file, overrides);
     if (std::string& from = config.rl_module.init_from; !given.empty())
       from = given;
@@ -814,7 +813,7 @@ int train(const TrainOptions& options) {
   const fs::path run_path = run_of(given);
   RunDirectory directory = RunDirectory::open(run_path);
   const std::string checkpoint = checkpoint_of(*files, given);
-  const std::string text = read_file(checkpoint + "/config.toml");
+  const std::string text = saved_config(checkpoint);
   refuse_other_algorithm(text, checkpoint, options.overrides);
   Config config = load_user_config(text, checkpoint + "/config.toml", options.overrides);
   config.environment.env = EnvRegistry::instance().absolute(config.environment.env);  // given now: relative to here

@@ -1,6 +1,7 @@
 #include "rl/config/unknown_keys.hpp"
 
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <map>
 
@@ -48,6 +49,10 @@ const std::map<std::string, std::string, std::less<>> kForeignNames = {
     {"hidden_sizes", "fcnet_hiddens"},
 };
 
+/// Settings that versions before this one wrote into checkpoints: group, key.
+constexpr std::array<std::pair<std::string_view, std::string_view>, 1> kRetired{
+    {{"fault_tolerance", "max_crashes_per_minute"}}};
+
 /// What to write instead of `key` in `group`: the group it belongs in, the nearest key, or the known ones.
 std::string hint(std::string_view key, std::string_view group, const KnownKeys& known) {
   std::vector<std::string> names;
@@ -88,6 +93,19 @@ KnownKeys known_keys(Config& config) {
     known.emplace_back(std::string(group), std::move(keys));
   });
   return known;
+}
+
+std::string without_retired(std::string_view written) {
+  std::string kept;
+  std::string_view group;
+  while (!written.empty()) {
+    const std::string_view line = written.substr(0, written.find('\n'));
+    written.remove_prefix(std::min(line.size() + 1, written.size()));
+    if (line.starts_with('[') && line.ends_with(']')) group = line.substr(1, line.size() - 2);
+    const std::string_view key = line.substr(0, line.find(' '));
+    if (std::ranges::find(kRetired, std::pair(group, key)) == kRetired.end()) kept.append(line) += '\n';
+  }
+  return kept;
 }
 
 void refuse_unknown(const Source& source, const KnownKeys& known) {

@@ -17,4 +17,7 @@ KnownKeys known_keys(Config& config);
 /// Throws Error("unknown-key"), or Error("wrong-type") where a value stands in place of a group.
 void refuse_unknown(const Source& source, const KnownKeys& known);
 
+/// What to_toml() of an earlier version wrote, without the settings that there are no longer.
+std::string without_retired(std::string_view written);
+
 }  // namespace myriad

@@ -22,7 +22,7 @@ namespace myriad::simulator {
 namespace {
 
 constexpr int kChildSocket = 3;
-constexpr size_t kMaxWarnings = 32;  // that wait to be told
+constexpr size_t kMaxWarnings = 32;                // that wait to be told
 constexpr Time kNotes = std::chrono::seconds(10);  // between two words on a start that takes long
 
 Clock& clock() {

@@ -8,6 +8,8 @@
 
 #include "rl/algorithm_info.hpp"
 #include "rl/check.hpp"
+#include "rl/config/unknown_keys.hpp"
+#include "tests/error_of.hpp"
 
 namespace myriad {
 namespace {
@@ -425,6 +427,21 @@ length = [0.3, 1.0]
     // Off stays off where the algorithm has the setting on by default.
     Config replay = load_config("algorithm = \"Replay\"\n[training]\ngrad_clip = \"off\"\n", "c.toml");
     CHECK_FALSE(load_config(to_toml(replay), "again.toml").training.grad_clip.has_value());
+  }
+
+  TEST_CASE("without_retired: what an earlier version wrote is read, without the settings that are gone") {
+    Config config = load_config("", "none");
+    const std::string now = to_toml(config);
+    std::string before = now;
+    const std::string group = "[fault_tolerance]\n", line = "max_crashes_per_minute = 5\n";
+    before.insert(before.find(group) + group.size(), line);
+    CHECK(error_of([&] {
+            (void)load_config(before, "file");
+          }).find("[fault_tolerance] has no max_crashes_per_minute") != std::string::npos);
+    CHECK(without_retired(before) == now);
+    CHECK(without_retired("max_crashes_per_minute = 5\n[stop]\n" + line) ==
+          "max_crashes_per_minute = 5\n[stop]\n" + line);  // of another group: not the setting
+    CHECK(without_retired("") == "");
   }
 
   TEST_CASE("to_toml: numbers are spelled as TOML wants them") {
