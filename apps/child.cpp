@@ -49,6 +49,16 @@ std::optional<Message> ControlLink::receive() {
   return std::nullopt;
 }
 
+wire::ProcessErrorT last_word(const std::exception& thrown) {
+  const Error error = as_error(thrown);
+  std::fprintf(stderr, "error[%s] %s\n", error.code().c_str(), error.what());
+  wire::ProcessErrorT said;
+  said.code = error.code();
+  said.message = error.what();
+  said.exit = static_cast<int32_t>(error.exit_status());
+  return said;
+}
+
 std::string exit_cause(int status) {
   if (!WIFSIGNALED(status)) return fmt::format("exit status {}", WEXITSTATUS(status));
   const char* name = ::sigabbrev_np(WTERMSIG(status));
@@ -68,19 +78,14 @@ int run_child(const ChildArguments& arguments, const std::string& process, const
   const SocketContext context(1, kMaxSockets,
                               arguments.has("--keys") ? load_keys(arguments.text("--keys"), process) : SocketKeys{});
   ControlLink link(context, arguments, routing_id);
-  wire::ProcessErrorT last_word;
   try {
     return body(context, link);
   } catch (const std::exception& thrown) {
-    const Error error = as_error(thrown);
-    last_word.code = error.code();
-    last_word.message = error.what();
-    last_word.exit = static_cast<int32_t>(error.exit_status());
+    wire::ProcessErrorT error = last_word(thrown);
+    const int exit = error.exit;
+    link.send(std::move(error));
+    return exit;
   }
-  std::fprintf(stderr, "error[%s] %s\n", last_word.code.c_str(), last_word.message.c_str());
-  const int exit = last_word.exit;
-  link.send(std::move(last_word));
-  return exit;
 }
 
 }  // namespace myriad

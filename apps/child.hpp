@@ -1,6 +1,7 @@
 // What a learner and a host agent share: their arguments, the control link to the driver, the error they end with.
 #pragma once
 
+#include <exception>
 #include <functional>
 #include <map>
 #include <string>
@@ -68,6 +69,9 @@ class ControlLink {
   uint64_t* next_run_ = nullptr;
   Dealer dealer_;
 };
+
+/// An error for the driver; also printed.
+wire::ProcessErrorT last_word(const std::exception& thrown);
 
 /// How a process ended, from waitpid's status: "SIGSEGV", "exit status 3".
 std::string exit_cause(int status);

@@ -486,6 +486,7 @@ void DriverCore::cut(Time now, std::vector<Output>& outputs) {
 
 void DriverCore::learners_over(const LearnerGroup::Over& over, Time now, std::vector<Output>& outputs) {
   if (phase_ == Phase::stopping) return;
+  if (over.learners_live) return end(now, over.exit, over.reason, over.error_code, outputs);
   if (interrupts_ == 0 && !cutting_) {
     exit_ = over.exit;
     stop_reason_ = over.reason;

@@ -124,7 +124,7 @@ bool LearnerGroup::received(const std::string& peer, const std::string& user, co
   } else if (const auto* done = message.as<wire::CheckpointDoneT>()) {
     if (message.epoch == epoch_) checkpoint_done(shard_index(*member), *done, outputs);
   } else if (const auto* error = message.as<wire::ProcessErrorT>()) {
-    member->error = *error;  // its exit follows
+    member->error = *error;  // its exit follows, or its status: an update failed
   } else {
     return false;
   }
@@ -179,7 +179,8 @@ void LearnerGroup::status(Member& member, uint64_t epoch, const wire::LearnerSta
     return;
   }
   if (!status.broken.empty()) {
-    call(fmt::format("learner {} cannot go on: {}", shard_index(member), status.broken), now, outputs);
+    call(member.error ? "" : fmt::format("learner {} cannot go on: {}", shard_index(member), status.broken), now,
+         outputs);
     return;
   }
   advance(now, outputs);
@@ -300,6 +301,7 @@ bool LearnerGroup::all_at(LearnerStage stage) const {
 
 void LearnerGroup::advance(Time now, Outputs& outputs) {
   if (stage_ == Stage::calling && all_at(LearnerStage::called)) {
+    if (!cutting_ && end_failed(outputs)) return;
     if (!form(now, outputs)) return;
     stage_ = Stage::forming;
     send_orders(now, outputs);
@@ -317,6 +319,22 @@ void LearnerGroup::advance(Time now, Outputs& outputs) {
   if (state_.training_iteration > iteration_) close_iteration(outputs);  // a report died with its shard
   formed_size_ = size_;
   outputs.push_back(Formed{});
+}
+
+/// Where the updates of all shards fail, the run is over; the process of one whose update failed alone ends, and its
+/// next one has what its peers have. False: none failed.
+bool LearnerGroup::end_failed(Outputs& outputs) {
+  const auto group = std::span(members_).first(size_);
+  const auto failed = [](const Member& member) { return member.error.has_value(); };
+  if (std::ranges::all_of(group, failed)) {
+    const wire::ProcessErrorT& error = *group.front().error;
+    outputs.push_back(Over{static_cast<Exit>(error.exit), error.message, error.code, true});
+    return true;
+  }
+  for (Member& member : group)
+    if (failed(member) && !std::exchange(member.killed, true))
+      outputs.push_back(KillLearner{shard_index(member), member.incarnation, SIGKILL});
+  return std::ranges::any_of(group, failed);
 }
 
 /// Decides the version the epoch begins with, and its holders. False when no shard has the state any more.

@@ -73,6 +73,7 @@ class LearnerGroup {
   struct Over {
     Exit exit;
     std::string reason, error_code;
+    bool learners_live = false;  ///< none can train on, and all have what they had: it can be saved
   };
   using Output = std::variant<SpawnLearner, KillLearner, ToLearner, Event, Formed, Reported, Saved, Over>;
   using Outputs = std::vector<Output>;
@@ -136,6 +137,7 @@ class LearnerGroup {
   void send_orders(Time now, Outputs& outputs);
   void dismiss(const Member& member, Outputs& outputs) const;
   void advance(Time now, Outputs& outputs);
+  bool end_failed(Outputs& outputs);
   bool form(Time now, Outputs& outputs);
   bool all_at(wire::LearnerStage stage) const;
   bool is_fed(uint32_t shard) const;

@@ -538,6 +538,7 @@ class LearnerShell {
       const Time start = clock_->now();
       LearnerCore::Updated updated;
       GroupMember::Ended ended;
+      std::optional<wire::ProcessErrorT> failed;
       const uint64_t version = learner_.version();
       const double collective_before = learner_.collective_seconds();
       try {
@@ -557,6 +558,9 @@ class LearnerShell {
       } catch (const GroupBroken& broken) {
         ended.broken = broken.what();
         ended.prepared = learner_.standing() == Standing::prepared;
+      } catch (const std::exception& error) {  // diverged, out of memory, a plugin's: what it has can still be saved
+        failed = last_word(error);
+        ended.broken = failed->message;
       }
       ended.settled = learner_.version() > version;
       if (ended.settled || ended.prepared) ended.tally = UpdateTally::decode(tally);
@@ -565,9 +569,10 @@ class LearnerShell {
       updated.metrics["learner_wait_s"] = to_seconds(waited);
       updated.metrics["learner_collective_s"] = learner_.collective_seconds() - collective_before;
       updated.tally = std::move(tally);
-      return [this, epoch, end, updated = std::move(updated), broken = ended.broken,
+      return [this, epoch, end, failed, updated = std::move(updated), broken = ended.broken,
               result = report_parts(std::move(ended))] {
         idle_since_ = end;
+        if (failed) control_.send(*failed);
         result();
         if (broken.empty()) tell_core(epoch, updated);
         ledger_.flush();

@@ -25,6 +25,11 @@
 namespace myriad::simulator {
 namespace {
 
+Clock& clock() {
+  static const std::unique_ptr<Clock> clock = make_system_clock();
+  return *clock;
+}
+
 using myriad::Dict, myriad::DType, myriad::Space;  // not the messages
 
 constexpr const char* kPrefix = "clients";
@@ -274,9 +279,8 @@ class ClientEnvironment final : public Environment {
 
   bool comes_back() {
     if (refused_) return false;
-    static const std::unique_ptr<Clock> clock = make_system_clock();
-    const Time until = clock->now() + seconds(file_.reconnect_s);
-    while (!channel_ && clock->now() < until) wait(-1);
+    const Time until = clock().now() + seconds(file_.reconnect_s);
+    while (!channel_ && clock().now() < until) wait(-1);
     return channel_.has_value();
   }
 
@@ -323,10 +327,17 @@ class ClientEnvironment final : public Environment {
 
   /// What the client says next; none when it is gone, or another connection has taken its place.
   std::optional<ObservationT> receive() {
+    const bool limited = in_episode_ && file_.silence_s > 0;
+    const Time until = limited ? clock().now() + seconds(file_.silence_s) : Time::max();
     while (!channel_->has_more()) {
       const int fd = channel_->fd();
       if (wait(fd)) break;
       if (!channel_ || channel_->fd() != fd) return std::nullopt;
+      if (clock().now() >= until) {
+        drop(fmt::format("it said nothing for {:g} s amid an episode (silence_s of the run's file)", file_.silence_s),
+             "silent");
+        return std::nullopt;
+      }
     }
     try {
       MessageT message = channel_->receive(kFrame);
@@ -349,12 +360,12 @@ class ClientEnvironment final : public Environment {
     channel_.reset();
   }
 
-  void drop(const std::string& why) {
+  void drop(const std::string& why, const char* code = "bad-message") {
     why_lost_ = why;
     refused_ = true;
     if (!channel_) return;
     RefusedT refused;
-    refused.code = "bad-message";
+    refused.code = code;
     refused.text = why;
     try {
       channel_->send(frame_of(std::move(refused)));
@@ -419,8 +430,8 @@ ClientsFile read_clients_file(const std::string& path) {
   text << stream.rdbuf();
   if (!stream) fail(Exit::usage, "no-file", "{} cannot be read: {}", path, std::strerror(errno));
   const TomlValue file = read_toml(text.str(), std::filesystem::path(path).filename().string());
-  file.allow_keys("the file", {"observation", "action", "bind", "port", "token", "reconnect_s", "max_episode_steps",
-                               "reward_threshold"});
+  file.allow_keys("the file", {"observation", "action", "bind", "port", "token", "reconnect_s", "silence_s",
+                               "max_episode_steps", "reward_threshold"});
   for (const char* key : {"observation", "action", "port"})
     if (file.find(key) == nullptr) fail(Exit::usage, "missing-key", "{}: it has no {}", path, key);
   ClientsFile read{.observation = space_in(*file.find("observation"), "observation"),
@@ -431,6 +442,7 @@ ClientsFile read_clients_file(const std::string& path) {
   read.port = static_cast<uint16_t>(port);
   if (const TomlValue* token = file.find("token")) read.token = text_in(*token, "token");
   if (const TomlValue* wait = file.find("reconnect_s")) read.reconnect_s = number_in(*wait, "reconnect_s");
+  if (const TomlValue* wait = file.find("silence_s")) read.silence_s = number_in(*wait, "silence_s");
   if (const TomlValue* limit = file.find("max_episode_steps"))
     read.max_episode_steps = integer_in(*limit, "max_episode_steps", 0);
   if (const TomlValue* solved = file.find("reward_threshold"))

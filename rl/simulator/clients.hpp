@@ -32,6 +32,7 @@ struct ClientsFile {
   uint16_t port = 0;               ///< agent n of a run listens at port + n
   std::string token = {};          ///< what clients must send; needed beyond loopback
   double reconnect_s = 10.0;       ///< for so long a lost client's episode waits for it
+  double silence_s = 300.0;        ///< a client that says nothing for so long in an episode is refused; 0: no limit
   int64_t max_episode_steps = 0;
   std::optional<double> reward_threshold = {};
 };

@@ -190,6 +190,33 @@ class Ends(run_test.Case):
         self.assertIn("warning[endless-episode] 1 of 1 episodes were cut after 100000 steps", said)
         self.assert_nothing_left()
 
+    def test_learners_whose_updates_fail(self):
+        """Rewards become so large that no gradient is finite. What the learners had before that is saved."""
+        script = self.file("grows.py", """
+from myriad_client import Box, Discrete, serve
+
+class Env:
+    steps = 0
+    def __init__(self, options):
+        pass
+    def reset(self, seed=None):
+        self.t = 0
+        return [0.0], {}
+    def step(self, action):
+        self.t += 1
+        Env.steps += 1
+        return [0.0], 3e38 if Env.steps > 6000 else 1.0, self.t == 20, False, {}
+
+serve(Env, Box(-1, 1, (1,)), Discrete(2))
+""")
+        runs = self.start_runs(f"environment.env='process:{sys.executable} {script}'")
+        for mode, (driver, run) in runs.items():
+            with self.subTest(mode=mode):
+                said = self.assert_saved(driver, run, 5, "failed")
+                self.assertIn("error[diverged]", said)
+                self.assertNotIn("is lost", said)
+        self.assert_nothing_left()
+
     def test_driver_that_is_killed(self):
         driver, run = self.start_train()
         driver.kill()

@@ -258,6 +258,34 @@ TEST_SUITE("driver/driver_core") {
     CHECK(std::get<CheckpointWriter::Prepare>(find<DriverCore::Save>(last)->input).training_iteration == 2);
   }
 
+  TEST_CASE("DriverCore: learners whose updates fail are saved as they are, and end the run in their words") {
+    Run run(Run::options());
+    run.everybody();
+    run.report(1, 100);
+    wire::ProcessErrorT error;
+    error.code = "diverged";
+    error.message = "3 updates in a row had a gradient that is not finite";
+    error.exit = static_cast<int32_t>(Exit::internal);
+    run.receive(std::move(error));
+    wire::LearnerStatusT broken;
+    broken.stage = wire::LearnerStage::formed;
+    broken.version = broken.num_parts = 1;
+    broken.parts = {0};
+    broken.broken = "3 updates in a row had a gradient that is not finite";
+    CHECK(sent<wire::GroupOrderT>(run.receive(std::move(broken))) != nullptr);
+    const Outputs cut = run.learner_follows(2, 1, 100);
+    CHECK(find<DriverCore::Save>(cut) == nullptr);
+    CHECK(find<DriverCore::Save>(run.learner_follows(3, 1, 100)) != nullptr);
+    CHECK(stop_peers(run.complete_save(1, 3)) == std::vector<std::string>{"learner-0"});
+    Outputs outputs;
+    const auto* finished = run.finish(outputs);
+    REQUIRE(finished != nullptr);
+    CHECK(finished->exit == Exit::internal);
+    CHECK(finished->error_code == "diverged");
+    CHECK_FALSE(finished->goes_on);
+    CHECK(run.core.newest_is_saved());
+  }
+
   TEST_CASE("DriverCore: runners that are lost end the run with their cause, after a last checkpoint") {
     Run run(Run::options());
     run.everybody();

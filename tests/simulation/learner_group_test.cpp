@@ -246,6 +246,46 @@ TEST_SUITE("driver/learner_group") {
     CHECK(count<LearnerGroup::SpawnLearner>(outputs) == 0);
   }
 
+  TEST_CASE("LearnerGroup: updates that fail in all shards end the run, and leave what they have") {
+    Group run(2);
+    run.begins();
+    wire::ProcessErrorT error;
+    error.code = "diverged";
+    error.message = "no gradient is finite";
+    error.exit = static_cast<int32_t>(Exit::internal);
+    for (const uint32_t shard : {0u, 1u}) CHECK(run.receive(shard, wire::ProcessErrorT(error)).empty());
+    CHECK(event(run.broken(1, error.message), "group-broken") == nullptr);  // the run's last line says it
+    CHECK(count<LearnerGroup::Over>(run.called(0)) == 0);
+    const Outputs outputs = run.called(1);
+    REQUIRE(find<LearnerGroup::Over>(outputs) != nullptr);
+    CHECK(find<LearnerGroup::Over>(outputs)->error_code == "diverged");
+    CHECK(find<LearnerGroup::Over>(outputs)->learners_live);
+    CHECK(count<LearnerGroup::KillLearner>(outputs) == 0);
+    Outputs last;
+    run.group.cut(run.now, last);
+    run.forms({{}, {}});
+  }
+
+  TEST_CASE("LearnerGroup: a shard whose update fails alone ends, and its next process has what the others have") {
+    Group run(2);
+    run.begins();
+    wire::ProcessErrorT error;
+    error.code = "internal";
+    error.message = "out of memory";
+    error.exit = static_cast<int32_t>(Exit::internal);
+    run.receive(1, std::move(error));
+    run.broken(1, "out of memory");
+    run.called(0, {5});
+    const Outputs outputs = run.called(1, {5});
+    CHECK(count<LearnerGroup::Over>(outputs) == 0);
+    REQUIRE(count<LearnerGroup::KillLearner>(outputs) == 1);
+    CHECK(find<LearnerGroup::KillLearner>(outputs)->shard == 1);
+    CHECK(count<LearnerGroup::KillLearner>(run.called(1, {5})) == 0);  // once
+    CHECK(find<LearnerGroup::SpawnLearner>(run.dies(1))->incarnation == 1);
+    run.arrives(1);
+    run.forms({{5}, {}});
+  }
+
   TEST_CASE("LearnerGroup: a mistake that restarting cannot mend ends the run in the learner's words") {
     Group run(2);
     run.begins();

@@ -602,6 +602,25 @@ class Clients(Spawning):
         self.assertEqual(20 * 40, json_lines(run / "results.jsonl")[-1]["num_env_steps_sampled_lifetime"])
         self.assertEqual(2, self.events(run).count("is with runner"))
 
+    def test_a_client_that_falls_silent_loses_its_place(self):
+        silent, may_speak = threading.Event(), threading.Event()
+
+        def fault(client, episode, t):
+            if episode == 3 and not silent.is_set():
+                silent.set()
+                may_speak.wait(60)
+        driver, run, door = self.run_of_clients("stop.training_iteration=20", more="reconnect_s = 30\nsilence_s = 1.0\n", runners=1)
+        first, second = Players(door, fault), Players(door)
+        first.start()
+        self.assertTrue(silent.wait(30))
+        second.start()
+        self.wait_for(lambda: self.events(run).count("is with runner") == 2, "the second in its place", driver=driver)
+        may_speak.set()
+        first.join(30)
+        self.assertIn("[silent] it said nothing for 1 s amid an episode", str(first.error))
+        self.finish(driver)
+        self.assertEqual({6.0}, self.returns(run))
+
     def test_a_run_whose_clients_are_gone_is_told_to_end_and_saves(self):
         driver, run, door = self.run_of_clients(more="reconnect_s = 0.2\n", runners=1)
         player = Players(door)
