@@ -349,6 +349,7 @@ class World {
   void all_entered();
   void prepared(Process& process);
   void committed(Process& process);
+  void update_fails(Process& process);
   void aborted(Process& process);
   void advance(uint64_t version, uint64_t hash);
   void learner_message(Process& process, uint32_t from, Message&& message);

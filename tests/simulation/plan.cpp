@@ -137,6 +137,10 @@ Plan draw_plan(uint64_t seed, uint32_t allowed, uint32_t agents, uint32_t learne
   plan.scores_training = evaluation.chance(0.2);
   plan.evaluation = evaluation.log_time(milliseconds(2), Seconds(2));
   plan.evaluation_failure = evaluation.chance(0.3) ? 0.3 : 0;
+  Dice updates(mix(seed, 11));
+  if (const uint64_t version = plan.start_version + 1 + updates.below(20); updates.chance(0.1))
+    plan.failing_update = version;
+  if (plan.has(Fault::learner_kills) && updates.chance(0.2)) plan.lone_failure = 0.02;
   return plan;
 }
 
@@ -158,6 +162,7 @@ std::string to_text(const Plan& plan) {
       plan.checkpoint_frequency, plan.num_to_keep, to_seconds(plan.sample) * 1e3, to_seconds(plan.update) * 1e3,
       to_seconds(plan.loop) * 1e3, plan.crashes.size(), to_seconds(plan.step_timeout), plan.weights_fanout,
       plan.evaluation_interval, plan.evaluation_parallel ? "aside" : "waited for", to_seconds(plan.evaluation) * 1e3);
+  if (plan.failing_update != UINT64_MAX) text += fmt::format("; no update {}", plan.failing_update);
   if (!plan.by_slot())
     text += fmt::format("; queue {}, broadcast every {}, max lag {}, iteration {:.0f} ms", plan.learner_queue_size,
                         plan.broadcast_interval, plan.max_policy_lag ? static_cast<int64_t>(*plan.max_policy_lag) : -1,

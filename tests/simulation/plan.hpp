@@ -98,6 +98,8 @@ struct Plan {
   bool evaluation_parallel = true, evaluation_at_end = false, scores_training = false;
   Time evaluation{};  // how long one takes, at most
   double evaluation_failure = 0;
+  uint64_t failing_update = UINT64_MAX;  ///< the version that no shard can make
+  double lone_failure = 0;               ///< that a shard alone cannot make one
 
   bool has(Fault fault) const { return (faults & bit(fault)) != 0; }
   bool by_slot() const { return mode != SamplingMode::async; }

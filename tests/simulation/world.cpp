@@ -519,10 +519,12 @@ void World::check_finished() {
     const bool nobody_left = finished_->error_code == "runners-lost" || finished_->error_code == "agents-lost" ||
                              finished_->error_code == "spawn-failed";
     rule(!learners_lost_ || interrupted_ || nobody_left || finished_->exit != Exit::internal ||
-             finished_->error_code == "learner-lost",
+             finished_->error_code == "learner-lost" || finished_->error_code == "diverged",
          "I9", "lost learners end the run with {}", finished_->error_code);
-    rule(interrupted_ || learners_lost_ || (usage_error_ && finished_->exit == Exit::usage) || nobody_left, "I9",
-         "the run ended for nothing: {} [{}]", finished_->reason, finished_->error_code);
+    const bool diverged =
+        finished_->error_code == "diverged" && (current_.version + 1 == plan_.failing_update || plan_.lone_failure > 0);
+    rule(interrupted_ || learners_lost_ || (usage_error_ && finished_->exit == Exit::usage) || nobody_left || diverged,
+         "I9", "the run ended for nothing: {} [{}]", finished_->reason, finished_->error_code);
     if (!nobody_left) return;
     for (const uint32_t id : agents_) {
       const Process& process = processes_[id];

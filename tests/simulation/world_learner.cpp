@@ -561,8 +561,30 @@ void World::all_entered() {
   }
 }
 
+/// It stays, with what it has.
+void World::update_fails(Process& process) {
+  LearnerNode& node = *process.learner;
+  note(fmt::format("learner {} fails to make {}", node.shard, node.version + 1));
+  node.busy = false;
+  node.training.clear();
+  wire::ProcessErrorT error;
+  error.code = "diverged";
+  error.message = "no gradient is finite";
+  error.exit = static_cast<int32_t>(Exit::internal);
+  Message message = make_message(std::move(error));
+  message.run = run_of(process);
+  message.epoch = node.part.epoch;
+  send(process.id, kDriver, message);
+  GroupMember::Ended ended;
+  ended.settled = false;
+  ended.parts = {0};
+  ended.broken = "no gradient is finite";
+  step_member(process, ended);
+}
+
 void World::prepared(Process& process) {
   LearnerNode& node = *process.learner;
+  if (node.version + 1 == plan_.failing_update || dice_.chance(plan_.lone_failure)) return update_fails(process);
   note(fmt::format("learner {} has prepared {}", node.shard, node.version + 1));
   node.standing = Standing::prepared;
   node.prepared_hash = mix(node.hash, node.batch_hash);
