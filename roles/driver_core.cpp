@@ -447,6 +447,11 @@ void DriverCore::interrupted(const Interrupted& input, Time now, std::vector<Out
     outputs.push_back(Finished{Exit::interrupted, "interrupted", "interrupted"});
     return;
   }
+  if (std::exchange(goes_on_, false)) {  // no next life
+    exit_ = Exit::interrupted;
+    stop_reason_ = "interrupted";
+    exit_code_.clear();
+  }
   if (exit_ == Exit::ok) exit_ = Exit::interrupted;
   if (phase_ == Phase::stopping || cutting_) return;
   stop_reason_ = "interrupted";

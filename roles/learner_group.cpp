@@ -321,20 +321,27 @@ void LearnerGroup::advance(Time now, Outputs& outputs) {
   outputs.push_back(Formed{});
 }
 
-/// Where the updates of all shards fail, the run is over; the process of one whose update failed alone ends, and its
-/// next one has what its peers have. False: none failed.
+/// Where the updates of all shards fail, the run is over. The process of one whose update failed alone ends, and its
+/// next one has what its peers have; where that update fails again, the run is over, too. False: none failed.
 bool LearnerGroup::end_failed(Outputs& outputs) {
   const auto group = std::span(members_).first(size_);
   const auto failed = [](const Member& member) { return member.error.has_value(); };
-  if (std::ranges::all_of(group, failed)) {
-    const wire::ProcessErrorT& error = *group.front().error;
+  const auto first = std::ranges::find_if(group, failed);
+  if (first == group.end()) return false;
+  if (std::ranges::any_of(group, [&](const Member& m) { return failed(m) && m.killed; })) return true;  // it ends
+  uint64_t version = 0;
+  for (const Member& member : group) version = std::max(version, member.status.version);
+  if (std::exchange(failed_update_, version) == version || std::ranges::all_of(group, failed)) {
+    const wire::ProcessErrorT& error = *first->error;
     outputs.push_back(Over{static_cast<Exit>(error.exit), error.message, error.code, true});
     return true;
   }
   for (Member& member : group)
-    if (failed(member) && !std::exchange(member.killed, true))
+    if (failed(member)) {
+      member.killed = true;
       outputs.push_back(KillLearner{shard_index(member), member.incarnation, SIGKILL});
-  return std::ranges::any_of(group, failed);
+    }
+  return true;
 }
 
 /// Decides the version the epoch begins with, and its holders. False when no shard has the state any more.

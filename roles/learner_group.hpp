@@ -160,10 +160,11 @@ class LearnerGroup {
   Stage stage_ = Stage::calling;
   uint64_t epoch_ = 1;
   uint32_t target_, size_;
-  std::vector<Member> members_;   // by shard
-  std::vector<uint32_t> starts_;  // of processes, by shard
-  std::set<uint32_t> given_up_;   // places
-  uint32_t formed_size_ = 0;      // of the newest epoch that was formed
+  std::vector<Member> members_;            // by shard
+  std::vector<uint32_t> starts_;           // of processes, by shard
+  std::set<uint32_t> given_up_;            // places
+  uint32_t formed_size_ = 0;               // of the newest epoch that was formed
+  std::optional<uint64_t> failed_update_;  // of the weights' version that a shard alone could not leave
   bool stopping_ = false, ever_formed_ = false, cutting_ = false;
 
   // this epoch

@@ -27,7 +27,7 @@ LIBRARIES = "-lfmt -lboost_json -lflatbuffers -ldl -lpthread"
 
 # What the targets are linked with: an archive, from which each takes what it names.
 LIBRARY_SOURCES = """
-    rl/action_mask rl/algorithm_facts rl/algorithm_info rl/check rl/child_call rl/config rl/config/combinations rl/config/load rl/config/printer rl/config/reader rl/config/toml_text rl/config/unknown_keys rl/connector rl/curriculum rl/environment rl/fragment rl/hash rl/machine rl/module_json rl/module_plugin rl/module_spec rl/plugin rl/plugin_build rl/plugin_environment rl/run_layout rl/sandbox rl/simulator/messages rl/space
+    rl/action_mask rl/algorithm_facts rl/algorithm_info rl/check rl/child_call rl/config rl/config/combinations rl/config/load rl/config/printer rl/config/reader rl/config/toml_text rl/config/unknown_keys rl/connector rl/curriculum rl/environment rl/fragment rl/hash rl/machine rl/module_json rl/module_plugin rl/module_spec rl/plugin rl/plugin_build rl/plugin_environment rl/run_layout rl/sandbox rl/shell_line rl/simulator/messages rl/space
     rl/system rl/system_call_filter rl/toml rl/weights rl/wrapper_plugin rl/wrappers sims/classic/canvas
     rl/wire/messages rl/wire/packed rl/wire/parcel learners/batch_assembler roles/checkpoint env_runners/env_stepper env_runners/row_check env_runners/vector_env
 """.split()

@@ -782,6 +782,22 @@ TEST_SUITE("driver/driver_core") {
     CHECK_FALSE(find<DriverCore::Finished>(finished)->goes_on);
   }
 
+  TEST_CASE("DriverCore: interrupted while the processes of a run without learners end, none goes on from it") {
+    DriverCore::Options options = Run::options();
+    options.next_run = 9;
+    options.resume_directory = "checkpoints/000000004";
+    Run run(options);
+    run.learner_forms();
+    run.step(DriverCore::LearnerExited{0, 0, "SIGKILL"});
+    run.step(DriverCore::Interrupted{});
+    run.step(DriverCore::AgentExited{0, 0, "exit status 0"});
+    const Outputs finished = run.step(DriverCore::AgentExited{1, 0, "exit status 0"});
+    REQUIRE(find<DriverCore::Finished>(finished) != nullptr);
+    CHECK_FALSE(find<DriverCore::Finished>(finished)->goes_on);
+    CHECK(find<DriverCore::Finished>(finished)->exit == Exit::interrupted);
+    CHECK(find<DriverCore::Finished>(finished)->reason == "interrupted");
+  }
+
   TEST_CASE("DriverCore: with a checkpoint and a number for it, another run goes on when all learners are lost") {
     for (const bool checkpoint : {false, true})
       for (const uint64_t next_run : {0u, 9u, 10u}) {

@@ -284,6 +284,16 @@ TEST_SUITE("driver/learner_group") {
     CHECK(find<LearnerGroup::SpawnLearner>(run.dies(1))->incarnation == 1);
     run.arrives(1);
     run.forms({{5}, {}});
+    // The same update again: of another shard, while this one was told to leave before it could say so.
+    wire::ProcessErrorT again;
+    again.code = "diverged";
+    run.receive(0, std::move(again));
+    run.broken(0, "no gradient is finite");
+    run.called(0, {5});
+    const Outputs over = run.called(1, {5});
+    REQUIRE(find<LearnerGroup::Over>(over) != nullptr);
+    CHECK(find<LearnerGroup::Over>(over)->learners_live);
+    CHECK(count<LearnerGroup::KillLearner>(over) == 0);
   }
 
   TEST_CASE("LearnerGroup: a mistake that restarting cannot mend ends the run in the learner's words") {

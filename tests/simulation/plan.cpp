@@ -138,7 +138,7 @@ Plan draw_plan(uint64_t seed, uint32_t allowed, uint32_t agents, uint32_t learne
   plan.evaluation = evaluation.log_time(milliseconds(2), Seconds(2));
   plan.evaluation_failure = evaluation.chance(0.3) ? 0.3 : 0;
   Dice updates(mix(seed, 11));
-  if (const uint64_t version = plan.start_version + 1 + updates.below(20); updates.chance(0.1))
+  if (const uint64_t version = plan.start_version + 2 + updates.below(20); updates.chance(0.1))
     plan.failing_update = version;
   if (plan.has(Fault::learner_kills) && updates.chance(0.2)) plan.lone_failure = 0.02;
   return plan;
