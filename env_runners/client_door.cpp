@@ -235,7 +235,8 @@ bool ClientDoor::hand_over(Waiting& client, uint32_t slot, Runner& runner) {
                       .name = {},
                       .episode = 0,
                       .steps = 0,
-                      .acts = client.acts};
+                      .acts = client.acts,
+                      .why = {}};
   client.name.copy(message.name, sizeof message.name - 1);
   ::epoll_ctl(epoll_, EPOLL_CTL_DEL, client.fd, nullptr);
   const int flags_off = 0;
@@ -259,13 +260,13 @@ void ClientDoor::hear(uint32_t slot, Runner& runner) {
     const ssize_t got = ::recv(runner.fd, &message, sizeof message, MSG_DONTWAIT);
     if (got == 0) ::epoll_ctl(epoll_, EPOLL_CTL_DEL, runner.fd, nullptr);  // remove_runner() frees it
     if (got != sizeof message) return;
-    message.name[sizeof message.name - 1] = '\0';
+    message.name[sizeof message.name - 1] = message.why[sizeof message.why - 1] = '\0';
     if (message.kind == DoorMessage::Kind::free) {
       runner.free = true;
       runner.session = {};
     } else if (message.kind == DoorMessage::Kind::lost) {
-      say_(fmt::format("client {}: its episode {} was cut after {} steps (runner {})", printable(message.name, 63),
-                       message.episode, message.steps, slot));
+      say_(fmt::format("client {}: its episode {} was cut after {} steps (runner {}): {}", printable(message.name, 63),
+                       message.episode, message.steps, slot, printable(message.why, 127)));
     }
   }
 }

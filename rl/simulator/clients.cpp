@@ -35,12 +35,20 @@ using myriad::Dict, myriad::DType, myriad::Space;  // not the messages
 constexpr const char* kPrefix = "clients";
 constexpr Time kFrame = std::chrono::seconds(10);  // from a message's first byte to its last
 constexpr int kMostInteger = 1 << 26;
+constexpr double kMostSeconds = 1e9;
 
 // ---- the file ----
 
 double number_in(const TomlValue& value, std::string_view what) {
   if (value.number() == nullptr) value.wrong_type(what, "a number");
   return *value.number();
+}
+
+double seconds_in(const TomlValue& value, std::string_view what) {
+  const double number = number_in(value, what);
+  if (!(number >= 0 && number <= kMostSeconds))
+    value.wrong_type(what, fmt::format("a number of seconds from 0 to {:.0f}", kMostSeconds));
+  return number;
 }
 
 int integer_in(const TomlValue& value, std::string_view what, int least) {
@@ -189,7 +197,7 @@ class ClientEnvironment final : public Environment {
   /// Its client is told, and the next one to come begins.
   bool renew(std::string_view why) override {
     drop(std::string(why));
-    tell(DoorMessage::Kind::lost);
+    tell(DoorMessage::Kind::lost, why);
     tell(DoorMessage::Kind::free);
     session_ = {};
     in_episode_ = false;
@@ -204,7 +212,7 @@ class ClientEnvironment final : public Environment {
   StepResult cut(Row observation, const std::string& why) {
     std::fprintf(stderr, "client %s: episode %llu is cut at step %u: %s\n", name_.c_str(),
                  static_cast<unsigned long long>(episode_), t_, why.c_str());
-    tell(DoorMessage::Kind::lost);
+    tell(DoorMessage::Kind::lost, why);
     if (!channel_) tell(DoorMessage::Kind::free), session_ = {};
     in_episode_ = false;
     copy(observation);
@@ -373,9 +381,11 @@ class ClientEnvironment final : public Environment {
     channel_.reset();
   }
 
-  void tell(DoorMessage::Kind kind) const {
-    DoorMessage message{.kind = kind, .session = session_, .name = {}, .episode = episode_, .steps = t_, .acts = 0};
+  void tell(DoorMessage::Kind kind, std::string_view why = "") const {
+    DoorMessage message{
+        .kind = kind, .session = session_, .name = {}, .episode = episode_, .steps = t_, .acts = 0, .why = {}};
     name_.copy(message.name, sizeof message.name - 1);
+    why.copy(message.why, sizeof message.why - 1);
     (void)!::send(context_.door, &message, sizeof message, MSG_NOSIGNAL);
   }
 
@@ -441,8 +451,8 @@ ClientsFile read_clients_file(const std::string& path) {
   if (port > 65'000) file.find("port")->wrong_type("port", "at most 65000");
   read.port = static_cast<uint16_t>(port);
   if (const TomlValue* token = file.find("token")) read.token = text_in(*token, "token");
-  if (const TomlValue* wait = file.find("reconnect_s")) read.reconnect_s = number_in(*wait, "reconnect_s");
-  if (const TomlValue* wait = file.find("silence_s")) read.silence_s = number_in(*wait, "silence_s");
+  if (const TomlValue* wait = file.find("reconnect_s")) read.reconnect_s = seconds_in(*wait, "reconnect_s");
+  if (const TomlValue* wait = file.find("silence_s")) read.silence_s = seconds_in(*wait, "silence_s");
   if (const TomlValue* limit = file.find("max_episode_steps"))
     read.max_episode_steps = integer_in(*limit, "max_episode_steps", 0);
   if (const TomlValue* solved = file.find("reward_threshold"))

@@ -50,6 +50,7 @@ struct DoorMessage {
   uint64_t episode;  ///< lost: the one that was cut
   uint32_t steps;
   uint32_t acts;  ///< client: whether it chooses its actions itself
+  char why[128];  ///< lost: the reason, for people
 };
 
 /// The policy that a runner samples with, for clients that act themselves.

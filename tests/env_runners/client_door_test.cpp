@@ -54,8 +54,9 @@ struct Rig {
     ::close(fd);
     return message;
   }
-  void tell(uint32_t slot, DoorMessage::Kind kind) {
-    const DoorMessage message{.kind = kind, .session = {}, .name = {}, .episode = 7, .steps = 3, .acts = 0};
+  void tell(uint32_t slot, DoorMessage::Kind kind, const std::string& why = "") {
+    DoorMessage message{.kind = kind, .session = {}, .name = {}, .episode = 7, .steps = 3, .acts = 0, .why = {}};
+    why.copy(message.why, sizeof message.why);
     REQUIRE(::send(runners.at(slot), &message, sizeof message, 0) == sizeof message);
   }
 
@@ -279,10 +280,14 @@ TEST_SUITE("env_runners/client_door") {
     rig.step();
     CHECK(!rig.heard(1));
     rig.said.clear();
-    rig.tell(1, DoorMessage::Kind::lost);
+    const std::string longest(sizeof(DoorMessage::why), 'x');
+    rig.tell(1, DoorMessage::Kind::lost, "it said\nnothing");
+    rig.tell(1, DoorMessage::Kind::lost, longest);
     rig.step();
-    REQUIRE(rig.said.size() == 1);
+    REQUIRE(rig.said.size() == 2);
     CHECK(rig.said[0].find("its episode 7 was cut after 3 steps (runner 1)") != std::string::npos);
+    CHECK(rig.said[0].ends_with("(runner 1): it said?nothing"));
+    CHECK(rig.said[1].ends_with("(runner 1): " + longest.substr(1)));
   }
 }
 

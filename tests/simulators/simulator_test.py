@@ -618,6 +618,7 @@ class Clients(Spawning):
         may_speak.set()
         first.join(30)
         self.assertIn("[silent] it said nothing for 1 s amid an episode", str(first.error))
+        self.assertRegex(self.events(run), r"its episode \d+ was cut after \d+ steps \(runner 0\): it said nothing for 1 s amid an episode")
         self.finish(driver)
         self.assertEqual({6.0}, self.returns(run))
 
