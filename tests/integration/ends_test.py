@@ -217,6 +217,43 @@ serve(Env, Box(-1, 1, (1,)), Discrete(2))
                 self.assertNotIn("is lost", said)
         self.assert_nothing_left()
 
+    def test_full_log(self):
+        """What a simulator prints and the disk does not take is left out, and stops nothing. A pipe that is not emptied holds 64 KiB."""
+        script = self.file("prints.py", """
+from myriad_client import Box, Discrete, serve
+
+class Env:
+    def __init__(self, options):
+        pass
+    def reset(self, seed=None):
+        self.t = 0
+        return [0.0], {}
+    def step(self, action):
+        self.t += 1
+        print("x" * 1000)
+        return [0.0], 1.0, self.t == 20, False, {}
+
+serve(Env, Box(-1, 1, (1,)), Discrete(2))
+""")
+        env = f"environment.env='process:{sys.executable} {script}'"
+        first = {mode: self.start("train", self.file(f"{mode}.toml", text), "--out", self.root / mode, env, "stop.training_iteration=2")
+                 for mode, text in MODES.items()}
+        for driver in first.values():
+            self.finish(driver)
+        logs = {mode: list((self.root / mode / "logs").glob("*.txt")) for mode in MODES}
+        for mode in MODES:
+            self.assertNotEqual([], logs[mode])
+            for log in logs[mode]:
+                log.unlink()
+                log.symlink_to("/dev/full")
+        again = {mode: self.start("train", "--resume", self.root / mode, "stop.training_iteration=6") for mode in MODES}
+        for mode, driver in again.items():
+            with self.subTest(mode=mode):
+                self.assert_saved(driver, self.root / mode, 0, "finished")
+                self.assertEqual(6, len(json_lines(self.root / mode / "results.jsonl")))
+                self.assertTrue(all(log.is_symlink() for log in logs[mode]))
+        self.assert_nothing_left()
+
     def test_driver_that_is_killed(self):
         driver, run = self.start_train()
         driver.kill()
