@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "rl/machine.hpp"
+#include "rl/wire/process_error.hpp"
 
 namespace myriad {
 
@@ -51,12 +52,8 @@ std::optional<Message> ControlLink::receive() {
 
 wire::ProcessErrorT last_word(const std::exception& thrown) {
   const Error error = as_error(thrown);
-  std::fprintf(stderr, "error[%s] %s\n", error.code().c_str(), error.what());
-  wire::ProcessErrorT said;
-  said.code = error.code();
-  said.message = error.what();
-  said.exit = static_cast<int32_t>(error.exit_status());
-  return said;
+  std::fprintf(stderr, "%s\n", error.line().c_str());
+  return process_error(error);
 }
 
 std::string exit_cause(int status) {

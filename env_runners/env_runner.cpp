@@ -18,6 +18,7 @@
 #include "rl/simulator/clients.hpp"
 #include "rl/wire/messages.hpp"
 #include "rl/wire/packed.hpp"
+#include "rl/wire/process_error.hpp"
 #include "rl/wrappers.hpp"
 
 namespace myriad {
@@ -76,15 +77,13 @@ class EnvRunner {
   }
 
   void send_error(const Error& error, const std::string& hint) {
-    wire::ProcessErrorT last_word;
+    wire::ProcessErrorT last_word = process_error(error);
     if (const auto* failure = dynamic_cast<const EnvError*>(&error)) {
       last_word.failures = failure->in_a_row;
       last_word.ends_run = !failure->mendable || setup_.config.environment.on_failure == "end";
     }
     last_word.slot = slot_;
-    last_word.code = error.code();
-    last_word.message = error.what() + hint;
-    last_word.exit = static_cast<int32_t>(error.exit_status());
+    last_word.message += hint;
     (void)send(make_message(std::move(last_word)));
   }
 

@@ -4,6 +4,7 @@
 #include <csignal>
 #include <numeric>
 
+#include "rl/wire/process_error.hpp"
 #include "roles/iteration_metrics.hpp"
 
 namespace myriad {
@@ -433,11 +434,7 @@ void LearnerGroup::lost(Time now, const std::string& shard, const std::string& c
 
 void LearnerGroup::spawn_failed(uint32_t shard, uint32_t incarnation, const std::string& cause, Time now,
                                 Outputs& outputs) {
-  wire::ProcessErrorT error;
-  error.exit = static_cast<int32_t>(Exit::resource);
-  error.code = "spawn-failed";
-  error.message = cause;
-  if (shard < members_.size()) members_[shard].error = error;
+  if (shard < members_.size()) members_[shard].error = process_error(Error(Exit::resource, "spawn-failed", cause));
   exited(shard, incarnation, cause, now, outputs);
 }
 

@@ -40,7 +40,7 @@ class Test:
     env: dict[str, str] = dataclasses.field(default_factory=dict)
     workdir: str | None = None
     timeout_s: float = 120
-    alone: bool = False
+    in_turn: bool = False
     filter: list[str] = dataclasses.field(default_factory=list)
 
     def is_doctest(self) -> bool:
@@ -243,10 +243,10 @@ def main() -> int:
     signal.signal(signal.SIGINT, interrupted)
     signal.signal(signal.SIGTERM, interrupted)
     # Those that want the machine wait for processes half of their time: the others run beside them, one at a time.
-    alone = [test for test in tests if test.alone]
-    with concurrent.futures.ThreadPoolExecutor(1 if alone else max(1, len(os.sched_getaffinity(0)))) as pool:
-        beside = [pool.submit(one, test) for test in tests if not test.alone]
-        for test in alone:
+    in_turn = [test for test in tests if test.in_turn]
+    with concurrent.futures.ThreadPoolExecutor(1 if in_turn else max(1, len(os.sched_getaffinity(0)))) as pool:
+        beside = [pool.submit(one, test) for test in tests if not test.in_turn]
+        for test in in_turn:
             one(test)
         for future in beside:
             future.result()

@@ -108,7 +108,7 @@ int run_evaluation(const std::string& run, const std::string& checkpoint) {
   const auto say = [&said](std::string_view text) { text.copy(said.text, sizeof said.text - 1); };
   try {
     const std::string name = checkpoint + "/config.toml";
-    const FinalEvaluation result = evaluate_at_end(load_config(read_file(name), name), run, checkpoint);
+    const FinalEvaluation result = evaluate_at_end(load_config(saved_config(checkpoint), name), run, checkpoint);
     said.is_result = true;
     said.numbers = result;
     say(result.failure);

@@ -13,14 +13,10 @@
 #include "rl/descriptors.hpp"
 
 namespace myriad::simulator {
-namespace {
-
-Clock& clock() {
+Clock& system_clock() {
   static const std::unique_ptr<Clock> clock = make_system_clock();
   return *clock;
 }
-
-}  // namespace
 
 std::string readable(const std::string& text) {
   std::string kept = text.substr(0, 4096);
@@ -95,14 +91,14 @@ void Channel::fill(size_t size, Time until, Time deadline) {
     if (got == 0) fail(Exit::environment, "simulator-gone", "{} has closed the connection", name_);
     if (errno != EAGAIN && errno != EINTR)
       fail(Exit::environment, "simulator-gone", "{} cannot be read: {}", name_, std::strerror(errno));
-    if (clock().now() >= until)
+    if (system_clock().now() >= until)
       fail(Exit::environment, "simulator-silent", "{} gave no answer for {:.0f} s", name_, to_seconds(deadline));
     if (alive_) alive_();
   }
 }
 
 MessageT Channel::receive(Time deadline) {
-  const Time until = clock().now() + deadline;
+  const Time until = system_clock().now() + deadline;
   uint32_t size = 0;
   fill(sizeof size, until, deadline);
   std::memcpy(&size, bytes_.data(), sizeof size);

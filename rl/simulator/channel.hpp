@@ -14,6 +14,8 @@ namespace myriad::simulator {
 /// Text of a peer, for people: 4,096 bytes at most, without control characters but newlines.
 std::string readable(const std::string& text);
 
+Clock& system_clock();  ///< the system's: deadlines of channels are its times
+
 class Channel {
  public:
   /// Takes over `fd`, a connected stream socket; `name`: the peer's, for messages.

@@ -25,11 +25,6 @@
 namespace myriad::simulator {
 namespace {
 
-Clock& clock() {
-  static const std::unique_ptr<Clock> clock = make_system_clock();
-  return *clock;
-}
-
 using myriad::Dict, myriad::DType, myriad::Space;  // not the messages
 
 constexpr const char* kPrefix = "clients";
@@ -287,8 +282,8 @@ class ClientEnvironment final : public Environment {
 
   bool comes_back() {
     if (refused_) return false;
-    const Time until = clock().now() + seconds(file_.reconnect_s);
-    while (!channel_ && clock().now() < until) wait(-1);
+    const Time until = system_clock().now() + seconds(file_.reconnect_s);
+    while (!channel_ && system_clock().now() < until) wait(-1);
     return channel_.has_value();
   }
 
@@ -336,12 +331,12 @@ class ClientEnvironment final : public Environment {
   /// What the client says next; none when it is gone, or another connection has taken its place.
   std::optional<ObservationT> receive() {
     const bool limited = in_episode_ && file_.silence_s > 0;
-    const Time until = limited ? clock().now() + seconds(file_.silence_s) : Time::max();
+    const Time until = limited ? system_clock().now() + seconds(file_.silence_s) : Time::max();
     while (!channel_->has_more()) {
       const int fd = channel_->fd();
       if (wait(fd)) break;
       if (!channel_ || channel_->fd() != fd) return std::nullopt;
-      if (clock().now() >= until) {
+      if (system_clock().now() >= until) {
         drop(fmt::format("it said nothing for {:g} s amid an episode (silence_s of the run's file)", file_.silence_s),
              "silent");
         return std::nullopt;

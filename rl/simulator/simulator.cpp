@@ -25,11 +25,6 @@ constexpr int kChildSocket = 3;
 constexpr size_t kMaxWarnings = 32;                // that wait to be told
 constexpr Time kNotes = std::chrono::seconds(10);  // between two words on a start that takes long
 
-Clock& clock() {
-  static const std::unique_ptr<Clock> clock = make_system_clock();
-  return *clock;
-}
-
 std::string text_of(const EnvOptions& options) {
   std::string text;
   for (const auto& [name, value] : options) text += fmt::format("{}{}={}", text.empty() ? "" : "\n", name, value);
@@ -115,9 +110,9 @@ Simulator::~Simulator() { end(); }
 void Simulator::end() {
   close();
   if (pid_ >= 0) {
-    const Time until = clock().now() + (broken_ ? Time::zero() : kCloseGrace);
+    const Time until = system_clock().now() + (broken_ ? Time::zero() : kCloseGrace);
     int got = 0;
-    for (useconds_t pause = 200; (got = ::waitpid(pid_, nullptr, WNOHANG)) == 0 && clock().now() < until;
+    for (useconds_t pause = 200; (got = ::waitpid(pid_, nullptr, WNOHANG)) == 0 && system_clock().now() < until;
          pause = std::min<useconds_t>(2 * pause, 10'000))
       ::usleep(pause);
     if (got == 0) {
@@ -212,7 +207,7 @@ void Simulator::start(const Source& source, const EnvOptions& options, const Env
 /// Waits where nobody listens: a simulator may begin later than the run, or be started again.
 void Simulator::connect(const std::string& address, const EnvContext& context) {
   local_ = is_path(address);
-  const Time until = clock().now() + start_timeout_;
+  const Time until = system_clock().now() + start_timeout_;
   Time pause = std::chrono::milliseconds(50), next_sign{};
   for (bool told = false;; told = true) {
     std::string why;
@@ -220,7 +215,7 @@ void Simulator::connect(const std::string& address, const EnvContext& context) {
       channel_.emplace(connect_to(address), fmt::format("the simulator at {}", address), false, context.alive);
       return;
     } catch (const std::runtime_error& error) { why = error.what(); }
-    const Time now = clock().now();
+    const Time now = system_clock().now();
     if (now + pause >= until)
       fail(Exit::environment, "simulator-gone",
            "no simulator answers at {}: {}; start it first, or within env_runners.start_timeout_s = {:g} s", address,
@@ -315,17 +310,17 @@ MessageT Simulator::answer() {
 
 /// The next message, of one that has taken no step yet: now and then a word on how far it is.
 MessageT Simulator::starting() {
-  const Time until = clock().now() + start_timeout_;
+  const Time until = system_clock().now() + start_timeout_;
   for (;;) {
-    if (next_note_ == Time{}) next_note_ = clock().now() + kNotes;
+    if (next_note_ == Time{}) next_note_ = system_clock().now() + kNotes;
     try {
-      return channel_->receive(std::max(Time{}, std::min(until, next_note_) - clock().now()));
+      return channel_->receive(std::max(Time{}, std::min(until, next_note_) - system_clock().now()));
     } catch (const Error& error) {
       if (error.code() != "simulator-silent") throw;
     }
     const std::string so_far = num_envs_ == 0 ? "has not said its first word"
                                               : fmt::format("has made {} of {} environments", made_, num_envs_);
-    if (clock().now() >= until)
+    if (system_clock().now() >= until)
       fail(Exit::environment, "simulator-silent",
            "{} gave no answer for {:.0f} s while it started: it {}; env_runners.start_timeout_s is how long that may "
            "take",

@@ -494,8 +494,7 @@ struct myriad_client {
   }
 
   WelcomeT connect() {
-    static const std::unique_ptr<Clock> clock = make_system_clock();
-    const Time until = clock->now() + patience;
+    const Time until = system_clock().now() + patience;
     for (Time pause = std::chrono::milliseconds(50);; pause = std::min<Time>(2 * pause, std::chrono::seconds(2))) {
       try {
         channel.reset();
@@ -505,7 +504,7 @@ struct myriad_client {
         hello.session = welcome.session;
         return welcome;
       } catch (const Error& error) {
-        if (error.code() == "refused" || clock->now() + pause > until) throw;
+        if (error.code() == "refused" || system_clock().now() + pause > until) throw;
       }
       std::this_thread::sleep_for(pause);
     }

@@ -54,6 +54,27 @@ class Ends(run_test.Case):
             self.wait_for(lambda: len(json_lines(run / "results.jsonl")) >= 2, "two reports", driver=driver)
         return runs
 
+    def simulator(self, *lines: str) -> str:
+        """The setting of one whose step ends with these lines."""
+        script = self.file("simulator.py", """
+from myriad_client import Box, Discrete, serve
+
+class Env:
+    steps = 0
+    def __init__(self, options):
+        pass
+    def reset(self, seed=None):
+        self.t = 0
+        return [0.0], {}
+    def step(self, action):
+        self.t += 1
+        Env.steps += 1
+        """ + "\n        ".join(lines) + """
+
+serve(Env, Box(-1, 1, (1,)), Discrete(2))
+""")
+        return f"environment.env='process:{sys.executable} {script}'"
+
     def send(self, signal_number: int, *pids: int) -> None:
         for pid in pids:
             try:
@@ -192,24 +213,8 @@ class Ends(run_test.Case):
 
     def test_learners_whose_updates_fail(self):
         """Rewards become so large that no gradient is finite. What the learners had before that is saved."""
-        script = self.file("grows.py", """
-from myriad_client import Box, Discrete, serve
-
-class Env:
-    steps = 0
-    def __init__(self, options):
-        pass
-    def reset(self, seed=None):
-        self.t = 0
-        return [0.0], {}
-    def step(self, action):
-        self.t += 1
-        Env.steps += 1
-        return [0.0], 3e38 if Env.steps > 6000 else 1.0, self.t == 20, False, {}
-
-serve(Env, Box(-1, 1, (1,)), Discrete(2))
-""")
-        runs = self.start_runs(f"environment.env='process:{sys.executable} {script}'")
+        env = self.simulator("return [0.0], 3e38 if Env.steps > 6000 else 1.0, self.t == 20, False, {}")
+        runs = self.start_runs(env)
         for mode, (driver, run) in runs.items():
             with self.subTest(mode=mode):
                 said = self.assert_saved(driver, run, 5, "failed")
@@ -219,23 +224,7 @@ serve(Env, Box(-1, 1, (1,)), Discrete(2))
 
     def test_full_log(self):
         """What a simulator prints and the disk does not take is left out, and stops nothing. A pipe that is not emptied holds 64 KiB."""
-        script = self.file("prints.py", """
-from myriad_client import Box, Discrete, serve
-
-class Env:
-    def __init__(self, options):
-        pass
-    def reset(self, seed=None):
-        self.t = 0
-        return [0.0], {}
-    def step(self, action):
-        self.t += 1
-        print("x" * 1000)
-        return [0.0], 1.0, self.t == 20, False, {}
-
-serve(Env, Box(-1, 1, (1,)), Discrete(2))
-""")
-        env = f"environment.env='process:{sys.executable} {script}'"
+        env = self.simulator('print("x" * 1000)', "return [0.0], 1.0, self.t == 20, False, {}")
         first = {mode: self.start("train", self.file(f"{mode}.toml", text), "--out", self.root / mode, env, "stop.training_iteration=2")
                  for mode, text in MODES.items()}
         for driver in first.values():

@@ -1,6 +1,7 @@
 #include "roles/driver_core.hpp"
 
 #include "rl/wire/packed.hpp"
+#include "rl/wire/process_error.hpp"
 #include "tests/simulation/driver_harness.hpp"
 
 namespace myriad {
@@ -262,11 +263,8 @@ TEST_SUITE("driver/driver_core") {
     Run run(Run::options());
     run.everybody();
     run.report(1, 100);
-    wire::ProcessErrorT error;
-    error.code = "diverged";
-    error.message = "3 updates in a row had a gradient that is not finite";
-    error.exit = static_cast<int32_t>(Exit::internal);
-    run.receive(std::move(error));
+    run.receive(
+        process_error(Error(Exit::internal, "diverged", "3 updates in a row had a gradient that is not finite")));
     wire::LearnerStatusT broken;
     broken.stage = wire::LearnerStage::formed;
     broken.version = broken.num_parts = 1;
@@ -648,11 +646,8 @@ TEST_SUITE("driver/driver_core") {
     for (const bool ends_run : {false, true}) {
       Run run(Run::options());
       run.everybody();
-      wire::ProcessErrorT error;
+      wire::ProcessErrorT error = process_error(Error(Exit::environment, "env-exception", "the joint came off"));
       error.slot = 3;
-      error.code = "env-exception";
-      error.message = "the joint came off";
-      error.exit = static_cast<int32_t>(Exit::environment);
       error.ends_run = ends_run;
       const Outputs outputs = run.receive(std::move(error), Run::peer(1, 0));
       const auto* stop = sent<wire::StopT>(outputs);

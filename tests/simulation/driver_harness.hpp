@@ -6,6 +6,7 @@
 
 #include <csignal>
 
+#include "rl/wire/process_error.hpp"
 #include "roles/driver_core.hpp"
 #include "tests/simulation/outputs.hpp"
 
@@ -160,11 +161,8 @@ struct Run {
     return receive(std::move(all), peer(agent, 0));
   }
   Outputs error(const std::string& peer, uint32_t slot, Exit exit, const std::string& message) {
-    wire::ProcessErrorT error;
+    wire::ProcessErrorT error = process_error(Error(exit, "env-contract", message));
     error.slot = slot;
-    error.code = "env-contract";
-    error.message = message;
-    error.exit = static_cast<int32_t>(exit);
     return receive(std::move(error), peer);
   }
   /// Learner and both agents have said hello.

@@ -1,5 +1,6 @@
 #include "roles/host_agent.hpp"
 
+#include "rl/wire/process_error.hpp"
 #include "tests/simulation/agent_harness.hpp"
 
 namespace myriad {
@@ -297,11 +298,8 @@ TEST_SUITE("roles/host_agent") {
   TEST_CASE("HostAgent: a runner's last words go to the driver with its slot") {
     Rig rig(true);
     rig.up(kFirst + 1);
-    wire::ProcessErrorT error;
+    wire::ProcessErrorT error = process_error(Error(Exit::usage, "bad-env", "no such map"));
     error.slot = 0;  // whatever it says
-    error.code = "bad-env";
-    error.message = "no such map";
-    error.exit = 2;
     const auto outputs = rig.runner(kFirst + 1, 0, std::move(error));
     const auto errors = bodies<HostAgent::ToDriver, wire::ProcessErrorT>(outputs);
     REQUIRE(errors.size() == 1);

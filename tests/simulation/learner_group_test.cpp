@@ -1,5 +1,6 @@
 #include "roles/learner_group.hpp"
 
+#include "rl/wire/process_error.hpp"
 #include "tests/simulation/group_harness.hpp"
 
 namespace myriad {
@@ -227,11 +228,7 @@ TEST_SUITE("driver/learner_group") {
     CHECK(find<LearnerGroup::SpawnLearner>(again)->incarnation == 1);
     Group hopeless(2);
     hopeless.arrives(1);
-    wire::ProcessErrorT error;
-    error.code = "no-gpu";
-    error.message = "no CUDA device";
-    error.exit = static_cast<int32_t>(Exit::environment);
-    hopeless.receive(1, std::move(error));
+    hopeless.receive(1, process_error(Error(Exit::environment, "no-gpu", "no CUDA device")));
     CHECK(find<LearnerGroup::Over>(hopeless.dies(1))->error_code == "no-gpu");
   }
 
@@ -249,12 +246,9 @@ TEST_SUITE("driver/learner_group") {
   TEST_CASE("LearnerGroup: updates that fail in all shards end the run, and leave what they have") {
     Group run(2);
     run.begins();
-    wire::ProcessErrorT error;
-    error.code = "diverged";
-    error.message = "no gradient is finite";
-    error.exit = static_cast<int32_t>(Exit::internal);
-    for (const uint32_t shard : {0u, 1u}) CHECK(run.receive(shard, wire::ProcessErrorT(error)).empty());
-    CHECK(event(run.broken(1, error.message), "group-broken") == nullptr);  // the run's last line says it
+    const Error error(Exit::internal, "diverged", "no gradient is finite");
+    for (const uint32_t shard : {0u, 1u}) CHECK(run.receive(shard, process_error(error)).empty());
+    CHECK(event(run.broken(1, error.what()), "group-broken") == nullptr);  // the run's last line says it
     CHECK(count<LearnerGroup::Over>(run.called(0)) == 0);
     const Outputs outputs = run.called(1);
     REQUIRE(find<LearnerGroup::Over>(outputs) != nullptr);
@@ -269,11 +263,7 @@ TEST_SUITE("driver/learner_group") {
   TEST_CASE("LearnerGroup: a shard whose update fails alone ends, and its next process has what the others have") {
     Group run(2);
     run.begins();
-    wire::ProcessErrorT error;
-    error.code = "internal";
-    error.message = "out of memory";
-    error.exit = static_cast<int32_t>(Exit::internal);
-    run.receive(1, std::move(error));
+    run.receive(1, process_error(Error(Exit::internal, "internal", "out of memory")));
     run.broken(1, "out of memory");
     run.called(0, {5});
     const Outputs outputs = run.called(1, {5});
@@ -285,9 +275,7 @@ TEST_SUITE("driver/learner_group") {
     run.arrives(1);
     run.forms({{5}, {}});
     // The same update again: of another shard, while this one was told to leave before it could say so.
-    wire::ProcessErrorT again;
-    again.code = "diverged";
-    run.receive(0, std::move(again));
+    run.receive(0, process_error(Error(Exit::internal, "diverged", "")));
     run.broken(0, "no gradient is finite");
     run.called(0, {5});
     const Outputs over = run.called(1, {5});
@@ -299,11 +287,7 @@ TEST_SUITE("driver/learner_group") {
   TEST_CASE("LearnerGroup: a mistake that restarting cannot mend ends the run in the learner's words") {
     Group run(2);
     run.begins();
-    wire::ProcessErrorT error;
-    error.code = "config";
-    error.message = "no module mlp9";
-    error.exit = static_cast<int32_t>(Exit::usage);
-    CHECK(run.receive(1, std::move(error)).empty());
+    CHECK(run.receive(1, process_error(Error(Exit::usage, "config", "no module mlp9"))).empty());
     const Outputs outputs = run.dies(1, "exit status 2");
     REQUIRE(find<LearnerGroup::Over>(outputs) != nullptr);
     CHECK(find<LearnerGroup::Over>(outputs)->reason == "no module mlp9");

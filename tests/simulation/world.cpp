@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <csignal>
 
+#include "rl/wire/process_error.hpp"
 #include "tests/simulation/cluster.hpp"
 
 namespace myriad::simulation {
@@ -188,11 +189,9 @@ void World::kill(Process& process, const char* cause) {
     Process& agent = processes_[runner.agent];
     if (plan_.has(Fault::usage_error) && faulty() && runner.welcomed && agent.alive && driver_ != nullptr &&
         !driver_->finishing()) {
-      wire::ProcessErrorT error;  // a mistake of the user's, seen by one environment only
+      // A mistake of the user's, seen by one environment only.
+      wire::ProcessErrorT error = process_error(Error(Exit::usage, "out-of-range", "env_config.size"));
       error.slot = runner.slot;
-      error.code = "out-of-range";
-      error.message = "env_config.size";
-      error.exit = static_cast<int32_t>(Exit::usage);
       runner_says(process, make_message(std::move(error)));
       usage_error_ = true;
     }

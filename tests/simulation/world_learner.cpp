@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "rl/wire/packed.hpp"
+#include "rl/wire/process_error.hpp"
 #include "tests/simulation/cluster.hpp"
 
 namespace myriad::simulation {
@@ -567,11 +568,7 @@ void World::update_fails(Process& process) {
   note(fmt::format("learner {} fails to make {}", node.shard, node.version + 1));
   node.busy = false;
   node.training.clear();
-  wire::ProcessErrorT error;
-  error.code = "diverged";
-  error.message = "no gradient is finite";
-  error.exit = static_cast<int32_t>(Exit::internal);
-  Message message = make_message(std::move(error));
+  Message message = make_message(process_error(Error(Exit::internal, "diverged", "no gradient is finite")));
   message.run = run_of(process);
   message.epoch = node.part.epoch;
   send(process.id, kDriver, message);

@@ -66,8 +66,8 @@ def _leave_signals_to_myriad() -> None:
     forks of it, have the signals as they were: multiprocessing ends its workers by SIGTERM."""
     if threading.current_thread() is not threading.main_thread():
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    taken = {number: handler for number, handler in before.items() if handler in (signal.SIG_DFL, signal.default_int_handler)}
+    taken = {number: handler for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+             if (handler := signal.getsignal(number)) in (signal.SIG_DFL, signal.default_int_handler)}
     for number in taken:
         signal.signal(number, lambda *_: None)
 
