@@ -24,7 +24,10 @@ constexpr int kDepth = 128;  // rows of b at a time: 24 KiB, which stay in the f
 using Vector = float __attribute__((vector_size(sizeof(float) * kWidth)));
 using Unaligned [[gnu::aligned(sizeof(float)), gnu::may_alias]] = Vector;
 
+using Bytes [[gnu::aligned(1), gnu::may_alias]] = uint8_t __attribute__((vector_size(kWidth)));
+
 Vector load(const float* x) { return *reinterpret_cast<const Unaligned*>(x); }
+Vector load(const uint8_t* x) { return __builtin_convertvector(*reinterpret_cast<const Bytes*>(x), Vector); }
 void store(float* x, Vector v) { *reinterpret_cast<Unaligned*>(x) = v; }
 
 /// c [rows, width] = start + sum over k of a(row, k) b[k], with a(row, k) = a[row * a_row + k * a_step].
@@ -130,11 +133,12 @@ constexpr Lanes interleaved(int from) {
   return lanes;
 }
 
-/// y [columns, y_row] = x [rows, x_row] transposed, for kWidth x kWidth; rows past the end count as zeros. Interleaving
-/// the upper with the lower half of the rows, once for each bit of an index, transposes a square.
-void transpose_square(const float* x, ptrdiff_t x_row, int rows, float* y, ptrdiff_t y_row) {
+/// y [columns, y_row] = factor x [rows, x_row] transposed, for kWidth x kWidth; rows past the end count as zeros.
+/// Interleaving the upper with the lower half of the rows, once for each bit of an index, transposes a square.
+template <class X>
+void transpose_square(const X* x, ptrdiff_t x_row, int rows, float* y, ptrdiff_t y_row, float factor = 1.0f) {
   Vector v[kWidth], w[kWidth];
-  for (int i = 0; i < kWidth; ++i) v[i] = i < rows ? load(x + i * x_row) : Vector{};
+  for (int i = 0; i < kWidth; ++i) v[i] = i < rows ? load(x + i * x_row) * factor : Vector{};
 #pragma GCC unroll 4
   for (int bit = 1; bit < kWidth; bit *= 2) {
 #pragma GCC unroll 8
@@ -148,14 +152,18 @@ void transpose_square(const float* x, ptrdiff_t x_row, int rows, float* y, ptrdi
   for (int i = 0; i < kWidth; ++i) store(y + i * y_row, v[i]);
 }
 
-void pack(const float* x, int n, int size, int row, float* panel) {
+template <class X>
+void pack(const X* x, int n, int size, int row, float factor, float* panel, int step) {
+  const ptrdiff_t line = ptrdiff_t{step} * kPanel;
   const int full = size / kWidth * kWidth;
   for (int i = 0; i < kPanel; i += kWidth) {
     const int rows = n - i < kWidth ? n - i : kWidth;
-    for (int f = 0; f < full; f += kWidth) transpose_square(x + i * row + f, row, rows, panel + f * kPanel + i, kPanel);
+    for (int f = 0; f < full; f += kWidth)
+      transpose_square(x + ptrdiff_t{i} * row + f, row, rows, panel + f * line + i, line, factor);
   }
   for (int f = full; f < size; ++f)
-    for (int i = 0; i < kPanel; ++i) panel[f * kPanel + i] = i < n ? x[i * row + f] : 0.0f;
+    for (int i = 0; i < kPanel; ++i)
+      panel[f * line + i] = i < n ? static_cast<float>(x[ptrdiff_t{i} * row + f]) * factor : 0.0f;
 }
 
 void linear(const float* w, const float* b, const float* x, int n, int in, int out, float* y) {
@@ -484,7 +492,8 @@ void scale(float factor, float* x, size_t count) {
 #define MYRIAD_TEXT(a) MYRIAD_TEXT_(a)
 const NativeKernels& MYRIAD_JOIN(native_kernels_, MYRIAD_ISA)() {
   static constexpr NativeKernels table{MYRIAD_TEXT(MYRIAD_ISA),
-                                       pack,
+                                       pack<float>,
+                                       pack<uint8_t>,
                                        linear,
                                        linear_backward,
                                        convolve,

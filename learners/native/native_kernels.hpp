@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace myriad {
 
@@ -36,8 +37,10 @@ struct NativeWindows {
 struct NativeKernels {
   const char* isa;
 
-  /// panel [size, 64] = the first columns of x [n, row] transposed; zeros for samples from n on, n <= 64.
-  void (*pack)(const float* x, int n, int size, int row, float* panel);
+  /// Feature f of the first `size` columns of x [n, row], times `factor`, becomes line f * step of panel [.., 64];
+  /// zeros for samples from n on, n <= 64.
+  void (*pack)(const float* x, int n, int size, int row, float factor, float* panel, int step);
+  void (*pack_bytes)(const uint8_t* x, int n, int size, int row, float factor, float* panel, int step);
 
   /// y [out, 64] = w [out, in] x [in, 64] + b.
   void (*linear)(const float* w, const float* b, const float* x, int n, int in, int out, float* y);

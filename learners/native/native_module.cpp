@@ -12,7 +12,6 @@ namespace myriad {
 namespace {
 
 constexpr size_t kSamples = kPanel;
-constexpr size_t kChunk = 4 * kSamples;      // what one lane takes at a time
 constexpr size_t kLanes = 8;                 // fixed, because the lanes decide the order of summation
 constexpr size_t kWorthSharing = 4'000'000;  // multiply-adds: some 40 us, several times what waking a thread costs
 
@@ -43,6 +42,12 @@ NativeWindows windows_of(const MaxPool2d& l) {
   return {l.height, l.width, l.channels, l.kernel, l.stride, l.padding, l.output_width(), l.output_height()};
 }
 
+bool convolves(const ModuleSpec& spec) {
+  return std::ranges::any_of(spec.networks, [](const Network& network) {
+    return std::ranges::any_of(network.layers, [](const Layer& l) { return std::holds_alternative<Conv2d>(l); });
+  });
+}
+
 /// Calls visit(output, input) for each row of a panel, which is one feature of 64 samples.
 template <class Visit>
 void each_moved(const ChannelsLast& l, Visit visit) {
@@ -69,6 +74,8 @@ struct NativeModule::Step {
 struct NativeModule::Trunk {
   std::vector<Step> steps;
   int obs_offset = 0, obs_size = 0;  // the features of an observation that it sees
+  float factor = 1.0f;               // they are scaled by
+  int channels = 1;                  // [channels, pixels] that become [pixels, channels]
   size_t width = 0;                  // floats a sample keeps
   size_t features_at = 0;
   int features = 0, widest = 1;
@@ -123,7 +130,8 @@ NativeModule::NativeModule(const ModuleSpec& spec, int threads, const NativeKern
       num_inference_(spec.num_inference_parameters()),
       inputs_size_(inputs_size(spec.distribution)),
       parts_(action_parts(spec.distribution)),
-      has_value_head_(!spec.is_q_network()) {
+      has_value_head_(!spec.is_q_network()),
+      chunk_(convolves(spec) ? kSamples : 4 * kSamples) {
   if (!supports(spec))
     fail(Exit::usage, "impossible", "learners.executor 'native' cannot train {}; 'torch' and 'auto' can",
          obstacle(spec));
@@ -178,6 +186,16 @@ void NativeModule::add_network(const std::vector<Layer>& layers, size_t& offset)
     network.obs_size = select->size;
     rest = rest.subspan(1);
   }
+  // Layers that only bring observations into shape are done as they are packed.
+  for (; !rest.empty(); rest = rest.subspan(1)) {
+    const auto* moved = std::get_if<ChannelsLast>(&rest[0]);
+    if (const auto* l = std::get_if<Scale>(&rest[0]); l && network.factor == 1.0f)
+      network.factor = l->factor;
+    else if (moved && moved->depth == 1 && network.channels == 1)
+      network.channels = moved->channels;
+    else
+      break;
+  }
   int size = network.obs_size;
   const auto place = [&](int outputs) {
     return std::exchange(network.width, network.width + static_cast<size_t>(outputs));
@@ -216,7 +234,7 @@ void NativeModule::add_network(const std::vector<Layer>& layers, size_t& offset)
   networks_.push_back(std::move(network));
 }
 
-size_t NativeModule::lanes() const { return std::min(kLanes, (call_.n + kChunk - 1) / kChunk); }
+size_t NativeModule::lanes() const { return std::min(kLanes, (call_.n + chunk_ - 1) / chunk_); }
 
 float* NativeModule::lane_gradient(size_t lane) {
   return lane == 0 ? call_.gradient : lane_gradients_[lane - 1].data();
@@ -233,8 +251,7 @@ void NativeModule::run(size_t tasks, size_t multiplications, Task task) {
   });
 }
 
-void NativeModule::forward(const float* parameters, const float* obs, size_t n, float* action_dist_inputs,
-                           float* values) {
+void NativeModule::forward(const float* parameters, ObsRows obs, size_t n, float* action_dist_inputs, float* values) {
   call_ = {.parameters = parameters, .obs = obs, .n = n, .action_dist_inputs = action_dist_inputs, .values = values};
   const size_t samples = (n + kSamples - 1) / kSamples * kSamples;
   for (Trunk& network : networks_)
@@ -271,7 +288,7 @@ void NativeModule::backward(const float* parameters, const float* d_action_dist_
   }
 }
 
-void NativeModule::values(const float* parameters, const float* obs, size_t n, float* values) {
+void NativeModule::values(const float* parameters, ObsRows obs, size_t n, float* values) {
   const Call kept = std::exchange(call_, {.parameters = parameters, .obs = obs, .n = n, .values = values});
   run(lanes(), n * multiplications_ / networks_.size(), &NativeModule::values_task);
   call_ = kept;
@@ -279,14 +296,25 @@ void NativeModule::values(const float* parameters, const float* obs, size_t n, f
 
 template <class Visit>
 void NativeModule::each_panel(size_t lane, Visit visit) const {
-  for (size_t chunk = lane * kChunk; chunk < call_.n; chunk += lanes() * kChunk)
-    for (size_t start = chunk; start < std::min(chunk + kChunk, call_.n); start += kSamples)
+  for (size_t chunk = lane * chunk_; chunk < call_.n; chunk += lanes() * chunk_)
+    for (size_t start = chunk; start < std::min(chunk + chunk_, call_.n); start += kSamples)
       visit(start, std::min(kSamples, call_.n - start));
 }
 
+void NativeModule::pack(const Trunk& network, size_t start, size_t count, float* panel) const {
+  const int size = network.obs_size / network.channels, n = static_cast<int>(count), row = spec_.obs_size;
+  const size_t first = start * static_cast<size_t>(row) + static_cast<size_t>(network.obs_offset);
+  for (int channel = 0; channel < network.channels; ++channel, panel += kSamples) {
+    const size_t at = first + static_cast<size_t>(channel) * static_cast<size_t>(size);
+    if (call_.obs.bytes != nullptr)
+      k_.pack_bytes(call_.obs.bytes + at, n, size, row, network.factor, panel, network.channels);
+    else
+      k_.pack(call_.obs.floats + at, n, size, row, network.factor, panel, network.channels);
+  }
+}
+
 const float* NativeModule::features_of(const Trunk& network, size_t start, size_t count, float* activations) const {
-  k_.pack(call_.obs + start * static_cast<size_t>(spec_.obs_size) + network.obs_offset, static_cast<int>(count),
-          network.obs_size, spec_.obs_size, activations);
+  pack(network, start, count, activations);
   const float* x = activations;
   const int n = static_cast<int>(count);
   for (const Step& s : network.steps) {
@@ -338,17 +366,16 @@ void NativeModule::policy_head(const float* features, size_t start, size_t count
         if (gaussian->free_log_std) std::copy_n(log_std + part.log_std, gaussian->n, deviations);
         for (int j = 0; j < gaussian->n; ++j) deviations[j] = std::clamp(deviations[j], -clip, clip);
       }
-    if (const float* mask = mask_of(start + i))
-      for (const ActionPart& part : parts_)
-        for (int j = 0; j < part.num_choices; ++j)
-          if (mask[part.choice + j] == 0.0f) out[part.input + j] = kMaskedLogit;
+    for (const ActionPart& part : parts_)
+      for (int j = 0; j < part.num_choices; ++j)
+        if (is_masked(start + i, part.choice + j)) out[part.input + j] = kMaskedLogit;
   }
 }
 
-/// The mask of a sample's actions; null where there is none.
-const float* NativeModule::mask_of(size_t sample) const {
-  if (spec_.mask_offset < 0) return nullptr;
-  return call_.obs + sample * static_cast<size_t>(spec_.obs_size) + spec_.mask_offset;
+bool NativeModule::is_masked(size_t sample, int choice) const {
+  if (spec_.mask_offset < 0) return false;
+  const size_t at = sample * static_cast<size_t>(spec_.obs_size) + static_cast<size_t>(spec_.mask_offset + choice);
+  return call_.obs.bytes != nullptr ? call_.obs.bytes[at] == 0 : call_.obs.floats[at] == 0.0f;
 }
 
 /// d(head output) [head outputs, 64]; adds the gradient of free log stds.
@@ -357,10 +384,10 @@ void NativeModule::policy_head_gradient(size_t start, size_t count, AlignedVecto
   const float* d = call_.d_action_dist_inputs + start * width;
   for (const ActionPart& part : parts_) {
     float* own = head.data() + static_cast<size_t>(part.output) * kSamples;
-    k_.pack(d + part.input, static_cast<int>(count), part.num_outputs, inputs_size_, own);
+    k_.pack(d + part.input, static_cast<int>(count), part.num_outputs, inputs_size_, 1.0f, own, 1);
     for (size_t i = 0; i < count && spec_.mask_offset >= 0; ++i)
       for (int j = 0; j < part.num_choices; ++j)
-        if (mask_of(start + i)[part.choice + j] == 0.0f) own[static_cast<size_t>(j) * kSamples + i] = 0.0f;
+        if (is_masked(start + i, part.choice + j)) own[static_cast<size_t>(j) * kSamples + i] = 0.0f;
   }
   for (size_t i = 0; i < count && !has_value_head_; ++i)
     head[static_cast<size_t>(best_[start + i]) * kSamples + i] += call_.d_values[start + i];
@@ -398,13 +425,13 @@ void NativeModule::greedy_values(const float* features, size_t start, size_t cou
 /// The greatest of the outputs of sample start + i that its mask allows, of head [outputs, 64]; of all, where the mask
 /// allows none: the last one of an episode may.
 int NativeModule::best_of(const AlignedVector& head, size_t start, size_t i) const {
-  const float* mask = mask_of(start + i);
   const auto value = [&](int j) { return head[static_cast<size_t>(j) * kSamples + i]; };
-  if (mask != nullptr && std::all_of(mask, mask + policy_.outputs, [](float m) { return m == 0.0f; })) mask = nullptr;
-  int best = -1;
-  for (int j = 0; j < policy_.outputs; ++j)
-    if ((mask == nullptr || mask[j] != 0.0f) && (best < 0 || value(j) > value(best))) best = j;
-  return best;
+  int best = -1, best_allowed = -1;
+  for (int j = 0; j < policy_.outputs; ++j) {
+    if (best < 0 || value(j) > value(best)) best = j;
+    if (!is_masked(start + i, j) && (best_allowed < 0 || value(j) > value(best_allowed))) best_allowed = j;
+  }
+  return best_allowed < 0 ? best : best_allowed;
 }
 
 void NativeModule::trunk_backward(const Trunk& network, const float* activations, int n, float* gradient,
@@ -493,7 +520,7 @@ void NativeModule::backward_task(size_t task, size_t thread) {
     }
     if (value) {
       float* d_value_features = policy && d_features ? scratch.b.data() : d_features;
-      k_.pack(call_.d_values + start, static_cast<int>(count), 1, 1, scratch.value.data());
+      k_.pack(call_.d_values + start, static_cast<int>(count), 1, 1, 1.0f, scratch.value.data(), 1);
       k_.linear_backward(call_.parameters + value_.weight, features, scratch.value.data(), n, value_.inputs, 1,
                          gradient + value_.weight, gradient + value_.bias, d_value_features);
       if (policy && d_features) k_.add(d_value_features, d_features, kSamples * static_cast<size_t>(network.features));

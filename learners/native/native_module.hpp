@@ -1,7 +1,8 @@
 // NativeModule: a ModuleSpec's training executor on CPUs, in Eigen, without torch.
 //
 // Forward keeps what backward needs; backward adds into one flat gradient buffer laid out like the parameters. Samples
-// are taken in chunks of 256, and a chunk's activations stay in the cache from layer to layer:
+// are taken in chunks of 256 (64 where pictures are convolved: that is work enough for a thread), and a chunk's
+// activations stay in the cache from layer to layer:
 //
 //   chunk c -> lane c % 8;  task = (network, lane);  each task adds its chunks in order into its own gradient;
 //   the lanes are added in order at the end.
@@ -12,6 +13,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -25,6 +27,15 @@
 namespace myriad {
 
 class WorkerThreads;
+
+/// Observations [n, obs_size], as runners sent them.
+struct ObsRows {
+  const float* floats = nullptr;
+  const uint8_t* bytes = nullptr;  ///< in place of floats
+  ObsRows() = default;
+  ObsRows(const float* rows) : floats(rows) {}
+  ObsRows(const uint8_t* rows) : bytes(rows) {}
+};
 
 class NativeModule {
  public:
@@ -45,9 +56,9 @@ class NativeModule {
   int threads() const { return threads_; }
 
   /// Computes both outputs and keeps the activations for backward(). `obs` must stay alive until then.
-  void forward(const float* parameters, const float* obs,  // [num_parameters], [n, obs_size]
-               size_t n, float* action_dist_inputs,        // [n, inputs_size]
-               float* values);                             // [n]
+  void forward(const float* parameters, ObsRows obs,  // [num_parameters], [n, obs_size]
+               size_t n, float* action_dist_inputs,   // [n, inputs_size]
+               float* values);                        // [n]
 
   /// Adds the gradient of the last forward() to `gradient`. Throws Error when no forward() came before. Where
   /// `finished` is given the value network comes first, and `finished` is called with the range of each network once
@@ -57,7 +68,7 @@ class NativeModule {
                 const std::function<void(Range)>& finished = {});
 
   /// Values alone; keeps nothing.
-  void values(const float* parameters, const float* obs, size_t n, float* values);  // [n, obs_size] -> [n]
+  void values(const float* parameters, ObsRows obs, size_t n, float* values);  // [n, obs_size] -> [n]
 
  private:
   struct Step;
@@ -71,7 +82,7 @@ class NativeModule {
   };
   struct Call {  ///< what the tasks of one call read
     const float* parameters = nullptr;
-    const float* obs = nullptr;
+    ObsRows obs;
     size_t n = 0;
     float* action_dist_inputs = nullptr;
     float* values = nullptr;
@@ -96,7 +107,8 @@ class NativeModule {
   const float* features_of(const Trunk& network, size_t start, size_t count, float* activations) const;
   void policy_head(const float* features, size_t start, size_t count, AlignedVector& head);
   void policy_head_gradient(size_t start, size_t count, AlignedVector& head, float* gradient) const;
-  const float* mask_of(size_t sample) const;
+  bool is_masked(size_t sample, int choice) const;
+  void pack(const Trunk& network, size_t start, size_t count, float* panel) const;
   void value_head(const float* features, size_t start, size_t count, Scratch& scratch) const;
   void greedy_values(const float* features, size_t start, size_t count, AlignedVector& head) const;
   int best_of(const AlignedVector& head, size_t start, size_t i) const;
@@ -109,6 +121,7 @@ class NativeModule {
   int inputs_size_;
   std::vector<ActionPart> parts_;  ///< of the distribution
   bool has_state_log_std_ = false, has_value_head_;
+  size_t chunk_;
   size_t multiplications_ = 0;   ///< of a sample
   std::vector<Trunk> networks_;  ///< the policy's; the value's unless they share
   Head policy_, value_;

@@ -13,8 +13,10 @@ namespace {
 
 constexpr size_t kFit = ValueFit::kNumbers;
 
-/// Observations may be uint8.
-at::Tensor floats_of(const at::Tensor& obs) { return obs.to(at::kFloat).contiguous(); }
+/// Of a contiguous tensor.
+ObsRows rows_of(const at::Tensor& obs) {
+  return obs.scalar_type() == at::kByte ? ObsRows(obs.const_data_ptr<uint8_t>()) : obs.const_data_ptr<float>();
+}
 
 void assign(AlignedVector& to, std::span<const float> from) { to.assign(from.begin(), from.end()); }
 
@@ -115,7 +117,7 @@ void NativeTrainer::begin_last_part() {
 
 void NativeTrainer::add_gradient(const Minibatch& minibatch, Piece part, int64_t /*index*/) {
   const Columns columns = columns_of({minibatch.own.begin + part.begin, part.count});
-  const at::Tensor obs = floats_of(columns.at("obs"));  // alive until backward
+  const at::Tensor obs = columns.at("obs").contiguous();  // alive until backward
   HostLoss loss = losses_.sample_loss(spec_, forward(parameters_, obs), columns);
   const double share = minibatch.share_of(part.count), scale = loss_is_sum(plan_) ? 1.0 : share;
   if (scale != 1.0)
@@ -201,23 +203,20 @@ void NativeTrainer::finish(Metrics& of_batch) {
 }
 
 ModuleOutput NativeTrainer::forward(const AlignedVector& parameters, const at::Tensor& obs) {
-  const at::Tensor rows = floats_of(obs);
+  const at::Tensor rows = obs.contiguous();
   const int64_t n = rows.size(0);
-  ModuleOutput out{at::empty({n, inputs_size(spec_.distribution)}, rows.options()), at::empty({n}, rows.options())};
-  module_.forward(parameters.data(), rows.const_data_ptr<float>(), static_cast<size_t>(n),
+  const auto floats = rows.options().dtype(at::kFloat);
+  ModuleOutput out{at::empty({n, inputs_size(spec_.distribution)}, floats), at::empty({n}, floats)};
+  module_.forward(parameters.data(), rows_of(rows), static_cast<size_t>(n),
                   out.action_dist_inputs.mutable_data_ptr<float>(), out.values.mutable_data_ptr<float>());
   return out;
 }
 
 at::Tensor NativeTrainer::values_of(const at::Tensor& obs) {
-  constexpr int64_t kRows = 2048;  // as floats at a time
-  const int64_t n = obs.size(0);
-  at::Tensor values = at::empty({n}, at::kFloat);
-  for (int64_t i = 0; i < n; i += kRows) {
-    const at::Tensor rows = floats_of(obs.narrow(0, i, std::min(kRows, n - i)));
-    module_.values(parameters_.data(), rows.const_data_ptr<float>(), static_cast<size_t>(rows.size(0)),
-                   values.mutable_data_ptr<float>() + i);
-  }
+  const at::Tensor rows = obs.contiguous();
+  at::Tensor values = at::empty({rows.size(0)}, at::kFloat);
+  module_.values(parameters_.data(), rows_of(rows), static_cast<size_t>(rows.size(0)),
+                 values.mutable_data_ptr<float>());
   return values;
 }
 

@@ -258,6 +258,44 @@ TEST_CASE("Convolution: the native executor equals torch, forward and backward")
   }
 }
 
+TEST_CASE("Convolution: the native executor makes the same bits of bytes as of floats, with any number of threads") {
+  ModelConfig config;
+  config.vf_share_layers = true;
+  const Space masked(
+      Dict{{{"action_mask", Space::box(0, 1, {3}, DType::u8)}, {"board", Space::box(0, 255, {10, 10, 4}, DType::u8)}}});
+  const std::vector<ModuleSpec> specs{preset({10, 10, 4}, "minatar_cnn"),
+                                      preset({4, 84, 84}, "nature_cnn"),
+                                      preset({2, 30, 28, 3}, "impala_resnet"),
+                                      q_network({10, 10, 4}),
+                                      make_module_spec(masked, Space::discrete(3), config),
+                                      make_q_spec(masked, Space::discrete(3), config)};
+  const int64_t n = 150;  // three panels
+  for (const ModuleSpec& spec : specs) {
+    CAPTURE(spec.to_string());
+    const int64_t width = inputs_size(spec.distribution);
+    const at::Tensor bytes = (tensor_of(normals(static_cast<size_t>(n * spec.obs_size), 6), {n, spec.obs_size}) * 40)
+                                 .abs()
+                                 .clamp_max(255)
+                                 .to(at::kByte),
+                     d_inputs = tensor_of(normals(static_cast<size_t>(n * width), 7), {n, width}),
+                     d_values = tensor_of(normals(static_cast<size_t>(n), 8), {n});
+    if (spec.mask_offset >= 0) {
+      bytes.narrow(1, spec.mask_offset, 3).fmod_(2);
+      bytes.select(0, 0).narrow(0, spec.mask_offset, 3).fill_(0);
+    }
+    const auto pass = [&](const at::Tensor& obs, int threads) {
+      return pass_of(spec, initial_parameters(spec, 5), Executor::native, obs, d_inputs, d_values, threads);
+    };
+    const ModulePass want = pass(bytes.to(at::kFloat), 1);
+    for (const int threads : {1, 3}) {
+      const ModulePass got = pass(bytes, threads);
+      CHECK(at::equal(got.inputs, want.inputs));
+      CHECK(at::equal(got.values, want.values));
+      CHECK(got.gradient == want.gradient);
+    }
+  }
+}
+
 TEST_CASE("Convolution: the native executor refuses what it does not know and names the layer") {
   const ModuleSpec spec = preset({2, 30, 28, 3}, "impoola_cnn");
   CHECK(NativeModule::obstacle(spec) == "a layer of kind avg_pool2d");

@@ -28,8 +28,10 @@ inline ModulePass pass_of(const ModuleSpec& spec, std::vector<float> parameters,
   ModulePass pass{at::empty_like(d_inputs), at::empty_like(d_values), std::vector<float>(parameters.size())};
   if (executor == Executor::native) {
     NativeModule module(spec, threads);
-    module.forward(parameters.data(), obs.const_data_ptr<float>(), static_cast<size_t>(obs.size(0)),
-                   pass.inputs.mutable_data_ptr<float>(), pass.values.mutable_data_ptr<float>());
+    const ObsRows rows =
+        obs.scalar_type() == at::kByte ? ObsRows(obs.const_data_ptr<uint8_t>()) : obs.const_data_ptr<float>();
+    module.forward(parameters.data(), rows, static_cast<size_t>(obs.size(0)), pass.inputs.mutable_data_ptr<float>(),
+                   pass.values.mutable_data_ptr<float>());
     module.backward(parameters.data(), d_inputs.const_data_ptr<float>(), d_values.const_data_ptr<float>(),
                     pass.gradient.data());
     return pass;
