@@ -240,7 +240,7 @@ RunnerSetup RunnerSetup::load(uint64_t run, uint64_t epoch, std::string_view con
 
 int run_env_runner(const RunnerSetup& setup, uint32_t slot, uint32_t incarnation, int socket, int door,
                    const std::byte* weights, RunnerPage& page, const Sandbox& sandbox) {
-  ::setenv("MYRIAD_RUNNER", std::to_string(slot).c_str(), 1);
+  if (setup.env.isolated) ::setenv("MYRIAD_RUNNER", std::to_string(slot).c_str(), 1);  // for foreign code
   EnvRunner runner(setup, slot, incarnation, socket, door, weights, page);
   const auto end_with = [&](const Error& error) {
     if (runner.is_over()) return 0;
