@@ -47,6 +47,11 @@ class EnvRunner {
     context_.start_timeout = seconds(setup.config.env_runners.start_timeout_s);
     context_.facts = setup.config.plugins.environment;
     context_.alive = [this] { sign_of_life(); };
+    context_.starts = [&page](bool begins) {
+      begins ? page.starts.fetch_add(1, std::memory_order_relaxed)
+             : page.starts.fetch_sub(1, std::memory_order_relaxed);
+      page.progress.fetch_add(1, std::memory_order_release);
+    };
     context_.made = [&page](size_t made, size_t) {
       page.made.store(static_cast<uint32_t>(made), std::memory_order_relaxed);
     };

@@ -42,6 +42,7 @@ std::unique_ptr<Environment> EnvStepper::made(const EnvOptions& options) const {
   EnvContext context = rules_->context;
   context.first_env += index_;
   if (context.alive) context.alive();
+  const EnvStart start(rules_->context);
   return make_environment(rules_->spec, options, context);
 }
 

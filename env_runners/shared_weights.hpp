@@ -2,7 +2,7 @@
 // read-only and infers on them in place.
 //
 //   memfd, sealed:     [newest][buffer 0: filter, published, values][buffer 1] ...       writable by the agent alone
-//   a page a runner:   [pinned buffer][progress][environments made]                   shared by it and the agent alone
+//   a page a runner:   [pinned buffer][progress][environments made][that start]        shared by it and the agent alone
 //
 // A runner pins the newest buffer for a fragment (hazard pointers: Michael 2004): it writes the pin, then sees that the
 // buffer is still the newest. The agent writes only to buffers without a pin. What a runner writes to its page can
@@ -25,6 +25,7 @@ struct RunnerPage {
   std::atomic<uint32_t> pinned{0};    ///< index of the buffer in use + 1
   std::atomic<uint64_t> progress{0};  ///< grows while it starts and steps
   std::atomic<uint32_t> made{0};      ///< environments of its simulators; while they start
+  std::atomic<uint32_t> starts{0};    ///< environments that start; `progress` grows after each change
 };
 static_assert(std::atomic<uint64_t>::is_always_lock_free);
 

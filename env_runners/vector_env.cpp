@@ -80,6 +80,7 @@ void VectorEnv::start_episode(Slot& slot, Row observation) {
 
 /// Makes an environment that failed anew, until it begins an episode.
 void VectorEnv::restart(Slot& slot, std::string why, Row observation) {
+  const EnvStart start(rules_->context);
   for (;;) {
     try {
       for (size_t i = 0; i < slot.options.size(); ++i) all_options_.at(options_.curriculum[i]) = slot.options[i];

@@ -41,7 +41,8 @@ void HostAgent::step(const Input& input, Time now, std::vector<Output>& outputs)
     if (!is_mine(progress->slot)) return;
     const uint32_t index = progress->slot - options_.first_slot;
     if (slots_[index].up)
-      apply_supervisor(SlotSupervisor::Progress{index, progress->incarnation}, now, outputs);
+      apply_supervisor(SlotSupervisor::Progress{index, progress->incarnation, false, progress->env_starts}, now,
+                       outputs);
     else
       apply_supervisor(SlotSupervisor::Alive{index, progress->incarnation}, now, outputs);
   } else if (std::holds_alternative<Drain>(input)) {

@@ -74,9 +74,10 @@ class HostAgent {
   };
   struct Progress {
     uint32_t slot, incarnation;
-  };                  ///< a runner stepped or, before it is up, is on its way
-  struct Drain {};    ///< preemption: finish and send what is permitted, then leave
-  struct StopAll {};  ///< at once
+    bool env_starts = false;  ///< which may take as long as its own start
+  };                          ///< a runner stepped or, before it is up, is on its way
+  struct Drain {};            ///< preemption: finish and send what is permitted, then leave
+  struct StopAll {};          ///< at once
   struct Tick {};
   struct Flush {};  ///< nothing more to read for now
   using Input = std::variant<Start, FromLearner, Installed, Moved, FromRunner, RunnerExited, SpawnFailed, Progress,

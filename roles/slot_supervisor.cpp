@@ -47,9 +47,10 @@ void SlotSupervisor::step(const Input& input, Time now, std::vector<Output>& out
     Slot& slot = slots_[progress->slot];
     if (slot.state != State::running || slot.incarnation != progress->incarnation) return;
     if (progress->achieved) slot.failures_in_a_row = 0;
-    if (!slot.progressed) next_ = std::min(next_, now + options_.step_timeout);  // may be sooner than the start's
-    slot.progressed = true;
+    const bool sooner = !slot.progressed && !progress->starts;
+    slot.progressed = !progress->starts;
     slot.since = now;
+    if (sooner) next_ = std::min(next_, deadline(slot));  // than that of the start
   } else if (const auto* alive = std::get_if<Alive>(&input)) {
     if (alive->slot >= slots_.size()) return;
     Slot& slot = slots_[alive->slot];

@@ -44,6 +44,7 @@ class SlotSupervisor {
   struct Progress {
     uint32_t slot, incarnation;
     bool achieved = false;  ///< what a slot is for: an episode of a runner has ended, an agent has sent a fragment
+    bool starts = false;    ///< what comes next may take as long as a start
   };                        ///< it connected, stepped or waits for credit
   struct Alive {
     uint32_t slot, incarnation;
@@ -90,7 +91,7 @@ class SlotSupervisor {
     State state = State::idle;
     uint32_t incarnation = 0;
     Time since{};             // spawn, last progress or, backing off, when to restart
-    bool progressed = false;  // since the spawn
+    bool progressed = false;  // since the spawn, or since it began what is like a start
     bool reported_hung = false;
     uint32_t failures_in_a_row = 0;
   };

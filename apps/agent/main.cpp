@@ -531,8 +531,9 @@ class AgentShell {
     const auto look_at = [&](uint32_t slot) {
       Connection* c = connection(slot);
       if (c == nullptr) return;
-      const uint64_t progress = c->shared().progress.load(std::memory_order_relaxed);
-      if (std::exchange(c->progress, progress) != progress) moved.push_back({slot, c->incarnation});
+      const uint64_t progress = c->shared().progress.load(std::memory_order_acquire);
+      if (std::exchange(c->progress, progress) != progress)
+        moved.push_back({slot, c->incarnation, c->shared().starts.load(std::memory_order_relaxed) != 0});
     };
     for (const uint32_t slot : core_.sampling()) look_at(slot);
     for (uint32_t slot = welcome_.first_slot; slot < welcome_.first_slot + welcome_.num_slots; ++slot)

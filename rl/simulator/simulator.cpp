@@ -280,7 +280,7 @@ void Simulator::begin_step() {
 
 void Simulator::finish_step() {
   if (!stepping_) return;
-  stepped_ = true;
+  starts_ = false;
   explained([&] { hear("Step", std::nullopt); });
   stepping_ = false;
   std::memset(active(), 0, num_envs_);
@@ -291,16 +291,20 @@ void Simulator::reset(size_t env, std::optional<uint64_t> seed, bool anew) {
   reset.anew = anew;
   reset.envs.push_back(static_cast<uint32_t>(env));
   if (seed) reset.seeds.push_back(*seed);
+  const bool started = !std::exchange(starts_, starts_ || anew);
+  if (started && anew) renewed_ = env;
   explained([&] {
     channel_->send(frame_of(std::move(reset)));
     hear("Reset", env);
   });
+  renewed_.reset();
+  starts_ = !started;
 }
 
 /// The next message but those about its start, after each of which it has as much time again.
 MessageT Simulator::answer() {
   for (;;) {
-    MessageT message = stepped_ ? channel_->receive(answer_timeout_) : starting();
+    MessageT message = starts_ ? starting() : channel_->receive(answer_timeout_);
     const auto* made = as<MadeT>(message);
     if (made == nullptr) return message;
     made_ = made->envs;
@@ -308,7 +312,7 @@ MessageT Simulator::answer() {
   }
 }
 
-/// The next message, of one that has taken no step yet: now and then a word on how far it is.
+/// The next message, of one that starts: now and then a word on how far it is.
 MessageT Simulator::starting() {
   const Time until = system_clock().now() + start_timeout_;
   for (;;) {
@@ -318,8 +322,9 @@ MessageT Simulator::starting() {
     } catch (const Error& error) {
       if (error.code() != "simulator-silent") throw;
     }
-    const std::string so_far = num_envs_ == 0 ? "has not said its first word"
-                                              : fmt::format("has made {} of {} environments", made_, num_envs_);
+    const std::string so_far = renewed_         ? fmt::format("makes environment {} anew", *renewed_)
+                               : num_envs_ == 0 ? "has not said its first word"
+                                                : fmt::format("has made {} of {} environments", made_, num_envs_);
     if (system_clock().now() >= until)
       fail(Exit::environment, "simulator-silent",
            "{} gave no answer for {:.0f} s while it started: it {}; env_runners.start_timeout_s is how long that may "

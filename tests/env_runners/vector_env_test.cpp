@@ -18,8 +18,8 @@ namespace {
 
 /// A VectorEnv of float rows of two with all that step() writes.
 struct Bench {
-  Bench(const EnvSpec& spec, const VectorEnv::Options& options)
-      : envs(spec, options),
+  Bench(const EnvSpec& spec, const VectorEnv::Options& options, const EnvContext& context = {})
+      : envs(spec, options, context),
         n(static_cast<size_t>(options.num_envs)),
         obs(2 * n),
         final_obs(2 * n),
@@ -377,6 +377,36 @@ TEST_SUITE("env_runners/vector_env") {
     CHECK(report.numbers[0].mean_min == 1);
     CHECK(report.numbers[0].mean_max == 16);
     CHECK(report.numbers[0].last_sum == 32 + 2);
+  }
+
+  TEST_CASE("VectorEnv: an environment that failed starts, as a new one does, until it has begun an episode") {
+    int starting = 0;
+    std::vector<int> seen;  // at each make and each reset
+    struct Watched : Fragile {
+      Watched(const int& s, std::vector<int>& all) : Fragile(0), starting(s), seen(all) { seen.push_back(starting); }
+      void reset(RandomStream& random, Row observation) override {
+        seen.push_back(starting);
+        Fragile::reset(random, observation);
+      }
+      const int& starting;
+      std::vector<int>& seen;
+    };
+    EnvSpec spec = fragile();
+    spec.make = [&](const EnvOptions&) { return std::make_unique<Watched>(starting, seen); };
+    EnvContext context;
+    context.starts = [&](bool begins) { starting += begins ? 1 : -1; };
+    Bench b(spec, {.num_envs = 1, .restarts = true, .max_failures_in_a_row = 2}, context);
+    CHECK(seen == std::vector{1});
+    b.reset();
+    b.actions = {1};
+    b.step();
+    CHECK(seen == std::vector{1, 0, 0});  // ordinary resets
+    b.actions = {Fragile::kThrow};
+    b.step();
+    CHECK(seen.size() == 5);
+    CHECK(seen[3] > 0);
+    CHECK(seen[4] > 0);
+    CHECK(starting == 0);
   }
 
   TEST_CASE("VectorEnv: failures in a row of one environment, each soon after the last, are thrown at the limit") {

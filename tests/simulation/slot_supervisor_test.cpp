@@ -62,6 +62,26 @@ TEST_SUITE("roles/slot_supervisor") {
     CHECK(slots.num_restarts() == 5);
   }
 
+  TEST_CASE("SlotSupervisor: what is like a start may take as long as one, and what comes after it may not") {
+    using std::chrono::seconds;
+    SlotSupervisor slots = supervisor();
+    step(slots, SlotSupervisor::Start{}, Time{});
+    step(slots, SlotSupervisor::Progress{0, 0}, seconds(1));
+    step(slots, SlotSupervisor::Progress{0, 0, false, true}, seconds(10));
+    CHECK(find<SlotSupervisor::Hung>(step(slots, SlotSupervisor::Tick{}, seconds(69))) == nullptr);
+    step(slots, SlotSupervisor::Alive{0, 0}, seconds(69));
+    CHECK(find<SlotSupervisor::Hung>(step(slots, SlotSupervisor::Tick{}, seconds(128))) == nullptr);
+    step(slots, SlotSupervisor::Progress{0, 0}, seconds(128));
+    CHECK(slots.next_timer() <= seconds(158));
+    CHECK(find<SlotSupervisor::Hung>(step(slots, SlotSupervisor::Tick{}, seconds(157))) == nullptr);
+    CHECK(find<SlotSupervisor::Hung>(step(slots, SlotSupervisor::Tick{}, seconds(158))) != nullptr);
+    SlotSupervisor long_one = supervisor();
+    step(long_one, SlotSupervisor::Start{}, Time{});
+    step(long_one, SlotSupervisor::Progress{0, 0}, seconds(1));
+    step(long_one, SlotSupervisor::Progress{0, 0, false, true}, seconds(2));
+    CHECK(find<SlotSupervisor::Hung>(step(long_one, SlotSupervisor::Tick{}, seconds(62))) != nullptr);
+  }
+
   TEST_CASE("SlotSupervisor: a process that starts and says that it lives is not hung; it is no step either") {
     using std::chrono::seconds;
     SlotSupervisor slots = supervisor(1, 100);

@@ -413,6 +413,22 @@ serve(Env, Box(-1, 1, (1,)), Discrete(2), max_episode_steps=10)
                     os.killpg(server.pid, signal.SIGKILL)
                 server.wait()
 
+    def test_an_environment_made_anew_has_as_long_as_a_start(self):
+        """Far longer than a step may take: in the simulator's process, and in a new one."""
+        text = COUNTER.replace("self.scale, self.episode", "os.path.exists('MARK') and time.sleep(3)\n        self.scale, self.episode")
+        for name, end in (("raises", 'raise RuntimeError("slipped")'), ("ends", "os._exit(1)")):
+            with self.subTest(end):
+                notes = self.root / name
+                notes.mkdir()
+                once = f"if not os.path.exists('MARK'):\n            open('MARK', 'w').close()\n            {end}"
+                env = self.simulator(once.replace("MARK", str(notes / "mark")), text.replace("MARK", str(notes / "mark")))
+                run = self.root / f"run-{name}"
+                self.train(run, "env_runners.step_timeout_s=1", f"env_runners.sandbox_write='{notes}'", "stop.training_iteration=4",
+                           config=self.config_of(env, envs=1))
+                kinds = [event["kind"] for event in json_lines(run / "events.jsonl")]
+                self.assertIn("env-failure", kinds)
+                self.assertEqual(set(), {"runner-down", "runner-hung"} & set(kinds))
+
     def test_a_start_that_hangs_is_named_with_the_setting(self):
         env = self.simulator(text=COUNTER.replace("self.scale, self.episode", "time.sleep(1000)\n        self.scale, self.episode"))
         driver = self.call("train", self.config_of(env), "--out", self.root / "run", "env_runners.start_timeout_s=5", "fault_tolerance.max_failures_in_a_row=1", status=None)
