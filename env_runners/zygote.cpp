@@ -32,6 +32,7 @@ struct Order {
   uint32_t slot = 0, incarnation = 0, agent = 0;
   uint64_t run = 0, epoch = 0;
 };
+constexpr int kEndTries = 5000;                       // 1 ms apart
 constexpr size_t kMaxOrderBytes = size_t{160} << 10;  // a config; below the default socket buffer
 
 void send_order(int socket, const Order& order, std::string_view text, std::span<const int> fds) {
@@ -57,7 +58,7 @@ class Home {
     for (;;) {
       std::array<pollfd, 2> poll{pollfd{socket_, POLLIN, 0}, pollfd{signals_, POLLIN, 0}};
       if (::poll(poll.data(), poll.size(), -1) < 0) continue;
-      if (poll[0].revents != 0 && !take_order()) ::_exit(0);
+      if (poll[0].revents != 0 && !take_order()) end();
       if (poll[1].revents != 0) reap();
     }
   }
@@ -180,7 +181,7 @@ class Home {
       report.incarnation = child->second.incarnation;
       report.pid = pid;
       report.status = status;
-      if (setup_->env.isolated && status != 0) end_processes_with({fmt::format("MYRIAD_SIMULATOR={}-*", pid)});
+      if (setup_->env.isolated && status != 0) end_simulators_of(pid);
       children_.erase(child);
       send(report);
     }
@@ -202,8 +203,21 @@ class Home {
   }
 
   void send(const ZygoteReport& report) {
-    if (::send(socket_, &report, sizeof report, MSG_NOSIGNAL) < 0) ::_exit(0);  // the agent is gone
+    if (::send(socket_, &report, sizeof report, MSG_NOSIGNAL) < 0) end();
   }
+
+  /// The agent has ended, or was killed: its runners end, and what they and their simulators leave goes.
+  [[noreturn]] void end() {
+    for (const auto& [pid, child] : children_) ::kill(pid, SIGKILL);
+    for (const auto& [pid, child] : children_) {
+      ::waitpid(pid, nullptr, 0);
+      if (setup_->env.isolated) end_simulators_of(pid);
+    }
+    children_.clear();
+    ::_exit(0);
+  }
+
+  static void end_simulators_of(int runner) { end_processes_with({fmt::format("MYRIAD_SIMULATOR={}-*", runner)}); }
 
   struct Child {
     uint32_t slot, incarnation;
@@ -223,14 +237,11 @@ class Home {
 Zygote::Zygote(const std::string& folder) {
   int ends[2];
   check(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0, "socketpair: {}", std::strerror(errno));
-  const int agent = ::getpid();
   pid_ = ::fork();
   check(pid_ >= 0, "fork: {}", std::strerror(errno));
   if (pid_ == 0) {
-    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     ::prctl(PR_SET_NAME, "zygote");
-    if (::getppid() != agent) ::_exit(0);
-    ::close(ends[0]);
+    ::close(ends[0]);  // it ends when the agent's end is closed
     Home(ends[1], folder).live();
   }
   ::close(ends[1]);
@@ -238,9 +249,11 @@ Zygote::Zygote(const std::string& folder) {
 }
 
 Zygote::~Zygote() {
+  ::close(socket_);
+  for (int tries = 0; tries < kEndTries; ++tries, ::usleep(1000))
+    if (::waitpid(pid_, nullptr, WNOHANG) != 0) return;
   ::kill(pid_, SIGKILL);
   ::waitpid(pid_, nullptr, 0);
-  ::close(socket_);
 }
 
 void Zygote::set_up(uint64_t run, uint64_t epoch, uint32_t agent, const std::string& config_toml) {

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -353,6 +354,26 @@ serve(Env, Box(-1, 1, (1,)), Discrete(2), max_episode_steps=10)
         self.assertNotIn(str(self.tmp), folders)
         self.assertIn("evaluation episodes", result.stdout)
         self.assert_nothing_left()
+
+    def test_a_killed_agent_leaves_nothing(self):
+        """One that has joined by TCP: no driver and no janitor on its machine tidies up after it."""
+        child = f"__import__('subprocess').Popen(['sleep', '{self.nap}'], start_new_session=True)"
+        text = COUNTER.replace("self.scale, self.episode", child + "\n        self.scale, self.episode")
+        run = self.root / "run"
+        driver = self.start("train", self.config_of(self.simulator(text=text), envs=1), "--out", run, 'network.bind="127.0.0.1"', 'hosts.launcher="none"')
+        before = set(self.tmp.iterdir())
+        record = run / "run.json"
+        join = self.wait_for(lambda: record.exists() and json.loads(record.read_text()).get("join"), "the command to join", driver=driver)
+        agent = self.start(*shlex.split(join)[1:])
+        self.wait_for(lambda: len(json_lines(run / "results.jsonl")) >= 2, "two reports", driver=driver)
+        self.assertTrue(self.sleepers())
+        made = set(self.tmp.iterdir()) - before
+        self.assertNotEqual(set(), {folder for folder in made if folder.name.startswith("myriad-")})
+        agent.kill()
+        agent.wait()
+        self.wait_for(lambda: not self.sleepers() and not self.processes(RUNNER), "the end of its runners and of what they started")
+        self.wait_for(lambda: not {folder for folder in made if folder.exists()} - before, f"the removal of {made}")
+        self.interrupt(driver)
 
     def test_workers_of_a_simulator_end_by_their_signals(self):
         """serve() leaves SIGINT, SIGTERM and SIGHUP to Myriad; what it forks and starts has them as they were."""
