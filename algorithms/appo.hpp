@@ -1,4 +1,4 @@
-// APPO's settings: torch-free, so that the driver can check a config before anything starts. The algorithm is appo.cpp.
+// APPO's settings, for those that build on them. The algorithm is appo.cpp.
 #pragma once
 
 #include "algorithms/impala.hpp"

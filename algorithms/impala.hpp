@@ -1,5 +1,4 @@
-// IMPALA's settings: torch-free, so that the driver can check a config before anything starts. The algorithm is
-// impala.cpp.
+// IMPALA's settings, for those that build on them. The algorithm is impala.cpp.
 #pragma once
 
 #include "algorithms/ops/vtrace.hpp"

@@ -1,4 +1,4 @@
-// PPO's settings: torch-free, so that the driver can check a config before anything starts. The algorithm is ppo.cpp.
+// PPO's settings, for those that build on them. The algorithm is ppo.cpp.
 #pragma once
 
 #include <limits>

@@ -1,5 +1,5 @@
-// PQN: Gallici et al. 2024, "Simplifying Deep Temporal Difference Learning": Q-learning on fresh batches of many
-// environments. LayerNorm in the network takes the place of replay buffer and target network.
+// PQN: Gallici et al. 2024, "Simplifying Deep Temporal Difference Learning" (arXiv 2407.04811): Q-learning on fresh
+// batches of many environments. LayerNorm in the network takes the place of replay buffer and target network.
 //
 //   L = 0.5 mean (Q(s, a) - G)^2
 //   G[t] = r[t] + gamma ((1 - lambda) max_a Q(S[t+1], a) + lambda G[t+1])       inside an episode
@@ -10,7 +10,49 @@
 //
 // As in the paper lambda goes on over random actions (Peng's Q(lambda); Watkins' would cut there). The paper's
 // optimizer is RAdam, ours Adam: the same but for the first steps, where RAdam is slower.
-#include "algorithms/pqn.hpp"
+#include "rl/algorithm_info.hpp"
+
+namespace myriad {
+namespace {
+
+struct PqnConfig final : AlgorithmConfig {
+  double lambda_ = 0.65;                              ///< of Q(lambda)
+  Schedule epsilon{{{0.0, 1.0}, {250'000.0, 0.05}}};  ///< probability of a uniformly random action
+
+  void settings(SettingVisitor& v) override {
+    v.visit({"lambda_", "", "Q(lambda)'s: 0 = one-step targets, 1 = returns to the episode's or the fragment's end",
+             0.0, 1.0},
+            lambda_);
+    v.visit({"epsilon", "", "probability of a uniformly random action, a schedule over env steps", 0.0, 1.0}, epsilon);
+  }
+  std::unique_ptr<AlgorithmConfig> clone() const override { return std::make_unique<PqnConfig>(*this); }
+};
+
+/// The defaults are those of CleanRL's pqn.py for 500,000 env steps, less the decay of lr, which wants the run's
+/// length.
+const RegisterAlgorithmInfo info{
+    {.name = "PQN",
+     .summary = "Q-learning without replay buffer and target network (Gallici et al. 2024)",
+     .make_config = make_settings<PqnConfig>,
+     .set_defaults =
+         [](Config& config) {
+           config.training.lr = 2.5e-4;
+           config.training.train_batch_size = 512;
+           config.training.num_epochs = 4;
+           config.training.minibatch_size = 128;
+           config.training.grad_clip = 10.0;
+           config.rl_module.fcnet_hiddens = {120, 84};
+           config.rl_module.fcnet_activation = "relu";
+           config.rl_module.fcnet_use_layernorm = true;
+         },
+     .sampling = {"sync", "lag1"},
+     .module = q_network,
+     .epsilon = [](const Config& config) -> const Schedule& { return own_settings<PqnConfig>(config).epsilon; }}};
+
+}  // namespace
+}  // namespace myriad
+
+#ifdef MYRIAD_WITH_TORCH  // the learner's part
 
 #include <ATen/ATen.h>
 
@@ -92,3 +134,5 @@ const RegisterAlgorithm registered{"PQN", make_as<Pqn>};
 
 }  // namespace
 }  // namespace myriad
+
+#endif

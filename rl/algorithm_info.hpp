@@ -1,6 +1,6 @@
 // AlgorithmInfo: what every program has of an algorithm without linking torch: its settings, the network it trains
-// and the columns it wants from the runners. Registered by itself, as environments are; algorithms/<name>.hpp or
-// <name>_info.cpp.
+// and the columns it wants from the runners. Registered by itself, as environments are; the first part of
+// algorithms/<name>.cpp.
 //
 //   AlgorithmInfo  --module, columns-->  RunLayout (driver, runners, learner, evaluation)
 //   Algorithm      --losses----------->  Learner   (learners/algorithm.hpp, registered under the same name)

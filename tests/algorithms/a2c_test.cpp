@@ -1,5 +1,3 @@
-#include "algorithms/a2c.hpp"
-
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <doctest/doctest.h>

@@ -3,7 +3,6 @@
 #include "algorithms/ops/device_targets.hpp"
 #include "algorithms/ops/gae.hpp"
 #include "algorithms/ppo.hpp"
-#include "algorithms/pqn.hpp"
 #include "tests/algorithms/examples.hpp"
 
 using namespace myriad;
@@ -207,7 +206,7 @@ TEST_CASE("PPO: loss is sample_loss, with its gradient") {
 }
 
 TEST_CASE("PQN: loss is sample_loss, with its gradient") {
-  const auto algorithm = algorithm_of("PQN", std::make_unique<PqnConfig>());
+  const auto algorithm = algorithm_of("PQN", find_algorithm("PQN").make_config());
   at::manual_seed(3);
   for (const int actions : {1, 4}) {
     const ModuleSpec spec = make_q_spec(Space::box(-1, 1, {2}), Space::discrete(actions), ModelConfig());
@@ -220,8 +219,7 @@ TEST_CASE("PPO and PQN: targets are sample_targets'") {
   for (const char* name : {"PPO", "PQN"})
     for (uint64_t seed = 1; seed <= 3; ++seed) {
       CAPTURE(name);
-      const auto algorithm = std::string_view(name) == "PPO" ? algorithm_of(name, std::make_unique<PpoConfig>())
-                                                             : algorithm_of(name, std::make_unique<PqnConfig>());
+      const auto algorithm = algorithm_of(name, find_algorithm(name).make_config());
       const SequenceExample e(Space::discrete(3), seed);
       TensorBatch batch;
       batch.steps = e.kSteps;

@@ -4,7 +4,6 @@
 
 #include "algorithms/appo.hpp"
 #include "algorithms/ppo.hpp"
-#include "algorithms/pqn.hpp"
 #include "learners/algorithm.hpp"
 #include "rl/check.hpp"
 #include "rl/run_layout.hpp"
@@ -71,9 +70,8 @@ TEST_CASE("algorithm settings: each name of the config sets the field of that na
   const auto& ppo = dynamic_cast<const PpoConfig&>(*of_ppo.algorithm_config);
   check_fields({ppo.lambda_, ppo.clip_param, ppo.kl_coeff, ppo.kl_target, ppo.vf_loss_coeff, ppo.vf_clip_param,
                 ppo.entropy_coeff.at(0), ppo.target_kl_stop});
-  const Config of_pqn = settings("PQN", {"lambda_", "epsilon"});
-  const auto& pqn = dynamic_cast<const PqnConfig&>(*of_pqn.algorithm_config);
-  check_fields({pqn.lambda_, pqn.epsilon.at(0)});
+  const Config of_pqn = settings("PQN", {"epsilon"});
+  check_fields({find_algorithm("PQN").epsilon(of_pqn).at(0)});
   const std::vector<std::string> vtrace{"lambda_",
                                         "vtrace_clip_rho_threshold",
                                         "vtrace_clip_c_threshold",

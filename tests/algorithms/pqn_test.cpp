@@ -1,5 +1,3 @@
-#include "algorithms/pqn.hpp"
-
 #include <ATen/ATen.h>
 #include <doctest/doctest.h>
 

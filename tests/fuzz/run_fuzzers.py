@@ -32,7 +32,7 @@ LIBRARY_SOURCES = """
     rl/wire/messages rl/wire/packed rl/wire/parcel learners/batch_assembler roles/checkpoint env_runners/env_stepper env_runners/row_check env_runners/vector_env
 """.split()
 # Found by no name: linked as they are.
-ALGORITHMS = ("algorithms/infos", "algorithms/appo_info", "algorithms/impala_info", "algorithms/ppo_info", "algorithms/pqn_info")
+ALGORITHMS = ("algorithms/a2c", "algorithms/appo", "algorithms/impala", "algorithms/ppo", "algorithms/pqn")
 CART_POLE = "sims/classic/cart_pole"
 
 

@@ -8,8 +8,8 @@
 
 #include "algorithms/appo.hpp"
 #include "algorithms/ppo.hpp"
-#include "algorithms/pqn.hpp"
 #include "learners/learner.hpp"
+#include "rl/algorithm_info.hpp"
 
 namespace myriad {
 
@@ -37,7 +37,7 @@ inline Config config_of(const std::string& executor = "native") {
 inline Config pqn_config(const std::string& executor = "native") {
   Config config = config_of(executor);
   config.algorithm = "PQN";
-  config.algorithm_config = std::make_unique<PqnConfig>();
+  config.algorithm_config = find_algorithm("PQN").make_config();
   config.rl_module.fcnet_use_layernorm = true;
   return config;
 }
