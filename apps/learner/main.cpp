@@ -523,7 +523,11 @@ class LearnerShell {
         written.files = save_learner(*files_, request, learner_, part_.order.first_place, *assembler_);
       } catch (const FileError& error) {
         written.error = fmt::format("{}: {}", error.path, std::strerror(error.error));
-      } catch (const GroupBroken& broken) { ended.broken = broken.what(); }
+      } catch (const GroupBroken& broken) {
+        ended.broken = broken.what();
+      } catch (const std::exception& error) {  // out of memory: this save fails, and the learner goes on
+        written.error = as_error(error).what();
+      }
       return [this, epoch, written, broken = ended.broken, result = report_parts(std::move(ended))] {
         result();
         if (broken.empty()) tell_core(epoch, written);

@@ -53,6 +53,9 @@ def from_howto(page: str, heading: str) -> tuple[pathlib.Path, str]:
 
 FAULTS = """    if (config_.fault == "throw") throw std::runtime_error("no licence for the loss");
     if (config_.fault == "crash") *static_cast<volatile int*>(nullptr) = 1;
+    static int calls = 0;
+    if (config_.fault == "late" && ++calls > 3) throw std::runtime_error("the licence has ended");
+    if (config_.fault == "memory" && ++calls > 3) (void)at::empty({int64_t{1} << 50});
     if (config_.fault == "shape") return {.total = output.values, .metrics = at::zeros({3})};
 """
 
@@ -184,13 +187,27 @@ class OutOfTree(Case):
         self.refused(rf"error\[plugin-abi\] .*other.so was built with Myriad 0.0.9 \(headers 0123456789ab\), g\+\+ 4.8, libstdc\+\+ \(old ABI\), torch 1.13.0; "
                      rf"this program with Myriad .* \(headers {interface}\).*build it again", 3, at(self.compile(other, "other", language="c")))
 
-    def faults(self, fault: str, status: int, *overrides: str) -> str:
-        result = self.call("train", self.config, "--out", self.root / "run", f"algorithm=plugin:{faulty()}", "training.num_epochs=1",
+    def faults(self, fault: str, status: int, *overrides: str, run: str = "run") -> str:
+        result = self.call("train", self.config, "--out", self.root / run, f"algorithm=plugin:{faulty()}", "training.num_epochs=1",
                            "training.minibatch_size=512", f"training.fault={fault}", "stop.training_iteration=5", *overrides, status=status)
         return result.stderr + result.stdout
 
     def test_exception_in_a_loss_ends_the_run_with_name_and_words(self):
         self.assertRegex(self.faults("throw", 3), r"error\[algorithm-exception\] Faulty of /.*/faulty.so: no licence for the loss")
+
+    def test_what_was_learned_before_an_exception_is_saved(self):
+        """Of the algorithm itself, and of memory that there is not; with one learner and with two."""
+        for fault, words in (("late", "the licence has ended"), ("memory", "allocate memory")):
+            for learners in (1, 2):
+                with self.subTest(fault=fault, learners=learners):
+                    said = self.faults(fault, 3, f"learners.num_learners={learners}", f"hosts.num_hosts={learners}", run=f"{fault}-{learners}")
+                    self.assertRegex(said, rf"error\[algorithm-exception\] Faulty of /.*{words}")
+                    run = self.root / f"{fault}-{learners}"
+                    record = json.loads((run / "run.json").read_text())
+                    self.assertEqual(("failed", 3), (record["state"], record["last_iteration"]))
+                    self.assertEqual(["000000003"], [folder.name for folder in self.checkpoints(run)])
+                    self.assertRegex(said, rf"saved +\S*{run.name}/checkpoints/000000003")
+        self.assert_nothing_left()
 
     def test_exception_as_it_is_made_ends_the_run_with_name_and_words(self):
         self.assertRegex(self.faults("make", 3, "learners.num_learners=2", "hosts.num_hosts=2"),
