@@ -436,7 +436,7 @@ serve(Env, Box(-1, 1, (1,)), Discrete(2), max_episode_steps=10)
 
     def test_an_environment_made_anew_has_as_long_as_a_start(self):
         """Far longer than a step may take: in the simulator's process, and in a new one."""
-        text = COUNTER.replace("self.scale, self.episode", "os.path.exists('MARK') and time.sleep(4)\n        self.scale, self.episode")
+        text = COUNTER.replace("self.scale, self.episode", "os.path.exists('MARK') and time.sleep(7)\n        self.scale, self.episode")
         for name, end in (("raises", 'raise RuntimeError("slipped")'), ("ends", "os._exit(1)")):
             with self.subTest(end):
                 notes = self.root / name
@@ -444,7 +444,7 @@ serve(Env, Box(-1, 1, (1,)), Discrete(2), max_episode_steps=10)
                 once = f"if not os.path.exists('MARK'):\n            open('MARK', 'w').close()\n            {end}"
                 env = self.simulator(once.replace("MARK", str(notes / "mark")), text.replace("MARK", str(notes / "mark")))
                 run = self.root / f"run-{name}"
-                self.train(run, "env_runners.step_timeout_s=2", f"env_runners.sandbox_write='{notes}'", "stop.training_iteration=4",
+                self.train(run, "env_runners.step_timeout_s=5", f"env_runners.sandbox_write='{notes}'", "stop.training_iteration=4",
                            config=self.config_of(env, envs=1))
                 kinds = [event["kind"] for event in json_lines(run / "events.jsonl")]
                 self.assertIn("env-failure", kinds)
