@@ -280,7 +280,7 @@ void Simulator::begin_step() {
 
 void Simulator::finish_step() {
   if (!stepping_) return;
-  starts_ = false;
+  stepped_ = true;
   explained([&] { hear("Step", std::nullopt); });
   stepping_ = false;
   std::memset(active(), 0, num_envs_);
@@ -291,20 +291,18 @@ void Simulator::reset(size_t env, std::optional<uint64_t> seed, bool anew) {
   reset.anew = anew;
   reset.envs.push_back(static_cast<uint32_t>(env));
   if (seed) reset.seeds.push_back(*seed);
-  const bool started = !std::exchange(starts_, starts_ || anew);
-  if (started && anew) renewed_ = env;
+  if (stepped_ && anew) renewed_ = env;
   explained([&] {
     channel_->send(frame_of(std::move(reset)));
     hear("Reset", env);
   });
   renewed_.reset();
-  starts_ = !started;
 }
 
 /// The next message but those about its start, after each of which it has as much time again.
 MessageT Simulator::answer() {
   for (;;) {
-    MessageT message = starts_ ? starting() : channel_->receive(answer_timeout_);
+    MessageT message = stepped_ && !renewed_ ? channel_->receive(answer_timeout_) : starting();
     const auto* made = as<MadeT>(message);
     if (made == nullptr) return message;
     made_ = made->envs;

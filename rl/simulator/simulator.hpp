@@ -94,8 +94,8 @@ class Simulator {
 
   Time answer_timeout_, start_timeout_;
   uint32_t world_steps_;
-  bool starts_ = true;             // until its first step, and while it makes an environment anew
-  std::optional<size_t> renewed_;  // which one
+  bool stepped_ = false;           // once: its start is over
+  std::optional<size_t> renewed_;  // the environment that it makes anew, after that
   bool broken_ = false;            // a call has failed: its end is not waited for
   size_t made_ = 0;                // environments, as it says
   std::function<void(size_t made, size_t of)> made_to_;

@@ -70,8 +70,9 @@ TEST_CASE("algorithm settings: each name of the config sets the field of that na
   const auto& ppo = dynamic_cast<const PpoConfig&>(*of_ppo.algorithm_config);
   check_fields({ppo.lambda_, ppo.clip_param, ppo.kl_coeff, ppo.kl_target, ppo.vf_loss_coeff, ppo.vf_clip_param,
                 ppo.entropy_coeff.at(0), ppo.target_kl_stop});
-  const Config of_pqn = settings("PQN", {"epsilon"});
-  check_fields({find_algorithm("PQN").epsilon(of_pqn).at(0)});
+  Config of_pqn = settings("PQN", {"lambda_", "epsilon"});
+  CHECK(to_toml(of_pqn).find("lambda_ = 0.0625\n") != std::string::npos);
+  CHECK(find_algorithm("PQN").epsilon(of_pqn).at(0) == 2.0 / 16);
   const std::vector<std::string> vtrace{"lambda_",
                                         "vtrace_clip_rho_threshold",
                                         "vtrace_clip_c_threshold",
